@@ -1,0 +1,1 @@
+"""What every backend shares: checkpoints, conditioning, frames, loop. Knows no backend."""

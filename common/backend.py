@@ -1,0 +1,143 @@
+"""The one seam between the camera loop and whatever renders a frame.
+
+A backend is loaded, fed and closed by one thread. `submit` and `collect` cover a plain
+call (depth 1), double buffering (depth 2) and a pipeline over several compute units
+(depth 3); frames always come back in the order they went in.
+"""
+
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from .errors import BackendError
+
+
+@dataclass(frozen=True, slots=True)
+class FrameParams:
+    """What may change between two frames: the noise seed."""
+
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class BackendOptions:
+    """What a backend is built with; plain values, so that they travel to another process.
+
+    size: side of the square frame in pixels. dtype: 'auto', 'float32', 'float16' or 'bfloat16'.
+    """
+
+    size: int
+    dtype: str = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class StageTimes:
+    """Nanoseconds a frame spent inside its backend, from submit to the end of collect."""
+
+    total_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryUse:
+    """Bytes, as the backend's framework counts them; model_bytes are the weights alone."""
+
+    active_bytes: int
+    peak_bytes: int
+    cache_bytes: int
+    model_bytes: int
+
+
+class Backend(Protocol):
+    """Render uint8 RGB frames under a prompt. All calls come from the thread that called `load`."""
+
+    name: str
+    depth: int
+
+    def load(self) -> None:
+        """Read the weights, compile and warm up. Raises SdxsError."""
+
+    def set_conditioning(self, encoder_hidden_states: np.ndarray) -> None:
+        """Take the prompt for frames submitted from now on: float32 (1, 77, D), copied."""
+
+    def set_params(self, params: FrameParams) -> None:
+        """Take live parameters for frames submitted from now on."""
+
+    def submit(self, frame: np.ndarray) -> None:
+        """Start a frame: uint8 (S, S, 3) RGB, C-contiguous, not written to.
+
+        The array may be reused once the matching `collect` has returned.
+        """
+
+    def collect(self, out: np.ndarray) -> StageTimes:
+        """Wait for the oldest submitted frame and write it into `out`: uint8 (S, S, 3) RGB."""
+
+    def memory(self) -> MemoryUse:
+        """Say what the backend holds now."""
+
+    def describe(self) -> dict[str, str]:
+        """Name device, dtype and whatever else a result must be reported with."""
+
+    def close(self) -> None:
+        """Free everything; calling it again does nothing."""
+
+
+class IdentityBackend:
+    """Return every frame unchanged: the floor under every measurement, and the loop's test dummy."""
+
+    name = "identity"
+    depth = 1
+
+    def __init__(self, options: BackendOptions) -> None:
+        self._shape = (options.size, options.size, 3)
+        self._frames: deque[tuple[np.ndarray, int]] = deque()
+
+    def load(self) -> None:
+        self._frames.clear()
+
+    def set_conditioning(self, encoder_hidden_states: np.ndarray) -> None:
+        check_conditioning(encoder_hidden_states)
+
+    def set_params(self, params: FrameParams) -> None:
+        pass  # there is no noise to seed
+
+    def submit(self, frame: np.ndarray) -> None:
+        check_frame(frame, self._shape)
+        self._frames.append((frame, time.perf_counter_ns()))
+
+    def collect(self, out: np.ndarray) -> StageTimes:
+        if not self._frames:
+            raise BackendError("identity: collect() without a submitted frame")
+        frame, submitted_ns = self._frames.popleft()
+        np.copyto(out, frame)
+        return StageTimes(time.perf_counter_ns() - submitted_ns)
+
+    def memory(self) -> MemoryUse:
+        return MemoryUse(0, 0, 0, 0)
+
+    def describe(self) -> dict[str, str]:
+        return {"backend": self.name, "device": "none", "dtype": "uint8"}
+
+    def close(self) -> None:
+        self._frames.clear()
+
+
+def check_frame(frame: np.ndarray, shape: tuple[int, int, int]) -> None:
+    """Raise BackendError unless `frame` is uint8, C-contiguous and of `shape`."""
+    if frame.dtype != np.uint8 or frame.shape != shape or not frame.flags.c_contiguous:
+        raise BackendError(
+            f"frame is {frame.dtype} {frame.shape}{'' if frame.flags.c_contiguous else ', not contiguous'}; "
+            f"expected contiguous uint8 {shape} RGB"
+        )
+
+
+def check_conditioning(states: np.ndarray, width: int | None = None) -> None:
+    """Raise BackendError unless `states` is finite float32 (1, tokens, width)."""
+    if states.dtype != np.float32 or states.ndim != 3 or states.shape[0] != 1 or width not in (None, states.shape[2]):
+        raise BackendError(
+            f"encoder_hidden_states is {states.dtype} {states.shape}; expected float32 (1, tokens, {width or 'D'})"
+        )
+    if not np.isfinite(states).all():
+        raise BackendError("encoder_hidden_states holds values that are not finite; the text encoder's weights are damaged")

@@ -1,0 +1,131 @@
+"""Give MLX's CPU build a real BLAS on Linux.
+
+The CPU wheel links a reference BLAS that computes 3 to 7 GFLOP/s on two cores. A real
+OpenBLAS loaded with RTLD_GLOBAL before `mlx.core` is first imported takes over its `cblas_*`
+symbols: 80 to 400 GFLOP/s. Nothing here imports MLX, and `mlx_sdxs/__init__.py` calls it first.
+Can be deleted when the wheel ships an optimised BLAS.
+"""
+
+import ctypes
+import importlib.metadata
+import importlib.util
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..common.errors import BackendError, SdxsWarning
+
+@dataclass(frozen=True, slots=True)
+class Blas:
+    """The library in use: where it was found and the kernels it chose."""
+
+    path: str
+    origin: str
+    core: str
+
+
+_loaded: Blas | None = None
+
+
+def loaded() -> Blas | None:
+    """Return what `load` put in place, or None (macOS, CUDA build, nothing found)."""
+    return _loaded
+
+
+def is_needed() -> bool:
+    """True on Linux with MLX's CPU build; Metal and CUDA builds do not multiply on the CPU."""
+    if sys.platform != "linux":
+        return False
+    try:
+        importlib.metadata.version("mlx-cpu")
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def load() -> None:
+    """Load the best BLAS at hand, once; warn with the remedy if there is none.
+
+    Order: $SDXS_BLAS, cmeel-openblas, the system's libopenblas, the copy in the OpenCV wheel.
+    Raises BackendError only if $SDXS_BLAS is set and cannot be loaded.
+    """
+    global _loaded
+    if _loaded is not None or not is_needed():
+        return
+    if "mlx.core" in sys.modules:
+        warnings.warn(
+            "mlx was imported before sdxs.mlx_sdxs, so its slow reference BLAS stays in use; import sdxs.mlx_sdxs first",
+            SdxsWarning, stacklevel=3,
+        )
+        return
+    for origin, path in candidates():
+        try:
+            library = _open(path)
+        except OSError as error:
+            if origin == "$SDXS_BLAS":
+                raise BackendError(f"$SDXS_BLAS={path} cannot be loaded ({error}); name a libopenblas.so or unset it") from None
+            continue  # cmeel's copy, for one, needs libgfortran5 from the system
+        _loaded = Blas(str(path), origin, _core_name(library))
+        return
+    warnings.warn(
+        "no optimised BLAS found: MLX on this CPU will be 20 to 40 times slower; "
+        "`pip install opencv-python-headless` or `apt install libopenblas0` brings one",
+        SdxsWarning, stacklevel=3,
+    )
+
+
+def candidates() -> Iterator[tuple[str, str]]:
+    """Yield (origin, path or soname) in the order in which they are tried."""
+    if os.environ.get("SDXS_BLAS"):
+        yield "$SDXS_BLAS", os.environ["SDXS_BLAS"]
+    for package, origin, pattern in (
+        ("cmeel", "cmeel-openblas", "cmeel.prefix/lib/libopenblas.so*"),
+        (None, "system", "libopenblas.so.0"),
+        ("cv2", "opencv wheel", "opencv_python*.libs/libopenblas*.so*"),
+    ):
+        if package is None:
+            yield origin, pattern
+            continue
+        spec = importlib.util.find_spec(package)
+        if spec is not None and spec.origin is not None:
+            for path in sorted(Path(spec.origin).parent.parent.glob(pattern)):
+                yield origin, str(path)
+
+
+def _open(path: str) -> ctypes.CDLL:
+    # OpenBLAS 0.3.15, which the OpenCV wheel carries, does not know newer chips and falls back to
+    # SSE kernels (a Zen 5: 79 GFLOP/s, told what it is 399). It reads the variable once, while
+    # loading, so the variable need not outlive that. Can go when the wheel carries 0.3.22 or later.
+    core = _core_for(_cpu_flags())
+    if core is None or "OPENBLAS_CORETYPE" in os.environ:
+        return ctypes.CDLL(path, mode=ctypes.RTLD_GLOBAL)
+    os.environ["OPENBLAS_CORETYPE"] = core
+    try:
+        return ctypes.CDLL(path, mode=ctypes.RTLD_GLOBAL)
+    finally:
+        del os.environ["OPENBLAS_CORETYPE"]
+
+
+def _core_for(flags: set[str]) -> str | None:
+    if flags >= {"avx512f", "avx512dq", "avx512cd", "avx512bw", "avx512vl"}:
+        return "SkylakeX"
+    return "Haswell" if flags >= {"avx2", "fma"} else None
+
+
+def _cpu_flags() -> set[str]:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("flags"):
+            return set(line.split())
+    return set()
+
+
+def _core_name(library: ctypes.CDLL) -> str:
+    try:
+        get = library.openblas_get_corename
+    except AttributeError:
+        return "unknown"
+    get.restype = ctypes.c_char_p
+    return str(get().decode())

@@ -1,0 +1,88 @@
+"""Layers that the UNet and the full VAE share, and the strict weight loader. NHWC throughout."""
+
+from pathlib import Path
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from ..common.errors import WeightsError
+
+
+def group_norm(groups: int, channels: int, eps: float) -> nn.GroupNorm:
+    """GroupNorm that groups neighbouring channels, as PyTorch does; MLX's default strides them."""
+    return nn.GroupNorm(groups, channels, eps=eps, pytorch_compatible=True)
+
+
+class Resnet(nn.Module):
+    """ResnetBlock2D; `time_embed_dim` 0 leaves the time projection out (the VAE has none)."""
+
+    def __init__(self, inputs: int, outputs: int, groups: int, eps: float, time_embed_dim: int = 0) -> None:
+        super().__init__()
+        self.norm1 = group_norm(groups, inputs, eps)
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1)
+        if time_embed_dim:
+            self.time_emb_proj = nn.Linear(time_embed_dim, outputs)
+        self.norm2 = group_norm(groups, outputs, eps)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1)
+        if inputs != outputs:
+            self.conv_shortcut = nn.Conv2d(inputs, outputs, 1)
+
+    def __call__(self, x: mx.array, time: mx.array | None = None) -> mx.array:
+        """x: (B, H, W, inputs); time: silu of the time embedding, (B, time_embed_dim)."""
+        h = self.conv1(nn.silu(self.norm1(x)))
+        if time is not None:
+            h = h + self.time_emb_proj(time)[:, None, None, :]
+        h = self.conv2(nn.silu(self.norm2(h)))
+        return h + (self.conv_shortcut(x) if "conv_shortcut" in self else x)
+
+
+class Downsample(nn.Module):
+    """Stride-2 convolution. The VAE pads bottom and right only, the UNet all four sides."""
+
+    def __init__(self, channels: int, symmetric: bool = True) -> None:
+        super().__init__()
+        self._symmetric = symmetric
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=1 if symmetric else 0)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return self.conv(x if self._symmetric else mx.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0))))
+
+
+class Upsample(nn.Module):
+    """Nearest-neighbour doubling, then a convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return self.conv(double(x))
+
+
+def double(x: mx.array) -> mx.array:
+    """Repeat every pixel twice in both directions: (B, H, W, C) -> (B, 2H, 2W, C)."""
+    batch, height, width, channels = x.shape
+    x = mx.broadcast_to(x[:, :, None, :, None, :], (batch, height, 2, width, 2, channels))
+    return x.reshape(batch, 2 * height, 2 * width, channels)
+
+
+def load_weights(model: nn.Module, path: Path, dtype: mx.Dtype) -> None:
+    """Load a safetensors file into `model`, strictly, and evaluate it.
+
+    Keys must match the attribute tree exactly; 4-D tensors are convolutions, turned from the
+    file's O, I, kH, kW into MLX's O, kH, kW, I. Raises WeightsError.
+    """
+    try:
+        tensors = mx.load(str(path), format="safetensors")
+        model.load_weights([
+            (key, (tensor.transpose(0, 2, 3, 1) if tensor.ndim == 4 else tensor).astype(dtype))
+            for key, tensor in tensors.items()
+        ])
+        mx.eval(model.parameters())
+    except (ValueError, RuntimeError) as error:
+        raise WeightsError(f"{path}: {error}; run `sdxs weights verify` or replace the file") from None
+
+
+def parameter_bytes(model: nn.Module) -> int:
+    """Bytes that the model's parameters occupy."""
+    return sum(array.nbytes for _, array in nn.utils.tree_flatten(model.parameters()))

@@ -1,0 +1,26 @@
+"""Checkpoints the tests run on: the demo in the repository, and tiny random ones in the real layout."""
+
+from pathlib import Path
+
+import pytest
+
+import sdxs.mlx_sdxs  # noqa: F401 - puts the BLAS in place before anything imports MLX or OpenCV
+from sdxs.common.checkpoint import Checkpoint, find, open_checkpoint
+from sdxs.experiments.random_checkpoint import architecture, tiny, write_checkpoint
+
+
+@pytest.fixture(scope="session")
+def demo() -> Checkpoint:
+    return find("demo", download=False)
+
+
+@pytest.fixture
+def tiny_folder(tmp_path: Path) -> Path:
+    """A fresh tiny sdxs-512-0.9 on disk, for tests that damage it."""
+    return write_checkpoint(tmp_path / "tiny", tiny(architecture("sdxs-512-0.9")))
+
+
+@pytest.fixture(scope="session")
+def tiny_sdxs(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    """A tiny sdxs-512-0.9 that nobody writes to."""
+    return open_checkpoint(write_checkpoint(tmp_path_factory.mktemp("tiny"), tiny(architecture("sdxs-512-0.9"))))
