@@ -90,7 +90,8 @@ class IdentityBackend:
     name = "identity"
     depth = 1
 
-    def __init__(self, options: BackendOptions) -> None:
+    def __init__(self, checkpoint: object, options: BackendOptions) -> None:
+        """Take what every backend is built from; the checkpoint makes no difference here."""
         self._shape = (options.size, options.size, 3)
         self._frames: deque[tuple[np.ndarray, int]] = deque()
 

@@ -8,9 +8,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from .config import (
-    CLIPTextConfig, FrameConfig, SchedulerConfig, TinyVAEConfig, UNetConfig, VAEConfig, read_vae_config,
-)
+from .config import CLIPTextConfig, FrameConfig, SchedulerConfig, UNetConfig, VAEConfig, read_vae_config
 from .errors import ConfigError, UsageError, WeightsError
 from .layout import text_encoder_layout, unet_layout, vae_layout
 from .manifest import verify_hashes
@@ -19,11 +17,15 @@ from .tensors import check_layout, read_header
 
 PACKAGE_FOLDER = Path(__file__).resolve().parent.parent
 TEXT_PREFIX = "text_model."  # transformers before version 5 wrote it
+HUB_CACHE = "hub cache"
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A checkpoint on disk, its configs read and found to fit each other; tensors are not loaded."""
+    """A checkpoint on disk, its configs read and found to fit each other; tensors are not loaded.
+
+    `origin` says where it was found: "path", "weights", "hub cache" or "hub".
+    """
 
     name: str
     folder: Path
@@ -60,14 +62,22 @@ class Checkpoint:
             raise UsageError(f"--size {size}: {self.name} needs a multiple of {multiple}; the nearest is {nearest}")
 
     def verify(self) -> None:
-        """Check names, shapes and dtypes of every tensor, then recorded hashes. Raises WeightsError."""
+        """Check names, shapes and dtypes of every tensor, then hashes. Raises WeightsError.
+
+        A file is hashed once; after that its size and time stand for it, as manifest.json has them.
+        """
         check_layout(self.unet_weights, unet_layout(self.unet))
         check_layout(self.vae_weights, vae_layout(self.vae))
         check_layout(
             self.text_encoder_weights, text_encoder_layout(self.text_encoder), ("F32", "F16"),
             ignored=("embeddings.position_ids",), prefix=self.text_prefix(),
         )
-        verify_hashes(self.folder, weights_folder() / "manifest.json")
+        manifest = weights_folder() / "manifest.json"
+        if self.origin == HUB_CACHE:
+            from .hub import record_cached
+
+            record_cached(entry(self.name), self.folder, manifest, self.vae_folder)
+        verify_hashes(self.folder, manifest)
 
     def text_prefix(self) -> str:
         """What the text encoder's file puts before every tensor name: `text_model.` or nothing."""
@@ -78,7 +88,7 @@ def open_checkpoint(folder: Path, name: str = "", origin: str = "path", vae_fold
     """Read a folder's configs and check that its parts fit together. Raises ConfigError."""
     scheduler = SchedulerConfig.read(folder / "scheduler" / "scheduler_config.json")
     checkpoint = Checkpoint(
-        name=name or folder.name,
+        name=name or folder.resolve().name,
         folder=folder,
         origin=origin,
         vae_folder=vae_folder,
@@ -93,35 +103,62 @@ def open_checkpoint(folder: Path, name: str = "", origin: str = "path", vae_fold
 
 
 def _check_fit(c: Checkpoint) -> None:
+    text_width = c.text_encoder.hidden_size
     for what, left, right in (
-        ("unet cross_attention_dim and text encoder hidden_size", c.unet.cross_attention_dim, c.text_encoder.hidden_size),
+        ("unet cross_attention_dim and text encoder hidden_size", c.unet.cross_attention_dim, text_width),
         ("unet in_channels and vae latent_channels", c.unet.in_channels, c.vae.latent_channels),
         ("unet out_channels and vae latent_channels", c.unet.out_channels, c.vae.latent_channels),
     ):
         if left != right:
-            raise ConfigError(f"{c.folder}: {what} differ ({left}, {right}); these parts are of different checkpoints")
+            raise ConfigError(
+                f"{c.folder}: {what} differ ({left}, {right}); these parts are of different checkpoints, "
+                "copy all folders from one"
+            )
+    if c.frame.size % c.size_multiple:
+        raise ConfigError(
+            f"{c.folder / 'sdxs.json'}: size is {c.frame.size}, expected a multiple of {c.size_multiple}; "
+            "write the size this checkpoint was trained for"
+        )
 
 
 def weights_folder() -> Path:
     """Where checkpoints are kept and written: $SDXS_WEIGHTS, a source checkout's weights/, or the user's cache."""
-    if os.environ.get("SDXS_WEIGHTS"):
-        return Path(os.environ["SDXS_WEIGHTS"])
+    if chosen := os.environ.get("SDXS_WEIGHTS"):
+        return Path(chosen).expanduser()
     if (PACKAGE_FOLDER / "pyproject.toml").is_file():
         return PACKAGE_FOLDER / "weights"
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "sdxs" / "weights"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sdxs" / "weights"
 
 
 def local_folder(known: Entry, vae_folder: str = "vae") -> tuple[Path, str] | None:
-    """Return (folder, origin) of a known checkpoint on this machine, or None."""
+    """Return (folder, origin) of a known checkpoint with this VAE on this machine, or None."""
     for base in (weights_folder(), PACKAGE_FOLDER / "weights"):
-        if (base / known.name / "unet" / "config.json").is_file():
-            return base / known.name, "weights"
+        folder = base / known.name
+        if all((folder / part / "config.json").is_file() for part in ("unet", vae_folder)):
+            return folder, "weights"
     if not known.repo or not known.revision:
         return None
     from .hub import cached_folder
 
     cached = cached_folder(known, vae_folder)
-    return (cached, "hub cache") if cached else None
+    return (cached, HUB_CACHE) if cached else None
+
+
+def _is_path(model: str) -> bool:
+    """A known name is never a path; anything else is one if it exists or is written like one."""
+    if model in ENTRIES:
+        return False
+    return Path(model).is_dir() or len(Path(model).parts) > 1 or model.startswith(("~", "."))
+
+
+def _open_path(model: str, vae_folder: str) -> Checkpoint:
+    path = Path(os.path.expanduser(model))  # noqa: PTH111 - Path.expanduser raises for a user that does not exist
+    if not (path / "unet" / "config.json").is_file():
+        raise UsageError(
+            f"--model {model}: no checkpoint there; expected a folder in the diffusers layout "
+            "(unet/, vae/, text_encoder/, tokenizer/, scheduler/), or a name from `sdxs weights list`"
+        )
+    return open_checkpoint(path, vae_folder=vae_folder)
 
 
 def find(model: str, vae_folder: str = "vae", download: bool = True) -> Checkpoint:
@@ -129,21 +166,17 @@ def find(model: str, vae_folder: str = "vae", download: bool = True) -> Checkpoi
 
     Raises UsageError (no such model), WeightsError (not here and not to be had), ConfigError.
     """
-    path = Path(model).expanduser()
-    if model not in ENTRIES and (path.is_dir() or len(path.parts) > 1 or model.startswith(("~", "."))):
-        if not (path / "unet" / "config.json").is_file():
-            raise UsageError(
-                f"--model {model}: no checkpoint there; expected a folder in the diffusers layout "
-                "(unet/, vae/, text_encoder/, tokenizer/, scheduler/), or a name from `sdxs weights list`"
-            )
-        return open_checkpoint(path, vae_folder=vae_folder)
+    if _is_path(model):
+        return _open_path(model, vae_folder)
     known = entry(model)
     here = local_folder(known, vae_folder)
     if here is None:
         if known.pickle_only:
             raise WeightsError(f"{model} cannot be pulled: {known.pickle_only}")
-        if not download or not known.repo:
-            raise WeightsError(f"{model} is not on this machine; run `sdxs weights pull {model}`")
+        if not known.repo:
+            raise WeightsError(f"{model} with the VAE {vae_folder!r} is not in this installation; reinstall sdxs")
+        if not download:
+            raise WeightsError(f"{model} is not on this machine; run `sdxs weights pull {model}` or use `--model demo`")
         from .hub import pull
 
         here = pull(known, weights_folder(), vae_folder), "hub"

@@ -6,6 +6,7 @@ implement is refused by name, because ignoring it would give a wrong picture.
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,34 +17,46 @@ JsonValue = None | bool | int | float | str | list["JsonValue"] | dict[str, "Jso
 
 
 class Fields:
-    """Typed, named access to one json object; every complaint says file and key."""
+    """Typed, named access to one json object; every complaint says file, key, value and what was expected."""
 
-    def __init__(self, values: Mapping[str, JsonValue], where: str) -> None:
+    def __init__(
+        self, values: Mapping[str, JsonValue], where: str,
+        remedy: str = "this checkpoint needs a network that sdxs does not implement",
+    ) -> None:
         self.values = values
         self.where = where
+        self.remedy = remedy
 
     def fail(self, key: str, expected: str) -> ConfigError:
-        return ConfigError(
-            f"{self.where}: {key} is {self.values.get(key)!r}, expected {expected}; "
-            "this checkpoint needs a network that sdxs does not implement"
-        )
+        """Build the error; a caller raises it."""
+        found = f"is {json.dumps(self.values[key]):.60}" if key in self.values else "is absent"
+        return ConfigError(f"{self.where}: {key} {found}, expected {expected}; {self.remedy}")
 
     def require(self, key: str, admitted: Sequence[JsonValue], default: JsonValue = None) -> None:
         """Refuse a value outside `admitted`; an absent key counts as `default`."""
-        if self.values.get(key, default) not in admitted:
-            raise self.fail(key, " or ".join(repr(a) for a in admitted))
-
-    def integer(self, key: str, default: int | None = None) -> int:
         value = self.values.get(key, default)
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            raise self.fail(key, "a whole number of at least 0")
+        # 1 == 1.0 is the same number in json, 1 == True is not the same value
+        if not any(value == a and isinstance(value, bool) == isinstance(a, bool) for a in admitted):
+            raise self.fail(key, " or ".join(json.dumps(a) for a in admitted))
+
+    def integer(self, key: str, default: int | None = None, minimum: int = 1) -> int:
+        value = self.values.get(key, default)
+        if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+            raise self.fail(key, f"a whole number of at least {minimum}")
         return value
 
     def number(self, key: str, default: float | None = None) -> float:
         value = self.values.get(key, default)
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise self.fail(key, "a number")
+        # json.loads accepts NaN and Infinity
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            raise self.fail(key, "a finite number")
         return float(value)
+
+    def positive(self, key: str, default: float | None = None) -> float:
+        value = self.number(key, default)
+        if value <= 0:
+            raise self.fail(key, "a number above 0")
+        return value
 
     def flag(self, key: str, default: bool) -> bool:
         value = self.values.get(key, default)
@@ -57,24 +70,36 @@ class Fields:
             raise self.fail(key, "a string")
         return value
 
-    def integers(self, key: str, default: Sequence[int] | None = None) -> tuple[int, ...]:
+    def integers(self, key: str, default: Sequence[int] | None = None, minimum: int = 1) -> tuple[int, ...]:
         value = self.values.get(key, list(default) if default is not None else None)
-        if not isinstance(value, list) or not value:
-            raise self.fail(key, "a list of whole numbers")
-        if any(isinstance(v, bool) or not isinstance(v, int) or v < 0 for v in value):
-            raise self.fail(key, "a list of whole numbers")
-        return tuple(v for v in value if isinstance(v, int))
+        numbers = _whole(value, minimum)
+        if not numbers:
+            raise self.fail(key, f"a list of whole numbers of at least {minimum}")
+        return numbers
 
     def per_block(self, key: str, blocks: int, default: int) -> tuple[int, ...]:
-        """One number for all blocks, or a list with one for each."""
+        """One whole number for all blocks, or a list with one for each."""
         value = self.values.get(key, default)
-        value = default if value is None else value
-        if isinstance(value, list) and len(value) == blocks:
-            if all(isinstance(v, int) for v in value):
-                return tuple(int(v) for v in value if isinstance(v, int))
-        elif isinstance(value, int):
-            return (int(value),) * blocks
-        raise self.fail(key, f"a whole number or a list of {blocks}")
+        numbers = _whole(value if isinstance(value, list) else [value] * blocks, 1)
+        if len(numbers) != blocks:
+            raise self.fail(key, f"a whole number of at least 1, or a list of {blocks}")
+        return numbers
+
+    def flag_per_block(self, key: str, blocks: int) -> tuple[bool, ...]:
+        """One flag for all blocks, or a list with one for each; false if absent."""
+        value = self.values.get(key, False)
+        flags = [v for v in (value if isinstance(value, list) else [value] * blocks) if isinstance(v, bool)]
+        if len(flags) != blocks or (isinstance(value, list) and len(value) != blocks):
+            raise self.fail(key, f"true or false, or a list of {blocks}")
+        return tuple(flags)
+
+
+def _whole(values: JsonValue, minimum: int) -> tuple[int, ...]:
+    """The values if they are a list of whole numbers of at least `minimum`, else nothing."""
+    if not isinstance(values, list):
+        return ()
+    numbers = tuple(v for v in values if isinstance(v, int) and not isinstance(v, bool) and v >= minimum)
+    return numbers if len(numbers) == len(values) else ()
 
 
 def read_json(path: Path) -> Fields:
@@ -82,11 +107,13 @@ def read_json(path: Path) -> Fields:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError(f"{path}: file is missing; a checkpoint needs it") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ConfigError(f"{path}: not readable as json ({error})") from None
+        raise ConfigError(f"{path}: file is missing; a checkpoint needs it, pull or copy it again") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: not readable as json ({error}); pull or copy the file again") from None
     if not isinstance(values, dict):
-        raise ConfigError(f"{path}: expected a json object, found {type(values).__name__}")
+        raise ConfigError(
+            f"{path}: expected a json object, found {type(values).__name__}; pull or copy the file again"
+        )
     return Fields(values, str(path))
 
 
@@ -125,7 +152,7 @@ class UNetConfig:
     @property
     def reduction(self) -> int:
         """Factor by which the innermost block is smaller than the latents."""
-        return 2 ** (len(self.block_out_channels) - 1)
+        return 1 << (len(self.block_out_channels) - 1)
 
     @classmethod
     def read(cls, path: Path) -> "UNetConfig":
@@ -133,23 +160,7 @@ class UNetConfig:
 
     @classmethod
     def parse(cls, fields: Fields) -> "UNetConfig":
-        for key in ("addition_embed_type", "class_embed_type", "encoder_hid_dim", "num_class_embeds",
-                    "time_cond_proj_dim", "timestep_post_act", "cross_attention_norm",
-                    "time_embedding_act_fn", "time_embedding_dim",
-                    "reverse_transformer_layers_per_block", "encoder_hid_dim_type"):
-            fields.require(key, (None,))
-        for key in ("dual_cross_attention", "center_input_sample", "resnet_skip_time_act"):
-            fields.require(key, (False,), False)
-        fields.require("act_fn", ("silu", "swish"), "silu")
-        fields.require("attention_type", ("default",), "default")
-        fields.require("resnet_time_scale_shift", ("default",), "default")
-        fields.require("time_embedding_type", ("positional",), "positional")
-        fields.require("conv_in_kernel", (3,), 3)
-        fields.require("conv_out_kernel", (3,), 3)
-        fields.require("downsample_padding", (1,), 1)
-        fields.require("mid_block_scale_factor", (1,), 1)
-        fields.require("resnet_out_scale_factor", (1,), 1)
-        fields.require("mid_block_type", ("UNetMidBlock2DCrossAttn", None), "UNetMidBlock2DCrossAttn")
+        _refuse_other_unets(fields)
         channels = fields.integers("block_out_channels")
         blocks = len(channels)
         head_key = "attention_head_dim" if fields.values.get("num_attention_heads") is None else "num_attention_heads"
@@ -163,20 +174,42 @@ class UNetConfig:
             layers_per_block=fields.per_block("layers_per_block", blocks, 2),
             transformer_layers_per_block=fields.per_block("transformer_layers_per_block", blocks, 1),
             heads=fields.per_block(head_key, blocks, 8),
-            only_cross_attention=tuple(bool(v) for v in fields.per_block("only_cross_attention", blocks, False)),
+            only_cross_attention=fields.flag_per_block("only_cross_attention", blocks),
             cross_attention_dim=fields.integer("cross_attention_dim", 1280),
             use_linear_projection=fields.flag("use_linear_projection", False),
             norm_num_groups=fields.integer("norm_num_groups", 32),
-            norm_eps=fields.number("norm_eps", 1e-5),
+            norm_eps=fields.positive("norm_eps", 1e-5),
             flip_sin_to_cos=fields.flag("flip_sin_to_cos", True),
             freq_shift=fields.number("freq_shift", 0),
         )
         for channel, heads in zip(config.block_out_channels, config.heads, strict=True):
-            if not heads or channel % heads or not config.norm_num_groups or channel % config.norm_num_groups:
-                raise fields.fail(
-                    head_key, f"numbers of heads and groups ({config.norm_num_groups}) that divide {channel} channels"
-                )
+            if channel % heads:
+                raise fields.fail(head_key, f"a number of heads that divides {channel} channels")
+            if channel % config.norm_num_groups:
+                raise fields.fail("norm_num_groups", f"a divisor of {channel} channels")
         return config
+
+
+def _refuse_other_unets(fields: Fields) -> None:
+    """Every setting of UNet2DConditionModel that changes the network and is implemented in one form only."""
+    fields.require("_class_name", ("UNet2DConditionModel",), "UNet2DConditionModel")
+    for key in ("addition_embed_type", "class_embed_type", "encoder_hid_dim", "num_class_embeds",
+                "time_cond_proj_dim", "timestep_post_act", "cross_attention_norm",
+                "time_embedding_act_fn", "time_embedding_dim",
+                "reverse_transformer_layers_per_block", "encoder_hid_dim_type"):
+        fields.require(key, (None,))
+    for key in ("dual_cross_attention", "center_input_sample", "resnet_skip_time_act"):
+        fields.require(key, (False,), False)
+    fields.require("act_fn", ("silu", "swish"), "silu")
+    fields.require("attention_type", ("default",), "default")
+    fields.require("resnet_time_scale_shift", ("default",), "default")
+    fields.require("time_embedding_type", ("positional",), "positional")
+    fields.require("conv_in_kernel", (3,), 3)
+    fields.require("conv_out_kernel", (3,), 3)
+    fields.require("downsample_padding", (1,), 1)
+    fields.require("mid_block_scale_factor", (1,), 1)
+    fields.require("resnet_out_scale_factor", (1,), 1)
+    fields.require("mid_block_type", ("UNetMidBlock2DCrossAttn", None), "UNetMidBlock2DCrossAttn")
 
 
 def _block_types(fields: Fields, key: str, known: Sequence[str], blocks: int) -> tuple[str, ...]:
@@ -200,7 +233,7 @@ class TinyVAEConfig:
     @property
     def reduction(self) -> int:
         """Factor by which the latents are smaller than the picture."""
-        return 2 ** (len(self.num_encoder_blocks) - 1)
+        return 1 << (len(self.num_encoder_blocks) - 1)
 
     @classmethod
     def parse(cls, fields: Fields) -> "TinyVAEConfig":
@@ -209,22 +242,26 @@ class TinyVAEConfig:
         fields.require("out_channels", (3,), 3)
         fields.require("upsampling_scaling_factor", (2,), 2)
         fields.require("upsample_fn", ("nearest",), "nearest")
-        fields.require("shift_factor", (0.0, None), 0.0)
+        fields.require("shift_factor", (0, None))
         config = cls(
             encoder_block_out_channels=fields.integers("encoder_block_out_channels", (64,) * 4),
             decoder_block_out_channels=fields.integers("decoder_block_out_channels", (64,) * 4),
-            num_encoder_blocks=fields.integers("num_encoder_blocks", (1, 3, 3, 3)),
-            num_decoder_blocks=fields.integers("num_decoder_blocks", (3, 3, 3, 1)),
+            num_encoder_blocks=fields.integers("num_encoder_blocks", (1, 3, 3, 3), minimum=0),
+            num_decoder_blocks=fields.integers("num_decoder_blocks", (3, 3, 3, 1), minimum=0),
             latent_channels=fields.integer("latent_channels", 4),
-            scaling_factor=fields.number("scaling_factor", 1.0),
+            scaling_factor=fields.positive("scaling_factor", 1.0),
         )
-        for key, channels, counts in (
-            ("encoder_block_out_channels", config.encoder_block_out_channels, config.num_encoder_blocks),
-            ("decoder_block_out_channels", config.decoder_block_out_channels, config.num_decoder_blocks),
+        for key, channels, blocks_key, blocks in (
+            ("encoder_block_out_channels", config.encoder_block_out_channels,
+             "num_encoder_blocks", config.num_encoder_blocks),
+            ("decoder_block_out_channels", config.decoder_block_out_channels,
+             "num_decoder_blocks", config.num_decoder_blocks),
         ):
             # diffusers' own encoder only runs when every stage is equally wide
-            if len(channels) != len(config.num_encoder_blocks) or len(channels) != len(counts) or len(set(channels)) != 1:
-                raise fields.fail(key, f"{len(counts)} equal widths, as many as stages")
+            if len(set(channels)) != 1:
+                raise fields.fail(key, "the same width in every stage")
+            if len(blocks) != len(config.encoder_block_out_channels) or len(blocks) != len(channels):
+                raise fields.fail(blocks_key, f"{len(channels)} numbers, one for each stage of encoder and decoder")
         return config
 
 
@@ -244,27 +281,32 @@ class KLVAEConfig:
     @property
     def reduction(self) -> int:
         """Factor by which the latents are smaller than the picture."""
-        return 2 ** (len(self.block_out_channels) - 1)
+        return 1 << (len(self.block_out_channels) - 1)
 
     @classmethod
     def parse(cls, fields: Fields) -> "KLVAEConfig":
         fields.require("act_fn", ("silu",), "silu")
         fields.require("in_channels", (3,), 3)
         fields.require("out_channels", (3,), 3)
-        fields.require("shift_factor", (0.0, None))
+        for key in ("latents_mean", "latents_std"):
+            fields.require(key, (None,))
+        fields.require("shift_factor", (0, None))
         channels = fields.integers("block_out_channels")
         for key, name in (("down_block_types", "DownEncoderBlock2D"), ("up_block_types", "UpDecoderBlock2D")):
             _block_types(fields, key, (name,), len(channels))
-        return cls(
+        config = cls(
             block_out_channels=channels,
             layers_per_block=fields.integer("layers_per_block", 1),
             latent_channels=fields.integer("latent_channels", 4),
             norm_num_groups=fields.integer("norm_num_groups", 32),
-            scaling_factor=fields.number("scaling_factor", 0.18215),
+            scaling_factor=fields.positive("scaling_factor", 0.18215),
             use_quant_conv=fields.flag("use_quant_conv", True),
             use_post_quant_conv=fields.flag("use_post_quant_conv", True),
             mid_block_add_attention=fields.flag("mid_block_add_attention", True),
         )
+        if any(channel % config.norm_num_groups for channel in channels):
+            raise fields.fail("norm_num_groups", f"a divisor of every width in {list(channels)}")
+        return config
 
 
 VAEConfig = TinyVAEConfig | KLVAEConfig
@@ -276,6 +318,9 @@ def read_vae_config(path: Path) -> VAEConfig:
     fields.require("_class_name", ("AutoencoderTiny", "AutoencoderKL"))
     tiny = fields.values["_class_name"] == "AutoencoderTiny"
     return TinyVAEConfig.parse(fields) if tiny else KLVAEConfig.parse(fields)
+
+
+PROMPT_TOKENS = 77  # Stable Diffusion's networks were trained on prompts of this length
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,10 +349,12 @@ class CLIPTextConfig:
             num_attention_heads=fields.integer("num_attention_heads", 8),
             max_position_embeddings=fields.integer("max_position_embeddings", 77),
             hidden_act=fields.text("hidden_act", "quick_gelu"),
-            layer_norm_eps=fields.number("layer_norm_eps", 1e-5),
+            layer_norm_eps=fields.positive("layer_norm_eps", 1e-5),
         )
-        if not config.num_attention_heads or config.hidden_size % config.num_attention_heads:
+        if config.hidden_size % config.num_attention_heads:
             raise fields.fail("num_attention_heads", f"a divisor of hidden_size {config.hidden_size}")
+        if config.max_position_embeddings < PROMPT_TOKENS:
+            raise fields.fail("max_position_embeddings", f"at least {PROMPT_TOKENS}, the length of a prompt")
         return config
 
 
@@ -331,12 +378,16 @@ class SchedulerConfig:
         fields.require("beta_schedule", ("scaled_linear", "linear"))
         fields.require("trained_betas", (None,))
         fields.require("rescale_betas_zero_snr", (False,), False)
-        return cls(
+        config = cls(
             num_train_timesteps=fields.integer("num_train_timesteps", 1000),
-            beta_start=fields.number("beta_start"),
-            beta_end=fields.number("beta_end"),
+            beta_start=fields.positive("beta_start"),
+            beta_end=fields.positive("beta_end"),
             beta_schedule=fields.text("beta_schedule"),
         )
+        for key, beta in (("beta_start", config.beta_start), ("beta_end", config.beta_end)):
+            if beta >= 1:
+                raise fields.fail(key, "a number below 1")
+        return config
 
 
 @dataclass(frozen=True, slots=True)
@@ -349,14 +400,15 @@ class FrameConfig:
 
     @classmethod
     def read(cls, path: Path, num_train_timesteps: int) -> "FrameConfig":
-        if not path.exists():
-            return cls()
-        fields = read_json(path)
-        config = cls(fields.integer("timestep", 999), fields.number("noise_scale", 1.0), fields.integer("size", 512))
-        if not config.timestep < num_train_timesteps:
-            raise fields.fail("timestep", f"0 to {num_train_timesteps - 1}")
+        fields = read_json(path) if path.exists() else Fields({}, str(path))
+        fields.remedy = "write the value this checkpoint was trained for into sdxs.json"
+        config = cls(
+            timestep=fields.integer("timestep", 999, minimum=0),
+            noise_scale=fields.number("noise_scale", 1.0),
+            size=fields.integer("size", 512, minimum=8),
+        )
+        if config.timestep >= num_train_timesteps:
+            raise fields.fail("timestep", f"0 to {num_train_timesteps - 1}, the scheduler's num_train_timesteps")
         if not 0.0 <= config.noise_scale <= 1.0:
             raise fields.fail("noise_scale", "0 to 1")
-        if config.size < 8:
-            raise fields.fail("size", "at least 8")
         return config

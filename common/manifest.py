@@ -1,14 +1,16 @@
 """What was verified, and when a file may be trusted without hashing it again.
 
-`weights/manifest.json` records the sha256, size and modification time of each pulled file.
-A checkpoint that ships with the code carries a `SHA256SUMS` file instead, which
+`weights/manifest.json` records the sha256, size and modification time of each file that came
+from the hub. A checkpoint that ships with the code carries a `SHA256SUMS` file instead, which
 `sha256sum --check` reads too.
 """
 
+import contextlib
 import json
 import os
+import string
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from .errors import WeightsError
@@ -34,12 +36,18 @@ class FileRecord:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A verified checkpoint: where it came from and what its files were."""
+    """A verified checkpoint: where it came from and what its files were. `folder` is a `record_key`."""
 
     folder: str
     repo: str
     revision: str
     files: dict[str, FileRecord]
+
+
+def record_key(folder: Path, manifest: Path) -> str:
+    """How a manifest names a folder: relative if it lies beside the manifest, so that both can move together."""
+    folder, beside = folder.resolve(), manifest.parent.resolve()
+    return (folder.relative_to(beside) if folder.is_relative_to(beside) else folder).as_posix()
 
 
 def read_manifest(path: Path) -> dict[str, Record]:
@@ -48,16 +56,27 @@ def read_manifest(path: Path) -> dict[str, Record]:
         return {}
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
-        if stored["schema"] != SCHEMA:
-            raise WeightsError(f"{path}: schema {stored['schema']}, expected {SCHEMA}; it is from another version of sdxs")
-        return {
-            r["folder"]: Record(
-                r["folder"], r["repo"], r["revision"], {name: FileRecord(**f) for name, f in r["files"].items()}
-            )
-            for r in stored["checkpoints"]
-        }
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise WeightsError(f"{path}: damaged ({error!r}); delete it and run `sdxs weights verify`") from None
+        schema = stored["schema"]
+        records = [_record(entry) for entry in stored["checkpoints"]] if schema == SCHEMA else []
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise WeightsError(
+            f"{path}: damaged ({error!r}); delete it and pull the checkpoints again, "
+            "which downloads only what is missing or wrong"
+        ) from None
+    if schema != SCHEMA:
+        raise WeightsError(
+            f"{path}: schema {schema!r}, expected {SCHEMA}; it is from another version of sdxs, use that or delete it"
+        )
+    return {record.folder: record for record in records}
+
+
+# Values from a hand-edited file are converted, so that a wrong one fails here and not at its use.
+def _record(stored: dict[str, dict[str, dict[str, str]]]) -> Record:
+    files = {
+        str(name): FileRecord(str(file["sha256"]), int(file["bytes"]), int(file["mtime_ns"]))
+        for name, file in stored["files"].items()
+    }
+    return Record(str(stored["folder"]), str(stored["repo"]), str(stored["revision"]), files)
 
 
 def write_record(path: Path, record: Record) -> None:
@@ -65,10 +84,16 @@ def write_record(path: Path, record: Record) -> None:
     records = read_manifest(path) | {record.folder: record}
     stored = {"schema": SCHEMA, "checkpoints": [asdict(r) for r in records.values()]}
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".manifest-")
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        json.dump(stored, file, indent=1)
-    os.replace(temporary, path)
+    _write_whole(path, json.dumps(stored, indent=1))
+
+
+def add_files(manifest: Path, folder: Path, repo: str, revision: str, digests: dict[str, str]) -> None:
+    """Record files whose hashes were verified beside those recorded before for the same revision."""
+    key = record_key(folder, manifest)
+    earlier = read_manifest(manifest).get(key)
+    files = earlier.files if earlier and (earlier.repo, earlier.revision) == (repo, revision) else {}
+    verified = {name: FileRecord.of(folder / name, digest) for name, digest in digests.items()}
+    write_record(manifest, Record(key, repo, revision, files | verified))
 
 
 def verify_hashes(folder: Path, manifest: Path, rehash: bool = False) -> int:
@@ -77,17 +102,23 @@ def verify_hashes(folder: Path, manifest: Path, rehash: bool = False) -> int:
     Files whose size and time equal the record are taken as verified unless `rehash`. A folder
     with neither a record nor a SHA256SUMS file has nothing to compare with: 0. Raises WeightsError.
     """
-    record = read_manifest(manifest).get(str(folder.resolve()))
-    if record is not None:
-        for name, expected in record.files.items():
-            path = _present(folder, name)
-            if rehash or FileRecord.of(path, expected.sha256) != expected:
-                _compare(path, expected.sha256)
-        return len(record.files)
-    sums = read_sums(folder)
-    for name, digest in sums.items():
-        _compare(_present(folder, name), digest)
-    return len(sums)
+    record = read_manifest(manifest).get(record_key(folder, manifest))
+    if record is None:
+        sums = read_sums(folder)
+        for name, digest in sums.items():
+            _compare(_present(folder, name), digest)
+        return len(sums)
+    now = {}
+    for name, expected in record.files.items():
+        path = _present(folder, name)
+        now[name] = FileRecord.of(path, expected.sha256)
+        if rehash or now[name] != expected:
+            _compare(path, expected.sha256)
+    if now != record.files:
+        # the files are sound, only their times are new; where the record cannot be written they are hashed every time
+        with contextlib.suppress(OSError):
+            write_record(manifest, replace(record, files=now))
+    return len(record.files)
 
 
 def read_sums(folder: Path) -> dict[str, str]:
@@ -95,19 +126,36 @@ def read_sums(folder: Path) -> dict[str, str]:
     path = folder / SUMS
     if not path.exists():
         return {}
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise WeightsError(f"{path}: not readable ({error}); restore the file") from None
     sums = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
-        digest, _, name = line.partition("  ")
-        if len(digest) != 64 or not name:
-            raise WeightsError(f"{path}: line {line!r} is not 'sha256  name'; restore the file")
-        sums[name] = digest
+    for line in lines:
+        digest, separator, name = line[:64], line[64:66], line[66:]
+        if len(digest) != 64 or set(digest) - set(string.hexdigits) or separator not in ("  ", " *") or not name:
+            raise WeightsError(f"{path}: line {line[:80]!r} is not 'sha256  name'; restore the file")
+        sums[name] = digest.lower()
     return sums
 
 
 def write_sums(folder: Path) -> None:
     """Record every file of a checkpoint folder in its SHA256SUMS."""
     names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file() and p.name != SUMS)
-    (folder / SUMS).write_text("".join(f"{sha256(folder / n)}  {n}\n" for n in names), encoding="utf-8")
+    _write_whole(folder / SUMS, "".join(f"{sha256(folder / n)}  {n}\n" for n in names))
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """Write under a temporary name and rename: a reader finds the old file or the new one."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        temporary.chmod(0o644)  # mkstemp's 0600 would hide it from the machine's other users
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _present(folder: Path, name: str) -> Path:

@@ -10,7 +10,11 @@ _TOKENIZER = ("merges.txt", "special_tokens_map.json", "tokenizer_config.json", 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One known checkpoint. `pickle_only` says why it cannot be pulled, or is empty."""
+    """One known checkpoint. `pickle_only` says why it cannot be pulled, or is empty.
+
+    `revision` is a full commit id, so the same bytes come down whatever the repository does later.
+    An entry without a repository ships with the code.
+    """
 
     name: str
     repo: str
@@ -69,7 +73,7 @@ def entry(name: str) -> Entry:
     """Look a name up; UsageError with the nearest known name if there is none."""
     if name in ENTRIES:
         return ENTRIES[name]
-    near = difflib.get_close_matches(name, ENTRIES, 1)
+    near = difflib.get_close_matches(name.lower(), ENTRIES, 1, cutoff=0.45)  # low enough for "sdxs"
     hint = f"did you mean {near[0]!r}? " if near else ""
     raise UsageError(
         f"unknown model {name!r}: {hint}known are {', '.join(ENTRIES)}; a folder is given as a path, like ./{name}"

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from safetensors import SafetensorError, safe_open
 
@@ -11,7 +12,9 @@ from .errors import WeightsError
 from .layout import Layout
 
 FLOAT_DTYPES = ("F32", "F16", "BF16")
-_PICKLE_SUFFIXES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
+_PICKLE_SUFFIXES = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth")
+_ZIP = b"PK"  # torch.save since 1.6: a zip around a pickle
+_PICKLE_PROTOCOL = b"\x80"  # first byte of a bare pickle, protocol 2 and later
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,10 +25,17 @@ class TensorInfo:
     dtype: str
 
 
+class _Slice(Protocol):
+    """The part of safetensors' untyped slice that is used."""
+
+    def get_shape(self) -> list[int]: ...
+    def get_dtype(self) -> str: ...
+
+
 def read_header(path: Path) -> dict[str, TensorInfo]:
     """List the tensors of a file without reading them. Raises WeightsError for anything but sound safetensors."""
     if not path.is_file():
-        pickles = [p.name for p in path.parent.glob("*") if p.suffix in _PICKLE_SUFFIXES]
+        pickles = sorted(p.name for p in path.parent.glob("*") if p.suffix in _PICKLE_SUFFIXES)
         found = f"; the folder holds {pickles[0]}, a pickle, which is never loaded" if pickles else ""
         raise WeightsError(f"{path}: file is missing{found}; pull the checkpoint again or name another with --model")
     try:
@@ -33,8 +43,10 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
             magic = file.read(2)
         with safe_open(path, framework="numpy") as tensors:
             return {key: _info(tensors.get_slice(key)) for key in tensors.keys()}  # noqa: SIM118 - not a mapping
-    except (SafetensorError, OSError) as error:
-        if magic == b"PK" or magic[:1] == b"\x80":
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read ({error.strerror or error}); check its permissions") from None
+    except SafetensorError as error:
+        if magic == _ZIP or magic[:1] == _PICKLE_PROTOCOL:
             raise WeightsError(
                 f"{path}: this is a pickle under a safetensors name; unpickling can run any code, so it is never "
                 "loaded; get the checkpoint as safetensors"
@@ -45,8 +57,8 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
         ) from None
 
 
-def _info(tensor: object) -> TensorInfo:
-    return TensorInfo(tuple(tensor.get_shape()), tensor.get_dtype())  # type: ignore[attr-defined]
+def _info(tensor: _Slice) -> TensorInfo:
+    return TensorInfo(tuple(tensor.get_shape()), tensor.get_dtype())
 
 
 def check_layout(
@@ -64,7 +76,7 @@ def check_layout(
         raise WeightsError(_mismatch(path, f"{len(missing)} of {len(wanted)} tensors missing, first {missing[0]!r}"))
     extra = sorted(set(found) - set(wanted) - {prefix + name for name in ignored})
     if extra:
-        raise WeightsError(_mismatch(path, f"{len(extra)} tensors that its config knows nothing of, first {extra[0]!r}"))
+        raise WeightsError(_mismatch(path, f"{len(extra)} tensors its config knows nothing of, first {extra[0]!r}"))
     for name, shape in wanted.items():
         if found[name].shape != shape:
             raise WeightsError(_mismatch(path, f"{name} has shape {found[name].shape}, its config asks for {shape}"))
@@ -84,5 +96,6 @@ def sha256(path: Path) -> str:
 
 def git_blob_sha1(path: Path) -> str:
     """The name git gives a file's content; what a hub reports for files outside its large-file store."""
-    data = path.read_bytes()
-    return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
+    start = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: start).hexdigest()

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
-from .errors import ConfigError, SdxsWarning
 from .config import read_json
+from .errors import ConfigError, SdxsWarning, UsageError
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 CONTEXT_LENGTH = 77
@@ -38,11 +38,12 @@ class ClipTokenizer:
         )
         self._tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
             pre_tokenizers.Split(Regex(_PIECES), behavior="removed", invert=True),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),  # splits `<|EndOfText|>` once more
         ])
-        self._tokenizer.add_special_tokens([START, END])
-        self._start, self._end = (self._id(folder, token) for token in (START, END))
-        self._pad = self._id(folder, _pad_token(folder))
+        pad = _pad_token(folder)
+        self._start, self._end, self._pad = (self._id(folder, token) for token in (START, END, pad))
+        # The padding token counts as special inside a prompt, too: OpenCLIP's '!' never joins its neighbours.
+        self._tokenizer.add_special_tokens([START, END, pad])
 
     def _id(self, folder: Path, token: str) -> int:
         number = self._tokenizer.token_to_id(token)
@@ -51,11 +52,17 @@ class ClipTokenizer:
         return int(number)
 
     def encode(self, prompt: str) -> np.ndarray:
-        """Return int64 (1, 77). A longer prompt is cut to fit, with a SdxsWarning that says where."""
-        encoding = self._tokenizer.encode(prompt, add_special_tokens=False)
+        """Return int64 (1, 77). A longer prompt is cut to fit, with a SdxsWarning that says where.
+
+        Raises UsageError if the prompt is not text.
+        """
+        try:
+            encoding = self._tokenizer.encode(prompt, add_special_tokens=False)
+        except TypeError:  # what `tokenizers` makes of a lone surrogate, as Python makes of a shell's stray bytes
+            raise UsageError(f"prompt {prompt[:40]!r} holds bytes that are not UTF-8 text; type it again") from None
         ids, room = encoding.ids, CONTEXT_LENGTH - 2
         if len(ids) > room:
-            lost = self._tokenizer.decode(ids[room:]).replace("</w>", " ").strip()
+            lost = prompt[encoding.offsets[room][0] :]
             warnings.warn(
                 f"prompt has {len(ids)} tokens and {room} fit; ignored from {lost[:40]!r} on", SdxsWarning, stacklevel=2
             )

@@ -7,7 +7,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..common.config import KLVAEConfig
-from .layers import Downsample, Resnet, Upsample, group_norm
+from .layers import Downsample, GroupNorm, Resnet, Upsample
 
 NORM_EPS = 1e-6  # diffusers builds every GroupNorm of this VAE with it
 
@@ -17,7 +17,7 @@ class Attention(nn.Module):
 
     def __init__(self, channels: int, groups: int) -> None:
         super().__init__()
-        self.group_norm = group_norm(groups, channels, NORM_EPS)
+        self.group_norm = GroupNorm(groups, channels, NORM_EPS)
         self.to_q = nn.Linear(channels, channels)
         self.to_k = nn.Linear(channels, channels)
         self.to_v = nn.Linear(channels, channels)
@@ -67,12 +67,13 @@ class Encoder(nn.Module):
         channels, groups = config.block_out_channels, config.norm_num_groups
         self.conv_in = nn.Conv2d(3, channels[0], 3, padding=1)
         self.down_blocks = [
-            Stage(channels[max(i - 1, 0)], outputs, config.layers_per_block, groups) for i, outputs in enumerate(channels)
+            Stage(channels[max(i - 1, 0)], outputs, config.layers_per_block, groups)
+            for i, outputs in enumerate(channels)
         ]
         for stage, outputs in zip(self.down_blocks[:-1], channels[:-1], strict=True):
             stage.downsamplers = [Downsample(outputs, symmetric=False)]
         self.mid_block = MidBlock(config)
-        self.conv_norm_out = group_norm(groups, channels[-1], NORM_EPS)
+        self.conv_norm_out = GroupNorm(groups, channels[-1], NORM_EPS)
         self.conv_out = nn.Conv2d(channels[-1], 2 * config.latent_channels, 3, padding=1)
 
     def __call__(self, x: mx.array) -> mx.array:
@@ -94,7 +95,7 @@ class Decoder(nn.Module):
         ]
         for stage, outputs in zip(self.up_blocks[:-1], channels[:-1], strict=True):
             stage.upsamplers = [Upsample(outputs)]
-        self.conv_norm_out = group_norm(groups, channels[-1], NORM_EPS)
+        self.conv_norm_out = GroupNorm(groups, channels[-1], NORM_EPS)
         self.conv_out = nn.Conv2d(channels[-1], 3, 3, padding=1)
 
     def __call__(self, x: mx.array) -> mx.array:

@@ -11,7 +11,7 @@ import mlx.nn as nn
 
 from ..common.config import UNetConfig
 from ..common.layout import up_resnet_channels
-from .layers import Downsample, Resnet, Upsample, group_norm
+from .layers import Downsample, GroupNorm, Resnet, Upsample
 
 TRANSFORMER_NORM_EPS = 1e-6  # diffusers' Transformer2DModel; every other GroupNorm uses norm_eps
 
@@ -106,7 +106,7 @@ class Transformer2DModel(nn.Module):
         super().__init__()
         channels, heads = config.block_out_channels[block], config.heads[block]
         self._linear = config.use_linear_projection
-        self.norm = group_norm(config.norm_num_groups, channels, TRANSFORMER_NORM_EPS)
+        self.norm = GroupNorm(config.norm_num_groups, channels, TRANSFORMER_NORM_EPS)
         self.proj_in = nn.Linear(channels, channels) if self._linear else nn.Conv2d(channels, channels, 1)
         self.transformer_blocks = [
             BasicTransformerBlock(channels, heads, config.cross_attention_dim, only_cross)
@@ -206,7 +206,7 @@ class UNet2DConditionModel(nn.Module):
         if config.mid_block:
             self.mid_block = MidBlock(config)
         self.up_blocks = [UpBlock(config, i) for i in range(len(channels))]
-        self.conv_norm_out = group_norm(config.norm_num_groups, channels[0], config.norm_eps)
+        self.conv_norm_out = GroupNorm(config.norm_num_groups, channels[0], config.norm_eps)
         self.conv_out = nn.Conv2d(channels[0], config.out_channels, 3, padding=1)
 
     def __call__(self, sample: mx.array, timestep: float, encoder_hidden_states: mx.array) -> mx.array:

@@ -1,8 +1,9 @@
-"""Checkpoints the tests run on: the demo in the repository, and tiny random ones in the real layout."""
+"""What the tests run on: the demo checkpoint, tiny random ones in the real layout, and the command itself."""
 
 from pathlib import Path
 
 import pytest
+from command import Command
 
 import sdxs.mlx_sdxs  # noqa: F401 - puts the BLAS in place before anything imports MLX or OpenCV
 from sdxs.common.checkpoint import Checkpoint, find, open_checkpoint
@@ -24,3 +25,8 @@ def tiny_folder(tmp_path: Path) -> Path:
 def tiny_sdxs(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     """A tiny sdxs-512-0.9 that nobody writes to."""
     return open_checkpoint(write_checkpoint(tmp_path_factory.mktemp("tiny"), tiny(architecture("sdxs-512-0.9"))))
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    return Command(monkeypatch, capsys)

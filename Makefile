@@ -1,0 +1,44 @@
+# `make demo` and `make test` are all a newcomer needs: each builds .venv first.
+SHELL := /bin/sh
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$p && break; done)
+BIN := .venv/bin
+DEMO_PROMPTS := --prompt "a pencil sketch" --prompt "neon cyberpunk city" --prompt "dark fantasy" \
+	--prompt "impressionist painting" --prompt "pop art"
+
+.PHONY: demo live test parity bench lint clean
+
+demo: .venv/run.stamp
+	mkdir -p demo
+	$(BIN)/sdxs live --backend mlx --model demo --source docs/demo/clip.mp4 --headless --side-by-side \
+		--out demo/demo.mp4 --contact-sheet demo/contact_sheet.png $(DEMO_PROMPTS)
+
+live: .venv/run.stamp
+	$(BIN)/sdxs live --backend mlx
+
+test: .venv/test.stamp
+	$(BIN)/python -m pytest
+
+parity: .venv/parity.stamp
+	$(BIN)/python -m sdxs.experiments.parity --json docs/results/parity.json
+
+bench: .venv/parity.stamp
+	$(BIN)/python -m sdxs.experiments.speed --json docs/results/speed.json
+
+lint: .venv/lint.stamp
+	$(BIN)/ruff check .
+	cd /tmp && $(CURDIR)/$(BIN)/mypy -p sdxs
+
+clean:
+	rm -rf .venv demo build *.egg-info
+
+.venv/run.stamp: pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 to 3.13 with venv found; install one, or run make PYTHON=/path/to/python3.12"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || \
+		{ rm -rf .venv; echo "error: $(PYTHON) cannot make a virtual environment; on Debian: apt install python3-venv"; exit 1; }
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	@touch $@
+
+.venv/%.stamp: .venv/run.stamp
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[$*]"
+	@touch $@

@@ -1,0 +1,312 @@
+"""Prove that our networks compute what diffusers and transformers compute (extra `[parity]`).
+
+`python -m sdxs.experiments.parity [--tiny-only] [--json PATH]`: every architecture, tiny and full size, is
+built by diffusers and transformers from its config, with random weights, saved by `save_pretrained`,
+opened like any checkpoint and compared in float32 on the CPU. Exits with 1 if any limit is passed.
+
+The frame's oracle is the textbook form: x_t = sqrt(a) z + sqrt(1-a) n; x0 = (x_t - sqrt(1-a) eps) / sqrt(a).
+It divides by 0.068, so its own rounding in float32 would be read as our error: that arithmetic is
+done in float64, around networks in float32 (in float64 as well where `exact`).
+"""
+
+import argparse
+import gc
+import json
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from shutil import copytree, rmtree
+from typing import Protocol
+
+from .. import mlx_sdxs  # noqa: F401 - puts the BLAS in place before anything imports MLX or torch
+
+# isort: split
+import diffusers
+import mlx.core as mx
+import numpy as np
+import torch
+import transformers
+from diffusers import AutoencoderKL, AutoencoderTiny, EulerDiscreteScheduler, UNet2DConditionModel
+from rich.console import Console
+from rich.table import Table
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from ..common.checkpoint import PACKAGE_FOLDER, Checkpoint
+from ..common.config import TinyVAEConfig
+from ..common.schedule import seeded_noise
+from .make_fixtures import (
+    NAMES,
+    PADDINGS,
+    PARTS,
+    TINY,
+    TOKENIZER,
+    Arrays,
+    Inputs,
+    Sizes,
+    draw_inputs,
+    error,
+    limit,
+    make_texts,
+    open_parts,
+    padded_tokenizer,
+    token_rows,
+)
+from .random_checkpoint import Architecture, architecture, tiny
+
+FULL = Sizes(batch=1, latents=(64, 64), picture=(256, 256), frame=512, timesteps=(999,))
+# The full VAE needs five times the memory and work of a UNet; its networks are the same at any size.
+FULL_KL = Sizes(batch=1, latents=(64, 64), picture=(256, 256), frame=256, timesteps=(999,))
+_ONE_FILE = "100GB"  # keeps save_pretrained from splitting
+
+
+def randomise(model: torch.nn.Module, generator: torch.Generator) -> None:
+    """Redraw every parameter, norms and biases too: at 1 and 0, as built, they would hide a swap."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.normal_(generator=generator)
+            if parameter.ndim > 1:
+                parameter /= parameter[0].numel() ** 0.5  # keeps activations near 1 at any depth
+            else:
+                parameter *= 0.1
+                if name.endswith("weight"):
+                    parameter += 1  # a norm's gain
+
+
+def save_checkpoint(folder: Path, configs: Architecture, seed: int) -> Path:
+    """Build every network of `configs` with random weights and save it in the diffusers layout."""
+    generator = torch.Generator().manual_seed(seed)
+    unet = UNet2DConditionModel.from_config(configs["unet"])
+    randomise(unet, generator)
+    unet.save_pretrained(folder / "unet", max_shard_size=_ONE_FILE)
+    del unet
+    for name in ("vae", "vae_large"):
+        if name in configs:
+            kind = AutoencoderTiny if configs[name]["_class_name"] == "AutoencoderTiny" else AutoencoderKL
+            vae = kind.from_config(configs[name])
+            randomise(vae, generator)
+            vae.save_pretrained(folder / name, max_shard_size=_ONE_FILE)
+            del vae
+    text_encoder = CLIPTextModel(CLIPTextConfig(**configs["text_encoder"]))
+    randomise(text_encoder, generator)
+    text_encoder.save_pretrained(folder / "text_encoder", max_shard_size=_ONE_FILE)
+    EulerDiscreteScheduler.from_config(configs["scheduler"]).save_pretrained(folder / "scheduler")
+    # The checkpoints' own vocab.json and merges.txt, which transformers 5 no longer writes.
+    copytree(TOKENIZER, folder / "tokenizer")
+    return folder
+
+
+class Oracle(Protocol):
+    """One part of a checkpoint as diffusers and transformers compute it, channels last.
+
+    exact: the networks in float64 instead of float32.
+    """
+
+    def __call__(self, checkpoint: Checkpoint, inputs: Inputs, exact: bool = False) -> Arrays: ...
+
+
+def _first(array: np.ndarray, dtype: torch.dtype) -> torch.Tensor:
+    """(B, H, W, C) NumPy -> (B, C, H, W) torch."""
+    return torch.from_numpy(array).movedim(-1, 1).to(dtype)
+
+
+def _last(tensor: torch.Tensor) -> np.ndarray:
+    """(B, C, H, W) torch -> (B, H, W, C) NumPy."""
+    return np.ascontiguousarray(tensor.movedim(1, -1).numpy())
+
+
+def _dtype(exact: bool) -> torch.dtype:
+    return torch.float64 if exact else torch.float32
+
+
+def _unet(checkpoint: Checkpoint, exact: bool) -> UNet2DConditionModel:
+    return UNet2DConditionModel.from_pretrained(checkpoint.folder / "unet").eval().to(_dtype(exact))
+
+
+def _vae(checkpoint: Checkpoint, exact: bool) -> AutoencoderTiny | AutoencoderKL:
+    kind = AutoencoderTiny if isinstance(checkpoint.vae, TinyVAEConfig) else AutoencoderKL
+    return kind.from_pretrained(checkpoint.folder / checkpoint.vae_folder).eval().to(_dtype(exact))
+
+
+def _encode(vae: AutoencoderTiny | AutoencoderKL, picture: torch.Tensor) -> torch.Tensor:
+    encoded = vae.encode(picture)
+    return encoded.latents if isinstance(vae, AutoencoderTiny) else encoded.latent_dist.mode()
+
+
+def oracle_unet(checkpoint: Checkpoint, inputs: Inputs, exact: bool = False) -> Arrays:
+    """Twin of `run_unet`."""
+    unet, dtype = _unet(checkpoint, exact), _dtype(exact)
+    sample, states = _first(inputs.sample, dtype), torch.from_numpy(inputs.states).to(dtype)
+    return {f"unet t={t}": _last(unet(sample, t, states).sample) for t in inputs.timesteps}
+
+
+def oracle_vae(checkpoint: Checkpoint, inputs: Inputs, exact: bool = False) -> Arrays:
+    """Twin of `run_vae`."""
+    vae, dtype = _vae(checkpoint, exact), _dtype(exact)
+    return {
+        "encode": _last(_encode(vae, _first(inputs.picture, dtype))),
+        "decode": _last(vae.decode(_first(inputs.latents, dtype)).sample),
+    }
+
+
+def oracle_text(checkpoint: Checkpoint, inputs: Inputs, exact: bool = False) -> Arrays:
+    """Twin of `run_text`."""
+    model = CLIPTextModel.from_pretrained(checkpoint.folder / "text_encoder").eval().to(_dtype(exact))
+    return {"text": model(torch.from_numpy(inputs.ids)).last_hidden_state.numpy()}
+
+
+def oracle_frame(checkpoint: Checkpoint, inputs: Inputs, exact: bool = False) -> Arrays:
+    """Twin of `run_frame`; x0 also by EulerDiscreteScheduler's own step, where that reaches the timestep."""
+    dtype, t = _dtype(exact), checkpoint.frame.timestep
+    text_encoder = CLIPTextModel.from_pretrained(checkpoint.folder / "text_encoder").eval().to(dtype)
+    ids = clip_ids([inputs.prompt], checkpoint.folder / "tokenizer")
+    states = text_encoder(torch.from_numpy(ids)).last_hidden_state
+    unet, vae = _unet(checkpoint, exact), _vae(checkpoint, exact)
+    scheduler = EulerDiscreteScheduler.from_pretrained(checkpoint.folder / "scheduler")
+    alpha = scheduler.alphas_cumprod[t].double()
+    side = inputs.frame.shape[0] // checkpoint.vae.reduction
+    noise = _first(seeded_noise(inputs.seed, side, side, checkpoint.vae.latent_channels), torch.float64)
+    noise = noise * checkpoint.frame.noise_scale
+
+    image = _first(inputs.frame[None], torch.float64) / 127.5 - 1
+    z = _encode(vae, image.to(dtype)).double() * vae.config.scaling_factor
+    x_t = alpha.sqrt() * z + (1 - alpha).sqrt() * noise
+    eps = unet(x_t.to(dtype), t, states).sample
+    x0 = (x_t - (1 - alpha).sqrt() * eps.double()) / alpha.sqrt()
+    outputs = {"x0": _last(x0)}
+
+    scheduler.set_timesteps(1)
+    last = scheduler.timesteps[0]
+    if int(last) == t and checkpoint.frame.noise_scale == 1:
+        noised = scheduler.add_noise(z.float(), noise.float(), scheduler.timesteps)
+        eps = unet(scheduler.scale_model_input(noised, last).to(dtype), t, states).sample
+        outputs["x0 by EulerDiscreteScheduler"] = _last(scheduler.step(eps.float(), last, noised).prev_sample)
+
+    decoded = vae.decode((x0 / vae.config.scaling_factor).to(dtype)).sample.double()
+    levels = ((decoded[0] + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    return outputs | {"picture": _last(levels[None])[0]}
+
+
+ORACLE: dict[str, Oracle] = {
+    part: torch.no_grad()(run)
+    for part, run in {"text": oracle_text, "vae": oracle_vae, "unet": oracle_unet, "frame": oracle_frame}.items()
+}
+
+
+def clip_ids(texts: Iterable[str], folder: Path) -> np.ndarray:
+    """CLIPTokenizer's ids, int64 (N, 77), padded and cut as diffusers' pipelines ask for."""
+    tokenizer = CLIPTokenizer.from_pretrained(folder)
+    rows = tokenizer(list(texts), padding="max_length", max_length=77, truncation=True).input_ids
+    return np.array(rows, dtype=np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One figure and its limit; `note` qualifies it."""
+
+    name: str
+    what: str
+    error: float
+    limit: float
+    seconds: float
+    note: str = ""
+
+    @property
+    def passed(self) -> bool:
+        return self.error <= self.limit  # False for nan
+
+
+def check_folder(name: str, folder: Path, sizes: Sizes, seed: int) -> Iterator[Check]:
+    """Compare every part of a checkpoint, one at a time so that only one is in memory."""
+    for label, (part, checkpoint) in open_parts(folder).items():
+        started = time.perf_counter()
+        inputs = draw_inputs(checkpoint, sizes, seed)
+        oracle = ORACLE[part](checkpoint, inputs)
+        gc.collect()
+        ours = PARTS[part](checkpoint, inputs)
+        gc.collect()
+        mx.clear_cache()
+        for what, expected in oracle.items():
+            found = error(what, ours[what.split(" by ")[0]], expected)
+            note = f"{np.isin(expected, (0, 255)).mean():.0%} of values at 0 or 255" if what == "picture" else ""
+            if what == "x0":
+                note = f"largest {np.abs(expected).max():.1f}"
+            named = f"{label} {what}" if part == "vae" else what
+            yield Check(name, named, found, limit(what), time.perf_counter() - started, note)
+
+
+def check_tokenizer() -> Iterator[Check]:
+    """Compare the ids of 3,000 texts: the share of texts with any other id must be 0."""
+    texts = make_texts(3000, json.loads((TOKENIZER / "vocab.json").read_text(encoding="utf-8")))
+    for mark in PADDINGS:
+        started = time.perf_counter()
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = padded_tokenizer(Path(temporary), mark)
+            unequal = (token_rows(texts, folder) != clip_ids(texts, folder)).any(axis=1)
+        share, seconds = float(unequal.mean()), time.perf_counter() - started
+        yield Check("tokenizer", f"padded with {mark}", share, 0.0, seconds, f"{len(texts)} texts")
+
+
+def run_checks(tiny_only: bool) -> Iterator[Check]:
+    """Everything: tokenizer, the demo, five tiny architectures and, unless `tiny_only`, the same five full size."""
+    yield from check_tokenizer()
+    yield from check_folder("demo", PACKAGE_FOLDER / "weights" / "demo", TINY, seed=30)
+    for size in ("tiny",) if tiny_only else ("tiny", "full"):
+        for seed, name in enumerate(NAMES):
+            configs = architecture(name)
+            full = FULL if configs["vae"]["_class_name"] == "AutoencoderTiny" else FULL_KL
+            with tempfile.TemporaryDirectory() as temporary:
+                folder = save_checkpoint(Path(temporary) / name, tiny(configs) if size == "tiny" else configs, seed)
+                yield from check_folder(f"{name} {size}", folder, TINY if size == "tiny" else full, seed + 40)
+                rmtree(folder)
+
+
+def hush() -> None:
+    """Keep diffusers and transformers from writing between the figures."""
+    for library in (diffusers, transformers):
+        library.logging.set_verbosity_error()
+        library.logging.disable_progress_bar()
+
+
+def environment() -> dict[str, str]:
+    """Versions that a result depends on."""
+    packages = ("torch", "diffusers", "transformers", "mlx", "numpy", "tokenizers", "safetensors")
+    return {
+        "python": platform.python_version(), "system": platform.system(), "machine": platform.machine(),
+        "device": str(mx.default_device()), **{package: version(package) for package in packages},
+    }
+
+
+def main() -> None:
+    """Run, show and judge."""
+    parser = argparse.ArgumentParser(description="Compare sdxs with diffusers and transformers on random weights.")
+    parser.add_argument("--tiny-only", action="store_true", help="leave the full-size networks out")
+    parser.add_argument("--json", type=Path, metavar="PATH", help="write every figure here")
+    options = parser.parse_args()
+    hush()
+    started, console = time.perf_counter(), Console(width=120)
+    checks: list[Check] = []
+    for check in run_checks(options.tiny_only):
+        checks.append(check)
+        verdict = "ok" if check.passed else "FAILED"
+        console.print(f"{check.name:27} {check.what:32} {check.error:9.2e} {verdict}", highlight=False)
+    table = Table("checkpoint", "what", "error", "limit", "s", "note", "verdict", title="diffusers and transformers")
+    for c in checks:
+        verdict = "[green]ok[/]" if c.passed else "[red]FAILED[/]"
+        table.add_row(c.name, c.what, f"{c.error:.2e}", f"{c.limit:.0e}", f"{c.seconds:.1f}", c.note, verdict)
+    console.print(table)
+    failed, seconds = [c for c in checks if not c.passed], time.perf_counter() - started
+    console.print(f"{len(checks) - len(failed)} of {len(checks)} within their limits, {seconds:.0f} s")
+    if options.json:
+        results = [asdict(c) | {"passed": c.passed} for c in checks]
+        content = {"environment": environment(), "seconds": round(seconds, 1), "checks": results}
+        options.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,367 @@
+"""Pulling from a hub: the real client library against a server on 127.0.0.1 that can misbehave."""
+
+import errno
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import huggingface_hub
+import pytest
+from huggingface_hub import constants
+from sdxs.common import hub as hub_module
+from sdxs.common.checkpoint import Checkpoint, find
+from sdxs.common.errors import WeightsError
+from sdxs.common.hub import cached_folder, pull, record_cached
+from sdxs.common.manifest import read_manifest
+from sdxs.common.registry import ENTRIES
+from sdxs.common.tensors import sha256
+
+from .fake_hub import FakeHub, point_client_at, register, serve
+
+UNET = "unet/diffusion_pytorch_model.safetensors"
+CHUNK = 1 << 14
+
+
+@pytest.fixture
+def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("SDXS_WEIGHTS", str(tmp_path / "weights"))
+    return tmp_path / "weights"
+
+
+@pytest.fixture
+def hub(tiny_sdxs: Checkpoint, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
+    """A hub that holds the tiny checkpoint as `test-model`, and things nobody asked for."""
+    assert weights
+    fake = FakeHub(register(monkeypatch), tiny_sdxs.folder)
+    fake.files |= {"unet/diffusion_pytorch_model.bin": b"\x80pickle", "README.md": b"hello"}
+    monkeypatch.setattr("time.sleep", lambda _: None)  # the library's pause before it retries
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", CHUNK)
+    with serve(fake):
+        point_client_at(fake.port, tmp_path / "home", monkeypatch)
+        yield fake
+    huggingface_hub.close_session()
+
+
+@pytest.fixture
+def cache(hub: FakeHub) -> Path:
+    """The hub library's own cache, filled by the library itself; returns the snapshot folder."""
+    for name in hub.known.files():
+        huggingface_hub.hf_hub_download(hub.known.repo, name, revision=hub.known.revision)
+    hub.requests.clear()
+    return Path(constants.HF_HUB_CACHE, "models--someone--test-model", "snapshots", hub.known.revision)
+
+
+def refusal(hub: FakeHub, weights: Path, vae_folder: str = "vae") -> str:
+    """The message of a pull that must fail, and must leave nothing under the final name."""
+    with pytest.raises(WeightsError) as caught:
+        pull(hub.known, weights, vae_folder)
+    assert not (weights / hub.known.name).exists()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_pull_fetches_the_needed_files_only_and_records_them(hub: FakeHub, weights: Path) -> None:
+    folder = pull(hub.known, weights)
+    assert folder == weights / "test-model"
+    assert hub.downloads() == list(hub.known.files())
+    assert {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()} == set(hub.known.files())
+    record = read_manifest(weights / "manifest.json")["test-model"]
+    assert (record.repo, record.revision) == (hub.known.repo, hub.known.revision)
+    assert {name: file.sha256 for name, file in record.files.items()} == {
+        name: sha256(folder / name) for name in hub.known.files()
+    }
+    assert sorted(p.name for p in weights.iterdir()) == ["manifest.json", "test-model"]
+
+
+def test_find_pulls_once_and_then_needs_no_network(hub: FakeHub) -> None:
+    first = find("test-model")
+    first.verify()
+    assert first.origin == "hub"
+    hub.requests.clear()
+    second = find("test-model")
+    second.verify()
+    assert (second.origin, second.folder) == ("weights", first.folder)
+    assert hub.requests == []
+
+
+def test_find_without_download_says_how_to_get_it(hub: FakeHub) -> None:
+    with pytest.raises(WeightsError, match="not on this machine; run `sdxs weights pull test-model`"):
+        find("test-model", download=False)
+    assert hub.requests == []
+
+
+def test_a_broken_connection_is_resumed_within_a_pull(hub: FakeHub, weights: Path) -> None:
+    hub.cut[UNET] = 3 * CHUNK + 5
+    folder = pull(hub.known, weights)
+    assert (folder / UNET).read_bytes() == hub.files[UNET]
+    assert ("GET", f"/stored/{UNET}", 3 * CHUNK) in hub.requests
+
+
+def test_an_interrupted_pull_leaves_nothing_and_resumes_in_the_next(hub: FakeHub, weights: Path) -> None:
+    hub.cut[UNET], hub.down_after_cut = 3 * CHUNK + 5, True
+    assert "HTTP 503" in refusal(hub, weights)
+    done = hub.downloads()[:-1]
+    assert (weights / ".partial-test-model" / f"{UNET}.part").stat().st_size == 3 * CHUNK
+
+    hub.refuse_files = 0
+    hub.requests.clear()
+    folder = pull(hub.known, weights)
+    assert (folder / UNET).read_bytes() == hub.files[UNET]
+    assert ("GET", f"/stored/{UNET}", 3 * CHUNK) in hub.requests
+    assert done and not set(done) & set(hub.downloads()) - {UNET}
+    assert not (weights / ".partial-test-model").exists()
+
+
+def test_a_server_that_cannot_resume_sends_the_whole_file_again(hub: FakeHub, weights: Path) -> None:
+    hub.cut[UNET], hub.ignore_range = 3 * CHUNK, True
+    assert (pull(hub.known, weights) / UNET).read_bytes() == hub.files[UNET]
+
+
+def test_ctrl_c_leaves_nothing_under_the_final_name(
+    hub: FakeHub, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(hub_module, "http_get", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        pull(hub.known, weights)
+    assert not (weights / "test-model").exists()
+    assert not (weights / "manifest.json").exists()
+
+
+@pytest.mark.parametrize("name", [UNET, "unet/config.json"], ids=["sha256", "git hash"])
+def test_a_file_with_a_wrong_hash_is_refused_and_removed(hub: FakeHub, weights: Path, name: str) -> None:
+    hub.damaged = {name}
+    message = refusal(hub, weights)
+    assert f"{name} does not match the hash the hub reports ({hub.hash(name)[:12]}" in message
+    assert "pull again" in message
+    assert not list((weights / ".partial-test-model").glob(f"{name}*"))
+    assert not (weights / "manifest.json").exists()
+    hub.damaged = set()
+    assert (pull(hub.known, weights) / name).read_bytes() == hub.files[name]
+
+
+def test_more_bytes_than_the_file_has_are_thrown_away(hub: FakeHub, weights: Path) -> None:
+    grown = weights / ".partial-test-model" / f"{UNET}.part"
+    grown.parent.mkdir(parents=True)
+    grown.write_bytes(bytes(len(hub.files[UNET]) + 1))
+    assert (pull(hub.known, weights) / UNET).read_bytes() == hub.files[UNET]
+
+
+def test_a_file_missing_in_the_repository_is_named(hub: FakeHub, weights: Path) -> None:
+    del hub.files["tokenizer/merges.txt"]
+    assert "someone/test-model at revision 012345678901 has no tokenizer/merges.txt" in refusal(hub, weights)
+    assert hub.downloads() == []
+
+
+def test_no_network_and_nothing_local_names_the_demo(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_sdxs: Checkpoint
+) -> None:
+    known = register(monkeypatch)
+    gone = FakeHub(known, tiny_sdxs.folder)
+    with serve(gone):
+        pass
+    point_client_at(gone.port, tmp_path / "home", monkeypatch)
+    with pytest.raises(WeightsError) as caught:
+        find("test-model")
+    message = str(caught.value)
+    assert "test-model is not complete on this machine and the hub cannot be reached (ConnectError)" in message
+    assert "`--model demo` needs no network" in message
+    assert "\n" not in message
+    assert not (weights / "test-model").exists()
+
+
+def test_offline_mode_is_no_network(hub: FakeHub, weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert "cannot be reached (OfflineModeIsEnabled)" in refusal(hub, weights)
+
+
+@pytest.mark.parametrize(
+    ("status", "remedy"),
+    [(401, "hf auth login"), (403, "hf auth login"), (404, "is gone, update sdxs"), (500, "try again later")],
+)
+def test_a_refusal_says_which_and_what_to_do(hub: FakeHub, weights: Path, status: int, remedy: str) -> None:
+    hub.refuse = status
+    message = refusal(hub, weights)
+    assert f"the hub refused someone/test-model (HTTP {status})" in message
+    assert remedy in message and "--model demo" in message
+
+
+def test_a_refused_file_is_a_refusal_too(hub: FakeHub, weights: Path) -> None:
+    hub.refuse_files = 403
+    assert "HTTP 403" in refusal(hub, weights)
+
+
+def test_a_login_page_is_not_taken_for_the_hub(hub: FakeHub, weights: Path) -> None:
+    hub.login_page = True
+    assert "what answered is not the hub; is there a login page" in refusal(hub, weights)
+
+
+def test_a_full_disk_is_seen_before_the_download(
+    hub: FakeHub, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Usage(NamedTuple):
+        total: int
+        used: int
+        free: int
+
+    needed = sum(len(hub.files[name]) for name in hub.known.files())
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(needed, 1, needed - 1))
+    message = refusal(hub, weights)
+    assert "GB still to download" in message and "$SDXS_WEIGHTS" in message
+    assert hub.downloads() == []
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(needed, 0, needed))
+    assert pull(hub.known, weights).is_dir()
+
+
+def test_a_disk_that_fills_up_is_one_line(hub: FakeHub, weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(hub_module, "http_get", full)
+    message = refusal(hub, weights)
+    assert "No space left on device" in message and "free space or set $SDXS_WEIGHTS" in message
+
+
+def test_a_damaged_manifest_is_reported_before_the_download(hub: FakeHub, weights: Path) -> None:
+    weights.mkdir()
+    (weights / "manifest.json").write_text("{", encoding="utf-8")
+    assert "manifest.json: damaged" in refusal(hub, weights)
+    assert hub.requests == []
+
+
+def test_the_token_is_not_taken_to_the_storage_host(
+    hub: FakeHub, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "secret-of-a-test")
+    pull(hub.known, weights)
+    asked = [token for path, token in hub.authorizations if "/resolve/" in path]
+    stored = [token for path, token in hub.authorizations if "/stored/" in path]
+    assert set(asked) == {"Bearer secret-of-a-test"}
+    assert stored and set(stored) == {""}
+
+
+def test_another_vae_is_added_to_an_existing_pull(hub: FakeHub, weights: Path) -> None:
+    find("test-model").verify()
+    hub.requests.clear()
+    large = find("test-model", vae_folder="vae_large")
+    large.verify()
+    assert hub.downloads() == ["vae_large/config.json", "vae_large/diffusion_pytorch_model.safetensors"]
+    assert (large.folder / "vae" / "config.json").is_file()
+    recorded = read_manifest(weights / "manifest.json")["test-model"].files
+    assert set(recorded) == {*hub.known.files("vae"), *hub.known.files("vae_large")}
+
+
+def test_a_vae_that_does_not_exist_there_is_named(hub: FakeHub, weights: Path) -> None:
+    assert "has no vae_huge/config.json" in refusal(hub, weights, "vae_huge")
+
+
+def test_what_another_vae_left_half_done_does_not_come_along(hub: FakeHub, weights: Path) -> None:
+    large = "vae_large/diffusion_pytorch_model.safetensors"
+    hub.cut[large], hub.down_after_cut = 2 * CHUNK, True
+    refusal(hub, weights, "vae_large")
+    hub.refuse_files = 0
+    folder = pull(hub.known, weights)
+    assert not list(folder.rglob("*.part"))
+
+
+def test_pull_repairs_a_damaged_file_and_keeps_the_others(hub: FakeHub, weights: Path) -> None:
+    folder = pull(hub.known, weights)
+    (folder / UNET).write_bytes(b"damaged")
+    (folder / "tokenizer" / "vocab.json").unlink()
+    hub.requests.clear()
+    pull(hub.known, weights)
+    assert sorted(hub.downloads()) == ["tokenizer/vocab.json", UNET]
+    assert (folder / UNET).read_bytes() == hub.files[UNET]
+    find("test-model").verify()
+
+
+@pytest.mark.parametrize("name", ["tiny-sd", "small-sd", "sdxs-512-dreamshaper-sketch"])
+def test_a_checkpoint_published_as_a_pickle_is_refused(hub: FakeHub, weights: Path, name: str) -> None:
+    with pytest.raises(WeightsError, match=f"{name} cannot be pulled: published as a pickle only"):
+        find(name)
+    with pytest.raises(WeightsError, match=f"{name} cannot be pulled: published as a pickle only"):
+        pull(ENTRIES[name], weights)
+    assert hub.requests == [] and not weights.exists()
+
+
+def test_the_demo_is_not_pulled(hub: FakeHub, weights: Path) -> None:
+    with pytest.raises(WeightsError, match="demo comes with the code"):
+        pull(ENTRIES["demo"], weights)
+    assert hub.requests == []
+
+
+def test_the_hub_cache_is_preferred_over_the_network(hub: FakeHub, cache: Path, weights: Path) -> None:
+    checkpoint = find("test-model")
+    checkpoint.verify()
+    assert (checkpoint.origin, checkpoint.folder) == ("hub cache", cache)
+    assert hub.requests == [] and not (weights / "test-model").exists()
+    (record,) = read_manifest(weights / "manifest.json").values()
+    assert record.files[UNET].sha256 == hub.hash(UNET)
+    assert set(record.files) == set(hub.known.files())
+
+
+def test_the_weights_folder_is_preferred_over_the_hub_cache(hub: FakeHub, cache: Path, weights: Path) -> None:
+    pull(hub.known, weights)
+    assert cache.is_dir() and find("test-model").origin == "weights"
+
+
+def test_the_hub_cache_is_hashed_once(hub: FakeHub, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed: list[Path] = []
+
+    def counting(path: Path) -> str:
+        hashed.append(path)
+        return sha256(path)
+
+    monkeypatch.setattr(hub_module, "sha256", counting)
+    monkeypatch.setattr("sdxs.common.manifest.sha256", counting)
+    checkpoint = find("test-model")
+    assert checkpoint.folder == cache
+    checkpoint.verify()
+    assert len(hashed) == len(hub.known.files())
+    hashed.clear()
+    find("test-model").verify()
+    assert hashed == []
+
+
+@pytest.mark.parametrize("name", [UNET, "tokenizer/merges.txt"], ids=["sha256", "git hash"])
+def test_a_damaged_hub_cache_is_refused(hub: FakeHub, cache: Path, weights: Path, name: str) -> None:
+    blob = (cache / name).resolve()
+    content = bytearray(blob.read_bytes())
+    content[-1] ^= 1
+    blob.write_bytes(content)
+    with pytest.raises(WeightsError, match=f"the hub cache's copy of {name} is damaged"):
+        record_cached(hub.known, cache, weights / "manifest.json")
+    with pytest.raises(WeightsError, match="is damaged"):
+        find("test-model").verify()
+    assert not (weights / "manifest.json").exists()
+
+
+def test_an_incomplete_hub_cache_is_passed_over(hub: FakeHub, cache: Path) -> None:
+    assert cached_folder(hub.known) == cache
+    assert cached_folder(hub.known, "vae_large") is None
+    (cache / "tokenizer" / "vocab.json").unlink()
+    assert cached_folder(hub.known) is None
+
+
+def test_a_hub_cache_without_links_is_passed_over(hub: FakeHub, cache: Path) -> None:
+    blob = (cache / UNET).resolve()
+    (cache / UNET).unlink()
+    shutil.copyfile(blob, cache / UNET)
+    assert cached_folder(hub.known) is None
+
+
+def test_the_client_library_is_imported_only_when_needed() -> None:
+    code = """
+import json, sys
+from sdxs.common.checkpoint import find
+find("demo").verify()
+print(json.dumps([m for m in sys.modules if m.startswith(("huggingface_hub", "httpx"))]))
+"""
+    output = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert json.loads(output) == []

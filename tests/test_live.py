@@ -1,0 +1,201 @@
+"""`sdxs live` end to end: real clip in, files out, and one clear line for everything that can go wrong."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from command import Command
+
+from sdxs.common.opencv import cv2
+from sdxs.common.source import VideoFile
+
+ROOT = Path(__file__).parent.parent
+CLIP = ROOT / "docs" / "demo" / "clip.mp4"
+LIVE = ("live", "--model", "demo", "--size", 64, "--headless")
+
+
+def read_all(path: Path) -> list[np.ndarray]:
+    video, frames = VideoFile(path), []
+    while (frame := video.read()) is not None:
+        frames.append(frame)
+    return frames
+
+
+def test_clip_to_video_image_and_folder_at_once(command: Command, tmp_path: Path) -> None:
+    outs = [tmp_path / "out.mp4", tmp_path / "out.png", tmp_path / "frames"]
+    done = command(*LIVE, "--source", CLIP, "--frames", 5, *(x for out in outs for x in ("--out", out)))
+    assert done.code == 0, done.err
+    assert "5 frames" in done.out
+    frames = read_all(outs[0])
+    assert len(frames) == 5 and frames[0].shape == (64, 64, 3)
+    pngs = sorted(outs[2].iterdir())
+    assert len(pngs) == 5
+    assert outs[1].read_bytes() == pngs[-1].read_bytes()
+    assert cv2.imread(str(outs[1])).std() > 20, "the picture is flat"
+
+
+def test_a_clip_ends_the_session_by_itself(command: Command, tmp_path: Path) -> None:
+    done = command(*LIVE, "--backend", "identity", "--source", CLIP, "--out", tmp_path / "out.mp4")
+    assert done.code == 0 and "60 frames" in done.out
+    assert len(read_all(tmp_path / "out.mp4")) == 60
+
+
+def test_prompts_take_turns_and_the_sheet_shows_each(command: Command, tmp_path: Path) -> None:
+    sheet = tmp_path / "sheet.png"
+    prompts = ("--prompt", "a pencil sketch", "--prompt", "neon cyberpunk city", "--hold", 5)
+    done = command(*LIVE, "--source", CLIP, *prompts, "--contact-sheet", sheet)
+    assert done.code == 0 and "10 frames" in done.out
+    assert "neon" in done.err.splitlines()[-1]
+    rows = np.split(cv2.imread(str(sheet)).astype(int), 3)
+    assert rows[0].shape == (64, 5 * 64, 3)
+    assert abs(rows[1] - rows[2]).mean() > 20, "both prompts gave the same picture"
+
+
+def test_side_by_side_shows_the_camera(command: Command, tmp_path: Path) -> None:
+    out = tmp_path / "out.png"
+    done = command(*LIVE, "--backend", "identity", "--source", CLIP, "--frames", 1, "--side-by-side", "--out", out)
+    assert done.code == 0
+    picture = cv2.imread(str(out))
+    assert picture.shape == (64, 128, 3)
+    np.testing.assert_array_equal(picture[:40, :64], picture[:40, 64:])
+
+
+def test_seed_repeats_a_session_and_another_seed_does_not(command: Command, tmp_path: Path, tiny_folder: Path) -> None:
+    pictures = []
+    for n, seed in enumerate((7, 7, 8)):
+        out = tmp_path / f"{n}.png"
+        done = command("live", "--model", tiny_folder, "--size", 64, "--headless", "--source", "synthetic",
+                       "--frames", 1, "--seed", seed, "--out", out)
+        assert done.code == 0, done.err
+        pictures.append(out.read_bytes())
+    assert pictures[0] == pictures[1] != pictures[2]
+
+
+@pytest.mark.parametrize("shape", [(37, 53), (1, 1), (301, 200)])
+def test_image_of_odd_size(command: Command, tmp_path: Path, shape: tuple[int, int]) -> None:
+    cv2.imwrite(str(tmp_path / "in.png"), np.full((*shape, 3), 128, np.uint8))
+    done = command(*LIVE, "--source", tmp_path / "in.png", "--out", tmp_path / "out.png")
+    assert done.code == 0 and "1 frames" in done.out
+    assert cv2.imread(str(tmp_path / "out.png")).shape == (64, 64, 3)
+
+
+def test_long_prompt_is_cut_with_a_warning(command: Command, tmp_path: Path) -> None:
+    long = "a very long description of a pencil sketch " * 20
+    done = command(*LIVE, "--source", "synthetic", "--frames", 1, "--prompt", long, "--out", tmp_path / "out.png")
+    assert done.code == 0
+    assert done.err.count("warning:") == 1 and "75 fit" in done.err
+
+
+def refuse(command: Command, code: int, says: str, *arguments: object) -> None:
+    """The command ends with `code` and exactly one line that holds `says`."""
+    done = command(*arguments)
+    complaint = [line for line in done.err.splitlines() if "error:" in line]
+    assert done.code == code, done
+    assert len(complaint) == 1 and says in complaint[0], done.err
+    assert "Traceback" not in done.err
+    assert not done.out
+
+
+@pytest.mark.parametrize(
+    ("code", "says", "arguments"),
+    [
+        (2, "did you mean 'demo'", ("--model", "demos")),
+        (2, "no checkpoint there", ("--model", "./nowhere")),
+        (2, "--backend torchy: expected one of", ("--backend", "torchy")),
+        (2, "multiple of 32; the nearest is 96", ("--size", 100)),
+        (2, "expected auto", ("--dtype", "float8")),
+        (1, "no such file", ("--source", "nowhere.mp4")),
+        (1, "--source synthetic", ("--source", 63)),
+        (1, "vae_large", ("--vae", "vae_large")),
+    ],
+    ids=lambda value: str(value[0]) if isinstance(value, tuple) else None,
+)
+def test_bad_arguments(command: Command, tmp_path: Path, code: int, says: str, arguments: tuple[object, ...]) -> None:
+    refuse(command, code, says, *LIVE, "--source", CLIP, "--frames", 2, "--out", tmp_path / "out.mp4", *arguments)
+    assert not list(tmp_path.iterdir())
+
+
+def test_options_click_refuses_end_with_2(command: Command, tmp_path: Path) -> None:
+    for arguments in (("--frames", 0), ("--frames", "many"), ("--seed", -1), ("--no-such-option",)):
+        assert command(*LIVE, "--out", tmp_path / "out.mp4", *arguments).code == 2
+
+
+def test_half_precision_on_a_cpu(command: Command, tmp_path: Path) -> None:
+    refuse(command, 2, "use --dtype float32", *LIVE, "--dtype", "float16", "--source", CLIP, "--out", tmp_path / "o.mp4")
+
+
+def test_out_not_writable(command: Command, tmp_path: Path) -> None:
+    refuse(command, 1, "cannot be written", *LIVE, "--source", CLIP, "--out", tmp_path / "missing" / "out.mp4")
+    refuse(command, 1, "cannot be written", *LIVE, "--source", CLIP, "--out", "/proc/out.mp4")
+    refuse(command, 2, "unknown kind", *LIVE, "--source", CLIP, "--out", tmp_path / "out.doc")
+    assert not list(tmp_path.iterdir())
+
+
+def test_headless_without_out(command: Command) -> None:
+    refuse(command, 2, "add --out", *LIVE, "--source", CLIP)
+
+
+def test_unreadable_video_leaves_no_output(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "in.mp4").write_bytes(CLIP.read_bytes()[:20_000])
+    refuse(command, 1, "not a video", *LIVE, "--source", tmp_path / "in.mp4", "--out", tmp_path / "out.mp4")
+    assert [p.name for p in tmp_path.iterdir()] == ["in.mp4"]
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (lambda path: path.unlink(), "file is missing"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-100]), "damaged or truncated"),
+        (lambda path: path.write_bytes(b"PK\x03\x04" + bytes(200)), "is a pickle"),
+    ],
+    ids=["missing", "truncated", "pickle"],
+)
+def test_damaged_weights(command: Command, tmp_path: Path, tiny_folder: Path, damage: object, says: str) -> None:
+    damage(tiny_folder / "unet" / "diffusion_pytorch_model.safetensors")  # type: ignore[operator]
+    out = tmp_path / "out.mp4"
+    refuse(command, 1, says, "live", "--model", tiny_folder, "--size", 64, "--headless", "--source", CLIP, "--out", out)
+    assert not out.exists()
+
+
+def test_unknown_config_value(command: Command, tmp_path: Path, tiny_folder: Path) -> None:
+    config = tiny_folder / "unet" / "config.json"
+    config.write_text(config.read_text().replace('"silu"', '"mish"'))
+    refuse(command, 1, 'act_fn is "mish"', "live", "--model", tiny_folder, "--headless", "--out", tmp_path / "out.mp4")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_session_keeps_a_playable_video(tmp_path: Path, number: signal.Signals) -> None:
+    out = tmp_path / "out.mp4"
+    arguments = [*map(str, LIVE), "--source", "synthetic", "--out", str(out), "--frames", "100000"]
+    command = [sys.executable, "-m", "sdxs.cli", *arguments]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ)
+    assert process.stderr is not None
+    for line in process.stderr:  # the first progress line says that frames are being written
+        if line.startswith("frame"):
+            break
+    process.send_signal(number)
+    rest, errors = process.communicate(timeout=30)
+    assert process.returncode == 128 + number, errors
+    assert "wrote" in rest and "Traceback" not in errors
+    assert len(read_all(out)) > 1
+    assert [p.name for p in tmp_path.iterdir()] == ["out.mp4"]
+
+
+def test_weights_commands(command: Command, tiny_folder: Path) -> None:
+    listed = command("weights", "list")
+    assert all(name in listed.out for name in ("demo", "sdxs-512-0.9", "pickle only"))
+    assert command("weights", "path", "demo").out.strip() == str(ROOT / "weights" / "demo")
+    verified = command("weights", "verify", "demo", tiny_folder)
+    assert verified.code == 0 and verified.out.count("good") == 2
+    (tiny_folder / "vae" / "diffusion_pytorch_model.safetensors").write_bytes(b"")
+    damaged = command("weights", "verify", "demo", tiny_folder)
+    assert damaged.code == 1 and "damaged" in damaged.out
+
+
+def test_version_and_help(command: Command) -> None:
+    assert command("--version").out.strip() == "0.1.0"
+    assert "--backend" in command("live", "--help").out

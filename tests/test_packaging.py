@@ -1,0 +1,58 @@
+"""The wheel: what it holds, and that it works where a foreign `common` package is in the way."""
+
+import os
+import shutil
+import subprocess
+import sys
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build from a copy, so that no build folder appears in the checkout."""
+    folder = tmp_path_factory.mktemp("wheel")
+    skip = shutil.ignore_patterns(".venv", ".git", "demo.mp4", "*.egg-info", "build", "__pycache__", ".partial-*")
+    shutil.copytree(ROOT, folder / "source", ignore=skip)
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder, folder / "source"]
+    subprocess.run(command, check=True)
+    return next(folder.glob("sdxs-*.whl"))
+
+
+def test_wheel_holds_one_import_name_and_the_demo(wheel: Path) -> None:
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {name.split("/")[0] for name in names} == {"sdxs", next(n for n in names if ".dist-info" in n).split("/")[0]}
+    held = set(names)
+    for path in [ROOT / "cli.py", *(p for d in ("common", "mlx_sdxs", "coreml_backend") for p in (ROOT / d).rglob("*.py"))]:
+        assert f"sdxs/{path.relative_to(ROOT).as_posix()}" in held
+    for path in (p for p in (ROOT / "weights" / "demo").rglob("*") if p.is_file()):
+        assert f"sdxs/{path.relative_to(ROOT).as_posix()}" in held
+    assert not [name for name in names if "/tests/" in name or name.endswith(".mp4")]
+
+
+def test_installed_command_ignores_a_foreign_common(wheel: Path, tmp_path: Path) -> None:
+    venv.create(tmp_path / "env", with_pip=True)
+    python = tmp_path / "env" / "bin" / "python"
+    constraints = ROOT / "constraints.txt"
+    install = [python, "-m", "pip", "install", "--quiet", "--constraint", constraints, wheel]
+    subprocess.run(install, check=True, capture_output=True)
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / "common").mkdir(parents=True)
+    (elsewhere / "common" / "__init__.py").write_text("raise SystemExit('the foreign common was imported')")
+    environment = {key: value for key, value in os.environ.items() if key not in {"PYTHONPATH", "SDXS_WEIGHTS"}}
+    environment |= {"PYTHONPATH": str(elsewhere), "HOME": str(tmp_path)}
+
+    def sdxs(*arguments: str) -> str:
+        command = [str(tmp_path / "env" / "bin" / "sdxs"), *arguments]
+        done = subprocess.run(command, cwd=elsewhere, env=environment, check=True, capture_output=True, text=True)
+        return done.stdout
+
+    assert "live" in sdxs("--help")
+    rendering = ("live", "--model", "demo", "--source", "synthetic", "--headless", "--frames", "2", "--out", "out.png")
+    assert "2 frames" in sdxs(*rendering, "--size", "64")
+    assert (elsewhere / "out.png").stat().st_size > 0

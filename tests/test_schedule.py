@@ -1,0 +1,71 @@
+"""The constants of the one step, and noise that is the same everywhere."""
+
+import numpy as np
+import pytest
+
+from sdxs.common.config import FrameConfig, SchedulerConfig
+from sdxs.common.errors import ConfigError
+from sdxs.common.schedule import alphas_cumprod, one_step, seeded_noise
+
+SDXS = SchedulerConfig(num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+
+
+def test_sdxs_step_is_the_last_timestep_with_its_published_constants() -> None:
+    step = one_step(SDXS, FrameConfig())
+    assert step.timestep == 999 and step.noise_scale == 1.0
+    assert step.sqrt_alpha == pytest.approx(0.0683, abs=5e-5)
+    assert step.sqrt_one_minus_alpha == pytest.approx(0.9977, abs=5e-5)
+    assert step.ratio == pytest.approx(14.6, abs=0.05)
+
+
+def test_the_two_forms_of_x0_are_one() -> None:
+    step = one_step(SDXS, FrameConfig())
+    z, noise, eps = np.random.Generator(np.random.PCG64(1)).standard_normal((3, 100))
+    x_t = step.sqrt_alpha * z + step.sqrt_one_minus_alpha * noise
+    textbook = (x_t - step.sqrt_one_minus_alpha * eps) / step.sqrt_alpha
+    np.testing.assert_allclose(z + step.ratio * (noise - eps), textbook, rtol=1e-9)
+
+
+def test_alphas_fall_from_one_to_nearly_nothing() -> None:
+    alphas = alphas_cumprod(SDXS)
+    assert alphas.shape == (1000,) and alphas.dtype == np.float32
+    assert alphas[0] == pytest.approx(1 - 0.00085, abs=1e-7)
+    assert alphas[999] == pytest.approx(0.0046600, rel=1e-4)
+    assert (np.diff(alphas) < 0).all()
+
+
+def test_a_linear_schedule_is_another_one() -> None:
+    linear = SchedulerConfig(1000, 0.0001, 0.02, "linear")
+    alphas = alphas_cumprod(linear)
+    assert alphas[999] == pytest.approx(np.prod(1 - np.linspace(0.0001, 0.02, 1000)), rel=1e-3)
+
+
+def test_an_unknown_schedule_is_refused() -> None:
+    with pytest.raises(ConfigError, match="squaredcos_cap_v2"):
+        alphas_cumprod(SchedulerConfig(1000, 0.00085, 0.012, "squaredcos_cap_v2"))
+
+
+def test_another_timestep_is_taken_from_the_checkpoint() -> None:
+    step = one_step(SDXS, FrameConfig(timestep=500, noise_scale=0.0))
+    assert step.timestep == 500 and step.noise_scale == 0.0
+    assert step.sqrt_alpha**2 == pytest.approx(float(alphas_cumprod(SDXS)[500]))
+    assert step.sqrt_alpha**2 + step.sqrt_one_minus_alpha**2 == pytest.approx(1)
+
+
+def test_noise_is_the_same_on_every_machine() -> None:
+    assert seeded_noise(0, 2, 2, 4).ravel()[:6].tolist() == [
+        0.125732421875, -0.132080078125, 0.640625, 0.10491943359375, -0.53564453125, 0.361572265625,
+    ]
+    assert seeded_noise(7, 64, 64, 4).ravel()[-4:].tolist() == [1.548828125, 1.904296875, 0.7958984375, -0.44775390625]
+
+
+def test_noise_is_float32_of_values_that_half_precision_holds() -> None:
+    noise = seeded_noise(3, 64, 48, 4)
+    assert noise.shape == (1, 64, 48, 4) and noise.dtype == np.float32
+    assert (noise.astype(np.float16).astype(np.float32) == noise).all()
+    assert noise.mean() == pytest.approx(0, abs=0.03) and noise.std() == pytest.approx(1, abs=0.03)
+
+
+def test_noise_follows_its_seed() -> None:
+    assert (seeded_noise(5, 8, 8, 4) == seeded_noise(5, 8, 8, 4)).all()
+    assert (seeded_noise(5, 8, 8, 4) != seeded_noise(6, 8, 8, 4)).any()

@@ -1,0 +1,94 @@
+"""Sinks: what is written can be read back, and nothing is left where writing failed."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sdxs.common import sink as sinks
+from sdxs.common.errors import SinkError, UsageError
+from sdxs.common.opencv import cv2
+from sdxs.common.sink import open_sink
+from sdxs.common.source import Synthetic, VideoFile
+
+
+def pictures(count: int) -> list[np.ndarray]:
+    card = Synthetic(64)
+    return [np.ascontiguousarray(card.read()[..., ::-1]) for _ in range(count)]
+
+
+@pytest.mark.parametrize("suffix", sinks.VIDEO_CODECS)
+def test_video_is_whole_after_close_and_absent_before(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"out{suffix}"
+    sink = open_sink(path, 25)
+    assert not list(tmp_path.iterdir())
+    for picture in pictures(10):
+        sink.write(picture)
+    assert not path.exists()
+    sink.close()
+    sink.close()
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+    video = VideoFile(path)
+    first = video.read()
+    assert first is not None and abs(first[..., ::-1].astype(int) - pictures(1)[0]).mean() < 10
+    assert (video.length, round(video.fps)) == (10, 25)
+
+
+def test_image_keeps_the_last_picture_exactly(tmp_path: Path) -> None:
+    sink = open_sink(tmp_path / "last.png", 30)
+    reused = np.empty((64, 64, 3), np.uint8)
+    for picture in pictures(3):
+        np.copyto(reused, picture)
+        sink.write(reused)
+    reused[:] = 0  # the loop reuses its buffers
+    sink.close()
+    saved = cv2.imread(str(tmp_path / "last.png"))[..., ::-1]
+    np.testing.assert_array_equal(saved, pictures(3)[-1])
+
+
+def test_folder_numbers_its_frames_and_is_not_mixed_with_another_session(tmp_path: Path) -> None:
+    sink = open_sink(tmp_path / "frames", 30)
+    assert not (tmp_path / "frames").exists()
+    for picture in pictures(3):
+        sink.write(picture)
+    sink.close()
+    assert sorted(p.name for p in (tmp_path / "frames").iterdir()) == [f"frame-{i:06d}.png" for i in (1, 2, 3)]
+    with pytest.raises(SinkError, match="another session"):
+        open_sink(tmp_path / "frames", 30)
+
+
+@pytest.mark.parametrize("name", ["out.mp4", "out.png", "out"])
+@pytest.mark.parametrize("folder", ["missing", "a-file", "/proc"])
+def test_places_that_cannot_be_written(tmp_path: Path, folder: str, name: str) -> None:
+    (tmp_path / "a-file").write_text("")
+    with pytest.raises(SinkError, match="cannot be written") as failure:
+        open_sink(tmp_path / folder / name, 30)
+    assert "\n" not in str(failure.value)
+
+
+def test_unknown_suffix_lists_the_known_ones(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"\.mp4.*\.png"):
+        open_sink(tmp_path / "out.doc", 30)
+
+
+def test_a_failed_image_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_path: Path, _data: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(SinkError, match="No space left"):
+        sinks.save_image(tmp_path / "out.png", pictures(1)[0])
+    assert not list(tmp_path.iterdir())
+
+
+def test_window_is_refused_without_a_display(monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenCV would abort the process; the check has to come first."""
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    monkeypatch.setattr(sinks.sys, "platform", "linux")
+    monkeypatch.setattr(cv2, "getBuildInformation", lambda: "  GUI:  QT5\n")
+    with pytest.raises(SinkError, match="no display.*--headless"):
+        sinks.Window()
+    monkeypatch.setattr(cv2, "getBuildInformation", lambda: "  GUI:  NONE\n")
+    with pytest.raises(SinkError, match="headless build"):
+        sinks.Window()
