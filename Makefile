@@ -20,17 +20,17 @@ test: .venv/test.stamp
 	$(BIN)/python -m pytest
 
 parity: .venv/parity.stamp
-	$(BIN)/python -m sdxs.experiments.parity --json docs/results/parity.json
+	$(BIN)/python -m sdxs.experiments.parity --json results/parity.json
 
 bench: .venv/parity.stamp
-	$(BIN)/python -m sdxs.experiments.speed --json docs/results/speed.json
+	$(BIN)/python -m sdxs.experiments.speed --json results/speed.json
 
 lint: .venv/lint.stamp
 	$(BIN)/ruff check .
 	cd /tmp && $(CURDIR)/$(BIN)/mypy -p sdxs
 
 clean:
-	rm -rf .venv demo build *.egg-info
+	rm -rf .venv demo results build *.egg-info
 
 .venv/run.stamp: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 to 3.13 with venv found; install one, or run make PYTHON=/path/to/python3.12"; exit 1; }

@@ -1,5 +1,6 @@
 """The `sdxs` command: parses, shows, exits. Everything that works is imported inside the commands."""
 
+import os
 import signal
 import sys
 import time
@@ -15,22 +16,20 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from typer import Option
 
 from .common.errors import SdxsError, SdxsWarning, UsageError, WeightsError
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from .common.backend import Backend, BackendOptions
     from .common.checkpoint import Checkpoint
-    from .common.loop import Prompt, Session
+    from .common.stats import Summary
 
 BACKENDS = {
     "mlx": "sdxs.mlx_sdxs.backend:MlxBackend",
     "identity": "sdxs.common.backend:IdentityBackend",
 }
 DEFAULT_PROMPT = "an oil painting"
-DEFAULT_HOLD = 48
 PLAIN_PROGRESS_S = 2.0
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
@@ -41,18 +40,38 @@ out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
+class _State:
+    """What `main` must know of a session: whether a thread of it hangs in a call that does not return."""
+
+    abandoned = False
+
+
+_state = _State()
+
+
 def main() -> None:
     """Entry point: every sdxs error becomes one line on stderr and its exit code."""
     warnings.simplefilter("always", SdxsWarning)
     warnings.showwarning = _show_warning
+    code: object = 0
     try:
         app()
+    except SystemExit as end:
+        code = end.code
     except SdxsError as error:
         err.print(f"[bold red]error:[/] {escape(str(error))}")
-        sys.exit(error.exit_code)
+        for note in getattr(error, "__notes__", ()):
+            err.print(escape(note), style="dim")
+        code = error.exit_code
     except KeyboardInterrupt:
         err.print("interrupted")
-        sys.exit(130)
+        code = 130
+    if _state.abandoned:
+        # A thread that never returns would keep the interpreter from ending, or crash it on the way out.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code if isinstance(code, int) else 1)
+    sys.exit(code)  # type: ignore[arg-type]
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
@@ -66,114 +85,121 @@ def _version(wanted: bool) -> None:
 
 
 @app.callback()
-def _root(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True)] = False) -> None:
+def _root(version: Annotated[bool, Option("--version", callback=_version, is_eager=True)] = False) -> None:
     pass
 
 
 @app.command()
 def live(
-    backend: Annotated[str, typer.Option(help=f"Who renders: {', '.join(BACKENDS)}.")] = "mlx",
-    source: Annotated[str, typer.Option(help="Camera number, video, image, or 'synthetic'.")] = "0",
-    outs: Annotated[list[Path] | None, typer.Option("--out", help="Video, image or folder to write; repeatable.")] = None,
-    model: Annotated[str, typer.Option(help="Checkpoint by name or path; see `sdxs weights list`.")] = "sdxs-512-0.9",
-    prompt: Annotated[list[str] | None, typer.Option(help=f"What to paint; repeat to alternate. [default: {DEFAULT_PROMPT}]",
-                                                     show_default=False)] = None,
-    hold: Annotated[int | None, typer.Option(min=1, help="Frames per prompt when there are several. "
-                                             f"[default: one pass of a video, else {DEFAULT_HOLD}]", show_default=False)] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the noise; the same seed gives the same picture.")] = 0,
-    size: Annotated[int | None, typer.Option(help="Side of the square picture. [default: the checkpoint's]",
-                                             show_default=False)] = None,
-    frames: Annotated[int | None, typer.Option(min=1, help="Stop after so many.")] = None,
-    headless: Annotated[bool, typer.Option("--headless", help="Show no window.")] = False,
-    dtype: Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16.")] = "auto",
-    vae: Annotated[str, typer.Option(help="Folder of the VAE in the checkpoint: vae or vae_large.")] = "vae",
-    side_by_side: Annotated[bool, typer.Option("--side-by-side/--output-only", help="Show the camera too.")] = False,
-    contact_sheet: Annotated[Path | None, typer.Option(help="Write an image with a row for each prompt.")] = None,
+    backend: Annotated[str, Option(help=f"Who renders: {', '.join(BACKENDS)}.")] = "mlx",
+    source: Annotated[str, Option(help="Camera number, video, image, or 'synthetic'.")] = "0",
+    outs: Annotated[
+        list[Path] | None, Option("--out", help="Video, image or folder to write; repeatable.")
+    ] = None,
+    model: Annotated[str, Option(help="Checkpoint by name or path; see `sdxs weights list`.")] = "sdxs-512-0.9",
+    prompt: Annotated[
+        list[str] | None, Option(help=f"What to paint; repeatable. [default: {DEFAULT_PROMPT}]", show_default=False)
+    ] = None,
+    prompts: Annotated[str | None, Option(help="'gallery' (ten styles) or a text file, a prompt a line.")] = None,
+    hold: Annotated[
+        int | None, Option(min=1, help="Frames until the next prompt's turn. [default: without a window, one pass of "
+                           "a video, else 48; in a window, never]", show_default=False)
+    ] = None,
+    seed: Annotated[int, Option(min=0, help="Of the noise; the same seed gives the same picture.")] = 0,
+    size: Annotated[
+        int | None, Option(help="Side of the square picture. [default: the checkpoint's]", show_default=False)
+    ] = None,
+    frames: Annotated[int | None, Option(min=1, help="Stop after so many.")] = None,
+    headless: Annotated[bool, Option("--headless", help="Show no window.")] = False,
+    dtype: Annotated[str, Option(help="auto, float32, float16 or bfloat16.")] = "auto",
+    vae: Annotated[str, Option(help="Folder of the VAE in the checkpoint: vae or vae_large.")] = "vae",
+    realtime: Annotated[
+        bool | None, Option("--realtime/--every-frame", show_default=False, help="Files: keep their pace and drop what "
+                            "comes too fast, or render every frame. [default: realtime in a window]")
+    ] = None,
+    feedback: Annotated[float, Option(min=0, max=1, help="Share of the last picture in the next one's latents.")] = 0.0,
+    ema: Annotated[float, Option(min=0, max=0.99, help="Smoothing over time: weight of the past.")] = 0.0,
+    blend: Annotated[float, Option(min=0, max=1, help="Share of the camera mixed into the picture.")] = 0.0,
+    skip: Annotated[
+        float, Option(help="Reuse the picture while the camera changes by no more than so many levels of 255 on "
+                      "average; 0: only if nothing changed; -1: never.")
+    ] = 0.0,
+    side_by_side: Annotated[bool, Option("--side-by-side/--output-only", help="Show the camera too.")] = False,
+    overlay: Annotated[bool, Option("--overlay/--no-overlay", help="Figures and prompt in the window.")] = True,
+    contact_sheet: Annotated[Path | None, Option(help="Write an image with a row for each prompt.")] = None,
+    compare: Annotated[str | None, Option(help="A second backend on the same frames, beside the first.")] = None,
+    isolate: Annotated[bool, Option("--isolate", help="Run the backend in a process of its own.")] = False,
+    loop: Annotated[str, Option(help="threaded, or sequential as in the paper, to compare with.")] = "threaded",
+    stats: Annotated[Path | None, Option(help="Write the session's figures as JSON.")] = None,
 ) -> None:
-    """Render a camera, a video or an image under a prompt, live."""
-    if headless and not outs and contact_sheet is None:
+    """Render a camera, a video or an image under a prompt, live. In the window, h shows the keys."""
+    if headless and not (outs or contact_sheet or stats):
         raise UsageError("--headless shows nothing and there is no --out; add --out FILE, or drop --headless")
-    make = _backend_class(backend)  # before OpenCV is imported: MLX wants to load its BLAS first
-    from .common.backend import BackendOptions, FrameParams
+    if loop not in ("threaded", "sequential"):
+        raise UsageError(f"--loop {loop}: expected threaded or sequential")
+    names = [backend, *([compare] if compare else [])]
+    hosted = isolate or compare is not None
+    # Before anything imports OpenCV: MLX wants to load its BLAS first.
+    classes = [] if hosted else [_backend_class(name) for name in names]
+    from .common.backend import BackendOptions
     from .common.checkpoint import find
-    from .common.loop import Prompt, run_sequential
-    from .common.sink import Window, open_sink
-    from .common.source import open_source
-    from .common.text_encoder import TextEncoder
+    from .common.hosted import HostedBackend
+    from .common.prompts import read_prompts
+    from .common.session import Plan, open_session
 
+    texts = (*(prompt or ()), *(read_prompts(prompts) if prompts else ())) or (DEFAULT_PROMPT,)
     checkpoint = find(model, vae)
-    size = size or checkpoint.frame.size
-    renderer = make(checkpoint, BackendOptions(size, dtype))
+    size = checkpoint.frame.size if size is None else size
     checkpoint.check_size(size)
-    texts = prompt or [DEFAULT_PROMPT]
-    endless = frames is not None or len(texts) > 1 or not headless
-    with ExitStack() as stack:
-        feed = open_source(source, size, repeat=endless)
-        stack.callback(feed.close)
-        hold = hold or (feed.length if feed.length and feed.length > 1 else DEFAULT_HOLD)
-        if frames is None and headless and len(texts) > 1:
-            frames = hold * len(texts)
-        total = frames or (feed.length if not endless else None)
-        sheet = _Sheet(contact_sheet, hold, total) if contact_sheet else None
-        sinks = [open_sink(path, feed.fps) for path in outs or []]
-        window = None if headless else Window()
-        for sink in [*sinks, *([window] if window else [])]:
-            stack.callback(sink.close)
-        with err.status(f"loading {checkpoint.name}"):
-            encoder = TextEncoder(checkpoint)
-            prompts = [Prompt(text, encoder.encode(text)) for text in texts]
-            renderer.load()
-            stack.callback(renderer.close)
-            renderer.set_params(FrameParams(seed=seed))
-        err.print(_headline(checkpoint, renderer, size, feed.name))
-        caught = stack.enter_context(_interrupts())
-        report = stack.enter_context(_progress(total))
-
-        def observe(index: int, current: "Prompt", camera: "np.ndarray", picture: "np.ndarray") -> None:
-            report(index + 1, current.text)
-            if sheet:
-                sheet.observe(index, current, camera, picture)
-
-        session = run_sequential(
-            feed, renderer, [*sinks, *([window] if window else [])], prompts, size=size, hold=hold, frames=frames,
-            side_by_side=side_by_side, stop=lambda: bool(caught) or (window is not None and window.closed), observe=observe,
-        )
-        if sheet:
-            sheet.save()
-    _summary(session, [*(outs or []), *([contact_sheet] if contact_sheet else [])])
+    options = BackendOptions(size, dtype)
+    renderers: list[Backend] = [made(checkpoint, options) for made in classes]
+    if hosted:
+        renderers = [HostedBackend(name, _backend_location(name), checkpoint, options) for name in names]
+    plan = Plan(
+        source, size, texts, tuple(outs or ()), frames, hold, headless, realtime, loop == "sequential", seed, feedback,
+        ema, blend, skip, side_by_side, overlay, contact_sheet, stats,
+    )
+    session = open_session(plan, checkpoint, renderers)
+    err.print(escape(f"{checkpoint.name} ({checkpoint.origin}) at {size} x {size}; source {session.source.name}"))
+    with _interrupts(session.loop.stop) as caught:
+        try:
+            with _progress(session.total) as report:
+                summary = session.run(report)
+            _show_summary(summary)
+        finally:
+            _state.abandoned = session.loop.abandoned
+            for path in session.files:
+                out.print(f"wrote {escape(str(path))}")
     if caught:
         raise typer.Exit(128 + caught[0])
 
 
-def _backend_class(name: str) -> "Callable[[Checkpoint, BackendOptions], Backend]":
+def _backend_location(name: str) -> str:
     if name == "coreml":
         raise UsageError("--backend coreml: not built yet in this version of sdxs; use --backend mlx")
     if name not in BACKENDS:
         raise UsageError(f"--backend {name}: expected one of {', '.join(BACKENDS)}")
-    module, attribute = BACKENDS[name].split(":")
+    return BACKENDS[name]
+
+
+def _backend_class(name: str) -> "Callable[[Checkpoint, BackendOptions], Backend]":
+    module, attribute = _backend_location(name).split(":")
     try:
         return getattr(import_module(module), attribute)  # type: ignore[no-any-return]
     except ModuleNotFoundError as error:
         if error.name and error.name.startswith("sdxs"):
             raise
-        raise UsageError(f"--backend {name}: the package {error.name!r} is not installed; `pip install {error.name}`") from None
-
-
-def _headline(checkpoint: "Checkpoint", renderer: "Backend", size: int, source: str) -> str:
-    facts = renderer.describe()
-    where = ", ".join(f"{key} {value}" for key, value in facts.items() if key != "backend")
-    return escape(f"{facts['backend']}: {checkpoint.name} ({checkpoint.origin}) at {size} x {size}, {where}; source {source}")
+        raise UsageError(f"--backend {name}: {error.name!r} is not installed; `pip install {error.name}`") from None
 
 
 @contextmanager
-def _interrupts() -> Iterator[list[int]]:
-    """Collect Ctrl-C and SIGTERM instead of dying, so that a frame and its files are finished; a second one kills."""
+def _interrupts(stop: "Callable[[], None]") -> Iterator[list[int]]:
+    """Turn Ctrl-C and SIGTERM into `stop`, which touches no lock, so that files are finished; collect what came."""
     caught: list[int] = []
 
     def catch(number: int, _frame: object) -> None:
-        if caught:
-            raise KeyboardInterrupt
         caught.append(number)
+        stop()
 
     before = {number: signal.signal(number, catch) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -208,49 +234,28 @@ def _progress(total: int | None) -> Iterator[Callable[[int, str], None]]:
     yield plain
 
 
-def _summary(session: "Session", paths: list[Path]) -> None:
-    import numpy as np
-
-    if not session.frames:
+def _show_summary(summary: "Summary") -> None:
+    if not summary.shown:
         err.print("no frame was rendered, nothing was written")
         return
-    median, p95 = np.percentile(session.backend_ms, [50, 95])
+    for facts in summary.backends:
+        out.print(escape(", ".join(f"{key} {value}" for key, value in facts.items())))
+    latency = summary.latency_ms
     out.print(
-        f"{session.frames} frames in {session.seconds:.1f} s, {session.frames / session.seconds:.1f} fps; "
-        f"backend {median:.1f} ms median, {p95:.1f} ms p95"
+        f"{summary.shown} frames in {summary.seconds:.1f} s, {summary.fps:.1f} fps; camera to display "
+        f"{latency.p50:.1f} ms median, {latency.p95:.1f} p95, {latency.p99:.1f} p99"
     )
-    for path in paths:
-        out.print(f"wrote {escape(str(path))}")
-
-
-class _Sheet:
-    """Collects a contact sheet: the camera on top, then the first few frames of each prompt."""
-
-    COLUMNS = 5
-
-    def __init__(self, path: Path, hold: int, total: int | None) -> None:
-        from .common.sink import ImageSink
-
-        self._sink = ImageSink(path)
-        self._hold = min(hold, total or hold)
-        self._picks = {int((i + 0.5) * self._hold / self.COLUMNS) for i in range(self.COLUMNS)}
-        self._rows: dict[str, list[np.ndarray]] = {}
-
-    def observe(self, index: int, prompt: "Prompt", camera: "np.ndarray", picture: "np.ndarray") -> None:
-        if index % self._hold not in self._picks:
-            return
-        if index < self._hold:
-            self._rows.setdefault("camera", []).append(camera.copy())
-        row = self._rows.setdefault(prompt.text, [])
-        if len(row) < len(self._picks):
-            row.append(picture.copy())
-
-    def save(self) -> None:
-        from .common.image import contact_sheet
-
-        if self._rows:
-            self._sink.write(contact_sheet(list(self._rows.items())))
-            self._sink.close()
+    out.print(
+        f"captured {summary.captured}, dropped {summary.dropped_before_inference} before and "
+        f"{summary.dropped_before_display} after inference, rendered {summary.inferred}, "
+        f"reused {summary.skipped_as_similar}"
+    )
+    stages = ", ".join(f"{name} {spread.p50:.1f}" for name, spread in summary.stages_ms.items())
+    out.print(f"median ms: {stages}")
+    if summary.flicker["ratio"] is not None:
+        out.print(f"flicker where the camera stands still: output changes {summary.flicker['ratio']:.2f} times as much")
+    if summary.psnr_db:
+        out.print(f"between the two backends: {summary.psnr_db.p50:.1f} dB PSNR median")
 
 
 @weights_app.command("list")
@@ -274,7 +279,7 @@ def weights_list() -> None:
 @weights_app.command("pull")
 def weights_pull(
     model: Annotated[str, typer.Argument(help="Name of a checkpoint.")],
-    vae: Annotated[str, typer.Option(help="Folder of the VAE: vae or vae_large.")] = "vae",
+    vae: Annotated[str, Option(help="Folder of the VAE: vae or vae_large.")] = "vae",
 ) -> None:
     """Download a checkpoint, verified, resuming where an earlier pull stopped."""
     from .common.checkpoint import local_folder, open_checkpoint, weights_folder
@@ -283,8 +288,8 @@ def weights_pull(
 
     known = entry(model)
     here = local_folder(known, vae)
-    if here:
-        out.print(f"{model} is already here: {escape(str(here[0]))}")
+    if here and not known.repo:
+        out.print(f"{model} needs no pulling, it is in the repository: {escape(str(here[0]))}")
         return
     out.print(escape(f"{model}: licence {known.licence}"))
     folder = pull(known, weights_folder(), vae)

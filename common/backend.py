@@ -17,9 +17,14 @@ from .errors import BackendError
 
 @dataclass(frozen=True, slots=True)
 class FrameParams:
-    """What may change between two frames: the noise seed."""
+    """What may change between two frames.
+
+    seed: of the noise. feedback: share, 0 to 1, of the previous frame's x0 in the latents that are
+    noised; it steadies the picture and lets it dwell on what it painted before.
+    """
 
     seed: int = 0
+    feedback: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

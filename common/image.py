@@ -1,5 +1,7 @@
 """Pictures between OpenCV and a backend: square crop, resize, colour order, labels."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from .opencv import cv2
@@ -29,6 +31,19 @@ def label(picture: np.ndarray, text: str) -> None:
     strip = picture[height - 2 * line - 2 :]
     np.floor_divide(strip, 3, out=strip)
     cv2.putText(picture, text, (line, height - line // 2 - 2), _FONT, scale, (255, 255, 255), thickness, cv2.LINE_AA)
+
+
+def text_block(picture: np.ndarray, lines: Sequence[str], top: bool) -> None:
+    """Write lines of text at the top or the foot of an RGB picture, in place, on a darkened block."""
+    scale = max(0.35, picture.shape[0] / 900)
+    thickness = max(1, round(scale * 1.5))
+    pitch = round(cv2.getTextSize("Ag", _FONT, scale, thickness)[0][1] * 1.9)
+    height = min(picture.shape[0], pitch * len(lines) + pitch // 2)
+    block = picture[:height] if top else picture[-height:]
+    np.floor_divide(block, 3, out=block)
+    for number, line in enumerate(lines):
+        at = (pitch // 2, pitch * (number + 1))
+        cv2.putText(block, line, at, _FONT, scale, (255, 255, 255), thickness, cv2.LINE_AA)
 
 
 def contact_sheet(rows: list[tuple[str, list[np.ndarray]]]) -> np.ndarray:

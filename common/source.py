@@ -4,6 +4,7 @@ Every source hands out uint8 (H, W, 3) BGR pictures, OpenCV's order; `image.to_s
 turns them into what a backend takes.
 """
 
+import time
 from pathlib import Path
 from typing import Protocol
 
@@ -14,14 +15,21 @@ from .opencv import cv2
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 COUNTER_BITS = 20
+READ_TRIES = 5
+REOPEN_TRIES = 6
+REOPEN_PAUSE_S = 0.5
 
 
 class Source(Protocol):
-    """Anything that yields pictures. `length` is the number of frames in one pass, None if endless."""
+    """Anything that yields pictures.
+
+    length: frames in one pass, None if endless. paced: `read` returns at once and the loop has to keep the rate `fps`.
+    """
 
     name: str
     fps: float
     length: int | None
+    paced: bool
 
     def read(self) -> np.ndarray | None:
         """Return the next picture, uint8 (H, W, 3) BGR, or None at the end. Raises SourceError."""
@@ -34,22 +42,36 @@ class Camera:
     """A camera by OpenCV index. Open it on the main thread: macOS asks for permission there."""
 
     length = None
+    paced = False
 
     def __init__(self, index: int) -> None:
+        """Raise SourceError if it cannot be opened."""
         self.name = f"camera {index}"
+        self._index = index
         self._capture = cv2.VideoCapture(index)
         if not self._capture.isOpened():
             raise SourceError(
-                f"{self.name} cannot be opened; check that one is connected and free and, on macOS, that System Settings > "
-                "Privacy & Security > Camera allows this terminal; `--source synthetic` or a video file needs no camera"
+                f"{self.name} cannot be opened; check that one is connected and free and, on macOS, that System "
+                "Settings > Privacy & Security > Camera allows this terminal; `sdxs doctor` looks closer, and "
+                "`--source synthetic` or a video file needs no camera"
             )
+        self._capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # an old frame in the driver's queue is latency
         self.fps = self._capture.get(cv2.CAP_PROP_FPS) or 30.0
 
     def read(self) -> np.ndarray:
-        ok, picture = self._capture.read()
-        if not ok:
-            raise SourceLost(f"{self.name} stopped delivering frames; check its cable and that no other program took it")
-        return picture
+        """Return the next picture; a hiccup is retried, a lost camera reopened. Raises SourceLost."""
+        for attempt in range(READ_TRIES + REOPEN_TRIES):
+            ok, picture = self._capture.read()
+            if ok:
+                return picture
+            if attempt >= READ_TRIES:
+                time.sleep(REOPEN_PAUSE_S)
+                self._capture.release()
+                self._capture = cv2.VideoCapture(self._index)
+        raise SourceLost(
+            f"{self.name} stopped delivering frames and did not come back within {REOPEN_TRIES * REOPEN_PAUSE_S:.0f} s; "
+            "check its cable and that no other program took it; what was recorded until then is kept"
+        )
 
     def close(self) -> None:
         self._capture.release()
@@ -57,6 +79,8 @@ class Camera:
 
 class VideoFile:
     """Every frame of a video file, once or over and over."""
+
+    paced = True
 
     def __init__(self, path: Path, repeat: bool = False) -> None:
         """Open the file and read its first frame. Raises SourceError if there is none."""
@@ -101,6 +125,7 @@ class ImageFile:
 
     fps = 30.0
     length = 1
+    paced = True
 
     def __init__(self, path: Path, repeat: bool = False) -> None:
         """Read the picture. Raises SourceError if it cannot be."""
@@ -130,6 +155,7 @@ class Synthetic:
     name = "synthetic"
     fps = 30.0
     length = None
+    paced = True
 
     def __init__(self, size: int) -> None:
         ramp = np.linspace(0, 255, size, dtype=np.uint8)

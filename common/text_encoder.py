@@ -24,10 +24,18 @@ class TextEncoder:
         self._config = checkpoint.text_encoder
         self._path = checkpoint.text_encoder_weights
         self._prefix = checkpoint.text_prefix()
+        self._encoded: dict[str, np.ndarray] = {}
 
     def encode(self, prompt: str) -> np.ndarray:
-        """Return encoder_hidden_states, float32 (1, 77, hidden_size). Warns if the prompt is too long."""
-        return encode_tokens(self._tokenizer.encode(prompt), self._config, self._path, self._prefix)
+        """Return encoder_hidden_states, float32 (1, 77, hidden_size). Warns if the prompt is too long.
+
+        A prompt that was encoded before is returned from memory; callers must not write into it.
+        """
+        if prompt not in self._encoded:
+            self._encoded[prompt] = encode_tokens(
+                self._tokenizer.encode(prompt), self._config, self._path, self._prefix
+            )
+        return self._encoded[prompt]
 
 
 def encode_tokens(ids: np.ndarray, config: CLIPTextConfig, path: Path, prefix: str) -> np.ndarray:

@@ -32,7 +32,7 @@ def main() -> None:
     for name in PHOTOGRAPHS:
         photograph = cv2.cvtColor(cv2.imread(str(FOLDER / f"{name}.jpg")), cv2.COLOR_BGR2RGB)
         for i in range(FRAMES_EACH):
-            sink.write(window(photograph, i / (FRAMES_EACH - 1)))
+            sink.write(window(photograph, i / (FRAMES_EACH - 1)), 0)
     sink.close()
 
 

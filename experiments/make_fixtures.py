@@ -136,7 +136,10 @@ def run_text(checkpoint: Checkpoint, inputs: Inputs) -> Arrays:
 
 
 def run_frame(checkpoint: Checkpoint, inputs: Inputs) -> Arrays:
-    """From prompt and picture to picture as the camera loop does it, and x0, float32 (1, S/8, S/8, C)."""
+    """From prompt and picture to picture as the camera loop does it; z and x0, float32 (1, S/8, S/8, C).
+
+    z is judged by itself because in x0 it is small beside r (n - eps) as long as weights are random.
+    """
     size = inputs.frame.shape[0]
     states = TextEncoder(checkpoint).encode(inputs.prompt)
     backend = MlxBackend(checkpoint, BackendOptions(size, "float32"))
@@ -155,8 +158,8 @@ def run_frame(checkpoint: Checkpoint, inputs: Inputs) -> Arrays:
     frame = Frame(unet, vae, step, checkpoint.vae.scaling_factor, mx.float32)
     side = size // checkpoint.vae.reduction
     noise = mx.array(seeded_noise(inputs.seed, side, side, checkpoint.vae.latent_channels))
-    x0 = frame.denoise(frame.encode(mx.array(inputs.frame)), mx.array(states), noise)
-    return {"x0": np.array(x0), "picture": picture}
+    z = frame.encode(mx.array(inputs.frame))
+    return {"z": np.array(z), "x0": np.array(frame.denoise(z, mx.array(states), noise)), "picture": picture}
 
 
 Part = Callable[[Checkpoint, Inputs], Arrays]

@@ -77,6 +77,17 @@ def randomise(model: torch.nn.Module, generator: torch.Generator) -> None:
                     parameter += 1  # a norm's gain
 
 
+def spread(vae: AutoencoderTiny, generator: torch.Generator) -> None:
+    """Rescale the last convolution so that pictures fill [0, 1]; TAESD has no norm, and saturation hides errors."""
+    last = vae.decoder.layers[-1]
+    with torch.no_grad():
+        latents = 60 * torch.randn(1, vae.config.latent_channels, 32, 32, generator=generator)
+        values = (vae.decode(latents).sample + 1) / 2
+        scale = 0.2 / values.std(dim=(0, 2, 3))
+        last.weight *= scale[:, None, None, None]
+        last.bias.copy_((last.bias - values.mean(dim=(0, 2, 3))) * scale + 0.5)
+
+
 def save_checkpoint(folder: Path, configs: Architecture, seed: int) -> Path:
     """Build every network of `configs` with random weights and save it in the diffusers layout."""
     generator = torch.Generator().manual_seed(seed)
@@ -89,6 +100,8 @@ def save_checkpoint(folder: Path, configs: Architecture, seed: int) -> Path:
             kind = AutoencoderTiny if configs[name]["_class_name"] == "AutoencoderTiny" else AutoencoderKL
             vae = kind.from_config(configs[name])
             randomise(vae, generator)
+            if isinstance(vae, AutoencoderTiny):
+                spread(vae, generator)
             vae.save_pretrained(folder / name, max_shard_size=_ONE_FILE)
             del vae
     text_encoder = CLIPTextModel(CLIPTextConfig(**configs["text_encoder"]))
@@ -177,7 +190,7 @@ def oracle_frame(checkpoint: Checkpoint, inputs: Inputs, exact: bool = False) ->
     x_t = alpha.sqrt() * z + (1 - alpha).sqrt() * noise
     eps = unet(x_t.to(dtype), t, states).sample
     x0 = (x_t - (1 - alpha).sqrt() * eps.double()) / alpha.sqrt()
-    outputs = {"x0": _last(x0)}
+    outputs = {"z": _last(z), "x0": _last(x0)}
 
     scheduler.set_timesteps(1)
     last = scheduler.timesteps[0]

@@ -60,10 +60,12 @@ class MlxBackend:
         # On a GPU compilation fuses the elementwise work; on the CPU it needs a C++ compiler and gains nothing.
         self._run = mx.compile(self._frame) if _on_gpu() else self._frame
         self._states = mx.zeros((1, _PROMPT_TOKENS, checkpoint.unet.cross_attention_dim))
+        self._previous: mx.array | None = None
         self.set_params(FrameParams())
         blank = np.zeros((self._size, self._size, 3), np.uint8)
         self.submit(blank)
         self.collect(blank)
+        self._previous = None  # the warm-up's picture must not shine through
 
     def set_conditioning(self, encoder_hidden_states: np.ndarray) -> None:
         self._check_thread()
@@ -74,13 +76,17 @@ class MlxBackend:
         self._check_thread()
         side = self._size // self._checkpoint.vae.reduction
         self._noise = mx.array(seeded_noise(params.seed, side, side, self._checkpoint.vae.latent_channels))
+        self._feedback = mx.array(params.feedback, dtype=mx.float32)
 
     def submit(self, frame: np.ndarray) -> None:
         self._check_thread()
         check_frame(frame, (self._size, self._size, 3))
         submitted_ns = time.perf_counter_ns()
-        picture = self._run(mx.array(frame), self._states, self._noise)
-        mx.async_eval(picture)
+        feedback = self._feedback if self._previous is not None else mx.array(0.0)
+        previous = self._previous if self._previous is not None else mx.zeros_like(self._noise)
+        picture, x0 = self._run(mx.array(frame), self._states, self._noise, previous, feedback)
+        mx.async_eval(picture, x0)
+        self._previous = x0
         self._in_flight.append((picture, submitted_ns))
 
     def collect(self, out: np.ndarray) -> StageTimes:
@@ -115,7 +121,7 @@ class MlxBackend:
             return
         self._frame = None
         self._in_flight.clear()
-        del self._run, self._states, self._noise
+        del self._run, self._states, self._noise, self._previous
         mx.clear_cache()
         # A thread that used MLX and ends without this aborted the interpreter at exit in most runs.
         if threading.current_thread() is not threading.main_thread():

@@ -27,9 +27,18 @@ class Frame:
     scaling_factor: float
     dtype: mx.Dtype
 
-    def __call__(self, picture: mx.array, encoder_hidden_states: mx.array, noise: mx.array) -> mx.array:
-        """uint8 (S, S, 3) RGB, (1, 77, D), float32 (1, S/8, S/8, C) -> uint8 (S, S, 3) RGB."""
-        return self.decode(self.denoise(self.encode(picture), encoder_hidden_states, noise))
+    def __call__(
+        self, picture: mx.array, encoder_hidden_states: mx.array, noise: mx.array, previous: mx.array, feedback: mx.array
+    ) -> tuple[mx.array, mx.array]:
+        """Render one frame; return the picture, uint8 (S, S, 3) RGB, and its x0 for the next one.
+
+        picture: uint8 (S, S, 3) RGB. encoder_hidden_states: (1, 77, D). noise, previous: float32
+        (1, S/8, S/8, C), `previous` being the last frame's x0. feedback: its share in the latents that
+        are noised, float32 scalar; at 0 the last frame makes no difference at all.
+        """
+        latents = self.encode(picture)
+        x0 = self.denoise(latents + feedback * (previous - latents), encoder_hidden_states, noise)
+        return self.decode(x0), x0
 
     def encode(self, picture: mx.array) -> mx.array:
         """uint8 (S, S, 3) -> float32 latents (1, S/8, S/8, C)."""

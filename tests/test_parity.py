@@ -68,7 +68,10 @@ def test_equals_diffusers(name: str, label: str, folders: Folders) -> None:
     outputs = PARTS[part](checkpoint, tiny_inputs(checkpoint))
     assert outputs.keys() == {key.split("/")[2] for key in STORED if key.startswith(f"{name}/{label}/")}
     for what, ours in outputs.items():
-        assert error(what, ours, STORED[f"{name}/{label}/{what}"]) <= limit(what), what
+        oracle = STORED[f"{name}/{label}/{what}"]
+        assert error(what, ours, oracle) <= limit(what), what
+        if what == "picture":  # one level off would pass, but cutting instead of rounding must not
+            assert (ours == oracle).mean() > 0.99
 
 
 @pytest.mark.parametrize("name", NAMES)

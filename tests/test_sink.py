@@ -23,7 +23,7 @@ def test_video_is_whole_after_close_and_absent_before(tmp_path: Path, suffix: st
     sink = open_sink(path, 25)
     assert not list(tmp_path.iterdir())
     for picture in pictures(10):
-        sink.write(picture)
+        sink.write(picture, 0)
     assert not path.exists()
     sink.close()
     sink.close()
@@ -39,7 +39,7 @@ def test_image_keeps_the_last_picture_exactly(tmp_path: Path) -> None:
     reused = np.empty((64, 64, 3), np.uint8)
     for picture in pictures(3):
         np.copyto(reused, picture)
-        sink.write(reused)
+        sink.write(reused, 0)
     reused[:] = 0  # the loop reuses its buffers
     sink.close()
     saved = cv2.imread(str(tmp_path / "last.png"))[..., ::-1]
@@ -50,7 +50,7 @@ def test_folder_numbers_its_frames_and_is_not_mixed_with_another_session(tmp_pat
     sink = open_sink(tmp_path / "frames", 30)
     assert not (tmp_path / "frames").exists()
     for picture in pictures(3):
-        sink.write(picture)
+        sink.write(picture, 0)
     sink.close()
     assert sorted(p.name for p in (tmp_path / "frames").iterdir()) == [f"frame-{i:06d}.png" for i in (1, 2, 3)]
     with pytest.raises(SinkError, match="another session"):

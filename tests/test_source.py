@@ -64,7 +64,7 @@ def test_test_card_counts_its_frames(size: int) -> None:
 def test_counter_survives_a_video(tmp_path: Path) -> None:
     card, sink = Synthetic(256), VideoFileSink(tmp_path / "card.mp4", 30)
     for _ in range(20):
-        sink.write(np.ascontiguousarray(card.read()[..., ::-1]))
+        sink.write(np.ascontiguousarray(card.read()[..., ::-1]), 0)
     sink.close()
     video = VideoFile(tmp_path / "card.mp4")
     assert [read_counter(video.read()) for _ in range(20)] == list(range(20))

@@ -13,15 +13,13 @@ import pytest
 from sdxs.common.backend import BackendOptions
 from sdxs.common.checkpoint import Checkpoint
 from sdxs.common.opencv import cv2
+from sdxs.common.prompts import GALLERY
 from sdxs.common.text_encoder import TextEncoder
 from sdxs.mlx_sdxs.backend import MlxBackend
 
 PHOTOGRAPHS = Path(__file__).parent.parent / "docs" / "demo"
 SIZE = 128
-PROMPTS = (
-    "an oil painting", "a watercolor painting", "a pencil sketch", "neon cyberpunk city", "anime style",
-    "an HDR photograph", "impressionist painting", "dark fantasy", "ukiyo-e woodblock print", "pop art",
-)
+PROMPTS = GALLERY
 
 
 def corners(name: str) -> list[np.ndarray]:

@@ -1,0 +1,139 @@
+"""Keys and typing, turned into changes of a running session. Knows no window and draws nothing."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import Enum, auto
+
+from .backend import FrameParams
+
+ENTER, BACKSPACE, ESCAPE = (13, 10), (8, 127), 27
+STEP = 0.1
+
+HELP = (
+    "q or esc  quit",
+    "n / p     next / previous prompt",
+    "t         type a new prompt, enter to use it",
+    "+ / -     more / less feedback of the last picture",
+    "] / [     more / less of the camera in the picture",
+    "e         smoothing over time on / off",
+    "d         camera beside the picture / picture only",
+    "c         compare: camera on the left half",
+    "s         save a snapshot",
+    "r         record / stop recording",
+    "space     pause / go on",
+    "h         this help",
+)
+
+
+class View(Enum):
+    """What is on the screen."""
+
+    OUTPUT = auto()
+    SIDE_BY_SIDE = auto()
+    SPLIT = auto()
+
+
+class Event(Enum):
+    """What only the session can do."""
+
+    QUIT = auto()
+    SNAPSHOT = auto()
+    RECORD = auto()
+    PAUSE = auto()
+    PROMPT = auto()
+    PARAMS = auto()
+
+
+@dataclass(slots=True)
+class Look:
+    """How pictures are shown: `ema` is the weight of the past, `blend` that of the camera, both 0 to 1."""
+
+    view: View = View.OUTPUT
+    ema: float = 0.0
+    blend: float = 0.0
+    overlay: bool = False
+    help: bool = False
+    typed: str | None = None
+
+
+class Controls:
+    """The state that keys change. `press` returns what the session has to do about it."""
+
+    def __init__(self, prompts: Sequence[str], params: FrameParams, look: Look) -> None:
+        self.prompts = list(prompts)
+        self.index = 0
+        self.params = params
+        self.look = look
+        self._smooth = look.ema or 0.6
+
+    @property
+    def prompt(self) -> str:
+        return self.prompts[self.index]
+
+    def press(self, key: int) -> Event | None:
+        """Take one key code as OpenCV's waitKey gives it (its low byte)."""
+        if self.look.typed is not None:
+            return self._type(key)
+        if key == ESCAPE:
+            return Event.QUIT
+        action = self._ACTIONS.get(chr(key))
+        return action(self) if action else None
+
+    def turn(self, step: int) -> Event:
+        """Move on in the list of prompts, round and round."""
+        self.index = (self.index + step) % len(self.prompts)
+        return Event.PROMPT
+
+    def _type(self, key: int) -> Event | None:
+        assert self.look.typed is not None
+        if key in ENTER:
+            text, self.look.typed = self.look.typed.strip(), None
+            if not text:
+                return None
+            self.prompts.insert(self.index + 1, text)
+            return self.turn(1)
+        if key == ESCAPE:
+            self.look.typed = None
+        elif key in BACKSPACE:
+            self.look.typed = self.look.typed[:-1]
+        elif 32 <= key < 127:
+            self.look.typed += chr(key)
+        return None
+
+    def _feedback(self, step: float) -> Event:
+        self.params = replace(self.params, feedback=round(min(0.9, max(0.0, self.params.feedback + step)), 2))
+        return Event.PARAMS
+
+    def _blend(self, step: float) -> None:
+        self.look.blend = round(min(1.0, max(0.0, self.look.blend + step)), 2)
+
+    def _toggle_smoothing(self) -> None:
+        self.look.ema = 0.0 if self.look.ema else self._smooth
+
+    def _toggle_view(self, view: View) -> None:
+        self.look.view = View.OUTPUT if self.look.view is view else view
+
+    def _toggle_help(self) -> None:
+        self.look.help = not self.look.help
+
+    def _start_typing(self) -> None:
+        self.look.typed = ""
+
+    _ACTIONS = {
+        "q": lambda self: Event.QUIT,
+        "n": lambda self: self.turn(1),
+        "p": lambda self: self.turn(-1),
+        "t": _start_typing,
+        "+": lambda self: self._feedback(STEP),
+        "=": lambda self: self._feedback(STEP),
+        "-": lambda self: self._feedback(-STEP),
+        "]": lambda self: self._blend(STEP),
+        "[": lambda self: self._blend(-STEP),
+        "e": _toggle_smoothing,
+        "d": lambda self: self._toggle_view(View.SIDE_BY_SIDE),
+        "c": lambda self: self._toggle_view(View.SPLIT),
+        "s": lambda self: Event.SNAPSHOT,
+        "r": lambda self: Event.RECORD,
+        " ": lambda self: Event.PAUSE,
+        "h": _toggle_help,
+    }

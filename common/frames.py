@@ -1,0 +1,126 @@
+"""Frames on their way through the loop: numbered, time-stamped, in buffers that are allocated once."""
+
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+import numpy as np
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Frame:
+    """One captured picture and what became of it.
+
+    camera: uint8 (S, S, 3) RGB. outputs: one such picture per backend. `_ns` stamps are
+    `time.perf_counter_ns`. `similar` says that the picture equals the last one that was rendered.
+    """
+
+    camera: np.ndarray
+    outputs: list[np.ndarray]
+    id: int = -1
+    captured_ns: int = 0
+    similar: bool = False
+    prompt: str = ""
+    stage_ns: dict[str, int] = field(default_factory=dict)
+
+
+class Pool:
+    """A fixed set of frames; taking one when all are out waits for one to come back."""
+
+    def __init__(self, count: int, size: int, outputs: int) -> None:
+        def picture() -> np.ndarray:
+            return np.zeros((size, size, 3), np.uint8)
+
+        self.count = count
+        self._free = [Frame(picture(), [picture() for _ in range(outputs)]) for _ in range(count)]
+        self._changed = threading.Condition()
+        self._closed = False
+
+    def take(self) -> Frame | None:
+        """Return a free frame, or None once the pool is closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._free or self._closed)
+            return None if self._closed else self._free.pop()
+
+    def give_back(self, frame: Frame) -> None:
+        with self._changed:
+            self._free.append(frame)
+            self._changed.notify()
+
+    def close(self) -> None:
+        """Let nobody wait any longer."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+
+class Slot(Generic[T]):
+    """Hands the latest item from one thread to another.
+
+    With `latest` (live), an item that was not fetched in time is replaced and counted as dropped;
+    without (files, every frame), `put` waits until the slot is empty.
+    """
+
+    def __init__(self, latest: bool = True) -> None:
+        self._latest = latest
+        self._items: deque[T] = deque()
+        self._changed = threading.Condition()
+        self._closed = False
+        self.put_count = 0
+        self.dropped = 0
+
+    def put(self, item: T) -> T | None:
+        """Offer an item. Return the item that the caller gets back: a replaced one, or this one if closed."""
+        with self._changed:
+            if not self._latest:
+                self._changed.wait_for(lambda: not self._items or self._closed)
+            if self._closed:
+                return item
+            replaced = self._items.popleft() if self._items else None
+            self._items.append(item)
+            self.put_count += 1
+            self.dropped += replaced is not None
+            self._changed.notify_all()
+            return replaced
+
+    def take(self, timeout: float | None = None) -> T | None:
+        """Wait for an item. None after `timeout` seconds, or when the slot is closed and empty."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._items or self._closed, timeout)
+            if not self._items:
+                return None
+            item = self._items.popleft()
+            self._changed.notify_all()
+            return item
+
+    def take_until(self, deadline_ns: int, least: float = 0.0) -> T | None:
+        """Wait until `deadline_ns` and return what is newest then; None if nothing came."""
+        pause = max(least, (deadline_ns - time.perf_counter_ns()) / 1e9)
+        with self._changed:
+            if pause > 0:
+                self._changed.wait_for(lambda: self._closed, pause)
+            if not self._items:
+                return None
+            item = self._items.popleft()
+            self._changed.notify_all()
+            return item
+
+    def close(self, discard: bool = False) -> list[T]:
+        """End the hand-over: nothing more goes in; what is inside can still be taken unless discarded."""
+        with self._changed:
+            self._closed = True
+            left = list(self._items) if discard else []
+            if discard:
+                self._items.clear()
+            self._changed.notify_all()
+            return left
+
+    @property
+    def finished(self) -> bool:
+        """Closed and empty: nothing will ever come out again."""
+        with self._changed:
+            return self._closed and not self._items
