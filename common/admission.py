@@ -11,6 +11,7 @@ from statistics import median
 
 MARGIN_SHARE = 0.1  # of T; also what lets an estimate of T that is too long shrink, frame by frame
 MARGIN_NS = 500_000
+FOREVER_NS = 1 << 62
 REMEASURE_FRAMES = 300  # how often the pipeline is let run empty to measure L afresh
 
 
@@ -25,15 +26,21 @@ class Admission:
         self._last_done = 0
         self._since_measured = 0
 
-    def next_submit_ns(self) -> int | None:
-        """When to submit the next frame: 0 for at once, None for not before the oldest is collected."""
+    def window_ns(self) -> tuple[int, int] | None:
+        """When the next frame may be submitted: not before the first time, not after the second.
+
+        After the second the oldest frame is due and should be collected instead. None: the oldest
+        must be collected first.
+        """
         waiting = len(self._submitted)
         if waiting == 0:
-            return 0
+            return 0, FOREVER_NS
         if waiting >= self._depth or self._since_measured >= REMEASURE_FRAMES:
             return None
-        if not self._latency or not self._intervals:
-            return 0
+        if not self._latency:
+            return 0, FOREVER_NS
+        if not self._intervals:
+            return 0, self._submitted[0][0] + self._latency
         period = int(median(self._intervals))
         done = self._last_done
         finishes = []
@@ -41,7 +48,7 @@ class Admission:
             done = max(submitted + self._latency, done + period)
             finishes.append(done)
         due = finishes[-1] + period - self._latency - MARGIN_NS - int(MARGIN_SHARE * period)
-        return due if due < finishes[0] else None
+        return (due, finishes[0]) if due < finishes[0] else None
 
     def submitted(self, now_ns: int) -> None:
         """A frame has gone in."""

@@ -87,22 +87,20 @@ class Slot(Generic[T]):
             self._changed.notify_all()
             return replaced
 
-    def take(self, timeout: float | None = None) -> T | None:
-        """Wait for an item. None after `timeout` seconds, or when the slot is closed and empty."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._items or self._closed, timeout)
-            if not self._items:
-                return None
-            item = self._items.popleft()
-            self._changed.notify_all()
-            return item
+    def take(self, timeout_s: float | None = None) -> T | None:
+        """Wait for an item. None after `timeout_s`, or when the slot is closed and empty."""
+        timeout_s = threading.TIMEOUT_MAX if timeout_s is None else timeout_s
+        return self.take_between(0, time.perf_counter_ns() + round(timeout_s * 1e9))
 
-    def take_until(self, deadline_ns: int, least: float = 0.0) -> T | None:
-        """Wait until `deadline_ns` and return what is newest then; None if nothing came."""
-        pause = max(least, (deadline_ns - time.perf_counter_ns()) / 1e9)
+    def take_between(self, earliest_ns: int, latest_ns: int) -> T | None:
+        """Return what is newest at `earliest_ns`, or else the first to come until `latest_ns`, or None."""
         with self._changed:
+            pause = (earliest_ns - time.perf_counter_ns()) / 1e9
             if pause > 0:
                 self._changed.wait_for(lambda: self._closed, pause)
+            patience = (latest_ns - time.perf_counter_ns()) / 1e9
+            if not self._items and patience > 0:
+                self._changed.wait_for(lambda: self._items or self._closed, min(patience, threading.TIMEOUT_MAX))
             if not self._items:
                 return None
             item = self._items.popleft()

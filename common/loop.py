@@ -382,9 +382,9 @@ class Loop:
 
     def _step(self, renderer: _Renderer) -> bool:
         """Submit a frame, or collect one and hand it on. False when there is nothing left to do."""
-        due_ns = renderer.admission.next_submit_ns()
-        if due_ns is not None:
-            frame = self._captured.take_until(due_ns) if renderer.in_flight else self._captured.take()
+        window = renderer.admission.window_ns()
+        if window is not None:
+            frame = self._captured.take_between(*window)
             if frame is not None:
                 self._admit(renderer, frame)
                 return True

@@ -12,7 +12,12 @@ import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
 
 from ..common.backend import (
-    BackendOptions, FrameParams, MemoryUse, StageTimes, check_conditioning, check_frame,
+    BackendOptions,
+    FrameParams,
+    MemoryUse,
+    StageTimes,
+    check_conditioning,
+    check_frame,
 )
 from ..common.checkpoint import Checkpoint
 from ..common.config import TinyVAEConfig

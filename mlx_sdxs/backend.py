@@ -9,7 +9,12 @@ import mlx.core as mx
 import numpy as np
 
 from ..common.backend import (
-    BackendOptions, FrameParams, MemoryUse, StageTimes, check_conditioning, check_frame,
+    BackendOptions,
+    FrameParams,
+    MemoryUse,
+    StageTimes,
+    check_conditioning,
+    check_frame,
 )
 from ..common.checkpoint import Checkpoint
 from ..common.config import TinyVAEConfig, VAEConfig

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from ..common.errors import BackendError, SdxsWarning
 
+
 @dataclass(frozen=True, slots=True)
 class Blas:
     """The library in use: where it was found and the kernels it chose."""

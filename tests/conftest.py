@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
-from command import Command
 
 import sdxs.mlx_sdxs  # noqa: F401 - puts the BLAS in place before anything imports MLX or OpenCV
+from command import Command
 from sdxs.common.checkpoint import Checkpoint, find, open_checkpoint
 from sdxs.experiments.random_checkpoint import architecture, tiny, write_checkpoint
 

@@ -16,6 +16,7 @@ from urllib.parse import parse_qs, urlsplit
 import huggingface_hub
 import huggingface_hub.constants
 import pytest
+
 from sdxs.common.registry import ENTRIES, Entry
 
 Json = dict[str, "str | int | Json"]

@@ -31,7 +31,8 @@ def test_mlx_multiplies_through_it() -> None:
     script = (
         "import sdxs.mlx_sdxs, ctypes, mlx.core\n"
         "class Info(ctypes.Structure):\n"
-        "    _fields_ = [('file', ctypes.c_char_p), ('base', ctypes.c_void_p), ('name', ctypes.c_char_p), ('at', ctypes.c_void_p)]\n"
+        "    _fields_ = [('file', ctypes.c_char_p), ('base', ctypes.c_void_p),\n"
+        "                ('name', ctypes.c_char_p), ('at', ctypes.c_void_p)]\n"
         "info = Info()\n"
         "everything = ctypes.CDLL(None)\n"
         "address = ctypes.cast(everything.cblas_sgemm, ctypes.c_void_p)\n"

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
+
 from sdxs.common import checkpoint as checkpoint_module
 from sdxs.common.checkpoint import Checkpoint, find, local_folder, open_checkpoint, weights_folder
 from sdxs.common.config import JsonValue

@@ -5,6 +5,7 @@ from dataclasses import fields as dataclass_fields
 from pathlib import Path
 
 import pytest
+
 from sdxs.common.config import (
     CLIPTextConfig,
     FrameConfig,

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import huggingface_hub
 import pytest
 from huggingface_hub import constants
+
 from sdxs.common import hub as hub_module
 from sdxs.common.checkpoint import Checkpoint, find
 from sdxs.common.errors import WeightsError

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command import Command
 
+from command import Command
 from sdxs.common.opencv import cv2
 from sdxs.common.source import VideoFile
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
 from sdxs.common import manifest as manifest_module
 from sdxs.common.errors import WeightsError
 from sdxs.common.manifest import (

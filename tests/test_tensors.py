@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
+
 from sdxs.common.errors import WeightsError
 from sdxs.common.tensors import TensorInfo, check_layout, git_blob_sha1, read_header, sha256
 

@@ -1,0 +1,412 @@
+"""The loop: order, exact drops, commands between frames, and a clean end whatever happens."""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+
+from sdxs.common.backend import Backend, BackendOptions, FrameParams, IdentityBackend, StageTimes
+from sdxs.common.errors import BackendError, SinkError, SourceLost
+from sdxs.common.frames import Frame
+from sdxs.common.loop import Loop, LoopSettings, Prompt
+from sdxs.common.source import Synthetic, read_counter
+from sdxs.common.stats import Summary
+from sdxs.experiments.fakes import SleepingBackend, StagedBackend
+
+SIZE = 64
+OPTIONS = BackendOptions(SIZE)
+
+
+class Cards(Synthetic):
+    """Test cards, a finite number of them, as fast as they are read."""
+
+    fps = 1000.0
+
+    def __init__(self, count: int, before: Callable[[int], None] | None = None) -> None:
+        super().__init__(SIZE)
+        self._left = count
+        self._read = 0
+        self._before = before
+        self.closed = False
+
+    def read(self) -> np.ndarray | None:  # type: ignore[override]
+        if self._before:
+            self._before(self._read)
+        if self._read == self._left:
+            return None
+        self._read += 1
+        return super().read()
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Recording(IdentityBackend):
+    """Identity that writes down what it was told, and by which thread."""
+
+    def __init__(self) -> None:
+        super().__init__(None, OPTIONS)
+        self.calls: list[tuple[str, object]] = []
+        self.threads: set[str] = set()
+
+    def _note(self, name: str, value: object = None) -> None:
+        self.calls.append((name, value))
+        self.threads.add(threading.current_thread().name)
+
+    def load(self) -> None:
+        self._note("load")
+        super().load()
+
+    def set_conditioning(self, encoder_hidden_states: np.ndarray) -> None:
+        self._note("prompt", float(encoder_hidden_states[0, 0, 0]))
+
+    def set_params(self, params: FrameParams) -> None:
+        self._note("params", params)
+
+    def submit(self, frame: np.ndarray) -> None:
+        self._note("submit", read_counter(frame))
+        super().submit(frame)
+
+    def collect(self, out: np.ndarray) -> StageTimes:
+        self._note("collect")
+        return super().collect(out)
+
+    def close(self) -> None:
+        self._note("close")
+        super().close()
+
+
+@dataclass
+class Run:
+    loop: Loop
+    summary: Summary | None = None
+    error: BaseException | None = None
+    numbers: list[int] = field(default_factory=list)
+    prompts: list[str] = field(default_factory=list)
+    finished: int = 0
+
+
+def states(value: float) -> np.ndarray:
+    return np.full((1, 77, 4), value, np.float32)
+
+
+def make(source: object, *backends: Backend, prompts: Sequence[str] = ("0",), **settings: object) -> Loop:
+    made = LoopSettings(SIZE, **({"realtime": False, "skip_threshold": -1} | settings))  # type: ignore[arg-type]
+    encoded = [Prompt(text, states(float(text))) for text in prompts]
+    return Loop(source, backends, made, encoded, FrameParams(), lambda text: states(float(text)))  # type: ignore[arg-type]
+
+
+def run(loop: Loop, on_show: Callable[[Frame], None] | None = None, finish: Callable[[], None] | None = None) -> Run:
+    """Run a loop to its end and check what must hold after every session."""
+    before = set(threading.enumerate())
+    result = Run(loop)
+
+    def show(frame: Frame) -> None:
+        result.numbers.append(read_counter(frame.outputs[0]))
+        result.prompts.append(frame.prompt)
+        assert frame.captured_ns > 0
+        if on_show:
+            on_show(frame)
+
+    def close_sinks() -> None:
+        result.finished += 1
+        if finish:
+            finish()
+
+    try:
+        result.summary = loop.run(show, lambda: None, close_sinks)
+    except BaseException as error:
+        result.error = error
+    assert result.finished == 1, "the sinks are closed exactly once"
+    assert result.numbers == sorted(set(result.numbers)), "frames came twice or out of order"
+    if not loop.abandoned:
+        left = {t for t in set(threading.enumerate()) - before if t.name.startswith("sdxs")}
+        assert not left or all(t.name.startswith("sdxs-prompt") for t in left), left
+    return result
+
+
+@pytest.mark.parametrize("sequential", [False, True])
+def test_every_frame_is_rendered_once_and_in_order(sequential: bool) -> None:
+    done = run(make(Cards(100), IdentityBackend(None, OPTIONS), sequential=sequential))
+    assert done.error is None and done.summary is not None
+    assert done.numbers == list(range(100))
+    assert (done.summary.captured, done.summary.inferred, done.summary.shown) == (100, 100, 100)
+    assert done.summary.dropped_before_inference == done.summary.dropped_before_display == 0
+    assert done.summary.ended == "source ended"
+
+
+def test_a_pipeline_of_three_keeps_the_order() -> None:
+    backend = StagedBackend(None, OPTIONS)
+    backend.stages_ms = (1.0, 3.0, 1.0)
+    done = run(make(Cards(60), backend))
+    assert done.error is None and done.numbers == list(range(60))
+
+
+def test_realtime_drops_are_counted_exactly() -> None:
+    """Every number that was captured and not shown is a counted drop; none is lost or counted twice."""
+    done = run(make(Cards(200), SleepingBackend(None, OPTIONS, ms=12), realtime=True), lambda _: time.sleep(0.02))
+    assert done.error is None and done.summary is not None
+    summary = done.summary
+    assert summary.captured == 200
+    assert summary.dropped_before_inference > 0 and summary.dropped_before_display > 0
+    assert summary.captured == summary.inferred + summary.dropped_before_inference
+    assert summary.inferred == summary.shown + summary.dropped_before_display
+    assert done.numbers[-1] == 199, "the last frame is always shown"
+
+
+def test_the_freshest_frame_wins() -> None:
+    """While the backend is held up, newer frames replace older ones; it then gets the newest."""
+    newest_captured = threading.Event()
+    hold = threading.Event()
+
+    class Held(IdentityBackend):
+        def collect(self, out: np.ndarray) -> StageTimes:
+            hold.wait(10)
+            return super().collect(out)
+
+    def before(number: int) -> None:
+        if number == 30:
+            newest_captured.set()
+            hold.wait(10)
+
+    loop = make(Cards(30, before), Held(None, OPTIONS), realtime=True)
+    threading.Thread(target=lambda: (newest_captured.wait(10), hold.set())).start()
+    done = run(loop)
+    assert done.numbers[0] < 29 and done.numbers[-1] == 29 and len(done.numbers) <= 3
+
+
+def test_backend_is_used_by_one_thread_only() -> None:
+    backend = Recording()
+    run(make(Cards(5), backend))
+    assert backend.threads == {"sdxs-inference"}
+    names = [name for name, _ in backend.calls]
+    assert names[0] == "load" and names[-1] == "close" and names.count("close") == 1
+    assert names.index("prompt") < names.index("submit")
+
+
+def test_prompts_take_turns_at_exact_frames() -> None:
+    backend = Recording()
+    done = run(make(Cards(10), backend, prompts=("1", "2"), hold=3))
+    assert done.prompts == ["1"] * 3 + ["2"] * 3 + ["1"] * 3 + ["2"]
+    order = [(name, value) for name, value in backend.calls if name in ("prompt", "submit")]
+    assert order.index(("prompt", 2.0)) == order.index(("submit", 3)) - 1
+
+
+def test_a_new_prompt_is_encoded_beside_the_session_and_used_between_frames() -> None:
+    encoding, release = threading.Event(), threading.Event()
+    encoder_thread: list[str] = []
+
+    def encode(text: str) -> np.ndarray:
+        encoder_thread.append(threading.current_thread().name)
+        encoding.set()
+        release.wait(10)
+        return states(7)
+
+    backend = Recording()
+    loop = Loop(Cards(400), [backend], LoopSettings(SIZE, realtime=False, skip_threshold=-1),
+                [Prompt("0", states(0))], FrameParams(), encode)
+    shown_meanwhile: list[int] = []
+
+    def on_show(frame: Frame) -> None:
+        if frame.id == 10:
+            loop.set_prompt("new")
+            encoding.wait(10)
+        if frame.id == 50:  # forty frames went by while the prompt was being encoded
+            shown_meanwhile.append(frame.id)
+            release.set()
+
+    done = run(loop, on_show)
+    assert shown_meanwhile and "new" in done.prompts and done.numbers == list(range(400))
+    assert encoder_thread[0].startswith("sdxs-prompt")
+    switched = done.prompts.index("new")
+    assert switched > 50 and set(done.prompts[switched:]) == {"new"}
+
+
+def test_seed_and_feedback_reach_the_backend_between_frames() -> None:
+    backend = Recording()
+    loop = make(Cards(60), backend)
+    params = FrameParams(seed=5, feedback=0.3)
+    done = run(loop, lambda frame: loop.set_params(params) if frame.id == 5 else None)
+    assert done.error is None and ("params", params) in backend.calls
+
+
+def test_pause_holds_the_picture_and_goes_on() -> None:
+    loop = make(Cards(10_000), IdentityBackend(None, OPTIONS), realtime=True, frames=40)
+    paused_at: list[int] = []
+
+    def on_show(frame: Frame) -> None:
+        if frame.id >= 5 and not paused_at:
+            loop.pause(True)
+            paused_at.append(loop.stats.shown)
+            threading.Timer(0.2, loop.pause, (False,)).start()
+
+    began = time.perf_counter()
+    done = run(loop, on_show)
+    assert time.perf_counter() - began >= 0.2 and done.summary is not None and done.summary.shown == 40
+    assert not loop.paused
+
+
+def test_two_backends_get_the_same_frames() -> None:
+    first, second = Recording(), Recording()
+    done = run(make(Cards(20), first, second))
+    assert done.summary is not None and done.summary.psnr_db is not None
+    frames = [[value for name, value in backend.calls if name == "submit"] for backend in (first, second)]
+    assert frames[0] == frames[1] == list(range(20))
+
+
+class Still(Cards):
+    """The same picture again and again, but for one change half-way."""
+
+    def read(self) -> np.ndarray | None:  # type: ignore[override]
+        picture = super().read()
+        return None if picture is None else np.full_like(picture, 100 if self._read <= self._left // 2 else 104)
+
+
+@pytest.mark.parametrize(("threshold", "inferred"), [(-1, 20), (0, 2), (3, 2), (5, 1)])
+def test_an_unchanged_input_is_not_inferred_again(threshold: float, inferred: int) -> None:
+    done = run_still(threshold, FrameParams())
+    assert (done.inferred, done.skipped_as_similar, done.shown) == (inferred, 20 - inferred, 20)
+
+
+def test_feedback_is_never_skipped() -> None:
+    """With feedback the output moves on although the input does not."""
+    assert run_still(0, FrameParams(feedback=0.5)).inferred == 20
+
+
+def run_still(threshold: float, params: FrameParams) -> Summary:
+    settings = LoopSettings(SIZE, realtime=False, skip_threshold=threshold)
+    loop = Loop(Still(20), [IdentityBackend(None, OPTIONS)], settings, [Prompt("0", states(0))], params, states)  # type: ignore[arg-type]
+    summary = loop.run(lambda _: None, lambda: None, lambda: None)
+    assert summary.shown == 20
+    return summary
+
+
+def test_a_changed_prompt_is_rendered_though_the_input_is_unchanged() -> None:
+    backend = Recording()
+    loop = Loop(Still(20), [backend], LoopSettings(SIZE, hold=5, realtime=False),
+                [Prompt("1", states(1)), Prompt("2", states(2))], FrameParams(), states)  # type: ignore[arg-type]
+    loop.run(lambda _: None, lambda: None, lambda: None)
+    assert [name for name, _ in backend.calls].count("submit") == 4  # one per turn of the prompts; one turn falls on the change
+
+
+class Failing(IdentityBackend):
+    """Raises at a given point."""
+
+    def __init__(self, point: str, frame: int = 0) -> None:
+        super().__init__(None, OPTIONS)
+        self._point, self._frame, self._count = point, frame, 0
+
+    def load(self) -> None:
+        if self._point == "load":
+            raise BackendError("planted on load")
+
+    def collect(self, out: np.ndarray) -> StageTimes:
+        self._count += 1
+        if self._point == "frame" and self._count == self._frame:
+            raise BackendError("planted on a frame")
+        return super().collect(out)
+
+    def close(self) -> None:
+        if self._point == "close":
+            raise BackendError("planted on close")
+
+
+@pytest.mark.parametrize("sequential", [False, True])
+@pytest.mark.parametrize(("point", "shown"), [("load", 0), ("frame", 99), ("close", 150)])
+def test_a_backend_that_raises(point: str, shown: int, sequential: bool) -> None:
+    done = run(make(Cards(150), Failing(point, 100), sequential=sequential))
+    assert isinstance(done.error, BackendError) and "planted" in str(done.error)
+    assert len(done.numbers) <= shown and (sequential is False or len(done.numbers) == shown)
+
+
+def test_a_source_that_is_lost_ends_the_session_and_is_reported() -> None:
+    def before(number: int) -> None:
+        if number == 20:
+            raise SourceLost("planted")
+
+    done = run(make(Cards(100, before), IdentityBackend(None, OPTIONS)))
+    assert isinstance(done.error, SourceLost) and done.error.exit_code == 3
+
+
+def test_a_read_that_never_returns_is_noticed_and_left_behind() -> None:
+    release = threading.Event()
+
+    def before(number: int) -> None:
+        if number == 10:
+            release.wait(30)
+
+    loop = make(Cards(100, before), IdentityBackend(None, OPTIONS), realtime=True, stall_s=0.3)
+    began = time.perf_counter()
+    done = run(loop)
+    took = time.perf_counter() - began
+    assert isinstance(done.error, SourceLost) and "no frame for" in str(done.error)
+    assert loop.abandoned and took < 2 and len(done.numbers) >= 1
+    release.set()
+
+
+def test_a_sink_that_raises_ends_the_session() -> None:
+    def on_show(frame: Frame) -> None:
+        if frame.id == 5:
+            raise SinkError("planted")
+
+    source = Cards(100)
+    done = run(make(source, IdentityBackend(None, OPTIONS)), on_show)
+    assert isinstance(done.error, SinkError) and source.closed
+
+
+def test_sinks_that_cannot_be_closed_are_reported() -> None:
+    def finish() -> None:
+        raise SinkError("planted")
+
+    assert isinstance(run(make(Cards(3), IdentityBackend(None, OPTIONS)), None, finish).error, SinkError)
+
+
+@pytest.mark.parametrize("moment", [0, 1, 50])
+@pytest.mark.parametrize("realtime", [False, True])
+def test_stop_ends_within_a_second(moment: int, realtime: bool) -> None:
+    loop = make(Cards(100_000), SleepingBackend(None, OPTIONS, ms=5), realtime=realtime)
+    stopped: list[float] = []
+
+    def stop() -> None:
+        stopped.append(time.perf_counter())
+        loop.stop()
+
+    def on_show(_: Frame) -> None:
+        if loop.stats.shown == moment and not stopped:
+            stop()
+
+    if moment == 0:
+        stop()
+    done = run(loop, on_show)
+    assert time.perf_counter() - stopped[0] < 1
+    assert done.error is None and done.summary is not None and done.summary.ended == "stopped"
+
+
+def test_stop_while_a_backend_is_stuck_leaves_it_behind() -> None:
+    release = threading.Event()
+
+    class Stuck(IdentityBackend):
+        def collect(self, out: np.ndarray) -> StageTimes:
+            release.wait(30)
+            return super().collect(out)
+
+    loop = make(Cards(100), Stuck(None, OPTIONS))
+    threading.Timer(0.2, loop.stop).start()
+    began = time.perf_counter()
+    done = run(loop)
+    assert time.perf_counter() - began < 2 and loop.abandoned and done.finished == 1
+    release.set()
+
+
+def test_summary_names_stages_latency_and_memory() -> None:
+    done = run(make(Cards(30), SleepingBackend(None, OPTIONS, ms=4)))
+    assert done.summary is not None
+    stages = done.summary.stages_ms
+    assert {"capture", "wait for inference", "backend", "inference", "wait for display", "display"} <= stages.keys()
+    assert 4 <= stages["backend"].p50 < 40
+    assert done.summary.latency_ms.p99 >= done.summary.latency_ms.p50 >= 4
+    assert done.summary.memory[0].keys() == {"active_bytes", "peak_bytes", "cache_bytes", "model_bytes"}
+    assert done.summary.process_peak_bytes > 10e6
