@@ -24,6 +24,7 @@ parity: .venv/parity.stamp
 
 bench: .venv/parity.stamp
 	$(BIN)/python -m sdxs.experiments.speed --json results/speed.json
+	$(BIN)/python -m sdxs.experiments.loop_bench --json results/loop.json
 
 lint: .venv/lint.stamp
 	$(BIN)/ruff check .

@@ -32,17 +32,23 @@ class BackendOptions:
     """What a backend is built with; plain values, so that they travel to another process.
 
     size: side of the square frame in pixels. dtype: 'auto', 'float32', 'float16' or 'bfloat16'.
+    settings: what only one backend knows, by name; a backend refuses names that are not its own.
     """
 
     size: int
     dtype: str = "auto"
+    settings: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class StageTimes:
-    """Nanoseconds a frame spent inside its backend, from submit to the end of collect."""
+    """Nanoseconds a frame spent inside its backend, from submit to the end of collect.
+
+    bridge_ns: the part that was spent between Python and the framework, where a framework tells.
+    """
 
     total_ns: int
+    bridge_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,27 +1,31 @@
 """Keys and typing, turned into changes of a running session. Knows no window and draws nothing."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum, auto
+from typing import ClassVar
 
 from .backend import FrameParams
 
 ENTER, BACKSPACE, ESCAPE = (13, 10), (8, 127), 27
 STEP = 0.1
+MOST_TYPED = 400  # characters; more than the 75 tokens a prompt has room for
 
 HELP = (
-    "q or esc  quit",
-    "n / p     next / previous prompt",
-    "t         type a new prompt, enter to use it",
-    "+ / -     more / less feedback of the last picture",
-    "] / [     more / less of the camera in the picture",
-    "e         smoothing over time on / off",
-    "d         camera beside the picture / picture only",
-    "c         compare: camera on the left half",
-    "s         save a snapshot",
-    "r         record / stop recording",
-    "space     pause / go on",
-    "h         this help",
+    ("q or esc", "quit"),
+    ("n / p", "next / previous prompt"),
+    ("t", "type a new prompt, enter to use it, esc to drop it"),
+    ("+ / -", "more / less feedback of the last picture"),
+    ("] / [", "more / less of the camera in the picture"),
+    ("e", "smoothing over time on / off"),
+    ("d", "camera beside the picture / picture only"),
+    ("c", "compare: camera on the left half"),
+    ("o", "figures and prompt on / off"),
+    ("f", "full screen on / off"),
+    ("s", "save a snapshot"),
+    ("r", "record / stop recording"),
+    ("space", "pause / go on"),
+    ("h", "this help"),
 )
 
 
@@ -42,6 +46,8 @@ class Event(Enum):
     PAUSE = auto()
     PROMPT = auto()
     PARAMS = auto()
+    LOOK = auto()
+    FULL_SCREEN = auto()
 
 
 @dataclass(slots=True)
@@ -54,12 +60,16 @@ class Look:
     overlay: bool = False
     help: bool = False
     typed: str | None = None
+    paused: bool = False
 
 
 class Controls:
     """The state that keys change. `press` returns what the session has to do about it."""
 
     def __init__(self, prompts: Sequence[str], params: FrameParams, look: Look) -> None:
+        """Raise ValueError without a prompt: there is always one on the screen."""
+        if not prompts:
+            raise ValueError("controls need at least one prompt")
         self.prompts = list(prompts)
         self.index = 0
         self.params = params
@@ -71,12 +81,12 @@ class Controls:
         return self.prompts[self.index]
 
     def press(self, key: int) -> Event | None:
-        """Take one key code as OpenCV's waitKey gives it (its low byte)."""
+        """Take one key as a code point; a key without a meaning changes nothing."""
         if self.look.typed is not None:
             return self._type(key)
         if key == ESCAPE:
             return Event.QUIT
-        action = self._ACTIONS.get(chr(key))
+        action = self._ACTIONS.get(chr(key).lower()) if 0 <= key < 0x110000 else None
         return action(self) if action else None
 
     def turn(self, step: int) -> Event:
@@ -87,31 +97,42 @@ class Controls:
     def _type(self, key: int) -> Event | None:
         assert self.look.typed is not None
         if key in ENTER:
-            text, self.look.typed = self.look.typed.strip(), None
-            if not text:
-                return None
-            self.prompts.insert(self.index + 1, text)
-            return self.turn(1)
+            text, self.look.typed = " ".join(self.look.typed.split()), None
+            return self._use(text) if text else None
         if key == ESCAPE:
             self.look.typed = None
         elif key in BACKSPACE:
             self.look.typed = self.look.typed[:-1]
-        elif 32 <= key < 127:
+        elif 0 <= key < 0x110000 and chr(key).isprintable() and len(self.look.typed) < MOST_TYPED:
             self.look.typed += chr(key)
         return None
 
+    def _use(self, text: str) -> Event:
+        """Go to a typed prompt, which becomes the next in the list unless it is there already."""
+        if text not in self.prompts:
+            self.prompts.insert(self.index + 1, text)
+        self.index = self.prompts.index(text)
+        return Event.PROMPT
+
     def _feedback(self, step: float) -> Event:
-        self.params = replace(self.params, feedback=round(min(0.9, max(0.0, self.params.feedback + step)), 2))
+        # A session may have been started with more than the keys lead to; a step towards it must not jump.
+        most = max(0.9, self.params.feedback)
+        self.params = replace(self.params, feedback=round(min(most, max(0.0, self.params.feedback + step)), 2))
         return Event.PARAMS
 
-    def _blend(self, step: float) -> None:
+    def _blend(self, step: float) -> Event:
         self.look.blend = round(min(1.0, max(0.0, self.look.blend + step)), 2)
+        return Event.LOOK
 
-    def _toggle_smoothing(self) -> None:
+    def _toggle_smoothing(self) -> Event:
         self.look.ema = 0.0 if self.look.ema else self._smooth
+        return Event.LOOK
 
     def _toggle_view(self, view: View) -> None:
         self.look.view = View.OUTPUT if self.look.view is view else view
+
+    def _toggle_overlay(self) -> None:
+        self.look.overlay = not self.look.overlay
 
     def _toggle_help(self) -> None:
         self.look.help = not self.look.help
@@ -119,7 +140,7 @@ class Controls:
     def _start_typing(self) -> None:
         self.look.typed = ""
 
-    _ACTIONS = {
+    _ACTIONS: ClassVar[dict[str, Callable[["Controls"], Event | None]]] = {
         "q": lambda self: Event.QUIT,
         "n": lambda self: self.turn(1),
         "p": lambda self: self.turn(-1),
@@ -132,6 +153,8 @@ class Controls:
         "e": _toggle_smoothing,
         "d": lambda self: self._toggle_view(View.SIDE_BY_SIDE),
         "c": lambda self: self._toggle_view(View.SPLIT),
+        "o": _toggle_overlay,
+        "f": lambda self: Event.FULL_SCREEN,
         "s": lambda self: Event.SNAPSHOT,
         "r": lambda self: Event.RECORD,
         " ": lambda self: Event.PAUSE,

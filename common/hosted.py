@@ -1,266 +1,448 @@
-"""A Backend in a child process: same protocol, frames in shared memory.
+"""A Backend in a child process: same protocol, same errors, frames in shared memory.
 
 For a backend whose call holds the GIL (Core ML through coremltools), and for running two at once:
-it cannot stall capture or display, and its memory is its own. A control pipe carries commands
-and answers of a few bytes; pictures lie in shared memory that both sides map and whose name is
-removed as soon as the child has it, so that nothing is left however either side dies.
+it cannot stall capture or display, and its memory is its own. Requests and answers of a few bytes
+go over a pipe; pictures lie in memory that both sides map and that has no name, so nothing is left
+however either side dies. The child ignores Ctrl-C and SIGTERM, which reach the whole terminal
+group: its parent decides when it ends, and it never outlives its parent.
 """
 
+import _posixshmem  # what multiprocessing.shared_memory stands on
+import atexit
+import ctypes
+import fcntl
+import mmap
 import multiprocessing
+import os
+import secrets
 import signal
 import threading
+import time
 import traceback
 import warnings
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass
+from enum import Enum, auto
 from importlib import import_module
-from multiprocessing import connection, resource_tracker, shared_memory
+from multiprocessing import connection, reduction, resource_tracker
+from typing import TypeVar
 
 import numpy as np
 
 from . import errors
-from .backend import BackendOptions, FrameParams, MemoryUse, StageTimes, check_conditioning, check_frame
+from .backend import Backend, BackendOptions, FrameParams, MemoryUse, StageTimes, check_frame
 from .checkpoint import Checkpoint
-from .errors import BackendError, SdxsError, SdxsWarning
+from .errors import BackendError
 
 LOAD_TIMEOUT_S = 600.0
 CLOSE_TIMEOUT_S = 2.0
+LOOK_S = 0.25  # how often a child that does not answer is looked after
+SLOTS = 4  # most frames in flight
+PARENTS_SIGNALS = {signal.SIGINT, signal.SIGTERM}
+
+T = TypeVar("T")
+
+
+class Order(Enum):
+    """A request that needs no more words."""
+
+    LOAD = auto()
+    MEMORY = auto()
+    CLOSE = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Submit:
+    """Take the frame in `slot`. The only request without an answer: a failure waits for its Collect."""
+
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
+class Collect:
+    """Write the oldest frame's picture into its `slot`; answered by StageTimes."""
+
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """Answers Order.LOAD."""
+
+    depth: int
+    description: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """Answers a request that returns nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Warned:
+    """A warning on its way to the parent; it may come before any answer."""
+
+    kind: type[Warning]
+    message: str
+    filename: str
+    line: int
+
+    def warn_here(self) -> None:
+        warnings.warn_explicit(self.message, self.kind, self.filename, self.line)
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """An exception on its way from the child: class name, message and the child's traceback."""
+    """An exception on its way to the parent, as one of sdxs's own, with the child's traceback."""
 
-    kind: str
+    kind: type[Exception]
     message: str
     trace: str
 
+    @classmethod
+    def of(cls, error: BaseException) -> "Failure":
+        trace = "".join(traceback.format_exception(error))
+        for kind in type(error).__mro__:
+            if kind.__module__ == errors.__name__ and issubclass(kind, Exception):
+                return cls(kind, str(error), trace)
+        return cls(BackendError, f"{type(error).__name__} in the backend's process: {error}", trace)
+
     def raise_here(self) -> None:
-        """Raise it as the same sdxs error, with the child's traceback as a note."""
-        known = getattr(errors, self.kind, None)
-        is_ours = isinstance(known, type) and issubclass(known, SdxsError)
-        error = known(self.message) if is_ours else BackendError(f"{self.kind} in the backend's process: {self.message}")
+        error = self.kind(self.message)
         error.add_note(f"in the backend's process:\n{self.trace}")
         raise error
 
 
+# Prompts and parameters need no envelope: the array and the FrameParams are the requests.
+Request = Order | Submit | Collect | FrameParams | np.ndarray
+Answer = Loaded | Done | StageTimes | MemoryUse | Warned | Failure
+
+
 class HostedBackend:
-    """Run `module:Class` in a spawned child. Raises what the child raises; BackendError if it dies."""
+    """Run `module:Class` in a spawned child. Raises what the backend raises; BackendError if the child dies.
+
+    `collect` returns the time inside the backend proper; the way there and back comes on top.
+    """
 
     def __init__(self, name: str, location: str, checkpoint: Checkpoint | None, options: BackendOptions) -> None:
+        """Take what to run; no process is started yet. location: 'module:Class', as in the CLI's table."""
         self.name = name
         self.depth = 1
         self._location = location
         self._checkpoint = checkpoint
         self._options = options
-        self._process: multiprocessing.process.BaseProcess | None = None
+        self._child: _Child | None = None
         self._description: dict[str, str] = {}
+        self._in_flight: deque[int] = deque()
+        self._free: list[int] = []
 
     def load(self) -> None:
-        """Start the child and load the backend in it; returns when it is warm."""
-        shape = (self._options.size, self._options.size, 3)
-        context = multiprocessing.get_context("spawn")
-        self._pipe, far_end = context.Pipe()
-        resource_tracker.ensure_running()  # it removes the memory if we are killed before its name is gone
-        # A slot per frame in flight, each an input and an output; four is more than any backend's depth.
-        self._memory = shared_memory.SharedMemory(create=True, size=2 * _SLOTS * int(np.prod(shape)))
-        self._pictures = np.ndarray((_SLOTS, 2, *shape), np.uint8, self._memory.buf)
-        self._in_flight: deque[int] = deque()
-        self._next = 0
-        arguments = (far_end, self._memory.name, shape, self._location, self._checkpoint, self._options)
+        """Start the child and load the backend in it; returns when it is warm. Loading again starts afresh."""
+        self.close()
+        self._child = child = _Child(self.name, self._location, self._checkpoint, self._options)
         try:
-            process = context.Process(target=_serve, args=arguments, name=f"sdxs-{self.name}", daemon=True)
-            # Ctrl-C reaches the whole terminal group; the child must not die of it while it is starting.
-            held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-            try:
-                process.start()
-            finally:
-                signal.pthread_sigmask(signal.SIG_SETMASK, held)
-            self._process = process
-            far_end.close()
-            self._answer(LOAD_TIMEOUT_S)  # the memory is mapped
-        finally:
-            self._memory.unlink()
-        self.depth, self._description = self._ask("load", timeout=LOAD_TIMEOUT_S)
+            loaded = child.ask(Order.LOAD, Loaded, LOAD_TIMEOUT_S)
+        except BaseException:
+            self._child = None
+            child.end()
+            raise
+        self.depth, self._description = min(loaded.depth, SLOTS), loaded.description
+        self._in_flight.clear()
+        self._free = list(range(SLOTS))  # used from the end, so that few frames in flight stay in the CPU's cache
 
     def set_conditioning(self, encoder_hidden_states: np.ndarray) -> None:
-        check_conditioning(encoder_hidden_states)
-        self._ask("set_conditioning", encoder_hidden_states)
+        self._running().ask(encoder_hidden_states, Done)
 
     def set_params(self, params: FrameParams) -> None:
-        self._ask("set_params", params)
+        self._running().ask(params, Done)
 
     def submit(self, frame: np.ndarray) -> None:
-        check_frame(frame, self._pictures.shape[2:])
-        if len(self._in_flight) == _SLOTS:
-            raise BackendError(f"{self.name}: {_SLOTS} frames are in flight already; collect one first")
-        slot, self._next = self._next, (self._next + 1) % _SLOTS
-        np.copyto(self._pictures[slot, 0], frame)
-        self._send(("submit", slot))
+        child = self._running()
+        check_frame(frame, child.pictures.array.shape[2:])
+        if not self._free:
+            raise BackendError(f"{self.name}: {SLOTS} frames are in flight already; collect one first")
+        slot = self._free.pop()
         self._in_flight.append(slot)
+        np.copyto(child.pictures.array[slot, 0], frame)
+        child.send(Submit(slot))
 
     def collect(self, out: np.ndarray) -> StageTimes:
+        child = self._running()
         if not self._in_flight:
             raise BackendError(f"{self.name}: collect() without a submitted frame")
         slot = self._in_flight.popleft()
-        times = self._ask("collect", slot)
-        np.copyto(out, self._pictures[slot, 1])
+        self._free.append(slot)
+        times = child.ask(Collect(slot), StageTimes)
+        np.copyto(out, child.pictures.array[slot, 1])
         return times
 
     def memory(self) -> MemoryUse:
-        return self._ask("memory")
+        """Say what the child's backend holds now: nothing if there is none, or none any more."""
+        if self._child is None or self._child.death:
+            return MemoryUse(0, 0, 0, 0)
+        return self._child.ask(Order.MEMORY, MemoryUse)
 
     def describe(self) -> dict[str, str]:
-        return {"backend": self.name, **self._description, "process": str(self._process.pid if self._process else 0)}
+        return {"backend": self.name, **self._description, "process": str(self.pid)}
 
     @property
     def pid(self) -> int:
         """Process id of the child; 0 when there is none."""
-        return (self._process.pid or 0) if self._process else 0
+        return self._child.pid if self._child else 0
 
     def close(self) -> None:
         """End the child, by force if it does not answer. Raises what the backend raised while closing."""
-        process, self._process = self._process, None
-        if process is None:
+        child, self._child = self._child, None
+        if child is None:
             return
-        failure = None
-        try:
-            if process.is_alive():
-                self._pipe.send(("close",))
-                if self._pipe.poll(CLOSE_TIMEOUT_S):
-                    failure = self._pipe.recv()
-        except (OSError, EOFError):
-            pass  # it died on the way; there is nothing left to close
-        process.join(CLOSE_TIMEOUT_S)
-        if process.is_alive():
-            process.kill()
-            process.join()
-        process.close()
-        self._pipe.close()
-        del self._pictures
-        self._memory.close()
-        if isinstance(failure, Failure):
-            failure.raise_here()
-
-    def _ask(self, command: str, *arguments: object, timeout: float | None = None):  # type: ignore[no-untyped-def]
-        self._send((command, *arguments))
-        return self._answer(timeout)
-
-    def _send(self, message: tuple[object, ...]) -> None:
-        if self._process is None:
-            raise BackendError(f"{self.name}: backend is not loaded; call load() first")
-        try:
-            self._pipe.send(message)
-        except OSError:
-            self._report_death()
-
-    def _answer(self, timeout: float | None):  # type: ignore[no-untyped-def]
-        assert self._process is not None
-        while True:
-            ready = connection.wait([self._pipe, self._process.sentinel], timeout)
-            if self._pipe in ready:
-                try:
-                    answer = self._pipe.recv()
-                except (EOFError, OSError):
-                    self._report_death()
-            elif ready:
-                self._report_death()
-            else:
-                raise BackendError(f"{self.name}: the backend's process did not answer within {timeout:.0f} s")
-            if isinstance(answer, Failure):
+        for answer in child.end():
+            if isinstance(answer, Warned):
+                answer.warn_here()
+            elif isinstance(answer, Failure):
                 answer.raise_here()
-            if not isinstance(answer, SdxsWarning):
-                return answer
-            warnings.warn(answer, stacklevel=4)
 
-    def _report_death(self) -> None:
-        assert self._process is not None
-        self._process.join(1.0)
+    def _running(self) -> "_Child":
+        if self._child is None:
+            raise BackendError(f"{self.name}: backend is not loaded; call load() first")
+        return self._child
+
+
+class _Pictures:
+    """Shared memory for the frames: an array uint8 (slots, 2, S, S, 3), an input and an output in each slot."""
+
+    def __init__(self, size: int, descriptor: int) -> None:
+        shape = (SLOTS, 2, size, size, 3)
+        self._size = size
+        self._descriptor = descriptor
+        self.array = np.frombuffer(mmap.mmap(descriptor, int(np.prod(shape))), np.uint8).reshape(shape)
+
+    @classmethod
+    def create(cls, size: int) -> "_Pictures":
+        """Allocate the memory; its name is gone before anybody can die and leave it behind. Raises OSError."""
+        name = f"/sdxs-{secrets.token_hex(4)}"  # 14 characters fit every system's limit
+        descriptor: int = _posixshmem.shm_open(name, os.O_CREAT | os.O_EXCL | os.O_RDWR, mode=0o600)
+        try:
+            _posixshmem.shm_unlink(name)
+            count = SLOTS * 2 * size * size * 3
+            os.ftruncate(descriptor, count)
+            if hasattr(os, "posix_fallocate"):  # where it exists a full /dev/shm is an error here and not SIGBUS later
+                os.posix_fallocate(descriptor, 0, count)
+            return cls(size, descriptor)
+        except BaseException:
+            os.close(descriptor)
+            raise
+
+    def __reduce__(self) -> "tuple[type[_Pictures], tuple[int, int]]":
+        # Pickled on the way into a spawned process, which inherits the descriptor under the same number.
+        return _Pictures, (self._size, reduction.DupFd(self._descriptor).detach())
+
+    def close_descriptor(self) -> None:
+        """Keep only the mapping, which ends with the array."""
+        os.close(self._descriptor)
+
+
+class _Child:
+    """The parent's side of one child process. `death` says how it died, once that is known."""
+
+    def __init__(self, name: str, location: str, checkpoint: Checkpoint | None, options: BackendOptions) -> None:
+        """Start it. Raises BackendError."""
+        self.death = ""
+        self._name = name
+        context = multiprocessing.get_context("spawn")
+        resource_tracker.ensure_running()  # else start() runs it, and running it unblocks the signals again
+        try:
+            self._pipe, far_end = context.Pipe()
+            self.pictures = _Pictures.create(options.size)
+            arguments = (far_end, self.pictures, location, checkpoint, options)
+            self._process = context.Process(target=_serve, args=arguments, name=f"sdxs-{name}")
+            # Blocked signals are inherited: Ctrl-C cannot end the child before it has said that it ignores it.
+            held = signal.pthread_sigmask(signal.SIG_BLOCK, PARENTS_SIGNALS)
+            try:
+                self._process.start()
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, held)
+                self.pictures.close_descriptor()
+                far_end.close()
+        except OSError as error:
+            raise BackendError(f"{name}: its process cannot be started ({error}); end other programs") from error
+        self.pid = self._process.pid or 0
+        atexit.register(self._process.kill)  # for who never closes: multiprocessing would wait for the child for ever
+
+    def send(self, request: Request) -> None:
+        """Send a request that has no answer. Raises BackendError if the child is dead."""
+        if self.death:
+            raise BackendError(self.death)
+        try:
+            self._pipe.send(request)
+        except OSError:
+            raise self._dead() from None
+
+    def ask(self, request: Request, expected: type[T], timeout_s: float = float("inf")) -> T:
+        """Send a request and return its answer. Raises what the child raised, BackendError if it died."""
+        self.send(request)
+        warned = []
+        try:
+            while isinstance(answer := self._receive(time.monotonic() + timeout_s), Warned):
+                warned.append(answer)
+        except BaseException:
+            self._process.kill()  # an answer that nobody waited for would be taken for that to the next request
+            raise
+        for warning in warned:  # only now: a warning may be turned into an exception
+            warning.warn_here()
+        if isinstance(answer, Failure):
+            answer.raise_here()
+        if not isinstance(answer, expected):
+            raise BackendError(f"{self._name}: the backend's process answered {type(answer).__name__} to {request}")
+        return answer
+
+    def end(self) -> list[Answer]:
+        """Close the backend and end the process, by force if it hangs. Return what it still had to say."""
+        said: list[Answer] = []
+        deadline = time.monotonic() + CLOSE_TIMEOUT_S
+        with suppress(OSError, EOFError):  # the end of its answers, or it is dead already
+            self._pipe.send(Order.CLOSE)
+            while self._pipe.poll(max(0.0, deadline - time.monotonic())):
+                said.append(self._pipe.recv())
+        self._process.join(max(0.0, deadline - time.monotonic()))
+        self._process.kill()
+        self._process.join()
+        atexit.unregister(self._process.kill)
+        self._process.close()
+        self._pipe.close()
+        return said
+
+    def _receive(self, deadline: float) -> Answer:
+        try:
+            while not self._pipe.poll(LOOK_S):
+                # A dead child closes the pipe, unless a process that it had started holds it open.
+                if not self._process.is_alive() and not self._pipe.poll():
+                    raise EOFError
+                if time.monotonic() > deadline:
+                    raise BackendError(f"{self._name}: the backend's process did not answer in time; start it again")
+            answer: Answer = self._pipe.recv()
+        except (EOFError, OSError):
+            raise self._dead() from None
+        return answer
+
+    def _dead(self) -> BackendError:
+        """Find out how the child died."""
+        self._process.join(LOOK_S)
         code = self._process.exitcode
-        how = f"was killed by signal {-code} ({signal.Signals(-code).name})" if code and code < 0 else f"ended with code {code}"
-        raise BackendError(f"{self.name}: the backend's process {how} in the middle of its work; start the session again")
+        how, remedy = f"ended by itself with exit code {code}", "start the session again"
+        if code is None:
+            how = "hung up"
+        elif code < 0:
+            names = {known.value: known.name for known in signal.Signals}
+            how = f"was killed by signal {-code} ({names.get(-code, 'no name')})"
+            if code == -signal.SIGKILL:
+                remedy = "if nobody did that, memory ran out: end other programs or take a smaller --size"
+        self.death = f"{self._name}: the backend's process {how}; {remedy}"
+        return BackendError(self.death)
 
 
-_SLOTS = 4
+# The child's side.
 
 
 def _serve(
-    pipe: connection.Connection, memory_name: str, shape: tuple[int, int, int], location: str,
-    checkpoint: Checkpoint | None, options: BackendOptions,
+    pipe: connection.Connection, pictures: _Pictures, location: str, checkpoint: Checkpoint | None,
+    options: BackendOptions,
 ) -> None:
-    """The child: map the memory, build the backend, answer commands until told to close or the parent is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to end
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
-    threading.Thread(target=_die_with_parent, daemon=True).start()
-    warnings.showwarning = lambda message, *_, **__: pipe.send(message) if isinstance(message, SdxsWarning) else None
-    memory = shared_memory.SharedMemory(memory_name)
-    pictures = np.ndarray((_SLOTS, 2, *shape), np.uint8, memory.buf)
-    pipe.send("mapped")
-    server = _Server(pictures, location, checkpoint, options)
-    try:
-        while True:
-            command, *arguments = pipe.recv()
-            try:
-                answer = getattr(server, command)(*arguments)
-            except Exception as error:  # whatever it is, the parent must hear of it
-                answer = Failure(type(error).__name__, str(error), traceback.format_exc())
-            if command != "submit" or isinstance(answer, Failure):
-                pipe.send(answer)
-            if command == "close":
-                break
-    except (EOFError, OSError):
-        pass  # the parent is gone; nobody is left to answer
-    finally:
-        del pictures, server.pictures
-        memory.close()
-
-
-class _Server:
-    """The child's side of each command; a failed submit is answered when its frame is collected."""
-
-    def __init__(
-        self, pictures: np.ndarray, location: str, checkpoint: Checkpoint | None, options: BackendOptions
-    ) -> None:
-        self.pictures = pictures
-        self._location = location
-        self._checkpoint = checkpoint
-        self._options = options
-        self._backend = None
-        self._failed: dict[int, Exception] = {}
-
-    def load(self) -> tuple[int, dict[str, str]]:
-        module, attribute = self._location.split(":")
-        self._backend = getattr(import_module(module), attribute)(self._checkpoint, self._options)
-        self._backend.load()
-        return self._backend.depth, self._backend.describe()
-
-    def set_conditioning(self, states: np.ndarray) -> None:
-        self._backend.set_conditioning(states)
-
-    def set_params(self, params: FrameParams) -> None:
-        self._backend.set_params(params)
-
-    def submit(self, slot: int) -> None:
+    """Build the backend and do as asked, until told to close or the parent is gone."""
+    for number in PARENTS_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, PARENTS_SIGNALS)
+    _end_with_parent()
+    pictures.close_descriptor()
+    host = _Host(pipe, pictures.array)
+    with suppress(EOFError, OSError), pipe:  # the parent is gone; nobody is left to answer
+        host.forward_warnings()
+        request = pipe.recv()  # Order.LOAD
         try:
-            self._backend.submit(self.pictures[slot, 0])
-        except Exception as error:  # answered in order, when the frame is collected
-            self._failed[slot] = error
-
-    def collect(self, slot: int) -> StageTimes:
-        if slot in self._failed:
-            raise self._failed.pop(slot)
-        return self._backend.collect(self.pictures[slot, 1])
-
-    def memory(self) -> MemoryUse:
-        return self._backend.memory()
-
-    def close(self) -> None:
-        if self._backend is not None:
-            self._backend.close()
+            module, attribute = location.split(":")
+            backend: Backend = getattr(import_module(module), attribute)(checkpoint, options)
+        except BaseException as error:  # whatever it is, the parent must hear of it
+            host.send(Failure.of(error))
+            return
+        host.answer(backend, request)
+        while request is not Order.CLOSE:
+            request = pipe.recv()
+            host.answer(backend, request)
 
 
-def _die_with_parent() -> None:
+class _Host:
+    """Does what the parent asks, one request after the other."""
+
+    def __init__(self, pipe: connection.Connection, pictures: np.ndarray) -> None:
+        self._pipe = pipe
+        self._sending = threading.Lock()  # a backend's threads may warn at any time
+        self._pictures = pictures
+        self._failed: dict[int, Failure] = {}
+
+    def send(self, answer: Answer) -> None:
+        with self._sending:
+            self._pipe.send(answer)
+
+    def answer(self, backend: Backend, request: Request) -> None:
+        """Do it and send the answer; what a backend raises is one. Raises OSError if the parent is gone."""
+        try:
+            answer = self._do(backend, request)
+        except BaseException as error:  # whatever it is, the parent must hear of it
+            answer = Failure.of(error)
+        if isinstance(request, Submit):
+            if isinstance(answer, Failure):
+                self._failed[request.slot] = answer
+        else:
+            self.send(answer)
+
+    def _do(self, backend: Backend, request: Request) -> Answer:
+        match request:
+            case Submit(slot):
+                backend.submit(self._pictures[slot, 0])
+            case Collect(slot):
+                return self._failed.pop(slot, None) or backend.collect(self._pictures[slot, 1])
+            case FrameParams():
+                backend.set_params(request)
+            case np.ndarray():
+                backend.set_conditioning(request)
+            case Order.LOAD:
+                backend.load()
+                return Loaded(backend.depth, backend.describe())
+            case Order.MEMORY:
+                return backend.memory()
+            case Order.CLOSE:
+                backend.close()
+        return Done()
+
+    def forward_warnings(self) -> None:
+        """Send every warning to the parent, whose filters decide about sdxs's own."""
+
+        def forward(
+            message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: object, **__: object
+        ) -> None:
+            # A class that the parent has not imported goes as its nearest ancestor that everybody knows.
+            known = (kind for kind in category.__mro__ if kind.__module__ in ("builtins", errors.__name__))
+            self.send(Warned(next(known), str(message), filename, lineno))
+
+        warnings.showwarning = forward
+        warnings.simplefilter("always", errors.SdxsWarning)
+
+
+def _end_with_parent() -> None:
+    """See to it that this process ends when the parent does, even within a call that holds the GIL."""
     parent = multiprocessing.parent_process()
     assert parent is not None
-    connection.wait([parent.sentinel])
-    signal.raise_signal(signal.SIGKILL)  # nobody is left to hear from us, and a call may hold this process for long
+    sentinel = parent.sentinel  # a pipe that nobody writes to; the kernel closes it when the parent is gone
+    libc = ctypes.CDLL(None)
+    libc.signal.argtypes = (ctypes.c_int, ctypes.c_void_p)
+    libc.signal.restype = ctypes.c_void_p
+    with suppress(OSError):  # a kernel that does not signal this leaves it to the thread
+        libc.signal(signal.SIGIO, ctypes.cast(libc._exit, ctypes.c_void_p))  # a handler in Python would need the GIL
+        fcntl.fcntl(sentinel, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(sentinel, fcntl.F_SETFL, fcntl.fcntl(sentinel, fcntl.F_GETFL) | os.O_ASYNC)
+
+    def watch() -> None:
+        connection.wait([sentinel])
+        signal.raise_signal(signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -18,14 +18,14 @@ from huggingface_hub import HfApi, hf_hub_url, try_to_load_from_cache
 # again from nothing; its own http_get resumes. Back to hf_hub_download once that resumes across runs.
 from huggingface_hub.file_download import http_get
 from huggingface_hub.hf_api import RepoFile
-from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # public, exported lazily
+from huggingface_hub.utils import build_hf_headers, get_session  # type: ignore[attr-defined]  # public, exported lazily
 
 # The library's HTTP client has changed name twice; this is its base error under any of them.
 from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled  # type: ignore[attr-defined]  # isort: skip
 
 from .errors import WeightsError
 from .manifest import add_files, read_manifest, record_key
-from .registry import Entry
+from .registry import ENTRIES, Entry
 from .tensors import git_blob_sha1, sha256
 
 _HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
@@ -108,6 +108,23 @@ def pull(known: Entry, weights: Path, vae_folder: str = "vae") -> Path:
             f"{known.name}: writing to {weights} failed ({error}); free space or set $SDXS_WEIGHTS, then pull again"
         ) from None
     return folder
+
+
+def reachable(timeout_s: float = 3.0) -> str:
+    """Say what stands between this machine and the hub, or nothing. Asks once, for the smallest file of a checkpoint."""
+    known = next(known for known in ENTRIES.values() if known.repo and known.revision and not known.pickle_only)
+    url = hf_hub_url(known.repo, known.files()[0], revision=known.revision)
+    try:
+        response = get_session().head(url, timeout=timeout_s, headers=build_hf_headers(library_name="sdxs"))
+    except OfflineModeIsEnabled:
+        return "HF_HUB_OFFLINE is set, so the hub is not asked"
+    except (HTTPError, OSError) as error:
+        return f"the hub cannot be reached ({type(error).__name__})"
+    if response.status_code >= 400:
+        return f"the hub refused {known.repo} (HTTP {response.status_code})"
+    if "X-Repo-Commit" not in response.headers:
+        return "what answered is not the hub; is there a login page or a proxy between?"
+    return ""
 
 
 def _remote_files(known: Entry, vae_folder: str) -> list[RemoteFile]:

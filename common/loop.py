@@ -326,7 +326,7 @@ class Loop:
         except BaseException as error:  # handed to the main thread, which raises it
             self._failure = self._failure or error
             self._captured.close()
-            self._rendered.close(discard=True)
+            self._rendered.close()  # what was rendered before is still shown and recorded
 
     def _encode_prompt(self, text: str) -> None:
         self.use_prompt(Prompt(text, self._encode(text)))

@@ -1,18 +1,23 @@
 """A session as a user has it: the loop, what it shows, the keys, and the files it leaves."""
 
 import json
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
+
+import numpy as np
 
 from .backend import Backend, FrameParams
 from .checkpoint import Checkpoint
 from .controls import Controls, Event, Look, View
 from .errors import SdxsError
 from .frames import Frame
-from .loop import Loop, LoopSettings, Prompt
+from .loop import DISPLAY_WAIT_S, JOIN_S, Loop, LoopSettings, Prompt
+from .prompts import GALLERY
 from .sheet import Sheet
 from .sink import Window, check_writable, open_sink, write_whole
 from .source import Source, open_source
@@ -21,6 +26,7 @@ from .text_encoder import TextEncoder
 from .viewer import Viewer
 
 DEFAULT_HOLD = 48
+TYPING_WAIT_S = 0.005  # Qt keeps only the last key between two polls
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +62,9 @@ class Session:
 
     def __init__(
         self, plan: Plan, source: Source, loop: Loop, viewer: Viewer, controls: Controls, window: Window | None,
-        sheet: Sheet | None,
+        sheet: Sheet | None, encode: Callable[[str], np.ndarray],
     ) -> None:
+        """encode: keeps what it has encoded, so that a prompt's second turn costs nothing."""
         self.plan = plan
         self.source = source
         self.loop = loop
@@ -67,6 +74,9 @@ class Session:
         self._window = window
         self._sheet = sheet
         self._folder = Path.cwd()
+        self._encode = encode
+        self._over = threading.Event()
+        self._ahead = threading.Thread(target=self._encode_ahead, name="sdxs-encode-ahead", daemon=True)
 
     @property
     def total(self) -> int | None:
@@ -90,6 +100,8 @@ class Session:
             self._viewer.show(frame)
             if self._sheet:
                 self._sheet.add(frame)
+            if self._window and self._ahead.ident is None:
+                self._ahead.start()
             report(self.loop.stats.shown + 1, frame.prompt)
 
         summary = self.loop.run(show, self._idle, self._finish)
@@ -98,43 +110,75 @@ class Session:
         return summary
 
     def _idle(self) -> None:
-        while self._window and (key := self._window.key()) is not None:
+        if self._window is None:
+            return
+        while (key := self._window.key()) is not None:
             event = self._controls.press(key)
             if event:
-                self._handle(event)
+                self._handle(event, self._window)
+        self.loop.display_wait_s = DISPLAY_WAIT_S if self._controls.look.typed is None else TYPING_WAIT_S
+        if self._window.closed:
+            self.loop.stop()
+        self._viewer.refresh()
 
-    def _handle(self, event: Event) -> None:
-        stamp = time.strftime("%Y%m%d-%H%M%S")
+    def _handle(self, event: Event, window: Window) -> None:
+        controls, viewer, look = self._controls, self._viewer, self._controls.look
         if event is Event.QUIT:
             self.loop.stop()
         elif event is Event.PROMPT:
-            self.loop.set_prompt(self._controls.prompt).add_done_callback(self._note_failure)
+            viewer.announce(controls.prompt)
+            self.loop.set_prompt(controls.prompt).add_done_callback(self._note_failure)
         elif event is Event.PARAMS:
-            self.loop.set_params(self._controls.params)
-            self._viewer.note = f"feedback {self._controls.params.feedback:.1f}"
+            self.loop.set_params(controls.params)
+            viewer.say(f"feedback {controls.params.feedback:.1f}")
+        elif event is Event.LOOK:
+            viewer.say(f"smoothing {look.ema:.1f} \u00b7 camera {look.blend:.1f}")
         elif event is Event.PAUSE:
             self.loop.pause(not self.loop.paused)
-            self._viewer.note = "paused" if self.loop.paused else ""
+            viewer.pause(self.loop.paused)
+        elif event is Event.FULL_SCREEN:
+            window.toggle_full_screen()
         elif event is Event.SNAPSHOT:
-            path = self._folder / f"sdxs-{stamp}.png"
-            self._viewer.save_snapshot(path)
-            self._asked_for.append(path)
+            path = self._new_path(".png")
+            if viewer.save_snapshot(path):
+                self._asked_for.append(path)
         elif event is Event.RECORD:
-            recording = self._viewer.toggle_recording(self._folder / f"sdxs-{stamp}.mp4")
-            if recording:
-                self._asked_for.append(recording)
+            path = self._new_path(".mp4")
+            if viewer.toggle_recording(path):
+                self._asked_for.append(path)
+
+    def _new_path(self, suffix: str) -> Path:
+        """A name of this second that no file has and no running recording will have."""
+        stem = time.strftime("sdxs-%Y%m%d-%H%M%S")
+        names = (f"{stem}{f'-{number}' if number > 1 else ''}{suffix}" for number in count(1))
+        paths = (self._folder / name for name in names)
+        return next(path for path in paths if path not in self._asked_for and not path.exists())
+
+    def _encode_ahead(self) -> None:
+        """Encode the list's prompts while the first one is on the screen, so that n and p are instant."""
+        for prompt in list(self._controls.prompts):
+            if self._over.is_set():
+                return
+            try:
+                self._encode(prompt)
+            except SdxsError:
+                return  # it is met again, and said, by whoever asks for that prompt
 
     def _note_failure(self, done: "Future[None]") -> None:
         error = None if done.cancelled() else done.exception()
         if error is not None:
-            self._viewer.note = str(error) if isinstance(error, SdxsError) else repr(error)
+            self._viewer.announce("")
+            self._viewer.say(f"prompt not changed: {error if isinstance(error, SdxsError) else repr(error)}")
 
     def _finish(self) -> None:
+        self._over.set()
         try:
             self._viewer.close()
         finally:
             if self._sheet:
                 self._sheet.close()
+            if self._ahead.ident is not None:
+                self._ahead.join(JOIN_S)
 
 
 def open_session(plan: Plan, checkpoint: Checkpoint, backends: Sequence[Backend]) -> Session:
@@ -150,9 +194,9 @@ def open_session(plan: Plan, checkpoint: Checkpoint, backends: Sequence[Backend]
         sheet = Sheet(plan.contact_sheet, plan.hold or plan.frames or DEFAULT_HOLD) if plan.contact_sheet else None
         if plan.stats:
             check_writable(plan.stats, plan.stats.absolute().parent)
-        window = None if plan.headless else Window()
         encoder = TextEncoder(checkpoint)
         prompts = [Prompt(text, encoder.encode(text)) for text in (plan.prompts if plan.hold else plan.prompts[:1])]
+        window = None if plan.headless else Window()
     except SdxsError:
         source.close()
         raise
@@ -164,7 +208,10 @@ def open_session(plan: Plan, checkpoint: Checkpoint, backends: Sequence[Backend]
     view = View.SIDE_BY_SIDE if plan.side_by_side or len(backends) > 1 else View.OUTPUT
     look = Look(view, plan.ema, plan.blend, plan.overlay)
     viewer = Viewer(plan.size, look, loop.stats, sinks, window)
-    return Session(plan, source, loop, viewer, Controls(plan.prompts, params, look), window, sheet)
+    # In a window the keys lead through the user's prompts and on through the gallery.
+    reachable = dict.fromkeys((*plan.prompts, *(() if plan.headless else GALLERY)))
+    controls = Controls(tuple(reachable), params, look)
+    return Session(plan, source, loop, viewer, controls, window, sheet, encoder.encode)
 
 
 def _decide(plan: Plan, source: Source, one_pass: bool) -> Plan:

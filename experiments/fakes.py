@@ -14,7 +14,12 @@ from collections import deque
 import numpy as np
 
 from ..common.backend import (
-    BackendOptions, FrameParams, MemoryUse, StageTimes, check_conditioning, check_frame,
+    BackendOptions,
+    FrameParams,
+    MemoryUse,
+    StageTimes,
+    check_conditioning,
+    check_frame,
 )
 from ..common.errors import BackendError
 from ..common.source import Synthetic

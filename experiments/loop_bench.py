@@ -26,7 +26,13 @@ from ..common.loop import Loop, LoopSettings, Prompt
 from ..common.stats import Summary
 from ..common.viewer import Viewer
 from .fakes import (
-    BACKEND_MS, ComputingBackend, CountingSink, GilBackend, SleepingBackend, StagedBackend, TickingCamera,
+    BACKEND_MS,
+    ComputingBackend,
+    CountingSink,
+    GilBackend,
+    SleepingBackend,
+    StagedBackend,
+    TickingCamera,
 )
 
 SIZE = 512

@@ -38,7 +38,6 @@ CASES = (
     Case("demo", 192, 30, 4),
     Case("demo", 256, 30, 4),
     Case("sdxs-512-0.9", 512, 3, 3),
-    Case("sdxs-512-dreamshaper", 512, 3, 3),
 )
 
 

@@ -1,0 +1,390 @@
+"""MIL operations as the networks here use them, and the reader that feeds them a checkpoint's tensors.
+
+Feature maps are (1, C, H, W). Tokens are (1, S, C), or (1, C, 1, S) for the Neural Engine; `linear` and
+`layer_norm` tell the two apart by rank. Everything is float16. Mirrors `mlx_sdxs/layers.py`.
+"""
+
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Protocol, Self
+
+import numpy as np
+from safetensors import safe_open
+
+from ..common.errors import WeightsError
+from ..common.tensors import read_header
+
+# Core ML itself exists on macOS only; elsewhere importing coremltools logs one warning for each part it lacks.
+logging.getLogger("coremltools").addFilter(lambda record: not record.getMessage().startswith("Failed to load _ML"))
+import coremltools as ct  # noqa: E402
+from coremltools.converters.mil.mil import Builder as mb  # noqa: E402
+from coremltools.converters.mil.mil import Function, Program, Var, types  # noqa: E402
+from coremltools.converters.mil.mil.passes import pass_pipeline  # noqa: E402
+
+__all__ = [
+    "AttentionForm", "Compression", "Downsample", "Function", "Program", "Resnet", "Store", "Upsample", "Var", "Weights",
+    "affine", "attention", "conv", "convolve", "ct", "from_tokens", "gelu", "group_norm", "half", "layer_norm", "linear",
+    "mb", "pass_pipeline", "silu", "to_tokens", "types", "upsample",
+]
+
+AttentionForm = Literal["sdpa", "matmul", "split_einsum"]
+Compression = Literal["float16", "int8", "palettize8", "palettize6", "palettize4", "palettize2"]
+COMPRESSION_THRESHOLD = 10_000  # tensors with fewer scalars stay float16: they weigh nothing and cost most
+LAYER_NORM_EPS = 1e-5
+_KMEANS_ROUNDS = 30
+_KMEANS_BINS = 1024
+
+
+class _File(Protocol):
+    """The part of safetensors' untyped reader that is used."""
+
+    def get_tensor(self, name: str) -> np.ndarray: ...
+
+
+@dataclass
+class Store:
+    """An open safetensors file, how its large tensors are to be stored, and what that cost.
+
+    `read` collects the names asked for; `error` and `energy` sum squared differences and squares of
+    the compressed tensors. `blockwise`: macOS 15's compression operations instead of macOS 13's.
+    """
+
+    path: Path
+    compression: Compression = "float16"
+    blockwise: bool = True
+    read: set[str] = field(default_factory=set)
+    error: float = 0.0
+    energy: float = 0.0
+
+    def __enter__(self) -> Self:
+        header = read_header(self.path)
+        bfloat16 = [name for name, info in header.items() if info.dtype == "BF16"]
+        if bfloat16:
+            raise WeightsError(
+                f"{self.path}: {bfloat16[0]!r} is bfloat16, which NumPy cannot read; "
+                "use the checkpoint's float16 or float32 files, or `--backend mlx`"
+            )
+        self._file: _File = safe_open(self.path, framework="numpy")
+        self._names = frozenset(header)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        del self._file
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._names
+
+    def tensor(self, name: str) -> np.ndarray:
+        self.read.add(name)
+        return self._file.get_tensor(name)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The tensors of a file below one name, as `weights["conv1"]["weight"]` would be spelled with dots."""
+
+    store: Store
+    name: str = ""
+
+    def __getitem__(self, name: str | int) -> "Weights":
+        return Weights(self.store, f"{self.name}.{name}" if self.name else str(name))
+
+    def __contains__(self, name: str) -> bool:
+        return self[name].name in self.store
+
+    @property
+    def label(self) -> str:
+        """The name as MIL writes it."""
+        return self.name.replace(".", "_")
+
+    def float32(self, name: str) -> np.ndarray:
+        return self.store.tensor(self[name].name).astype(np.float32)
+
+    def bias(self) -> np.ndarray | None:
+        """float32 bias, or None where the checkpoint has none."""
+        return self.float32("bias") if "bias" in self else None
+
+
+def half(values: np.ndarray, name: str) -> np.ndarray:
+    """Round to float16. Raises WeightsError where that is not finite."""
+    with np.errstate(over="ignore"):
+        rounded = values.astype(np.float16)
+    if not np.isfinite(rounded).all():
+        raise WeightsError(
+            f"{name}: holds values that float16 cannot; Core ML computes in float16, use `--backend mlx --dtype float32`"
+        )
+    return rounded
+
+
+# Convolutions, products and norms
+
+
+def conv(
+    *, x: Var, weights: Weights, stride: int = 1, pad: tuple[int, int, int, int] | None = None,
+    bias: np.ndarray | None = None,
+) -> Var:
+    """2-D convolution. pad: top, bottom, left, right; by default what keeps the size at stride 1.
+
+    bias: float32, stands in for the checkpoint's own.
+    """
+    kernel = weights.float32("weight")
+    around = kernel.shape[-1] // 2
+    return convolve(
+        x=x, kernel=_stored(kernel, weights), bias=weights.bias() if bias is None else bias,
+        stride=stride, pad=pad or (around,) * 4, name=weights.label,
+    )
+
+
+def convolve(
+    *, x: Var, kernel: Var | np.ndarray, bias: np.ndarray | None, pad: tuple[int, int, int, int], name: str,
+    stride: int = 1,
+) -> Var:
+    """2-D convolution with a kernel that is at hand, float16 (O, I, kH, kW)."""
+    # "same" at stride 2 would be TensorFlow's, which pads bottom and right first
+    optional = {} if bias is None else {"bias": half(bias, name)}
+    return mb.conv(x=x, weight=kernel, strides=[stride] * 2, pad_type="custom", pad=list(pad), name=name, **optional)
+
+
+def linear(*, x: Var, weights: Weights, rows: slice | None = None, label: str = "") -> Var:
+    """Linear over the channels of tokens; `rows` takes part of the outputs, and `label` then names it."""
+    kernel, bias = weights.float32("weight"), weights.bias()
+    if rows is not None:
+        kernel, bias = kernel[rows], None if bias is None else bias[rows]
+    name = weights.label + label
+    if x.rank == 4:
+        return convolve(x=x, kernel=_stored(kernel[:, :, None, None], weights), bias=bias, pad=(0,) * 4, name=name)
+    optional = {} if bias is None else {"bias": half(bias, name)}
+    return mb.linear(x=x, weight=_stored(kernel, weights), name=name, **optional)
+
+
+def group_norm(*, x: Var, weights: Weights, groups: int, eps: float) -> Var:
+    """GroupNorm in rank 3 and 4 only.
+
+    Rank 5 instance normalisation aborts on the GPU (coremltools#2667); the gain comes from a
+    batch normalisation that subtracts nothing and divides by one.
+    """
+    _, channels, height, width = x.shape
+    name = weights.label
+    h = mb.reshape(x=x, shape=[1, groups, channels // groups * height * width])
+    h = mb.layer_norm(x=h, axes=[2], epsilon=np.float16(eps), name=name)
+    h = mb.reshape(x=h, shape=[1, channels, height, width])
+    return mb.batch_norm(
+        x=h, mean=np.zeros(channels, np.float16), variance=np.ones(channels, np.float16),
+        gamma=half(weights.float32("weight"), name), beta=half(weights.float32("bias"), name), epsilon=np.float16(0),
+    )
+
+
+def layer_norm(*, x: Var, weights: Weights) -> Var:
+    """LayerNorm over the channels of tokens."""
+    gamma, beta = (half(weights.float32(part), weights.name) for part in ("weight", "bias"))
+    axis = 1 if x.rank == 4 else 2
+    return mb.layer_norm(x=x, axes=[axis], gamma=gamma, beta=beta, epsilon=np.float16(LAYER_NORM_EPS), name=weights.label)
+
+
+def silu(*, x: Var) -> Var:
+    return mb.silu(x=x)
+
+
+def gelu(*, x: Var) -> Var:
+    """The exact GELU, x * Phi(x)."""
+    return mb.gelu(x=x, mode="EXACT")
+
+
+def affine(*, x: Var, scale: float = 1, offset: float = 0) -> Var:
+    """scale * x + offset in the dtype of x."""
+    dtype = np.float16 if x.dtype == types.fp16 else np.float32
+    if scale != 1:
+        x = mb.mul(x=x, y=dtype(scale))
+    return mb.add(x=x, y=dtype(offset)) if offset else x
+
+
+def upsample(*, x: Var) -> Var:
+    """Repeat every pixel twice in both directions."""
+    return mb.upsample_nearest_neighbor(x=x, scale_factor_height=2, scale_factor_width=2)
+
+
+# Attention
+
+
+def to_tokens(*, x: Var, form: AttentionForm) -> Var:
+    """(1, C, H, W) -> (1, S, C), or (1, C, 1, S) for split_einsum."""
+    _, channels, height, width = x.shape
+    if form == "split_einsum":
+        return mb.reshape(x=x, shape=[1, channels, 1, height * width])
+    return mb.transpose(x=mb.reshape(x=x, shape=[1, channels, height * width]), perm=[0, 2, 1])
+
+
+def from_tokens(*, x: Var, shape: tuple[int, ...]) -> Var:
+    """Undo `to_tokens`."""
+    return mb.reshape(x=x if x.rank == 4 else mb.transpose(x=x, perm=[0, 2, 1]), shape=list(shape))
+
+
+def attention(*, query: Var, key: Var, value: Var, heads: int, form: AttentionForm) -> Var:
+    """softmax(q k / sqrt(head_dim)) v for tokens that are already projected."""
+    if form == "split_einsum":
+        return _split_einsum(query, key, value, heads)
+    _, tokens, channels = query.shape
+    q, k, v = (_split_heads(x, heads) for x in (query, key, value))  # (1, heads, tokens, head_dim)
+    if form == "sdpa":
+        y = mb.scaled_dot_product_attention(query=q, key=k, value=v)  # scales by head_dim ** -0.5 itself
+    else:
+        scores = mb.matmul(x=affine(x=q, scale=(channels // heads) ** -0.5), y=k, transpose_y=True)
+        y = mb.matmul(x=mb.softmax(x=scores, axis=-1), y=v)
+    return mb.reshape(x=mb.transpose(x=y, perm=[0, 2, 1, 3]), shape=[1, tokens, channels])
+
+
+def _split_heads(x: Var, heads: int) -> Var:
+    _, tokens, channels = x.shape
+    return mb.transpose(x=mb.reshape(x=x, shape=[1, tokens, heads, channels // heads]), perm=[0, 2, 1, 3])
+
+
+def _split_einsum(query: Var, key: Var, value: Var, heads: int) -> Var:
+    """One small attention for each head, channels first throughout, as the Neural Engine likes it."""
+    query = affine(x=query, scale=(query.shape[1] // heads) ** -0.5)
+    key = mb.transpose(x=key, perm=[0, 3, 2, 1])  # (1, keys, 1, C)
+    parts = [_in_heads(query, heads, 1), _in_heads(key, heads, 3), _in_heads(value, heads, 1)]
+    outputs = []
+    for q, k, v in zip(*parts, strict=True):
+        scores = mb.einsum(values=[k, q], equation="bkhc,bchq->bkhq")  # (1, keys, 1, queries)
+        outputs.append(mb.einsum(values=[v, mb.softmax(x=scores, axis=1)], equation="bchk,bkhq->bchq"))
+    return mb.concat(values=outputs, axis=1) if heads > 1 else outputs[0]
+
+
+def _in_heads(x: Var, heads: int, axis: int) -> list[Var]:
+    return list(mb.split(x=x, num_splits=heads, axis=axis)) if heads > 1 else [x]
+
+
+# Layers that the UNet and the full VAE share
+
+
+class Resnet:
+    """ResnetBlock2D. The time projection is a constant here and goes into conv1's bias."""
+
+    def __init__(self, weights: Weights, groups: int, eps: float) -> None:
+        self.weights = weights
+        self.groups = groups
+        self.eps = eps
+
+    def __call__(self, x: Var, time: np.ndarray | None = None) -> Var:
+        """x: (1, inputs, H, W); time: silu of the time embedding, float32 (time_embed_dim,)."""
+        w, bias = self.weights, self.weights["conv1"].bias()
+        if time is not None:
+            project = w["time_emb_proj"]
+            bias = bias + project.float32("weight") @ time + project.bias()
+        h = silu(x=group_norm(x=x, weights=w["norm1"], groups=self.groups, eps=self.eps))
+        h = conv(x=h, weights=w["conv1"], bias=bias)
+        h = silu(x=group_norm(x=h, weights=w["norm2"], groups=self.groups, eps=self.eps))
+        h = conv(x=h, weights=w["conv2"])
+        return mb.add(x=h, y=conv(x=x, weights=w["conv_shortcut"]) if "conv_shortcut.weight" in w else x)
+
+
+class Downsample:
+    """Stride-2 convolution. The VAE pads bottom and right only, the UNet all four sides."""
+
+    def __init__(self, weights: Weights, symmetric: bool = True) -> None:
+        self.weights = weights
+        self.pad = (1, 1, 1, 1) if symmetric else (0, 1, 0, 1)
+
+    def __call__(self, x: Var) -> Var:
+        return conv(x=x, weights=self.weights["conv"], stride=2, pad=self.pad)
+
+
+class Upsample:
+    """Nearest-neighbour doubling, then a convolution."""
+
+    def __init__(self, weights: Weights) -> None:
+        self.weights = weights
+
+    def __call__(self, x: Var) -> Var:
+        return conv(x=upsample(x=x), weights=self.weights["conv"])
+
+
+# Compression: fewer bytes for large tensors, computed here and undone by Core ML when it loads the program
+
+
+def _stored(values: np.ndarray, weights: Weights) -> Var | np.ndarray:
+    """The tensor as the program stores it: a float16 array, or the operation that rebuilds one."""
+    store, rounded = weights.store, half(values, weights.name)
+    if store.compression == "float16" or rounded.size <= COMPRESSION_THRESHOLD:
+        return rounded
+    if store.compression == "int8":
+        var, rebuilt = _int8(values, store.blockwise)
+    else:
+        var, rebuilt = _palettized(rounded, int(store.compression.removeprefix("palettize")), store.blockwise)
+    store.error += float(np.sum(np.square(rebuilt.astype(np.float32) - values), dtype=np.float64))
+    store.energy += float(np.sum(np.square(values), dtype=np.float64))
+    return var
+
+
+def _int8(values: np.ndarray, blockwise: bool) -> tuple[Var, np.ndarray]:
+    """Symmetric, one scale for each output channel."""
+    peak = np.abs(values).max(axis=tuple(range(1, values.ndim)), keepdims=True)
+    scale = np.maximum(peak / 127, np.finfo(np.float16).smallest_subnormal).astype(np.float16)
+    levels = np.clip(np.round(values / scale.astype(np.float32)), -127, 127).astype(np.int8)
+    rebuilt = levels.astype(np.float16) * scale
+    if blockwise:
+        return mb.constexpr_blockwise_shift_scale(data=levels, scale=scale), rebuilt
+    return mb.constexpr_affine_dequantize(
+        quantized_data=levels, zero_point=np.int8(0), scale=scale.reshape(-1), axis=np.int32(0)
+    ), rebuilt
+
+
+def _palettized(values: np.ndarray, bits: int, blockwise: bool) -> tuple[Var, np.ndarray]:
+    """Every scalar becomes an index into one table of 2 ** bits values."""
+    table, indices = cluster(values, 2**bits)
+    rebuilt = table[indices]
+    if blockwise:
+        subbyte = types.nptype_from_builtin(types.string_to_builtin(f"uint{bits}"))
+        lut = table.reshape(*[1] * values.ndim, -1, 1)
+        return mb.constexpr_lut_to_dense(indices=indices.astype(subbyte), lut=lut), rebuilt
+    flags = indices.reshape(-1, 1) >> np.arange(bits, dtype=np.uint8) & 1
+    packed = np.packbits(flags.astype(np.uint8), bitorder="little")  # lowest bit first, across bytes
+    return mb.constexpr_lut_to_dense(indices=packed, lut=table, shape=np.array(values.shape, np.uint32)), rebuilt
+
+
+def cluster(values: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """k-means of float16 scalars: the table, float16 (count,) ascending, and uint8 indices shaped like `values`.
+
+    Works on the at most 65,536 distinct float16 values, weighted by how often each occurs.
+    """
+    codes = values.view(np.uint16)
+    times = np.bincount(codes.reshape(-1), minlength=1 << 16)
+    present = np.flatnonzero(times).astype(np.uint16)
+    present = present[np.argsort(present.view(np.float16), kind="stable")]
+    points, weights = present.view(np.float16).astype(np.float64), times[present].astype(np.float64)
+    if len(points) <= count:
+        centres = np.concatenate([points, np.full(count - len(points), points[-1])])
+    else:
+        centres = min((_lloyd(points, weights, start) for start in _starts(points, weights, count)), key=lambda c: c[1])[0]
+    table = centres.astype(np.float16)
+    lookup = np.zeros(1 << 16, np.uint8)
+    lookup[present] = _nearest(table.astype(np.float64), points)
+    return table, lookup[codes]
+
+
+def _starts(points: np.ndarray, weights: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Two guesses at the centres: the best density is the cube root of the scalars' own (Panter and Dite 1951),
+    and equal shares of the scalars, which an outlier cannot mislead."""
+    middles = (np.arange(count) + 0.5) / count
+    density, edges = np.histogram(points, _KMEANS_BINS, weights=weights)
+    share = np.concatenate([[0], np.cumsum(np.cbrt(density))])
+    ranks = (np.cumsum(weights) - weights / 2) / weights.sum()
+    return np.interp(middles, share / share[-1], edges), np.interp(middles, ranks, points)
+
+
+def _lloyd(points: np.ndarray, weights: np.ndarray, centres: np.ndarray) -> tuple[np.ndarray, float]:
+    """Refine: nearest centre, then the mean, again and again. Returns the centres and the squared error left."""
+    for _ in range(_KMEANS_ROUNDS):
+        nearest = _nearest(centres, points)
+        total = np.bincount(nearest, weights, len(centres))
+        mean = np.bincount(nearest, weights * points, len(centres)) / np.maximum(total, 1)
+        centres = np.where(total > 0, mean, centres)
+    return centres, float(np.sum(weights * np.square(points - centres[_nearest(centres, points)])))
+
+
+def _nearest(centres: np.ndarray, points: np.ndarray) -> np.ndarray:
+    return np.searchsorted((centres[1:] + centres[:-1]) / 2, points)

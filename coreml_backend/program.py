@@ -1,0 +1,293 @@
+"""A checkpoint as an ML Program, written with the MIL builder straight from its safetensors files.
+
+The twin of `mlx_sdxs/frame.py`: one program from picture to picture, or one for each stage of it.
+Networks are float16; mixing, x0 and what surrounds the picture are float32 between casts.
+
+    function   inputs                                                        outputs
+    frame      picture, encoder_hidden_states, noise, previous, feedback     image, x0
+    encode     picture                                                       latents
+    unet       latents, encoder_hidden_states, noise, previous, feedback     x0
+    decode     x0                                                            image
+
+`noise` is absent where a seed is built in.
+"""
+
+import contextlib
+import functools
+import json
+import shutil
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+
+from ..common.checkpoint import Checkpoint
+from ..common.config import PROMPT_TOKENS, TinyVAEConfig
+from ..common.errors import BackendError, UsageError
+from ..common.schedule import OneStep, one_step, seeded_noise
+from ..common.tensors import sha256
+from . import ops
+from .autoencoder_kl import AutoencoderKL
+from .ops import AttentionForm, Compression, Function, Program, Store, Var, Weights, affine, ct, mb, pass_pipeline, types
+from .taesd import AutoencoderTiny
+from .unet import UNet2DConditionModel
+
+Stage = Literal["frame", "encode", "unet", "decode"]
+InputForm = Literal["image", "float32"]
+Progress = Callable[[str, float], None]
+METADATA_PREFIX = "sdxs."
+FORMAT_VERSION = "1"
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """Which program to build; everything that changes it apart from the checkpoint.
+
+    size: side of the picture. attention: 'sdpa' needs macOS 15, 'matmul' and 'split_einsum' (the Neural
+    Engine's layout) run on macOS 14. input: whether pictures go in and out as images or as float32
+    (1, 3, S, S) in 0..255. weights: how large tensors are stored. noise_seed: builds the noise in.
+    """
+
+    size: int
+    attention: AttentionForm = "sdpa"
+    input: InputForm = "image"
+    weights: Compression = "float16"
+    stage: Stage = "frame"
+    noise_seed: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, value, known in (
+            ("attention", self.attention, AttentionForm), ("input", self.input, InputForm),
+            ("weights", self.weights, Compression), ("stage", self.stage, Stage),
+        ):
+            if value not in get_args(known):
+                raise UsageError(f"Core ML {name} {value!r}: expected one of {', '.join(get_args(known))}")
+
+    @property
+    def target(self) -> ct.target:
+        """The oldest system that runs the program: macOS 15 or 14, by coremltools' name."""
+        return ct.target.iOS18 if self.attention == "sdpa" else ct.target.iOS17
+
+
+def build(checkpoint: Checkpoint, variant: Variant, path: Path, progress: Progress | None = None) -> None:
+    """Write `variant` of `checkpoint` as an .mlpackage at `path`, which must not exist.
+
+    progress: called with what is being done and the share that is done. Raises UsageError for a size
+    that cannot be, WeightsError for weights that cannot be float16, BackendError if coremltools fails.
+    """
+    report = progress or (lambda step, done: None)
+    checkpoint.check_size(variant.size)
+    report("verify", 0.0)
+    checkpoint.verify()
+    report("build", 0.1)
+    program, stores = mil_program(checkpoint, variant)
+    inputs = [_feature(name, variant, shape) for name, shape in input_shapes(checkpoint, variant).items()]
+    main = program.functions["main"]
+    main.set_output_types([_feature(var.name, variant) for var in main.outputs])  # ct.convert leaves a program's own
+    report("write", 0.4)
+    metadata = _metadata(checkpoint, variant, stores)
+    with _quiet():
+        try:
+            model = ct.convert(
+                program, inputs=inputs, convert_to="mlprogram", skip_model_load=True,
+                minimum_deployment_target=variant.target, compute_precision=ct.precision.FLOAT32,
+                pass_pipeline=ct.PassPipeline.CLEANUP, package_dir=str(path),
+            )
+        except (ValueError, RuntimeError, NotImplementedError) as error:
+            raise BackendError(f"coremltools cannot write {path.name}: {error}") from error
+    _write_metadata(path, model.get_spec(), metadata)
+    report("done", 1.0)
+
+
+def mil_program(checkpoint: Checkpoint, variant: Variant) -> tuple[Program, tuple[Store, Store]]:
+    """The program before coremltools' passes, and what was read from the files of UNet and VAE."""
+    side, blockwise = variant.size // checkpoint.vae.reduction, variant.target >= ct.target.iOS18
+    noise = seeded_noise(variant.noise_seed or 0, side, side, checkpoint.vae.latent_channels).transpose(0, 3, 1, 2)
+    with (
+        Store(checkpoint.unet_weights, variant.weights, blockwise) as unet,
+        Store(checkpoint.vae_weights, variant.weights, blockwise) as vae,
+    ):
+        frame, shapes = _frame(checkpoint, variant.attention, Weights(unet), Weights(vae)), input_shapes(checkpoint, variant)
+        return _program(frame, shapes, variant.stage, variant.target, np.ascontiguousarray(noise)), (unet, vae)
+
+
+def build_sizes(
+    checkpoint: Checkpoint, variant: Variant, sizes: list[int], path: Path, progress: Progress | None = None
+) -> None:
+    """Write one .mlpackage with a function `size_<S>` for each size, all sharing one set of weights.
+
+    The first size is the default. Needs macOS 15 whatever the attention. Raises as `build` does.
+    """
+    report = progress or (lambda step, done: None)
+    several = ct.utils.MultiFunctionDescriptor()
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".sizes-") as folder:
+        for i, size in enumerate(sizes):
+            single = Path(folder) / f"size_{size}.mlpackage"
+            share = functools.partial(_share, report, i / (len(sizes) + 1), 1 / (len(sizes) + 1))
+            build(checkpoint, replace(variant, size=size), single, share)
+            several.add_function(str(single), "main", f"size_{size}")
+        several.default_function_name = f"size_{sizes[0]}"
+        merged = Path(folder) / "merged.mlpackage"
+        with _quiet():
+            ct.utils.save_multifunction(several, str(merged))
+        spec = ct.utils.load_spec(str(merged))
+        single_metadata = ct.utils.load_spec(str(single)).description.metadata.userDefined
+        _write_metadata(merged, spec, dict(single_metadata) | {f"{METADATA_PREFIX}sizes": json.dumps(sizes)})
+        shutil.move(merged, path)
+    report("done", 1.0)
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """What `build` recorded in a package, without the prefix."""
+    stored = ct.utils.load_spec(str(path)).description.metadata.userDefined
+    return {key.removeprefix(METADATA_PREFIX): stored[key] for key in stored if key.startswith(METADATA_PREFIX)}
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One diffusion step between two pictures, as MIL operations; `mlx_sdxs.frame.Frame` in Core ML."""
+
+    unet: UNet2DConditionModel
+    vae: AutoencoderTiny | AutoencoderKL
+    step: OneStep
+    scaling_factor: float
+
+    def encode(self, picture: Var) -> Var:
+        """float32 (1, 3, S, S) in 0..255 -> float32 latents (1, C, S/8, S/8)."""
+        image = _to16(affine(x=picture, scale=1 / 127.5, offset=-1))
+        return mb.mul(x=_to32(self.vae.encode(image)), y=np.float32(self.scaling_factor), name="latents")
+
+    def denoise(self, latents: Var, states: Var, noise: Var | np.ndarray, previous: Var, feedback: Var) -> Var:
+        """float32 latents, the last frame's x0 and its share -> x0, float32 of the same shape."""
+        step = self.step
+        latents = mb.add(x=latents, y=mb.mul(x=feedback, y=mb.sub(x=previous, y=latents)))
+        noise = mb.mul(x=noise, y=np.float32(step.noise_scale))
+        sample = mb.add(x=affine(x=latents, scale=step.sqrt_alpha), y=affine(x=noise, scale=step.sqrt_one_minus_alpha))
+        features = self.unet.features(_to16(sample), float(step.timestep), _to16(states))
+        difference = _to32(self._noise_minus_eps(features, _to16(noise)))
+        return mb.add(x=latents, y=affine(x=difference, scale=step.ratio), name="x0")
+
+    def decode(self, x0: Var) -> Var:
+        """float32 x0 -> float32 (1, 3, S, S), whole numbers in 0..255."""
+        image = _to32(self.vae.decode(_to16(affine(x=x0, scale=1 / self.scaling_factor))))
+        levels = mb.round(x=affine(x=affine(x=image, offset=1), scale=127.5))
+        return mb.clip(x=levels, alpha=np.float32(0), beta=np.float32(255), name="image")
+
+    def _noise_minus_eps(self, features: Var, noise: Var) -> Var:
+        # One convolution over [features, n] with weights [-W | identity] subtracts inside the accumulator;
+        # see mlx_sdxs/frame.py. Its weights are never compressed: the identity must stay exact.
+        layer = self.unet.weights["conv_out"]
+        kernel = layer.float32("weight")
+        identity = np.zeros((kernel.shape[0], kernel.shape[0], 3, 3), np.float32)
+        identity[:, :, 1, 1] = np.eye(kernel.shape[0])
+        return ops.convolve(
+            x=mb.concat(values=[features, noise], axis=1),
+            kernel=ops.half(np.concatenate([-kernel, identity], axis=1), layer.name),
+            bias=-layer.float32("bias"), pad=(1, 1, 1, 1), name=layer.label,
+        )
+
+
+def _to16(x: Var) -> Var:
+    return mb.cast(x=x, dtype="fp16")
+
+
+def _to32(x: Var) -> Var:
+    return mb.cast(x=x, dtype="fp32")
+
+
+def _frame(checkpoint: Checkpoint, form: AttentionForm, unet: Weights, vae: Weights) -> Frame:
+    config = checkpoint.vae
+    return Frame(
+        unet=UNet2DConditionModel(checkpoint.unet, unet, form),
+        vae=AutoencoderTiny(config, vae) if isinstance(config, TinyVAEConfig) else AutoencoderKL(config, vae, form),
+        step=one_step(checkpoint.scheduler, checkpoint.frame),
+        scaling_factor=config.scaling_factor,
+    )
+
+
+def input_shapes(checkpoint: Checkpoint, variant: Variant) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every input that the program takes, in order; all are float32, `picture` may be an image."""
+    side = variant.size // checkpoint.vae.reduction
+    latents: tuple[int, ...] = (1, checkpoint.vae.latent_channels, side, side)
+    picture: dict[str, tuple[int, ...]] = {"picture": (1, 3, variant.size, variant.size)}
+    denoise: dict[str, tuple[int, ...]] = {
+        "encoder_hidden_states": (1, PROMPT_TOKENS, checkpoint.unet.cross_attention_dim),
+        "noise": latents, "previous": latents, "feedback": (1,),
+    }
+    if variant.noise_seed is not None:
+        del denoise["noise"]
+    stages: dict[Stage, dict[str, tuple[int, ...]]] = {
+        "frame": picture | denoise, "encode": picture, "unet": {"latents": latents} | denoise, "decode": {"x0": latents},
+    }
+    return stages[variant.stage]
+
+
+def _program(frame: Frame, shapes: dict[str, tuple[int, ...]], stage: Stage, target: ct.target, noise: np.ndarray) -> Program:
+    """One function, `main`. noise: float32 (1, C, S/8, S/8), used where the program has no such input."""
+    placeholders = {name: mb.placeholder(shape=shape, dtype=types.fp32) for name, shape in shapes.items()}
+    with Function(placeholders, opset_version=target) as function:
+        given = function.inputs
+        if stage == "decode":
+            outputs = [frame.decode(given["x0"])]
+        else:
+            latents = frame.encode(given["picture"]) if "picture" in given else given["latents"]
+            outputs = [latents]
+        if stage in ("frame", "unet"):
+            states, previous, feedback = (given[n] for n in ("encoder_hidden_states", "previous", "feedback"))
+            x0 = frame.denoise(latents, states, given.get("noise", noise), previous, feedback)
+            outputs = [frame.decode(x0), x0] if stage == "frame" else [x0]
+        function.set_outputs(outputs)
+    program = Program()
+    program.add_function("main", function)
+    return program
+
+
+def _feature(name: str, variant: Variant, shape: tuple[int, ...] | None = None) -> ct.TensorType | ct.ImageType:
+    if name in ("picture", "image") and variant.input == "image":
+        return ct.ImageType(name=name, shape=shape, color_layout=ct.colorlayout.RGB)
+    return ct.TensorType(name=name, shape=shape, dtype=np.float32)
+
+
+def _metadata(checkpoint: Checkpoint, variant: Variant, stores: tuple[Store, Store]) -> dict[str, str]:
+    """What a program was built from, and what compression did to its weights."""
+    values = {
+        "version": FORMAT_VERSION,
+        "coremltools": ct.__version__,
+        "checkpoint": checkpoint.name,
+        "unet_sha256": sha256(checkpoint.unet_weights),
+        "vae_sha256": sha256(checkpoint.vae_weights),
+        "variant": json.dumps(asdict(variant)),
+    }
+    error, energy = sum(s.error for s in stores), sum(s.energy for s in stores)
+    if energy:
+        values["weights_relative_error"] = f"{(error / energy) ** 0.5:.3g}"
+    return {METADATA_PREFIX + key: value for key, value in values.items()}
+
+
+def _write_metadata(path: Path, spec: ct.proto.Model_pb2.Model, metadata: dict[str, str]) -> None:
+    """Replace a package's specification by `spec` with `metadata`; the weights beside it stay as they are."""
+    for key, value in metadata.items():
+        spec.description.metadata.userDefined[key] = value
+    (file,) = path.glob("Data/com.apple.CoreML/*.mlmodel")
+    file.write_bytes(spec.SerializeToString())
+
+
+def _share(report: Progress, start: float, share: float, step: str, done: float) -> None:
+    report(step, start + share * done)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep coremltools' progress bars, which have no switch, and the temporary folders it forgets to close quiet."""
+    bars = pass_pipeline.tqdm
+    pass_pipeline.tqdm = lambda passes, **_: passes
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)
+            yield
+    finally:
+        pass_pipeline.tqdm = bars

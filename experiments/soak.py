@@ -1,0 +1,119 @@
+"""A long session: memory stays flat, and no thread, process or shared memory is left.
+
+Run as `python -m sdxs.experiments.soak --seconds 900 [--json PATH]`. The demo model renders the test card
+in real time, in this process and beside it in a child, while prompts, seed, feedback and smoothing
+change every second and a video is recorded. Exits with 1 if memory grew by more than 5 MB.
+"""
+
+import argparse
+import json
+import multiprocessing
+import platform
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+
+from ..common.backend import Backend, BackendOptions, FrameParams
+from ..common.checkpoint import find
+from ..common.controls import Look
+from ..common.frames import Frame
+from ..common.hosted import HostedBackend
+from ..common.loop import Loop, LoopSettings, Prompt
+from ..common.memory import footprint_bytes
+from ..common.prompts import GALLERY
+from ..common.sink import VideoFileSink
+from ..common.source import Synthetic
+from ..common.text_encoder import TextEncoder
+from ..common.viewer import Viewer
+from ..mlx_sdxs.backend import MlxBackend  # first: it puts the BLAS in place before OpenCV loads its own
+
+SIZE = 64
+ALLOWED_BYTES = 5_000_000
+WARM_UP_SHARE = 0.25
+
+
+def soak(seconds: float, hosted: bool) -> dict[str, object]:
+    """Run one session and sample the footprint of its processes every second."""
+    threads, segments = set(threading.enumerate()), shared_memory_names()
+    checkpoint, options = find("demo", download=False), BackendOptions(SIZE)
+    backend: Backend = MlxBackend(checkpoint, options)
+    if hosted:
+        backend = HostedBackend("mlx", "sdxs.mlx_sdxs.backend:MlxBackend", checkpoint, options)
+    encoder = TextEncoder(checkpoint)
+    prompts = [Prompt(GALLERY[0], encoder.encode(GALLERY[0]))]
+    loop = Loop(Synthetic(SIZE), [backend], LoopSettings(SIZE, skip_threshold=-1), prompts, FrameParams(), encoder.encode)
+    look = Look()
+    samples: list[tuple[float, int]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        viewer = Viewer(SIZE, look, loop.stats, [VideoFileSink(Path(folder) / "soak.mp4", 30, realtime=True)], None)
+        began = time.perf_counter()
+
+        def show(frame: Frame) -> None:
+            viewer.show(frame)
+            elapsed = time.perf_counter() - began
+            if elapsed < len(samples) + 1:
+                return
+            used = footprint_bytes() + (footprint_bytes(backend.pid) if isinstance(backend, HostedBackend) else 0)
+            samples.append((elapsed, used))
+            number = len(samples)
+            loop.set_prompt(GALLERY[number % len(GALLERY)])
+            loop.set_params(FrameParams(seed=number, feedback=0.3 * (number % 2)))
+            look.ema = 0.5 * (number % 3 == 0)
+            if number % 60 == 0:
+                print(f"{elapsed:.0f} s, {used / 1e6:.1f} MB", flush=True)
+            if elapsed >= seconds:
+                loop.stop()
+
+        summary = loop.run(show, lambda: None, viewer.close)
+    growth = growth_bytes(samples)
+    left_threads = [t.name for t in set(threading.enumerate()) - threads]
+    return {
+        "hosted": hosted, "seconds": round(summary.seconds), "frames": summary.shown, "fps": summary.fps,
+        "growth_bytes": growth, "median_bytes": int(np.median([used for _, used in samples])),
+        "threads_left": left_threads, "processes_left": len(multiprocessing.active_children()),
+        "shared_memory_left": sorted(shared_memory_names() - segments),
+        "samples_mb": [round(used / 1e6, 2) for _, used in samples],
+    }
+
+
+def growth_bytes(samples: list[tuple[float, int]]) -> int:
+    """Median footprint of the last quarter of the session less that of the second quarter."""
+    quarter = max(1, int(len(samples) * WARM_UP_SHARE))
+    used = [value for _, value in samples]
+    return int(np.median(used[-quarter:]) - np.median(used[quarter : 2 * quarter]))
+
+
+def shared_memory_names() -> set[str]:
+    """Named shared memory on this machine, where it can be listed (Linux)."""
+    folder = Path("/dev/shm")
+    return {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=900)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    runs = [soak(options.seconds / 2, hosted) for hosted in (False, True)]
+    good = True
+    for run in runs:
+        left = [*run["threads_left"], *run["shared_memory_left"]]  # type: ignore[misc]
+        fine = abs(run["growth_bytes"]) <= ALLOWED_BYTES and not left and not run["processes_left"]  # type: ignore[arg-type]
+        good = good and fine
+        print(
+            f"{'good' if fine else 'BAD'}: {'hosted' if run['hosted'] else 'in process'}, {run['frames']} frames in "
+            f"{run['seconds']} s, footprint {run['median_bytes'] / 1e6:.0f} MB, growth "  # type: ignore[operator]
+            f"{run['growth_bytes'] / 1e6:+.2f} MB, left over: {left or 'nothing'}"  # type: ignore[operator]
+        )
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        machine = {"system": platform.platform(terse=True), "python": platform.python_version()}
+        options.json.write_text(json.dumps({"schema": 1, "machine": machine, "runs": runs}) + "\n")
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

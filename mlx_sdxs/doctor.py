@@ -1,0 +1,72 @@
+"""Whether MLX can run here, on what, and with which BLAS."""
+
+import os
+import platform
+import sys
+import time
+from importlib import metadata
+
+from ..common.doctor import Check
+from . import blas
+
+BLAS_SIDE = 1024
+SLOW_GFLOPS = 20.0
+
+
+def checks() -> list[Check]:
+    """MLX, its GPU and, where MLX multiplies on the CPU, its BLAS."""
+    try:
+        import mlx.core as mx
+    except ImportError as error:
+        return [Check("mlx", False, f"cannot be imported ({error})", _install())]
+    doubled = (mx.arange(3) * 2).tolist()
+    if doubled != [0, 2, 4]:
+        return [Check("mlx", False, f"computes 2 * [0, 1, 2] = {doubled} on {mx.default_device()}", _install())]
+    on_gpu = mx.default_device().type == mx.DeviceType.gpu
+    found = [Check("mlx", True, f"mlx {metadata.version('mlx')}, computing on the {'GPU' if on_gpu else 'CPU'}"), _gpu(on_gpu)]
+    return found if on_gpu or not blas.is_needed() else [*found, _blas()]
+
+
+def _gpu(on_gpu: bool) -> Check:
+    import mlx.core as mx
+
+    if not on_gpu:
+        finding = f"none that MLX can use; {os.cpu_count()} CPU cores run the demo model, SDXS-512 takes seconds a frame"
+        return Check("gpu", None, finding, "an Apple silicon Mac; on Linux with an NVIDIA GPU: pip install 'mlx[cuda]'")
+    info = mx.device_info()
+    name = str(info.get("device_name", "unnamed"))
+    working_set = int(info.get("max_recommended_working_set_size", 0) or info.get("memory_size", 0))
+    return Check("gpu", True, f"{name}, {working_set / 1e9:.1f} GB for models" if working_set else name)
+
+
+def _blas() -> Check:
+    library, speed = blas.loaded(), _gflops()
+    finding = f"{library.origin} ({library.core})" if library else "MLX's reference BLAS"
+    finding += f", {speed:.0f} GFLOP/s at {BLAS_SIDE} x {BLAS_SIDE}"
+    if library is None:
+        return Check("blas", None, finding, "pip install opencv-python-headless, or apt install libopenblas0")
+    if speed < SLOW_GFLOPS:
+        return Check("blas", None, finding, "close what else computes, or name another libopenblas.so in $SDXS_BLAS")
+    return Check("blas", True, finding)
+
+
+def _gflops() -> float:
+    """Best of three float32 matrix products, after one to warm up."""
+    import mlx.core as mx
+
+    a = mx.ones((BLAS_SIDE, BLAS_SIDE))
+    mx.eval(a @ a)
+    times = []
+    for _ in range(3):
+        began = time.perf_counter()
+        mx.eval(a @ a)
+        times.append(time.perf_counter() - began)
+    return 2 * BLAS_SIDE**3 / min(times) / 1e9
+
+
+def _install() -> str:
+    if sys.platform == "darwin":
+        if platform.machine() != "arm64":
+            return "MLX needs Apple silicon and an arm64 Python"
+        return "pip install mlx, on macOS 14 or later"
+    return "pip install 'mlx[cpu]', or 'mlx[cuda]' with an NVIDIA GPU"

@@ -1,0 +1,92 @@
+"""The camera: hiccups are retried, a lost one is reopened, a gone one ends the session with what was recorded."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from command import Command
+from sdxs.common import source as module
+from sdxs.common.errors import SourceLost
+from sdxs.common.opencv import cv2
+from sdxs.common.source import READ_TRIES, Camera, Synthetic, VideoFile
+
+
+class FakeCapture:
+    """cv2.VideoCapture that fails as told: `script` yields True for a frame, False for a failed read."""
+
+    script: Iterator[bool] = iter(())
+    opened = 0
+
+    def __init__(self, index: int) -> None:
+        FakeCapture.opened += 1
+        self._card = Synthetic(64)
+
+    def isOpened(self) -> bool:
+        return True
+
+    def set(self, prop: int, value: float) -> bool:
+        return True
+
+    def get(self, prop: int) -> float:
+        return 30.0
+
+    def read(self) -> tuple[bool, np.ndarray | None]:
+        return (True, self._card.read()) if next(FakeCapture.script, False) else (False, None)
+
+    def release(self) -> None:
+        pass
+
+
+@pytest.fixture
+def camera(monkeypatch: pytest.MonkeyPatch) -> type[FakeCapture]:
+    monkeypatch.setattr(cv2, "VideoCapture", FakeCapture)
+    monkeypatch.setattr(module, "REOPEN_PAUSE_S", 0.001)
+    FakeCapture.opened = 0
+    return FakeCapture
+
+
+def test_three_failed_reads_are_got_over_without_reopening(camera: type[FakeCapture]) -> None:
+    camera.script = iter([True, False, False, False, True])
+    feed = Camera(0)
+    assert feed.read() is not None and feed.read() is not None
+    assert camera.opened == 1
+
+
+def test_a_camera_that_comes_back_is_reopened(camera: type[FakeCapture]) -> None:
+    camera.script = iter([True] + [False] * (READ_TRIES + 2) + [True])
+    feed = Camera(0)
+    assert feed.read() is not None and feed.read() is not None
+    assert camera.opened > 1
+
+
+def test_a_camera_that_is_gone_is_reported_with_the_remedy(camera: type[FakeCapture]) -> None:
+    camera.script = iter([True])
+    feed = Camera(0)
+    feed.read()
+    with pytest.raises(SourceLost, match="check its cable"):
+        feed.read()
+
+
+def test_camera_gone_ends_with_code_3_and_the_recording_intact(
+    camera: type[FakeCapture], command: Command, tmp_path: Path
+) -> None:
+    camera.script = iter([True] * 5 + [False] * 3 + [True] * 5)
+    out = tmp_path / "frames"
+    done = command("live", "--backend", "identity", "--model", "demo", "--size", 64, "--source", "0", "--headless",
+                   "--every-frame", "--out", out)
+    assert done.code == 3 and done.err.count("error:") == 1 and f"wrote {out}" in done.out
+    assert len(list(out.iterdir())) == 10
+
+
+def test_camera_gone_leaves_a_playable_video(
+    camera: type[FakeCapture], command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    camera.script = iter([True] * 10)
+    out = tmp_path / "out.mp4"
+    done = command("live", "--backend", "identity", "--model", "demo", "--size", 64, "--source", "0", "--headless",
+                   "--every-frame", "--out", out)
+    assert done.code == 3
+    monkeypatch.undo()  # the real VideoCapture
+    assert [p.name for p in tmp_path.iterdir()] == ["out.mp4"] and VideoFile(out).length == 10

@@ -1,0 +1,29 @@
+"""Short forms of the long measurements: a soak and interrupted sessions. CI runs a longer soak beside the tests."""
+
+import signal
+
+import pytest
+
+from sdxs.experiments.interrupts import interrupt
+from sdxs.experiments.soak import growth_bytes, soak
+
+
+@pytest.mark.parametrize("hosted", [False, True])
+def test_a_session_leaves_nothing_behind(hosted: bool) -> None:
+    run = soak(3, hosted)
+    assert not run["threads_left"] and not run["shared_memory_left"] and not run["processes_left"]
+    assert int(str(run["frames"])) > 10
+
+
+def test_growth_is_seen() -> None:
+    flat = [(float(n), 100_000_000 + n % 3) for n in range(100)]
+    leaking = [(float(n), 100_000_000 + 200_000 * n) for n in range(100)]
+    assert abs(growth_bytes(flat)) < 10 and growth_bytes(leaking) == pytest.approx(10_000_000, rel=0.05)
+
+
+@pytest.mark.parametrize("isolate", [False, True])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("after_s", [0.1, 0.6, 1.3, 2.5])
+def test_a_signal_at_any_moment(after_s: float, number: signal.Signals, isolate: bool) -> None:
+    outcome = interrupt(number, after_s, isolate)
+    assert outcome.good, outcome
