@@ -7,6 +7,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from importlib import import_module, metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -172,6 +173,33 @@ def live(
                 out.print(f"wrote {escape(str(path))}")
     if caught:
         raise typer.Exit(128 + caught[0])
+
+
+@app.command()
+def doctor(
+    camera: Annotated[int, Option(min=0, help="Number of the camera to look at.")] = 0,
+    as_json: Annotated[bool, Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Look at everything a session needs here, and say what to do about what is missing."""
+    from .common.doctor import camera_hangs, can_run_demo, examine, probes
+    from .coreml_backend import doctor as coreml
+    from .mlx_sdxs import doctor as mlx  # before OpenCV is imported: MLX wants to load its BLAS first
+
+    with err.status("looking"):
+        checks = examine([*probes(camera), ("mlx", mlx.checks), ("coreml", coreml.checks)])
+    runs_demo = can_run_demo(checks, BACKENDS)
+    _state.abandoned = camera_hangs()
+    if as_json:
+        out.print_json(data={"schema": 1, "runs_demo": runs_demo, "checks": [asdict(check) for check in checks]})
+    else:
+        marks = {True: "[green]ok[/]", None: "[yellow]limited[/]", False: "[red]missing[/]"}
+        table = Table("what", "state", "finding", "what to do", title="sdxs doctor", title_justify="left")
+        for check in checks:
+            table.add_row(check.name, marks[check.ok], escape(check.finding), escape(check.remedy))
+        out.print(table)
+        out.print("`make demo` will run here" if runs_demo else "`make demo` cannot run here yet; see what is missing above")
+    if not runs_demo:
+        raise typer.Exit(1)
 
 
 def _backend_location(name: str) -> str:

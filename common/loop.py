@@ -171,6 +171,7 @@ class Loop:
     ) -> None:
         self.stats = Stats(len(backends))
         self.stopped = False
+        self.display_wait_s = DISPLAY_WAIT_S  # how long the display waits for a frame before it looks for keys
         self._source = source
         self._settings = settings
         self._renderer = _Renderer(backends, prompts, params, settings, self.stats)
@@ -250,7 +251,7 @@ class Loop:
         for thread in self._threads:
             thread.start()
         while not self.stopped:
-            frame = self._rendered.take(DISPLAY_WAIT_S)
+            frame = self._rendered.take(self.display_wait_s)
             idle()
             if frame is not None:
                 self._show(frame, show)
@@ -368,8 +369,8 @@ class Loop:
             self._last_read_ns = max(self._last_read_ns, time.perf_counter_ns())
             self.ready.set()
             while not self._ending.is_set():
-                self._apply_commands(renderer)
                 self._resumed.wait()
+                self._apply_commands(renderer)
                 if not self._step(renderer):
                     break
         finally:

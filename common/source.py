@@ -193,7 +193,7 @@ def read_counter(picture: np.ndarray) -> int:
     side = picture.shape[1] // COUNTER_BITS
     blocks = picture[side // 4 : max(side // 4 + 1, side - side // 4)].mean(axis=(0, 2))
     centres = [int((bit + 0.5) * side) for bit in range(COUNTER_BITS)]
-    return sum((blocks[centre] > 127) << bit for bit, centre in enumerate(centres))
+    return sum(int(blocks[centre] > 127) << bit for bit, centre in enumerate(centres))
 
 
 def open_source(spec: str, size: int, repeat: bool = False) -> Source:
