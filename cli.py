@@ -22,12 +22,15 @@ from typer import Option
 from .common.errors import SdxsError, SdxsWarning, UsageError, WeightsError
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from .common.backend import Backend, BackendOptions
     from .common.checkpoint import Checkpoint
     from .common.stats import Summary
 
 BACKENDS = {
     "mlx": "sdxs.mlx_sdxs.backend:MlxBackend",
+    "coreml": "sdxs.coreml_backend.backend:CoreMLBackend",
     "identity": "sdxs.common.backend:IdentityBackend",
 }
 DEFAULT_PROMPT = "an oil painting"
@@ -131,6 +134,11 @@ def live(
     compare: Annotated[str | None, Option(help="A second backend on the same frames, beside the first.")] = None,
     isolate: Annotated[bool, Option("--isolate", help="Run the backend in a process of its own.")] = False,
     loop: Annotated[str, Option(help="threaded, or sequential as in the paper, to compare with.")] = "threaded",
+    coreml_runtime: Annotated[
+        str, Option(help="coreml, or reference: a NumPy interpreter of the program, which is no Core ML and no speed.")
+    ] = "coreml",
+    attention: Annotated[str, Option(help="Core ML: sdpa (macOS 15), matmul (14) or split_einsum.")] = "sdpa",
+    compute_units: Annotated[str, Option(help="Core ML: cpu_and_gpu, cpu_and_ne, all or cpu_only.")] = "cpu_and_gpu",
     stats: Annotated[Path | None, Option(help="Write the session's figures as JSON.")] = None,
 ) -> None:
     """Render a camera, a video or an image under a prompt, live. In the window, h shows the keys."""
@@ -139,7 +147,8 @@ def live(
     if loop not in ("threaded", "sequential"):
         raise UsageError(f"--loop {loop}: expected threaded or sequential")
     names = [backend, *([compare] if compare else [])]
-    hosted = isolate or compare is not None
+    # Core ML's bridge holds the GIL through every frame, so it gets a process of its own.
+    hosted = isolate or compare is not None or (backend == "coreml" and coreml_runtime == "coreml")
     # Before anything imports OpenCV: MLX wants to load its BLAS first.
     classes = [] if hosted else [_backend_class(name) for name in names]
     from .common.backend import BackendOptions
@@ -152,10 +161,16 @@ def live(
     checkpoint = find(model, vae)
     size = checkpoint.frame.size if size is None else size
     checkpoint.check_size(size)
-    options = BackendOptions(size, dtype)
-    renderers: list[Backend] = [made(checkpoint, options) for made in classes]
+    coreml = (("runtime", coreml_runtime), ("attention", attention), ("compute_units", compute_units))
+    options = [BackendOptions(size, dtype, coreml if name == "coreml" else ()) for name in names]
+    for chosen in (chosen for name, chosen in zip(names, options, strict=True) if name == "coreml"):
+        _build_coreml(checkpoint, chosen)
+    renderers: list[Backend] = [made(checkpoint, chosen) for made, chosen in zip(classes, options, strict=False)]
     if hosted:
-        renderers = [HostedBackend(name, _backend_location(name), checkpoint, options) for name in names]
+        renderers = [
+            HostedBackend(name, _backend_location(name), checkpoint, chosen)
+            for name, chosen in zip(names, options, strict=True)
+        ]
     plan = Plan(
         source, size, texts, tuple(outs or ()), frames, hold, headless, realtime, loop == "sequential", seed, feedback,
         ema, blend, skip, side_by_side, overlay, contact_sheet, stats,
@@ -173,6 +188,67 @@ def live(
                 out.print(f"wrote {escape(str(path))}")
     if caught:
         raise typer.Exit(128 + caught[0])
+
+
+def _build_coreml(checkpoint: "Checkpoint", options: "BackendOptions", force: bool = False) -> None:
+    """Make sure that the program is built and checked before a backend asks for it, showing progress."""
+    from .common.backend import BackendOptions, FrameParams
+    from .coreml_backend.backend import find_or_build, refuse_without_runtime
+    from .coreml_backend.options import CoreMLOptions
+    from .mlx_sdxs.backend import MlxBackend  # the reference; before OpenCV is imported, for MLX's BLAS
+
+    chosen = CoreMLOptions.parse(options)
+    refuse_without_runtime(chosen)
+
+    def reference(picture: "np.ndarray", states: "np.ndarray", seed: int) -> "np.ndarray":
+        renderer = MlxBackend(checkpoint, BackendOptions(options.size))
+        renderer.load()
+        renderer.set_conditioning(states)
+        renderer.set_params(FrameParams(seed))
+        rendered = picture.copy()
+        renderer.submit(picture)
+        renderer.collect(rendered)
+        renderer.close()
+        return rendered
+
+    with Progress(TextColumn("Core ML program: {task.description}"), BarColumn(), console=err, transient=True) as progress:
+        task = progress.add_task("looking", total=1.0)
+        built = find_or_build(
+            checkpoint, chosen, reference, lambda step, done: progress.update(task, description=step, completed=done), force
+        )
+    if built.news:
+        err.print(escape(f"Core ML program built and checked against MLX ({built.news}): {built.package}"))
+
+
+@app.command()
+def convert(
+    model: Annotated[str, Option(help="Checkpoint by name or path.")] = "sdxs-512-0.9",
+    size: Annotated[int | None, Option(help="Side of the picture. [default: the checkpoint's]", show_default=False)] = None,
+    attention: Annotated[str, Option(help="sdpa (macOS 15), matmul (14) or split_einsum.")] = "sdpa",
+    weights: Annotated[str, Option(help="float16, int8, palettize8, palettize6, palettize4 or palettize2.")] = "float16",
+    force: Annotated[bool, Option("--force", help="Build it again.")] = False,
+    list_built: Annotated[bool, Option("--list", help="Show what is built, and build nothing.")] = False,
+) -> None:
+    """Build the Core ML program of a checkpoint ahead of a session, from its safetensors, and check it against MLX."""
+    from .common.backend import BackendOptions
+    from .common.checkpoint import find
+    from .coreml_backend import cache
+    from .mlx_sdxs import blas  # noqa: F401 - importing the package puts the BLAS in place before OpenCV loads its own
+
+    if list_built:
+        table = Table("model", "variant", "size", "built in", "folder", title="Core ML programs", title_justify="left")
+        for folder, record in cache.list_built():
+            what = " ".join(v for v in record.variant.values() if v != "None") if record else "[red]damaged record[/]"
+            seconds = f"{record.seconds:.0f} s" if record else ""
+            table.add_row(record.name if record else "", what, f"{cache.size_bytes(folder) / 1e6:.0f} MB", seconds, folder.name)
+        out.print(table)
+        return
+    checkpoint = find(model)
+    runtime = "coreml" if sys.platform == "darwin" else "reference"
+    settings = (("attention", attention), ("weights", weights), ("runtime", runtime))
+    _build_coreml(checkpoint, BackendOptions(checkpoint.frame.size if size is None else size, "auto", settings), force)
+    judge = "Core ML" if runtime == "coreml" else "the reference interpreter"
+    out.print(f"the Core ML program of {escape(checkpoint.name)} is ready; {judge} rendered a probe frame as MLX does")
 
 
 @app.command()
@@ -203,8 +279,6 @@ def doctor(
 
 
 def _backend_location(name: str) -> str:
-    if name == "coreml":
-        raise UsageError("--backend coreml: not built yet in this version of sdxs; use --backend mlx")
     if name not in BACKENDS:
         raise UsageError(f"--backend {name}: expected one of {', '.join(BACKENDS)}")
     return BACKENDS[name]

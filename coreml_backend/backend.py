@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict
+from importlib import metadata
 from pathlib import Path
 from typing import Protocol
 
@@ -24,16 +25,16 @@ from ..common.backend import (
     check_frame,
 )
 from ..common.checkpoint import Checkpoint
+from ..common.config import PROMPT_TOKENS
 from ..common.errors import BackendError, UsageError
 from ..common.schedule import seeded_noise
 from . import cache
 from .options import CoreMLOptions
 
-PROMPT_TOKENS = 77
 Arrays = dict[str, np.ndarray]
 Progress = Callable[[str, float], None]
-# Renders a probe frame by other means: uint8 (S, S, 3), float32 (1, 77, D), float32 (1, S/8, S/8, C) -> uint8 (S, S, 3).
-Reference = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+# Renders a probe frame by other means: picture uint8 (S, S, 3), prompt float32 (1, 77, D), seed of the noise -> picture.
+Reference = Callable[[np.ndarray, np.ndarray, int], np.ndarray]
 
 
 class Model(Protocol):
@@ -165,8 +166,6 @@ def find_or_build(
 
     Raises BackendError if the build fails or the gate refuses; then nothing is kept but two pictures.
     """
-    import coremltools
-
     from .gate import check
     from .program import build
 
@@ -181,7 +180,7 @@ def find_or_build(
             check(checkpoint, options, path, reference, cache.cache_folder())
         return seconds
 
-    key = cache.key(checkpoint, values, coremltools.__version__)
+    key = cache.key(checkpoint, values, metadata.version("coremltools"))
     return cache.find_or_build(checkpoint.name, values, key, make, force)
 
 

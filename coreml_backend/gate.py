@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..common.checkpoint import Checkpoint
+from ..common.config import PROMPT_TOKENS
 from ..common.errors import BackendError
 from ..common.image import to_square_rgb
 from ..common.schedule import seeded_noise
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from .backend import Reference
 
 LEAST_PSNR_DB = 35.0
+PROBE_SEED = 7
 
 
 def check(checkpoint: Checkpoint, options: CoreMLOptions, package: Path, reference: "Reference", folder: Path) -> float:
@@ -28,7 +30,9 @@ def check(checkpoint: Checkpoint, options: CoreMLOptions, package: Path, referen
     """
     from .backend import open_model
 
-    picture, states, noise = probe(checkpoint, options.size)
+    picture, states = probe(checkpoint, options.size)
+    side = options.size // checkpoint.vae.reduction
+    noise = seeded_noise(PROBE_SEED, side, side, checkpoint.vae.latent_channels)
     model = open_model(Built(package.parent, ""), options)
     outputs = model.predict({
         "picture": picture.transpose(2, 0, 1)[None].astype(np.float32),
@@ -38,7 +42,7 @@ def check(checkpoint: Checkpoint, options: CoreMLOptions, package: Path, referen
         "feedback": np.zeros((1,), np.float32),
     })
     built = outputs["image"].reshape(3, options.size, options.size).transpose(1, 2, 0)
-    expected = reference(picture, states, noise)
+    expected = reference(picture, states, PROBE_SEED)
     quality = psnr(np.ascontiguousarray(built).astype(np.uint8), expected)
     if not quality >= LEAST_PSNR_DB:
         names = [folder / f"refused-{checkpoint.name}-{what}.png" for what in ("program", "reference")]
@@ -51,11 +55,10 @@ def check(checkpoint: Checkpoint, options: CoreMLOptions, package: Path, referen
     return quality
 
 
-def probe(checkpoint: Checkpoint, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A test card, conditioning and noise: uint8 (S, S, 3), float32 (1, 77, D), float32 (1, S/8, S/8, C)."""
+def probe(checkpoint: Checkpoint, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """A test card and random conditioning: uint8 (S, S, 3), float32 (1, 77, D)."""
     picture = np.empty((size, size, 3), np.uint8)
     to_square_rgb(Synthetic(size).read(), picture)
-    generator = np.random.Generator(np.random.PCG64(7))
-    states = generator.standard_normal((1, 77, checkpoint.unet.cross_attention_dim), dtype=np.float32)
-    side = size // checkpoint.vae.reduction
-    return picture, states, seeded_noise(7, side, side, checkpoint.vae.latent_channels)
+    generator = np.random.Generator(np.random.PCG64(PROBE_SEED))
+    width = checkpoint.unet.cross_attention_dim
+    return picture, generator.standard_normal((1, PROMPT_TOKENS, width), dtype=np.float32)

@@ -6,27 +6,17 @@ numbers that Core ML does not compute with (64-bit, bfloat16, float8) are refuse
 """
 
 import json
-import logging
 import math
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from coremltools.libmilstoragepython import _BlobStorageReader
+from coremltools.proto import FeatureTypes_pb2 as FeatureTypes_pb2
+from coremltools.proto import MIL_pb2 as MIL_pb2
+from coremltools.proto import Model_pb2 as Model_pb2
 
 from ..common.errors import BackendError
-
-# On Linux coremltools logs eight lines about the absent Core ML runtime when it is imported;
-# this can go when the wheel ships without them. What it has to say later is still heard.
-_logger = logging.getLogger("coremltools")
-_level = _logger.level
-_logger.setLevel(logging.ERROR)
-try:
-    from coremltools.libmilstoragepython import _BlobStorageReader
-    from coremltools.proto import FeatureTypes_pb2 as FeatureTypes_pb2
-    from coremltools.proto import MIL_pb2 as MIL_pb2
-    from coremltools.proto import Model_pb2 as Model_pb2
-finally:
-    _logger.setLevel(_level)
 
 Value = np.ndarray | str | list["Value"]
 

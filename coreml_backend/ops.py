@@ -4,24 +4,20 @@ Feature maps are (1, C, H, W). Tokens are (1, S, C), or (1, C, 1, S) for the Neu
 `layer_norm` tell the two apart by rank. Everything is float16. Mirrors `mlx_sdxs/layers.py`.
 """
 
-import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Protocol, Self
 
+import coremltools as ct
 import numpy as np
+from coremltools.converters.mil.mil import Builder as mb
+from coremltools.converters.mil.mil import Function, Program, Var, types
+from coremltools.converters.mil.mil.passes import pass_pipeline
 from safetensors import safe_open
 
 from ..common.errors import WeightsError
 from ..common.tensors import read_header
-
-# Core ML itself exists on macOS only; elsewhere importing coremltools logs one warning for each part it lacks.
-logging.getLogger("coremltools").addFilter(lambda record: not record.getMessage().startswith("Failed to load _ML"))
-import coremltools as ct  # noqa: E402
-from coremltools.converters.mil.mil import Builder as mb  # noqa: E402
-from coremltools.converters.mil.mil import Function, Program, Var, types  # noqa: E402
-from coremltools.converters.mil.mil.passes import pass_pipeline  # noqa: E402
 
 __all__ = [
     "AttentionForm", "Compression", "Downsample", "Function", "Program", "Resnet", "Store", "Upsample", "Var", "Weights",

@@ -110,6 +110,7 @@ def _figures(case: Case, sink: CountingSink, summary: Summary) -> dict[str, obje
         "stages_ms": waits,
         "missing_numbers": gaps,
         "counted_drops": dropped,
+        "inside_at_end": summary.captured - summary.shown - dropped,
         "in_order": sink.numbers == sorted(set(sink.numbers)),
         "shown": summary.shown,
         "captured": summary.captured,
