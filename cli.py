@@ -354,6 +354,8 @@ def _show_summary(summary: "Summary") -> None:
     )
     stages = ", ".join(f"{name} {spread.p50:.1f}" for name, spread in summary.stages_ms.items())
     out.print(f"median ms: {stages}")
+    models = " and ".join(f"{memory['model_bytes'] / 1e6:.0f}" for memory in summary.memory)
+    out.print(f"memory: {summary.process_peak_bytes / 1e6:.0f} MB at most in this process; weights {models} MB")
     if summary.flicker["ratio"] is not None:
         out.print(f"flicker where the camera stands still: output changes {summary.flicker['ratio']:.2f} times as much")
     if summary.psnr_db:

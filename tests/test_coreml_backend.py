@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import coremltools as ct
 import numpy as np
@@ -183,9 +184,9 @@ def test_the_gate_refuses_a_program_that_renders_something_else(demo: Checkpoint
 
 
 class StrictModel:
-    """coremltools' CompiledMLModel as it is documented: inputs float32, writable, contiguous and kept alive; `data` is its own."""
+    """CompiledMLModel as it is documented: inputs float32, writable, contiguous and kept alive; `data` becomes its own."""
 
-    made: list["StrictModel"] = []
+    made: ClassVar[list["StrictModel"]] = []
     fails = False
 
     def __init__(self, path: str, compute_units: ct.ComputeUnit) -> None:

@@ -1,5 +1,6 @@
 """`sdxs live` end to end: real clip in, files out, and one clear line for everything that can go wrong."""
 
+import json
 import os
 import signal
 import subprocess
@@ -199,3 +200,38 @@ def test_weights_commands(command: Command, tiny_folder: Path) -> None:
 def test_version_and_help(command: Command) -> None:
     assert command("--version").out.strip() == "0.1.0"
     assert "--backend" in command("live", "--help").out
+
+
+def test_disk_full_while_recording_keeps_what_was_recorded(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sdxs.common import sink as sinks
+
+    free = iter([10**12] + [10**6] * 100)
+    monkeypatch.setattr(sinks.shutil, "disk_usage", lambda _: type("Usage", (), {"free": next(free)})())
+    out = tmp_path / "out.mp4"
+    done = command(*LIVE, "--backend", "identity", "--source", CLIP, "--out", out)
+    assert done.code == 1 and done.err.count("error:") == 1 and "disk is full" in done.err
+    assert len(read_all(out)) == sinks.DISK_CHECK_FRAMES
+    assert [p.name for p in tmp_path.iterdir()] == ["out.mp4"]
+
+
+def test_realtime_files_keep_their_pace(command: Command, tmp_path: Path) -> None:
+    """A clip of 60 frames at 20 a second takes three seconds, and so does its recording."""
+    done = command(*LIVE, "--backend", "identity", "--source", CLIP, "--realtime", "--frames", 20, "--out", tmp_path / "o.mp4",
+                   "--stats", tmp_path / "s.json")
+    assert done.code == 0
+    seconds = json.loads((tmp_path / "s.json").read_text())["seconds"]
+    assert 0.9 <= seconds < 4
+    assert abs(len(read_all(tmp_path / "o.mp4")) - 20 * 0.95) <= 8
+
+
+def test_stats_hold_the_figures_of_the_summary(command: Command, tmp_path: Path) -> None:
+    path = tmp_path / "stats.json"
+    done = command(*LIVE, "--source", CLIP, "--frames", 10, "--stats", path)
+    assert done.code == 0 and "memory" in done.out
+    stats = json.loads(path.read_text())
+    assert (stats["captured"], stats["inferred"], stats["shown"]) == (10, 10, 10)
+    assert stats["latency_ms"]["p99"] >= stats["latency_ms"]["p50"] > 0
+    assert stats["memory"][0]["model_bytes"] > 1e6 and stats["backends"][0]["backend"] == "mlx"
+    assert stats["flicker"]["ratio"] > 0
