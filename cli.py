@@ -57,9 +57,10 @@ def main() -> None:
     """Entry point: every sdxs error becomes one line on stderr and its exit code."""
     warnings.simplefilter("always", SdxsWarning)
     warnings.showwarning = _show_warning
-    code: object = 0
+    code: object = 1
     try:
         app()
+        code = 0
     except SystemExit as end:
         code = end.code
     except SdxsError as error:
@@ -70,12 +71,18 @@ def main() -> None:
     except KeyboardInterrupt:
         err.print("interrupted")
         code = 130
+    except Exception:  # a mistake of ours: show all of it, but still end
+        err.print_exception()
     if _state.abandoned:
         # A thread that never returns would keep the interpreter from ending, or crash it on the way out.
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code if isinstance(code, int) else 1)
+        _leave_at_once(code if isinstance(code, int) else 1)
     sys.exit(code)  # type: ignore[arg-type]
+
+
+def _leave_at_once(code: int) -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
@@ -146,7 +153,11 @@ def live(
         raise UsageError("--headless shows nothing and there is no --out; add --out FILE, or drop --headless")
     if loop not in ("threaded", "sequential"):
         raise UsageError(f"--loop {loop}: expected threaded or sequential")
+    if loop == "sequential" and (skip > 0 or realtime):
+        raise UsageError("--loop sequential renders every frame in turn, as the paper does; drop --skip and --realtime")
     names = [backend, *([compare] if compare else [])]
+    for option, name in zip(("--backend", "--compare"), names, strict=False):
+        _backend_location(name, option)
     # Core ML's bridge holds the GIL through every frame, so it gets a process of its own.
     hosted = isolate or compare is not None or (backend == "coreml" and coreml_runtime == "coreml")
     # Before anything imports OpenCV: MLX wants to load its BLAS first.
@@ -172,18 +183,20 @@ def live(
             for name, chosen in zip(names, options, strict=True)
         ]
     plan = Plan(
-        source, size, texts, tuple(outs or ()), frames, hold, headless, realtime, loop == "sequential", seed, feedback,
-        ema, blend, skip, side_by_side, overlay, contact_sheet, stats,
+        source, size, texts, tuple(path.expanduser() for path in outs or ()), frames, hold, headless, realtime,
+        loop == "sequential", seed, feedback, ema, blend, skip, side_by_side, overlay,
+        contact_sheet.expanduser() if contact_sheet else None, stats.expanduser() if stats else None,
     )
     session = open_session(plan, checkpoint, renderers)
     err.print(escape(f"{checkpoint.name} ({checkpoint.origin}) at {size} x {size}; source {session.source.name}"))
     with _interrupts(session.loop.stop) as caught:
         try:
             with _progress(session.total) as report:
-                summary = session.run(report)
-            _show_summary(summary)
+                session.run(report)
         finally:
             _state.abandoned = session.loop.abandoned
+            if session.loop.summary:
+                _show_summary(session.loop.summary)
             for path in session.files:
                 out.print(f"wrote {escape(str(path))}")
     if caught:
@@ -278,9 +291,9 @@ def doctor(
         raise typer.Exit(1)
 
 
-def _backend_location(name: str) -> str:
+def _backend_location(name: str, option: str = "--backend") -> str:
     if name not in BACKENDS:
-        raise UsageError(f"--backend {name}: expected one of {', '.join(BACKENDS)}")
+        raise UsageError(f"{option} {name}: expected one of {', '.join(BACKENDS)}")
     return BACKENDS[name]
 
 
@@ -296,10 +309,15 @@ def _backend_class(name: str) -> "Callable[[Checkpoint, BackendOptions], Backend
 
 @contextmanager
 def _interrupts(stop: "Callable[[], None]") -> Iterator[list[int]]:
-    """Turn Ctrl-C and SIGTERM into `stop`, which touches no lock, so that files are finished; collect what came."""
+    """Turn Ctrl-C and SIGTERM into `stop`, which touches no lock, so that files are finished; collect what came.
+
+    A second one leaves at once, whatever hangs.
+    """
     caught: list[int] = []
 
     def catch(number: int, _frame: object) -> None:
+        if caught:
+            os._exit(128 + number)
         caught.append(number)
         stop()
 
@@ -338,7 +356,7 @@ def _progress(total: int | None) -> Iterator[Callable[[int, str], None]]:
 
 def _show_summary(summary: "Summary") -> None:
     if not summary.shown:
-        err.print("no frame was rendered, nothing was written")
+        err.print("no frame was rendered")
         return
     for facts in summary.backends:
         out.print(escape(", ".join(f"{key} {value}" for key, value in facts.items())))
@@ -360,6 +378,8 @@ def _show_summary(summary: "Summary") -> None:
         out.print(f"flicker where the camera stands still: output changes {summary.flicker['ratio']:.2f} times as much")
     if summary.psnr_db:
         out.print(f"between the two backends: {summary.psnr_db.p50:.1f} dB PSNR median")
+    if summary.identical_frames:
+        out.print(f"the two backends rendered {summary.identical_frames} frames identically")
 
 
 @weights_app.command("list")
@@ -421,6 +441,8 @@ def weights_verify(
         except UsageError:
             raise
         except SdxsError as error:
+            if name in ENTRIES and not local_folder(ENTRIES[name]):
+                raise  # it is not here, which is no damage
             damaged += 1
             out.print(f"[red]damaged[/]  {escape(name)}: {escape(str(error))}")
             continue

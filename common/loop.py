@@ -16,14 +16,14 @@ import numpy as np
 
 from .admission import Admission
 from .backend import Backend, FrameParams
-from .errors import SdxsError, SourceLost
+from .errors import SourceLost
 from .frames import Frame, Pool, Slot
 from .image import to_square_rgb
 from .source import Source
 from .stats import Stats, Summary
 from .temporal import Similarity
 
-JOIN_S = 0.4
+JOIN_S = 0.6
 MOST_IN_FLIGHT = 8
 DISPLAY_WAIT_S = 0.05  # a signal sets a flag and touches no lock, so the display looks up this often
 
@@ -52,7 +52,7 @@ class LoopSettings:
     realtime: bool = True
     sequential: bool = False
     skip_threshold: float = 0.0
-    stall_s: float = 5.0
+    stall_s: float = 10.0
 
 
 Command = Callable[["_Renderer"], None]
@@ -147,14 +147,11 @@ class _Renderer:
         """Close every backend, then raise the first error one of them raised."""
         failure: BaseException | None = None
         for backend in self.backends:
-            try:
-                self._stats.memory.append(asdict(backend.memory()))
-            except SdxsError as error:
-                failure = failure or error
-            try:
-                backend.close()
-            except Exception as error:  # the other backends must be closed whatever this one raises
-                failure = failure or error
+            for last in (lambda backend=backend: self._stats.memory.append(asdict(backend.memory())), backend.close):
+                try:
+                    last()
+                except Exception as error:  # the other backends must be closed whatever this one raises
+                    failure = failure or error
         if failure:
             raise failure
 
@@ -188,6 +185,9 @@ class Loop:
         self.ready = threading.Event()
         self._failure: BaseException | None = None
         self._last_read_ns = 0
+        self._capturing = False
+        self._pending: list[Future[None]] = []
+        self.summary: Summary | None = None
         self._threads = [
             threading.Thread(target=self._guard, args=(work,), name=name, daemon=True)
             for work, name in ((self._capture, "sdxs-capture"), (self._infer, "sdxs-inference"))
@@ -197,7 +197,9 @@ class Loop:
 
     def set_prompt(self, text: str) -> "Future[None]":
         """Encode a prompt beside the running session, then switch to it between two frames."""
-        return self._encoder.submit(self._encode_prompt, text)
+        self._pending = [future for future in self._pending if not future.done()]
+        self._pending.append(self._encoder.submit(self._encode_prompt, text))
+        return self._pending[-1]
 
     def use_prompt(self, prompt: Prompt) -> None:
         """Switch to a prompt that is encoded already."""
@@ -225,7 +227,8 @@ class Loop:
     @property
     def abandoned(self) -> bool:
         """After `run`: a thread could not be ended (a read or a load that does not return)."""
-        return any(thread.is_alive() for thread in self._threads)
+        encoding = any(future.running() for future in self._pending)  # the interpreter would wait for it
+        return encoding or any(thread.is_alive() for thread in self._threads)
 
     # The main thread.
 
@@ -234,17 +237,24 @@ class Loop:
 
         show: takes each frame that reaches the display; its pictures are only valid during the call.
         idle: called between frames at least 20 times a second. finish: closes the sinks; always called,
-        before anything is waited for. Raises what a thread, `show` or `finish` raised.
+        before anything is waited for. Raises what a thread, `show` or `finish` raised; `summary` then
+        holds the figures until there.
         """
         self._began_ns = self._last_read_ns = time.perf_counter_ns()
         drive = self._drive_sequential if self._settings.sequential else self._drive
+        ended = "failed"
         try:
             ended = drive(show, idle)
         finally:
-            self._end(finish)
+            try:
+                self._end(finish)
+            finally:
+                ended = "failed" if self._failure else ended
+                dropped = self._captured.dropped, self._rendered.dropped
+                self.summary = self.stats.summary(self._began_ns, dropped, ended)
         if self._failure is not None:
             raise self._failure
-        return self.stats.summary(self._began_ns, (self._captured.dropped, self._rendered.dropped), ended)
+        return self.summary
 
     def _drive(self, show: Callable[[Frame], None], idle: Callable[[], None]) -> str:
         """Show frames as the threads deliver them; return why it ended."""
@@ -271,6 +281,9 @@ class Loop:
             while not self.stopped:
                 self._apply_commands(renderer)
                 idle()
+                if self.paused:
+                    time.sleep(DISPLAY_WAIT_S)
+                    continue
                 frame = self._read_frame()
                 if frame is None:
                     return "source ended"
@@ -286,6 +299,8 @@ class Loop:
             renderer.close()
 
     def _show(self, frame: Frame, show: Callable[[Frame], None]) -> None:
+        if len(frame.outputs) == 2:
+            self.stats.compared(*frame.outputs)  # before smoothing and blending touch them
         began = time.perf_counter_ns()
         frame.stage_ns["wait for display"] = began - frame.stage_ns.pop("rendered at")
         show(frame)
@@ -296,7 +311,7 @@ class Loop:
 
     def _check_stall(self) -> None:
         silent_s = (time.perf_counter_ns() - self._last_read_ns) / 1e9
-        if self.ready.is_set() and self._settings.realtime and silent_s > self._settings.stall_s:
+        if self._capturing and self._settings.realtime and silent_s > self._settings.stall_s:
             raise SourceLost(
                 f"{self._source.name} has delivered no frame for {silent_s:.0f} s; check its cable and that no other "
                 "program took it; what was recorded until then is kept"
@@ -306,6 +321,7 @@ class Loop:
         """Keep the files, then end the threads, for at most a second in all."""
         self._ending.set()
         self._resumed.set()
+        self.ready.set()
         try:
             finish()
         finally:
@@ -313,9 +329,10 @@ class Loop:
                 slot.close(discard=True)
             self._pool.close()
             self._encoder.shutdown(wait=False, cancel_futures=True)
+            deadline = time.perf_counter() + JOIN_S
             for thread in reversed(self._threads):
                 if thread.ident is not None:
-                    thread.join(JOIN_S)
+                    thread.join(max(0.0, deadline - time.perf_counter()))
             if not self._threads[0].is_alive():
                 self._source.close()
 
@@ -326,6 +343,8 @@ class Loop:
             work()
         except BaseException as error:  # handed to the main thread, which raises it
             self._failure = self._failure or error
+            self._capturing = False
+            self.ready.set()
             self._captured.close()
             self._rendered.close()  # what was rendered before is still shown and recorded
 
@@ -335,7 +354,10 @@ class Loop:
     def _capture(self) -> None:
         settings, source = self._settings, self._source
         interval_ns = round(1e9 / source.fps) if settings.realtime and source.paced else 0
-        due_ns = time.perf_counter_ns()
+        if settings.realtime:
+            self.ready.wait()  # a clip must not play away while the model loads
+        self._last_read_ns = due_ns = time.perf_counter_ns()
+        self._capturing = True
         limit = None if settings.realtime else settings.frames
         while not self._ending.is_set() and (limit is None or self.stats.captured < limit):
             if interval_ns:
@@ -347,6 +369,7 @@ class Loop:
             replaced = self._captured.put(frame)
             if replaced is not None:
                 self._pool.give_back(replaced)
+        self._capturing = False
         self._captured.close()
 
     def _read_frame(self) -> Frame | None:
@@ -366,7 +389,6 @@ class Loop:
         renderer = self._renderer
         try:
             renderer.load()
-            self._last_read_ns = max(self._last_read_ns, time.perf_counter_ns())
             self.ready.set()
             while not self._ending.is_set():
                 self._resumed.wait()

@@ -14,9 +14,9 @@ import numpy as np
 from .backend import Backend, FrameParams
 from .checkpoint import Checkpoint
 from .controls import Controls, Event, Look, View
-from .errors import SdxsError
+from .errors import SdxsError, UsageError
 from .frames import Frame
-from .loop import DISPLAY_WAIT_S, JOIN_S, Loop, LoopSettings, Prompt
+from .loop import DISPLAY_WAIT_S, Loop, LoopSettings, Prompt
 from .prompts import GALLERY
 from .sheet import Sheet
 from .sink import Window, check_writable, open_sink, write_whole
@@ -26,6 +26,7 @@ from .text_encoder import TextEncoder
 from .viewer import Viewer
 
 DEFAULT_HOLD = 48
+AHEAD_JOIN_S = 0.2
 TYPING_WAIT_S = 0.005  # Qt keeps only the last key between two polls
 
 
@@ -81,7 +82,8 @@ class Session:
     @property
     def total(self) -> int | None:
         """How many frames the session will have, if that is known."""
-        return self.plan.frames
+        one_pass = self.plan.frames is None and self.plan.headless
+        return self.source.length if one_pass else self.plan.frames
 
     @property
     def files(self) -> list[Path]:
@@ -104,10 +106,11 @@ class Session:
                 self._ahead.start()
             report(self.loop.stats.shown + 1, frame.prompt)
 
-        summary = self.loop.run(show, self._idle, self._finish)
-        if self.plan.stats:
-            write_whole(self.plan.stats, (json.dumps(summary.as_json(), indent=1) + "\n").encode())
-        return summary
+        try:
+            return self.loop.run(show, self._idle, self._finish)
+        finally:
+            if self.plan.stats and self.loop.summary:
+                write_whole(self.plan.stats, (json.dumps(self.loop.summary.as_json(), indent=1) + "\n").encode())
 
     def _idle(self) -> None:
         if self._window is None:
@@ -178,7 +181,7 @@ class Session:
             if self._sheet:
                 self._sheet.close()
             if self._ahead.ident is not None:
-                self._ahead.join(JOIN_S)
+                self._ahead.join(AHEAD_JOIN_S)
 
 
 def open_session(plan: Plan, checkpoint: Checkpoint, backends: Sequence[Backend]) -> Session:
@@ -186,12 +189,14 @@ def open_session(plan: Plan, checkpoint: Checkpoint, backends: Sequence[Backend]
 
     Raises SourceError, SinkError, UsageError, ConfigError.
     """
+    _refuse_one_file_twice(plan)
     one_pass = plan.frames is None and plan.headless and len(plan.prompts) == 1
     source = open_source(plan.source, plan.size, repeat=not one_pass)
     try:
-        plan = _decide(plan, source, one_pass)
+        plan = _decide(plan, source)
         sinks = [open_sink(path, source.fps, bool(plan.realtime)) for path in plan.outs]
-        sheet = Sheet(plan.contact_sheet, plan.hold or plan.frames or DEFAULT_HOLD) if plan.contact_sheet else None
+        hold = plan.hold or plan.frames or source.length or DEFAULT_HOLD
+        sheet = Sheet(plan.contact_sheet, hold) if plan.contact_sheet else None
         if plan.stats:
             check_writable(plan.stats, plan.stats.absolute().parent)
         encoder = TextEncoder(checkpoint)
@@ -214,15 +219,25 @@ def open_session(plan: Plan, checkpoint: Checkpoint, backends: Sequence[Backend]
     return Session(plan, source, loop, viewer, controls, window, sheet, encoder.encode)
 
 
-def _decide(plan: Plan, source: Source, one_pass: bool) -> Plan:
+def _decide(plan: Plan, source: Source) -> Plan:
     """Fill in what the user left open: without a window, files are rendered frame by frame and then end."""
     realtime, hold, frames = plan.realtime, plan.hold, plan.frames
     if realtime is None:
         realtime = not (plan.headless and source.paced)
     if hold is None and plan.headless and len(plan.prompts) > 1:
         hold = source.length if source.length and source.length > 1 else DEFAULT_HOLD
-    if frames is None and one_pass:
-        frames = source.length
-    elif frames is None and plan.headless and hold and source.paced:
+    if frames is None and plan.headless and hold and source.paced:
         frames = hold * len(plan.prompts)
     return replace(plan, realtime=realtime, hold=hold, frames=frames)
+
+
+def _refuse_one_file_twice(plan: Plan) -> None:
+    """Raise UsageError if two outputs, or an output and the source, are the same file."""
+    named = [("--out", path) for path in plan.outs]
+    named += [(name, path) for name, path in (("--contact-sheet", plan.contact_sheet), ("--stats", plan.stats)) if path]
+    seen = {} if plan.source.isdecimal() else {Path(plan.source).expanduser().resolve(): "--source"}
+    for name, path in named:
+        place = path.expanduser().resolve()
+        if place in seen:
+            raise UsageError(f"{name} {path}: is also {seen[place]}, and one would overwrite the other; name another file")
+        seen[place] = name

@@ -35,7 +35,7 @@ class Sink(Protocol):
 
 
 class VideoFileSink:
-    """A video file, playable however the session ends.
+    """A video file, playable whenever it was closed; only a kill that cannot be caught leaves the temporary file.
 
     realtime: repeat or leave out pictures so that the video lasts as long as the session did;
     otherwise every picture becomes one frame.
@@ -50,17 +50,20 @@ class VideoFileSink:
         self._writer: cv2.VideoWriter | None = None
         self._began_ns = 0
         self._written = 0
+        self._next_check = DISK_CHECK_FRAMES
         check_writable(path, path.absolute().parent)
 
     def write(self, picture: np.ndarray, shown_ns: int) -> None:
         if self._writer is None:
+            self._check_space()
             self._writer = self._open(picture.shape[1], picture.shape[0])
             self._began_ns = shown_ns
         due = 1
         if self._realtime:
             due = int((shown_ns - self._began_ns) / 1e9 * self._fps) + 1 - self._written
-        if due > 0 and self._written % DISK_CHECK_FRAMES == 0:
+        if self._written >= self._next_check:
             self._check_space()
+            self._next_check = self._written + DISK_CHECK_FRAMES
         bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR) if due > 0 else None
         for _ in range(due):
             self._writer.write(bgr)
@@ -90,7 +93,10 @@ class VideoFileSink:
         if self._writer is not None:
             self._writer.release()
             self._writer = None
-            self._partial.replace(self._path)
+            if self._written:
+                self._partial.replace(self._path)
+            else:  # an empty video must not take the place of an earlier one
+                self._partial.unlink(missing_ok=True)
 
 
 class ImageSink:

@@ -16,7 +16,8 @@ from .opencv import cv2
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 COUNTER_BITS = 20
 READ_TRIES = 5
-REOPEN_TRIES = 6
+REOPEN_TRIES = 12
+GONE_S = 6.0
 REOPEN_PAUSE_S = 0.5
 
 
@@ -59,19 +60,25 @@ class Camera:
         self.fps = self._capture.get(cv2.CAP_PROP_FPS) or 30.0
 
     def read(self) -> np.ndarray:
-        """Return the next picture; a hiccup is retried, a lost camera reopened. Raises SourceLost."""
-        for attempt in range(READ_TRIES + REOPEN_TRIES):
-            ok, picture = self._capture.read()
-            if ok:
-                return picture
-            if attempt >= READ_TRIES:
-                time.sleep(REOPEN_PAUSE_S)
+        """Return the next picture; a hiccup is retried, a lost camera reopened. Raises SourceLost.
+
+        A failing read takes no time with some drivers and a second or more with others, so both tries and time count.
+        """
+        ok, picture = self._capture.read()
+        tries, began = 0, time.monotonic()
+        while not ok:
+            tries += 1
+            if time.monotonic() - began > GONE_S or tries > READ_TRIES + REOPEN_TRIES:
+                raise SourceLost(
+                    f"{self.name} stopped delivering frames and did not come back; check its cable and that no other "
+                    "program took it; what was recorded until then is kept"
+                )
+            if tries >= READ_TRIES or time.monotonic() - began > 1.0:
                 self._capture.release()
+                time.sleep(REOPEN_PAUSE_S)
                 self._capture = cv2.VideoCapture(self._index)
-        raise SourceLost(
-            f"{self.name} stopped delivering frames and did not come back within {REOPEN_TRIES * REOPEN_PAUSE_S:.0f} s; "
-            "check its cable and that no other program took it; what was recorded until then is kept"
-        )
+            ok, picture = self._capture.read()
+        return picture
 
     def close(self) -> None:
         self._capture.release()
@@ -97,7 +104,8 @@ class VideoFile:
             self.close()
             raise SourceError(f"{path}: holds no frames; the recording was cut off or is empty")
         self.fps = self._capture.get(cv2.CAP_PROP_FPS) or 30.0
-        self.length = max(1, int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)))
+        count = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        self.length = count if count > 0 else None  # some containers do not say
         self._at_first = True
 
     def read(self) -> np.ndarray | None:

@@ -118,7 +118,7 @@ class Viewer:
                 sink.close()
             except SinkError as error:
                 complaint = complaint or error
-            except OSError as error:
+            except Exception as error:  # OpenCV's, too; the other files must be finished whatever this one says
                 complaint = complaint or SinkError(f"a file could not be finished ({error}); free space")
         self._recording = None
         if complaint:

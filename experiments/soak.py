@@ -1,7 +1,7 @@
 """A long session: memory stays flat, and no thread, process or shared memory is left.
 
 Run as `python -m sdxs.experiments.soak --seconds 900 [--json PATH]`. The demo model renders the test card
-in real time, in this process and beside it in a child, while prompts, seed, feedback and smoothing
+in real time, first in this process, then in a child, so many seconds each, while prompts, seed, feedback and smoothing
 change every second and a video is recorded. Exits with 1 if memory grew by more than 5 MB.
 """
 
@@ -95,9 +95,11 @@ def shared_memory_names() -> set[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=900)
+    parser.add_argument("--mode", choices=("both", "in-process", "hosted"), default="both")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    runs = [soak(options.seconds / 2, hosted) for hosted in (False, True)]
+    modes = {"both": (False, True), "in-process": (False,), "hosted": (True,)}[options.mode]
+    runs = [soak(options.seconds, hosted) for hosted in modes]
     good = True
     for run in runs:
         left = [*run["threads_left"], *run["shared_memory_left"]]  # type: ignore[misc]

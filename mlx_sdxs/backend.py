@@ -89,8 +89,11 @@ class MlxBackend:
         submitted_ns = time.perf_counter_ns()
         feedback = self._feedback if self._previous is not None else mx.array(0.0)
         previous = self._previous if self._previous is not None else mx.zeros_like(self._noise)
-        picture, x0 = self._run(mx.array(frame), self._states, self._noise, previous, feedback)
-        mx.async_eval(picture, x0)
+        try:
+            picture, x0 = self._run(mx.array(frame), self._states, self._noise, previous, feedback)
+            mx.async_eval(picture, x0)
+        except (RuntimeError, ValueError) as error:  # what MLX raises, for example out of memory
+            raise BackendError(_failed(error)) from None
         self._previous = x0
         self._in_flight.append((picture, submitted_ns))
 
@@ -99,7 +102,10 @@ class MlxBackend:
         if not self._in_flight:
             raise BackendError("mlx: collect() without a submitted frame")
         picture, submitted_ns = self._in_flight.popleft()
-        mx.eval(picture)  # releases the GIL while it waits
+        try:
+            mx.eval(picture)  # releases the GIL while it waits
+        except RuntimeError as error:
+            raise BackendError(_failed(error)) from None
         np.copyto(out, np.asarray(picture))
         return StageTimes(time.perf_counter_ns() - submitted_ns)
 
@@ -121,12 +127,13 @@ class MlxBackend:
         }
 
     def close(self) -> None:
-        """Free the model. Ends MLX in the calling thread unless it is the main one."""
-        if self._frame is None:
+        """Free the model, also after a load that failed. Ends MLX in the calling thread unless it is the main one."""
+        if self._thread != threading.get_ident():
             return
-        self._frame = None
+        self._frame, self._thread = None, 0
         self._in_flight.clear()
-        del self._run, self._states, self._noise, self._previous
+        for name in ("_run", "_states", "_noise", "_previous"):
+            self.__dict__.pop(name, None)
         mx.clear_cache()
         # A thread that used MLX and ends without this aborted the interpreter at exit in most runs.
         if threading.current_thread() is not threading.main_thread():
@@ -144,6 +151,10 @@ def load_vae(config: VAEConfig, path: Path, dtype: mx.Dtype) -> AutoencoderTiny 
     vae = AutoencoderTiny(config) if isinstance(config, TinyVAEConfig) else AutoencoderKL(config)
     load_weights(vae, path, dtype)
     return vae
+
+
+def _failed(error: Exception) -> str:
+    return f"mlx: a frame failed ({error}); try a smaller --size, or close what else uses the GPU"
 
 
 def _on_gpu() -> bool:

@@ -1,9 +1,12 @@
 """The Backend protocol, as the MLX backend and the identity backend keep it."""
 
 import gc
+import subprocess
+import sys
 import threading
 import weakref
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -195,3 +198,34 @@ def test_memory_names_the_weights(mlx: MlxBackend, tiny_sdxs: Checkpoint) -> Non
     assert memory.active_bytes >= memory.model_bytes
     mlx.close()
     assert mlx.memory().model_bytes == 0
+
+
+def test_a_load_that_fails_in_a_thread_does_not_abort_the_process(tmp_path: Path) -> None:
+    """Bug: MLX's streams were left behind, and the interpreter aborted at exit in half of the runs."""
+    script = f"""
+import threading, sys
+from pathlib import Path
+import sdxs.mlx_sdxs
+from sdxs.common.backend import BackendOptions
+from sdxs.common.checkpoint import open_checkpoint
+from sdxs.experiments.random_checkpoint import architecture, tiny, write_checkpoint
+from sdxs.mlx_sdxs import backend as module
+from sdxs.common.errors import WeightsError
+folder = write_checkpoint(Path({str(tmp_path)!r}), tiny(architecture("sdxs-512-0.9")))
+made = module.MlxBackend(open_checkpoint(folder), BackendOptions(64))
+def fail(*_):
+    raise WeightsError("planted")
+module.load_vae = fail  # after the UNet has been evaluated
+def work():
+    try:
+        made.load()
+    except WeightsError:
+        pass
+    made.close()
+thread = threading.Thread(target=work)
+thread.start()
+thread.join()
+"""
+    for _ in range(3):
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from command import Command
+from sdxs import cli
 from sdxs.common.opencv import cv2
 from sdxs.common.source import VideoFile
 
@@ -235,3 +236,78 @@ def test_stats_hold_the_figures_of_the_summary(command: Command, tmp_path: Path)
     assert stats["latency_ms"]["p99"] >= stats["latency_ms"]["p50"] > 0
     assert stats["memory"][0]["model_bytes"] > 1e6 and stats["backends"][0]["backend"] == "mlx"
     assert stats["flicker"]["ratio"] > 0
+
+
+@pytest.mark.parametrize("outputs", [("--out", "in.mp4"), ("--contact-sheet", "same.png", "--out", "same.png"),
+                                     ("--out", "a.mp4", "--out", "./a.mp4")])
+def test_one_file_named_twice_is_refused_before_it_is_overwritten(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, outputs: tuple[str, ...]
+) -> None:
+    """Bug: `--source h.mp4 --out h.mp4` destroyed the user's video."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in.mp4").write_bytes(CLIP.read_bytes())
+    refuse(command, 2, "overwrite", *LIVE, "--backend", "identity", "--source", "in.mp4", *outputs)
+    assert (tmp_path / "in.mp4").read_bytes() == CLIP.read_bytes() and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_video_that_does_not_say_its_length_is_rendered_whole(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bug: such a file gave one frame and exit code 0."""
+    real = cv2.VideoCapture
+
+    class Uncounted:
+        def __init__(self, path: str) -> None:
+            self._capture = real(path)
+
+        def get(self, prop: int) -> float:
+            return -9.2e18 if prop == cv2.CAP_PROP_FRAME_COUNT else self._capture.get(prop)
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self._capture, name)
+
+    monkeypatch.setattr(cv2, "VideoCapture", Uncounted)
+    done = command(*LIVE, "--backend", "identity", "--source", CLIP, "--out", tmp_path / "out.mp4")
+    assert done.code == 0 and "60 frames" in done.out
+
+
+def test_a_realtime_clip_waits_for_the_model(command: Command, tmp_path: Path) -> None:
+    """Bug: a clip played away while the model loaded, and only its end was rendered."""
+    done = command(*LIVE, "--isolate", "--source", CLIP, "--realtime", "--out", tmp_path / "out.mp4",
+                   "--stats", tmp_path / "s.json")
+    assert done.code == 0
+    stats = json.loads((tmp_path / "s.json").read_text())
+    assert stats["inferred"] > 25 and stats["captured"] == 60
+
+
+def test_figures_are_kept_when_a_session_fails(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sdxs.common.backend import IdentityBackend, StageTimes
+    from sdxs.common.errors import BackendError
+
+    class Failing(IdentityBackend):
+        count = 0
+
+        def collect(self, out: np.ndarray) -> StageTimes:
+            self.count += 1
+            if self.count == 10:
+                raise BackendError("planted")
+            return super().collect(out)
+
+    monkeypatch.setattr(cli, "_backend_class", lambda name: Failing)
+    outputs = ("--out", tmp_path / "o.mp4", "--stats", tmp_path / "s.json")
+    done = command(*LIVE, "--backend", "identity", "--source", CLIP, *outputs)
+    assert done.code == 1 and "planted" in done.err and "9 frames" in done.out
+    stats = json.loads((tmp_path / "s.json").read_text())
+    assert stats["shown"] == 9 and stats["ended"] == "failed"
+
+
+def test_comparing_equal_backends_says_that_they_are_equal(command: Command, tmp_path: Path) -> None:
+    """Bug: identical pictures were reported at 0.0 dB."""
+    done = command(*LIVE, "--backend", "identity", "--compare", "identity", "--source", CLIP, "--frames", 5, "--blend", 0.5,
+                   "--out", tmp_path / "o.mp4")
+    assert done.code == 0 and "rendered 5 frames identically" in done.out and "dB" not in done.out
+
+
+def test_sequential_refuses_what_it_would_ignore(command: Command, tmp_path: Path) -> None:
+    refuse(command, 2, "--loop sequential", *LIVE, "--loop", "sequential", "--skip", 2, "--out", tmp_path / "o.mp4")
+    refuse(command, 2, "--compare nope", *LIVE, "--compare", "nope", "--out", tmp_path / "o.mp4")

@@ -252,7 +252,7 @@ def test_pause_holds_the_picture_and_goes_on() -> None:
 def test_two_backends_get_the_same_frames() -> None:
     first, second = Recording(), Recording()
     done = run(make(Cards(20), first, second))
-    assert done.summary is not None and done.summary.psnr_db is not None
+    assert done.summary is not None and done.summary.psnr_db is None and done.summary.identical_frames == 20
     frames = [[value for name, value in backend.calls if name == "submit"] for backend in (first, second)]
     assert frames[0] == frames[1] == list(range(20))
 
@@ -410,3 +410,38 @@ def test_summary_names_stages_latency_and_memory() -> None:
     assert done.summary.latency_ms.p99 >= done.summary.latency_ms.p50 >= 4
     assert done.summary.memory[0].keys() == {"active_bytes", "peak_bytes", "cache_bytes", "model_bytes"}
     assert done.summary.process_peak_bytes > 10e6
+
+
+def test_a_slow_last_frame_is_no_lost_source() -> None:
+    """Bug: a source that had ended in order was reported as lost while its last frame was being rendered."""
+    loop = make(Cards(3), SleepingBackend(None, OPTIONS, ms=400), realtime=True, stall_s=0.2)
+    done = run(loop)
+    assert done.error is None and done.numbers[-1] == 2
+
+
+def test_pause_holds_in_the_sequential_loop_too() -> None:
+    loop = make(Cards(30), IdentityBackend(None, OPTIONS), sequential=True)
+
+    def on_show(frame: Frame) -> None:
+        if frame.id == 5:
+            loop.pause(True)
+            threading.Timer(0.2, loop.pause, (False,)).start()
+
+    began = time.perf_counter()
+    done = run(loop, on_show)
+    assert time.perf_counter() - began >= 0.2 and done.numbers == list(range(30))
+
+
+def test_an_unfinished_prompt_does_not_hold_up_the_end() -> None:
+    """Bug: the interpreter waited for the encoder; now the session says that a thread was left behind."""
+    release = threading.Event()
+
+    def encode(text: str) -> np.ndarray:
+        release.wait(30)
+        return states(1)
+
+    loop = Loop(Cards(100), [IdentityBackend(None, OPTIONS)], LoopSettings(SIZE, realtime=False, skip_threshold=-1),
+                [Prompt("0", states(0))], FrameParams(), encode)  # type: ignore[arg-type]
+    loop.run(lambda frame: loop.set_prompt("new") and None if frame.id == 3 else None, lambda: None, lambda: None)  # type: ignore[func-returns-value]
+    assert loop.abandoned
+    release.set()

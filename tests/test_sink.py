@@ -92,3 +92,42 @@ def test_window_is_refused_without_a_display(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(cv2, "getBuildInformation", lambda: "  GUI:  NONE\n")
     with pytest.raises(SinkError, match="headless build"):
         sinks.Window()
+
+
+def disk(monkeypatch: pytest.MonkeyPatch, free: list[int]) -> list[int]:
+    """Let the disk have `free` bytes at each look, the last from then on; returns the looks that were taken."""
+    looks: list[int] = []
+
+    def usage(_: Path) -> object:
+        looks.append(free[min(len(looks), len(free) - 1)])
+        return type("Usage", (), {"free": looks[-1]})()
+
+    monkeypatch.setattr(sinks.shutil, "disk_usage", usage)
+    return looks
+
+
+def test_a_disk_that_is_full_from_the_start_leaves_an_earlier_video_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bug: an empty video took the place of the one that was there."""
+    path = tmp_path / "old.mp4"
+    path.write_bytes(b"an earlier recording")
+    disk(monkeypatch, [1000])
+    sink = open_sink(path, 30)
+    with pytest.raises(SinkError, match="disk is full"):
+        sink.write(pictures(1)[0], 0)
+    sink.close()
+    assert path.read_bytes() == b"an earlier recording" and len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("shown_fps", [30, 15, 10, 1])
+def test_the_disk_is_looked_at_again_and_again_at_any_rate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shown_fps: int
+) -> None:
+    """Bug: at 15, 10 or 1 pictures a second the count of written frames never met the check again."""
+    looks = disk(monkeypatch, [10**12])
+    sink = open_sink(tmp_path / "out.avi", 30, realtime=True)
+    for n in range(10 * shown_fps):
+        sink.write(pictures(1)[0], round(n * 1e9 / shown_fps))
+    sink.close()
+    assert len(looks) >= 8  # ten seconds at 30 frames a second, a look every 30 frames

@@ -104,9 +104,9 @@ def test_a_recording_on_a_full_disk_stops_with_what_it_has_and_the_session_goes_
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     viewer = Viewer(SIZE, Look(), Stats(), [], Kept())
+    monkeypatch.setattr(sinks, "DISK_CHECK_FRAMES", 1)
     viewer.toggle_recording(tmp_path / "a.avi")
     viewer.show(frame())
-    monkeypatch.setattr(sinks, "DISK_CHECK_FRAMES", 1)
     monkeypatch.setattr(sinks.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000})())
     import time
 
