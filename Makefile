@@ -28,7 +28,6 @@ bench: .venv/parity.stamp
 
 lint: .venv/lint.stamp
 	$(BIN)/ruff check .
-	cd /tmp && $(CURDIR)/$(BIN)/mypy -p sdxs
 
 clean:
 	rm -rf .venv demo results build *.egg-info

@@ -1,0 +1,123 @@
+"""The window's own logic, on a stand-in for OpenCV's; and the real one where there is a display to show it on."""
+
+import os
+import subprocess
+import sys
+from collections import deque
+
+import numpy as np
+import pytest
+
+from sdxs.common import sink as sinks
+from sdxs.common.opencv import cv2
+from sdxs.common.sink import Window, key_of, window_obstacle, with_bars
+
+
+class Screen:
+    """What cv2's window functions were told, and what they answer."""
+
+    def __init__(self) -> None:
+        self.shown: list[np.ndarray] = []
+        self.keys: deque[int] = deque()
+        self.visible = 1.0
+        self.destroyed = 0
+
+    def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(sinks, "window_obstacle", lambda: "")
+        answers = {
+            "namedWindow": lambda *_: None,
+            "resizeWindow": lambda *_: None,
+            "setWindowProperty": lambda *_: None,
+            "imshow": lambda _, picture: self.shown.append(picture.copy()),
+            "pollKey": lambda: self.keys.popleft() if self.keys else -1,
+            "getWindowProperty": lambda *_: self.visible,
+            "getWindowImageRect": lambda *_: (0, 0, 200, 100),
+            "destroyAllWindows": lambda: setattr(self, "destroyed", self.destroyed + 1),
+        }
+        for name, answer in answers.items():
+            monkeypatch.setattr(cv2, name, answer)
+
+
+@pytest.fixture
+def screen(monkeypatch: pytest.MonkeyPatch) -> Screen:
+    made = Screen()
+    made.install(monkeypatch)
+    return made
+
+
+def picture() -> np.ndarray:
+    made = np.zeros((64, 64, 3), np.uint8)
+    made[..., 0] = 200  # red
+    return made
+
+
+def test_pictures_are_shown_in_opencvs_colour_order(screen: Screen) -> None:
+    Window().write(picture(), 0)
+    assert (screen.shown[0][..., 2] == 200).all() and not screen.shown[0][..., :2].any()
+
+
+def test_keys_come_in_order_and_none_is_lost_to_painting(screen: Screen) -> None:
+    window = Window()
+    screen.keys.extend([ord("n"), ord("p")])
+    window.write(picture(), 0)  # painting polls too
+    taken = [window.key() for _ in range(4)]
+    assert [key for key in taken if key is not None] == [ord("n"), ord("p")]
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="its window has no close button")
+def test_the_close_button_ends_it_once(screen: Screen) -> None:
+    window = Window()
+    window.write(picture(), 0)
+    assert not window.closed
+    screen.visible = 0.0
+    window.key()  # painting has just polled; the next look finds out
+    window.key()
+    assert window.closed
+    shown = len(screen.shown)
+    window.write(picture(), 0)
+    window.close()
+    assert len(screen.shown) == shown and screen.destroyed == 0
+
+
+@pytest.mark.parametrize(
+    ("code", "key"),
+    [(ord("q"), ord("q")), (13, 13), (27, 27), (0xFF0D, 13), (0xFF1B, 27), (0xFF08, 8), (0xFFAB, ord("+")),
+     (0x1000000 + 0x4E2D, 0x4E2D), (0xE9, 0xE9)],
+)
+def test_key_codes_of_every_toolkit(code: int, key: int) -> None:
+    assert key_of(code) == key
+
+
+@pytest.mark.parametrize("code", [0xFF51, 0xFFE1, 0])
+def test_keys_without_a_character_mean_nothing(code: int) -> None:
+    assert key_of(code) is None
+
+
+def test_bars_keep_proportions() -> None:
+    wide = with_bars(picture(), 200, 100)
+    assert wide.shape == (64, 128, 3) and (wide[:, 32:96, 0] == 200).all() and not wide[:, :32].any()
+    assert with_bars(picture(), 0, 0).shape == (64, 64, 3)
+
+
+def test_a_display_that_does_not_answer_is_refused_and_aborts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenCV aborts the process that asks for a window there; only the probe may die."""
+    monkeypatch.setattr(cv2, "getBuildInformation", lambda: "  GUI:  QT5\n")
+    monkeypatch.setattr(sinks.sys, "platform", "linux")
+    monkeypatch.setenv("DISPLAY", ":77")
+
+    def aborted(*_: object, **__: object) -> "subprocess.CompletedProcess[str]":
+        return subprocess.CompletedProcess([], -6, "", "qt.qpa.xcb: could not connect to display :77\n")
+
+    monkeypatch.setattr(sinks.subprocess, "run", aborted)
+    assert "could not connect to display :77" in window_obstacle()
+
+
+def test_a_real_window() -> None:
+    if window_obstacle():
+        pytest.skip(f"no window here: {window_obstacle()}")
+    script = (
+        "import numpy as np\nfrom sdxs.common.sink import Window\nwindow = Window()\n"
+        "for _ in range(5): window.write(np.zeros((720, 720, 3), np.uint8), 0); window.key()\nwindow.close()"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=os.environ, check=False)
+    assert done.returncode == 0, done.stderr
