@@ -12,6 +12,7 @@ from statistics import median
 MARGIN_SHARE = 0.1  # of T; also what lets an estimate of T that is too long shrink, frame by frame
 MARGIN_NS = 500_000
 FOREVER_NS = 1 << 62
+FIRST_PATIENCE_NS = 50_000_000  # nothing is known yet: wait for a second frame no longer than a slow camera takes
 REMEASURE_FRAMES = 300  # how often the pipeline is let run empty to measure L afresh
 
 
@@ -38,7 +39,7 @@ class Admission:
         if waiting >= self._depth or self._since_measured >= REMEASURE_FRAMES:
             return None
         if not self._latency:
-            return 0, FOREVER_NS
+            return 0, self._submitted[0][0] + FIRST_PATIENCE_NS
         if not self._intervals:
             return 0, self._submitted[0][0] + self._latency
         period = int(median(self._intervals))

@@ -25,6 +25,7 @@ from .temporal import Similarity
 
 JOIN_S = 0.6
 MOST_IN_FLIGHT = 8
+IDLE_CHECK_S = 0.5  # how often a backend that has nothing to do is asked whether it is still there
 DISPLAY_WAIT_S = 0.05  # a signal sets a flag and touches no lock, so the display looks up this often
 
 
@@ -81,7 +82,8 @@ class _Renderer:
         for backend in self.backends:
             backend.load()
         # Two backends advance together, so neither runs ahead of the other.
-        self.admission = Admission(self.backends[0].depth if len(self.backends) == 1 else 1)
+        depth = self.backends[0].depth if len(self.backends) == 1 else 1
+        self.admission = Admission(min(depth, MOST_IN_FLIGHT))
         self._stats.backends = [backend.describe() for backend in self.backends]
         self.set_prompt(self._prompts[0])
         self.set_params(self.params)
@@ -142,6 +144,11 @@ class _Renderer:
             self._last = [np.empty_like(output) for output in frame.outputs]
         for last, output in zip(self._last, frame.outputs, strict=True):
             np.copyto(last, output)
+
+    def check(self) -> None:
+        """Ask every backend for a sign of life. Raises BackendError if one has died with nothing in flight."""
+        for backend in self.backends:
+            backend.memory()
 
     def close(self) -> None:
         """Close every backend, then raise the first error one of them raised."""
@@ -391,7 +398,8 @@ class Loop:
             renderer.load()
             self.ready.set()
             while not self._ending.is_set():
-                self._resumed.wait()
+                while not self._resumed.wait(IDLE_CHECK_S):
+                    renderer.check()
                 self._apply_commands(renderer)
                 if not self._step(renderer):
                     break
@@ -407,11 +415,15 @@ class Loop:
         """Submit a frame, or collect one and hand it on. False when there is nothing left to do."""
         window = renderer.admission.window_ns()
         if window is not None:
-            frame = self._captured.take_between(*window)
+            earliest, latest = window
+            if not renderer.in_flight:
+                latest = time.perf_counter_ns() + round(IDLE_CHECK_S * 1e9)
+            frame = self._captured.take_between(earliest, latest)
             if frame is not None:
                 self._admit(renderer, frame)
                 return True
             if not renderer.in_flight:
+                renderer.check()
                 return not self._captured.finished
         self._deliver(renderer.collect())
         return True

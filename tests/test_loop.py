@@ -1,5 +1,7 @@
 """The loop: order, exact drops, commands between frames, and a clean end whatever happens."""
 
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -11,6 +13,7 @@ import pytest
 from sdxs.common.backend import Backend, BackendOptions, FrameParams, IdentityBackend, StageTimes
 from sdxs.common.errors import BackendError, SinkError, SourceLost
 from sdxs.common.frames import Frame
+from sdxs.common.hosted import HostedBackend
 from sdxs.common.loop import Loop, LoopSettings, Prompt
 from sdxs.common.source import Synthetic, read_counter
 from sdxs.common.stats import Summary
@@ -446,3 +449,25 @@ def test_an_unfinished_prompt_does_not_hold_up_the_end() -> None:
     loop.run(lambda frame: loop.set_prompt("new") and None if frame.id == 3 else None, lambda: None, lambda: None)  # type: ignore[func-returns-value]
     assert loop.abandoned
     release.set()
+
+
+@pytest.mark.parametrize("idle", ["paused", "no frames"])
+def test_a_hosted_child_that_dies_with_nothing_to_do_is_reported_within_a_second(idle: str) -> None:
+    backend = HostedBackend("identity", "sdxs.common.backend:IdentityBackend", None, OPTIONS)
+    silent = threading.Event()
+    loop = make(Cards(100, lambda n: silent.wait(20) if n == 5 and idle == "no frames" else None), backend, realtime=True)
+    killed: list[float] = []
+
+    def kill() -> None:
+        killed.append(time.perf_counter())
+        os.kill(backend.pid, signal.SIGKILL)
+
+    def on_show(_: Frame) -> None:
+        if not killed and not loop.paused:
+            loop.pause(idle == "paused")
+            threading.Timer(0.3, kill).start()
+
+    done = run(loop, on_show)
+    assert isinstance(done.error, BackendError) and "SIGKILL" in str(done.error)
+    assert time.perf_counter() - killed[0] < 1.5  # found within half a second, then the threads are ended
+    silent.set()
