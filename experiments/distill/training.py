@@ -1,0 +1,154 @@
+"""A training loop that can be stopped at any step and goes on where it was: state, log, progress, clock.
+
+A stage trains some modules for a number of steps, or for a share of the clock if that ends first. Its state
+(weights, Adam's moments, step) is one safetensors file, written under another name first.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import mlx.core as mx
+import mlx.nn as nn
+import mlx.optimizers as optim
+import numpy as np
+from mlx.utils import tree_flatten, tree_unflatten
+
+SAVE_EVERY_S = 60.0
+LOG_EVERY = 50
+WARM_UP = 100  # steps
+
+Batch = tuple[mx.array, ...]
+Loss = Callable[..., mx.array]  # (module, progress, *batch) -> figures (K,); the first is minimised
+
+
+class Progress(Protocol):
+    """Told after every step: stage, share done (0 to 1), the loss."""
+
+    def __call__(self, stage: str, done: float, loss: float) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How long and how fast one stage trains. `seconds` 0 means: as long as the steps take."""
+
+    name: str
+    steps: int
+    rate: float
+    seconds: float = 0.0
+    seed: int = 0
+    compile: bool = True
+
+
+class Log:
+    """One json object a line; what a resumed run adds stands behind what the first wrote."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+
+    def add(self, **values: str | float | int) -> None:
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({k: round(v, 6) if isinstance(v, float) else v for k, v in values.items()}) + "\n")
+
+
+def rate_at(plan: Plan, step: int, progress: float) -> float:
+    """Learning rate: a linear warm-up over the first steps, then half a cosine down to a fiftieth."""
+    warm = min(1.0, (step + 1) / min(WARM_UP, max(1, plan.steps // 10)))
+    return plan.rate * warm * (0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * progress)))
+
+
+def train(
+    plan: Plan, module: nn.Module, loss: Loss, batch: Callable[[np.random.Generator], Batch],
+    folder: Path, log: Log, report: Progress,
+) -> None:
+    """Train `module` in place until the plan is done; a stage found finished in `folder` is only loaded.
+
+    batch: draws the inputs of one step; the generator depends on seed and step alone, so a resumed run
+    sees what an uninterrupted one would have seen.
+    """
+    path = folder / f"{plan.name}.safetensors"
+    optimizer = optim.AdamW(learning_rate=plan.rate, betas=(0.9, 0.99), weight_decay=1e-4)
+    optimizer.init(module.trainable_parameters())
+    step, spent, finished = _restore(path, module, optimizer)
+    if finished:
+        report(plan.name, 1.0, 0.0)
+        return
+    run = _stepper(plan, module, optimizer, loss)
+    began, saved, figures = time.monotonic(), time.monotonic(), None
+    while step < plan.steps:
+        elapsed = spent + time.monotonic() - began
+        progress = max(step / plan.steps, elapsed / plan.seconds if plan.seconds else 0.0)
+        if progress >= 1:
+            break
+        rate = rate_at(plan, step, progress)
+        inputs = batch(np.random.Generator(np.random.PCG64([plan.seed, step])))
+        figures = run(mx.array(rate, dtype=mx.float32), mx.array(progress, dtype=mx.float32), *inputs)
+        mx.async_eval(figures, module.state, optimizer.state)
+        step += 1
+        if step % LOG_EVERY == 0 or step == plan.steps:
+            values = np.array(figures).tolist()
+            log.add(stage=plan.name, step=step, seconds=elapsed, rate=float(rate), loss=values[0],
+                    **{f"part{k}": v for k, v in enumerate(values[1:], start=1)})
+            report(plan.name, progress, values[0])
+        if time.monotonic() - saved > SAVE_EVERY_S:
+            _save(path, module, optimizer, step, spent + time.monotonic() - began, False)
+            saved = time.monotonic()
+    mx.eval(module.state)
+    _save(path, module, optimizer, step, spent + time.monotonic() - began, True)
+    log.add(stage=plan.name, step=step, seconds=spent + time.monotonic() - began, finished=1)
+    report(plan.name, 1.0, float(figures[0]) if figures is not None else 0.0)
+
+
+def _stepper(plan: Plan, module: nn.Module, optimizer: optim.Optimizer, loss: Loss) -> Callable[..., mx.array]:
+    """One step as one function of (rate, progress, *batch), compiled unless the plan says otherwise."""
+    state = [module.state, optimizer.state]
+
+    def whole(*arguments: mx.array) -> tuple[mx.array, mx.array]:
+        figures = loss(module, *arguments)
+        return figures[0], figures
+
+    gradient = nn.value_and_grad(module, whole)
+
+    def step(rate: mx.array, *arguments: mx.array) -> mx.array:
+        (_, figures), gradients = gradient(*arguments)
+        gradients, norm = optim.clip_grad_norm(gradients, 1.0)
+        optimizer.learning_rate = rate
+        optimizer.update(module, gradients)
+        return mx.concatenate([figures, norm[None]])
+
+    return mx.compile(step, inputs=state, outputs=state) if plan.compile else step
+
+
+def _save(path: Path, module: nn.Module, optimizer: optim.Optimizer, step: int, seconds: float, finished: bool) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {f"weights.{key}": value for key, value in tree_flatten(module.parameters())}
+    if not finished:
+        tensors |= {f"optimizer.{key}": value for key, value in tree_flatten(optimizer.state)}
+    mx.eval(tensors)
+    new = path.with_name(f"new-{path.name}")
+    mx.save_safetensors(str(new), tensors, {"step": str(step), "seconds": str(seconds), "finished": str(int(finished))})
+    new.replace(path)
+
+
+def _restore(path: Path, module: nn.Module, optimizer: optim.Optimizer) -> tuple[int, float, bool]:
+    """Load a stage's state if there is one; (step, seconds spent, finished)."""
+    if not path.is_file():
+        return 0, 0.0, False
+    tensors, label = mx.load(str(path), format="safetensors", return_metadata=True)
+    load_stage(path, module)
+    kept = [(k.removeprefix("optimizer."), v) for k, v in tensors.items() if k.startswith("optimizer.")]
+    if kept:
+        optimizer.state = tree_unflatten(kept)
+    mx.eval(module.state, optimizer.state)
+    return int(label["step"]), float(label["seconds"]), label["finished"] == "1"
+
+
+def load_stage(path: Path, module: nn.Module) -> None:
+    """Load the weights of a saved stage into `module`, strictly."""
+    tensors = mx.load(str(path), format="safetensors")
+    module.load_weights([(k.removeprefix("weights."), v) for k, v in tensors.items() if k.startswith("weights.")])
+    mx.eval(module.parameters())
