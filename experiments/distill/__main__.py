@@ -13,7 +13,6 @@ from pathlib import Path
 from ... import mlx_sdxs  # noqa: F401 - puts the BLAS in place before anything imports MLX or OpenCV
 
 # isort: split
-import mlx.core as mx
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
@@ -43,8 +42,7 @@ class Bars:
 
 
 def settings_of(options: argparse.Namespace) -> Settings:
-    settings = Settings(seconds=options.seconds, seed=options.seed, squares=options.squares, each=options.each,
-                        compile=mx.default_device().type == mx.DeviceType.gpu)  # on a CPU it costs a minute and gains nothing
+    settings = Settings(seconds=options.seconds, seed=options.seed, squares=options.squares, each=options.each)
     return replace(settings, steps=tuple(options.steps)) if options.steps else settings
 
 
@@ -56,8 +54,8 @@ def main() -> None:
                         help="pictures whose scenes must not be trained on")
     parser.add_argument("--seconds", type=float, default=0.0, help="stop by the clock (training alone, pairs not counted)")
     parser.add_argument("--steps", type=int, nargs=4, metavar=("VAE", "TEXT", "UNET", "FINISH"))
-    parser.add_argument("--squares", type=int, default=4000, help="how many squares to cut from the photographs")
-    parser.add_argument("--each", type=int, default=3, help="pictures of each style in a batch")
+    parser.add_argument("--squares", type=int, default=3000, help="how many squares to cut from the photographs")
+    parser.add_argument("--each", type=int, default=4, help="pictures of each style in a batch")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     parts = photographs.split(options.photos, options.hold_out)

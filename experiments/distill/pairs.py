@@ -51,7 +51,6 @@ def _fill(job: tuple[Request, Path, int, int]) -> int:
         out[index, 0] = picture
         for plane, prompt in enumerate(GALLERY, start=1):
             out[index, plane] = teachers.render(prompt, picture)
-    out.flush()
     return stop - start
 
 

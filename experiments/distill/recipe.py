@@ -1,6 +1,7 @@
 """From a folder of photographs to a checkpoint: the order of the stages and what passes between them."""
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,20 +28,19 @@ class Settings:
     The clock is shared out as `shares` over VAE, text, UNet and finish.
     """
 
-    squares: int = 4000
+    squares: int = 3000
     seconds: float = 0.0
     steps: tuple[int, int, int, int] = (9000, 800, 6000, 12000)
     rates: tuple[float, float, float, float] = (2e-3, 2e-3, 1e-3, 6e-4)
     shares: tuple[float, float, float, float] = (0.27, 0.03, 0.15, 0.55)
-    each: int = 3
+    each: int = 4
     seed: int = 0
-    compile: bool = True
     configs: architecture.Configs = field(default_factory=lambda: architecture.DEMO)
 
     def plan(self, index: int) -> Plan:
         name = ("vae", "text", "unet", "finish")[index]
         return Plan(name, self.steps[index], self.rates[index], self.seconds * self.shares[index],
-                    self.seed + index, self.compile)
+                    self.seed + index)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,13 +90,15 @@ def run(split: Split, out: Path, tokenizer: Path, settings: Settings, report: Pr
         report("pairs", made / settings.squares, 0.0)
 
     request = Request(tuple(str(p) for p in split.train), settings.squares, size, settings.seed)
-    pairs = make_pairs(request, out / "pairs", tell)
-    networks, log = build(configs, settings.seed), Log(out / "log.jsonl")
-    pictures, state = stages.Pictures(pairs), out / "state"
+    networks, log, state = build(configs, settings.seed), Log(out / "log.jsonl"), out / "state"
+    ids = token_ids(tokenizer)
+    with ThreadPoolExecutor(1) as background:  # the text encoder needs no pictures and trains meanwhile
+        making = background.submit(make_pairs, request, out / "pairs", tell)
+        train_text(networks.text, ids, settings, state, log, report)
+        pairs = making.result()
+    pictures = stages.Pictures(pairs)
     train_vae(networks.vae, stages.Anchor.fit(pairs, architecture.vae_config(configs).latent_channels), pictures,
               settings, state, log, report)
-    ids = token_ids(tokenizer)
-    train_text(networks.text, ids, settings, state, log, report)
     states = prompt_states(networks.text, ids)
     painter = stages.Painter(networks.unet, networks.vae,
                              one_step(architecture.scheduler_config(configs), architecture.frame_config(configs)))

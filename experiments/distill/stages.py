@@ -82,12 +82,12 @@ class Anchor:
 def vae_loss(anchor: Anchor) -> Callable[..., mx.array]:
     """Reconstruction, and for the first half of the training latents that stay near the anchor."""
 
-    def loss(vae: AutoencoderTiny, progress: mx.array, pictures: mx.array) -> mx.array:
+    def loss(vae: AutoencoderTiny, progress: float, pictures: mx.array) -> mx.array:
         wanted = unit(pictures)
         latents = vae.encode(wanted * 2 - 1)
         made = (vae.decode(latents) + 1) / 2
         away = mx.square(latents - anchor(wanted * 2 - 1)).mean()
-        total = picture_loss(made, wanted) + mx.maximum(1 - 2 * progress, 0) * 0.5 * away
+        total = picture_loss(made, wanted) + 0.5 * max(1 - 2 * progress, 0.0) * away
         return mx.stack([total, psnr(made, wanted), away])
 
     return loss
@@ -116,7 +116,7 @@ def text_loss(end: int) -> Callable[..., mx.array]:
     end: id of the end mark, which also pads.
     """
 
-    def loss(model: StyleReader, progress: mx.array, ids: mx.array, styles: mx.array) -> mx.array:
+    def loss(model: StyleReader, progress: float, ids: mx.array, styles: mx.array) -> mx.array:
         states, logits = model(ids)
         said = (ids == end).astype(mx.float32)
         each = nn.losses.cross_entropy(logits, mx.broadcast_to(styles[:, None], ids.shape), label_smoothing=0.05)
@@ -165,7 +165,7 @@ class Painter(nn.Module):
         return (self.vae.decode(self.x0(self.vae.encode(picture * 2 - 1), states)) + 1) / 2
 
 
-def latent_loss(painter: Painter, progress: mx.array, photographs: mx.array, wanted: mx.array, states: mx.array) -> mx.array:
+def latent_loss(painter: Painter, progress: float, photographs: mx.array, wanted: mx.array, states: mx.array) -> mx.array:
     """Distance of x0 from the latents of the teacher's picture; the VAE is frozen."""
     start = mx.stop_gradient(painter.vae.encode(unit(photographs) * 2 - 1))
     goal = mx.stop_gradient(painter.vae.encode(unit(wanted) * 2 - 1))
@@ -182,7 +182,7 @@ def finish_loss(shaken: int, kept: int) -> Callable[..., mx.array]:
     """
 
     def loss(
-        painter: Painter, progress: mx.array, photographs: mx.array, wanted: mx.array, states: mx.array,
+        painter: Painter, progress: float, photographs: mx.array, wanted: mx.array, states: mx.array,
         order: mx.array, noise: mx.array, shift: mx.array,
     ) -> mx.array:
         photographs, wanted, states = unit(photographs)[order], unit(wanted)[order], states[order]

@@ -211,9 +211,9 @@ def ukiyo_e(picture: Picture) -> Picture:
     flat = guided(guided(picture, 5, 0.01), 5, 0.01)
     grey = luma(flat)
     colour = saturate(0.5 + (flat - 0.5) * 1.15, 1.7)
-    near = np.stack([((colour - ink) ** 2).sum(axis=-1) for ink in _PRINT_COLOURS])
-    weight = np.exp(-(near - near.min(axis=0)) / 0.035)
-    printed = np.tensordot(weight / weight.sum(axis=0), _PRINT_COLOURS, axes=(0, 0))
+    near = (colour**2).sum(axis=-1, keepdims=True) - 2 * colour @ _PRINT_COLOURS.T + (_PRINT_COLOURS**2).sum(axis=-1)
+    weight = np.exp((near.min(axis=-1, keepdims=True) - near) / 0.035)  # (H, W, 7)
+    printed = weight / weight.sum(axis=-1, keepdims=True) @ _PRINT_COLOURS
     cut = np.maximum(0.9 * lines(luma(picture), 1.6, 26), 0.55 * np.tanh(14 * np.maximum(edges(grey, 1.0) - 0.02, 0)))
     return printed * (1 - cut[..., None]) + cut[..., None] * np.array([0.07, 0.07, 0.13], np.float32)
 

@@ -6,7 +6,7 @@ A stage trains some modules for a number of steps, or for a share of the clock i
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -40,7 +40,6 @@ class Plan:
     rate: float
     seconds: float = 0.0
     seed: int = 0
-    compile: bool = True
 
 
 class Log:
@@ -58,7 +57,7 @@ class Log:
 def rate_at(plan: Plan, step: int, progress: float) -> float:
     """Learning rate: a linear warm-up over the first steps, then half a cosine down to a fiftieth."""
     warm = min(1.0, (step + 1) / min(WARM_UP, max(1, plan.steps // 10)))
-    return plan.rate * warm * (0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * progress)))
+    return plan.rate * warm * float(0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * progress)))
 
 
 def train(
@@ -72,12 +71,15 @@ def train(
     """
     path = folder / f"{plan.name}.safetensors"
     optimizer = optim.AdamW(learning_rate=plan.rate, betas=(0.9, 0.99), weight_decay=1e-4)
-    optimizer.init(module.trainable_parameters())
-    step, spent, finished = _restore(path, module, optimizer)
+    step, spent, finished, moments = _restore(path, module)
     if finished:
         report(plan.name, 1.0, 0.0)
         return
-    run = _stepper(plan, module, optimizer, loss)
+    flat = Flat(module, optimizer)
+    if moments:
+        optimizer.state = tree_unflatten(list(moments.items()))
+    # Not compiled: fusing a training step takes minutes on CUDA and gains less than one vector for Adam does.
+    gradient = nn.value_and_grad(module, lambda *arguments: _first(loss(module, *arguments)))
     began, saved, figures = time.monotonic(), time.monotonic(), None
     while step < plan.steps:
         elapsed = spent + time.monotonic() - began
@@ -86,11 +88,12 @@ def train(
             break
         rate = rate_at(plan, step, progress)
         inputs = batch(np.random.Generator(np.random.PCG64([plan.seed, step])))
-        figures = run(mx.array(rate, dtype=mx.float32), mx.array(progress, dtype=mx.float32), *inputs)
-        mx.async_eval(figures, module.state, optimizer.state)
+        (_, figures), gradients = gradient(progress, *inputs)
+        norm = flat.update(gradients, rate)
+        mx.async_eval(figures, norm, flat.vector, optimizer.state)
         step += 1
         if step % LOG_EVERY == 0 or step == plan.steps:
-            values = np.array(figures).tolist()
+            values = [*np.array(figures).tolist(), float(norm)]
             log.add(stage=plan.name, step=step, seconds=elapsed, rate=float(rate), loss=values[0],
                     **{f"part{k}": v for k, v in enumerate(values[1:], start=1)})
             report(plan.name, progress, values[0])
@@ -103,24 +106,40 @@ def train(
     report(plan.name, 1.0, float(figures[0]) if figures is not None else 0.0)
 
 
-def _stepper(plan: Plan, module: nn.Module, optimizer: optim.Optimizer, loss: Loss) -> Callable[..., mx.array]:
-    """One step as one function of (rate, progress, *batch), compiled unless the plan says otherwise."""
-    state = [module.state, optimizer.state]
+class Flat:
+    """A module's trainable parameters and Adam over them as one vector: a dozen operations a step instead of thousands.
 
-    def whole(*arguments: mx.array) -> tuple[mx.array, mx.array]:
-        figures = loss(module, *arguments)
-        return figures[0], figures
+    Every tensor starts at a multiple of 64 values, as the GPU's kernels like it.
+    """
 
-    gradient = nn.value_and_grad(module, whole)
+    def __init__(self, module: nn.Module, optimizer: optim.Optimizer) -> None:
+        self._module, self._optimizer = module, optimizer
+        self._keys = [(key, value.shape, value.size) for key, value in tree_flatten(module.trainable_parameters())]
+        self._gaps = [mx.zeros(-size % 64) for _, _, size in self._keys]
+        self.vector = self._join(module.trainable_parameters())
+        optimizer.init({"all": self.vector})
 
-    def step(rate: mx.array, *arguments: mx.array) -> mx.array:
-        (_, figures), gradients = gradient(*arguments)
-        gradients, norm = optim.clip_grad_norm(gradients, 1.0)
-        optimizer.learning_rate = rate
-        optimizer.update(module, gradients)
-        return mx.concatenate([figures, norm[None]])
+    def update(self, gradients: dict[str, object], rate: float) -> mx.array:
+        """Take one step of AdamW with the gradient's length cut to 1; return what it was."""
+        gradient = self._join(gradients)
+        norm = mx.sqrt(mx.square(gradient).sum())
+        gradient = gradient * mx.minimum(1 / (norm + 1e-6), 1.0)
+        self._optimizer.learning_rate = rate
+        self.vector = self._optimizer.apply_gradients({"all": gradient}, {"all": self.vector})["all"]
+        self._module.update(tree_unflatten(list(self._parts())))
+        return norm
 
-    return mx.compile(step, inputs=state, outputs=state) if plan.compile else step
+    def _join(self, tree: dict[str, object]) -> mx.array:
+        values = dict(tree_flatten(tree))
+        pieces = [piece for (key, _, _), gap in zip(self._keys, self._gaps, strict=True)
+                  for piece in (values[key].reshape(-1), gap)]
+        return mx.concatenate(pieces)
+
+    def _parts(self) -> Iterator[tuple[str, mx.array]]:
+        start = 0
+        for key, shape, size in self._keys:
+            yield key, self.vector[start : start + size].reshape(shape)
+            start += size + -size % 64
 
 
 def _save(path: Path, module: nn.Module, optimizer: optim.Optimizer, step: int, seconds: float, finished: bool) -> None:
@@ -134,17 +153,18 @@ def _save(path: Path, module: nn.Module, optimizer: optim.Optimizer, step: int, 
     new.replace(path)
 
 
-def _restore(path: Path, module: nn.Module, optimizer: optim.Optimizer) -> tuple[int, float, bool]:
-    """Load a stage's state if there is one; (step, seconds spent, finished)."""
+def _restore(path: Path, module: nn.Module) -> tuple[int, float, bool, dict[str, mx.array]]:
+    """Load a stage's weights if there are any; (step, seconds spent, finished, the optimizer's state)."""
     if not path.is_file():
-        return 0, 0.0, False
+        return 0, 0.0, False, {}
     tensors, label = mx.load(str(path), format="safetensors", return_metadata=True)
     load_stage(path, module)
-    kept = [(k.removeprefix("optimizer."), v) for k, v in tensors.items() if k.startswith("optimizer.")]
-    if kept:
-        optimizer.state = tree_unflatten(kept)
-    mx.eval(module.state, optimizer.state)
-    return int(label["step"]), float(label["seconds"]), label["finished"] == "1"
+    moments = {k.removeprefix("optimizer."): v for k, v in tensors.items() if k.startswith("optimizer.")}
+    return int(label["step"]), float(label["seconds"]), label["finished"] == "1", moments
+
+
+def _first(figures: mx.array) -> tuple[mx.array, mx.array]:
+    return figures[0], figures
 
 
 def load_stage(path: Path, module: nn.Module) -> None:
