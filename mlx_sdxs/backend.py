@@ -62,7 +62,6 @@ class MlxBackend:
         vae = load_vae(checkpoint.vae, checkpoint.vae_weights, dtype)
         step = one_step(checkpoint.scheduler, checkpoint.frame)
         self._frame = Frame(unet, vae, step, checkpoint.vae.scaling_factor, dtype).fold()
-        self._model_bytes = parameter_bytes(unet) + parameter_bytes(vae)
         # On a GPU compilation fuses the elementwise work; on the CPU it needs a C++ compiler and gains nothing.
         self._run = mx.compile(self._frame) if on_gpu() else self._frame
         self._prompt = self._frame.prompt(mx.zeros((1, _PROMPT_TOKENS, checkpoint.unet.cross_attention_dim)))
@@ -71,6 +70,7 @@ class MlxBackend:
         blank = np.zeros((self._size, self._size, 3), np.uint8)
         self.submit(blank)
         self.collect(blank)
+        self._model_bytes = parameter_bytes(unet) + parameter_bytes(vae)  # after a CPU's convolutions took their form
         self._previous = None  # the warm-up's picture must not shine through
 
     def set_conditioning(self, encoder_hidden_states: np.ndarray) -> None:

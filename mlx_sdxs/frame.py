@@ -10,7 +10,9 @@ import mlx.core as mx
 
 from ..common.schedule import OneStep
 from .autoencoder_kl import AutoencoderKL
+from .conv import fold_convolutions
 from .fold import PromptProducts, fold, prompt_products
+from .ops import on_gpu
 from .taesd import AutoencoderTiny
 from .unet import UNet2DConditionModel
 
@@ -32,8 +34,11 @@ class Frame:
     folded: bool = False
 
     def fold(self) -> "Frame":
-        """Return the frame with its timestep folded into the UNet, which is changed by this."""
+        """Return the frame with its timestep built in, for one size of picture; its networks are changed by this."""
         fold(self.unet, float(self.step.timestep))
+        if not on_gpu():
+            fold_convolutions(self.unet)
+            fold_convolutions(self.vae)
         return replace(self, folded=True)
 
     def prompt(self, encoder_hidden_states: mx.array) -> Prompt:
