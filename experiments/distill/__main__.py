@@ -52,6 +52,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--hold-out", type=Path, nargs="*", default=[], metavar="PICTURE",
                         help="pictures whose scenes must not be trained on")
+    parser.add_argument("--start-from", type=Path, metavar="CHECKPOINT", help="train on its UNet and VAE, not on fresh ones")
     parser.add_argument("--seconds", type=float, default=0.0, help="stop by the clock (training alone, pairs not counted)")
     parser.add_argument("--steps", type=int, nargs=4, metavar=("VAE", "TEXT", "UNET", "FINISH"))
     parser.add_argument("--squares", type=int, default=3000, help="how many squares to cut from the photographs")
@@ -66,7 +67,7 @@ def main() -> None:
     columns = (TextColumn("{task.description:8}"), BarColumn(), TextColumn("{task.fields[loss]}"), TimeElapsedColumn())
     settings = settings_of(options)
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        networks = run(parts, options.out, TOKENIZER, settings, Bars(progress))
+        networks = run(parts, options.out, TOKENIZER, settings, Bars(progress), options.start_from)
     folder = export.write(networks, settings.configs, TOKENIZER, options.out / "checkpoint")
     console.print(f"checkpoint in {folder}; code {export.code_hash()[:12]}")
 

@@ -8,6 +8,7 @@ import json
 import multiprocessing
 import os
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -75,8 +76,8 @@ def make_pairs(request: Request, folder: Path, done: Callable[[int], None], work
             done(_fill(job))
     else:
         # spawn: a fork of a process that holds MLX or OpenCV threads can hang
-        with multiprocessing.get_context("spawn").Pool(workers) as pool:
-            for count in pool.imap_unordered(_fill, jobs):
+        with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+            for count in pool.map(_fill, jobs):
                 done(count)
     label.write_text(json.dumps(wanted) + "\n", encoding="utf-8")
     return np.load(path, mmap_mode="r")

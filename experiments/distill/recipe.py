@@ -12,6 +12,7 @@ import numpy as np
 from ...common.prompts import GALLERY
 from ...common.schedule import one_step
 from ...common.tokenizer import ClipTokenizer
+from ...mlx_sdxs.layers import load_weights
 from ...mlx_sdxs.taesd import AutoencoderTiny
 from ...mlx_sdxs.unet import UNet2DConditionModel
 from . import architecture, phrases, stages
@@ -19,6 +20,8 @@ from .pairs import Request, make_pairs
 from .photographs import Split
 from .text_model import CLIPTextModel
 from .training import Log, Plan, Progress, load_stage, train
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +82,13 @@ def prompt_states(text: CLIPTextModel, ids: Sequence[np.ndarray]) -> list[mx.arr
     return states
 
 
-def run(split: Split, out: Path, tokenizer: Path, settings: Settings, report: Progress) -> Networks:
-    """Make the pairs, train the four stages, return the networks. Whatever `out` already holds is used."""
+def run(
+    split: Split, out: Path, tokenizer: Path, settings: Settings, report: Progress, start_from: Path | None = None
+) -> Networks:
+    """Make the pairs, train the four stages, return the networks. Whatever `out` already holds is used.
+
+    start_from: a checkpoint of the same architecture whose UNet and VAE are trained on, instead of fresh ones.
+    """
     size, configs = int(settings.configs["frame"]["size"]), settings.configs
     made = 0
 
@@ -91,6 +99,9 @@ def run(split: Split, out: Path, tokenizer: Path, settings: Settings, report: Pr
 
     request = Request(tuple(str(p) for p in split.train), settings.squares, size, settings.seed)
     networks, log, state = build(configs, settings.seed), Log(out / "log.jsonl"), out / "state"
+    if start_from:
+        load_weights(networks.unet, start_from / "unet" / WEIGHTS, mx.float32)
+        load_weights(networks.vae, start_from / "vae" / WEIGHTS, mx.float32)
     ids = token_ids(tokenizer)
     with ThreadPoolExecutor(1) as background:  # the text encoder needs no pictures and trains meanwhile
         making = background.submit(make_pairs, request, out / "pairs", tell)

@@ -20,6 +20,7 @@ from .text_model import CLIPTextModel
 STYLES = 10
 NOISE_LEVELS = 6.0  # of 255: the camera noise that a picture must withstand
 PATCH = 8
+STEADINESS = 20.0  # weight of unsteadiness beside the picture loss
 
 
 class Pictures:
@@ -198,7 +199,7 @@ def finish_loss(shaken: int, kept: int) -> Callable[..., mx.array]:
         shake = unsteadiness(seen, seen_again, first[:shaken], again)
         sample = wanted[-kept:]
         kept_loss = picture_loss((painter.vae.decode(painter.vae.encode(sample * 2 - 1)) + 1) / 2, sample)
-        return mx.stack([picture + 0.5 * kept_loss + 5 * shake, psnr(first, wanted), kept_loss, shake])
+        return mx.stack([picture + 0.5 * kept_loss + STEADINESS * shake, psnr(first, wanted), kept_loss, shake])
 
     return loss
 
