@@ -27,7 +27,8 @@ def test_minimal_filter_is_exact(outputs: int) -> None:
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(
-    ("batch", "height", "width", "inputs", "outputs"), [(1, 8, 8, 5, 7), (2, 12, 8, 16, 3), (1, 4, 20, 3, 4), (1, 16, 16, 64, 32)]
+    ("batch", "height", "width", "inputs", "outputs"),
+    [(1, 8, 8, 5, 7), (2, 12, 8, 16, 3), (1, 4, 20, 3, 4), (1, 16, 16, 64, 32)],
 )
 def test_every_form_is_the_same_convolution(
     form: str, batch: int, height: int, width: int, inputs: int, outputs: int
@@ -60,7 +61,8 @@ def test_a_folded_network_is_the_same_and_drops_what_it_no_longer_needs() -> Non
     ("shape", "form"),
     [
         ((64, 64, 320, 320), "tiles4"), ((16, 16, 1280, 1280), "tiles2"), ((512, 512, 64, 64), "rows4"),
-        ((512, 512, 64, 3), "shifts"), ((512, 512, 3, 64), "direct"), ((90, 90, 320, 320), "direct"), ((8, 8, 128, 128), "direct"),
+        ((512, 512, 64, 3), "shifts"), ((512, 512, 3, 64), "direct"), ((90, 90, 320, 320), "direct"),
+        ((8, 8, 128, 128), "direct"),
     ],
 )
 def test_the_form_follows_the_shape(shape: tuple[int, int, int, int], form: str) -> None:
