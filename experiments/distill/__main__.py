@@ -16,11 +16,8 @@ from ... import mlx_sdxs  # noqa: F401 - puts the BLAS in place before anything 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from ...common.checkpoint import PACKAGE_FOLDER
 from . import export, photographs
-from .recipe import Settings, run
-
-TOKENIZER = PACKAGE_FOLDER / "weights" / "demo" / "tokenizer"
+from .recipe import TOKENIZER, Settings, run
 
 
 class Bars:

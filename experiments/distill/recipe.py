@@ -9,6 +9,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
+from ...common.checkpoint import PACKAGE_FOLDER
 from ...common.prompts import GALLERY
 from ...common.schedule import one_step
 from ...common.tokenizer import ClipTokenizer
@@ -21,6 +22,7 @@ from .photographs import Split
 from .text_model import CLIPTextModel
 from .training import Log, Plan, Progress, load_stage, train
 
+TOKENIZER = PACKAGE_FOLDER / "weights" / "demo" / "tokenizer"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
