@@ -45,7 +45,6 @@ def square(request: Request, index: int) -> np.ndarray:
 def _fill(job: tuple[Request, Path, int, int]) -> int:
     """Make squares `start` to `stop` and write them into the file. Runs in a worker."""
     request, path, start, stop = job
-    cv2.setNumThreads(1)
     out = np.lib.format.open_memmap(path, mode="r+")
     for index in range(start, stop):
         picture = square(request, index)
@@ -76,7 +75,7 @@ def make_pairs(request: Request, folder: Path, done: Callable[[int], None], work
             done(_fill(job))
     else:
         # spawn: a fork of a process that holds MLX or OpenCV threads can hang
-        with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), cv2.setNumThreads, (1,)) as pool:
             for count in pool.map(_fill, jobs):
                 done(count)
     label.write_text(json.dumps(wanted) + "\n", encoding="utf-8")

@@ -20,7 +20,7 @@ from . import architecture, phrases, stages
 from .pairs import Request, make_pairs
 from .photographs import Split
 from .text_model import CLIPTextModel
-from .training import Log, Plan, Progress, load_stage, train
+from .training import Log, Plan, Progress, train
 
 TOKENIZER = PACKAGE_FOLDER / "weights" / "demo" / "tokenizer"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -41,6 +41,7 @@ class Settings:
     shares: tuple[float, float, float, float] = (0.28, 0.0, 0.15, 0.57)
     each: int = 4
     seed: int = 0
+    workers: int | None = None  # processes that make pairs; None is one for each processor
     configs: architecture.Configs = field(default_factory=lambda: architecture.DEMO)
 
     def plan(self, index: int) -> Plan:
@@ -106,7 +107,7 @@ def run(
         load_weights(networks.vae, start_from / "vae" / WEIGHTS, mx.float32)
     ids = token_ids(tokenizer)
     with ThreadPoolExecutor(1) as background:  # the text encoder needs no pictures and trains meanwhile
-        making = background.submit(make_pairs, request, out / "pairs", tell)
+        making = background.submit(make_pairs, request, out / "pairs", tell, settings.workers)
         train_text(networks.text, ids, settings, state, log, report)
         pairs = making.result()
     pictures = stages.Pictures(pairs)
@@ -168,16 +169,6 @@ def train_finish(
         return *pair, prompts, *stages.finish_extras(generator, count, shaken, size)
 
     train(settings.plan(3), painter, stages.finish_loss(shaken, kept), batch, state, log, report)
-
-
-def load_finished(out: Path, settings: Settings) -> Networks:
-    """The networks of a finished run, from its state files."""
-    networks = build(settings.configs, settings.seed)
-    step = one_step(architecture.scheduler_config(settings.configs), architecture.frame_config(settings.configs))
-    load_stage(out / "state" / "finish.safetensors", stages.Painter(networks.unet, networks.vae, step))
-    width = architecture.text_config(settings.configs).hidden_size
-    load_stage(out / "state" / "text.safetensors", stages.StyleReader(networks.text, width))
-    return networks
 
 
 def parameters(module: nn.Module) -> int:

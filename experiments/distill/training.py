@@ -80,30 +80,48 @@ def train(
         optimizer.state = tree_unflatten(list(moments.items()))
     # Not compiled: fusing a training step takes minutes on CUDA and gains less than one vector for Adam does.
     gradient = nn.value_and_grad(module, lambda *arguments: _first(loss(module, *arguments)))
-    began, saved, figures = time.monotonic(), time.monotonic(), None
-    while step < plan.steps:
-        elapsed = spent + time.monotonic() - began
-        progress = max(step / plan.steps, elapsed / plan.seconds if plan.seconds else 0.0)
-        if progress >= 1:
-            break
-        rate = rate_at(plan, step, progress)
-        inputs = batch(np.random.Generator(np.random.PCG64([plan.seed, step])))
-        (_, figures), gradients = gradient(progress, *inputs)
-        norm = flat.update(gradients, rate)
-        mx.async_eval(figures, norm, flat.vector, optimizer.state)
-        step += 1
-        if step % LOG_EVERY == 0 or step == plan.steps:
-            values = [*np.array(figures).tolist(), float(norm)]
-            log.add(stage=plan.name, step=step, seconds=elapsed, rate=float(rate), loss=values[0],
-                    **{f"part{k}": v for k, v in enumerate(values[1:], start=1)})
-            report(plan.name, progress, values[0])
-        if time.monotonic() - saved > SAVE_EVERY_S:
-            _save(path, module, optimizer, step, spent + time.monotonic() - began, False)
-            saved = time.monotonic()
-    mx.eval(module.state)
-    _save(path, module, optimizer, step, spent + time.monotonic() - began, True)
-    log.add(stage=plan.name, step=step, seconds=spent + time.monotonic() - began, finished=1)
+    clock = _Clock(spent)
+    saved, figures, norm = time.monotonic(), None, None
+    try:
+        while step < plan.steps and (progress := clock.progress(plan, step)) < 1:
+            inputs = batch(np.random.Generator(np.random.PCG64([plan.seed, step])))
+            (_, figures), gradients = gradient(progress, *inputs)
+            norm = flat.update(gradients, rate_at(plan, step, progress))
+            mx.async_eval(figures, norm, flat.vector, optimizer.state)
+            step += 1
+            if step % LOG_EVERY == 0 or step == plan.steps:
+                _tell(plan, step, clock, progress, [*np.array(figures).tolist(), float(norm)], log, report)
+            if time.monotonic() - saved > SAVE_EVERY_S:
+                _save(path, module, optimizer, step, clock.seconds(), False)
+                saved = time.monotonic()
+    except KeyboardInterrupt:
+        _save(path, module, optimizer, step, clock.seconds(), False)
+        raise
+    _save(path, module, optimizer, step, clock.seconds(), True)
+    log.add(stage=plan.name, step=step, seconds=clock.seconds(), finished=1)
     report(plan.name, 1.0, float(figures[0]) if figures is not None else 0.0)
+
+
+class _Clock:
+    """Seconds spent on a stage, those of earlier runs included."""
+
+    def __init__(self, spent: float) -> None:
+        self._start = time.monotonic() - spent
+
+    def seconds(self) -> float:
+        return time.monotonic() - self._start
+
+    def progress(self, plan: Plan, step: int) -> float:
+        """Share of the stage that is done, by steps or by the clock, whichever is further."""
+        return max(step / plan.steps, self.seconds() / plan.seconds if plan.seconds else 0.0)
+
+
+def _tell(
+    plan: Plan, step: int, clock: _Clock, progress: float, values: list[float], log: Log, report: Progress
+) -> None:
+    parts = {f"part{k}": v for k, v in enumerate(values[1:], start=1)}
+    log.add(stage=plan.name, step=step, seconds=clock.seconds(), rate=rate_at(plan, step, progress), loss=values[0], **parts)
+    report(plan.name, progress, values[0])
 
 
 class Flat:
