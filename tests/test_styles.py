@@ -38,7 +38,7 @@ def corners(name: str) -> list[np.ndarray]:
 
 @pytest.fixture(scope="module")
 def errors(demo: Checkpoint) -> Iterator[np.ndarray]:
-    """Squared error of every rendering to every teacher's picture, (pictures, prompts, teachers)."""
+    """Squared error to every teacher's picture, (pictures, prompts and at last the photograph itself, teachers)."""
     backend, encoder = MlxBackend(demo, BackendOptions(SIZE)), TextEncoder(demo)
     backend.load()
     prompts = [encoder.encode(prompt) for prompt in PROMPTS]
@@ -52,24 +52,26 @@ def errors(demo: Checkpoint) -> Iterator[np.ndarray]:
             backend.submit(camera)
             backend.collect(out)
             row.append(np.square(wanted - out).mean(axis=(1, 2, 3)))
+        row.append(np.square(wanted - camera).mean(axis=(1, 2, 3)))
         rows.append(row)
     yield np.array(rows)
     backend.close()
 
 
 def test_style_of_held_out_photographs_is_the_one_asked_for(errors: np.ndarray) -> None:
-    right = errors.argmin(axis=2) == np.arange(len(PROMPTS))
+    right = errors[:, :-1].argmin(axis=2) == np.arange(len(PROMPTS))
     assert right.mean() >= 0.95, dict(zip(PROMPTS, right.mean(axis=0), strict=True))  # chance is 10 %
     assert right.mean(axis=0).min() >= 0.75, dict(zip(PROMPTS, right.mean(axis=0), strict=True))
 
 
-def test_a_rendering_is_nearer_to_its_teacher_than_the_photograph_is(errors: np.ndarray) -> None:
-    own = np.array([errors[:, k, k].mean() for k in range(len(PROMPTS))])
-    decibels = 10 * np.log10(255**2 / own)
-    # at 128 pixels, half the size it was trained for; 22 dB in the mean is the least at full size
-    assert decibels.mean() >= 22, dict(zip(PROMPTS, decibels.round(1), strict=True))
+def test_a_rendering_is_much_nearer_to_its_teacher_than_the_photograph_is(errors: np.ndarray) -> None:
+    own = 10 * np.log10(255**2 / np.array([errors[:, k, k].mean() for k in range(len(PROMPTS))]))
+    photograph = 10 * np.log10(255**2 / errors[:, -1].mean(axis=0))
+    said = dict(zip(PROMPTS, own.round(1), strict=True))
+    assert (own - photograph).min() >= 3, said  # dB, for each style
+    assert own.mean() >= 23, said  # 24.7 was measured, at half the size it was trained for; the photograph has 13
 
 
 def test_shuffled_prompts_fail_the_same_measure(errors: np.ndarray) -> None:
     shuffled = np.roll(np.arange(len(PROMPTS)), 1)
-    assert (errors.argmin(axis=2) == shuffled).mean() <= 0.1
+    assert (errors[:, :-1].argmin(axis=2) == shuffled).mean() <= 0.1
