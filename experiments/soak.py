@@ -74,7 +74,7 @@ def soak(seconds: float, hosted: bool) -> dict[str, object]:
                 print(f"{elapsed:.0f} s, {used / 1e6:.1f} MB", flush=True)
 
         summary = loop.run(show, lambda: None, viewer.close)
-    growth = growth_bytes(samples)
+    growth = growth_bytes(samples) if len(samples) >= 1 / WARM_UP_SHARE else None  # too few seconds to tell
     for thread in set(threading.enumerate()) - threads:
         thread.join(PATIENCE_S)
     left_threads = [t.name for t in set(threading.enumerate()) - threads]
@@ -115,13 +115,14 @@ def main() -> int:
     good = True
     for run in runs:
         left = [*run["threads_left"], *run["shared_memory_left"]]  # type: ignore[misc]
-        fine = run["growth_bytes"] <= ALLOWED_BYTES and not left and not run["processes_left"]  # type: ignore[arg-type]
+        growth = run["growth_bytes"]
+        fine = isinstance(growth, int) and growth <= ALLOWED_BYTES and not left and not run["processes_left"]
         good = good and fine
         print(
             f"{'good' if fine else 'BAD'}: {'hosted' if run['hosted'] else 'in process'}, {run['frames']} frames in "
             f"{run['seconds']} s ({run['measured_fps']:.1f} fps of the source's {run['source_fps']:g}), footprint "
             f"{run['median_footprint_bytes'] / 1e6:.0f} MB, growth of anonymous memory "  # type: ignore[operator]
-            f"{run['growth_bytes'] / 1e6:+.2f} MB, left over: {left or 'nothing'}"  # type: ignore[operator]
+            f"{f'{growth / 1e6:+.2f} MB' if isinstance(growth, int) else 'unknown'}, left over: {left or 'nothing'}"
         )
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
