@@ -16,7 +16,7 @@ import numpy as np
 
 from .admission import Admission
 from .backend import Backend, FrameParams
-from .errors import SourceLost
+from .errors import SourceLost, first_of
 from .frames import Frame, Pool, Slot
 from .image import to_square_rgb
 from .source import Source
@@ -251,23 +251,28 @@ class Loop:
 
         show: takes each frame that reaches the display; its pictures are only valid during the call.
         idle: called between frames at least 20 times a second. finish: closes the sinks; always called,
-        before anything is waited for. Raises what a thread, `show` or `finish` raised; `summary` then
-        holds the figures until there.
+        before anything is waited for. Raises the first thing that a thread, `show` or `finish` raised, with
+        the others as its notes; `summary` then holds the figures until there.
         """
         self._began_ns = time.perf_counter_ns()
         drive = self._drive_sequential if self._settings.sequential else self._drive
         ended = "failed"
+        errors: list[BaseException] = []
         try:
             ended = drive(show, idle)
-        finally:
-            try:
-                self._end(finish)
-            finally:
-                ended = "failed" if self._failure else ended
-                dropped = self._captured.dropped, self._rendered.dropped
-                self.summary = self.stats.summary(self._began_ns, dropped, ended, self._under_way)
+        except BaseException as error:
+            errors.append(error)
+        try:
+            self._end(finish)
+        except BaseException as error:
+            errors.append(error)
         if self._failure is not None:
-            raise self._failure
+            errors.insert(0 if ended != "failed" else 1, self._failure)
+            ended = "failed"
+        dropped = self._captured.dropped, self._rendered.dropped
+        self.summary = self.stats.summary(self._began_ns, dropped, ended, self._under_way)
+        if errors:
+            raise first_of(errors)
         return self.summary
 
     def _drive(self, show: Callable[[Frame], None], idle: Callable[[], None]) -> str:
