@@ -63,7 +63,7 @@ class Series:
 class Summary:
     """The figures of a session; times in milliseconds, memory in bytes, flicker in levels of 255.
 
-    Unless the session failed, every frame is accounted for: captured = shown + both kinds of dropped +
+    Unless the session failed or left a thread behind, every frame is accounted for: captured = shown + both kinds of dropped +
     under_way_at_end, the last being those between capture and display when the session ended.
     """
 

@@ -1,10 +1,11 @@
 """Short forms of the long measurements: a soak and interrupted sessions. CI runs a longer soak beside the tests."""
 
 import signal
+from dataclasses import replace
 
 import pytest
 
-from sdxs.experiments.interrupts import interrupt
+from sdxs.experiments.interrupts import Outcome, interrupt
 from sdxs.experiments.soak import growth_bytes, soak
 
 
@@ -19,6 +20,15 @@ def test_growth_is_seen() -> None:
     flat = [(float(n), 100_000_000 + n % 3) for n in range(100)]
     leaking = [(float(n), 100_000_000 + 200_000 * n) for n in range(100)]
     assert abs(growth_bytes(flat)) < 10 and growth_bytes(leaking) == pytest.approx(10_000_000, rel=0.05)
+
+
+def test_pythons_own_farewell_is_right_and_any_other_code_1_is_not() -> None:
+    """Bug: SIGINT while Python itself starts ends it with code 1, before any line of ours."""
+    outcome = Outcome("SIGINT", 0.01, False, 1, 0.1, 0, (), "", farewell=True)
+    assert outcome.good and not replace(outcome, farewell=False).right
+    assert replace(outcome, code=130, farewell=False).good
+    late = replace(outcome, exit_s=1.2)
+    assert late.right and not late.good
 
 
 @pytest.mark.parametrize("isolate", [False, True])
