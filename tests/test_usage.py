@@ -188,7 +188,7 @@ class Stalling(source.Synthetic):
         return super().read()
 
 session.open_source = lambda spec, size, repeat=False: Stalling(size)
-session.LoopSettings = functools.partial(session.LoopSettings, stall_s=1.0)
+session.LoopSettings = functools.partial(session.LoopSettings, stall_s=2.0)
 sys.argv = ["sdxs", *sys.argv[1:]]
 cli.main()
 """
