@@ -289,7 +289,7 @@ def check_pipeline() -> Iterator[Check]:
     started = time.perf_counter()
     checkpoint = open_checkpoint(PACKAGE_FOLDER / "weights" / "demo")
     inputs, t = draw_inputs(checkpoint, TINY, seed=31), checkpoint.frame.timestep
-    pipeline = StableDiffusionPipeline.from_pretrained(checkpoint.folder, torch_dtype=torch.float32)
+    pipeline = StableDiffusionPipeline.from_pretrained(checkpoint.folder, dtype=torch.float32)
     states, _ = pipeline.encode_prompt(inputs.prompt, "cpu", 1, False)
     alpha = pipeline.scheduler.alphas_cumprod[t]
     z = pipeline.vae.encode(_first(inputs.frame[None], torch.float32) / 127.5 - 1).latents

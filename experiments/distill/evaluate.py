@@ -173,10 +173,9 @@ def judge_steadiness(painter: Painter, size: int) -> Values:
     return result
 
 
-def held_out_pictures(folder: Path, size: int) -> list[np.ndarray]:
-    """The photographs that training did not see, their centre squares."""
-    parts = photographs.split(folder, DEMO_PICTURES)
-    return [photographs.centre_square(photographs.read(path), size) for path in parts.held_out]
+def squares(paths: Sequence[Path], size: int) -> list[np.ndarray]:
+    """The centre squares of photographs."""
+    return [photographs.centre_square(photographs.read(path), size) for path in paths]
 
 
 def main() -> None:
@@ -188,7 +187,8 @@ def main() -> None:
     options = parser.parse_args()
     checkpoint = find(options.model, download=False)
     size = checkpoint.frame.size
-    painter, pictures = Painter(checkpoint, size), held_out_pictures(options.photos, size)
+    parts_of = photographs.split(options.photos, DEMO_PICTURES)
+    painter, pictures = Painter(checkpoint, size), squares(parts_of.held_out, size)
     options.out.mkdir(parents=True, exist_ok=True)
     parts: dict[str, Callable[[], Values]] = {
         "quality": lambda: judge_quality(painter, pictures),
@@ -196,7 +196,8 @@ def main() -> None:
         "steadiness": lambda: judge_steadiness(painter, size),
     }
     for name in options.only or parts:
-        values = {"schema": 1, "size": size, "held-out photographs": len(pictures), **parts[name]()}
+        values = {"schema": 1, "size": size, "held-out photographs": len(pictures),
+                  "photographs trained on": len(parts_of.train), **parts[name]()}
         (options.out / f"demo-{name}.json").write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
         print(json.dumps(values.get("mean") or {k: v for k, v in values.items() if k != "styles"})[:4000], flush=True)
 
