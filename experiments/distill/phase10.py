@@ -35,9 +35,9 @@ from .text_model import CLIPTextModel
 from .training import Log, Plan, train
 
 SIZE = 64
-STEPS = 600
-SQUARES = 600
-RATE = 1e-3
+STEPS = 300
+SQUARES = 300
+RATE = 2e-3
 RECIPES = ("edges", "photographs", "ours")
 SEEDS = (0, 1, 2)
 SHOWN = ("a pencil sketch", "pop art")
@@ -48,9 +48,9 @@ def configs() -> architecture.Configs:
     """The demo's structure at a width that a CPU trains in a minute."""
     small = copy.deepcopy(architecture.DEMO)
     small["unet"] |= {"block_out_channels": [24, 32, 48], "in_channels": 8, "out_channels": 8, "norm_num_groups": 8}
-    small["vae"] |= {key: [12] * 4 for key in
+    small["vae"] |= {key: [8] * 4 for key in
                      ("block_out_channels", "decoder_block_out_channels", "encoder_block_out_channels")}
-    small["vae"] |= {"latent_channels": 8, "num_decoder_blocks": [1, 1, 0, 0], "num_encoder_blocks": [0, 0, 1, 1]}
+    small["vae"] |= {"latent_channels": 8, "num_decoder_blocks": [2, 1, 0, 0], "num_encoder_blocks": [0, 0, 0, 2]}
     small["frame"] |= {"size": SIZE}
     return small
 
@@ -100,7 +100,7 @@ def train_run(name: str, seed: int, split: photographs.Split, work: Path, steps:
     if name == "ours":
         shares = (0.35, 0.1, 0.2, 0.35)
         settings = recipe.Settings(squares=SQUARES, steps=tuple(round(s * steps) for s in shares), each=1, seed=seed,
-                                   rates=(2 * RATE, 2 * RATE, RATE, RATE), configs=setup)
+                                   rates=(RATE,) * 4, configs=setup)
         anchor = stages.Anchor.fit(pairs, architecture.vae_config(setup).latent_channels)
         recipe.train_text(networks.text, ids, settings, folder, log, silent)
         recipe.train_vae(networks.vae, anchor, pictures, settings, folder, log, silent)

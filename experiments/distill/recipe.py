@@ -17,6 +17,7 @@ from ...mlx_sdxs.layers import load_weights
 from ...mlx_sdxs.taesd import AutoencoderTiny
 from ...mlx_sdxs.unet import UNet2DConditionModel
 from . import architecture, phrases, stages
+from .conv_gradient import prepare
 from .pairs import Request, make_pairs
 from .photographs import Split
 from .text_model import CLIPTextModel
@@ -69,6 +70,8 @@ def build(configs: architecture.Configs, seed: int) -> Networks:
     text.embeddings.token_embedding.weight = 0.02 * mx.random.normal(text.embeddings.token_embedding.weight.shape)
     text.embeddings.position_embedding.weight = 0.01 * mx.random.normal(text.embeddings.position_embedding.weight.shape)
     mx.eval(unet.parameters(), vae.parameters(), text.parameters())
+    for module in (unet, vae):
+        prepare(module)
     return Networks(unet, vae, text)
 
 
