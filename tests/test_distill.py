@@ -9,6 +9,7 @@ import mlx.optimizers as optim
 import numpy as np
 import pytest
 from mlx.utils import tree_flatten
+from safetensors.numpy import load_file
 
 from sdxs.common.backend import BackendOptions
 from sdxs.common.checkpoint import Checkpoint, open_checkpoint
@@ -59,6 +60,9 @@ def test_the_checkpoint_opens_verifies_and_renders(trained: tuple[Path, recipe.N
     _, networks = trained
     checkpoint = open_checkpoint(export.write(networks, SETTINGS.configs, recipe.TOKENIZER, tmp_path / "toy"))
     checkpoint.verify()
+    stored = load_file(checkpoint.unet_weights)["conv_in.weight"]  # O, I, kH, kW
+    kept = np.array(networks.unet.conv_in.weight.astype(mx.float16))  # O, kH, kW, I
+    assert stored[3, 2, 0, 1] == kept[3, 0, 1, 2] and stored[3, 2, 1, 0] == kept[3, 1, 0, 2]
     states = TextEncoder(checkpoint).encode("pop art")
     ids = mx.array(recipe.token_ids(recipe.TOKENIZER)[GALLERY.index("pop art")][:1])
     # the file holds half precision; states are normalised, so of size 1

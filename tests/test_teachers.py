@@ -61,3 +61,11 @@ def test_a_little_noise_changes_a_little(prompt: str, stills: dict[str, np.ndarr
         given += float(np.abs(thumbnail(noisy) - thumbnail(still)).mean())
         changed += float(np.abs(thumbnail(teachers.render(prompt, noisy)) - thumbnail(teachers.render(prompt, still))).mean())
     assert changed <= 1.4 * given  # a pencil amplifies faint strokes by 1.2; a hard threshold would by 2 and more
+
+
+@pytest.mark.parametrize("prompt", GALLERY)
+def test_no_place_jumps_when_the_light_changes_by_two_levels(prompt: str, stills: dict[str, np.ndarray]) -> None:
+    for still in stills.values():
+        before = np.minimum(still, 253)
+        jump = np.abs(teachers.render(prompt, before + 2).astype(int) - teachers.render(prompt, before)).max(axis=-1)
+        assert np.percentile(jump, 99.9) <= 32  # pop art's soft stairs make 25 of it; a hard stair makes 100 and more
