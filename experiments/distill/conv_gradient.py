@@ -4,6 +4,7 @@ MLX differentiates a convolution by a flipped one, which its CPU backend compute
 On a GPU nothing here is used. Can go when MLX's CPU build has a fast path for flipped kernels.
 """
 
+
 import mlx.core as mx
 import mlx.nn as nn
 
