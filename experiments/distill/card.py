@@ -7,6 +7,9 @@ brings `SHA256SUMS` up to date.
 import json
 from pathlib import Path
 
+from ... import mlx_sdxs  # noqa: F401 - puts the BLAS in place before anything imports MLX or OpenCV
+
+# isort: split
 from ...common.checkpoint import PACKAGE_FOLDER
 from .export import write_sums
 
@@ -105,6 +108,14 @@ def steadiness_table(steadiness: Values) -> str:
     return "\n".join(rows)
 
 
+def speed_line(speed: Values) -> str:
+    """Frame times beside diffusers in PyTorch, same weights, alternating rounds."""
+    parts = [f"{r['median_ms']['mlx']:.0f} ms a frame at {r['size']} x {r['size']} ({r['ratio_mlx_to_torch']['median']:.2f} times "
+             f"PyTorch's {r['median_ms']['torch']:.0f})" for r in speed["results"]]
+    machine = speed["machine"]
+    return f"Speed (`docs/results/demo-speed.json`), MLX float32 on {machine['cores']} CPU cores: {'; '.join(parts)}.\n"
+
+
 def write_card(folder: Path) -> None:
     quality = _read("quality")
     bytes_all = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file() and p.name != "README.md")
@@ -116,7 +127,7 @@ def write_card(folder: Path) -> None:
         "(`docs/results/demo-quality.json`, `demo-prompts.json`, `demo-steadiness.json`):\n",
         quality_table(quality), "", prompts_table(_read("prompts")), "",
         "Flicker where the input stands still, as `common/temporal.py` measures it; at most 1 is as steady as the camera:\n",
-        steadiness_table(_read("steadiness")), "", _LIMITS,
+        steadiness_table(_read("steadiness")), "", speed_line(_read("speed")), _LIMITS,
     ]
     (folder / "README.md").write_text("\n".join(parts), encoding="utf-8")
     write_sums(folder)
