@@ -110,8 +110,11 @@ def steadiness_table(steadiness: Values) -> str:
 
 def speed_line(speed: Values) -> str:
     """Frame times beside diffusers in PyTorch, same weights, alternating rounds."""
-    parts = [f"{r['median_ms']['mlx']:.0f} ms a frame at {r['size']} x {r['size']} ({r['ratio_mlx_to_torch']['median']:.2f} times "
-             f"PyTorch's {r['median_ms']['torch']:.0f})" for r in speed["results"]]
+    parts = [
+        f"{r['median_ms']['mlx']:.0f} ms a frame at {r['size']} x {r['size']}, "
+        f"{r['ratio_mlx_to_torch']['median']:.2f} times PyTorch's {r['median_ms']['torch']:.0f}"
+        for r in speed["results"]
+    ]
     machine = speed["machine"]
     return f"Speed (`docs/results/demo-speed.json`), MLX float32 on {machine['cores']} CPU cores: {'; '.join(parts)}.\n"
 
