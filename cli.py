@@ -452,6 +452,28 @@ def weights_verify(
         raise WeightsError(f"{damaged} of {len(names)} checkpoints are damaged")
 
 
+@weights_app.command("import")
+def weights_import(
+    files: Annotated[list[Path], typer.Argument(help="Pickles written by torch.save: .bin, .pt, .pth, .ckpt.")],
+    to: Annotated[
+        Path | None, Option(help="The file to write. [default: beside the pickle, as .safetensors]", show_default=False)
+    ] = None,
+    force: Annotated[bool, Option("--force", help="Write over a file that is there.")] = False,
+) -> None:
+    """Turn pickles into safetensors: tensors and nothing else are taken over, and nothing in them is run."""
+    from .common.checkpoint import weights_folder
+    from .common.importing import import_torch, target_of
+
+    if to and len(files) > 1:
+        raise UsageError(f"--to {to}: names one file, and {len(files)} are to be imported; import them one by one")
+    for source in (file.expanduser() for file in files):
+        with err.status(f"importing {source.name}"):
+            done = import_torch(source, to.expanduser() if to else target_of(source), weights_folder() / "manifest.json", force)
+        out.print(escape(f"{done.path}: {done.tensors} tensors, sha256 {done.sha256}; the pickle's was {done.source_sha256}"))
+        if done.ignored:
+            err.print(escape(f"left out, being no weights: {', '.join(done.ignored)}"))
+
+
 @weights_app.command("path")
 def weights_path(model: Annotated[str, typer.Argument(help="Name of a checkpoint.")]) -> None:
     """Print the folder of a checkpoint on this machine."""
