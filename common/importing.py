@@ -10,7 +10,8 @@ from safetensors import SafetensorError, TensorSpec, serialize_file
 from .errors import UsageError, WeightsError
 from .manifest import add_imported
 from .tensors import read_header, sha256
-from .torch_file import STORAGES, open_torch_file
+from .torch_file import open_torch_file
+from .torch_pickle import STORAGES
 
 _PARTS = ("unet", "vae", "vae_large", "text_encoder", "controlnet")
 # safetensors' own header calls BF16 what its serialiser wants spelled out

@@ -81,7 +81,9 @@ def tensor(key: str, array: np.ndarray, *view: object, **changes: object) -> Cal
                 False, Call(Global("collections", "OrderedDict")))
 
 
-def write_zip(path: Path, value: object, arrays: dict[str, bytes], protocol: int = 2, compression: int = zipfile.ZIP_STORED) -> Path:
+def write_zip(
+    path: Path, value: object, arrays: dict[str, bytes], protocol: int = 2, compression: int = zipfile.ZIP_STORED
+) -> Path:
     with zipfile.ZipFile(path, "w", compression) as archive:
         archive.writestr("archive/data.pkl", pickled(value, protocol))
         archive.writestr("archive/byteorder", "little")
