@@ -111,7 +111,11 @@ def live(
     prompt: Annotated[
         list[str] | None, Option(help=f"What to paint; repeatable. [default: {DEFAULT_PROMPT}]", show_default=False)
     ] = None,
-    prompts: Annotated[str | None, Option(help="'gallery' (ten styles) or a text file, a prompt a line.")] = None,
+    prompts: Annotated[
+        str | None, Option(help="'gallery' (ten styles) or a text file, a prompt a line; keys 1 to 9 lead to the first nine.")
+    ] = None,
+    negative_prompt: Annotated[str, Option(help="Refused, with the reason: these models have no use for one.")] = "",
+    transition: Annotated[str, Option(help="Time from one prompt to the next, such as 2s or 500ms.")] = "0s",
     hold: Annotated[
         int | None, Option(min=1, help="Frames until the next prompt's turn. [default: without a window, one pass of "
                            "a video, else 48; in a window, never]", show_default=False)
@@ -165,9 +169,11 @@ def live(
     from .common.backend import BackendOptions
     from .common.checkpoint import find
     from .common.hosted import HostedBackend
-    from .common.prompts import read_prompts
+    from .common.prompts import read_prompts, read_seconds, refuse_negative
     from .common.session import Plan, open_session
 
+    refuse_negative(negative_prompt, model)
+    transition_s = read_seconds("--transition", transition)
     texts = (*(prompt or ()), *(read_prompts(prompts) if prompts else ())) or (DEFAULT_PROMPT,)
     checkpoint = find(model, vae)
     size = checkpoint.frame.size if size is None else size
@@ -185,7 +191,7 @@ def live(
     plan = Plan(
         source, size, texts, tuple(path.expanduser() for path in outs or ()), frames, hold, headless, realtime,
         loop == "sequential", seed, feedback, ema, blend, skip, side_by_side, overlay,
-        contact_sheet.expanduser() if contact_sheet else None, stats.expanduser() if stats else None,
+        contact_sheet.expanduser() if contact_sheet else None, stats.expanduser() if stats else None, transition_s,
     )
     session = open_session(plan, checkpoint, renderers)
     err.print(escape(f"{checkpoint.name} ({checkpoint.origin}) at {size} x {size}; source {session.source.name}"))

@@ -6,6 +6,7 @@ from enum import Enum, auto
 from typing import ClassVar
 
 from .backend import FrameParams
+from .prompts import KEYED, move
 
 ENTER, BACKSPACE, ESCAPE = (13, 10), (8, 127), 27
 STEP = 0.1
@@ -14,6 +15,8 @@ MOST_TYPED = 400  # characters; more than the 75 tokens a prompt has room for
 HELP = (
     ("q or esc", "quit"),
     ("n / p", "next / previous prompt"),
+    ("1/2/3/4/5/6/7/8/9", "the first nine prompts"),
+    (". / ,", "onwards / back in a bank of prompts, a >> b"),
     ("t", "type a new prompt, enter to use it, esc to drop it"),
     ("+ / -", "more / less feedback of the last picture"),
     ("] / [", "more / less of the camera in the picture"),
@@ -94,6 +97,21 @@ class Controls:
         self.index = (self.index + step) % len(self.prompts)
         return Event.PROMPT
 
+    def _go_to(self, number: int) -> Event | None:
+        """Go to the prompt of a key, 1 to 9, if the list has so many."""
+        if number > len(self.prompts):
+            return None
+        self.index = number - 1
+        return Event.PROMPT
+
+    def _travel(self, step: float) -> Event | None:
+        """Go on in a bank of prompts, in place; another prompt stays what it is."""
+        moved = move(self.prompt, step)
+        if moved == self.prompt:
+            return None
+        self.prompts[self.index] = moved
+        return Event.PROMPT
+
     def _type(self, key: int) -> Event | None:
         assert self.look.typed is not None
         if key in ENTER:
@@ -144,6 +162,9 @@ class Controls:
         "q": lambda self: Event.QUIT,
         "n": lambda self: self.turn(1),
         "p": lambda self: self.turn(-1),
+        **{str(n): lambda self, n=n: self._go_to(n) for n in range(1, KEYED + 1)},
+        ".": lambda self: self._travel(STEP),
+        ",": lambda self: self._travel(-STEP),
         "t": _start_typing,
         "+": lambda self: self._feedback(STEP),
         "=": lambda self: self._feedback(STEP),

@@ -16,6 +16,7 @@ import numpy as np
 
 from .admission import Admission
 from .backend import Backend, FrameParams
+from .embeddings import Slerp, ease
 from .errors import SourceLost
 from .frames import Frame, Pool, Slot
 from .image import to_square_rgb
@@ -44,7 +45,8 @@ class LoopSettings:
     frames: stop after so many. hold: change to the next prompt after so many frames; 0 for never.
     realtime: the freshest frame wins; otherwise every frame is rendered, in order. sequential: one
     thread does everything in turn, as in the paper, to compare with. skip_threshold: see
-    `Similarity`. stall_s: a source silent for so long is lost.
+    `Similarity`. stall_s: a source silent for so long is lost. transition_s: how long one prompt takes
+    to become the next, on the camera's clock, or, where every frame is rendered, on the file's.
     """
 
     size: int
@@ -54,6 +56,7 @@ class LoopSettings:
     sequential: bool = False
     skip_threshold: float = 0.0
     stall_s: float = 10.0
+    transition_s: float = 0.0
 
 
 Command = Callable[["_Renderer"], None]
@@ -77,6 +80,10 @@ class _Renderer:
         self._similarity = Similarity(settings.skip_threshold)
         self._stats = stats
         self._last: list[np.ndarray] = []
+        self._states: np.ndarray | None = None  # what the backends have
+        self._way: Slerp | None = None
+        self._transition_ns = round(settings.transition_s * 1e9)
+        self._way_began_ns = -1  # not before a frame has been on it
 
     def load(self) -> None:
         for backend in self.backends:
@@ -96,10 +103,30 @@ class _Renderer:
             self.set_prompt(self._prompts[turn])
 
     def set_prompt(self, prompt: Prompt) -> None:
-        for backend in self.backends:
-            backend.set_conditioning(prompt.encoder_hidden_states)
+        """Change to a prompt: at once, or over the next frames from wherever the last change has got to."""
         self.prompt = prompt.text
+        if self._states is None or not self._transition_ns:
+            self._way = None
+            self._condition(prompt.encoder_hidden_states)
+        else:
+            self._way, self._way_began_ns = Slerp(self._states, prompt.encoder_hidden_states), -1
+
+    def _condition(self, states: np.ndarray) -> None:
+        for backend in self.backends:
+            backend.set_conditioning(states)
+        self._states = states
         self._similarity.forget()
+
+    def advance(self, frame_ns: int) -> None:
+        """Go on along a transition to where the frame of this time belongs."""
+        if self._way is None:
+            return
+        if self._way_began_ns < 0:
+            self._way_began_ns = frame_ns
+        share = (frame_ns - self._way_began_ns) / self._transition_ns
+        self._condition(self._way(ease(share)))
+        if share >= 1:
+            self._way = None
 
     def set_params(self, params: FrameParams) -> None:
         for backend in self.backends:
@@ -295,6 +322,7 @@ class Loop:
                 if frame is None:
                     return "source ended"
                 renderer.turn_to(frame.id)
+                renderer.advance(self._frame_ns(frame))
                 renderer.submit(frame)
                 frame = renderer.collect()
                 frame.stage_ns["rendered at"] = time.perf_counter_ns()
@@ -407,6 +435,10 @@ class Loop:
             renderer.close()
         self._rendered.close()
 
+    def _frame_ns(self, frame: Frame) -> int:
+        """When a frame is, on the clock that transitions run on."""
+        return frame.captured_ns if self._settings.realtime else round(frame.id * 1e9 / self._source.fps)
+
     def _apply_commands(self, renderer: _Renderer) -> None:
         while self._commands:
             self._commands.popleft()(renderer)
@@ -432,6 +464,7 @@ class Loop:
         now = time.perf_counter_ns()
         frame.stage_ns["wait for inference"] = now - frame.captured_ns - frame.stage_ns["capture"]
         renderer.turn_to(frame.id)
+        renderer.advance(self._frame_ns(frame))
         if renderer.can_repeat(frame):
             while renderer.in_flight:
                 self._deliver(renderer.collect())

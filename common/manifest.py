@@ -107,6 +107,13 @@ def add_imported(manifest: Path, folder: Path, name: str, digest: str, source_di
     write_record(manifest, replace(earlier, files=earlier.files | {name: made}))
 
 
+def known_hash(folder: Path, path: Path, manifest: Path) -> str:
+    """The recorded sha256 of one of a checkpoint's files, if size and time still stand for it; else ''."""
+    record = read_manifest(manifest).get(record_key(folder, manifest))
+    file = record.files.get(path.relative_to(folder).as_posix()) if record else None
+    return file.sha256 if file and replace(file, source_sha256="") == FileRecord.of(path, file.sha256) else ""
+
+
 def verify_hashes(folder: Path, manifest: Path, rehash: bool = False) -> int:
     """Compare a checkpoint's files with their recorded hashes; return how many were compared.
 

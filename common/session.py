@@ -17,7 +17,7 @@ from .controls import Controls, Event, Look, View
 from .errors import SdxsError, UsageError
 from .frames import Frame
 from .loop import DISPLAY_WAIT_S, Loop, LoopSettings, Prompt
-from .prompts import GALLERY
+from .prompts import GALLERY, parse_prompt
 from .sheet import Sheet
 from .sink import Window, check_writable, open_sink, write_whole
 from .source import Source, open_source
@@ -34,8 +34,8 @@ TYPING_WAIT_S = 0.005  # Qt keeps only the last key between two polls
 class Plan:
     """What a user asked for. None leaves a choice to `open_session`, which makes it from the source.
 
-    hold: frames until the next prompt's turn. realtime: keep a file's pace and drop what comes too
-    fast. See `LoopSettings`, `FrameParams` and `Look` for the rest.
+    hold: frames until the next prompt's turn. transition_s: seconds from one prompt to the next. realtime:
+    keep a file's pace and drop what comes too fast. See `LoopSettings`, `FrameParams` and `Look` for the rest.
     """
 
     source: str
@@ -56,6 +56,7 @@ class Plan:
     overlay: bool = True
     contact_sheet: Path | None = None
     stats: Path | None = None
+    transition_s: float = 0.0
 
 
 class Session:
@@ -190,6 +191,8 @@ def open_session(plan: Plan, checkpoint: Checkpoint, backends: Sequence[Backend]
     Raises SourceError, SinkError, UsageError, ConfigError.
     """
     _refuse_one_file_twice(plan)
+    for text in plan.prompts:
+        parse_prompt(text)  # the last of them may be met in an hour
     one_pass = plan.frames is None and plan.headless and len(plan.prompts) == 1
     source = open_source(plan.source, plan.size, repeat=not one_pass)
     try:
@@ -207,7 +210,8 @@ def open_session(plan: Plan, checkpoint: Checkpoint, backends: Sequence[Backend]
         raise
     params = FrameParams(plan.seed, plan.feedback)
     settings = LoopSettings(
-        plan.size, plan.frames, plan.hold or 0, bool(plan.realtime), plan.sequential, plan.skip_threshold
+        plan.size, plan.frames, plan.hold or 0, bool(plan.realtime), plan.sequential, plan.skip_threshold,
+        transition_s=plan.transition_s,
     )
     loop = Loop(source, backends, settings, prompts, params, encoder.encode)
     view = View.SIDE_BY_SIDE if plan.side_by_side or len(backends) > 1 else View.OUTPUT
