@@ -24,6 +24,7 @@ from . import blas
 from .autoencoder_kl import AutoencoderKL
 from .frame import Frame
 from .layers import load_weights, parameter_bytes
+from .ops import on_gpu
 from .taesd import AutoencoderTiny
 from .unet import UNet2DConditionModel
 
@@ -59,12 +60,12 @@ class MlxBackend:
         unet = UNet2DConditionModel(checkpoint.unet)
         load_weights(unet, checkpoint.unet_weights, dtype)
         vae = load_vae(checkpoint.vae, checkpoint.vae_weights, dtype)
-        self._model_bytes = parameter_bytes(unet) + parameter_bytes(vae)
         step = one_step(checkpoint.scheduler, checkpoint.frame)
-        self._frame = Frame(unet, vae, step, checkpoint.vae.scaling_factor, dtype)
+        self._frame = Frame(unet, vae, step, checkpoint.vae.scaling_factor, dtype).fold()
+        self._model_bytes = parameter_bytes(unet) + parameter_bytes(vae)
         # On a GPU compilation fuses the elementwise work; on the CPU it needs a C++ compiler and gains nothing.
-        self._run = mx.compile(self._frame) if _on_gpu() else self._frame
-        self._states = mx.zeros((1, _PROMPT_TOKENS, checkpoint.unet.cross_attention_dim))
+        self._run = mx.compile(self._frame) if on_gpu() else self._frame
+        self._prompt = self._frame.prompt(mx.zeros((1, _PROMPT_TOKENS, checkpoint.unet.cross_attention_dim)))
         self._previous: mx.array | None = None
         self.set_params(FrameParams())
         blank = np.zeros((self._size, self._size, 3), np.uint8)
@@ -73,24 +74,24 @@ class MlxBackend:
         self._previous = None  # the warm-up's picture must not shine through
 
     def set_conditioning(self, encoder_hidden_states: np.ndarray) -> None:
-        self._check_thread()
+        frame = self._loaded_frame()
         check_conditioning(encoder_hidden_states, self._checkpoint.unet.cross_attention_dim)
-        self._states = mx.array(encoder_hidden_states)
+        self._prompt = frame.prompt(mx.array(encoder_hidden_states))
 
     def set_params(self, params: FrameParams) -> None:
-        self._check_thread()
+        self._loaded_frame()
         side = self._size // self._checkpoint.vae.reduction
         self._noise = mx.array(seeded_noise(params.seed, side, side, self._checkpoint.vae.latent_channels))
         self._feedback = mx.array(params.feedback, dtype=mx.float32)
 
     def submit(self, frame: np.ndarray) -> None:
-        self._check_thread()
+        self._loaded_frame()
         check_frame(frame, (self._size, self._size, 3))
         submitted_ns = time.perf_counter_ns()
         feedback = self._feedback if self._previous is not None else mx.array(0.0)
         previous = self._previous if self._previous is not None else mx.zeros_like(self._noise)
         try:
-            picture, x0 = self._run(mx.array(frame), self._states, self._noise, previous, feedback)
+            picture, x0 = self._run(mx.array(frame), self._prompt, self._noise, previous, feedback)
             mx.async_eval(picture, x0)
         except (RuntimeError, ValueError) as error:  # what MLX raises, for example out of memory
             raise BackendError(_failed(error)) from None
@@ -98,7 +99,7 @@ class MlxBackend:
         self._in_flight.append((picture, submitted_ns))
 
     def collect(self, out: np.ndarray) -> StageTimes:
-        self._check_thread()
+        self._loaded_frame()
         if not self._in_flight:
             raise BackendError("mlx: collect() without a submitted frame")
         picture, submitted_ns = self._in_flight.popleft()
@@ -121,7 +122,7 @@ class MlxBackend:
         library = blas.loaded()
         return {
             "backend": self.name,
-            "device": str(mx.device_info().get("device_name", "CPU")) if _on_gpu() else "CPU",
+            "device": str(mx.device_info().get("device_name", "CPU")) if on_gpu() else "CPU",
             "dtype": self.dtype_name,
             "blas": f"{library.origin} ({library.core})" if library else "MLX's own",
         }
@@ -132,18 +133,19 @@ class MlxBackend:
             return
         self._frame, self._thread = None, 0
         self._in_flight.clear()
-        for name in ("_run", "_states", "_noise", "_previous"):
+        for name in ("_run", "_prompt", "_noise", "_previous"):
             self.__dict__.pop(name, None)
         mx.clear_cache()
         # A thread that used MLX and ends without this aborted the interpreter at exit in most runs.
         if threading.current_thread() is not threading.main_thread():
             mx.clear_streams()
 
-    def _check_thread(self) -> None:
+    def _loaded_frame(self) -> Frame:
         if self._frame is None:
             raise BackendError("mlx: backend is not loaded; call load() first")
         if threading.get_ident() != self._thread:
             raise BackendError("mlx: called from another thread than load(); MLX streams belong to one thread")
+        return self._frame
 
 
 def load_vae(config: VAEConfig, path: Path, dtype: mx.Dtype) -> AutoencoderTiny | AutoencoderKL:
@@ -157,16 +159,12 @@ def _failed(error: Exception) -> str:
     return f"mlx: a frame failed ({error}); try a smaller --size, or close what else uses the GPU"
 
 
-def _on_gpu() -> bool:
-    return bool(mx.default_device().type == mx.DeviceType.gpu)
-
-
 def _dtype_name(requested: str) -> str:
     if requested == "auto":
-        return "float16" if _on_gpu() else "float32"
+        return "float16" if on_gpu() else "float32"
     if requested not in _DTYPES:
         raise UsageError(f"--dtype {requested}: expected auto, {', '.join(_DTYPES)}")
-    if requested != "float32" and not _on_gpu():
+    if requested != "float32" and not on_gpu():
         raise UsageError(
             f"--dtype {requested}: MLX computes half precision on a CPU 30 to 40 times slower than float32; "
             "use --dtype float32, or a machine with a GPU"
