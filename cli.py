@@ -115,6 +115,10 @@ def live(
         str | None, Option(help="'gallery' (ten styles) or a text file, a prompt a line; keys 1 to 9 lead to the first nine.")
     ] = None,
     negative_prompt: Annotated[str, Option(help="Refused, with the reason: these models have no use for one.")] = "",
+    strength: Annotated[
+        float | None, Option(min=0, max=1, show_default=False, help="How far to leave the camera; for models trained for it.")
+    ] = None,
+    steps: Annotated[int | None, Option(help="Steps per frame; for models that take several.", show_default=False)] = None,
     transition: Annotated[str, Option(help="Time from one prompt to the next, such as 2s or 500ms.")] = "0s",
     hold: Annotated[
         int | None, Option(min=1, help="Frames until the next prompt's turn. [default: without a window, one pass of "
@@ -175,7 +179,7 @@ def live(
     refuse_negative(negative_prompt, model)
     transition_s = read_seconds("--transition", transition)
     texts = (*(prompt or ()), *(read_prompts(prompts) if prompts else ())) or (DEFAULT_PROMPT,)
-    checkpoint = find(model, vae)
+    checkpoint = find(model, vae).at(strength, steps)
     size = checkpoint.frame.size if size is None else size
     checkpoint.check_size(size)
     coreml = (("runtime", coreml_runtime), ("attention", attention), ("compute_units", compute_units))

@@ -5,7 +5,7 @@ Only json, text and safetensors files are ever read.
 """
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .config import CLIPTextConfig, FrameConfig, SchedulerConfig, UNetConfig, VAEConfig, read_vae_config
@@ -54,6 +54,10 @@ class Checkpoint:
         """A frame's side must be a multiple of this many pixels."""
         return self.vae.reduction * self.unet.reduction
 
+    def at(self, strength: float | None, steps: int | None) -> "Checkpoint":
+        """The same checkpoint, told `--strength` and `--steps`. Raises UsageError where it cannot be."""
+        return replace(self, frame=self.frame.at(strength, steps, self.scheduler.num_train_timesteps, self.name))
+
     def check_size(self, size: int) -> None:
         """Raise UsageError unless the networks can take a frame of `size` pixels a side."""
         multiple = self.size_multiple
@@ -96,7 +100,9 @@ def open_checkpoint(folder: Path, name: str = "", origin: str = "path", vae_fold
         vae=read_vae_config(folder / vae_folder / "config.json"),
         text_encoder=CLIPTextConfig.read(folder / "text_encoder" / "config.json"),
         scheduler=scheduler,
-        frame=FrameConfig.read(folder / "sdxs.json", scheduler.num_train_timesteps),
+        frame=FrameConfig.read(
+            folder / "sdxs.json", scheduler.num_train_timesteps, dict(ENTRIES[name].frame) if name in ENTRIES else {}
+        ),
     )
     _check_fit(checkpoint)
     return checkpoint

@@ -3,6 +3,7 @@
 import difflib
 from dataclasses import dataclass
 
+from .config import JsonValue
 from .errors import UsageError
 
 _TOKENIZER = ("merges.txt", "special_tokens_map.json", "tokenizer_config.json", "vocab.json")
@@ -13,7 +14,8 @@ class Entry:
     """One known checkpoint. `pickle_only` says why it cannot be pulled, or is empty.
 
     `revision` is a full commit id, so the same bytes come down whatever the repository does later.
-    An entry without a repository ships with the code.
+    An entry without a repository ships with the code. `frame` holds what an sdxs.json would say, for a
+    repository that has none; see `FrameConfig`.
     """
 
     name: str
@@ -22,6 +24,7 @@ class Entry:
     licence: str
     note: str
     pickle_only: str = ""
+    frame: tuple[tuple[str, JsonValue], ...] = ()
 
     def files(self, vae_folder: str = "vae") -> tuple[str, ...]:
         """The files a live session needs, relative to the repository; nothing else is fetched."""
@@ -61,7 +64,7 @@ ENTRIES = {
         Entry(
             "sd-turbo", "stabilityai/sd-turbo", "b335f733db09ff60444334351a3bbf6ab4b64332",
             "Stability AI community licence: commercial use is restricted, read it before you publish pictures",
-            "512 x 512, full VAE, 5.2 GB",
+            "512 x 512, full VAE, 5.2 GB", frame=(("timesteps", [0, 999]), ("max_steps", 4)),
         ),
         Entry("tiny-sd", "segmind/tiny-sd", "", "creativeml-openrail-m", "compact SD 1.5, 323 M UNet", _PICKLE),
         Entry("small-sd", "segmind/small-sd", "", "creativeml-openrail-m", "compact SD 1.5, 579 M UNet", _PICKLE),

@@ -24,7 +24,7 @@ from safetensors.numpy import load_file, save_file
 from ..common.backend import BackendOptions, FrameParams
 from ..common.checkpoint import PACKAGE_FOLDER, Checkpoint, open_checkpoint
 from ..common.errors import SdxsWarning
-from ..common.schedule import one_step, seeded_noise
+from ..common.schedule import frame_steps, seeded_noise
 from ..common.text_encoder import TextEncoder, encode_tokens
 from ..common.tokenizer import CONTEXT_LENGTH, ClipTokenizer
 from ..mlx_sdxs.backend import MlxBackend, load_vae
@@ -154,8 +154,8 @@ def run_frame(checkpoint: Checkpoint, inputs: Inputs) -> Arrays:
     unet = UNet2DConditionModel(checkpoint.unet)
     load_weights(unet, checkpoint.unet_weights, mx.float32)
     vae = load_vae(checkpoint.vae, checkpoint.vae_weights, mx.float32)
-    step = one_step(checkpoint.scheduler, checkpoint.frame)
-    frame = Frame(unet, vae, step, checkpoint.vae.scaling_factor, mx.float32)
+    steps = frame_steps(checkpoint.scheduler, checkpoint.frame)
+    frame = Frame(unet, vae, steps, checkpoint.vae.scaling_factor, mx.float32)
     side = size // checkpoint.vae.reduction
     noise = mx.array(seeded_noise(inputs.seed, side, side, checkpoint.vae.latent_channels))
     z = frame.encode(mx.array(inputs.frame))

@@ -13,7 +13,7 @@ import platform
 import tempfile
 import time
 from collections.abc import Callable
-from itertools import combinations
+from itertools import combinations, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -103,7 +103,7 @@ def path_figures(checkpoint: Checkpoint, clip: Path) -> dict[str, object]:
         a, b = encoder.encode(one), encoder.encode(other)
         for name, way in (("slerp", Slerp(a, b)), ("at once", lambda t, a=a, b=b: a if t < 0.5 else b)):
             outputs = [render(way(t)) for t in np.linspace(0, 1, STEPS + 1)]
-            steps = [float(np.abs(x - y).mean()) for x, y in zip(outputs, outputs[1:], strict=False)]
+            steps = [float(np.abs(x - y).mean()) for x, y in pairwise(outputs)]
             whole = float(np.abs(outputs[0] - outputs[-1]).mean())
             ways.append({"from": one, "to": other, "way": name, "whole": whole, "largest_step": max(steps),
                          "largest_step_share": max(steps) / whole, "even_step_share": 1 / STEPS})

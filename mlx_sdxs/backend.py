@@ -19,7 +19,7 @@ from ..common.backend import (
 from ..common.checkpoint import Checkpoint
 from ..common.config import TinyVAEConfig, VAEConfig
 from ..common.errors import BackendError, UsageError
-from ..common.schedule import one_step, seeded_noise
+from ..common.schedule import frame_steps, seeded_noise
 from . import blas
 from .autoencoder_kl import AutoencoderKL
 from .frame import Frame
@@ -60,8 +60,9 @@ class MlxBackend:
         unet = UNet2DConditionModel(checkpoint.unet)
         load_weights(unet, checkpoint.unet_weights, dtype)
         vae = load_vae(checkpoint.vae, checkpoint.vae_weights, dtype)
-        step = one_step(checkpoint.scheduler, checkpoint.frame)
-        self._frame = Frame(unet, vae, step, checkpoint.vae.scaling_factor, dtype).fold()
+        steps = frame_steps(checkpoint.scheduler, checkpoint.frame)
+        plain = Frame(unet, vae, steps, checkpoint.vae.scaling_factor, dtype)
+        self._frame = plain.fold() if len(steps) == 1 else plain
         self._model_bytes = parameter_bytes(unet) + parameter_bytes(vae)
         # On a GPU compilation fuses the elementwise work; on the CPU it needs a C++ compiler and gains nothing.
         self._run = mx.compile(self._frame) if on_gpu() else self._frame

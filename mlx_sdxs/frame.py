@@ -1,7 +1,7 @@
 """The whole frame: uint8 picture and prompt in, uint8 picture out, as one function.
 
 z = encode(picture); x_t = sqrt(a) z + sqrt(1-a) n; eps = UNet(x_t, t, prompt);
-x0 = z + r (n - eps); picture = decode(x0). See `common/schedule.py` for the form of x0.
+x0 = z + r (n - eps); picture = decode(x0). See `common/schedule.py` for the form of x0 and for several steps.
 """
 
 from dataclasses import dataclass, replace
@@ -19,21 +19,22 @@ Prompt = mx.array | PromptProducts
 
 @dataclass(frozen=True)
 class Frame:
-    """One diffusion step between two pictures. Pure: the same inputs give the same picture.
+    """One diffusion step, or a few, between two pictures. Pure: the same inputs give the same picture.
 
     Networks compute in `dtype`; mixing and x0 are float32 whatever it is.
     """
 
     unet: UNet2DConditionModel
     vae: AutoencoderTiny | AutoencoderKL
-    step: OneStep
+    steps: tuple[OneStep, ...]
     scaling_factor: float
     dtype: mx.Dtype
     folded: bool = False
 
     def fold(self) -> "Frame":
-        """Return the frame with its timestep folded into the UNet, which is changed by this."""
-        fold(self.unet, float(self.step.timestep))
+        """Return the frame with its timestep folded into the UNet, which is changed by this. For one step only."""
+        (step,) = self.steps
+        fold(self.unet, float(step.timestep))
         return replace(self, folded=True)
 
     def prompt(self, encoder_hidden_states: mx.array) -> Prompt:
@@ -61,27 +62,30 @@ class Frame:
 
     def denoise(self, latents: mx.array, prompt: Prompt, noise: mx.array) -> mx.array:
         """float32 latents -> x0, float32 of the same shape."""
-        step = self.step
-        sample = step.sqrt_alpha * latents
-        if step.noise_scale:
-            noise = step.noise_scale * noise
-            sample = sample + step.sqrt_one_minus_alpha * noise
-        timestep = None if self.folded else float(step.timestep)
-        states = prompt if isinstance(prompt, mx.array) else iter(prompt)
-        features = self.unet.features(sample.astype(self.dtype), timestep, states)
-        return latents + step.ratio * self._noise_minus_eps(features, noise)
+        rest: mx.array | None = self.steps[0].noise_scale * noise if self.steps[0].noise_scale else None
+        for step in self.steps:
+            sample = step.sqrt_alpha * latents
+            if rest is not None:
+                sample = sample + step.sqrt_one_minus_alpha * rest
+            timestep = None if self.folded else float(step.timestep)
+            states = prompt if isinstance(prompt, mx.array) else iter(prompt)
+            features = self.unet.features(sample.astype(self.dtype), timestep, states)
+            difference = self._noise_minus_eps(features, rest)
+            latents = latents + step.ratio * difference
+            rest = -difference if rest is None else rest - difference
+        return latents
 
     def decode(self, x0: mx.array) -> mx.array:
         """float32 x0 -> uint8 (S, S, 3)."""
         image = self.vae.decode((x0 / self.scaling_factor).astype(self.dtype)).astype(mx.float32)
         return mx.clip(mx.round((image[0] + 1) * 127.5), 0, 255).astype(mx.uint8)
 
-    def _noise_minus_eps(self, features: mx.array, noise: mx.array) -> mx.array:
+    def _noise_minus_eps(self, features: mx.array, noise: mx.array | None) -> mx.array:
         # One convolution over [features, n] with weights [-W | identity] subtracts inside the
         # accumulator. eps rounded to half precision first would carry an error that x0 multiplies
         # by 14.6 (12 times less latent error, measured).
         conv = self.unet.conv_out
-        if not self.step.noise_scale:
+        if noise is None:
             return -conv(features).astype(mx.float32)
         channels = noise.shape[-1]
         identity = mx.zeros((channels, 3, 3, channels), dtype=self.dtype)

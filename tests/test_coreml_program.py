@@ -132,7 +132,7 @@ def mlx_frame(given: Checkpoint, inputs: Mapping[str, np.ndarray]) -> tuple[np.n
     unet = UNet2DConditionModel(given.unet)
     load_weights(unet, given.unet_weights, mx.float32)
     vae = load_vae(given.vae, given.vae_weights, mx.float32)
-    frame = Frame(unet, vae, one_step(given.scheduler, given.frame), given.vae.scaling_factor, mx.float32)
+    frame = Frame(unet, vae, (one_step(given.scheduler, given.frame),), given.vae.scaling_factor, mx.float32)
     last = {name: value.transpose(0, 2, 3, 1) if value.ndim == 4 else value for name, value in inputs.items()}
     picture, x0 = frame(
         mx.array(last["picture"][0].astype(np.uint8)), mx.array(last["encoder_hidden_states"]), mx.array(last["noise"]),
