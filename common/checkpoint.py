@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .config import CLIPTextConfig, FrameConfig, SchedulerConfig, UNetConfig, VAEConfig, read_vae_config
+from .control import ControlNet
 from .errors import ConfigError, UsageError, WeightsError
 from .layout import text_encoder_layout, unet_layout, vae_layout
 from .manifest import verify_hashes
@@ -36,6 +37,7 @@ class Checkpoint:
     text_encoder: CLIPTextConfig
     scheduler: SchedulerConfig
     frame: FrameConfig
+    control: ControlNet | None = None
 
     @property
     def unet_weights(self) -> Path:
@@ -82,6 +84,8 @@ class Checkpoint:
 
             record_cached(entry(self.name), self.folder, manifest, self.vae_folder)
         verify_hashes(self.folder, manifest)
+        if self.control:
+            self.control.verify(manifest)
 
     def text_prefix(self) -> str:
         """What the text encoder's file puts before every tensor name: `text_model.` or nothing."""
@@ -148,6 +152,43 @@ def local_folder(known: Entry, vae_folder: str = "vae") -> tuple[Path, str] | No
 
     cached = cached_folder(known, vae_folder)
     return (cached, HUB_CACHE) if cached else None
+
+
+def with_control(checkpoint: Checkpoint, control: str) -> Checkpoint:
+    """The same checkpoint with the ControlNet that `--control` names: 'none', 'sketch', or a folder.
+
+    'sketch' is the one in the checkpoint's own folder `controlnet/`, or the known one for this checkpoint.
+    Raises UsageError, WeightsError, ConfigError if there is none or it does not fit.
+    """
+    if control == "none":
+        return checkpoint
+    if control != "sketch":
+        folder = Path(control).expanduser()
+        if not (folder / "config.json").is_file():
+            raise UsageError(
+                f"--control {control}: expected none, sketch, or a folder with a ControlNet's config.json and safetensors file"
+            )
+    elif (checkpoint.folder / "controlnet" / "config.json").is_file():
+        folder = checkpoint.folder / "controlnet"
+    else:
+        folder = _known_control(checkpoint.name)
+    found = ControlNet.open(folder)
+    found.check_fit(checkpoint.unet, checkpoint.vae, checkpoint.name)
+    return replace(checkpoint, control=found)
+
+
+def _known_control(model: str) -> Path:
+    known = next((known for known in ENTRIES.values() if known.controls and known.controls == model), None)
+    if known is None:
+        which = ", ".join(f"{k.name} for {k.controls}" for k in ENTRIES.values() if k.controls)
+        raise UsageError(
+            f"--control sketch: there is no sketch ControlNet for {model} (known: {which}); use --control none, "
+            "or name a folder that holds one trained for it"
+        )
+    for base in (weights_folder(), PACKAGE_FOLDER / "weights"):
+        if (base / known.name / "config.json").is_file():
+            return base / known.name
+    raise WeightsError(f"--control sketch: {known.name} is not on this machine and cannot be pulled: {known.pickle_only}")
 
 
 def _is_path(model: str) -> bool:

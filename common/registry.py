@@ -15,7 +15,7 @@ class Entry:
 
     `revision` is a full commit id, so the same bytes come down whatever the repository does later.
     An entry without a repository ships with the code. `frame` holds what an sdxs.json would say, for a
-    repository that has none; see `FrameConfig`.
+    repository that has none; see `FrameConfig`. `controls` names the checkpoint that a ControlNet fits.
     """
 
     name: str
@@ -25,6 +25,7 @@ class Entry:
     note: str
     pickle_only: str = ""
     frame: tuple[tuple[str, JsonValue], ...] = ()
+    controls: str = ""
 
     def files(self, vae_folder: str = "vae") -> tuple[str, ...]:
         """The files a live session needs, relative to the repository; nothing else is fetched."""
@@ -60,6 +61,7 @@ ENTRIES = {
         Entry(
             "sdxs-512-dreamshaper-sketch", "IDKiro/sdxs-512-dreamshaper-sketch",
             "cd341678087336ed72c05660ac84d765896b48e7", "openrail++", "sketch ControlNet for dreamshaper", _PICKLE,
+            controls="sdxs-512-dreamshaper",
         ),
         Entry(
             "sd-turbo", "stabilityai/sd-turbo", "b335f733db09ff60444334351a3bbf6ab4b64332",

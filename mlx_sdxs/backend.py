@@ -14,14 +14,18 @@ from ..common.backend import (
     MemoryUse,
     StageTimes,
     check_conditioning,
+    check_control,
+    check_edges,
     check_frame,
 )
 from ..common.checkpoint import Checkpoint
 from ..common.config import TinyVAEConfig, VAEConfig
+from ..common.control import ControlNet
 from ..common.errors import BackendError, UsageError
 from ..common.schedule import frame_steps, seeded_noise
 from . import blas
 from .autoencoder_kl import AutoencoderKL
+from .controlnet import ControlNetModel
 from .frame import Frame
 from .layers import load_weights, parameter_bytes
 from .ops import on_gpu
@@ -61,38 +65,51 @@ class MlxBackend:
         load_weights(unet, checkpoint.unet_weights, dtype)
         vae = load_vae(checkpoint.vae, checkpoint.vae_weights, dtype)
         steps = frame_steps(checkpoint.scheduler, checkpoint.frame)
-        plain = Frame(unet, vae, steps, checkpoint.vae.scaling_factor, dtype)
+        controlnet = load_controlnet(checkpoint.control, dtype) if checkpoint.control else None
+        plain = Frame(unet, vae, steps, checkpoint.vae.scaling_factor, dtype, controlnet=controlnet)
         self._frame = plain.fold() if len(steps) == 1 else plain
-        self._model_bytes = parameter_bytes(unet) + parameter_bytes(vae)
-        # On a GPU compilation fuses the elementwise work; on the CPU it needs a C++ compiler and gains nothing.
-        self._run = mx.compile(self._frame) if on_gpu() else self._frame
-        self._prompt = self._frame.prompt(mx.zeros((1, _PROMPT_TOKENS, checkpoint.unet.cross_attention_dim)))
+        self._model_bytes = sum(parameter_bytes(model) for model in (unet, vae, controlnet) if model is not None)
+        # A control of scale 0 costs nothing: it is another function. On a GPU compilation fuses the elementwise
+        # work; on the CPU it needs a C++ compiler and gains nothing.
+        frames = [self._frame.without_control(), *([self._frame] if controlnet else [])]
+        self._variants = [(frame, mx.compile(frame) if on_gpu() else frame) for frame in frames]
         self._previous: mx.array | None = None
-        self.set_params(FrameParams())
+        self.set_conditioning(np.zeros((1, _PROMPT_TOKENS, checkpoint.unet.cross_attention_dim), np.float32))
         blank = np.zeros((self._size, self._size, 3), np.uint8)
-        self.submit(blank)
-        self.collect(blank)
+        for scale in range(len(frames)):
+            self.set_params(FrameParams(control_scale=float(scale)))
+            self.submit(blank, np.zeros(blank.shape[:2], np.uint8))
+            self.collect(blank)
+        self.set_params(FrameParams())
         self._previous = None  # the warm-up's picture must not shine through
 
     def set_conditioning(self, encoder_hidden_states: np.ndarray) -> None:
-        frame = self._loaded_frame()
+        self._loaded_frame()
         check_conditioning(encoder_hidden_states, self._checkpoint.unet.cross_attention_dim)
-        self._prompt = frame.prompt(mx.array(encoder_hidden_states))
+        states = mx.array(encoder_hidden_states)
+        self._prompts = [frame.prompt(states) for frame, _ in self._variants]  # lazy: made when a frame asks for it
 
     def set_params(self, params: FrameParams) -> None:
         self._loaded_frame()
+        check_control(params, self._checkpoint.control is not None)
         side = self._size // self._checkpoint.vae.reduction
         self._noise = mx.array(seeded_noise(params.seed, side, side, self._checkpoint.vae.latent_channels))
         self._feedback = mx.array(params.feedback, dtype=mx.float32)
+        self._control_scale = params.control_scale
 
-    def submit(self, frame: np.ndarray) -> None:
+    def submit(self, frame: np.ndarray, edges: np.ndarray | None = None) -> None:
         self._loaded_frame()
         check_frame(frame, (self._size, self._size, 3))
         submitted_ns = time.perf_counter_ns()
+        controlled = self._control_scale > 0
+        control: tuple[mx.array, ...] = ()
+        if controlled:
+            control = mx.array(check_edges(edges, self._size)), mx.array(self._control_scale, dtype=mx.float32)
         feedback = self._feedback if self._previous is not None else mx.array(0.0)
         previous = self._previous if self._previous is not None else mx.zeros_like(self._noise)
+        _, run = self._variants[controlled]
         try:
-            picture, x0 = self._run(mx.array(frame), self._prompt, self._noise, previous, feedback)
+            picture, x0 = run(mx.array(frame), self._prompts[controlled], self._noise, previous, feedback, *control)
             mx.async_eval(picture, x0)
         except (RuntimeError, ValueError) as error:  # what MLX raises, for example out of memory
             raise BackendError(_failed(error)) from None
@@ -134,7 +151,7 @@ class MlxBackend:
             return
         self._frame, self._thread = None, 0
         self._in_flight.clear()
-        for name in ("_run", "_prompt", "_noise", "_previous"):
+        for name in ("_variants", "_prompts", "_noise", "_previous"):
             self.__dict__.pop(name, None)
         mx.clear_cache()
         # A thread that used MLX and ends without this aborted the interpreter at exit in most runs.
@@ -154,6 +171,13 @@ def load_vae(config: VAEConfig, path: Path, dtype: mx.Dtype) -> AutoencoderTiny 
     vae = AutoencoderTiny(config) if isinstance(config, TinyVAEConfig) else AutoencoderKL(config)
     load_weights(vae, path, dtype)
     return vae
+
+
+def load_controlnet(control: ControlNet, dtype: mx.Dtype) -> ControlNetModel:
+    """Build and load a ControlNet."""
+    model = ControlNetModel(control.config)
+    load_weights(model, control.weights, dtype)
+    return model
 
 
 def _failed(error: Exception) -> str:

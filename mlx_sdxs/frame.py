@@ -10,6 +10,7 @@ import mlx.core as mx
 
 from ..common.schedule import OneStep
 from .autoencoder_kl import AutoencoderKL
+from .controlnet import ControlNetModel
 from .fold import PromptProducts, fold, prompt_products
 from .taesd import AutoencoderTiny
 from .unet import UNet2DConditionModel
@@ -30,29 +31,37 @@ class Frame:
     scaling_factor: float
     dtype: mx.Dtype
     folded: bool = False
+    controlnet: ControlNetModel | None = None
 
     def fold(self) -> "Frame":
         """Return the frame with its timestep folded into the UNet, which is changed by this. For one step only."""
         (step,) = self.steps
         fold(self.unet, float(step.timestep))
+        if self.controlnet:
+            fold(self.controlnet, float(step.timestep))
         return replace(self, folded=True)
 
     def prompt(self, encoder_hidden_states: mx.array) -> Prompt:
         """Make of float32 (1, 77, D) what the other methods take as `prompt`, computed once per prompt."""
         states = encoder_hidden_states.astype(self.dtype)
-        return prompt_products(self.unet, states) if self.folded else states
+        if not self.folded:
+            return states
+        networks = [self.controlnet, self.unet] if self.controlnet else [self.unet]  # as a frame asks for them
+        return [product for network in networks for product in prompt_products(network, states)]
 
     def __call__(
-        self, picture: mx.array, prompt: Prompt, noise: mx.array, previous: mx.array, feedback: mx.array
+        self, picture: mx.array, prompt: Prompt, noise: mx.array, previous: mx.array, feedback: mx.array,
+        edges: mx.array | None = None, scale: mx.array | None = None,
     ) -> tuple[mx.array, mx.array]:
         """Render one frame; return the picture, uint8 (S, S, 3) RGB, and its x0 for the next one.
 
         picture: uint8 (S, S, 3) RGB. prompt: as `prompt` returned it. noise, previous: float32
         (1, S/8, S/8, C), `previous` being the last frame's x0. feedback: its share in the latents that
-        are noised, float32 scalar; at 0 the last frame makes no difference at all.
+        are noised, float32 scalar; at 0 the last frame makes no difference at all. edges, scale: what the
+        ControlNet reads, uint8 (S, S), white on black, and its strength, float32 scalar; with one only.
         """
         latents = self.encode(picture)
-        x0 = self.denoise(latents + feedback * (previous - latents), prompt, noise)
+        x0 = self.denoise(latents + feedback * (previous - latents), prompt, noise, edges, scale)
         return self.decode(x0), x0
 
     def encode(self, picture: mx.array) -> mx.array:
@@ -60,7 +69,14 @@ class Frame:
         image = picture[None].astype(mx.float32) / 127.5 - 1
         return self.vae.encode(image.astype(self.dtype)).astype(mx.float32) * self.scaling_factor
 
-    def denoise(self, latents: mx.array, prompt: Prompt, noise: mx.array) -> mx.array:
+    def without_control(self) -> "Frame":
+        """The same frame, same weights, without its ControlNet: what a control of scale 0 would give, for less."""
+        return replace(self, controlnet=None)
+
+    def denoise(
+        self, latents: mx.array, prompt: Prompt, noise: mx.array, edges: mx.array | None = None,
+        scale: mx.array | None = None,
+    ) -> mx.array:
         """float32 latents -> x0, float32 of the same shape."""
         rest: mx.array | None = self.steps[0].noise_scale * noise if self.steps[0].noise_scale else None
         for step in self.steps:
@@ -69,7 +85,12 @@ class Frame:
                 sample = sample + step.sqrt_one_minus_alpha * rest
             timestep = None if self.folded else float(step.timestep)
             states = prompt if isinstance(prompt, mx.array) else iter(prompt)
-            features = self.unet.features(sample.astype(self.dtype), timestep, states)
+            sample = sample.astype(self.dtype)
+            residuals = None
+            if self.controlnet is not None:
+                condition = mx.repeat((edges.astype(mx.float32) / 255).astype(self.dtype)[None, ..., None], 3, axis=-1)
+                residuals = self.controlnet(sample, timestep, states, condition, scale)
+            features = self.unet.features(sample, timestep, states, residuals)
             difference = self._noise_minus_eps(features, rest)
             latents = latents + step.ratio * difference
             rest = -difference if rest is None else rest - difference
