@@ -317,6 +317,7 @@ def _write_tokenizer(path: Path) -> None:
 
 def main() -> None:
     """Write the fixtures, and say so: scripts may print."""
+    from .control_parity import write_control_fixtures
     from .parity import ORACLE, hush  # torch; everything above does without
 
     hush()
@@ -332,6 +333,7 @@ def main() -> None:
                         kept = array if array.dtype == np.uint8 else array.astype(np.float32)
                         stored[f"{name}/{label}/{what}"] = np.ascontiguousarray(kept)
             print(f"{name}: done")
+        write_control_fixtures(Path(temporary))
     save_file(stored, FIXTURES / "parity.safetensors")
     _write_tokenizer(FIXTURES / "tokenizer.json.gz")
 

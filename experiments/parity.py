@@ -39,6 +39,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from ..common.checkpoint import PACKAGE_FOLDER, Checkpoint
 from ..common.config import TinyVAEConfig
 from ..common.schedule import seeded_noise
+from .control_parity import CONTROL_NAMES, control_rows
 from .make_fixtures import (
     NAMES,
     PADDINGS,
@@ -276,6 +277,19 @@ def run_checks(tiny_only: bool) -> Iterator[Check]:
                 folder = save_checkpoint(Path(temporary) / name, tiny(configs) if size == "tiny" else configs, seed)
                 yield from check_folder(f"{name} {size}", folder, TINY if size == "tiny" else full, seed + 40)
                 rmtree(folder)
+        for seed, name in enumerate(CONTROL_NAMES):
+            if size == "tiny" or name.startswith("sdxs"):
+                yield from check_control(name, size == "full", seed + 60)
+
+
+def check_control(name: str, full: bool, seed: int) -> Iterator[Check]:
+    """The ControlNet of an architecture, and a frame under its control."""
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory() as temporary:
+        for what, found, admitted in control_rows(Path(temporary), name, full, seed):
+            yield Check(f"{name} {'full' if full else 'tiny'}", what, found, admitted, time.perf_counter() - started)
+            started = time.perf_counter()
+    mx.clear_cache()
 
 
 def hush() -> None:
