@@ -32,9 +32,10 @@ from ..common.schedule import OneStep, one_step, seeded_noise
 from ..common.tensors import sha256
 from . import ops
 from .autoencoder_kl import AutoencoderKL
-from .ops import AttentionForm, Compression, Function, Program, Store, Var, Weights, affine, ct, mb, pass_pipeline, types
+from .ops import AttentionForm, Function, Program, Var, affine, ct, mb, pass_pipeline, types
 from .taesd import AutoencoderTiny
 from .unet import UNet2DConditionModel
+from .weights import Compression, Store, Weights
 
 Stage = Literal["frame", "encode", "unet", "decode"]
 InputForm = Literal["image", "float32"]
