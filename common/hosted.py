@@ -33,7 +33,7 @@ from typing import TypeVar
 import numpy as np
 
 from . import errors
-from .backend import Backend, BackendOptions, FrameParams, MemoryUse, StageTimes
+from .backend import Backend, BackendOptions, FrameParams, MemoryUse, StageTimes, check_frame
 from .checkpoint import Checkpoint
 from .errors import BackendError
 
@@ -122,7 +122,7 @@ class Plane:
     """Shape and dtype of an array that goes through shared memory."""
 
     shape: tuple[int, ...]
-    dtype: str = "uint8"
+    dtype: str = "uint8"  # of a picture
 
     @property
     def nbytes(self) -> int:
@@ -130,7 +130,9 @@ class Plane:
 
     def check(self, frame: np.ndarray) -> None:
         """Raise BackendError unless `frame` is such an array, C-contiguous."""
-        if frame.dtype != self.dtype or frame.shape != self.shape or not frame.flags.c_contiguous:
+        if self.dtype == "uint8":
+            check_frame(frame, self.shape)
+        elif frame.dtype != self.dtype or frame.shape != self.shape or not frame.flags.c_contiguous:
             raise BackendError(f"frame is {frame.dtype} {frame.shape}; expected contiguous {self.dtype} {self.shape}")
 
 
