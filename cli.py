@@ -250,9 +250,13 @@ def _build_coreml(
         renderer.close()
         return rendered
 
-    with _steps("Core ML program") as report:
-        built = find_or_build(checkpoint, chosen, reference, report, force)
-        warm_up(checkpoint, chosen, built, report)
+    try:
+        with _steps("Core ML program") as report:
+            built = find_or_build(checkpoint, chosen, reference, report, force)
+            warm_up(checkpoint, chosen, built, report)
+    except KeyboardInterrupt:
+        err.print("interrupted; nothing half-built is left")
+        raise typer.Exit(130) from None
     if built.news:
         err.print(escape(f"Core ML program built and checked against MLX ({built.news}): {built.folder}"))
     if verbose:

@@ -56,7 +56,7 @@ def test_an_interrupted_conversion_leaves_nothing(weights: Path, moment: str) ->
     said += process.stderr.read().splitlines()
     process.communicate()
     assert process.returncode == 130, said
-    assert said[-1] == "interrupted" and moment in said[-2] and not any("Traceback" in line for line in said)
+    assert said[-1] == "interrupted; nothing half-built is left" and moment in said[-2] and not any("Traceback" in line for line in said)
     assert left_in(weights) == []
 
 
