@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from .common.backend import Backend, BackendOptions
     from .common.checkpoint import Checkpoint
     from .common.stats import Summary
+    from .coreml_backend.cache import Built as CoreMLBuilt
+    from .coreml_backend.cache import Record as CoreMLRecord
 
 BACKENDS = {
     "mlx": "sdxs.mlx_sdxs.backend:MlxBackend",
@@ -35,6 +37,8 @@ BACKENDS = {
 }
 DEFAULT_PROMPT = "an oil painting"
 PLAIN_PROGRESS_S = 2.0
+ATTENTION_HELP = "sdpa (macOS 15), matmul (14) or split_einsum, the Neural Engine's layout."
+WEIGHTS_HELP = "float16, int8, palettize8, palettize6, palettize4 or palettize2."
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
                   help="Turn a live camera into a diffusion-rendered picture.")
@@ -152,8 +156,18 @@ def live(
     coreml_runtime: Annotated[
         str, Option(help="coreml, or reference: a NumPy interpreter of the program, which is no Core ML and no speed.")
     ] = "coreml",
-    attention: Annotated[str, Option(help="Core ML: sdpa (macOS 15), matmul (14) or split_einsum.")] = "sdpa",
-    compute_units: Annotated[str, Option(help="Core ML: cpu_and_gpu, cpu_and_ne, all or cpu_only.")] = "cpu_and_gpu",
+    attention: Annotated[str, Option(help=f"Core ML: {ATTENTION_HELP}")] = "sdpa",
+    compute_units: Annotated[
+        str | None, Option(show_default=False, help="Core ML: cpu_and_gpu, cpu_and_ne, all or cpu_only. [default: cpu_and_gpu]")
+    ] = None,
+    placement: Annotated[
+        str | None, Option(help="Core ML: a unit for each stage, as encode=ne,unet=gpu,decode=ne, which then overlap.")
+    ] = None,
+    input_form: Annotated[str, Option("--input", help="Core ML: pictures as float32 or as image.")] = "float32",
+    weights: Annotated[str, Option(help=f"Core ML: {WEIGHTS_HELP}")] = "float16",
+    sizes: Annotated[str | None, Option(help="Core ML: use the package that holds these sizes, as 256,512.")] = None,
+    fixed_noise: Annotated[bool, Option("--fixed-noise", help="Core ML: build the noise of --seed into the program.")] = False,
+    verbose: Annotated[bool, Option("--verbose", help="Core ML: say which unit runs how many operations.")] = False,
     stats: Annotated[Path | None, Option(help="Write the session's figures as JSON.")] = None,
 ) -> None:
     """Render a camera, a video or an image under a prompt, live. In the window, h shows the keys."""
@@ -167,7 +181,7 @@ def live(
     for option, name in zip(("--backend", "--compare"), names, strict=False):
         _backend_location(name, option)
     # Core ML's bridge holds the GIL through every frame, so it gets a process of its own.
-    hosted = isolate or compare is not None or (backend == "coreml" and coreml_runtime == "coreml")
+    hosted = isolate or compare is not None or (backend == "coreml" and (coreml_runtime == "coreml" or placement is not None))
     # Before anything imports OpenCV: MLX wants to load its BLAS first.
     classes = [] if hosted else [_backend_class(name) for name in names]
     from .common.backend import BackendOptions
@@ -182,10 +196,14 @@ def live(
     checkpoint = find(model, vae).at(strength, steps)
     size = checkpoint.frame.size if size is None else size
     checkpoint.check_size(size)
-    coreml = (("runtime", coreml_runtime), ("attention", attention), ("compute_units", compute_units))
+    coreml = _coreml_settings(runtime=coreml_runtime, attention=attention, compute_units=compute_units, placement=placement,
+                              input=input_form, weights=weights, sizes=sizes, noise_seed=seed if fixed_noise else None)
+    defaults = {"attention": "sdpa", "weights": "float16", "input": "float32", "runtime": "coreml"}
+    if "coreml" not in names and (verbose or any(defaults.get(name) != value for name, value in coreml)):
+        raise UsageError("an option for Core ML, but no Core ML backend; add --backend coreml, or drop it")
     options = [BackendOptions(size, dtype, coreml if name == "coreml" else ()) for name in names]
     for chosen in (chosen for name, chosen in zip(names, options, strict=True) if name == "coreml"):
-        _build_coreml(checkpoint, chosen)
+        _build_coreml(checkpoint, chosen, verbose=verbose)
     renderers: list[Backend] = [made(checkpoint, chosen) for made, chosen in zip(classes, options, strict=False)]
     if hosted:
         renderers = [
@@ -213,18 +231,26 @@ def live(
         raise typer.Exit(128 + caught[0])
 
 
-def _build_coreml(checkpoint: "Checkpoint", options: "BackendOptions", force: bool = False) -> None:
-    """Make sure that the program is built and checked before a backend asks for it, showing progress."""
+def _coreml_settings(**chosen: str | int | None) -> tuple[tuple[str, str], ...]:
+    """The settings that were given, as BackendOptions has them."""
+    return tuple((name, str(value)) for name, value in chosen.items() if value is not None)
+
+
+def _build_coreml(
+    checkpoint: "Checkpoint", options: "BackendOptions", force: bool = False, verbose: bool = False
+) -> "CoreMLBuilt":
+    """Make sure that the programs are built, checked and met before a backend asks for them, showing progress."""
     from .common.backend import BackendOptions, FrameParams
-    from .coreml_backend.backend import find_or_build, refuse_without_runtime
-    from .coreml_backend.options import CoreMLOptions
+    from .coreml_backend.backend import CoreMLBackend
+    from .coreml_backend.compute_plan import describe
+    from .coreml_backend.prepare import find_or_build, refuse_without_runtime, warm_up
     from .mlx_sdxs.backend import MlxBackend  # the reference; before OpenCV is imported, for MLX's BLAS
 
-    chosen = CoreMLOptions.parse(options)
+    chosen = CoreMLBackend(checkpoint, options).options
     refuse_without_runtime(chosen)
 
     def reference(picture: "np.ndarray", states: "np.ndarray", seed: int) -> "np.ndarray":
-        renderer = MlxBackend(checkpoint, BackendOptions(options.size))
+        renderer = MlxBackend(checkpoint, BackendOptions(picture.shape[0]))
         renderer.load()
         renderer.set_conditioning(states)
         renderer.set_params(FrameParams(seed))
@@ -234,23 +260,53 @@ def _build_coreml(checkpoint: "Checkpoint", options: "BackendOptions", force: bo
         renderer.close()
         return rendered
 
-    with Progress(TextColumn("Core ML program: {task.description}"), BarColumn(), console=err, transient=True) as progress:
-        task = progress.add_task("looking", total=1.0)
-        built = find_or_build(
-            checkpoint, chosen, reference, lambda step, done: progress.update(task, description=step, completed=done), force
-        )
+    try:
+        with _steps("Core ML program") as report:
+            built = find_or_build(checkpoint, chosen, reference, report, force)
+            warm_up(checkpoint, chosen, built, report)
+    except KeyboardInterrupt:
+        err.print("interrupted; nothing half-built is left")
+        raise typer.Exit(130) from None
     if built.news:
-        err.print(escape(f"Core ML program built and checked against MLX ({built.news}): {built.package}"))
+        err.print(escape(f"Core ML program built and checked against MLX ({built.news}): {built.folder}"))
+    if verbose:
+        for line in describe(built, chosen):
+            err.print(escape(line))
+    return built
+
+
+@contextmanager
+def _steps(what: str) -> Iterator[Callable[[str, float], None]]:
+    """A bar on a terminal that says what is being done; anywhere else a line for what takes long."""
+    if err.is_terminal:
+        with Progress(TextColumn(f"{what}: {{task.description}}"), BarColumn(), console=err, transient=True) as progress:
+            task = progress.add_task("looking", total=1.0)
+            yield lambda step, done: progress.update(task, description=escape(step), completed=done)
+        return
+    said: list[str] = []
+
+    def plain(step: str, _: float) -> None:
+        if step not in said:
+            said.append(step)
+            err.print(escape(f"{what}: {step}"), style="dim")
+
+    yield plain
 
 
 @app.command()
 def convert(
     model: Annotated[str, Option(help="Checkpoint by name or path.")] = "sdxs-512-0.9",
     size: Annotated[int | None, Option(help="Side of the picture. [default: the checkpoint's]", show_default=False)] = None,
-    attention: Annotated[str, Option(help="sdpa (macOS 15), matmul (14) or split_einsum.")] = "sdpa",
-    weights: Annotated[str, Option(help="float16, int8, palettize8, palettize6, palettize4 or palettize2.")] = "float16",
+    sizes: Annotated[str | None, Option(help="Several sides in one package that shares its weights, as 256,512.")] = None,
+    attention: Annotated[str, Option(help=ATTENTION_HELP)] = "sdpa",
+    weights: Annotated[str, Option(help=WEIGHTS_HELP)] = "float16",
+    input_form: Annotated[str, Option("--input", help="Pictures as float32 or as image.")] = "float32",
+    placement: Annotated[str | None, Option(help="Three programs for compute units of their own; see `sdxs live`.")] = None,
+    fixed_noise: Annotated[int | None, Option(min=0, help="Build the noise of this seed into the program.")] = None,
+    vae: Annotated[str, Option(help="Folder of the VAE in the checkpoint: vae or vae_large.")] = "vae",
     force: Annotated[bool, Option("--force", help="Build it again.")] = False,
     list_built: Annotated[bool, Option("--list", help="Show what is built, and build nothing.")] = False,
+    verbose: Annotated[bool, Option("--verbose", help="Say which unit runs how many operations.")] = False,
 ) -> None:
     """Build the Core ML program of a checkpoint ahead of a session, from its safetensors, and check it against MLX."""
     from .common.backend import BackendOptions
@@ -259,19 +315,37 @@ def convert(
     from .mlx_sdxs import blas  # noqa: F401 - importing the package puts the BLAS in place before OpenCV loads its own
 
     if list_built:
-        table = Table("model", "variant", "size", "built in", "folder", title="Core ML programs", title_justify="left")
-        for folder, record in cache.list_built():
-            what = " ".join(v for v in record.variant.values() if v != "None") if record else "[red]damaged record[/]"
-            seconds = f"{record.seconds:.0f} s" if record else ""
-            table.add_row(record.name if record else "", what, f"{cache.size_bytes(folder) / 1e6:.0f} MB", seconds, folder.name)
-        out.print(table)
+        _list_coreml(cache.list_built())
         return
-    checkpoint = find(model)
+    checkpoint = find(model, vae)
     runtime = "coreml" if sys.platform == "darwin" else "reference"
-    settings = (("attention", attention), ("weights", weights), ("runtime", runtime))
-    _build_coreml(checkpoint, BackendOptions(checkpoint.frame.size if size is None else size, "auto", settings), force)
+    settings = _coreml_settings(attention=attention, weights=weights, runtime=runtime, input=input_form, sizes=sizes,
+                                placement=placement, noise_seed=fixed_noise)
+    sides = [int(part) for part in (sizes or "").split(",") if part.isdecimal()]
+    side = size or (min(sides) if sides else checkpoint.frame.size)
+    built = _build_coreml(checkpoint, BackendOptions(side, "auto", settings), force, verbose)
+    record = built.record
     judge = "Core ML" if runtime == "coreml" else "the reference interpreter"
     out.print(f"the Core ML program of {escape(checkpoint.name)} is ready; {judge} rendered a probe frame as MLX does")
+    found = ", ".join(f"{quality:.1f} dB at {at}" for at, quality in record.gate_db.items())
+    costs = f"; {weights} weights are off by {record.weights_error:.2%}" if record.weights_error else ""
+    out.print(f"{cache.size_bytes(built.folder) / 1e6:.0f} MB, built in {record.seconds:.1f} s; against MLX: {found}{costs}")
+
+
+def _list_coreml(folders: "list[tuple[Path, CoreMLRecord | None]]") -> None:
+    from .coreml_backend.cache import size_bytes
+
+    table = Table("model", "variant", "size", "built in", "against MLX", "weights off by", "folder", title="Core ML programs",
+                  title_justify="left")
+    for folder, record in folders:
+        size = f"{size_bytes(folder) / 1e6:.0f} MB"
+        if record is None:
+            table.add_row("", "[red]damaged record[/]", size, "", "", "", folder.name)
+            continue
+        quality = f"{min(record.gate_db.values()):.1f} dB" if record.gate_db else "not checked yet"
+        table.add_row(escape(record.name), escape(" ".join(record.variant.values())), size, f"{record.seconds:.0f} s", quality,
+                      f"{record.weights_error:.2%}" if record.weights_error else "", folder.name)
+    out.print(table)
 
 
 @app.command()

@@ -139,7 +139,7 @@ class IdentityBackend:
         self._frames.clear()
 
 
-def check_frame(frame: np.ndarray, shape: tuple[int, int, int]) -> None:
+def check_frame(frame: np.ndarray, shape: tuple[int, ...]) -> None:
     """Raise BackendError unless `frame` is uint8, C-contiguous and of `shape`."""
     if frame.dtype != np.uint8 or frame.shape != shape or not frame.flags.c_contiguous:
         raise BackendError(

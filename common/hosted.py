@@ -1,8 +1,9 @@
 """A Backend in a child process: same protocol, same errors, frames in shared memory.
 
 For a backend whose call holds the GIL (Core ML through coremltools), and for running two at once:
-it cannot stall capture or display, and its memory is its own. Requests and answers of a few bytes
-go over a pipe; pictures lie in memory that both sides map and that has no name, so nothing is left
+it cannot stall capture or display, and its memory is its own. Frames are pictures, unless a part of
+a pipeline that passes other arrays on says so (`Plane`). Requests and answers of a few bytes
+go over a pipe; frames lie in memory that both sides map and that has no name, so nothing is left
 however either side dies. The child ignores Ctrl-C and SIGTERM, which reach the whole terminal
 group: its parent decides when it ends, and it never outlives its parent.
 """
@@ -11,6 +12,7 @@ import _posixshmem  # what multiprocessing.shared_memory stands on
 import atexit
 import ctypes
 import fcntl
+import math
 import mmap
 import multiprocessing
 import os
@@ -39,6 +41,7 @@ LOAD_TIMEOUT_S = 600.0
 CLOSE_TIMEOUT_S = 2.0
 LOOK_S = 0.25  # how often a child that does not answer is looked after
 SLOTS = 4  # most frames in flight
+ALIGNMENT = 64  # bytes: a cache line
 PARENTS_SIGNALS = {signal.SIGINT, signal.SIGTERM}
 
 T = TypeVar("T")
@@ -114,6 +117,25 @@ class Failure:
         raise error
 
 
+@dataclass(frozen=True, slots=True)
+class Plane:
+    """Shape and dtype of an array that goes through shared memory."""
+
+    shape: tuple[int, ...]
+    dtype: str = "uint8"  # of a picture
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+
+    def check(self, frame: np.ndarray) -> None:
+        """Raise BackendError unless `frame` is such an array, C-contiguous."""
+        if self.dtype == "uint8":
+            check_frame(frame, self.shape)
+        elif frame.dtype != self.dtype or frame.shape != self.shape or not frame.flags.c_contiguous:
+            raise BackendError(f"frame is {frame.dtype} {frame.shape}; expected contiguous {self.dtype} {self.shape}")
+
+
 # Prompts and parameters need no envelope: the array and the FrameParams are the requests.
 Request = Order | Submit | Collect | FrameParams | np.ndarray
 Answer = Loaded | Done | StageTimes | MemoryUse | Warned | Failure
@@ -125,9 +147,17 @@ class HostedBackend:
     `collect` returns the time inside the backend proper; the way there and back comes on top.
     """
 
-    def __init__(self, name: str, location: str, checkpoint: Checkpoint | None, options: BackendOptions) -> None:
-        """Take what to run; no process is started yet. location: 'module:Class', as in the CLI's table."""
+    def __init__(
+        self, name: str, location: str, checkpoint: Checkpoint | None, options: BackendOptions,
+        takes: Plane | None = None, gives: Plane | None = None,
+    ) -> None:
+        """Take what to run; no process is started yet. location: 'module:Class', as in the CLI's table.
+
+        takes, gives: what `submit` and `collect` pass where that is no picture.
+        """
+        picture = Plane((options.size, options.size, 3))
         self.name = name
+        self._planes = (takes or picture, gives or picture)
         self.depth = 1
         self._location = location
         self._checkpoint = checkpoint
@@ -140,7 +170,7 @@ class HostedBackend:
     def load(self) -> None:
         """Start the child and load the backend in it; returns when it is warm. Loading again starts afresh."""
         self.close()
-        self._child = child = _Child(self.name, self._location, self._checkpoint, self._options)
+        self._child = child = _Child(self.name, self._location, self._checkpoint, self._options, self._planes)
         try:
             loaded = child.ask(Order.LOAD, Loaded, LOAD_TIMEOUT_S)
         except BaseException:
@@ -159,12 +189,12 @@ class HostedBackend:
 
     def submit(self, frame: np.ndarray) -> None:
         child = self._running()
-        check_frame(frame, child.pictures.array.shape[2:])
+        self._planes[0].check(frame)
         if not self._free:
             raise BackendError(f"{self.name}: {SLOTS} frames are in flight already; collect one first")
         slot = self._free.pop()
         self._in_flight.append(slot)
-        np.copyto(child.pictures.array[slot, 0], frame)
+        np.copyto(child.arrays.given[slot], frame)
         child.send(Submit(slot))
 
     def collect(self, out: np.ndarray) -> StageTimes:
@@ -174,7 +204,7 @@ class HostedBackend:
         slot = self._in_flight.popleft()
         self._free.append(slot)
         times = child.ask(Collect(slot), StageTimes)
-        np.copyto(out, child.pictures.array[slot, 1])
+        np.copyto(out, child.arrays.made[slot])
         return times
 
     def memory(self) -> MemoryUse:
@@ -208,44 +238,58 @@ class HostedBackend:
         return self._child
 
 
-class _Pictures:
-    """Shared memory for the frames: an array uint8 (slots, 2, S, S, 3), an input and an output in each slot."""
+class _Arrays:
+    """Shared memory for the frames: in each of SLOTS an array that is given to the backend and one that it makes."""
 
-    def __init__(self, size: int, descriptor: int) -> None:
-        shape = (SLOTS, 2, size, size, 3)
-        self._size = size
+    def __init__(self, planes: tuple[Plane, Plane], descriptor: int) -> None:
+        self._planes = planes
         self._descriptor = descriptor
-        self.array = np.frombuffer(mmap.mmap(descriptor, int(np.prod(shape))), np.uint8).reshape(shape)
+        memory = np.frombuffer(mmap.mmap(descriptor, SLOTS * _slot_bytes(planes)), np.uint8).reshape(SLOTS, -1)
+        starts = (0, _aligned(planes[0].nbytes))
+        self.given, self.made = (
+            [row[start : start + plane.nbytes].view(plane.dtype).reshape(plane.shape) for row in memory]
+            for start, plane in zip(starts, planes, strict=True)
+        )
 
     @classmethod
-    def create(cls, size: int) -> "_Pictures":
+    def create(cls, planes: tuple[Plane, Plane]) -> "_Arrays":
         """Allocate the memory; its name is gone before anybody can die and leave it behind. Raises OSError."""
         name = f"/sdxs-{secrets.token_hex(4)}"  # 14 characters fit every system's limit
         descriptor: int = _posixshmem.shm_open(name, os.O_CREAT | os.O_EXCL | os.O_RDWR, mode=0o600)
         try:
             _posixshmem.shm_unlink(name)
-            count = SLOTS * 2 * size * size * 3
+            count = SLOTS * _slot_bytes(planes)
             os.ftruncate(descriptor, count)
             if hasattr(os, "posix_fallocate"):  # where it exists a full /dev/shm is an error here and not SIGBUS later
                 os.posix_fallocate(descriptor, 0, count)
-            return cls(size, descriptor)
+            return cls(planes, descriptor)
         except BaseException:
             os.close(descriptor)
             raise
 
-    def __reduce__(self) -> "tuple[type[_Pictures], tuple[int, int]]":
+    def __reduce__(self) -> "tuple[type[_Arrays], tuple[tuple[Plane, Plane], int]]":
         # Pickled on the way into a spawned process, which inherits the descriptor under the same number.
-        return _Pictures, (self._size, reduction.DupFd(self._descriptor).detach())
+        return _Arrays, (self._planes, reduction.DupFd(self._descriptor).detach())
 
     def close_descriptor(self) -> None:
-        """Keep only the mapping, which ends with the array."""
+        """Keep only the mapping, which ends with the arrays."""
         os.close(self._descriptor)
+
+
+def _slot_bytes(planes: tuple[Plane, Plane]) -> int:
+    return sum(_aligned(plane.nbytes) for plane in planes)
+
+
+def _aligned(count: int) -> int:
+    return -(-count // ALIGNMENT) * ALIGNMENT
 
 
 class _Child:
     """The parent's side of one child process. `death` says how it died, once that is known."""
 
-    def __init__(self, name: str, location: str, checkpoint: Checkpoint | None, options: BackendOptions) -> None:
+    def __init__(
+        self, name: str, location: str, checkpoint: Checkpoint | None, options: BackendOptions, planes: tuple[Plane, Plane]
+    ) -> None:
         """Start it. Raises BackendError."""
         self.death = ""
         self._name = name
@@ -253,8 +297,8 @@ class _Child:
         resource_tracker.ensure_running()  # else start() runs it, and running it unblocks the signals again
         try:
             self._pipe, far_end = context.Pipe()
-            self.pictures = _Pictures.create(options.size)
-            arguments = (far_end, self.pictures, location, checkpoint, options)
+            self.arrays = _Arrays.create(planes)
+            arguments = (far_end, self.arrays, location, checkpoint, options)
             self._process = context.Process(target=_serve, args=arguments, name=f"sdxs-{name}")
             # Blocked signals are inherited: Ctrl-C cannot end the child before it has said that it ignores it.
             held = signal.pthread_sigmask(signal.SIG_BLOCK, PARENTS_SIGNALS)
@@ -262,7 +306,7 @@ class _Child:
                 self._process.start()
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, held)
-                self.pictures.close_descriptor()
+                self.arrays.close_descriptor()
                 far_end.close()
         except OSError as error:
             raise BackendError(f"{name}: its process cannot be started ({error}); end other programs") from error
@@ -345,7 +389,7 @@ class _Child:
 
 
 def _serve(
-    pipe: connection.Connection, pictures: _Pictures, location: str, checkpoint: Checkpoint | None,
+    pipe: connection.Connection, arrays: _Arrays, location: str, checkpoint: Checkpoint | None,
     options: BackendOptions,
 ) -> None:
     """Build the backend and do as asked, until told to close or the parent is gone."""
@@ -353,8 +397,8 @@ def _serve(
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, PARENTS_SIGNALS)
     _end_with_parent()
-    pictures.close_descriptor()
-    host = _Host(pipe, pictures.array)
+    arrays.close_descriptor()
+    host = _Host(pipe, arrays)
     with suppress(EOFError, OSError), pipe:  # the parent is gone; nobody is left to answer
         host.forward_warnings()
         request = pipe.recv()  # Order.LOAD
@@ -373,10 +417,10 @@ def _serve(
 class _Host:
     """Does what the parent asks, one request after the other."""
 
-    def __init__(self, pipe: connection.Connection, pictures: np.ndarray) -> None:
+    def __init__(self, pipe: connection.Connection, arrays: _Arrays) -> None:
         self._pipe = pipe
         self._sending = threading.Lock()  # a backend's threads may warn at any time
-        self._pictures = pictures
+        self._arrays = arrays
         self._failed: dict[int, Failure] = {}
 
     def send(self, answer: Answer) -> None:
@@ -398,9 +442,9 @@ class _Host:
     def _do(self, backend: Backend, request: Request) -> Answer:
         match request:
             case Submit(slot):
-                backend.submit(self._pictures[slot, 0])
+                backend.submit(self._arrays.given[slot])
             case Collect(slot):
-                return self._failed.pop(slot, None) or backend.collect(self._pictures[slot, 1])
+                return self._failed.pop(slot, None) or backend.collect(self._arrays.made[slot])
             case FrameParams():
                 backend.set_params(request)
             case np.ndarray():

@@ -32,9 +32,10 @@ from ..common.schedule import OneStep, one_step, seeded_noise
 from ..common.tensors import sha256
 from . import ops
 from .autoencoder_kl import AutoencoderKL
-from .ops import AttentionForm, Compression, Function, Program, Store, Var, Weights, affine, ct, mb, pass_pipeline, types
+from .ops import AttentionForm, Function, Program, Var, affine, ct, mb, pass_pipeline, types
 from .taesd import AutoencoderTiny
 from .unet import UNet2DConditionModel
+from .weights import Compression, Store, Weights
 
 Stage = Literal["frame", "encode", "unet", "decode"]
 InputForm = Literal["image", "float32"]
@@ -98,9 +99,20 @@ def build(checkpoint: Checkpoint, variant: Variant, path: Path, progress: Progre
                 pass_pipeline=ct.PassPipeline.CLEANUP, package_dir=str(path),
             )
         except (ValueError, RuntimeError, NotImplementedError) as error:
-            raise BackendError(f"coremltools cannot write {path.name}: {error}") from error
+            raise BackendError(_why_not_written(path, str(error))) from error
     _write_metadata(path, model.get_spec(), metadata)
     report("done", 1.0)
+
+
+def _why_not_written(path: Path, error: str) -> str:
+    if not any(sign in error for sign in ("FileWriter", "filesystem error", "No space left")):
+        return f"coremltools cannot write {path.name}: {error}"
+    # coremltools writes weights into the system's temporary folder first, and says of a full disk only "unknown error"
+    visible = next(folder for folder in path.absolute().parents if not folder.name.startswith("."))
+    places = dict.fromkeys((visible, Path(tempfile.gettempdir())))
+    free = " and ".join(f"{place} ({shutil.disk_usage(place).free / 1e6:.0f} MB free)" for place in places)
+    return f"{path.name}: the disk refused what coremltools wrote; it needs room in {free}; free space, or set " \
+        "$SDXS_WEIGHTS and $TMPDIR to another disk"
 
 
 def mil_program(checkpoint: Checkpoint, variant: Variant) -> tuple[Program, tuple[Store, Store]]:
@@ -133,7 +145,10 @@ def build_sizes(
         several.default_function_name = f"size_{sizes[0]}"
         merged = Path(folder) / "merged.mlpackage"
         with _quiet():
-            ct.utils.save_multifunction(several, str(merged))
+            try:
+                ct.utils.save_multifunction(several, str(merged))
+            except (ValueError, RuntimeError) as error:
+                raise BackendError(_why_not_written(path, str(error))) from error
         spec = ct.utils.load_spec(str(merged))
         single_metadata = ct.utils.load_spec(str(single)).description.metadata.userDefined
         _write_metadata(merged, spec, dict(single_metadata) | {f"{METADATA_PREFIX}sizes": json.dumps(sizes)})

@@ -40,6 +40,7 @@ from ..common.checkpoint import PACKAGE_FOLDER, Checkpoint
 from ..common.config import TinyVAEConfig
 from ..common.schedule import seeded_noise
 from .control_parity import CONTROL_NAMES, control_rows
+from .coreml_parity import MLX_LIMIT_DB, PICTURE_LIMIT_DB, X0_LIMIT, distances, run_program
 from .make_fixtures import (
     NAMES,
     PADDINGS,
@@ -62,6 +63,7 @@ from .random_checkpoint import Architecture, architecture, tiny
 FULL = Sizes(batch=1, latents=(64, 64), picture=(256, 256), frame=512, timesteps=(999,))
 # The full VAE needs five times the memory and work of a UNet; its networks are the same at any size.
 FULL_KL = Sizes(batch=1, latents=(64, 64), picture=(256, 256), frame=256, timesteps=(999,))
+WITH_COREML = ("demo", "sdxs-512")
 _ONE_FILE = "100GB"  # keeps save_pretrained from splitting
 
 
@@ -251,6 +253,24 @@ def check_folder(name: str, folder: Path, sizes: Sizes, seed: int) -> Iterator[C
                 note = f"largest {np.abs(expected).max():.1f}"
             named = f"{label} {what}" if part == "vae" else what
             yield Check(name, named, found, limit(what), time.perf_counter() - started, note)
+        if part == "frame" and name.startswith(WITH_COREML):
+            yield from check_coreml(name, checkpoint, inputs, oracle, ours)
+
+
+def check_coreml(name: str, checkpoint: Checkpoint, inputs: Inputs, oracle: Arrays, mlx: Arrays) -> Iterator[Check]:
+    """Hold the Core ML program, through the interpreter in float16, against diffusers and against the MLX backend.
+
+    Pictures are compared by the root mean square of their difference, as a share of 255; the note has it in dB.
+    """
+    started = time.perf_counter()
+    made = run_program(checkpoint, inputs)
+    seconds, size = time.perf_counter() - started, f"{inputs.frame.shape[0]} x {inputs.frame.shape[0]}"
+    relative, quality = distances(made, oracle)
+    _, against_mlx = distances(made, mlx)
+    yield Check(name, "Core ML program x0", relative, X0_LIMIT, seconds, f"relative L2, {size}, interpreter in float16")
+    for what, found, least in (("diffusers", quality, PICTURE_LIMIT_DB), ("MLX", against_mlx, MLX_LIMIT_DB)):
+        note = f"{found:.1f} dB, {size}"
+        yield Check(name, f"Core ML picture to {what}", 10 ** (-found / 20), 10 ** (-least / 20), seconds, note)
 
 
 def check_tokenizer() -> Iterator[Check]:
@@ -265,12 +285,19 @@ def check_tokenizer() -> Iterator[Check]:
         yield Check("tokenizer", f"padded with {mark}", share, 0.0, seconds, f"{len(texts)} texts")
 
 
-def run_checks(tiny_only: bool) -> Iterator[Check]:
-    """Everything: tokenizer, the demo, five tiny architectures and, unless `tiny_only`, the same five full size."""
-    yield from check_tokenizer()
-    yield from check_folder("demo", PACKAGE_FOLDER / "weights" / "demo", TINY, seed=30)
+def run_checks(tiny_only: bool, only: str = "") -> Iterator[Check]:
+    """Everything: tokenizer, the demo, five tiny architectures and, unless `tiny_only`, the same five full size.
+
+    only: leave out whatever is not named so from the start.
+    """
+    if "tokenizer".startswith(only):
+        yield from check_tokenizer()
+    if "demo".startswith(only):
+        yield from check_folder("demo", PACKAGE_FOLDER / "weights" / "demo", TINY, seed=30)
     for size in ("tiny",) if tiny_only else ("tiny", "full"):
         for seed, name in enumerate(NAMES):
+            if not f"{name} {size}".startswith(only):
+                continue
             configs = architecture(name)
             full = FULL if configs["vae"]["_class_name"] == "AutoencoderTiny" else FULL_KL
             with tempfile.TemporaryDirectory() as temporary:
@@ -311,13 +338,14 @@ def environment() -> dict[str, str]:
 def main() -> None:
     """Run, show and judge."""
     parser = argparse.ArgumentParser(description="Compare sdxs with diffusers and transformers on random weights.")
+    parser.add_argument("--only", metavar="NAME", default="", help="only checks whose name starts so, as sdxs-512-0.9")
     parser.add_argument("--tiny-only", action="store_true", help="leave the full-size networks out")
     parser.add_argument("--json", type=Path, metavar="PATH", help="write every figure here")
     options = parser.parse_args()
     hush()
     started, console = time.perf_counter(), Console(width=120)
     checks: list[Check] = []
-    for check in run_checks(options.tiny_only):
+    for check in run_checks(options.tiny_only, options.only):
         checks.append(check)
         verdict = "ok" if check.passed else "FAILED"
         console.print(f"{check.name:27} {check.what:32} {check.error:9.2e} {verdict}", highlight=False)

@@ -1,0 +1,121 @@
+"""Before a frame: can Core ML run here, and is the program built, checked and compiled?"""
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from importlib import metadata
+from typing import TYPE_CHECKING
+
+from ..common.checkpoint import Checkpoint
+from ..common.errors import UsageError
+from . import cache
+from .options import CoreMLOptions
+from .runner import Progress, open_runner, require_pillow
+
+if TYPE_CHECKING:
+    from .gate import Reference  # brings OpenCV along, before which MLX wants to be loaded
+
+# 9.0 is the first whose models run on macOS 27.2's GPU (MochiDiffusion#521); parts of it that are not public
+# are used, so another major version must be looked at first.
+SUPPORTED_COREMLTOOLS = 9
+
+
+def refuse_without_runtime(options: CoreMLOptions) -> None:
+    """Raise UsageError where Core ML itself cannot run, or what is needed to build for it is not here."""
+    if options.runtime == "coreml" and sys.platform != "darwin":
+        raise UsageError(
+            "--backend coreml: Core ML needs macOS; use --backend mlx, or --coreml-runtime reference, a slow interpreter "
+            "that shows what the program computes"
+        )
+    coremltools_version()
+    if options.runtime == "coreml" and options.input == "image":
+        require_pillow()
+
+
+def coremltools_version() -> str:
+    """The installed version. Raises UsageError if there is none, or one that sdxs does not know."""
+    remedy = f"pip install 'coremltools>={SUPPORTED_COREMLTOOLS},<{SUPPORTED_COREMLTOOLS + 1}'"
+    try:
+        found = metadata.version("coremltools")
+    except metadata.PackageNotFoundError:
+        raise UsageError(f"--backend coreml: coremltools is not installed; {remedy}") from None
+    if found.partition(".")[0] != str(SUPPORTED_COREMLTOOLS):
+        raise UsageError(
+            f"--backend coreml: coremltools {found} is installed, expected {SUPPORTED_COREMLTOOLS}.x, which sdxs was "
+            f"tested with; {remedy}"
+        )
+    return found
+
+
+def find_or_build(
+    checkpoint: Checkpoint, options: CoreMLOptions, reference: "Reference | None" = None,
+    progress: Progress | None = None, force: bool = False,
+) -> cache.Built:
+    """Return the programs for `checkpoint`, building them if needed; with `reference`, none that was not held against it.
+
+    Raises BackendError if the build fails or the gate refuses; then nothing is kept but two pictures.
+    """
+    library, identity = coremltools_version(), options.identity()
+    report = progress or (lambda step, done: None)
+
+    def make(partial: cache.Built) -> cache.Findings:
+        began = time.perf_counter()
+        errors = _build(checkpoint, options, partial, report)
+        seconds = time.perf_counter() - began
+        gate_db = check_sizes(checkpoint, options, partial, reference, report) if reference else {}
+        return cache.Findings(seconds, gate_db, errors)
+
+    key = cache.key(checkpoint, identity, library)
+    built = cache.find_or_build(checkpoint.name, identity, key, make, force)
+    if reference is not None and not built.record.gate_db:  # built where no reference was at hand
+        cache.add_gate(built, check_sizes(checkpoint, options, built, reference, report))
+    return built
+
+
+def check_sizes(
+    checkpoint: Checkpoint, options: CoreMLOptions, built: cache.Built, reference: "Reference", report: Progress
+) -> dict[str, float]:
+    """Gate every size of a package: PSNR in dB by size. Raises BackendError."""
+    from .gate import PROBE_SEED, check
+
+    gate_db = {}
+    seed = PROBE_SEED if options.noise_seed is None else options.noise_seed
+    for size in options.sizes or (options.size,):
+        report(f"check at {size} x {size} against the reference", 1.0)
+        sized = replace(options, size=size)
+        runners = [open_runner(built, stage, checkpoint, sized, report) for stage in options.stages]
+        gate_db[str(size)] = round(check(checkpoint, size, runners, reference, cache.cache_folder(), seed), 1)
+    return gate_db
+
+
+def warm_up(checkpoint: Checkpoint, options: CoreMLOptions, built: cache.Built, progress: Progress) -> None:
+    """Let Core ML compile and meet every program now, showing it, instead of silently when a session starts.
+
+    Core ML keeps what it prepares for the Neural Engine, 20 to 40 s of work. Does nothing where it has done
+    so before, or where the reference interpreter runs.
+    """
+    for stage in options.stages:
+        met = built.compiled(stage).exists() and built.met(stage, options.units(stage)).exists()
+        if options.runtime == "coreml" and not met:
+            open_runner(built, stage, checkpoint, options, progress)
+
+
+def _build(checkpoint: Checkpoint, options: CoreMLOptions, partial: cache.Built, report: Progress) -> float:
+    """Write a package for each stage; return the largest relative error that compression cost the weights of one."""
+    from .program import build, build_sizes, read_metadata
+
+    errors = [0.0]
+    for number, stage in enumerate(options.stages):
+        variant, path = options.variant(stage), partial.package(stage)
+        share = _share(report, number / len(options.stages), 1 / len(options.stages), stage)
+        if options.sizes:
+            build_sizes(checkpoint, variant, list(options.sizes), path, share)
+        else:
+            build(checkpoint, variant, path, share)
+        errors.append(float(read_metadata(path).get("weights_relative_error", 0)))
+    return max(errors)
+
+
+def _share(report: Progress, start: float, share: float, stage: str) -> Callable[[str, float], None]:
+    return lambda step, done: report(f"{step} {stage}", start + share * done)
