@@ -123,6 +123,15 @@ def live(
         float | None, Option(min=0, max=1, show_default=False, help="How far to leave the camera; for models trained for it.")
     ] = None,
     steps: Annotated[int | None, Option(help="Steps per frame; for models that take several.", show_default=False)] = None,
+    control: Annotated[
+        str, Option(help="Hold the camera's structure by its edges: none, sketch, or the folder of a ControlNet.")
+    ] = "none",
+    edges: Annotated[
+        str | None, Option(help="What the control reads: soft, or canny as in the paper. [default: soft]", show_default=False)
+    ] = None,
+    control_scale: Annotated[
+        float | None, Option(min=0, max=2, help="How strongly it holds. [default: 1]", show_default=False)
+    ] = None,
     transition: Annotated[str, Option(help="Time from one prompt to the next, such as 2s or 500ms.")] = "0s",
     hold: Annotated[
         int | None, Option(min=1, help="Frames until the next prompt's turn. [default: without a window, one pass of "
@@ -185,7 +194,8 @@ def live(
     # Before anything imports OpenCV: MLX wants to load its BLAS first.
     classes = [] if hosted else [_backend_class(name) for name in names]
     from .common.backend import BackendOptions
-    from .common.checkpoint import find
+    from .common.checkpoint import find, with_control
+    from .common.edges import check_kind
     from .common.hosted import HostedBackend
     from .common.prompts import read_prompts, read_seconds, refuse_negative
     from .common.session import Plan, open_session
@@ -193,7 +203,11 @@ def live(
     refuse_negative(negative_prompt, model)
     transition_s = read_seconds("--transition", transition)
     texts = (*(prompt or ()), *(read_prompts(prompts) if prompts else ())) or (DEFAULT_PROMPT,)
-    checkpoint = find(model, vae).at(strength, steps)
+    check_kind(edges or "soft")
+    for option, value in (("--control-scale", control_scale), ("--edges", edges)):
+        if control == "none" and value is not None:
+            raise UsageError(f"{option} {value}: nothing reads edges in this session; add --control sketch")
+    checkpoint = with_control(find(model, vae).at(strength, steps), control)
     size = checkpoint.frame.size if size is None else size
     checkpoint.check_size(size)
     coreml = _coreml_settings(runtime=coreml_runtime, attention=attention, compute_units=compute_units, placement=placement,
@@ -214,6 +228,7 @@ def live(
         source, size, texts, tuple(path.expanduser() for path in outs or ()), frames, hold, headless, realtime,
         loop == "sequential", seed, feedback, ema, blend, skip, side_by_side, overlay,
         contact_sheet.expanduser() if contact_sheet else None, stats.expanduser() if stats else None, transition_s,
+        edges or "soft", 1.0 if control_scale is None else control_scale,
     )
     session = open_session(plan, checkpoint, renderers)
     err.print(escape(f"{checkpoint.name} ({checkpoint.origin}) at {size} x {size}; source {session.source.name}"))

@@ -19,10 +19,12 @@ HELP = (
     (". / ,", "onwards / back in a bank of prompts, a >> b"),
     ("t", "type a new prompt, enter to use it, esc to drop it"),
     ("+ / -", "more / less feedback of the last picture"),
+    ("k / j", "stronger / weaker control by edges"),
     ("] / [", "more / less of the camera in the picture"),
     ("e", "smoothing over time on / off"),
     ("d", "camera beside the picture / picture only"),
     ("c", "compare: camera on the left half"),
+    ("x", "the edges that the control reads / the picture"),
     ("o", "figures and prompt on / off"),
     ("f", "full screen on / off"),
     ("s", "save a snapshot"),
@@ -38,6 +40,7 @@ class View(Enum):
     OUTPUT = auto()
     SIDE_BY_SIDE = auto()
     SPLIT = auto()
+    EDGES = auto()
 
 
 class Event(Enum):
@@ -51,11 +54,15 @@ class Event(Enum):
     PARAMS = auto()
     LOOK = auto()
     FULL_SCREEN = auto()
+    NO_EDGES = auto()
 
 
 @dataclass(slots=True)
 class Look:
-    """How pictures are shown: `ema` is the weight of the past, `blend` that of the camera, both 0 to 1."""
+    """How pictures are shown: `ema` is the weight of the past, `blend` that of the camera, both 0 to 1.
+
+    has_edges: whether a ControlNet reads edges in this session.
+    """
 
     view: View = View.OUTPUT
     ema: float = 0.0
@@ -64,6 +71,7 @@ class Look:
     help: bool = False
     typed: str | None = None
     paused: bool = False
+    has_edges: bool = False
 
 
 class Controls:
@@ -138,6 +146,17 @@ class Controls:
         self.params = replace(self.params, feedback=round(min(most, max(0.0, self.params.feedback + step)), 2))
         return Event.PARAMS
 
+    def _control(self, step: float) -> Event:
+        if not self.look.has_edges:
+            return Event.NO_EDGES
+        most = max(2.0, self.params.control_scale)
+        scale = round(min(most, max(0.0, self.params.control_scale + step)), 2)
+        self.params = replace(self.params, control_scale=scale)
+        return Event.PARAMS
+
+    def _toggle_edges(self) -> Event | None:
+        return self._toggle_view(View.EDGES) if self.look.has_edges else Event.NO_EDGES
+
     def _blend(self, step: float) -> Event:
         self.look.blend = round(min(1.0, max(0.0, self.look.blend + step)), 2)
         return Event.LOOK
@@ -169,6 +188,9 @@ class Controls:
         "+": lambda self: self._feedback(STEP),
         "=": lambda self: self._feedback(STEP),
         "-": lambda self: self._feedback(-STEP),
+        "k": lambda self: self._control(STEP),
+        "j": lambda self: self._control(-STEP),
+        "x": _toggle_edges,
         "]": lambda self: self._blend(STEP),
         "[": lambda self: self._blend(-STEP),
         "e": _toggle_smoothing,

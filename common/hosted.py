@@ -57,9 +57,13 @@ class Order(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Submit:
-    """Take the frame in `slot`. The only request without an answer: a failure waits for its Collect."""
+    """Take the frame in `slot`, with its edges or without.
+
+    The only request without an answer: a failure waits for its Collect.
+    """
 
     slot: int
+    edges: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +140,7 @@ class Plane:
             raise BackendError(f"frame is {frame.dtype} {frame.shape}; expected contiguous {self.dtype} {self.shape}")
 
 
+Planes = tuple[Plane, Plane, Plane]  # what is given, what is made, edges
 # Prompts and parameters need no envelope: the array and the FrameParams are the requests.
 Request = Order | Submit | Collect | FrameParams | np.ndarray
 Answer = Loaded | Done | StageTimes | MemoryUse | Warned | Failure
@@ -157,7 +162,7 @@ class HostedBackend:
         """
         picture = Plane((options.size, options.size, 3))
         self.name = name
-        self._planes = (takes or picture, gives or picture)
+        self._planes = (takes or picture, gives or picture, Plane((options.size, options.size)))
         self.depth = 1
         self._location = location
         self._checkpoint = checkpoint
@@ -187,15 +192,19 @@ class HostedBackend:
     def set_params(self, params: FrameParams) -> None:
         self._running().ask(params, Done)
 
-    def submit(self, frame: np.ndarray) -> None:
+    def submit(self, frame: np.ndarray, edges: np.ndarray | None = None) -> None:
         child = self._running()
         self._planes[0].check(frame)
+        if edges is not None:
+            self._planes[2].check(edges)
         if not self._free:
             raise BackendError(f"{self.name}: {SLOTS} frames are in flight already; collect one first")
         slot = self._free.pop()
         self._in_flight.append(slot)
         np.copyto(child.arrays.given[slot], frame)
-        child.send(Submit(slot))
+        if edges is not None:
+            np.copyto(child.arrays.edges[slot], edges)
+        child.send(Submit(slot, edges is not None))
 
     def collect(self, out: np.ndarray) -> StageTimes:
         child = self._running()
@@ -239,20 +248,20 @@ class HostedBackend:
 
 
 class _Arrays:
-    """Shared memory for the frames: in each of SLOTS an array that is given to the backend and one that it makes."""
+    """Shared memory for the frames: in each of SLOTS what is given to the backend, what it makes, and edges."""
 
-    def __init__(self, planes: tuple[Plane, Plane], descriptor: int) -> None:
+    def __init__(self, planes: Planes, descriptor: int) -> None:
         self._planes = planes
         self._descriptor = descriptor
         memory = np.frombuffer(mmap.mmap(descriptor, SLOTS * _slot_bytes(planes)), np.uint8).reshape(SLOTS, -1)
-        starts = (0, _aligned(planes[0].nbytes))
-        self.given, self.made = (
+        starts = (0, _aligned(planes[0].nbytes), _slot_bytes(planes[:2]))
+        self.given, self.made, self.edges = (
             [row[start : start + plane.nbytes].view(plane.dtype).reshape(plane.shape) for row in memory]
             for start, plane in zip(starts, planes, strict=True)
         )
 
     @classmethod
-    def create(cls, planes: tuple[Plane, Plane]) -> "_Arrays":
+    def create(cls, planes: Planes) -> "_Arrays":
         """Allocate the memory; its name is gone before anybody can die and leave it behind. Raises OSError."""
         name = f"/sdxs-{secrets.token_hex(4)}"  # 14 characters fit every system's limit
         descriptor: int = _posixshmem.shm_open(name, os.O_CREAT | os.O_EXCL | os.O_RDWR, mode=0o600)
@@ -267,7 +276,7 @@ class _Arrays:
             os.close(descriptor)
             raise
 
-    def __reduce__(self) -> "tuple[type[_Arrays], tuple[tuple[Plane, Plane], int]]":
+    def __reduce__(self) -> "tuple[type[_Arrays], tuple[Planes, int]]":
         # Pickled on the way into a spawned process, which inherits the descriptor under the same number.
         return _Arrays, (self._planes, reduction.DupFd(self._descriptor).detach())
 
@@ -276,7 +285,7 @@ class _Arrays:
         os.close(self._descriptor)
 
 
-def _slot_bytes(planes: tuple[Plane, Plane]) -> int:
+def _slot_bytes(planes: tuple[Plane, ...]) -> int:
     return sum(_aligned(plane.nbytes) for plane in planes)
 
 
@@ -288,7 +297,7 @@ class _Child:
     """The parent's side of one child process. `death` says how it died, once that is known."""
 
     def __init__(
-        self, name: str, location: str, checkpoint: Checkpoint | None, options: BackendOptions, planes: tuple[Plane, Plane]
+        self, name: str, location: str, checkpoint: Checkpoint | None, options: BackendOptions, planes: Planes
     ) -> None:
         """Start it. Raises BackendError."""
         self.death = ""
@@ -441,8 +450,9 @@ class _Host:
 
     def _do(self, backend: Backend, request: Request) -> Answer:
         match request:
-            case Submit(slot):
-                backend.submit(self._arrays.given[slot])
+            case Submit(slot, edges):
+                given = (self._arrays.given[slot], *([self._arrays.edges[slot]] if edges else []))
+                backend.submit(*given)
             case Collect(slot):
                 return self._failed.pop(slot, None) or backend.collect(self._arrays.made[slot])
             case FrameParams():

@@ -16,6 +16,7 @@ import numpy as np
 
 from .admission import Admission
 from .backend import Backend, FrameParams
+from .edges import Edges
 from .embeddings import Slerp, ease
 from .errors import SourceLost
 from .frames import Frame, Pool, Slot
@@ -46,7 +47,8 @@ class LoopSettings:
     realtime: the freshest frame wins; otherwise every frame is rendered, in order. sequential: one
     thread does everything in turn, as in the paper, to compare with. skip_threshold: see
     `Similarity`. stall_s: a source silent for so long is lost. transition_s: how long one prompt takes
-    to become the next, on the camera's clock, or, where every frame is rendered, on the file's.
+    to become the next, on the camera's clock, or, where every frame is rendered, on the file's. edges: the
+    kind that is drawn of every frame for a ControlNet, see `edges.py`, or none.
     """
 
     size: int
@@ -57,6 +59,7 @@ class LoopSettings:
     skip_threshold: float = 0.0
     stall_s: float = 10.0
     transition_s: float = 0.0
+    edges: str = ""
 
 
 Command = Callable[["_Renderer"], None]
@@ -150,7 +153,10 @@ class _Renderer:
         frame.prompt = self.prompt
         now = time.perf_counter_ns()
         for backend in self.backends:
-            backend.submit(frame.camera)
+            if frame.edges is None:
+                backend.submit(frame.camera)
+            else:
+                backend.submit(frame.camera, frame.edges)
         self.admission.submitted(now)
         self.in_flight.append((frame, now))
 
@@ -210,7 +216,8 @@ class Loop:
         self._encoder = ThreadPoolExecutor(1, thread_name_prefix="sdxs-prompt")
         self._commands: deque[Command] = deque()
         # One being captured, one in each slot, one being handed on, one on display, and those in flight.
-        self._pool = Pool(5 + MOST_IN_FLIGHT, settings.size, len(backends))
+        self._pool = Pool(5 + MOST_IN_FLIGHT, settings.size, len(backends), bool(settings.edges))
+        self._edges = Edges(settings.edges, settings.size) if settings.edges else None
         self._captured: Slot[Frame] = Slot(latest=settings.realtime)
         self._rendered: Slot[Frame] = Slot(latest=settings.realtime)
         self._ending = threading.Event()
@@ -240,7 +247,7 @@ class Loop:
         self._commands.append(lambda renderer: renderer.set_prompt(prompt))
 
     def set_params(self, params: FrameParams) -> None:
-        """Change seed or feedback between two frames."""
+        """Change seed, feedback or strength of the control between two frames."""
         self._commands.append(lambda renderer: renderer.set_params(params))
 
     def pause(self, paused: bool) -> None:
@@ -416,6 +423,8 @@ class Loop:
             return None
         to_square_rgb(picture, frame.camera)
         frame.id, frame.captured_ns, frame.similar = self.stats.captured, captured_ns, False
+        if self._edges and frame.edges is not None:
+            self._edges.draw(frame.camera, frame.edges)
         frame.stage_ns = {"capture": time.perf_counter_ns() - captured_ns}
         self.stats.captured += 1
         return frame

@@ -57,6 +57,8 @@ class Plan:
     contact_sheet: Path | None = None
     stats: Path | None = None
     transition_s: float = 0.0
+    edges: str = "soft"
+    control_scale: float = 0.0
 
 
 class Session:
@@ -134,7 +136,10 @@ class Session:
             self.loop.set_prompt(controls.prompt).add_done_callback(self._note_failure)
         elif event is Event.PARAMS:
             self.loop.set_params(controls.params)
-            viewer.say(f"feedback {controls.params.feedback:.1f}")
+            control = f" \u00b7 control {controls.params.control_scale:.1f}" if look.has_edges else ""
+            viewer.say(f"feedback {controls.params.feedback:.1f}{control}")
+        elif event is Event.NO_EDGES:
+            viewer.say("nothing reads edges in this session; start it with --control sketch")
         elif event is Event.LOOK:
             viewer.say(f"smoothing {look.ema:.1f} \u00b7 camera {look.blend:.1f}")
         elif event is Event.PAUSE:
@@ -208,14 +213,15 @@ def open_session(plan: Plan, checkpoint: Checkpoint, backends: Sequence[Backend]
     except SdxsError:
         source.close()
         raise
-    params = FrameParams(plan.seed, plan.feedback)
+    has_edges = checkpoint.control is not None
+    params = FrameParams(plan.seed, plan.feedback, plan.control_scale if has_edges else 0.0)
     settings = LoopSettings(
         plan.size, plan.frames, plan.hold or 0, bool(plan.realtime), plan.sequential, plan.skip_threshold,
-        transition_s=plan.transition_s,
+        transition_s=plan.transition_s, edges=plan.edges if has_edges else "",
     )
     loop = Loop(source, backends, settings, prompts, params, encoder.encode)
     view = View.SIDE_BY_SIDE if plan.side_by_side or len(backends) > 1 else View.OUTPUT
-    look = Look(view, plan.ema, plan.blend, plan.overlay)
+    look = Look(view, plan.ema, plan.blend, plan.overlay, has_edges=has_edges)
     viewer = Viewer(plan.size, look, loop.stats, sinks, window)
     # In a window the keys lead through the user's prompts and on through the gallery.
     reachable = dict.fromkeys((*plan.prompts, *(() if plan.headless else GALLERY)))

@@ -41,6 +41,7 @@ class Viewer:
         self._recording_path = Path()
         blank = np.zeros((size, size, 3), np.uint8)
         self._kept = Frame(blank, [blank.copy() for _ in range(stats.backend_count)])  # what the window shows
+        self._kept.edges = np.zeros((size, size), np.uint8)
         self._prompt = ""
         self._coming = ""
         self._note = ("", 0)
@@ -155,6 +156,8 @@ class Viewer:
         np.copyto(kept.camera, frame.camera)
         for mine, output in zip(kept.outputs, frame.outputs, strict=True):
             np.copyto(mine, output)
+        if frame.edges is not None and kept.edges is not None:
+            np.copyto(kept.edges, frame.edges)
 
     def _draw(self) -> None:
         assert self._window is not None
@@ -201,6 +204,8 @@ def compose(frame: Frame, view: View) -> np.ndarray:
     """
     if view is View.SIDE_BY_SIDE:
         return np.hstack([frame.camera, *frame.outputs])
+    if view is View.EDGES and frame.edges is not None:
+        return np.repeat(frame.edges[..., None], 3, axis=-1)
     if view is View.SPLIT:
         half = frame.camera.shape[1] // 2
         halves = [output.copy() for output in frame.outputs]
