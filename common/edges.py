@@ -20,10 +20,10 @@ EdgeKind = Literal["canny", "soft"]
 KINDS: tuple[str, ...] = get_args(EdgeKind)
 
 CANNY = (100, 200)  # OpenCV's customary pair
-_CANNY_WEAK = (40, 100)  # what keeps a line alive that was there before
-_SOFT_DARK, _SOFT_BRIGHT = 20, 90  # gradient that counts as nothing, and as a full line
+_CANNY_WEAK = (80, 160)  # what keeps a line alive that was there before
+SOFT_DARK, SOFT_BRIGHT = 20, 90  # gradient that counts as nothing, and as a full line
 _SOFT_BAND = 48  # levels a soft pixel may be off before it follows
-_FINE, _COARSE = 1.0, 2.5  # of the blur before each gradient, pixels
+FINE, COARSE = 1.0, 2.5  # of the blur before each gradient, pixels
 _NEIGHBOURS = np.ones((3, 3), np.uint8)
 
 
@@ -36,7 +36,7 @@ class Edges:
         self._draw = self._canny if kind == "canny" else self._soft
         self._hysteresis = hysteresis
         self._last: np.ndarray | None = None
-        ramp = np.clip((np.arange(256) - _SOFT_DARK) / (_SOFT_BRIGHT - _SOFT_DARK), 0, 1)
+        ramp = np.clip((np.arange(256) - SOFT_DARK) / (SOFT_BRIGHT - SOFT_DARK), 0, 1)
         self._levels = np.round(255 * ramp * ramp * (3 - 2 * ramp)).astype(np.uint8)
         self._grey = np.empty((size, size), np.uint8)
 
@@ -64,9 +64,9 @@ class Edges:
 
     def _soft(self, grey: np.ndarray) -> np.ndarray:
         half = cv2.resize(grey, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
-        coarse = _gradient(cv2.GaussianBlur(half, (0, 0), _COARSE / 2))
+        coarse = _gradient(cv2.GaussianBlur(half, (0, 0), COARSE / 2))
         coarse = cv2.resize(coarse, grey.shape[::-1], interpolation=cv2.INTER_LINEAR)
-        fine = _gradient(cv2.GaussianBlur(grey, (0, 0), _FINE))
+        fine = _gradient(cv2.GaussianBlur(grey, (0, 0), FINE))
         found = cv2.LUT(cv2.min(fine, coarse), self._levels)
         if not self._hysteresis:
             return found
