@@ -7,6 +7,7 @@ from importlib import metadata
 from pathlib import Path
 
 from ..common.doctor import Check
+from .prepare import COREMLTOOLS_REMEDY, SUPPORTED_COREMLTOOLS, is_supported
 
 LEAST_MACOS = 14
 BEST_MACOS = 15  # scaled_dot_product_attention
@@ -17,8 +18,10 @@ def checks() -> list[Check]:
     try:
         version = metadata.version("coremltools")
     except metadata.PackageNotFoundError:
-        return [Check("coreml", False, "coremltools is not installed", "pip install coremltools")]
+        return [Check("coreml", False, "coremltools is not installed", COREMLTOOLS_REMEDY)]
     tools = f"coremltools {version}"
+    if not is_supported(version):
+        return [Check("coreml", False, f"{tools}, expected {SUPPORTED_COREMLTOOLS}.x", COREMLTOOLS_REMEDY)]
     if sys.platform != "darwin":
         finding = f"{tools} can build models here, but Core ML runs on macOS only"
         return [Check("coreml", False, finding, "use --backend mlx, or a Mac")]

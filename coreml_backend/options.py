@@ -91,7 +91,7 @@ class CoreMLOptions:
         facts = {
             "sizes": "+".join(map(str, self.sizes or (self.size,))), "attention": self.attention, "input": self.input,
             "weights": self.weights, "stages": "+".join(self.stages),
-            "noise": "input" if self.noise_seed is None else f"seed {self.noise_seed}",
+            "noise": "noise as input" if self.noise_seed is None else f"noise of seed {self.noise_seed}",
         }
         return facts | ({"package": "several sizes"} if self.sizes else {})
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 # 9.0 is the first whose models run on macOS 27.2's GPU (MochiDiffusion#521); parts of it that are not public
 # are used, so another major version must be looked at first.
 SUPPORTED_COREMLTOOLS = 9
+COREMLTOOLS_REMEDY = f"pip install 'coremltools>={SUPPORTED_COREMLTOOLS},<{SUPPORTED_COREMLTOOLS + 1}'"
 
 
 def refuse_without_runtime(options: CoreMLOptions) -> None:
@@ -35,17 +36,21 @@ def refuse_without_runtime(options: CoreMLOptions) -> None:
 
 def coremltools_version() -> str:
     """The installed version. Raises UsageError if there is none, or one that sdxs does not know."""
-    remedy = f"pip install 'coremltools>={SUPPORTED_COREMLTOOLS},<{SUPPORTED_COREMLTOOLS + 1}'"
     try:
         found = metadata.version("coremltools")
     except metadata.PackageNotFoundError:
-        raise UsageError(f"--backend coreml: coremltools is not installed; {remedy}") from None
-    if found.partition(".")[0] != str(SUPPORTED_COREMLTOOLS):
+        raise UsageError(f"--backend coreml: coremltools is not installed; {COREMLTOOLS_REMEDY}") from None
+    if not is_supported(found):
         raise UsageError(
             f"--backend coreml: coremltools {found} is installed, expected {SUPPORTED_COREMLTOOLS}.x, which sdxs was "
-            f"tested with; {remedy}"
+            f"tested with; {COREMLTOOLS_REMEDY}"
         )
     return found
+
+
+def is_supported(version: str) -> bool:
+    """Whether sdxs knows this version of coremltools."""
+    return version.partition(".")[0] == str(SUPPORTED_COREMLTOOLS)
 
 
 def find_or_build(
