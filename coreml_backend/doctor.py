@@ -7,10 +7,7 @@ from importlib import metadata
 from pathlib import Path
 
 from ..common.doctor import Check
-from .prepare import COREMLTOOLS_REMEDY, SUPPORTED_COREMLTOOLS, is_supported
-
-LEAST_MACOS = 14
-BEST_MACOS = 15  # scaled_dot_product_attention
+from .prepare import BEST_MACOS, COREMLTOOLS_REMEDY, LEAST_MACOS, SUPPORTED_COREMLTOOLS, is_supported
 
 
 def checks() -> list[Check]:

@@ -134,6 +134,24 @@ def test_without_pillow_an_image_is_one_clear_line(
     assert done.code == 2 and "pip install pillow" in done.err and len(done.err.strip().splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("system", "chosen", "says"),
+    [("13.6", {"attention": "matmul"}, "macOS 14.*--backend mlx"), ("14.7", {}, "sdpa needs macOS 15.*--attention matmul"),
+     ("14.7", {"attention": "matmul", "sizes": "64,96"}, "--sizes needs macOS 15"), ("14.7", {"attention": "matmul"}, ""),
+     ("15.1", {"sizes": "64,96"}, "")],
+)
+def test_an_older_macos_is_one_clear_line(
+    on_macos: None, monkeypatch: pytest.MonkeyPatch, system: str, chosen: dict[str, str], says: str
+) -> None:
+    monkeypatch.setattr(prepare.platform, "mac_ver", lambda: (system, ("", "", ""), "arm64"))
+    options = CoreMLOptions.parse(BackendOptions(SIZE, "auto", settings(**chosen)))
+    if says:
+        with pytest.raises(UsageError, match=says):
+            prepare.refuse_without_runtime(options)
+    else:
+        prepare.refuse_without_runtime(options)
+
+
 def test_latents_that_overflow_are_an_error_and_no_black_picture(
     demo: Checkpoint, on_macos: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
