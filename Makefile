@@ -6,7 +6,7 @@ BIN := .venv/bin
 DEMO_PROMPTS := --prompt "a pencil sketch" --prompt "neon cyberpunk city" --prompt "dark fantasy" \
 	--prompt "impressionist painting" --prompt "pop art"
 
-.PHONY: demo live test parity bench lint clean
+.PHONY: demo live test parity bench mac-check lint clean
 
 demo: .venv/run.stamp
 	mkdir -p demo
@@ -25,6 +25,10 @@ parity: .venv/parity.stamp
 bench: .venv/parity.stamp
 	$(BIN)/python -m sdxs.experiments.speed --json results/speed.json
 	$(BIN)/python -m sdxs.experiments.loop_bench --json results/loop.json
+	$(BIN)/python -m sdxs.experiments.coreml_build --json results/coreml-build.json
+
+mac-check: .venv/test.stamp
+	$(BIN)/python -m sdxs.experiments.mac_check
 
 lint: .venv/lint.stamp
 	$(BIN)/ruff check .

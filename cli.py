@@ -218,6 +218,10 @@ def live(
     options = [BackendOptions(size, dtype, coreml if name == "coreml" else ()) for name in names]
     for chosen in (chosen for name, chosen in zip(names, options, strict=True) if name == "coreml"):
         _build_coreml(checkpoint, chosen, verbose=verbose)
+        if checkpoint.control:
+            from .coreml_backend.backend import controlled
+
+            _build_coreml(checkpoint, controlled(chosen), verbose=verbose)
     renderers: list[Backend] = [made(checkpoint, chosen) for made, chosen in zip(classes, options, strict=False)]
     if hosted:
         renderers = [
@@ -265,12 +269,14 @@ def _build_coreml(
     refuse_without_runtime(chosen)
 
     def reference(picture: "np.ndarray", states: "np.ndarray", seed: int) -> "np.ndarray":
+        from .coreml_backend.gate import probe_edges
+
         renderer = MlxBackend(checkpoint, BackendOptions(picture.shape[0]))
         renderer.load()
         renderer.set_conditioning(states)
-        renderer.set_params(FrameParams(seed))
+        renderer.set_params(FrameParams(seed, control_scale=float(chosen.control)))
         rendered = picture.copy()
-        renderer.submit(picture)
+        renderer.submit(picture, probe_edges(picture) if chosen.control else None)
         renderer.collect(rendered)
         renderer.close()
         return rendered

@@ -183,7 +183,8 @@ class Viewer:
         if look.overlay and not loading:
             recording = "REC \u00b7 " if self._recording else ""
             figures = f"{recording}{self._stats.fps:.1f} fps \u00b7 {self._stats.recent_latency_ms:.0f} ms"
-            text_block(canvas, [figures, prompt, *([f"next: {self._coming}"] if self._coming else [])], top=True)
+            stands_in = [facts["runtime"].partition(";")[0] for facts in self._stats.backends if "runtime" in facts]
+            text_block(canvas, [figures, *stands_in, prompt, *([f"next: {self._coming}"] if self._coming else [])], top=True)
         foot = [self._shown_note()]
         if loading:
             foot.append("loading the model\u2026 h shows the keys")

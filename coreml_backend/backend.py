@@ -14,11 +14,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..common.backend import BackendOptions, FrameParams, MemoryUse, StageTimes, check_conditioning, check_frame
+from ..common.backend import BackendOptions, FrameParams, MemoryUse, StageTimes, check_conditioning, check_control, check_frame
 from ..common.checkpoint import Checkpoint
 from ..common.errors import BackendError
 from ..common.hosted import HostedBackend
-from .options import STAGES, WHOLE, CoreMLOptions
+from .options import STAGES, WHOLE, CoreMLOptions, refuse_steps
 from .prepare import refuse_without_runtime
 from .stages import STAGES_SETTING, StagesBackend
 
@@ -51,9 +51,15 @@ class CoreMLBackend:
             checkpoint.check_size(size)
         self._checkpoint = checkpoint
         self._given = options
+        refuse_steps(checkpoint)
+        if checkpoint.control:
+            CoreMLOptions.parse(controlled(options))  # raises where a frame under control cannot be
         self._units = split(self.options)
         self.depth = PIPELINE_DEPTH if any(unit != self._units[0][0] for unit, _ in self._units) else 1
         self._sections: list[Section] = []
+        self._controlled: StagesBackend | None = None
+        self._scale = 0.0
+        self._shown: deque[StagesBackend] = deque()  # who rendered what is in flight, where two take turns
         self._in_flight: deque[tuple[int, int]] = deque()  # when it was submitted, bridge_ns until now
 
     def load(self) -> None:
@@ -64,6 +70,9 @@ class CoreMLBackend:
         try:
             for section in self._sections:
                 section.runs.load()
+            if self._checkpoint.control:
+                self._controlled = StagesBackend(self._checkpoint, controlled(self._given))
+                self._controlled.load()
         except BaseException:
             self.close()
             raise
@@ -73,14 +82,31 @@ class CoreMLBackend:
         for section in self._loaded():
             if section.wants_prompt:
                 section.runs.set_conditioning(encoder_hidden_states)
+        if self._controlled:
+            self._controlled.set_conditioning(encoder_hidden_states)
 
     def set_params(self, params: FrameParams) -> None:
-        for section in self._loaded():
+        sections = self._loaded()
+        check_control(params, self._controlled is not None)
+        for section in sections:
             if section.wants_prompt:
                 section.runs.set_params(params)
+        if self._controlled:
+            self._controlled.set_params(params)
+            if bool(params.control_scale) != bool(self._scale):  # the other program's last frame is an old one
+                self._controlled.forget()
+                for section in sections:
+                    if isinstance(section.runs, StagesBackend):
+                        section.runs.forget()
+        self._scale = params.control_scale
 
-    def submit(self, frame: np.ndarray) -> None:
+    def submit(self, frame: np.ndarray, edges: np.ndarray | None = None) -> None:
         sections = self._loaded()
+        if self._controlled and self._scale > 0:
+            # A scale of 0 costs nothing: it is the program without a ControlNet.
+            self._controlled.submit(frame, edges)
+            self._shown.append(self._controlled)
+            return
         check_frame(frame, (self._given.size, self._given.size, 3))
         submitted_ns, bridge_ns = time.perf_counter_ns(), 0
         sections[0].runs.submit(frame)
@@ -91,6 +117,8 @@ class CoreMLBackend:
 
     def collect(self, out: np.ndarray) -> StageTimes:
         sections = self._loaded()
+        if self._shown:
+            return self._shown.popleft().collect(out)
         if not self._in_flight:
             raise BackendError("coreml: collect() without a submitted frame")
         submitted_ns, bridge_ns = self._in_flight.popleft()
@@ -102,7 +130,7 @@ class CoreMLBackend:
 
     def memory(self) -> MemoryUse:
         """Model bytes of every section; what Core ML itself holds only the processes' footprints tell."""
-        return MemoryUse(0, 0, 0, sum(section.runs.memory().model_bytes for section in self._sections))
+        return MemoryUse(0, 0, 0, sum(backend.memory().model_bytes for backend in self._all()))
 
     def describe(self) -> dict[str, str]:
         facts = StagesBackend(self._checkpoint, self._given).describe()
@@ -114,16 +142,21 @@ class CoreMLBackend:
         return facts
 
     def close(self) -> None:
-        sections, self._sections = self._sections, []
+        backends = self._all()
+        self._sections, self._controlled, self._scale = [], None, 0.0
         self._in_flight.clear()
+        self._shown.clear()
         failure: BaseException | None = None
-        for section in sections:
+        for backend in backends:
             try:
-                section.runs.close()
+                backend.close()
             except Exception as error:  # the other processes must end whatever this one says
                 failure = failure or error
         if failure:
             raise failure
+
+    def _all(self) -> list[StagesBackend | HostedBackend]:
+        return [*(section.runs for section in self._sections), *([self._controlled] if self._controlled else [])]
 
     def _loaded(self) -> list[Section]:
         if not self._sections:
@@ -140,6 +173,11 @@ class CoreMLBackend:
         name = f"coreml {'+'.join(stages)} on {unit}"
         hosted = HostedBackend(name, HOSTED_LOCATION, self._checkpoint, options, local.takes, local.gives)
         return Section(stages, hosted, made)
+
+
+def controlled(options: BackendOptions) -> BackendOptions:
+    """The same options for the program with the ControlNet in it."""
+    return replace(options, settings=(*options.settings, ("control", "yes")))
 
 
 def split(options: CoreMLOptions) -> list[tuple[str, tuple[str, ...]]]:

@@ -89,6 +89,8 @@ def key(checkpoint: Checkpoint, variant: dict[str, str], library: str) -> str:
     digest = hashlib.sha256(f"{BUILDER_VERSION} {library} {sorted(variant.items())}".encode())
     for path in (checkpoint.unet_weights, checkpoint.vae_weights):
         digest.update(_content_hash(path).encode())
+    if checkpoint.control and "control" in variant:
+        digest.update((_content_hash(checkpoint.control.weights) + repr(checkpoint.control.config)).encode())
     for config in (checkpoint.unet, checkpoint.vae, checkpoint.scheduler, checkpoint.frame):
         digest.update(repr(config).encode())
     return digest.hexdigest()[:16]

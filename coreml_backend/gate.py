@@ -8,6 +8,7 @@ import numpy as np
 from ..common.backend import FrameParams
 from ..common.checkpoint import Checkpoint
 from ..common.config import PROMPT_TOKENS
+from ..common.edges import Edges
 from ..common.errors import BackendError
 from ..common.image import to_square_rgb
 from ..common.sink import save_image
@@ -34,8 +35,8 @@ def check(
     built: np.ndarray = picture
     for runner in runners:
         runner.set_conditioning(states)
-        runner.set_params(FrameParams(seed))
-        built, _ = runner.run(built)
+        runner.set_params(FrameParams(seed, control_scale=1.0))  # only a program under control has a place for it
+        built, _ = runner.run(built, probe_edges(picture))
         runner.forget()
     expected = reference(picture, states, seed)
     quality = min(psnr(np.ascontiguousarray(built), expected), MOST_PSNR_DB)
@@ -48,6 +49,13 @@ def check(
             f"reference, expected at least {LEAST_PSNR_DB:.0f}; it is not used; compare {names[0]} and {names[1].name}"
         )
     return quality
+
+
+def probe_edges(picture: np.ndarray) -> np.ndarray:
+    """The edges that a program with a ControlNet is checked with, uint8 (S, S)."""
+    edges = np.empty(picture.shape[:2], np.uint8)
+    Edges("canny", picture.shape[0]).draw(picture, edges)
+    return edges
 
 
 def probe(checkpoint: Checkpoint, size: int) -> tuple[np.ndarray, np.ndarray]:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..common.backend import BackendOptions
+from ..common.checkpoint import Checkpoint
 from ..common.errors import UsageError
 
 if TYPE_CHECKING:
@@ -16,11 +17,12 @@ WEIGHTS = ("float16", "int8", "palettize8", "palettize6", "palettize4", "paletti
 INPUTS = ("float32", "image")
 STAGES = ("encode", "unet", "decode")
 WHOLE = ("frame",)
+CONTROLLED = ("controlled",)
 UNITS = {"ne": "cpu_and_ne", "gpu": "cpu_and_gpu", "cpu": "cpu_only", "all": "all"}  # as --placement spells them
 _CHOICES = {
     "runtime": RUNTIMES, "compute_units": COMPUTE_UNITS, "attention": ATTENTIONS, "weights": WEIGHTS, "input": INPUTS,
 }
-_FREE = ("sizes", "placement", "noise_seed")
+_FREE = ("sizes", "placement", "noise_seed", "control")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +33,7 @@ class CoreMLOptions:
     weights: 'float16', or compressed, which costs accuracy that `sdxs convert` prints. input: pictures
     as float32 arrays or as images. sizes: all that one package holds; empty for `size` alone. noise_seed:
     builds that seed's noise in. placement: compute units of encode, unet and decode, or empty for one
-    program from picture to picture on `compute_units`.
+    program from picture to picture on `compute_units`. control: the program with the ControlNet in it.
     """
 
     size: int
@@ -43,6 +45,7 @@ class CoreMLOptions:
     sizes: tuple[int, ...] = ()
     noise_seed: int | None = None
     placement: tuple[str, ...] = ()
+    control: bool = False
 
     @classmethod
     def parse(cls, options: BackendOptions) -> "CoreMLOptions":
@@ -63,12 +66,16 @@ class CoreMLOptions:
         seed = chosen.pop("noise_seed", "")
         if seed and not seed.isdecimal():
             raise UsageError(f"coreml: noise_seed {seed!r}: expected a whole number")
-        return cls(options.size, **chosen, sizes=sizes, placement=placement, noise_seed=int(seed) if seed else None)
+        control = chosen.pop("control", "") == "yes"
+        if control and placement:
+            raise UsageError("--placement: a frame under --control is one program and runs on one unit; use --compute-units")
+        seeded = int(seed) if seed else None
+        return cls(options.size, **chosen, sizes=sizes, placement=placement, noise_seed=seeded, control=control)
 
     @property
     def stages(self) -> tuple[str, ...]:
         """The programs that these settings need."""
-        return STAGES if self.placement else WHOLE
+        return CONTROLLED if self.control else STAGES if self.placement else WHOLE
 
     @property
     def function(self) -> str | None:
@@ -91,8 +98,9 @@ class CoreMLOptions:
         facts = {
             "sizes": "+".join(map(str, self.sizes or (self.size,))), "attention": self.attention, "input": self.input,
             "weights": self.weights, "stages": "+".join(self.stages),
-            "noise": "input" if self.noise_seed is None else f"seed {self.noise_seed}",
+            "noise": "noise as input" if self.noise_seed is None else f"noise of seed {self.noise_seed}",
         }
+        facts |= {"control": "built in"} if self.control else {}
         return facts | ({"package": "several sizes"} if self.sizes else {})
 
 
@@ -119,3 +127,11 @@ def _parse_sizes(text: str, size: int) -> tuple[int, ...]:
     if size not in sizes:
         raise UsageError(f"--size {size}: is not among --sizes {text}; add it there or take one of them")
     return sizes
+
+
+def refuse_steps(checkpoint: Checkpoint) -> None:
+    """Raise UsageError where a frame takes several steps: a program has one timestep built in."""
+    if checkpoint.frame.steps > 1:
+        raise UsageError(
+            f"--steps {checkpoint.frame.steps}: a Core ML program takes one step, its timestep is built in; use --backend mlx"
+        )

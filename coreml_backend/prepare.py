@@ -1,5 +1,6 @@
 """Before a frame: can Core ML run here, and is the program built, checked and compiled?"""
 
+import platform
 import sys
 import time
 from collections.abc import Callable
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 # 9.0 is the first whose models run on macOS 27.2's GPU (MochiDiffusion#521); parts of it that are not public
 # are used, so another major version must be looked at first.
 SUPPORTED_COREMLTOOLS = 9
+LEAST_MACOS = 14
+BEST_MACOS = 15  # scaled_dot_product_attention, several functions in a package
+COREMLTOOLS_REMEDY = f"pip install 'coremltools>={SUPPORTED_COREMLTOOLS},<{SUPPORTED_COREMLTOOLS + 1}'"
 
 
 def refuse_without_runtime(options: CoreMLOptions) -> None:
@@ -29,23 +33,41 @@ def refuse_without_runtime(options: CoreMLOptions) -> None:
             "that shows what the program computes"
         )
     coremltools_version()
+    _refuse_old_system(options)
     if options.runtime == "coreml" and options.input == "image":
         require_pillow()
 
 
+def _refuse_old_system(options: CoreMLOptions) -> None:
+    """Raise UsageError if this macOS cannot run such a program."""
+    system = platform.mac_ver()[0].partition(".")[0]
+    if options.runtime != "coreml" or not system.isdecimal():
+        return
+    needs = [(LEAST_MACOS, "Core ML as sdxs uses it", "--backend mlx"), (BEST_MACOS, "--attention sdpa", "--attention matmul"),
+             (BEST_MACOS, "--sizes", "one --size")]
+    asked = (True, options.attention == "sdpa", bool(options.sizes))
+    for (least, what, instead), wanted in zip(needs, asked, strict=True):
+        if wanted and int(system) < least:
+            raise UsageError(f"{what} needs macOS {least}, this is {platform.mac_ver()[0]}; use {instead}")
+
+
 def coremltools_version() -> str:
     """The installed version. Raises UsageError if there is none, or one that sdxs does not know."""
-    remedy = f"pip install 'coremltools>={SUPPORTED_COREMLTOOLS},<{SUPPORTED_COREMLTOOLS + 1}'"
     try:
         found = metadata.version("coremltools")
     except metadata.PackageNotFoundError:
-        raise UsageError(f"--backend coreml: coremltools is not installed; {remedy}") from None
-    if found.partition(".")[0] != str(SUPPORTED_COREMLTOOLS):
+        raise UsageError(f"--backend coreml: coremltools is not installed; {COREMLTOOLS_REMEDY}") from None
+    if not is_supported(found):
         raise UsageError(
             f"--backend coreml: coremltools {found} is installed, expected {SUPPORTED_COREMLTOOLS}.x, which sdxs was "
-            f"tested with; {remedy}"
+            f"tested with; {COREMLTOOLS_REMEDY}"
         )
     return found
+
+
+def is_supported(version: str) -> bool:
+    """Whether sdxs knows this version of coremltools."""
+    return version.partition(".")[0] == str(SUPPORTED_COREMLTOOLS)
 
 
 def find_or_build(

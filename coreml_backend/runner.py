@@ -25,8 +25,12 @@ if TYPE_CHECKING:
     Value = np.ndarray | Image
 Progress = Callable[[str, float], None]
 
-TAKES: Mapping[str, str] = MappingProxyType({"frame": "picture", "encode": "picture", "unet": "latents", "decode": "x0"})
-GIVES: Mapping[str, str] = MappingProxyType({"frame": "image", "encode": "latents", "unet": "x0", "decode": "image"})
+TAKES: Mapping[str, str] = MappingProxyType(
+    {"frame": "picture", "controlled": "picture", "encode": "picture", "unet": "latents", "decode": "x0"}
+)
+GIVES: Mapping[str, str] = MappingProxyType(
+    {"frame": "image", "controlled": "image", "encode": "latents", "unet": "x0", "decode": "image"}
+)
 
 
 class Model(Protocol):
@@ -73,17 +77,22 @@ class Runner:
             _, channels, height, width = self._inputs["noise"].shape
             np.copyto(self._inputs["noise"], seeded_noise(params.seed, height, width, channels).transpose(0, 3, 1, 2))
         self._feedback = params.feedback
+        if "control_scale" in self._inputs:
+            self._inputs["control_scale"][0] = params.control_scale
 
     def forget(self) -> None:
         """Let nothing of earlier frames into the next one."""
         self._has_previous = False
 
-    def run(self, given: np.ndarray) -> tuple[np.ndarray, int]:
+    def run(self, given: np.ndarray, edges: np.ndarray | None = None) -> tuple[np.ndarray, int]:
         """Return what the stage makes of `given`, and the nanoseconds spent outside Core ML, 0 where it does not say.
 
-        Raises BackendError if the prediction fails or is not finite.
+        edges: for a stage with a ControlNet, uint8 (S, S). Raises BackendError if the prediction fails or is not
+        finite.
         """
         began = time.perf_counter_ns()
+        if "edges" in self._inputs and edges is not None:
+            np.copyto(self._inputs["edges"][0, 0], edges)
         data = self._fill(given)
         try:
             outputs = self._model.predict(data)

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..common.backend import BackendOptions, FrameParams, MemoryUse, StageTimes, check_conditioning
+from ..common.backend import BackendOptions, FrameParams, MemoryUse, StageTimes, check_conditioning, check_edges
 from ..common.checkpoint import Checkpoint
 from ..common.errors import BackendError
 from ..common.hosted import Plane
@@ -53,10 +53,9 @@ class StagesBackend:
         self._checkpoint.verify()
         self._built = find_or_build(self._checkpoint, self.options)
         self._runners = [open_runner(self._built, stage, self._checkpoint, self.options) for stage in self.stages]
-        self.submit(np.zeros(self.takes.shape, self.takes.dtype))
+        self.submit(np.zeros(self.takes.shape, self.takes.dtype), np.zeros((self.options.size,) * 2, np.uint8))
         self.collect(np.empty(self.gives.shape, self.gives.dtype))
-        for runner in self._runners:
-            runner.forget()  # the warm-up's picture must not shine through
+        self.forget()  # the warm-up's picture must not shine through
 
     def set_conditioning(self, encoder_hidden_states: np.ndarray) -> None:
         self._require()
@@ -69,12 +68,19 @@ class StagesBackend:
         for runner in self._runners:
             runner.set_params(params)
 
-    def submit(self, frame: np.ndarray) -> None:
+    def forget(self) -> None:
+        """Let nothing of earlier frames into the next one."""
+        for runner in self._runners:
+            runner.forget()
+
+    def submit(self, frame: np.ndarray, edges: np.ndarray | None = None) -> None:
         self._require()
         self.takes.check(frame)
+        if self.options.control:
+            edges = check_edges(edges, self.options.size)
         submitted_ns, bridge_ns = time.perf_counter_ns(), 0
         for runner in self._runners:
-            frame, outside_ns = runner.run(frame)
+            frame, outside_ns = runner.run(frame, edges)
             bridge_ns += outside_ns
         self._done.append((frame, StageTimes(time.perf_counter_ns() - submitted_ns, bridge_ns)))
 

@@ -66,9 +66,10 @@ class Weights:
 
     store: Store
     name: str = ""
+    prefix: str = ""  # of labels, where two networks of one program name their layers alike
 
     def __getitem__(self, name: str | int) -> "Weights":
-        return Weights(self.store, f"{self.name}.{name}" if self.name else str(name))
+        return Weights(self.store, f"{self.name}.{name}" if self.name else str(name), self.prefix)
 
     def __contains__(self, name: str) -> bool:
         return self[name].name in self.store
@@ -76,7 +77,7 @@ class Weights:
     @property
     def label(self) -> str:
         """The name as MIL writes it."""
-        return self.name.replace(".", "_")
+        return self.prefix + self.name.replace(".", "_")
 
     def float32(self, name: str) -> np.ndarray:
         return self.store.tensor(self[name].name).astype(np.float32)

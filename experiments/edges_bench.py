@@ -20,7 +20,7 @@ from .. import mlx_sdxs  # noqa: F401 - puts the BLAS in place before OpenCV loa
 # isort: split
 import mlx.core as mx
 
-from ..common.edges import COARSE, FINE, SOFT_BRIGHT, SOFT_DARK, CANNY, KINDS, Edges, f_score
+from ..common.edges import CANNY, COARSE, FINE, KINDS, SOFT_BRIGHT, SOFT_DARK, Edges, f_score
 from ..common.image import to_square_rgb
 from ..common.opencv import cv2
 from ..common.source import VideoFile
