@@ -1,5 +1,6 @@
-"""The MLX backend: one uint8 -> uint8 graph per frame, evaluated asynchronously."""
+"""The MLX backend: one uint8 -> uint8 graph per frame, several frames in flight."""
 
+import os
 import threading
 import time
 from collections import deque
@@ -19,7 +20,7 @@ from ..common.backend import (
     check_frame,
 )
 from ..common.checkpoint import Checkpoint
-from ..common.config import TinyVAEConfig, VAEConfig
+from ..common.config import PROMPT_TOKENS, TinyVAEConfig, VAEConfig
 from ..common.control import ControlNet
 from ..common.errors import BackendError, UsageError
 from ..common.schedule import frame_steps, seeded_noise
@@ -27,6 +28,7 @@ from . import blas
 from .autoencoder_kl import AutoencoderKL
 from .controlnet import ControlNetModel
 from .frame import Frame
+from .lanes import Job, Lane
 from .layers import load_weights, parameter_bytes
 from .ops import on_gpu
 from .taesd import AutoencoderTiny
@@ -37,24 +39,29 @@ _DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16
 # and faults them in again every frame (one 256x256 convolution 116 -> 52 ms); unbounded, Metal's
 # cache has grown to 50 GB (mlx-examples#724).
 _CACHE_LIMIT_BYTES = 4 * 2**30
-_PROMPT_TOKENS = 77
+_MOST_LANES = 8
 
 
 class MlxBackend:
-    """Backend in MLX on the default device: Metal, CUDA or CPU."""
+    """Backend in MLX on the default device: Metal, CUDA or CPU.
+
+    Its own setting is `lanes`: how many frames are in flight at once, each in a thread of its own.
+    """
 
     name = "mlx"
-    depth = 1
 
     def __init__(self, checkpoint: Checkpoint, options: BackendOptions) -> None:
-        """Take what to run; nothing is loaded yet. Raises UsageError for a size or dtype that cannot be."""
+        """Take what to run; nothing is loaded yet. Raises UsageError for a size, dtype or setting that cannot be."""
         checkpoint.check_size(options.size)
         self.dtype_name = _dtype_name(options.dtype)
+        self.depth = _lanes(options.settings)
         self._checkpoint = checkpoint
         self._size = options.size
         self._frame: Frame | None = None
         self._thread = 0
-        self._in_flight: deque[tuple[mx.array, int]] = deque()
+        self._lanes: list[Lane] = []
+        self._turn = 0
+        self._in_flight: deque[Job] = deque()
 
     def load(self) -> None:
         checkpoint, dtype = self._checkpoint, _DTYPES[self.dtype_name]
@@ -66,67 +73,68 @@ class MlxBackend:
         vae = load_vae(checkpoint.vae, checkpoint.vae_weights, dtype)
         steps = frame_steps(checkpoint.scheduler, checkpoint.frame)
         controlnet = load_controlnet(checkpoint.control, dtype) if checkpoint.control else None
-        plain = Frame(unet, vae, steps, checkpoint.vae.scaling_factor, dtype, controlnet=controlnet)
-        self._frame = plain.fold() if len(steps) == 1 else plain
-        self._model_bytes = sum(parameter_bytes(model) for model in (unet, vae, controlnet) if model is not None)
-        # A control of scale 0 costs nothing: it is another function. On a GPU compilation fuses the elementwise
-        # work; on the CPU it needs a C++ compiler and gains nothing.
-        frames = [self._frame.without_control(), *([self._frame] if controlnet else [])]
-        self._variants = [(frame, mx.compile(frame) if on_gpu() else frame) for frame in frames]
-        self._previous: mx.array | None = None
-        self.set_conditioning(np.zeros((1, _PROMPT_TOKENS, checkpoint.unet.cross_attention_dim), np.float32))
+        frame = Frame(unet, vae, steps, checkpoint.vae.scaling_factor, dtype, controlnet=controlnet)
+        frame = frame.fold() if len(steps) == 1 else frame
+        models = [model for model in (unet, vae, controlnet) if model is not None]
+        mx.eval([model.parameters() for model in models])  # what is lazy belongs to this thread alone
+        self._frame, self._last = frame, None
+        # A control of scale 0 costs nothing: it is another function.
+        self._frames = [frame.without_control(), *([frame] if controlnet else [])]
+        self.set_conditioning(np.zeros((1, PROMPT_TOKENS, checkpoint.unet.cross_attention_dim), np.float32))
+        if not on_gpu():
+            blas.share_among(self.depth)
+        # On a GPU compilation fuses the elementwise work; on the CPU it needs a C++ compiler and gains nothing.
+        frames = self._frames
+        self._lanes = [Lane(n, lambda: [mx.compile(f) if on_gpu() else f for f in frames]) for n in range(self.depth)]
         blank = np.zeros((self._size, self._size, 3), np.uint8)
         for scale in range(len(frames)):
             self.set_params(FrameParams(control_scale=float(scale)))
-            self.submit(blank, np.zeros(blank.shape[:2], np.uint8))
-            self.collect(blank)
+            for _ in self._lanes:  # one after the other: the first gives a CPU's convolutions their form
+                self.submit(blank, np.zeros(blank.shape[:2], np.uint8))
+                self.collect(blank)
         self.set_params(FrameParams())
-        self._previous = None  # the warm-up's picture must not shine through
+        self._model_bytes = sum(parameter_bytes(model) for model in models)
+        self._last = None  # the warm-up's picture must not shine through
 
     def set_conditioning(self, encoder_hidden_states: np.ndarray) -> None:
         self._loaded_frame()
         check_conditioning(encoder_hidden_states, self._checkpoint.unet.cross_attention_dim)
         states = mx.array(encoder_hidden_states)
-        self._prompts = [frame.prompt(states) for frame, _ in self._variants]  # lazy: made when a frame asks for it
+        self._prompts = [frame.prompt(states) for frame in self._frames]  # lazy: evaluated for the one that is used
 
     def set_params(self, params: FrameParams) -> None:
         self._loaded_frame()
         check_control(params, self._checkpoint.control is not None)
         side = self._size // self._checkpoint.vae.reduction
         self._noise = mx.array(seeded_noise(params.seed, side, side, self._checkpoint.vae.latent_channels))
-        self._feedback = mx.array(params.feedback, dtype=mx.float32)
-        self._control_scale = params.control_scale
+        self._feedback, self._control_scale = params.feedback, params.control_scale
 
     def submit(self, frame: np.ndarray, edges: np.ndarray | None = None) -> None:
         self._loaded_frame()
         check_frame(frame, (self._size, self._size, 3))
-        submitted_ns = time.perf_counter_ns()
         controlled = self._control_scale > 0
-        control: tuple[mx.array, ...] = ()
-        if controlled:
-            control = mx.array(check_edges(edges, self._size)), mx.array(self._control_scale, dtype=mx.float32)
-        feedback = self._feedback if self._previous is not None else mx.array(0.0)
-        previous = self._previous if self._previous is not None else mx.zeros_like(self._noise)
-        _, run = self._variants[controlled]
-        try:
-            picture, x0 = run(mx.array(frame), self._prompts[controlled], self._noise, previous, feedback, *control)
-            mx.async_eval(picture, x0)
-        except (RuntimeError, ValueError) as error:  # what MLX raises, for example out of memory
-            raise BackendError(_failed(error)) from None
-        self._previous = x0
-        self._in_flight.append((picture, submitted_ns))
+        prompt = self._prompts[controlled]
+        mx.eval(prompt)
+        job = Job(
+            frame, prompt, self._noise, self._feedback, self._last, time.perf_counter_ns(),
+            check_edges(edges, self._size) if controlled else None, self._control_scale,
+        )
+        self._lanes[self._turn % self.depth].submit(job)
+        self._turn += 1
+        self._last = job
+        self._in_flight.append(job)
 
     def collect(self, out: np.ndarray) -> StageTimes:
         self._loaded_frame()
         if not self._in_flight:
             raise BackendError("mlx: collect() without a submitted frame")
-        picture, submitted_ns = self._in_flight.popleft()
-        try:
-            mx.eval(picture)  # releases the GIL while it waits
-        except RuntimeError as error:
-            raise BackendError(_failed(error)) from None
-        np.copyto(out, np.asarray(picture))
-        return StageTimes(time.perf_counter_ns() - submitted_ns)
+        job = self._in_flight.popleft()
+        job.done.wait()
+        if job.rendered is None:  # what MLX raises, for example out of memory
+            raise BackendError(_failed(job.error)) from job.error
+        np.copyto(out, job.rendered)
+        job.picture = job.edges = job.rendered = None
+        return StageTimes(time.perf_counter_ns() - job.submitted_ns)
 
     def memory(self) -> MemoryUse:
         return MemoryUse(
@@ -142,6 +150,7 @@ class MlxBackend:
             "backend": self.name,
             "device": str(mx.device_info().get("device_name", "CPU")) if on_gpu() else "CPU",
             "dtype": self.dtype_name,
+            "lanes": str(self.depth),
             "blas": f"{library.origin} ({library.core})" if library else "MLX's own",
         }
 
@@ -149,9 +158,11 @@ class MlxBackend:
         """Free the model, also after a load that failed. Ends MLX in the calling thread unless it is the main one."""
         if self._thread != threading.get_ident():
             return
-        self._frame, self._thread = None, 0
+        for lane in self._lanes:
+            lane.close()
+        self._frame, self._thread, self._lanes = None, 0, []
         self._in_flight.clear()
-        for name in ("_variants", "_prompts", "_noise", "_previous"):
+        for name in ("_frames", "_prompts", "_noise", "_last"):
             self.__dict__.pop(name, None)
         mx.clear_cache()
         # A thread that used MLX and ends without this aborted the interpreter at exit in most runs.
@@ -180,8 +191,21 @@ def load_controlnet(control: ControlNet, dtype: mx.Dtype) -> ControlNetModel:
     return model
 
 
-def _failed(error: Exception) -> str:
+def _failed(error: Exception | None) -> str:
     return f"mlx: a frame failed ({error}); try a smaller --size, or close what else uses the GPU"
+
+
+def _lanes(settings: tuple[tuple[str, str], ...]) -> int:
+    """How many frames are in flight: as asked, else one for each of a CPU's cores up to four, four on CUDA, one on Metal."""
+    for name, value in settings:
+        if name != "lanes":
+            raise UsageError(f"mlx: unknown setting {name!r}; known is lanes")
+        if not value.isdecimal() or not 1 <= int(value) <= _MOST_LANES:
+            raise UsageError(f"--lanes {value}: expected a whole number from 1 to {_MOST_LANES}")
+        return int(value)
+    if on_gpu():
+        return 1 if mx.metal.is_available() else 4
+    return min(4, os.cpu_count() or 1)
 
 
 def _dtype_name(requested: str) -> str:

@@ -11,7 +11,9 @@ import mlx.core as mx
 from ..common.schedule import OneStep
 from .autoencoder_kl import AutoencoderKL
 from .controlnet import ControlNetModel
+from .conv import fold_convolutions
 from .fold import PromptProducts, fold, prompt_products
+from .ops import on_gpu
 from .taesd import AutoencoderTiny
 from .unet import UNet2DConditionModel
 
@@ -34,11 +36,17 @@ class Frame:
     controlnet: ControlNetModel | None = None
 
     def fold(self) -> "Frame":
-        """Return the frame with its timestep folded into the UNet, which is changed by this. For one step only."""
+        """Return the frame with its timestep built in, for one size of picture; its networks are changed by this.
+
+        For one step only.
+        """
         (step,) = self.steps
-        fold(self.unet, float(step.timestep))
-        if self.controlnet:
-            fold(self.controlnet, float(step.timestep))
+        networks = [self.unet, self.controlnet] if self.controlnet else [self.unet]
+        for network in networks:
+            fold(network, float(step.timestep))
+        if not on_gpu():
+            for network in (*networks, self.vae):
+                fold_convolutions(network)
         return replace(self, folded=True)
 
     def prompt(self, encoder_hidden_states: mx.array) -> Prompt:
