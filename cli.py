@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from importlib import import_module, metadata
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from typer import Option
 
+from .api.backends import BACKENDS, backend_class, backend_location
 from .common.errors import SdxsError, SdxsWarning, UsageError, WeightsError
 
 if TYPE_CHECKING:
@@ -30,12 +31,8 @@ if TYPE_CHECKING:
     from .coreml_backend.cache import Built as CoreMLBuilt
     from .coreml_backend.cache import Record as CoreMLRecord
 
-BACKENDS = {
-    "mlx": "sdxs.mlx_sdxs.backend:MlxBackend",
-    "coreml": "sdxs.coreml_backend.backend:CoreMLBackend",
-    "identity": "sdxs.common.backend:IdentityBackend",
-}
 DEFAULT_PROMPT = "an oil painting"
+DEFAULT_MODEL = "sdxs-512-0.9"
 PLAIN_PROGRESS_S = 2.0
 ATTENTION_HELP = "sdpa (macOS 15), matmul (14) or split_einsum, the Neural Engine's layout."
 WEIGHTS_HELP = "float16, int8, palettize8, palettize6, palettize4 or palettize2."
@@ -188,11 +185,11 @@ def live(
         raise UsageError("--loop sequential renders every frame in turn, as the paper does; drop --skip and --realtime")
     names = [backend, *([compare] if compare else [])]
     for option, name in zip(("--backend", "--compare"), names, strict=False):
-        _backend_location(name, option)
+        backend_location(name, option)
     # Core ML's bridge holds the GIL through every frame, so it gets a process of its own.
     hosted = isolate or compare is not None or (backend == "coreml" and (coreml_runtime == "coreml" or placement is not None))
     # Before anything imports OpenCV: MLX wants to load its BLAS first.
-    classes = [] if hosted else [_backend_class(name) for name in names]
+    classes = [] if hosted else [backend_class(name) for name in names]
     from .common.backend import BackendOptions
     from .common.checkpoint import find, with_control
     from .common.edges import check_kind
@@ -225,7 +222,7 @@ def live(
     renderers: list[Backend] = [made(checkpoint, chosen) for made, chosen in zip(classes, options, strict=False)]
     if hosted:
         renderers = [
-            HostedBackend(name, _backend_location(name), checkpoint, chosen)
+            HostedBackend(name, backend_location(name), checkpoint, chosen)
             for name, chosen in zip(names, options, strict=True)
         ]
     plan = Plan(
@@ -370,6 +367,64 @@ def _list_coreml(folders: "list[tuple[Path, CoreMLRecord | None]]") -> None:
 
 
 @app.command()
+def image(
+    context: typer.Context,
+    prompt: Annotated[str | None, Option(help="What to paint.", show_default=False)] = None,
+    source: Annotated[
+        Path | None, Option("--input", help="A picture to paint over; without one, from the prompt alone.", show_default=False)
+    ] = None,
+    to: Annotated[Path, Option("--out", help="The PNG to write.")] = Path("sdxs.png"),
+    model: Annotated[str | None, Option(help="Checkpoint by name or path. [default: sdxs-512-0.9]", show_default=False)] = None,
+    seed: Annotated[int, Option(min=0, help="Of the noise.")] = 0,
+    size: Annotated[int | None, Option(help="Side of the picture. [default: the checkpoint's]", show_default=False)] = None,
+    backend: Annotated[str, Option(help=f"Who renders: {', '.join(BACKENDS)}.")] = "mlx",
+    dtype: Annotated[str, Option(help="auto, float32, float16 or bfloat16.")] = "auto",
+    vae: Annotated[str, Option(help="Folder of the VAE in the checkpoint.")] = "vae",
+    strength: Annotated[float | None, Option(min=0, max=1, help="How far to leave the input.", show_default=False)] = None,
+    steps: Annotated[int | None, Option(help="Steps, for models that take several.", show_default=False)] = None,
+    control: Annotated[str, Option(help="none, sketch, or the folder of a ControlNet.")] = "none",
+    edges: Annotated[str, Option(help="soft or canny.")] = "soft",
+    control_scale: Annotated[float | None, Option(min=0, max=2, help="[default: 1]", show_default=False)] = None,
+    negative_prompt: Annotated[str, Option(help="Refused, with the reason.")] = "",
+    coreml_runtime: Annotated[str, Option(help="For --backend coreml: coreml or reference.")] = "coreml",
+    from_metadata: Annotated[
+        Path | None, Option(help="Repeat a picture that this command wrote, from the record inside it.", show_default=False)
+    ] = None,
+) -> None:
+    """Render one picture, from a prompt or over another picture, into a PNG that says how it was made."""
+    backend_class(backend)  # before anything imports OpenCV: MLX wants to load its BLAS first
+    from .api.still import Still, check_out, render_still, repeat_still, write_still
+    from .common.prompts import refuse_negative
+
+    refuse_negative(negative_prompt, model or DEFAULT_MODEL)
+    to = to.expanduser()
+    check_out(to)
+    given = str(source.expanduser()) if source else ""
+    if from_metadata:
+        free = ("from_metadata", "to", "source", "model")
+        given_too = [name for name in context.params if name not in free and _is_given(context, name)]
+        if given_too:
+            raise UsageError(
+                f"--from-metadata repeats a picture as it was; drop --{given_too[0].replace('_', '-')}: only --out, --input "
+                "and --model go with it"
+            )
+        made = repeat_still(from_metadata.expanduser(), given, model or "")
+    else:
+        settings = (("runtime", coreml_runtime),) if backend == "coreml" else ()
+        still = Still(model or DEFAULT_MODEL, prompt or DEFAULT_PROMPT, seed, size, given, backend, dtype, vae, strength, steps,
+                      control, edges, control_scale)
+        made = render_still(still, settings)
+    write_still(made, to)
+    out.print(f"wrote {escape(str(to))}: {escape(str(made.record['prompt']))}, seed {made.record['seed']}")
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    """Whether an option was written on the command line."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+@app.command()
 def doctor(
     camera: Annotated[int, Option(min=0, help="Number of the camera to look at.")] = 0,
     as_json: Annotated[bool, Option("--json", help="Print JSON instead of a table.")] = False,
@@ -394,22 +449,6 @@ def doctor(
         out.print("`make demo` will run here" if runs_demo else "`make demo` cannot run here yet; see what is missing above")
     if not runs_demo:
         raise typer.Exit(1)
-
-
-def _backend_location(name: str, option: str = "--backend") -> str:
-    if name not in BACKENDS:
-        raise UsageError(f"{option} {name}: expected one of {', '.join(BACKENDS)}")
-    return BACKENDS[name]
-
-
-def _backend_class(name: str) -> "Callable[[Checkpoint, BackendOptions], Backend]":
-    module, attribute = _backend_location(name).split(":")
-    try:
-        return getattr(import_module(module), attribute)  # type: ignore[no-any-return]
-    except ModuleNotFoundError as error:
-        if error.name and error.name.startswith("sdxs"):
-            raise
-        raise UsageError(f"--backend {name}: {error.name!r} is not installed; `pip install {error.name}`") from None
 
 
 @contextmanager

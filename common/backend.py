@@ -22,11 +22,13 @@ class FrameParams:
     seed: of the noise. feedback: share, 0 to 1, of the previous frame's x0 in the latents that are
     noised; it steadies the picture and lets it dwell on what it painted before. control_scale: strength
     of the ControlNet; at 0 the backend leaves it out, and above 0 every frame must come with its edges.
+    text_only: start from latents of 0, so that the frame makes no difference: text to image.
     """
 
     seed: int = 0
     feedback: float = 0.0
     control_scale: float = 0.0
+    text_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,7 +76,7 @@ class Runner:
         if "noise" in self._inputs:
             _, channels, height, width = self._inputs["noise"].shape
             np.copyto(self._inputs["noise"], seeded_noise(params.seed, height, width, channels).transpose(0, 3, 1, 2))
-        self._feedback = params.feedback
+        self._feedback, self._text_only = params.feedback, params.text_only
         if "control_scale" in self._inputs:
             self._inputs["control_scale"][0] = params.control_scale
 
@@ -111,7 +111,9 @@ class Runner:
     def _fill(self, given: np.ndarray) -> "dict[str, Value]":
         """The inputs of one prediction, in a fresh dict: `predict` may replace entries of the one it is given."""
         name = TAKES[self.stage]
-        if "feedback" in self._inputs:
+        if "feedback" in self._inputs and self._text_only:
+            self._inputs["previous"][:], self._inputs["feedback"][0] = 0.0, 1.0  # all of the latents are these zeros
+        elif "feedback" in self._inputs:
             self._inputs["feedback"][0] = self._feedback if self._has_previous else 0.0
         if name == "picture" and self._image:
             return {name: self._as_image(given), **self._inputs}

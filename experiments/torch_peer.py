@@ -43,6 +43,8 @@ class TorchBackend:
 
     def load(self) -> None:
         c = self._checkpoint
+        if c.control or c.frame.steps > 1:
+            raise BackendError("torch: renders one step without a ControlNet; drop --control and --steps to compare with it")
         vae_class = AutoencoderTiny if isinstance(c.vae, TinyVAEConfig) else AutoencoderKL
         place = {"device": self._device, "dtype": self._dtype, "memory_format": torch.channels_last}
         self._unet = UNet2DConditionModel.from_pretrained(c.folder / "unet").to(**place).eval()

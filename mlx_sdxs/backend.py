@@ -107,7 +107,7 @@ class MlxBackend:
         check_control(params, self._checkpoint.control is not None)
         side = self._size // self._checkpoint.vae.reduction
         self._noise = mx.array(seeded_noise(params.seed, side, side, self._checkpoint.vae.latent_channels))
-        self._feedback, self._control_scale = params.feedback, params.control_scale
+        self._feedback, self._control_scale, self._text_only = params.feedback, params.control_scale, params.text_only
 
     def submit(self, frame: np.ndarray, edges: np.ndarray | None = None) -> None:
         self._loaded_frame()
@@ -117,7 +117,7 @@ class MlxBackend:
         mx.eval(prompt)
         job = Job(
             frame, prompt, self._noise, self._feedback, self._last, time.perf_counter_ns(),
-            check_edges(edges, self._size) if controlled else None, self._control_scale,
+            check_edges(edges, self._size) if controlled else None, self._control_scale, self._text_only,
         )
         self._lanes[self._turn % self.depth].submit(job)
         self._turn += 1

@@ -36,6 +36,7 @@ class Job:
     submitted_ns: int
     edges: np.ndarray | None = None
     control_scale: float = 0.0
+    text_only: bool = False
     rendered: np.ndarray | None = None
     x0: mx.array | None = None
     error: Exception | None = None
@@ -76,11 +77,11 @@ class Lane:
 
 
 def _render(render: Render, job: Job) -> None:
-    before = job.previous if job.feedback else None
+    before = job.previous if job.feedback and not job.text_only else None
     if before is not None:
         before.done.wait()
-    if before is None or before.x0 is None:
-        previous, feedback = mx.zeros_like(job.noise), 0.0
+    if job.text_only or before is None or before.x0 is None:
+        previous, feedback = mx.zeros_like(job.noise), float(job.text_only)  # all of the latents are then these zeros
     else:
         previous, feedback = before.x0, job.feedback
     control: tuple[mx.array, ...] = ()

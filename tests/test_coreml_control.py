@@ -143,6 +143,15 @@ def test_feedback_does_not_reach_back_over_a_change_of_program(
     np.testing.assert_array_equal(render(backend, other.picture, other.edges), second)
 
 
+def test_a_picture_from_the_prompt_alone(backend: CoreMLBackend) -> None:
+    pictures = [np.random.default_rng(seed).integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8) for seed in (1, 2)]
+    backend.set_params(FrameParams(3, feedback=0.5, text_only=True))
+    first, second = (render(backend, picture, None) for picture in pictures)
+    np.testing.assert_array_equal(first, second)
+    backend.set_params(FrameParams(3))
+    assert (render(backend, pictures[0], None) != first).any()
+
+
 def test_what_a_program_cannot_do_is_refused(checkpoints: Callable[[str], Checkpoint]) -> None:
     checkpoint = checkpoints(DREAMSHAPER)
     placed = BackendOptions(SIZE, "auto", (*OPTIONS.settings, ("placement", "encode=ne,unet=gpu,decode=ne")))

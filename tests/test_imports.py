@@ -11,6 +11,7 @@ ALLOWED = {
     "common": {"common"},
     "mlx_sdxs": {"mlx_sdxs", "common"},
     "coreml_backend": {"coreml_backend", "common"},
+    "api": {"api", "common"},  # backends by name only
 }
 FOREIGN = {  # third-party module -> the places that may import it
     "mlx": ("mlx_sdxs/", "experiments/"),
@@ -25,7 +26,7 @@ FOREIGN = {  # third-party module -> the places that may import it
     "pickle": (),
 }
 FILES = sorted(
-    path for folder in ("common", "mlx_sdxs", "coreml_backend", "experiments") for path in (ROOT / folder).rglob("*.py")
+    path for folder in ("common", "mlx_sdxs", "coreml_backend", "api", "experiments") for path in (ROOT / folder).rglob("*.py")
 ) + [ROOT / "cli.py"]
 
 

@@ -75,6 +75,26 @@ def test_each_setting_gives_a_picture_of_its_own(turbo: Checkpoint) -> None:
             assert np.abs(one.astype(int) - other).mean() > 0.5
 
 
+def test_a_picture_from_the_prompt_alone_starts_from_latents_of_zero(turbo: Checkpoint) -> None:
+    """As text to image does: x = sigma n, whatever frame is given, and whatever was rendered before."""
+    states = draw((1, 77, 64), 3)
+    unet, vae = UNet2DConditionModel(turbo.unet), load_vae(turbo.vae, turbo.vae_weights, mx.float32)
+    load_weights(unet, turbo.unet_weights, mx.float32)
+    frame = Frame(unet, vae, frame_steps(turbo.scheduler, turbo.frame), turbo.vae.scaling_factor, mx.float32)
+    noise = mx.array(seeded_noise(5, 8, 8, 4))
+    expected = frame.decode(frame.denoise(mx.zeros_like(noise), frame.prompt(mx.array(states)), noise))
+    backend = MlxBackend(turbo, BackendOptions(64))
+    backend.load()
+    backend.set_conditioning(states)
+    backend.set_params(FrameParams(5, feedback=0.5, text_only=True))
+    out = np.empty((64, 64, 3), np.uint8)
+    for seed in (1, 2):
+        backend.submit(np.random.default_rng(seed).integers(0, 256, out.shape, dtype=np.uint8))
+        backend.collect(out)
+        assert np.abs(out.astype(int) - np.array(expected)).max() <= 1
+    backend.close()
+
+
 def test_the_command_tells_a_checkpoint_that_admits_it(command: Command, turbo: Checkpoint, tmp_path: Path) -> None:
     out = ("--out", tmp_path / "out.png", "--size", 64)
     assert command(*LIVE, "--model", turbo.folder, "--strength", 0.5, "--steps", 2, *out).code == 0
