@@ -34,10 +34,12 @@ import transformers
 from diffusers import AutoencoderKL, AutoencoderTiny, EulerDiscreteScheduler, UNet2DConditionModel
 from rich.console import Console
 from rich.table import Table
+from safetensors.torch import load_file as load_torch_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from ..common.checkpoint import PACKAGE_FOLDER, Checkpoint
 from ..common.config import TinyVAEConfig
+from ..common.importing import import_torch, target_of
 from ..common.schedule import seeded_noise
 from .control_parity import CONTROL_NAMES, control_rows
 from .coreml_parity import MLX_LIMIT_DB, PICTURE_LIMIT_DB, X0_LIMIT, distances, run_program
@@ -292,6 +294,8 @@ def run_checks(tiny_only: bool, only: str = "") -> Iterator[Check]:
     """
     if "tokenizer".startswith(only):
         yield from check_tokenizer()
+    if "weights import".startswith(only):
+        yield from check_import()
     if "demo".startswith(only):
         yield from check_folder("demo", PACKAGE_FOLDER / "weights" / "demo", TINY, seed=30)
     for size in ("tiny",) if tiny_only else ("tiny", "full"):
@@ -305,8 +309,28 @@ def run_checks(tiny_only: bool, only: str = "") -> Iterator[Check]:
                 yield from check_folder(f"{name} {size}", folder, TINY if size == "tiny" else full, seed + 40)
                 rmtree(folder)
         for seed, name in enumerate(CONTROL_NAMES):
-            if size == "tiny" or name.startswith("sdxs"):
+            if f"{name} {size}".startswith(only) and (size == "tiny" or name.startswith("sdxs")):
                 yield from check_control(name, size == "full", seed + 60)
+
+
+def check_import() -> Iterator[Check]:
+    """Tensors that `sdxs weights import` reads otherwise than torch wrote them, of both of torch.save's formats: 0."""
+    generator = torch.Generator().manual_seed(1)
+    base = torch.randn(6, 8, generator=generator)
+    state = {
+        "float32": base, "float16": base.half(), "bfloat16": base.bfloat16(), "turned": base.T, "row": base[2],
+        "whole": torch.arange(5), "scalar": torch.tensor(2.5), "parameter": torch.nn.Parameter(base.clone()),
+    }
+    for zipped in (True, False):
+        started = time.perf_counter()
+        with tempfile.TemporaryDirectory() as temporary:
+            source = Path(temporary) / "model.bin"
+            torch.save(state, source, _use_new_zipfile_serialization=zipped)
+            done = import_torch(source, target_of(source), Path(temporary) / "manifest.json")
+            found = load_torch_file(done.path)
+        unequal = [name for name, tensor in state.items() if not torch.equal(found[name], tensor.detach())]
+        yield Check("weights import", f"torch.save, {'zip' if zipped else 'legacy'}", len(unequal) / len(state), 0.0,
+                    time.perf_counter() - started, f"{len(state)} tensors")
 
 
 def check_control(name: str, full: bool, seed: int) -> Iterator[Check]:

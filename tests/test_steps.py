@@ -11,7 +11,7 @@ import pytest
 from command import Command
 from sdxs.common.backend import BackendOptions, FrameParams
 from sdxs.common.checkpoint import Checkpoint, open_checkpoint
-from sdxs.common.schedule import alphas_cumprod, frame_steps
+from sdxs.common.schedule import alphas_cumprod, frame_steps, seeded_noise
 from sdxs.experiments.random_checkpoint import architecture, tiny, write_checkpoint
 from sdxs.mlx_sdxs.backend import MlxBackend, load_vae
 from sdxs.mlx_sdxs.frame import Frame
