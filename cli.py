@@ -19,7 +19,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from typer import Option
 
-from .api.backends import BACKENDS, backend_class, backend_location
+from .api.backends import BACKENDS
+from .api.backends import backend_class as _backend_class
+from .api.backends import backend_location as _backend_location
 from .common.errors import SdxsError, SdxsWarning, UsageError, WeightsError
 
 if TYPE_CHECKING:
@@ -185,11 +187,11 @@ def live(
         raise UsageError("--loop sequential renders every frame in turn, as the paper does; drop --skip and --realtime")
     names = [backend, *([compare] if compare else [])]
     for option, name in zip(("--backend", "--compare"), names, strict=False):
-        backend_location(name, option)
+        _backend_location(name, option)
     # Core ML's bridge holds the GIL through every frame, so it gets a process of its own.
     hosted = isolate or compare is not None or (backend == "coreml" and (coreml_runtime == "coreml" or placement is not None))
     # Before anything imports OpenCV: MLX wants to load its BLAS first.
-    classes = [] if hosted else [backend_class(name) for name in names]
+    classes = [] if hosted else [_backend_class(name) for name in names]
     from .common.backend import BackendOptions
     from .common.checkpoint import find, with_control
     from .common.edges import check_kind
@@ -222,7 +224,7 @@ def live(
     renderers: list[Backend] = [made(checkpoint, chosen) for made, chosen in zip(classes, options, strict=False)]
     if hosted:
         renderers = [
-            HostedBackend(name, backend_location(name), checkpoint, chosen)
+            HostedBackend(name, _backend_location(name), checkpoint, chosen)
             for name, chosen in zip(names, options, strict=True)
         ]
     plan = Plan(
@@ -392,7 +394,7 @@ def image(
     ] = None,
 ) -> None:
     """Render one picture, from a prompt or over another picture, into a PNG that says how it was made."""
-    backend_class(backend)  # before anything imports OpenCV: MLX wants to load its BLAS first
+    _backend_class(backend)  # before anything imports OpenCV: MLX wants to load its BLAS first
     from .api.still import Still, check_out, render_still, repeat_still, write_still
     from .common.prompts import refuse_negative
 

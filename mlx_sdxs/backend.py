@@ -100,7 +100,9 @@ class MlxBackend:
         self._loaded_frame()
         check_conditioning(encoder_hidden_states, self._checkpoint.unet.cross_attention_dim)
         states = mx.array(encoder_hidden_states)
-        self._prompts = [frame.prompt(states) for frame in self._frames]  # lazy: evaluated for the one that is used
+        self._prompt = self._frames[0].prompt(states)
+        mx.eval(self._prompt)
+        self._control_prompt = self._frames[-1].prompt(states)  # evaluated when a frame under control needs it
 
     def set_params(self, params: FrameParams) -> None:
         self._loaded_frame()
@@ -113,7 +115,7 @@ class MlxBackend:
         self._loaded_frame()
         check_frame(frame, (self._size, self._size, 3))
         controlled = self._control_scale > 0
-        prompt = self._prompts[controlled]
+        prompt = self._control_prompt if controlled else self._prompt
         mx.eval(prompt)
         job = Job(
             frame, prompt, self._noise, self._feedback, self._last, time.perf_counter_ns(),
@@ -162,7 +164,7 @@ class MlxBackend:
             lane.close()
         self._frame, self._thread, self._lanes = None, 0, []
         self._in_flight.clear()
-        for name in ("_frames", "_prompts", "_noise", "_last"):
+        for name in ("_frames", "_prompt", "_control_prompt", "_noise", "_last"):
             self.__dict__.pop(name, None)
         mx.clear_cache()
         # A thread that used MLX and ends without this aborted the interpreter at exit in most runs.
