@@ -1,5 +1,6 @@
 """The `sdxs` command: parses, shows, exits. Everything that works is imported inside the commands."""
 
+import math
 import os
 import signal
 import sys
@@ -18,6 +19,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from typer import Option
+from typer.exceptions import TyperException
 
 from .api.backends import BACKENDS
 from .api.backends import backend_class as _backend_class
@@ -33,6 +35,18 @@ if TYPE_CHECKING:
     from .coreml_backend.cache import Built as CoreMLBuilt
     from .coreml_backend.cache import Record as CoreMLRecord
 
+# Options of `live` that only some backends know, by parameter: given to none of them, they are refused and not ignored.
+ONLY_FOR = {
+    "seed": ("mlx", "coreml"),
+    "feedback": ("mlx", "coreml"),
+    "dtype": ("mlx", "coreml"),
+    "strength": ("mlx", "coreml"),
+    "steps": ("mlx", "coreml"),
+    "control": ("mlx", "coreml"),
+    "coreml_runtime": ("coreml",),
+    "attention": ("coreml",),
+    "compute_units": ("coreml",),
+}
 DEFAULT_PROMPT = "an oil painting"
 DEFAULT_MODEL = "sdxs-512-0.9"
 PLAIN_PROGRESS_S = 2.0
@@ -62,8 +76,11 @@ def main() -> None:
     warnings.showwarning = _show_warning
     code: object = 1
     try:
-        app()
-        code = 0
+        code = app(standalone_mode=False) or 0
+    except TyperException as error:  # what it refuses itself: one line, too
+        if said := " ".join(error.format_message().split()):  # nothing where the help was shown instead
+            err.print(f"[bold red]error:[/] {escape(said)}")
+        code = error.exit_code
     except SystemExit as end:
         code = end.code
     except SdxsError as error:
@@ -88,6 +105,34 @@ def _leave_at_once(code: int) -> None:
     os._exit(code)
 
 
+def _refuse_what_no_backend_knows(context: typer.Context, names: list[str]) -> None:
+    """Raise UsageError for an option that was given and concerns none of the chosen backends."""
+    for option in context.command.params:
+        known = ONLY_FOR.get(option.name or "")
+        if known and _was_given(context, option.name or "") and not set(known) & set(names):
+            raise UsageError(
+                f"{option.opts[0]}: only for {' and '.join(f'--backend {name}' for name in known)}; "
+                f"{' and '.join(names)} would ignore it; drop it or name another backend"
+            )
+
+
+def _was_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and not source.name.startswith("DEFAULT")
+
+
+def _finite(value: float) -> float:
+    if not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is not finite")
+    return value
+
+
+def _named_path(text: str) -> Path:
+    if not text.strip():
+        raise typer.BadParameter("is empty; name a file or a folder")
+    return Path(text)
+
+
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
     err.print(f"[yellow]warning:[/] {escape(str(message))}")
 
@@ -105,10 +150,12 @@ def _root(version: Annotated[bool, Option("--version", callback=_version, is_eag
 
 @app.command()
 def live(
+    context: typer.Context,
     backend: Annotated[str, Option(help=f"Who renders: {', '.join(BACKENDS)}.")] = "mlx",
     source: Annotated[str, Option(help="Camera number, video, image, or 'synthetic'.")] = "0",
     outs: Annotated[
-        list[Path] | None, Option("--out", help="Video, image or folder to write; repeatable.")
+        list[Path] | None,
+        Option("--out", parser=_named_path, metavar="PATH", help="Video, image or folder to write; repeatable."),
     ] = None,
     model: Annotated[str, Option(help="Checkpoint by name or path; see `sdxs weights list`.")] = "sdxs-512-0.9",
     prompt: Annotated[
@@ -148,12 +195,16 @@ def live(
         bool | None, Option("--realtime/--every-frame", show_default=False, help="Files: keep their pace and drop what "
                             "comes too fast, or render every frame. [default: realtime in a window]")
     ] = None,
-    feedback: Annotated[float, Option(min=0, max=1, help="Share of the last picture in the next one's latents.")] = 0.0,
-    ema: Annotated[float, Option(min=0, max=0.99, help="Smoothing over time: weight of the past.")] = 0.0,
-    blend: Annotated[float, Option(min=0, max=1, help="Share of the camera mixed into the picture.")] = 0.0,
+    feedback: Annotated[
+        float, Option(min=0, max=1, callback=_finite, help="Share of the last picture in the next one's latents.")
+    ] = 0.0,
+    ema: Annotated[float, Option(min=0, max=0.99, callback=_finite, help="Smoothing over time: weight of the past.")] = 0.0,
+    blend: Annotated[
+        float, Option(min=0, max=1, callback=_finite, help="Share of the camera mixed into the picture.")
+    ] = 0.0,
     skip: Annotated[
-        float, Option(help="Reuse the picture while the camera changes by no more than so many levels of 255 on "
-                      "average; 0: only if nothing changed; -1: never.")
+        float, Option(callback=_finite, help="Reuse the picture while the camera changes by no more than so many levels of 255 "
+                      "on average; 0: only if nothing changed; -1: never.")
     ] = 0.0,
     side_by_side: Annotated[bool, Option("--side-by-side/--output-only", help="Show the camera too.")] = False,
     overlay: Annotated[bool, Option("--overlay/--no-overlay", help="Figures and prompt in the window.")] = True,
@@ -188,6 +239,7 @@ def live(
     names = [backend, *([compare] if compare else [])]
     for option, name in zip(("--backend", "--compare"), names, strict=False):
         _backend_location(name, option)
+    _refuse_what_no_backend_knows(context, names)
     # Core ML's bridge holds the GIL through every frame, so it gets a process of its own.
     hosted = isolate or compare is not None or (backend == "coreml" and (coreml_runtime == "coreml" or placement is not None))
     # Before anything imports OpenCV: MLX wants to load its BLAS first.
@@ -209,6 +261,11 @@ def live(
     checkpoint = with_control(find(model, vae).at(strength, steps), control)
     size = checkpoint.frame.size if size is None else size
     checkpoint.check_size(size)
+    if _was_given(context, "seed") and checkpoint.frame.noise_scale == 0:
+        warnings.warn(
+            f"--seed {seed} makes no difference: {checkpoint.name} was trained without noise (noise_scale 0 in its sdxs.json)",
+            SdxsWarning, stacklevel=2,
+        )
     coreml = _coreml_settings(runtime=coreml_runtime, attention=attention, compute_units=compute_units, placement=placement,
                               input=input_form, weights=weights, sizes=sizes, noise_seed=seed if fixed_noise else None)
     defaults = {"attention": "sdpa", "weights": "float16", "input": "float32", "runtime": "coreml"}
@@ -404,7 +461,7 @@ def image(
     given = str(source.expanduser()) if source else ""
     if from_metadata:
         free = ("from_metadata", "to", "source", "model")
-        given_too = [name for name in context.params if name not in free and _is_given(context, name)]
+        given_too = [name for name in context.params if name not in free and _was_given(context, name)]
         if given_too:
             raise UsageError(
                 f"--from-metadata repeats a picture as it was; drop --{given_too[0].replace('_', '-')}: only --out, --input "
@@ -418,12 +475,6 @@ def image(
         made = render_still(still, settings)
     write_still(made, to)
     out.print(f"wrote {escape(str(to))}: {escape(str(made.record['prompt']))}, seed {made.record['seed']}")
-
-
-def _is_given(context: typer.Context, name: str) -> bool:
-    """Whether an option was written on the command line."""
-    source = context.get_parameter_source(name)
-    return source is not None and source.name == "COMMANDLINE"
 
 
 @app.command()
@@ -537,7 +588,7 @@ def weights_list() -> None:
     table = Table(title="checkpoints", title_justify="left")
     table.add_column("model", no_wrap=True)
     for heading in ("here", "licence", "what"):
-        table.add_column(heading)
+        table.add_column(heading, overflow="fold")  # whole, however narrow the terminal: licences are read here
     for known in ENTRIES.values():
         here = local_folder(known)
         state = here[1] if here else "pickle only" if known.pickle_only else "can be pulled"

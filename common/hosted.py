@@ -328,14 +328,16 @@ class _Child:
             raise BackendError(self.death)
         try:
             self._pipe.send(request)
+            return
         except OSError:
-            raise self._dead() from None
+            pass  # raised below: within, the failed send would hang on to its buffer, as the error's context
+        raise self._dead()
 
     def ask(self, request: Request, expected: type[T], timeout_s: float = float("inf")) -> T:
         """Send a request and return its answer. Raises what the child raised, BackendError if it died."""
-        self.send(request)
         warned = []
         try:
+            self.send(request)
             while isinstance(answer := self._receive(time.monotonic() + timeout_s), Warned):
                 warned.append(answer)
         except BaseException:

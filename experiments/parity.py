@@ -37,7 +37,7 @@ from rich.table import Table
 from safetensors.torch import load_file as load_torch_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from ..common.checkpoint import PACKAGE_FOLDER, Checkpoint
+from ..common.checkpoint import PACKAGE_FOLDER, Checkpoint, open_checkpoint
 from ..common.config import TinyVAEConfig
 from ..common.importing import import_torch, target_of
 from ..common.schedule import seeded_noise
@@ -82,11 +82,13 @@ def randomise(model: torch.nn.Module, generator: torch.Generator) -> None:
                     parameter += 1  # a norm's gain
 
 
-def spread(vae: AutoencoderTiny, generator: torch.Generator) -> None:
-    """Rescale the last convolution so that pictures fill [0, 1]; TAESD has no norm, and saturation hides errors."""
+def spread(vae: AutoencoderTiny, latents: torch.Tensor) -> None:
+    """Rescale the last convolution so that the pictures of such latents, (B, C, h, w), fill [0, 1].
+
+    TAESD has no norm, and saturation hides errors.
+    """
     last = vae.decoder.layers[-1]
     with torch.no_grad():
-        latents = 60 * torch.randn(1, vae.config.latent_channels, 32, 32, generator=generator)
         values = (vae.decode(latents).sample + 1) / 2
         scale = 0.2 / values.std(dim=(0, 2, 3))
         last.weight *= scale[:, None, None, None]
@@ -106,7 +108,7 @@ def save_checkpoint(folder: Path, configs: Architecture, seed: int) -> Path:
             vae = kind.from_config(configs[name])
             randomise(vae, generator)
             if isinstance(vae, AutoencoderTiny):
-                spread(vae, generator)
+                spread(vae, 60 * torch.randn(1, vae.config.latent_channels, 32, 32, generator=generator))
             vae.save_pretrained(folder / name, max_shard_size=_ONE_FILE)
             del vae
     text_encoder = CLIPTextModel(CLIPTextConfig(**configs["text_encoder"]))
@@ -209,6 +211,16 @@ def oracle_frame(checkpoint: Checkpoint, inputs: Inputs, exact: bool = False) ->
     return outputs | {"picture": _last(levels[None])[0]}
 
 
+def spread_frame(folder: Path, sizes: Sizes, seed: int) -> None:
+    """Rescale TAESD's decoder for the very x0 that the frame will be made of: other latents give other brightness."""
+    checkpoint = open_checkpoint(folder)
+    if isinstance(checkpoint.vae, TinyVAEConfig):
+        x0 = ORACLE["frame"](checkpoint, draw_inputs(checkpoint, sizes, seed))["x0"]
+        vae = AutoencoderTiny.from_pretrained(folder / "vae").eval()
+        spread(vae, _first(x0, torch.float32))
+        vae.save_pretrained(folder / "vae", max_shard_size=_ONE_FILE)
+
+
 ORACLE: dict[str, Oracle] = {
     part: torch.no_grad()(run)
     for part, run in {"text": oracle_text, "vae": oracle_vae, "unet": oracle_unet, "frame": oracle_frame}.items()
@@ -306,7 +318,9 @@ def run_checks(tiny_only: bool, only: str = "") -> Iterator[Check]:
             full = FULL if configs["vae"]["_class_name"] == "AutoencoderTiny" else FULL_KL
             with tempfile.TemporaryDirectory() as temporary:
                 folder = save_checkpoint(Path(temporary) / name, tiny(configs) if size == "tiny" else configs, seed)
-                yield from check_folder(f"{name} {size}", folder, TINY if size == "tiny" else full, seed + 40)
+                sizes = TINY if size == "tiny" else full
+                spread_frame(folder, sizes, seed + 40)
+                yield from check_folder(f"{name} {size}", folder, sizes, seed + 40)
                 rmtree(folder)
         for seed, name in enumerate(CONTROL_NAMES):
             if f"{name} {size}".startswith(only) and (size == "tiny" or name.startswith("sdxs")):
