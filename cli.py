@@ -276,7 +276,7 @@ def _steps(what: str) -> Iterator[Callable[[str, float], None]]:
     said: list[str] = []
 
     def plain(step: str, _: float) -> None:
-        if step not in said:
+        if step not in said and not step.startswith("done"):
             said.append(step)
             err.print(escape(f"{what}: {step}"), style="dim")
 
