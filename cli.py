@@ -193,7 +193,9 @@ def live(
         raise UsageError("an option for Core ML, but no Core ML backend; add --backend coreml, or drop it")
     options = [BackendOptions(size, dtype, coreml if name == "coreml" else ()) for name in names]
     for chosen in (chosen for name, chosen in zip(names, options, strict=True) if name == "coreml"):
-        _build_coreml(checkpoint, chosen, verbose=verbose)
+        record = _build_coreml(checkpoint, chosen, verbose=verbose).record
+        if record.weights_error:
+            err.print(escape(f"Core ML program: {_coreml_quality(record)}"))
     renderers: list[Backend] = [made(checkpoint, chosen) for made, chosen in zip(classes, options, strict=False)]
     if hosted:
         renderers = [
@@ -317,9 +319,15 @@ def convert(
     record = built.record
     judge = "Core ML" if runtime == "coreml" else "the reference interpreter"
     out.print(f"the Core ML program of {escape(checkpoint.name)} is ready; {judge} rendered a probe frame as MLX does")
+    size_mb = cache.size_bytes(built.folder) / 1e6
+    out.print(escape(f"{size_mb:.0f} MB, built in {record.seconds:.1f} s; {_coreml_quality(record)}"))
+
+
+def _coreml_quality(record: "CoreMLRecord") -> str:
+    """What was measured of a program: pictures against MLX, and what compression cost the weights."""
     found = ", ".join(f"{quality:.1f} dB at {at}" for at, quality in record.gate_db.items())
-    costs = f"; {weights} weights are off by {record.weights_error:.2%}" if record.weights_error else ""
-    out.print(f"{cache.size_bytes(built.folder) / 1e6:.0f} MB, built in {record.seconds:.1f} s; against MLX: {found}{costs}")
+    costs = f"; {record.variant['weights']} weights are off by {record.weights_error:.2%}" if record.weights_error else ""
+    return f"against MLX: {found}{costs}"
 
 
 def _list_coreml(folders: "list[tuple[Path, CoreMLRecord | None]]") -> None:
