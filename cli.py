@@ -121,8 +121,8 @@ def _was_given(context: typer.Context, name: str) -> bool:
     return source is not None and not source.name.startswith("DEFAULT")
 
 
-def _finite(value: float) -> float:
-    if not math.isfinite(value):
+def _finite(value: float | None) -> float | None:
+    if value is not None and not math.isfinite(value):
         raise typer.BadParameter(f"{value} is not finite")
     return value
 
@@ -166,7 +166,7 @@ def live(
     ] = None,
     negative_prompt: Annotated[str, Option(help="Refused, with the reason: these models have no use for one.")] = "",
     strength: Annotated[
-        float | None, Option(min=0, max=1, show_default=False, help="How far to leave the camera; for models trained for it.")
+        float | None, Option(min=0, max=1, callback=_finite, show_default=False, help="How far to leave the camera; for models trained for it.")
     ] = None,
     steps: Annotated[int | None, Option(help="Steps per frame; for models that take several.", show_default=False)] = None,
     control: Annotated[
@@ -176,7 +176,7 @@ def live(
         str | None, Option(help="What the control reads: soft, or canny as in the paper. [default: soft]", show_default=False)
     ] = None,
     control_scale: Annotated[
-        float | None, Option(min=0, max=2, help="How strongly it holds. [default: 1]", show_default=False)
+        float | None, Option(min=0, max=2, callback=_finite, help="How strongly it holds. [default: 1]", show_default=False)
     ] = None,
     transition: Annotated[str, Option(help="Time from one prompt to the next, such as 2s or 500ms.")] = "0s",
     hold: Annotated[
@@ -273,11 +273,12 @@ def live(
         raise UsageError("an option for Core ML, but no Core ML backend; add --backend coreml, or drop it")
     options = [BackendOptions(size, dtype, coreml if name == "coreml" else ()) for name in names]
     for chosen in (chosen for name, chosen in zip(names, options, strict=True) if name == "coreml"):
-        _build_coreml(checkpoint, chosen, verbose=verbose)
-        if checkpoint.control:
-            from .coreml_backend.backend import controlled
+        from .coreml_backend.backend import controlled
 
-            _build_coreml(checkpoint, controlled(chosen), verbose=verbose)
+        for settings in (chosen, *([controlled(chosen)] if checkpoint.control else [])):
+            record = _build_coreml(checkpoint, settings, verbose=verbose).record
+            if record.weights_error:
+                err.print(escape(f"Core ML program: {_coreml_quality(record)}"))
     renderers: list[Backend] = [made(checkpoint, chosen) for made, chosen in zip(classes, options, strict=False)]
     if hosted:
         renderers = [
@@ -363,7 +364,7 @@ def _steps(what: str) -> Iterator[Callable[[str, float], None]]:
     said: list[str] = []
 
     def plain(step: str, _: float) -> None:
-        if step not in said:
+        if step not in said and not step.startswith("done"):
             said.append(step)
             err.print(escape(f"{what}: {step}"), style="dim")
 
@@ -404,9 +405,15 @@ def convert(
     record = built.record
     judge = "Core ML" if runtime == "coreml" else "the reference interpreter"
     out.print(f"the Core ML program of {escape(checkpoint.name)} is ready; {judge} rendered a probe frame as MLX does")
+    size_mb = cache.size_bytes(built.folder) / 1e6
+    out.print(escape(f"{size_mb:.0f} MB, built in {record.seconds:.1f} s; {_coreml_quality(record)}"))
+
+
+def _coreml_quality(record: "CoreMLRecord") -> str:
+    """What was measured of a program: pictures against MLX, and what compression cost the weights."""
     found = ", ".join(f"{quality:.1f} dB at {at}" for at, quality in record.gate_db.items())
-    costs = f"; {weights} weights are off by {record.weights_error:.2%}" if record.weights_error else ""
-    out.print(f"{cache.size_bytes(built.folder) / 1e6:.0f} MB, built in {record.seconds:.1f} s; against MLX: {found}{costs}")
+    costs = f"; {record.variant['weights']} weights are off by {record.weights_error:.2%}" if record.weights_error else ""
+    return f"against MLX: {found}{costs}"
 
 
 def _list_coreml(folders: "list[tuple[Path, CoreMLRecord | None]]") -> None:
@@ -439,11 +446,11 @@ def image(
     backend: Annotated[str, Option(help=f"Who renders: {', '.join(BACKENDS)}.")] = "mlx",
     dtype: Annotated[str, Option(help="auto, float32, float16 or bfloat16.")] = "auto",
     vae: Annotated[str, Option(help="Folder of the VAE in the checkpoint.")] = "vae",
-    strength: Annotated[float | None, Option(min=0, max=1, help="How far to leave the input.", show_default=False)] = None,
+    strength: Annotated[float | None, Option(min=0, max=1, callback=_finite, help="How far to leave the input.", show_default=False)] = None,
     steps: Annotated[int | None, Option(help="Steps, for models that take several.", show_default=False)] = None,
     control: Annotated[str, Option(help="none, sketch, or the folder of a ControlNet.")] = "none",
     edges: Annotated[str, Option(help="soft or canny.")] = "soft",
-    control_scale: Annotated[float | None, Option(min=0, max=2, help="[default: 1]", show_default=False)] = None,
+    control_scale: Annotated[float | None, Option(min=0, max=2, callback=_finite, help="[default: 1]", show_default=False)] = None,
     negative_prompt: Annotated[str, Option(help="Refused, with the reason.")] = "",
     coreml_runtime: Annotated[str, Option(help="For --backend coreml: coreml or reference.")] = "coreml",
     from_metadata: Annotated[

@@ -39,8 +39,8 @@ class Findings:
 class Record:
     """What stands in record.json.
 
-    variant: `CoreMLOptions.identity`. gate_db: PSNR of a probe frame against the reference by size, in
-    dB; empty until a reference was at hand. weights_error: relative error that compression costs the
+    variant: `CoreMLOptions.identity`. gate_db: PSNR of a probe frame against the reference in dB, by
+    size and who rendered it; empty until a reference was at hand. weights_error: relative error that compression costs the
     weights, 0 without any.
     """
 
@@ -146,7 +146,7 @@ def find_or_build(
 def add_gate(built: Built, gate_db: dict[str, float]) -> None:
     """Note that the programs were held against a reference after all. Raises BackendError if the disk refuses."""
     try:
-        _write_json(built.folder / RECORD, asdict(replace(built.record, gate_db=gate_db)))
+        _write_json(built.folder / RECORD, asdict(replace(built.record, gate_db=built.record.gate_db | gate_db)))
     except OSError as error:
         raise BackendError(disk_message(built.folder, error)) from None
 

@@ -90,24 +90,35 @@ def find_or_build(
 
     key = cache.key(checkpoint, identity, library)
     built = cache.find_or_build(checkpoint.name, identity, key, make, force)
-    if reference is not None and not built.record.gate_db:  # built where no reference was at hand
+    if reference is not None and not {gate_key(options, size) for size in _sizes(options)} <= built.record.gate_db.keys():
+        # built where no reference was at hand, or met by other compute units
         cache.add_gate(built, check_sizes(checkpoint, options, built, reference, report))
     return built
+
+
+def gate_key(options: CoreMLOptions, size: int) -> str:
+    """What was held against the reference: units compute differently, so each choice of them is checked by itself."""
+    where = "+".join(dict.fromkeys(options.units(stage) for stage in options.stages))
+    return f"{size} by {where if options.runtime == 'coreml' else 'the interpreter'}"
+
+
+def _sizes(options: CoreMLOptions) -> tuple[int, ...]:
+    return options.sizes or (options.size,)
 
 
 def check_sizes(
     checkpoint: Checkpoint, options: CoreMLOptions, built: cache.Built, reference: "Reference", report: Progress
 ) -> dict[str, float]:
-    """Gate every size of a package: PSNR in dB by size. Raises BackendError."""
+    """Gate every size of a package: PSNR in dB by `gate_key`. Raises BackendError."""
     from .gate import PROBE_SEED, check
 
     gate_db = {}
     seed = PROBE_SEED if options.noise_seed is None else options.noise_seed
-    for size in options.sizes or (options.size,):
+    for size in _sizes(options):
         report(f"check at {size} x {size} against the reference", 1.0)
         sized = replace(options, size=size)
         runners = [open_runner(built, stage, checkpoint, sized, report) for stage in options.stages]
-        gate_db[str(size)] = round(check(checkpoint, size, runners, reference, cache.cache_folder(), seed), 1)
+        gate_db[gate_key(options, size)] = round(check(checkpoint, size, runners, reference, cache.cache_folder(), seed), 1)
     return gate_db
 
 

@@ -7,6 +7,7 @@ so every input array lives, writable and contiguous, as long as the model (corem
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
 
@@ -45,8 +46,6 @@ class Runner:
 
     def __init__(self, stage: str, model: Model, checkpoint: Checkpoint, options: CoreMLOptions) -> None:
         """Raises UsageError if pictures are to be images and Pillow is missing."""
-        from dataclasses import replace
-
         from .program import input_shapes
 
         self.stage = stage

@@ -26,6 +26,7 @@ from .random_checkpoint import architecture, tiny, write_checkpoint
 # Mixing at t = 999 as the paper's script has it: the textbook form.
 SQRT_ALPHA, SQRT_ONE_MINUS_ALPHA = 0.0683, 0.9977
 REPAIR = "coremltools.converters.mil.frontend.torch.ops._cast takes int() of arrays with one element, which NumPy 2 refuses"
+SIZES = (256, 512, 768)
 Figures = dict[str, float | int | str]
 
 
@@ -39,6 +40,16 @@ def build_route(folder: Path, size: int, package: Path) -> Figures:
     imported = time.perf_counter()
     build(open_checkpoint(folder), Variant(size, input="float32"), package)
     return {"import_s": imported - began, "build_s": time.perf_counter() - imported}
+
+
+def sizes_route(folder: Path, _: int, package: Path) -> Figures:
+    """Child: one package for 256, 512 and 768, which share its weights."""
+    sys.modules["torch"] = None  # type: ignore[assignment]
+    from ..common.checkpoint import open_checkpoint
+    from ..coreml_backend.program import Variant, build_sizes
+
+    build_sizes(open_checkpoint(folder), Variant(SIZES[0], input="float32"), list(SIZES), package)
+    return {"sizes": "+".join(map(str, SIZES))}
 
 
 def traced_route(folder: Path, size: int, package: Path, repaired: bool = True) -> Figures:
@@ -108,6 +119,7 @@ def repair_cast() -> None:
 
 CHILDREN = {
     "built": build_route,
+    "built for three sizes": sizes_route,
     "traced": traced_route,
     "traced as released": lambda folder, size, package: traced_route(folder, size, package, repaired=False),
 }
@@ -146,9 +158,12 @@ def compare(name: str, size: int, rounds: int, say: Callable[[str], None]) -> di
             for route in ("built", "traced"):
                 runs.append(measure(route, folder, size, base / f"{route}-{number}.mlpackage"))
                 say(json.dumps(runs[-1]))
+        runs.append(measure("built for three sizes", folder, size, base / "sizes.mlpackage"))
+        say(json.dumps(runs[-1]))
     return {
         "model": name, "size": size, "weights": "random, float32, real layout", "traced_as_released_on_tiny": released,
-        "repair": REPAIR, "runs": runs, "medians": {route: _medians(runs, route) for route in ("built", "traced")},
+        "repair": REPAIR, "runs": runs,
+        "medians": {route: _medians(runs, route) for route in ("built", "traced", "built for three sizes")},
     }
 
 

@@ -1,10 +1,8 @@
 """What can go wrong with a conversion or a built program: one clear line each, nothing half-built."""
 
-import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
@@ -37,9 +35,17 @@ def left_in(weights: Path) -> list[str]:
     return names + [str(path) for path in (weights.parent / "temporary").rglob("*") if path.is_file()]
 
 
-def start_convert(*arguments: str, before: Callable[[], None] | None = None) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "sdxs.cli", "convert", "--size", str(SIZE), *arguments]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=before)
+def start_convert(*arguments: str, largest_file: int | None = None) -> subprocess.Popen[str]:
+    """`sdxs convert` in a process of its own, which may write files of no more than `largest_file` bytes."""
+    lines = [
+        "import resource, signal, sys",
+        "signal.signal(signal.SIGINT, signal.default_int_handler)",  # a shell lets what it runs in the background ignore it
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({largest_file}, {largest_file}))" if largest_file else "",
+        "from sdxs.cli import main",
+        "main()",
+    ]
+    command = [sys.executable, "-c", "\n".join(lines), "convert", "--size", str(SIZE), *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 @pytest.mark.parametrize("moment", ["build frame", "write frame", f"check at {SIZE} x {SIZE}"])
@@ -77,7 +83,7 @@ def test_what_a_killed_conversion_left_is_cleared_away_by_the_next(weights: Path
 @pytest.mark.parametrize("room", [100_000, 5_000_000], ids=["program", "weights"])
 def test_a_disk_that_takes_no_more_is_one_clear_line(weights: Path, room: int) -> None:
     """A limit on the size of a file is refused by the kernel just where a full disk is."""
-    process = start_convert("--model", "demo", before=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (room, room)))
+    process = start_convert("--model", "demo", largest_file=room)
     _, err = process.communicate()
     *_, last = err.strip().splitlines()
     assert process.returncode == 1 and "Traceback" not in err
@@ -86,8 +92,7 @@ def test_a_disk_that_takes_no_more_is_one_clear_line(weights: Path, room: int) -
 
 
 def test_several_sizes_on_a_disk_that_takes_no_more(weights: Path) -> None:
-    process = start_convert("--model", "demo", "--sizes", "64,96",
-                            before=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (5_000_000, 5_000_000)))
+    process = start_convert("--model", "demo", "--sizes", "64,96", largest_file=5_000_000)
     _, err = process.communicate()
     assert process.returncode == 1 and "disk" in err.strip().splitlines()[-1] and "Traceback" not in err
     assert left_in(weights) == []
