@@ -166,7 +166,8 @@ def live(
     ] = None,
     negative_prompt: Annotated[str, Option(help="Refused, with the reason: these models have no use for one.")] = "",
     strength: Annotated[
-        float | None, Option(min=0, max=1, callback=_finite, show_default=False, help="How far to leave the camera; for models trained for it.")
+        float | None, Option(min=0, max=1, callback=_finite, show_default=False,
+                             help="How far to leave the camera; for models trained for it.")
     ] = None,
     steps: Annotated[int | None, Option(help="Steps per frame; for models that take several.", show_default=False)] = None,
     control: Annotated[
@@ -446,11 +447,15 @@ def image(
     backend: Annotated[str, Option(help=f"Who renders: {', '.join(BACKENDS)}.")] = "mlx",
     dtype: Annotated[str, Option(help="auto, float32, float16 or bfloat16.")] = "auto",
     vae: Annotated[str, Option(help="Folder of the VAE in the checkpoint.")] = "vae",
-    strength: Annotated[float | None, Option(min=0, max=1, callback=_finite, help="How far to leave the input.", show_default=False)] = None,
+    strength: Annotated[
+        float | None, Option(min=0, max=1, callback=_finite, help="How far to leave the input.", show_default=False)
+    ] = None,
     steps: Annotated[int | None, Option(help="Steps, for models that take several.", show_default=False)] = None,
     control: Annotated[str, Option(help="none, sketch, or the folder of a ControlNet.")] = "none",
     edges: Annotated[str, Option(help="soft or canny.")] = "soft",
-    control_scale: Annotated[float | None, Option(min=0, max=2, callback=_finite, help="[default: 1]", show_default=False)] = None,
+    control_scale: Annotated[
+        float | None, Option(min=0, max=2, callback=_finite, help="How strongly it holds. [default: 1]", show_default=False)
+    ] = None,
     negative_prompt: Annotated[str, Option(help="Refused, with the reason.")] = "",
     coreml_runtime: Annotated[str, Option(help="For --backend coreml: coreml or reference.")] = "coreml",
     from_metadata: Annotated[
