@@ -113,7 +113,7 @@ class Viewer:
 
     def close(self) -> None:
         """Finish every file, whatever one of them says, then raise the first complaint as SinkError, the others its notes."""
-        complaints: list[SinkError] = []
+        complaints: list[BaseException] = []
         for sink in [*self._sinks, *([self._recording] if self._recording else []), *([self._window] if self._window else [])]:
             try:
                 sink.close()
