@@ -380,6 +380,7 @@ def convert(
     attention: Annotated[str, Option(help=ATTENTION_HELP)] = "sdpa",
     weights: Annotated[str, Option(help=WEIGHTS_HELP)] = "float16",
     input_form: Annotated[str, Option("--input", help="Pictures as float32 or as image.")] = "float32",
+    compute_units: Annotated[str | None, Option(help="Whom to prepare and check it for; see `sdxs live`.")] = None,
     placement: Annotated[str | None, Option(help="Three programs for compute units of their own; see `sdxs live`.")] = None,
     fixed_noise: Annotated[int | None, Option(min=0, help="Build the noise of this seed into the program.")] = None,
     vae: Annotated[str, Option(help="Folder of the VAE in the checkpoint: vae or vae_large.")] = "vae",
@@ -399,10 +400,11 @@ def convert(
     checkpoint = find(model, vae)
     runtime = "coreml" if sys.platform == "darwin" else "reference"
     settings = _coreml_settings(attention=attention, weights=weights, runtime=runtime, input=input_form, sizes=sizes,
-                                placement=placement, noise_seed=fixed_noise)
+                                placement=placement, noise_seed=fixed_noise, compute_units=compute_units)
     sides = [int(part) for part in (sizes or "").split(",") if part.isdecimal()]
-    side = size or (min(sides) if sides else checkpoint.frame.size)
-    built = _build_coreml(checkpoint, BackendOptions(side, "auto", settings), force, verbose)
+    default = min(sides) if sides else checkpoint.frame.size
+    options = BackendOptions(default if size is None else size, "auto", settings)
+    built = _build_coreml(checkpoint, options, force, verbose)
     record = built.record
     judge = "Core ML" if runtime == "coreml" else "the reference interpreter"
     out.print(f"the Core ML program of {escape(checkpoint.name)} is ready; {judge} rendered a probe frame as MLX does")

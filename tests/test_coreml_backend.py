@@ -230,7 +230,7 @@ def test_protocol_manners(coreml: CoreMLBackend, demo: Checkpoint) -> None:
     with pytest.raises(BackendError, match="without a submitted frame"):
         coreml.collect(picture())
     with pytest.raises(BackendError, match="not finite"):
-        coreml.set_conditioning(np.full((1, 77, 64), np.nan, np.float32))
+        coreml.set_conditioning(np.full((1, 77, demo.unet.cross_attention_dim), np.nan, np.float32))
     frame = picture()
     given = frame.copy()
     assert (render(coreml, frame) == render(coreml, given)).all()

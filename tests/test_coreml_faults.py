@@ -92,7 +92,7 @@ def test_a_disk_that_takes_no_more_is_one_clear_line(weights: Path, room: int) -
 
 
 def test_several_sizes_on_a_disk_that_takes_no_more(weights: Path) -> None:
-    process = start_convert("--model", "demo", "--sizes", "64,96", largest_file=5_000_000)
+    process = start_convert("--model", "demo", "--sizes", "64,128", largest_file=5_000_000)
     _, err = process.communicate()
     assert process.returncode == 1 and "disk" in err.strip().splitlines()[-1] and "Traceback" not in err
     assert left_in(weights) == []

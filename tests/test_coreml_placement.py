@@ -71,9 +71,9 @@ def picture(seed: int) -> np.ndarray:
     return np.kron(coarse, np.ones((8, 8, 1))).astype(np.uint8)
 
 
-def session(backend: Backend) -> list[np.ndarray]:
-    """Seven frames, three of them in flight wherever the backend takes so many; prompt and feedback change underway."""
-    width, generator = 64, np.random.default_rng(5)
+def session(backend: Backend, width: int) -> list[np.ndarray]:
+    """Seven frames, as many in flight as the backend takes; prompt (of `width`) and feedback change underway."""
+    generator = np.random.default_rng(5)
     prompts = [generator.standard_normal((1, 77, width), dtype=np.float32) for _ in range(2)]
     pictures: list[np.ndarray] = []
     in_flight = 0
@@ -104,7 +104,7 @@ def expected(demo: Checkpoint, shared_weights: Path) -> list[np.ndarray]:
         patch.setenv("SDXS_WEIGHTS", str(shared_weights))
         whole = CoreMLBackend(demo, options())
         whole.load()
-        pictures = session(whole)
+        pictures = session(whole, demo.unet.cross_attention_dim)
         whole.close()
     assert not np.array_equal(pictures[5], pictures[6])
     return pictures
@@ -122,7 +122,7 @@ def test_a_pipeline_renders_exactly_what_one_program_does(
     assert backend.depth == depth
     backend.load()
     try:
-        for ours, theirs in zip(session(backend), expected, strict=True):
+        for ours, theirs in zip(session(backend, demo.unet.cross_attention_dim), expected, strict=True):
             np.testing.assert_array_equal(ours, theirs)
     finally:
         backend.close()
@@ -136,9 +136,9 @@ def test_hosted_it_is_one_backend_of_depth_three_over_two_processes(demo: Checkp
     try:
         assert hosted.depth == 3 and len({*pids, os.getpid()}) == 3
         assert facts["placement"] == NE_GPU_NE and "NOT Core ML" in facts["runtime"]
-        for ours, theirs in zip(session(hosted), expected, strict=True):
+        for ours, theirs in zip(session(hosted, demo.unet.cross_attention_dim), expected, strict=True):
             np.testing.assert_array_equal(ours, theirs)
-        assert hosted.memory().model_bytes > 5e6, "three programs hold the demo's weights"
+        assert hosted.memory().model_bytes > demo.unet_weights.stat().st_size / 4, "three programs hold the demo's weights"
     finally:
         hosted.close()
     until(lambda: not any(map(is_running, pids)), "both processes to end")

@@ -137,8 +137,8 @@ def test_without_pillow_an_image_is_one_clear_line(
 @pytest.mark.parametrize(
     ("system", "chosen", "says"),
     [("13.6", {"attention": "matmul"}, "macOS 14.*--backend mlx"), ("14.7", {}, "sdpa needs macOS 15.*--attention matmul"),
-     ("14.7", {"attention": "matmul", "sizes": "64,96"}, "--sizes needs macOS 15"), ("14.7", {"attention": "matmul"}, ""),
-     ("15.1", {"sizes": "64,96"}, "")],
+     ("14.7", {"attention": "matmul", "sizes": "64,128"}, "--sizes needs macOS 15"), ("14.7", {"attention": "matmul"}, ""),
+     ("15.1", {"sizes": "64,128"}, "")],
 )
 def test_an_older_macos_is_one_clear_line(
     on_macos: None, monkeypatch: pytest.MonkeyPatch, system: str, chosen: dict[str, str], says: str
@@ -166,14 +166,14 @@ def test_latents_that_overflow_are_an_error_and_no_black_picture(
 
 
 def test_sizes_share_a_package_and_each_is_a_function_of_it(demo: Checkpoint, on_macos: None, empty_cache: Path) -> None:
-    for size in (32, 64):
+    for size in (64, 128):
         frame = picture(size=size)
-        assert np.array_equal(render(demo, frame, sizes="32,64")[0], render(demo, frame, runtime="reference")[0])
+        assert np.array_equal(render(demo, frame, sizes="64,128")[0], render(demo, frame, runtime="reference")[0])
     functions = [model.function_name for model in StrictModel.made]
-    assert functions == ["size_32", "size_64"]
+    assert functions == ["size_64", "size_128"]
     assert len({model.path for model in StrictModel.made}) == 1
-    with pytest.raises(UsageError, match="--size 128: is not among --sizes 32,64"):
-        CoreMLBackend(demo, BackendOptions(128, "auto", settings(sizes="32,64")))
+    with pytest.raises(UsageError, match="--size 192: is not among --sizes 64,128"):
+        CoreMLBackend(demo, BackendOptions(192, "auto", settings(sizes="64,128")))
     with pytest.raises(UsageError, match="--sizes 64,64"):
         CoreMLBackend(demo, BackendOptions(64, "auto", settings(sizes="64,64")))
     with pytest.raises(UsageError, match="multiple of"):
@@ -266,7 +266,7 @@ def test_too_much_compression_is_refused_with_both_pictures(
 
 @pytest.mark.parametrize(
     ("chosen", "size"),
-    [(("--input", "image"), 64), (("--sizes", "32,64", "--size", 32), 32), (("--weights", "palettize8"), 64),
+    [(("--input", "image"), 64), (("--sizes", "64,128", "--size", 128), 128), (("--weights", "palettize8"), 64),
      (("--fixed-noise", "--seed", 5), 64), (("--attention", "split_einsum"), 64)],
     ids=["image", "sizes", "weights", "noise", "attention"],
 )
@@ -282,16 +282,16 @@ def test_every_form_goes_live(command: Command, tmp_path: Path, chosen: tuple[ob
 
 
 def test_convert_builds_several_sizes_and_checks_each(command: Command, empty_cache: Path) -> None:
-    done = command("convert", "--model", "demo", "--sizes", "32,64", "--input", "image", "--fixed-noise", 2)
-    assert done.code == 0 and " dB at 32" in done.out and " dB at 64" in done.out
+    done = command("convert", "--model", "demo", "--sizes", "64,128", "--input", "image", "--fixed-noise", 2)
+    assert done.code == 0 and " dB at 64" in done.out and " dB at 128" in done.out
     (record,) = [json.loads(path.read_text()) for path in empty_cache.glob("*/record.json")]
-    assert record["variant"]["sizes"] == "32+64" and record["variant"]["noise"] == "noise of seed 2"
+    assert record["variant"]["sizes"] == "64+128" and record["variant"]["noise"] == "noise of seed 2"
     assert record["variant"]["input"] == "image"
 
 
 def test_an_option_of_core_ml_for_another_backend_is_refused(command: Command, tmp_path: Path) -> None:
     for chosen in (("--placement", "encode=ne,unet=gpu,decode=ne"), ("--input", "image"), ("--compute-units", "all"),
-                   ("--weights", "int8"), ("--sizes", "64,96"), ("--fixed-noise",), ("--verbose",), ("--attention", "matmul")):
+                   ("--weights", "int8"), ("--sizes", "64,128"), ("--fixed-noise",), ("--verbose",), ("--attention", "matmul")):
         done = command("live", "--backend", "mlx", "--model", "demo", *chosen, "--headless", "--out", tmp_path / "o.mp4")
         assert done.code == 2 and "--backend coreml" in done.err, chosen
 
@@ -315,7 +315,7 @@ def test_the_compute_plan_counts_operations_by_unit(demo: Checkpoint, on_macos: 
 
 
 def test_the_compute_plan_of_each_stage_and_size(demo: Checkpoint, on_macos: None) -> None:
-    options = CoreMLOptions(SIZE, sizes=(32, 64), placement=parse_placement("encode=ne,unet=gpu,decode=ne"))
+    options = CoreMLOptions(SIZE, sizes=(64, 128), placement=parse_placement("encode=ne,unet=gpu,decode=ne"))
     built = find_or_build(demo, options)
     warm_up(demo, options, built, lambda step, done: None)
     plans = compute_plan.plans(built, options)
