@@ -596,7 +596,7 @@ def _show_summary(summary: "Summary") -> None:
 @weights_app.command("list")
 def weights_list() -> None:
     """Show every known checkpoint, whether it is here, and under which licence."""
-    from .common.checkpoint import local_folder
+    from .common.checkpoint import control_folder, local_folder
     from .common.registry import ENTRIES
 
     table = Table(title="checkpoints", title_justify="left")
@@ -606,6 +606,7 @@ def weights_list() -> None:
     for known in ENTRIES.values():
         here = local_folder(known)
         state = here[1] if here else "pickle only" if known.pickle_only else "can be pulled"
+        state = "weights" if control_folder(known) else state
         table.add_row(known.name, state, known.licence, known.note)
     out.print(table)
     out.print("pickle only: " + next(k.pickle_only for k in ENTRIES.values() if k.pickle_only))

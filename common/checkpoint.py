@@ -178,6 +178,12 @@ def with_control(checkpoint: Checkpoint, control: str) -> Checkpoint:
     return replace(checkpoint, control=found)
 
 
+def control_folder(known: Entry) -> Path | None:
+    """Where a known ControlNet is on this machine, or None."""
+    places = (base / known.name for base in (weights_folder(), PACKAGE_FOLDER / "weights"))
+    return next((folder for folder in places if known.controls and (folder / "config.json").is_file()), None)
+
+
 def _known_control(model: str) -> Path:
     known = next((known for known in ENTRIES.values() if known.controls and known.controls == model), None)
     if known is None:
@@ -186,9 +192,8 @@ def _known_control(model: str) -> Path:
             f"--control sketch: there is no sketch ControlNet for {model} (known: {which}); use --control none, "
             "or name a folder that holds one trained for it"
         )
-    for base in (weights_folder(), PACKAGE_FOLDER / "weights"):
-        if (base / known.name / "config.json").is_file():
-            return base / known.name
+    if folder := control_folder(known):
+        return folder
     raise WeightsError(f"--control sketch: {known.name} is not on this machine and cannot be pulled: {known.pickle_only}")
 
 

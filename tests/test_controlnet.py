@@ -12,6 +12,7 @@ import pytest
 from mlx.utils import tree_flatten
 from safetensors.numpy import load_file, save_file
 
+from command import Command
 from sdxs.common.backend import BackendOptions, FrameParams
 from sdxs.common.checkpoint import Checkpoint, find, open_checkpoint, with_control
 from sdxs.common.config import ControlNetConfig, Fields
@@ -220,7 +221,7 @@ def test_a_missing_tensor_is_named(dreamshaper: Path) -> None:
 
 
 def test_sketch_is_found_beside_its_checkpoint_or_by_its_name(
-    dreamshaper: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    dreamshaper: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command
 ) -> None:
     monkeypatch.setenv("SDXS_WEIGHTS", str(tmp_path / "weights"))
     checkpoint = open_checkpoint(dreamshaper, DREAMSHAPER)
@@ -235,6 +236,8 @@ def test_sketch_is_found_beside_its_checkpoint_or_by_its_name(
     known = write_control(tmp_path / "weights" / f"{DREAMSHAPER}-sketch", small)
     found = with_control(checkpoint, "sketch").control
     assert found is not None and found.folder == known
+    listed = command("weights", "list")
+    assert any("sketch" in line and "weights" in line for line in listed.out.splitlines()), listed.out
     own = write_control(dreamshaper / "controlnet", small)
     found = with_control(checkpoint, "sketch").control
     assert found is not None and found.folder == own
