@@ -16,7 +16,8 @@ class Frame:
     """One captured picture and what became of it.
 
     camera: uint8 (S, S, 3) RGB. outputs: one such picture per backend. edges: what a ControlNet reads of
-    the camera, uint8 (S, S), white on black; None where there is none. `_ns` stamps are
+    the camera, uint8 (S, S), white on black; None where there is none. turning: the prompt
+    was still on its way to the next when this was rendered. `_ns` stamps are
     `time.perf_counter_ns`. `similar` says that the picture equals the last one that was rendered.
     """
 
@@ -28,6 +29,7 @@ class Frame:
     prompt: str = ""
     stage_ns: dict[str, int] = field(default_factory=dict)
     edges: np.ndarray | None = None
+    turning: bool = False
 
 
 class Pool:

@@ -87,6 +87,7 @@ class _Renderer:
         self._states: np.ndarray | None = None  # what the backends have
         self._way: Slerp | None = None
         self._transition_ns = round(settings.transition_s * 1e9)
+        self._turning = False
         self._way_began_ns = -1  # not before a frame has been on it
 
     def load(self) -> None:
@@ -123,6 +124,7 @@ class _Renderer:
 
     def advance(self, frame_ns: int) -> None:
         """Go on along a transition to where the frame of this time belongs."""
+        self._turning = self._way is not None
         if self._way is None:
             return
         if self._way_began_ns < 0:
@@ -151,7 +153,7 @@ class _Renderer:
         self._stats.skipped += 1
 
     def submit(self, frame: Frame) -> None:
-        frame.prompt = self.prompt
+        frame.prompt, frame.turning = self.prompt, self._turning
         now = time.perf_counter_ns()
         for backend in self.backends:
             if frame.edges is None:
@@ -477,7 +479,7 @@ class Loop:
         if picture is None or frame is None:
             return None
         to_square_rgb(picture, frame.camera)
-        frame.id, frame.captured_ns, frame.similar = self.stats.captured, captured_ns, False
+        frame.id, frame.captured_ns, frame.similar, frame.turning = self.stats.captured, captured_ns, False, False
         if self._edges and frame.edges is not None:
             self._edges.draw(frame.camera, frame.edges)
         frame.stage_ns = {"capture": time.perf_counter_ns() - captured_ns}

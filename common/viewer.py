@@ -53,6 +53,8 @@ class Viewer:
         if frame.prompt != self._prompt:
             self._prompt, self._coming = frame.prompt, ""
             self._stats.flicker.restart()
+        if frame.turning:
+            self._stats.flicker.restart()  # what changes is the prompt, not the picture's steadiness
         for smoother, output in zip(self._smoothers, frame.outputs, strict=True):
             smoother.apply(output, frame.camera, self.look.ema, self.look.blend)
         self._stats.flicker.add(frame.camera, frame.outputs[0])

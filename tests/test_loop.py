@@ -93,6 +93,7 @@ class Run:
     numbers: list[int] = field(default_factory=list)
     prompts: list[str] = field(default_factory=list)
     finished: int = 0
+    turning: list[bool] = field(default_factory=list)
 
 
 def states(value: float) -> np.ndarray:
@@ -113,6 +114,7 @@ def run(loop: Loop, on_show: Callable[[Frame], None] | None = None, finish: Call
     def show(frame: Frame) -> None:
         result.numbers.append(read_counter(frame.outputs[0]))
         result.prompts.append(frame.prompt)
+        result.turning.append(frame.turning)
         assert frame.captured_ns > 0
         if on_show:
             on_show(frame)
@@ -694,6 +696,7 @@ def test_a_transition_takes_its_time_on_the_files_clock_and_loses_no_frame(seque
     assert steps[20] == 1.0 and steps[25] == pytest.approx(2.0, abs=1e-5)
     assert all(later >= earlier for earlier, later in itertools.pairwise(steps))
     assert np.diff(steps).max() < 0.31  # 1.5 times an even step at most
+    assert result.turning == [20 <= n <= 30 for n in range(40)]  # what flicker figures leave out
 
 
 def test_a_second_change_goes_on_from_where_the_first_has_got_to() -> None:
