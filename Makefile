@@ -4,7 +4,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 DEMO_PROMPTS := --prompt "a pencil sketch" --prompt "neon cyberpunk city" --prompt "dark fantasy" \
-	--prompt "impressionist painting" --prompt "pop art"
+	--prompt "impressionist painting" --prompt "ukiyo-e woodblock print" --prompt "pop art"
 
 .PHONY: demo live test parity bench mac-check lint clean
 

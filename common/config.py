@@ -380,7 +380,10 @@ class CLIPTextConfig:
 
     @classmethod
     def read(cls, path: Path) -> "CLIPTextConfig":
-        fields = read_json(path)
+        return cls.parse(read_json(path))
+
+    @classmethod
+    def parse(cls, fields: Fields) -> "CLIPTextConfig":
         fields.require("model_type", ("clip_text_model",))
         fields.require("hidden_act", ("quick_gelu", "gelu"), "quick_gelu")
         config = cls(
@@ -415,7 +418,10 @@ class SchedulerConfig:
 
     @classmethod
     def read(cls, path: Path) -> "SchedulerConfig":
-        fields = read_json(path)
+        return cls.parse(read_json(path))
+
+    @classmethod
+    def parse(cls, fields: Fields) -> "SchedulerConfig":
         fields.require("prediction_type", ("epsilon",), "epsilon")
         fields.require("beta_schedule", ("scaled_linear", "linear"))
         fields.require("trained_betas", (None,))

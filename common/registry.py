@@ -49,7 +49,7 @@ _PICKLE = (
 ENTRIES = {
     entry.name: entry
     for entry in (
-        Entry("demo", "", "", "MIT", "8 MB, in this repository: the SDXS architecture, small, for 256 x 256"),
+        Entry("demo", "", "", "MIT", "12 MB, in this repository: the SDXS architecture, small, for 256 x 256"),
         Entry(
             "sdxs-512-0.9", "IDKiro/sdxs-512-0.9", "c332f05f60eb4b453de513be52c2a18c48d8cfe6",
             "openrail++", "the paper's model, 512 x 512, 2.7 GB",

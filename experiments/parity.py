@@ -31,7 +31,13 @@ import mlx.core as mx
 import numpy as np
 import torch
 import transformers
-from diffusers import AutoencoderKL, AutoencoderTiny, EulerDiscreteScheduler, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    AutoencoderTiny,
+    EulerDiscreteScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
 from rich.console import Console
 from rich.table import Table
 from safetensors.torch import load_file as load_torch_file
@@ -58,6 +64,7 @@ from .make_fixtures import (
     make_texts,
     open_parts,
     padded_tokenizer,
+    run_frame,
     token_rows,
 )
 from .random_checkpoint import Architecture, architecture, tiny
@@ -299,6 +306,23 @@ def check_tokenizer() -> Iterator[Check]:
         yield Check("tokenizer", f"padded with {mark}", share, 0.0, seconds, f"{len(texts)} texts")
 
 
+@torch.no_grad()
+def check_pipeline() -> Iterator[Check]:
+    """Open the demo as diffusers' own StableDiffusionPipeline and take the frame's step with its parts."""
+    started = time.perf_counter()
+    checkpoint = open_checkpoint(PACKAGE_FOLDER / "weights" / "demo")
+    inputs, t = draw_inputs(checkpoint, TINY, seed=31), checkpoint.frame.timestep
+    pipeline = StableDiffusionPipeline.from_pretrained(checkpoint.folder, dtype=torch.float32)
+    states, _ = pipeline.encode_prompt(inputs.prompt, "cpu", 1, False)
+    alpha = pipeline.scheduler.alphas_cumprod[t]
+    z = pipeline.vae.encode(_first(inputs.frame[None], torch.float32) / 127.5 - 1).latents
+    x_t = alpha.sqrt() * z  # the demo is trained without noise
+    x0 = (x_t - (1 - alpha).sqrt() * pipeline.unet(x_t, t, states).sample) / alpha.sqrt()
+    picture = ((pipeline.vae.decode(x0).sample[0] + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    found = error("picture", run_frame(checkpoint, inputs)["picture"], _last(picture[None])[0])
+    yield Check("demo", "StableDiffusionPipeline's parts", found, limit("picture"), time.perf_counter() - started)
+
+
 def run_checks(tiny_only: bool, only: str = "") -> Iterator[Check]:
     """Everything: tokenizer, the demo, five tiny architectures and, unless `tiny_only`, the same five full size.
 
@@ -310,6 +334,7 @@ def run_checks(tiny_only: bool, only: str = "") -> Iterator[Check]:
         yield from check_import()
     if "demo".startswith(only):
         yield from check_folder("demo", PACKAGE_FOLDER / "weights" / "demo", TINY, seed=30)
+    yield from check_pipeline()
     for size in ("tiny",) if tiny_only else ("tiny", "full"):
         for seed, name in enumerate(NAMES):
             if not f"{name} {size}".startswith(only):
