@@ -46,6 +46,13 @@ ONLY_FOR = {
     "coreml_runtime": ("coreml",),
     "attention": ("coreml",),
     "compute_units": ("coreml",),
+    "placement": ("coreml",),
+    "input_form": ("coreml",),
+    "weights": ("coreml",),
+    "sizes": ("coreml",),
+    "fixed_noise": ("coreml",),
+    "verbose": ("coreml",),
+    "lanes": ("mlx",),
 }
 DEFAULT_PROMPT = "an oil painting"
 DEFAULT_MODEL = "sdxs-512-0.9"
@@ -230,6 +237,10 @@ def live(
     compare: Annotated[str | None, Option(help="A second backend on the same frames, beside the first.")] = None,
     isolate: Annotated[bool, Option("--isolate", help="Run the backend in a process of its own.")] = False,
     loop: Annotated[str, Option(help="threaded, or sequential as in the paper, to compare with.")] = "threaded",
+    lanes: Annotated[
+        int | None, Option(show_default=False, help="MLX: frames in flight at once; more frames a second, each of them later. "
+                           "[default: a CPU's cores, at most 4; 1 on a GPU]")
+    ] = None,
     coreml_runtime: Annotated[
         str, Option(help="coreml, or reference: a NumPy interpreter of the program, which is no Core ML and no speed.")
     ] = "coreml",
@@ -284,12 +295,10 @@ def live(
             f"--seed {seed} makes no difference: {checkpoint.name} was trained without noise (noise_scale 0 in its sdxs.json)",
             SdxsWarning, stacklevel=2,
         )
-    coreml = _coreml_settings(runtime=coreml_runtime, attention=attention, compute_units=compute_units, placement=placement,
-                              input=input_form, weights=weights, sizes=sizes, noise_seed=seed if fixed_noise else None)
-    defaults = {"attention": "sdpa", "weights": "float16", "input": "float32", "runtime": "coreml"}
-    if "coreml" not in names and (verbose or any(defaults.get(name) != value for name, value in coreml)):
-        raise UsageError("an option for Core ML, but no Core ML backend; add --backend coreml, or drop it")
-    options = [BackendOptions(size, dtype, coreml if name == "coreml" else ()) for name in names]
+    coreml = _settings(runtime=coreml_runtime, attention=attention, compute_units=compute_units, placement=placement,
+                       input=input_form, weights=weights, sizes=sizes, noise_seed=seed if fixed_noise else None)
+    own = {"coreml": coreml, "mlx": _settings(lanes=lanes)}
+    options = [BackendOptions(size, dtype, own.get(name, ())) for name in names]
     for chosen in (chosen for name, chosen in zip(names, options, strict=True) if name == "coreml"):
         from .coreml_backend.backend import controlled
 
@@ -325,7 +334,7 @@ def live(
         raise typer.Exit(128 + caught[0])
 
 
-def _coreml_settings(**chosen: str | int | None) -> tuple[tuple[str, str], ...]:
+def _settings(**chosen: str | int | None) -> tuple[tuple[str, str], ...]:
     """The settings that were given, as BackendOptions has them."""
     return tuple((name, str(value)) for name, value in chosen.items() if value is not None)
 
@@ -416,7 +425,7 @@ def convert(
         return
     checkpoint = find(model, vae)
     runtime = "coreml" if sys.platform == "darwin" else "reference"
-    settings = _coreml_settings(attention=attention, weights=weights, runtime=runtime, input=input_form, sizes=sizes,
+    settings = _settings(attention=attention, weights=weights, runtime=runtime, input=input_form, sizes=sizes,
                                 placement=placement, noise_seed=fixed_noise, compute_units=compute_units)
     sides = [int(part) for part in (sizes or "").split(",") if part.isdecimal()]
     default = min(sides) if sides else checkpoint.frame.size
