@@ -8,40 +8,28 @@ group: its parent decides when it ends, and it never outlives its parent.
 """
 
 import _posixshmem  # what multiprocessing.shared_memory stands on
-import atexit
-import ctypes
-import fcntl
 import mmap
-import multiprocessing
 import os
 import secrets
-import signal
 import threading
-import time
-import traceback
-import warnings
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum, auto
 from importlib import import_module
-from multiprocessing import connection, reduction, resource_tracker
-from typing import TypeVar
+from multiprocessing import connection, reduction
 
 import numpy as np
 
-from . import errors
 from .backend import Backend, BackendOptions, FrameParams, MemoryUse, StageTimes, check_frame
 from .checkpoint import Checkpoint
+from .child import CLOSE_TIMEOUT_S, Child, Done, Failure, Warned, forward_warnings, settle_in
 from .errors import BackendError
 
-LOAD_TIMEOUT_S = 600.0
-CLOSE_TIMEOUT_S = 2.0
-LOOK_S = 0.25  # how often a child that does not answer is looked after
-SLOTS = 4  # most frames in flight
-PARENTS_SIGNALS = {signal.SIGINT, signal.SIGTERM}
+__all__ = ["CLOSE_TIMEOUT_S", "HostedBackend"]
 
-T = TypeVar("T")
+LOAD_TIMEOUT_S = 600.0
+SLOTS = 4  # most frames in flight
 
 
 class Order(Enum):
@@ -74,46 +62,6 @@ class Loaded:
     description: dict[str, str]
 
 
-@dataclass(frozen=True, slots=True)
-class Done:
-    """Answers a request that returns nothing."""
-
-
-@dataclass(frozen=True, slots=True)
-class Warned:
-    """A warning on its way to the parent; it may come before any answer."""
-
-    kind: type[Warning]
-    message: str
-    filename: str
-    line: int
-
-    def warn_here(self) -> None:
-        warnings.warn_explicit(self.message, self.kind, self.filename, self.line)
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """An exception on its way to the parent, as one of sdxs's own, with the child's traceback."""
-
-    kind: type[Exception]
-    message: str
-    trace: str
-
-    @classmethod
-    def of(cls, error: BaseException) -> "Failure":
-        trace = "".join(traceback.format_exception(error))
-        for kind in type(error).__mro__:
-            if kind.__module__ == errors.__name__ and issubclass(kind, Exception):
-                return cls(kind, str(error), trace)
-        return cls(BackendError, f"{type(error).__name__} in the backend's process: {error}", trace)
-
-    def raise_here(self) -> None:
-        error = self.kind(self.message)
-        error.add_note(f"in the backend's process:\n{self.trace}")
-        raise error
-
-
 # Prompts and parameters need no envelope: the array and the FrameParams are the requests.
 Request = Order | Submit | Collect | FrameParams | np.ndarray
 Answer = Loaded | Done | StageTimes | MemoryUse | Warned | Failure
@@ -132,7 +80,7 @@ class HostedBackend:
         self._location = location
         self._checkpoint = checkpoint
         self._options = options
-        self._child: _Child | None = None
+        self._child: Child | None = None
         self._description: dict[str, str] = {}
         self._in_flight: deque[int] = deque()
         self._free: list[int] = []
@@ -140,12 +88,22 @@ class HostedBackend:
     def load(self) -> None:
         """Start the child and load the backend in it; returns when it is warm. Loading again starts afresh."""
         self.close()
-        self._child = child = _Child(self.name, self._location, self._checkpoint, self._options)
+        try:
+            pictures = _Pictures.create(self._options.size)
+        except OSError as error:
+            raise BackendError(
+                f"{self.name}: no shared memory for its frames ({error}); end other programs or free /dev/shm"
+            ) from error
+        try:
+            child = Child(self.name, _serve, pictures, self._location, self._checkpoint, self._options)
+        finally:
+            pictures.close_descriptor()
+        self._child, self._pictures = child, pictures.array
         try:
             loaded = child.ask(Order.LOAD, Loaded, LOAD_TIMEOUT_S)
         except BaseException:
             self._child = None
-            child.end()
+            child.end(Order.CLOSE)
             raise
         self.depth, self._description = min(loaded.depth, SLOTS), loaded.description
         self._in_flight.clear()
@@ -159,12 +117,12 @@ class HostedBackend:
 
     def submit(self, frame: np.ndarray) -> None:
         child = self._running()
-        check_frame(frame, child.pictures.array.shape[2:])
+        check_frame(frame, self._pictures.shape[2:])
         if not self._free:
             raise BackendError(f"{self.name}: {SLOTS} frames are in flight already; collect one first")
         slot = self._free.pop()
         self._in_flight.append(slot)
-        np.copyto(child.pictures.array[slot, 0], frame)
+        np.copyto(self._pictures[slot, 0], frame)
         child.send(Submit(slot))
 
     def collect(self, out: np.ndarray) -> StageTimes:
@@ -174,7 +132,7 @@ class HostedBackend:
         slot = self._in_flight.popleft()
         self._free.append(slot)
         times = child.ask(Collect(slot), StageTimes)
-        np.copyto(out, child.pictures.array[slot, 1])
+        np.copyto(out, self._pictures[slot, 1])
         return times
 
     def memory(self) -> MemoryUse:
@@ -196,13 +154,14 @@ class HostedBackend:
         child, self._child = self._child, None
         if child is None:
             return
-        for answer in child.end():
+        self.__dict__.pop("_pictures", None)  # the memory goes with its last mapping
+        for answer in child.end(Order.CLOSE):
             if isinstance(answer, Warned):
                 answer.warn_here()
             elif isinstance(answer, Failure):
                 answer.raise_here()
 
-    def _running(self) -> "_Child":
+    def _running(self) -> Child:
         if self._child is None:
             raise BackendError(f"{self.name}: backend is not loaded; call load() first")
         return self._child
@@ -242,105 +201,6 @@ class _Pictures:
         os.close(self._descriptor)
 
 
-class _Child:
-    """The parent's side of one child process. `death` says how it died, once that is known."""
-
-    def __init__(self, name: str, location: str, checkpoint: Checkpoint | None, options: BackendOptions) -> None:
-        """Start it. Raises BackendError."""
-        self.death = ""
-        self._name = name
-        context = multiprocessing.get_context("spawn")
-        resource_tracker.ensure_running()  # else start() runs it, and running it unblocks the signals again
-        try:
-            self._pipe, far_end = context.Pipe()
-            self.pictures = _Pictures.create(options.size)
-            arguments = (far_end, self.pictures, location, checkpoint, options)
-            self._process = context.Process(target=_serve, args=arguments, name=f"sdxs-{name}")
-            # Blocked signals are inherited: Ctrl-C cannot end the child before it has said that it ignores it.
-            held = signal.pthread_sigmask(signal.SIG_BLOCK, PARENTS_SIGNALS)
-            try:
-                self._process.start()
-            finally:
-                signal.pthread_sigmask(signal.SIG_SETMASK, held)
-                self.pictures.close_descriptor()
-                far_end.close()
-        except OSError as error:
-            raise BackendError(f"{name}: its process cannot be started ({error}); end other programs") from error
-        self.pid = self._process.pid or 0
-        atexit.register(self._process.kill)  # for who never closes: multiprocessing would wait for the child for ever
-
-    def send(self, request: Request) -> None:
-        """Send a request that has no answer. Raises BackendError if the child is dead."""
-        if self.death:
-            raise BackendError(self.death)
-        try:
-            self._pipe.send(request)
-        except OSError:
-            raise self._dead() from None
-
-    def ask(self, request: Request, expected: type[T], timeout_s: float = float("inf")) -> T:
-        """Send a request and return its answer. Raises what the child raised, BackendError if it died."""
-        self.send(request)
-        warned = []
-        try:
-            while isinstance(answer := self._receive(time.monotonic() + timeout_s), Warned):
-                warned.append(answer)
-        except BaseException:
-            self._process.kill()  # an answer that nobody waited for would be taken for that to the next request
-            raise
-        for warning in warned:  # only now: a warning may be turned into an exception
-            warning.warn_here()
-        if isinstance(answer, Failure):
-            answer.raise_here()
-        if not isinstance(answer, expected):
-            raise BackendError(f"{self._name}: the backend's process answered {type(answer).__name__} to {request}")
-        return answer
-
-    def end(self) -> list[Answer]:
-        """Close the backend and end the process, by force if it hangs. Return what it still had to say."""
-        said: list[Answer] = []
-        deadline = time.monotonic() + CLOSE_TIMEOUT_S
-        with suppress(OSError, EOFError):  # the end of its answers, or it is dead already
-            self._pipe.send(Order.CLOSE)
-            while self._pipe.poll(max(0.0, deadline - time.monotonic())):
-                said.append(self._pipe.recv())
-        self._process.join(max(0.0, deadline - time.monotonic()))
-        self._process.kill()
-        self._process.join()
-        atexit.unregister(self._process.kill)
-        self._process.close()
-        self._pipe.close()
-        return said
-
-    def _receive(self, deadline: float) -> Answer:
-        try:
-            while not self._pipe.poll(LOOK_S):
-                # A dead child closes the pipe, unless a process that it had started holds it open.
-                if not self._process.is_alive() and not self._pipe.poll():
-                    raise EOFError
-                if time.monotonic() > deadline:
-                    raise BackendError(f"{self._name}: the backend's process did not answer in time; start it again")
-            answer: Answer = self._pipe.recv()
-        except (EOFError, OSError):
-            raise self._dead() from None
-        return answer
-
-    def _dead(self) -> BackendError:
-        """Find out how the child died."""
-        self._process.join(LOOK_S)
-        code = self._process.exitcode
-        how, remedy = f"ended by itself with exit code {code}", "start the session again"
-        if code is None:
-            how = "hung up"
-        elif code < 0:
-            names = {known.value: known.name for known in signal.Signals}
-            how = f"was killed by signal {-code} ({names.get(-code, 'no name')})"
-            if code == -signal.SIGKILL:
-                remedy = "if nobody did that, memory ran out: end other programs or take a smaller --size"
-        self.death = f"{self._name}: the backend's process {how}; {remedy}"
-        return BackendError(self.death)
-
-
 # The child's side.
 
 
@@ -349,14 +209,11 @@ def _serve(
     options: BackendOptions,
 ) -> None:
     """Build the backend and do as asked, until told to close or the parent is gone."""
-    for number in PARENTS_SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, PARENTS_SIGNALS)
-    _end_with_parent()
+    settle_in()
     pictures.close_descriptor()
     host = _Host(pipe, pictures.array)
     with suppress(EOFError, OSError), pipe:  # the parent is gone; nobody is left to answer
-        host.forward_warnings()
+        forward_warnings(host.send)
         request = pipe.recv()  # Order.LOAD
         try:
             module, attribute = location.split(":")
@@ -413,36 +270,3 @@ class _Host:
             case Order.CLOSE:
                 backend.close()
         return Done()
-
-    def forward_warnings(self) -> None:
-        """Send every warning to the parent, whose filters decide about sdxs's own."""
-
-        def forward(
-            message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: object, **__: object
-        ) -> None:
-            # A class that the parent has not imported goes as its nearest ancestor that everybody knows.
-            known = (kind for kind in category.__mro__ if kind.__module__ in ("builtins", errors.__name__))
-            self.send(Warned(next(known), str(message), filename, lineno))
-
-        warnings.showwarning = forward
-        warnings.simplefilter("always", errors.SdxsWarning)
-
-
-def _end_with_parent() -> None:
-    """See to it that this process ends when the parent does, even within a call that holds the GIL."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    sentinel = parent.sentinel  # a pipe that nobody writes to; the kernel closes it when the parent is gone
-    libc = ctypes.CDLL(None)
-    libc.signal.argtypes = (ctypes.c_int, ctypes.c_void_p)
-    libc.signal.restype = ctypes.c_void_p
-    with suppress(OSError):  # a kernel that does not signal this leaves it to the thread
-        libc.signal(signal.SIGIO, ctypes.cast(libc._exit, ctypes.c_void_p))  # a handler in Python would need the GIL
-        fcntl.fcntl(sentinel, fcntl.F_SETOWN, os.getpid())
-        fcntl.fcntl(sentinel, fcntl.F_SETFL, fcntl.fcntl(sentinel, fcntl.F_GETFL) | os.O_ASYNC)
-
-    def watch() -> None:
-        connection.wait([sentinel])
-        signal.raise_signal(signal.SIGKILL)
-
-    threading.Thread(target=watch, daemon=True).start()
