@@ -21,6 +21,7 @@ from multiprocessing import connection, reduction
 
 import numpy as np
 
+from . import copies
 from .backend import Backend, BackendOptions, FrameParams, MemoryUse, StageTimes, check_frame
 from .checkpoint import Checkpoint
 from .child import CLOSE_TIMEOUT_S, Child, Done, Failure, Warned, forward_warnings, settle_in
@@ -123,6 +124,7 @@ class HostedBackend:
         slot = self._free.pop()
         self._in_flight.append(slot)
         np.copyto(self._pictures[slot, 0], frame)
+        copies.count("to its process", frame.nbytes)
         child.send(Submit(slot))
 
     def collect(self, out: np.ndarray) -> StageTimes:
@@ -133,6 +135,7 @@ class HostedBackend:
         self._free.append(slot)
         times = child.ask(Collect(slot), StageTimes)
         np.copyto(out, self._pictures[slot, 1])
+        copies.count("from its process", out.nbytes)
         return times
 
     def memory(self) -> MemoryUse:

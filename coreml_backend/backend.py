@@ -16,6 +16,7 @@ from typing import Protocol
 
 import numpy as np
 
+from ..common import copies
 from ..common.backend import (
     BackendOptions,
     FrameParams,
@@ -99,6 +100,7 @@ class CoreMLBackend:
         check_frame(frame, (self._size, self._size, 3))
         submitted_ns = time.perf_counter_ns()
         np.copyto(self._inputs["picture"][0], frame.transpose(2, 0, 1))
+        copies.count("backend in", self._inputs["picture"].nbytes)
         self._inputs["feedback"][0] = self._feedback if self._has_previous else 0.0
         try:
             # a fresh dict: `predict` may replace entries of the one it is given
@@ -108,6 +110,7 @@ class CoreMLBackend:
         except Exception as error:  # coremltools raises bare RuntimeError and worse
             raise BackendError(f"coreml: prediction failed ({error}); run `sdxs convert --force`, then `sdxs doctor`") from None
         np.copyto(self._inputs["previous"], outputs["x0"].reshape(self._inputs["previous"].shape))
+        copies.count("previous x0", self._inputs["previous"].nbytes)
         self._has_previous = True
         total_ns = time.perf_counter_ns() - submitted_ns
         self._done.append((outputs["image"], StageTimes(total_ns, self._bridge_ns(total_ns))))
@@ -118,6 +121,7 @@ class CoreMLBackend:
             raise BackendError("coreml: collect() without a submitted frame")
         image, times = self._done.popleft()
         np.copyto(out, image.reshape(3, self._size, self._size).transpose(1, 2, 0), casting="unsafe")
+        copies.count("backend out", out.nbytes)
         return times
 
     def memory(self) -> MemoryUse:

@@ -8,6 +8,7 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
+from ..common import copies
 from ..common.backend import (
     BackendOptions,
     FrameParams,
@@ -92,6 +93,7 @@ class MlxBackend:
         try:
             picture, x0 = self._run(mx.array(frame), self._states, self._noise, previous, feedback)
             mx.async_eval(picture, x0)
+            copies.count("backend in", frame.nbytes)
         except (RuntimeError, ValueError) as error:  # what MLX raises, for example out of memory
             raise BackendError(_failed(error)) from None
         self._previous = x0
@@ -107,6 +109,7 @@ class MlxBackend:
         except RuntimeError as error:
             raise BackendError(_failed(error)) from None
         np.copyto(out, np.asarray(picture))
+        copies.count("backend out", out.nbytes)
         return StageTimes(time.perf_counter_ns() - submitted_ns)
 
     def memory(self) -> MemoryUse:
