@@ -74,6 +74,20 @@ def ratio(first: Rounds, second: Rounds, seed: int = 0) -> Interval | None:
     return Interval(math.exp(centre), math.exp(low), math.exp(high))
 
 
+def unpaired_ratio(first: Rounds, second: Rounds, seed: int = 0) -> Interval | None:
+    """As `ratio`, for rounds of two runs at different times: nothing pairs them, so each run is resampled by itself."""
+    logs = [np.array([math.log(float(np.median(r))) for r in rounds if len(r)]) for rounds in (first, second)]
+    if min(len(values) for values in logs) < 2:
+        return None
+    generator = np.random.default_rng(seed)
+    centre = float(_hodges_lehmann(logs[0][None])[0] - _hodges_lehmann(logs[1][None])[0])
+    spread = [_hodges_lehmann(values[generator.integers(0, len(values), (DRAWS, len(values)))]) for values in logs]
+    n = min(len(values) for values in logs)
+    tail = 100 * NormalDist().cdf(-math.sqrt(n / (n - 1)) * _t975(n - 1))
+    low, high = np.percentile(spread[0] - spread[1], [tail, 100 - tail])
+    return Interval(math.exp(centre), math.exp(float(low)), math.exp(float(high)))
+
+
 def _bootstrap(values: np.ndarray, seed: int) -> tuple[float, float]:
     """Expanded percentile interval of the Hodges-Lehmann centre."""
     n = len(values)

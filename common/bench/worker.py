@@ -132,7 +132,7 @@ class Run(Request[Timed]):
 
     seconds: float
     warm: int = 2
-    most: int = 100_000
+    most: int = 500
 
     def do(self, bench: Bench) -> Timed:
         backend, pictures = bench.loaded(), bench.pictures
@@ -150,7 +150,7 @@ class Run(Request[Timed]):
             nonlocal bridge_ns
             bridge_ns += backend.collect(out).bridge_ns
             now = time.perf_counter_ns()
-            return (now - submitted.popleft()) / 1e6, now
+            return round((now - submitted.popleft()) / 1e6, 5), now
 
         warm_ms, frame_ms, latency_ms = [], [], []
         for _ in range(backend.depth - 1):
@@ -159,12 +159,12 @@ class Run(Request[Timed]):
         for _ in range(self.warm):
             submit()
             last_before, last = last, collect()[1]
-            warm_ms.append((last - last_before) / 1e6)
+            warm_ms.append(round((last - last_before) / 1e6, 5))
         began, bridge_ns = last, 0
         while len(frame_ms) < self.most and (len(frame_ms) < LEAST_FRAMES or (last - began) / 1e9 < self.seconds):
             submit()
             latency, now = collect()
-            frame_ms.append((now - last) / 1e6)
+            frame_ms.append(round((now - last) / 1e6, 5))
             latency_ms.append(latency)
             last = now
         bridge_ms = bridge_ns / len(frame_ms) / 1e6
