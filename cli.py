@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib import import_module, metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -42,7 +43,7 @@ INSTRUMENTS = {
     "coreml": "sdxs.coreml_backend.instrument:CoreMLInstrument",
     "torch": "sdxs.experiments.torch_instrument:TorchInstrument",
 }
-COUNTERS = ("mlx", "coreml")
+COUNTERS = {"mlx": "mlx", "coreml": "coremltools"}  # who counts a frame's work, and the package each needs
 DEFAULT_PROMPT = "an oil painting"
 PLAIN_PROGRESS_S = 2.0
 
@@ -314,7 +315,7 @@ def bench(
         return
     from .common.bench.runner import Plan, Runner
     from .common.checkpoint import find
-    from .common.sink import check_writable  # and OpenCV with it; no backend is ever loaded in this process
+    from .common.sink import check_writable, write_whole  # and OpenCV with it: no backend is loaded in this process
 
     json_path, html_path = (path.expanduser() if path else None for path in (as_json, html))
     for path in filter(None, (json_path, html_path)):
@@ -324,11 +325,13 @@ def bench(
     size = checkpoint.frame.size if size is None else size
     chosen = backend or [*(["coreml"] if sys.platform == "darwin" else []), "mlx", "identity"]
     entrants = _entrants(chosen, size, dtype, isolate)
-    if any(entrant.location == BACKENDS["coreml"] for entrant in entrants):
-        for entrant in (entrant for entrant in entrants if entrant.location == BACKENDS["coreml"]):
-            _build_coreml(checkpoint, entrant.options)
+    for entrant in (entrant for entrant in entrants if entrant.location == BACKENDS["coreml"]):
+        _build_coreml(checkpoint, entrant.options)
+    counters = {name: INSTRUMENTS[name] for name, package in COUNTERS.items() if find_spec(package)}
+    for name in COUNTERS.keys() - counters.keys():
+        err.print(f"{COUNTERS[name]} is not installed: {name}'s way of counting operations is left out")
     plan = Plan(
-        tuple(entrants), {name: INSTRUMENTS[name] for name in COUNTERS}, rounds or (3 if quick else 8),
+        tuple(entrants), counters, rounds or (3 if quick else 8),
         turns=2 if quick else 3, turn_s=0.2 if quick else 0.4, fresh=not keep, contention=contention, seed=seed,
         profile=not quick if profile is None else profile, memory_s=2.0 if quick else 6.0, sweeps=1 if quick else 2,
     )
@@ -336,8 +339,6 @@ def bench(
     def save(report: "Report") -> None:
         if json_path:
             write_whole(json_path, report.as_json().encode())
-
-    from .common.sink import write_whole
 
     with err.status("reading the checkpoint") as status:
         runner = Runner(plan, checkpoint, save, (status.update if err.is_terminal else _say_plainly))

@@ -38,12 +38,10 @@ class TorchInstrument:
     def profile(self, backend: Backend, picture: np.ndarray, frames: int) -> dict[str, list[float]]:
         if not isinstance(backend, TorchBackend):
             raise BackendError("torch: only the torch peer can be profiled")
-        frame, states, noise = backend.frame, backend.states, backend.noise
+        encode, denoise, decode = backend.stages
         calls: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-            "encode": frame.encode, "unet": lambda z: frame.denoise(z, states, noise), "decode": frame.decode,
+            "encode": encode, "unet": lambda z: denoise(z, backend.states, backend.noise), "decode": decode,
         }
-        if backend.mode != "eager" and "compile" in backend.mode:
-            calls = {name: torch.compile(call, dynamic=False) for name, call in calls.items()}
         times: dict[str, list[float]] = {name: [] for name in ("in", *STAGES, "out")}
         for number in range(frames + 3):
             stamps = [time.perf_counter_ns()]

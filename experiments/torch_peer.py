@@ -42,7 +42,7 @@ _WARM_UP = 3
 
 @dataclass
 class TorchFrame:
-    """The whole frame as a function of tensors on the device; the stages can be called one by one."""
+    """The stages of a frame as functions of tensors on the device."""
 
     unet: UNet2DConditionModel
     vae: AutoencoderTiny | AutoencoderKL
@@ -51,10 +51,6 @@ class TorchFrame:
     dtype: torch.dtype
     memory_format: torch.memory_format
     timestep: torch.Tensor
-
-    def __call__(self, frame: torch.Tensor, states: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-        """uint8 (S, S, 3), states (1, 77, D), float32 noise (1, C, S/8, S/8) -> uint8 (S, S, 3)."""
-        return self.decode(self.denoise(self.encode(frame), states, noise))
 
     def encode(self, frame: torch.Tensor) -> torch.Tensor:
         """uint8 (S, S, 3) -> float32 latents (1, C, S/8, S/8)."""
@@ -122,16 +118,20 @@ class TorchBackend:
         self._host_out = torch.zeros(self._size, self._size, 3, dtype=torch.uint8, pin_memory=pinned)
         self.picture = self._host_in.to(self.device, copy=True)
         self.set_params(FrameParams())
-        self._render = self._prepared(torch.compile(self.frame, dynamic=False) if self._compiled else self.frame)
+        # compiled stage by stage: a profile then runs the very functions that the frame consists of
+        stages = (self.frame.encode, self.frame.denoise, self.frame.decode)
+        self.stages = [torch.compile(stage, dynamic=False) for stage in stages] if self._compiled else list(stages)
+        self._render = self._prepared()
         blank = np.zeros((self._size, self._size, 3), np.uint8)
         self.submit(blank)
         self.collect(blank)
 
-    def _prepared(self, run: Callable[..., torch.Tensor]) -> Callable[[], torch.Tensor]:
-        """Warm up; with a graph, capture one run over the buffers and return its replay."""
+    def _prepared(self) -> Callable[[], torch.Tensor]:
+        """The frame from buffer to buffer; as a graph, warmed up and captured."""
+        encode, denoise, decode = self.stages
 
         def render() -> torch.Tensor:
-            return run(self.picture, self.states, self.noise)
+            return decode(denoise(encode(self.picture), self.states, self.noise))
 
         if not self._graphed:
             return render
@@ -209,5 +209,5 @@ class TorchBackend:
 
     def close(self) -> None:
         self._in_flight.clear()
-        for name in ("_render", "frame"):
+        for name in ("_render", "stages", "frame"):
             self.__dict__.pop(name, None)

@@ -14,6 +14,7 @@ from ..common.checkpoint import Checkpoint
 from ..common.config import PROMPT_TOKENS, TinyVAEConfig
 from ..common.errors import BackendError
 from . import autoencoder_kl, unet
+from .backend import _CACHE_LIMIT_BYTES as CACHE_LIMIT_BYTES
 from .backend import MlxBackend
 from .taesd import AutoencoderTiny
 from .unet import UNet2DConditionModel
@@ -45,6 +46,7 @@ class MlxInstrument:
 
     def peaks(self, dtype: str) -> Peaks:
         kind = _DTYPES[dtype]
+        mx.set_cache_limit(CACHE_LIMIT_BYTES)  # as the backend has it; without it a copy measures page faults
         side = 512
         while True:
             side *= 2

@@ -47,9 +47,9 @@ def versions() -> dict[str, str]:
 
 
 def git_revision() -> str:
-    """Commit of the checkout this code lies in, with '+changes' if it differs; '' where there is none."""
+    """Commit of the checkout this code lies in, with '+changes' if it differs; else what $SDXS_GIT_REVISION says, or ''."""
     if not (PACKAGE_FOLDER / ".git").exists():
-        return ""
+        return os.environ.get("SDXS_GIT_REVISION", "")
     commit = _ask("git", "-C", str(PACKAGE_FOLDER), "rev-parse", "--short=12", "HEAD")
     changed = _ask("git", "-C", str(PACKAGE_FOLDER), "status", "--porcelain", "--untracked-files=no")
     return f"{commit}{'+changes' if changed else ''}"

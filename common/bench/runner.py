@@ -18,7 +18,7 @@ from ..text_encoder import TextEncoder
 from . import advice, paper, statistics
 from .contention import Traffic
 from .crew import Crew, Failed
-from .instrument import ITEM_BYTES, StageCost
+from .instrument import ITEM_BYTES, Peaks, StageCost
 from .machine import conditions, machine
 from .report import (
     SCHEMA,
@@ -92,6 +92,7 @@ class Runner:
         self._conditioning = TextEncoder(checkpoint).encode(plan.prompt)
         self._stopped = False
         self._costs: dict[str, list[StageCost]] = {}
+        self._peaks: dict[tuple[str, str], Peaks] = {}
         self._began = time.perf_counter()
         self.report = Report(
             SCHEMA, False, "running", datetime.now(UTC).isoformat(timespec="seconds"), 0.0,
@@ -230,14 +231,26 @@ class Runner:
         dtype = of.describe.get("dtype", "")
         if not entrant.instrument or dtype not in ITEM_BYTES or not self._costs:
             return
-        peaks = self._crew.ask(worker, MeasurePeaks(dtype), "measuring the machine's peaks")
-        if isinstance(peaks, Failed):
+        peaks = self._peaks_of(entrant, dtype)
+        if peaks is None:
             return
         host = 0.0
         if "cpu" in of.describe.get("device", "").lower():
             with Traffic() as traffic:
                 host = traffic.saturation(0.5)
         of.roofline = roofline(next(iter(self._costs.values())), peaks, stages, dtype, host)
+
+    def _peaks_of(self, entrant: Entrant, dtype: str) -> Peaks | None:
+        """Once for each framework and precision, in a process of its own, whose memory is not the backend's."""
+        key = entrant.instrument, dtype
+        if key not in self._peaks:
+            worker = self._start(Entrant(f"{entrant.label}'s framework", "", entrant.options, entrant.instrument))
+            peaks = self._crew.ask(worker, MeasurePeaks(dtype), "measuring the machine's peaks")
+            if isinstance(peaks, Failed):
+                return None
+            worker.end()
+            self._peaks[key] = peaks
+        return self._peaks[key]
 
     def _both_at_once(self) -> None:
         """The first two that are no floor: each alone, then both at the same time."""

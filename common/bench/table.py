@@ -128,10 +128,11 @@ def _copies(report: Report) -> Table | None:
     if not shown:
         return None
     hands = list(dict.fromkeys(hand for b in shown for hand in b.copies))
-    table = Table("backend", *hands, "in all", title="bytes the host copies per frame (kB)", title_justify="left")
-    for backend in shown:
-        cells = [f"{backend.copies[hand] / 1e3:.0f}" if hand in backend.copies else "" for hand in hands]
-        table.add_row(escape(backend.label), *cells, f"{sum(backend.copies.values()) / 1e3:.0f}")
+    labels = [escape(b.label) for b in shown]
+    table = Table("hand", *labels, title="bytes the host copies per frame (kB)", title_justify="left")
+    for hand in hands:
+        table.add_row(hand, *(f"{b.copies[hand] / 1e3:.0f}" if hand in b.copies else "" for b in shown))
+    table.add_row("[bold]in all[/]", *(f"{sum(b.copies.values()) / 1e3:.0f}" for b in shown))
     return table
 
 
