@@ -301,6 +301,10 @@ def bench(
     compare: Annotated[
         tuple[Path, Path] | None, Option(help="Measure nothing; compare two files that --json wrote.", show_default=False)
     ] = None,
+    show: Annotated[
+        Path | None, Option(help="Measure nothing; show a file that --json wrote, and write --html or --png of it.",
+                            show_default=False)
+    ] = None,
     across_machines: Annotated[bool, Option("--across-machines", help="Let --compare take different machines.")] = False,
 ) -> None:
     """Measure which backend is fastest here, and why: rates, memory, roofline, contention. Speaks of this machine only."""
@@ -313,6 +317,10 @@ def bench(
         first, second = (reports.read_report(path.expanduser()) for path in compare)
         out.print(table.changes(compared(first, second, across_machines)))
         return
+    plotter = _plotter(png)
+    if show:
+        _show_report(reports.read_report(show.expanduser()), html, plotter)
+        return
     from .common.bench.runner import Plan, Runner
     from .common.checkpoint import find
     from .common.sink import check_writable, write_whole  # and OpenCV with it: no backend is loaded in this process
@@ -320,7 +328,6 @@ def bench(
     json_path, html_path = (path.expanduser() if path else None for path in (as_json, html))
     for path in filter(None, (json_path, html_path)):
         check_writable(path, path.absolute().parent)
-    plotter = _plotter(png)
     checkpoint = find(model)
     size = checkpoint.frame.size if size is None else size
     chosen = backend or [*(["coreml"] if sys.platform == "darwin" else []), "mlx", "identity"]
@@ -344,18 +351,29 @@ def bench(
         runner = Runner(plan, checkpoint, save, (status.update if err.is_terminal else _say_plainly))
         with _interrupts(runner.stop) as caught:
             report = runner.run()
-    out.print(table.render(report))
-    if html_path:
-        from .common.bench.html import render as as_html
-
-        write_whole(html_path, as_html(report).encode())
-    plots = plotter(report) if plotter else []
-    for path in [*filter(None, (json_path, html_path)), *plots]:
-        out.print(f"wrote {escape(str(path))}")
+    _show_report(report, html_path, plotter)
+    if json_path:
+        out.print(f"wrote {escape(str(json_path))}")
     if caught:
         raise typer.Exit(128 + caught[0])
     if report.failures:
         raise typer.Exit(1)
+
+
+def _show_report(report: "Report", html: Path | None, plotter: "Callable[[Report], list[Path]] | None") -> None:
+    """Print the tables; write the page and the plots where they are asked for."""
+    from .common.bench import table
+
+    out.print(table.render(report))
+    written = []
+    if html:
+        from .common.bench.html import render
+        from .common.sink import write_whole
+
+        write_whole(html.expanduser(), render(report).encode())
+        written.append(html)
+    for path in [*written, *(plotter(report) if plotter else [])]:
+        out.print(f"wrote {escape(str(path))}")
 
 
 def _say_plainly(line: str) -> None:

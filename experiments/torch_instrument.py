@@ -42,6 +42,8 @@ class TorchInstrument:
         calls: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
             "encode": encode, "unet": lambda z: denoise(z, backend.states, backend.noise), "decode": decode,
         }
+        if backend.graphed:
+            calls = _captured(backend, calls)
         times: dict[str, list[float]] = {name: [] for name in ("in", *STAGES, "out")}
         for number in range(frames + 3):
             stamps = [time.perf_counter_ns()]
@@ -60,6 +62,18 @@ class TorchInstrument:
                 for name, began, ended in zip(times, stamps[:-1], stamps[1:], strict=True):
                     times[name].append((ended - began) / 1e6)
         return times
+
+
+def _captured(
+    backend: TorchBackend, calls: dict[str, Callable[[torch.Tensor], torch.Tensor]]
+) -> dict[str, Callable[[torch.Tensor], torch.Tensor]]:
+    """A graph of each stage over fixed memory: a replay takes no argument and leaves its result where the next reads it."""
+    given, replays = backend.picture, {}
+    for name, call in calls.items():
+        replay = backend.captured(lambda call=call, given=given: call(given))
+        given = replay()
+        replays[name] = lambda x, replay=replay: replay()
+    return replays
 
 
 def _best(make: Callable[[], torch.Tensor], device: str) -> float:

@@ -91,8 +91,8 @@ class TorchBackend:
         self._checkpoint = checkpoint
         self._size = options.size
         self.device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-        self._channels_last, self._compiled, self._graphed = MODES[self.mode]
-        if self._graphed and self.device != "cuda":
+        self._channels_last, self._compiled, self.graphed = MODES[self.mode]
+        if self.graphed and self.device != "cuda":
             raise UsageError(f"torch: mode {self.mode} needs CUDA; there is only {self.device} here")
         self._dtype = _DTYPES[options.dtype] or (torch.float32 if self.device == "cpu" else torch.float16)
         self._in_flight: deque[int] = deque()
@@ -133,8 +133,10 @@ class TorchBackend:
         def render() -> torch.Tensor:
             return decode(denoise(encode(self.picture), self.states, self.noise))
 
-        if not self._graphed:
-            return render
+        return self.captured(render) if self.graphed else render
+
+    def captured(self, render: Callable[[], torch.Tensor]) -> Callable[[], torch.Tensor]:
+        """Warm up and capture a CUDA graph of `render`; return its replay, which writes the same tensor each time."""
         aside = torch.cuda.Stream()
         with torch.cuda.stream(aside):
             for _ in range(_WARM_UP):

@@ -1,10 +1,14 @@
 """What a report must be read with: each warning says what was seen and what to do about it."""
 
+from statistics import median
+
 from . import statistics
 from .report import BackendReport, Report
 
 BUSY = 0.5  # load average per core before the run
 P99_FRAMES = 100
+APART = 1.5  # how much longer the stages may take one by one than the frame
+INSIDE = ("in", "encode", "unet", "decode", "out")
 AGREE = 0.02  # two ways of counting the same work
 
 
@@ -66,6 +70,13 @@ def _of_a_backend(backend: BackendReport) -> list[str]:
         found.append(
             f"{backend.label}: {outliers:.0%} of frames took more than 1.5 times the median of their round, and p95 and p99 "
             "are theirs: end other programs"
+        )
+    stages_ms = sum(median(backend.stages_ms[name]) for name in INSIDE if backend.stages_ms.get(name))
+    if backend.summary and stages_ms > APART * backend.summary.median:
+        times = stages_ms / backend.summary.median
+        found.append(
+            f"{backend.label}: one by one its stages take {times:.1f} times as long as in a frame, where they overlap or run "
+            "without the host: shares of the roof by stage are too low, the whole frame's is what counts"
         )
     if backend.summary and backend.summary.frames < P99_FRAMES:
         found.append(f"{backend.label}: p99 of {backend.summary.frames} frames is little more than the slowest: more --rounds")

@@ -13,17 +13,18 @@ from .report import Peak, Roofline, StageRoof
 
 NEAR = 0.6  # a stage that reaches so much of its roof is limited by it
 FAR = 0.25  # one that reaches less is limited by neither
-NAMES = {"encode": "Encoding", "unet": "The UNet", "decode": "Decoding"}
+NAMES = {"encode": "Encoding", "unet": "The UNet", "decode": "Decoding", "frame": "The whole frame"}
 
 
 def roofline(
-    costs: Sequence[StageCost], peaks: Peaks, stages_ms: Mapping[str, Sequence[float]], dtype: str,
+    costs: Sequence[StageCost], peaks: Peaks, stages_ms: Mapping[str, Sequence[float]], frame_ms: float, dtype: str,
     host_bytes_per_s: float = 0.0,
 ) -> Roofline:
     """Place every stage that was both counted and timed under the roof.
 
-    dtype: in which it computes. host_bytes_per_s: what plain copies reach on the host, for a backend whose device is
-    the CPU and whose own copy is not the memory's limit; 0 to leave it out.
+    frame_ms: the headline's median, for the whole frame. dtype: in which it computes. host_bytes_per_s: what plain
+    copies reach on the host, for a backend whose device is the CPU and whose own copy is not the memory's limit; 0 to
+    leave it out.
     """
     host_is_faster = host_bytes_per_s > peaks.bytes_per_s
     how = f"{peaks.how}; bandwidth by plain copies of the host, which are faster" if host_is_faster else peaks.how
@@ -33,6 +34,10 @@ def roofline(
         _stage(cost, peak, median(stages_ms[cost.stage]), item)
         for cost in costs if stages_ms.get(cost.stage)
     ]
+    whole = StageCost("frame", 0, 0, 0)
+    for cost in costs:
+        whole = whole.plus(cost.flops, cost.weights, cost.activations)
+    roofs.append(_stage(whole, peak, frame_ms, item))
     return Roofline(peak, peak.flops_per_s / peak.bytes_per_s, roofs, _frame_verdict(roofs))
 
 
@@ -84,7 +89,7 @@ def _bits_verdict(roof: StageRoof, bits: int) -> str:
 def _frame_verdict(roofs: Sequence[StageRoof]) -> str:
     """What a smaller UNet can buy at most (Amdahl's law)."""
     unet = next((r for r in roofs if r.stage == "unet"), None)
-    total = sum(r.measured_ms for r in roofs)
+    total = sum(r.measured_ms for r in roofs if r.stage != "frame")
     if unet is None or total <= 0:
         return ""
     rest = total - unet.measured_ms

@@ -238,7 +238,9 @@ class Runner:
         if "cpu" in of.describe.get("device", "").lower():
             with Traffic() as traffic:
                 host = traffic.saturation(0.5)
-        of.roofline = roofline(next(iter(self._costs.values())), peaks, stages, dtype, host)
+        of.roofline = roofline(
+            next(iter(self._costs.values())), peaks, stages, statistics.summary(of.frames).median, dtype, host
+        )
 
     def _peaks_of(self, entrant: Entrant, dtype: str) -> Peaks | None:
         """Once for each framework and precision, in a process of its own, whose memory is not the backend's."""

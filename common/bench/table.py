@@ -7,7 +7,7 @@ from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from . import paper
+from . import advice, paper
 from .compare import Change
 from .report import BackendReport, Report
 from .statistics import Interval
@@ -25,7 +25,7 @@ def render(report: Report) -> RenderableType:
         parts.append(escape(told))
     parts += [part for part in (_stages(report), _roofline(report), _memory(report), _copies(report)) if part]
     parts += [part for part in (_contention(report), _together(report), _paper(report)) if part]
-    parts += [f"[yellow]warning:[/] {escape(line)}" for line in report.warnings]
+    parts += [f"[yellow]warning:[/] {escape(line)}" for line in advice.warnings(report)]
     parts += [f"[red]failed:[/] {escape(line)}" for line in report.failures]
     return Group(*parts)
 
