@@ -124,7 +124,8 @@ def _roofline(report: Report, styles: dict[str, str]) -> Figure | None:
     points = [(s.intensity, s.flops / s.measured_ms * 1e3) for b in shown if b.roofline for s in b.roofline.stages]
     peaks = [b.roofline.peak for b in shown if b.roofline]
     ridges = [p.flops_per_s / p.bytes_per_s for p in peaks]
-    x = axis_for("FLOPs for every byte moved", [*(p[0] for p in points), *ridges], log=True, pad=0.25)
+    ends = [*(p[0] for p in points), *ridges]
+    x = Axis("FLOPs for every byte moved", min(ends) / 4, max(ends) * 2, True)
     y = axis_for("GFLOP/s", [*(p[1] / 1e9 for p in points), *(p.flops_per_s / 1e9 for p in peaks)], log=True, pad=0.15)
     plot = Plot("roofline", x, y, 380)
     for peak in {p.how: p for p in peaks}.values():
@@ -189,8 +190,10 @@ def _memory(report: Report, styles: dict[str, str]) -> Figure | None:
         over = backend.memory_over_time
         growth = f", {over.growth.value / 1e6:+.2f} MB per 1,000 frames" if over and over.growth else ""
         plot.line(series[backend.label], styles[backend.label], f"{backend.label}{growth}")
-        plot.text(100, series[backend.label][-1][1], f"{series[backend.label][-1][1]:.0f} MB", right=True)
-    ends = [f"{b.label}: {max(b.memory_over_time.frames)} frames" for b in shown if b.memory_over_time]
+    ends = [
+        f"{b.label}: {over.footprint_bytes[-1] / 1e6:.0f} MB after {max(over.frames)} frames"
+        for b in shown if (over := b.memory_over_time)
+    ]
     return Figure("Memory over time", f"Footprint of the process while frames went by ({'; '.join(ends)}).", plot,
                   _keys(shown, styles))
 

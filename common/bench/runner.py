@@ -60,6 +60,7 @@ class Plan:
     profile: bool = True
     contention: bool = False
     together: bool = True
+    memory: bool = True
     memory_s: float = 6.0
     contention_s: float = 1.0
     sweeps: int = 2
@@ -172,7 +173,7 @@ class Runner:
         """Memory, copies, stages and peaks of each backend by itself."""
         if self._plan.profile:
             self._count()
-        for entrant in self._able():
+        for entrant in self._able() if self._plan.memory or self._plan.profile else ():
             self._say(f"{entrant.label}: memory and copies")
             with self._crew.of([entrant], "the memory pass") as crew:
                 for worker, loaded in crew.values():

@@ -25,10 +25,11 @@ class Axis:
         return (at - low) / (high - low) if high > low else 0.5
 
     def ticks(self) -> list[float]:
-        """Round numbers within: powers of ten (with 2 and 5 between, if they are few), or five to eight even steps."""
+        """Round numbers within: powers of ten (with more between, if they are few), or five to eight even steps."""
         if self.log:
             decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
-            factors = (1, 2, 5) if len(decades) <= 3 else (1,)
+            wide = self.high / self.low
+            factors: tuple[float, ...] = (1, 1.5, 2, 3, 4, 5, 7) if wide < 10 else (1, 2, 5) if wide < 300 else (1,)
             ticks = [f * 10.0**d for d in decades for f in factors]
         else:
             span = self.high - self.low
@@ -153,4 +154,4 @@ def number(value: float) -> str:
         for unit, name in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
             if abs(value) >= unit:
                 return f"{value / unit:.3g}{name}"
-    return f"{value:.3g}"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"

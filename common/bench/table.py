@@ -47,15 +47,19 @@ def ms(value: float) -> str:
 
 
 def interval(found: Interval) -> str:
-    return f"{found.value:.3g} ({found.low:.3g} to {found.high:.3g})"
+    return f"{_plain(found.value)} ({_plain(found.low)} to {_plain(found.high)})"
+
+
+def _plain(value: float) -> str:
+    return f"{float(f'{value:.3g}'):,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
 def in_words(first: str, second: str, ratio: Interval) -> str:
     """A ratio as a sentence that claims no more than its interval."""
+    times = f"{_plain(ratio.value)} times as long as {second} (95 % interval {_plain(ratio.low)} to {_plain(ratio.high)})"
     if ratio.contains(1):
-        return f"{first} against {second}: no difference shown, {interval(ratio)} times the time (95 %)"
-    way = "longer than" if ratio.low > 1 else "shorter than"
-    return f"{first} takes {interval(ratio)} times the time of {second} (95 %): {way} {second}"
+        return f"{first} takes {times}, which holds 1: no difference shown"
+    return f"{first} takes {times}"
 
 
 def _speed(report: Report, title: str) -> Table:

@@ -1,0 +1,103 @@
+"""Does bench cry wolf, and does it see a wolf? Twenty runs of a backend against itself, twenty against a slower twin.
+
+Run as `python -m sdxs.experiments.aa_test [--json PATH] [--runs 20] [--only same|slower]`; runs are added to those
+that PATH holds, so that the whole can be made in pieces. `same` is MLX on the demo checkpoint against
+itself; `slower` an identity backend that copies each frame many times against one that does 5 % more of it.
+"""
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from ..common.backend import BackendOptions, IdentityBackend, StageTimes
+from ..common.bench.machine import conditions, machine
+from ..common.bench.runner import Plan, Runner
+from ..common.bench.worker import Entrant
+from ..common.checkpoint import find
+from ..common.errors import UsageError
+
+ROUNDS, TURNS, TURN_S = 12, 3, 0.15
+SIZE = 128
+COPIES = 20_000  # about 20 ms
+PLANTED = 1.05
+MLX = "sdxs.mlx_sdxs.backend:MlxBackend"
+
+
+class CopyingBackend(IdentityBackend):
+    """Return every frame unchanged after copying it as often as its setting `copies` says: real work of a known amount."""
+
+    name = "copying"
+
+    def __init__(self, checkpoint: object, options: BackendOptions) -> None:
+        super().__init__(checkpoint, options)
+        settings = dict(options.settings)
+        if set(settings) != {"copies"}:
+            raise UsageError(f"copying: settings {settings}: expected copies")
+        self._copies = int(settings["copies"])
+        self._scratch = np.empty(self._shape, np.uint8)
+
+    def collect(self, out: np.ndarray) -> StageTimes:
+        frame, _ = self._frames[0]
+        for _ in range(self._copies):
+            np.copyto(self._scratch, frame)
+        return super().collect(out)
+
+
+def plan(kind: str) -> Plan:
+    """Two entrants: equal ones, or the slower one first."""
+    if kind == "same":
+        options = BackendOptions(SIZE)
+        pair = (Entrant("first", MLX, options), Entrant("second", MLX, options))
+    else:
+        location = f"{CopyingBackend.__module__}:CopyingBackend".replace("__main__", "sdxs.experiments.aa_test")
+        slow, quick = (BackendOptions(SIZE, settings=(("copies", str(round(COPIES * f))),)) for f in (PLANTED, 1))
+        pair = (Entrant("slower", location, slow), Entrant("quicker", location, quick))
+    return Plan(pair, {}, ROUNDS, TURNS, TURN_S, profile=False, together=False, memory=False)
+
+
+def run(kind: str) -> dict[str, object]:
+    """One run of bench; its ratio and the median of every round."""
+    report = Runner(plan(kind), find("demo", download=False)).run()
+    ratio = report.ratios[0].ratio
+    assert ratio is not None, report.failures
+    rounds = {b.label: [float(np.median(r.frame_ms)) for r in b.rounds] for b in report.backends}
+    right = ratio.contains(1) if kind == "same" else ratio.low > 1
+    return {"kind": kind, "ratio": asdict(ratio), "right": right, "round_medians_ms": rounds, "conditions": conditions()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--runs", type=int, default=20)
+    parser.add_argument("--only", choices=("same", "slower"))
+    options = parser.parse_args()
+    runs: list[dict[str, object]] = []
+    if options.json and options.json.exists():
+        runs = json.loads(options.json.read_text(encoding="utf-8"))["runs"]
+    for _ in range(options.runs):
+        for kind in (options.only,) if options.only else ("same", "slower"):
+            runs.append(run(kind))
+            print(kind, runs[-1]["ratio"], "right" if runs[-1]["right"] else "WRONG", flush=True)
+            if options.json:
+                _write(options.json, runs)
+    for kind in ("same", "slower"):
+        judged = [r["right"] for r in runs if r["kind"] == kind]
+        print(f"{kind}: right in {sum(map(bool, judged))} of {len(judged)}")
+
+
+def _write(path: Path, runs: list[dict[str, object]]) -> None:
+    what = {"rounds": ROUNDS, "turns": TURNS, "turn_s": TURN_S, "size": SIZE, "planted": PLANTED}
+    right = {
+        kind: f"{sum(bool(r['right']) for r in runs if r['kind'] == kind)} of {sum(r['kind'] == kind for r in runs)}"
+        for kind in ("same", "slower")
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    report = {"schema": 1, "machine": asdict(machine()), "plan": what, "right": right, "runs": runs}
+    path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
