@@ -7,7 +7,7 @@ itself; `slower` an identity backend that copies each frame many times against o
 
 import argparse
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +32,7 @@ class CopyingBackend(IdentityBackend):
     name = "copying"
 
     def __init__(self, checkpoint: object, options: BackendOptions) -> None:
-        super().__init__(checkpoint, options)
+        super().__init__(checkpoint, replace(options, settings=()))
         settings = dict(options.settings)
         if set(settings) != {"copies"}:
             raise UsageError(f"copying: settings {settings}: expected copies")

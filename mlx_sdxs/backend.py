@@ -16,6 +16,7 @@ from ..common.backend import (
     StageTimes,
     check_conditioning,
     check_frame,
+    check_settings,
 )
 from ..common.checkpoint import Checkpoint
 from ..common.config import TinyVAEConfig, VAEConfig
@@ -45,6 +46,7 @@ class MlxBackend:
     def __init__(self, checkpoint: Checkpoint, options: BackendOptions) -> None:
         """Take what to run; nothing is loaded yet. Raises UsageError for a size or dtype that cannot be."""
         checkpoint.check_size(options.size)
+        check_settings(self.name, options)
         self.dtype_name = _dtype_name(options.dtype)
         self._checkpoint = checkpoint
         self._size = options.size

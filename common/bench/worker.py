@@ -24,8 +24,6 @@ from ..hosted import HostedBackend
 from ..memory import footprint_bytes
 from .instrument import Instrument, Peaks, StageCost
 
-LEAST_FRAMES = 2
-
 T = TypeVar("T")
 Answer = TypeVar("Answer", covariant=True)
 
@@ -48,12 +46,13 @@ class Entrant:
 class Timed:
     """Milliseconds. warm_ms: frames before the others, kept apart. frame_ms: from one collect to the next, which is
     what a stream sees. latency_ms: from submit to collect; about the same with one frame in flight. bridge_ms: as the
-    backend says, the mean of a frame."""
+    backend says, the mean of a frame. frames: how many were rendered after warming up."""
 
     warm_ms: list[float]
     frame_ms: list[float]
     latency_ms: list[float]
     bridge_ms: float
+    frames: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,11 +127,12 @@ class Load(Request[Loaded]):
 
 @dataclass(frozen=True, slots=True)
 class Run(Request[Timed]):
-    """Render `warm` frames, then for `seconds`, but at least LEAST_FRAMES and at most `most`."""
+    """Render `warm` frames, then for `seconds` but at least `least`; the times of the first `most` are kept."""
 
     seconds: float
     warm: int = 2
     most: int = 500
+    least: int = 2
 
     def do(self, bench: Bench) -> Timed:
         backend, pictures = bench.loaded(), bench.pictures
@@ -161,16 +161,19 @@ class Run(Request[Timed]):
             last_before, last = last, collect()[1]
             warm_ms.append(round((last - last_before) / 1e6, 5))
         began, bridge_ns = last, 0
-        while len(frame_ms) < self.most and (len(frame_ms) < LEAST_FRAMES or (last - began) / 1e9 < self.seconds):
+        rendered = 0
+        while rendered < self.least or (last - began) / 1e9 < self.seconds:
             submit()
             latency, now = collect()
-            frame_ms.append(round((now - last) / 1e6, 5))
-            latency_ms.append(latency)
+            rendered += 1
+            if rendered <= self.most:
+                frame_ms.append(round((now - last) / 1e6, 5))
+                latency_ms.append(latency)
             last = now
-        bridge_ms = bridge_ns / len(frame_ms) / 1e6
+        bridge_ms = bridge_ns / rendered / 1e6
         while submitted:
             collect()
-        return Timed(warm_ms, frame_ms, latency_ms, bridge_ms)
+        return Timed(warm_ms, frame_ms, latency_ms, bridge_ms, rendered)
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,9 +190,9 @@ class Watch(Request[list[tuple[int, int]]]):
     samples: int = 30
 
     def do(self, bench: Bench) -> list[tuple[int, int]]:
-        seen, frames = [(0, bench.use().footprint_bytes)], 0
-        for _ in range(self.samples):
-            frames += len(Run(self.seconds / self.samples, warm=0).do(bench).frame_ms)
+        seen, frames, began = [(0, bench.use().footprint_bytes)], 0, time.perf_counter()
+        while time.perf_counter() - began < self.seconds:
+            frames += Run(self.seconds / self.samples, warm=0, least=1).do(bench).frames
             seen.append((frames, bench.use().footprint_bytes))
         return seen
 
@@ -220,7 +223,7 @@ class Profile(Request[dict[str, list[float]]]):
         if bench.entrant.instrument and not bench.entrant.isolated:
             inside = bench.instrument().profile(bench.loaded(), bench.pictures[0], self.frames)
             stages = {"pre": stages.pop("pre"), **inside, **stages}
-        bridge_ms = Run(0, most=self.frames).do(bench).bridge_ms
+        bridge_ms = Run(0).do(bench).bridge_ms
         return {**stages, "bridge": [bridge_ms]} if bridge_ms else stages
 
 
