@@ -1,5 +1,6 @@
-"""The MLX backend: one uint8 -> uint8 graph per frame, evaluated asynchronously."""
+"""The MLX backend: one uint8 -> uint8 graph per frame, several frames in flight."""
 
+import os
 import threading
 import time
 from collections import deque
@@ -16,16 +17,17 @@ from ..common.backend import (
     StageTimes,
     check_conditioning,
     check_frame,
-    check_settings,
 )
 from ..common.checkpoint import Checkpoint
-from ..common.config import TinyVAEConfig, VAEConfig
+from ..common.config import PROMPT_TOKENS, TinyVAEConfig, VAEConfig
 from ..common.errors import BackendError, UsageError
 from ..common.schedule import one_step, seeded_noise
 from . import blas
 from .autoencoder_kl import AutoencoderKL
 from .frame import Frame
+from .lanes import Job, Lane
 from .layers import load_weights, parameter_bytes
+from .ops import on_gpu
 from .taesd import AutoencoderTiny
 from .unet import UNet2DConditionModel
 
@@ -34,25 +36,29 @@ _DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16
 # and faults them in again every frame (one 256x256 convolution 116 -> 52 ms); unbounded, Metal's
 # cache has grown to 50 GB (mlx-examples#724).
 _CACHE_LIMIT_BYTES = 4 * 2**30
-_PROMPT_TOKENS = 77
+_MOST_LANES = 8
 
 
 class MlxBackend:
-    """Backend in MLX on the default device: Metal, CUDA or CPU."""
+    """Backend in MLX on the default device: Metal, CUDA or CPU.
+
+    Its own setting is `lanes`: how many frames are in flight at once, each in a thread of its own.
+    """
 
     name = "mlx"
-    depth = 1
 
     def __init__(self, checkpoint: Checkpoint, options: BackendOptions) -> None:
-        """Take what to run; nothing is loaded yet. Raises UsageError for a size or dtype that cannot be."""
+        """Take what to run; nothing is loaded yet. Raises UsageError for a size, dtype or setting that cannot be."""
         checkpoint.check_size(options.size)
-        check_settings(self.name, options)
         self.dtype_name = _dtype_name(options.dtype)
+        self.depth = _lanes(options.settings)
         self._checkpoint = checkpoint
         self._size = options.size
         self._frame: Frame | None = None
         self._thread = 0
-        self._in_flight: deque[tuple[mx.array, int]] = deque()
+        self._lanes: list[Lane] = []
+        self._turn = 0
+        self._in_flight: deque[Job] = deque()
 
     def load(self) -> None:
         checkpoint, dtype = self._checkpoint, _DTYPES[self.dtype_name]
@@ -62,57 +68,56 @@ class MlxBackend:
         unet = UNet2DConditionModel(checkpoint.unet)
         load_weights(unet, checkpoint.unet_weights, dtype)
         vae = load_vae(checkpoint.vae, checkpoint.vae_weights, dtype)
-        self._model_bytes = parameter_bytes(unet) + parameter_bytes(vae)
         step = one_step(checkpoint.scheduler, checkpoint.frame)
-        self._frame = Frame(unet, vae, step, checkpoint.vae.scaling_factor, dtype)
-        # On a GPU compilation fuses the elementwise work; on the CPU it needs a C++ compiler and gains nothing.
-        self._run = mx.compile(self._frame) if _on_gpu() else self._frame
-        self._states = mx.zeros((1, _PROMPT_TOKENS, checkpoint.unet.cross_attention_dim))
-        self._previous: mx.array | None = None
+        frame = Frame(unet, vae, step, checkpoint.vae.scaling_factor, dtype).fold()
+        mx.eval(unet.parameters(), vae.parameters())  # what is lazy belongs to this thread alone
+        self._frame, self._last = frame, None
+        self.set_conditioning(np.zeros((1, PROMPT_TOKENS, checkpoint.unet.cross_attention_dim), np.float32))
         self.set_params(FrameParams())
+        if not on_gpu():
+            blas.share_among(self.depth)
+        # On a GPU compilation fuses the elementwise work; on the CPU it needs a C++ compiler and gains nothing.
+        self._lanes = [Lane(n, lambda: mx.compile(frame) if on_gpu() else frame) for n in range(self.depth)]
         blank = np.zeros((self._size, self._size, 3), np.uint8)
-        self.submit(blank)
-        self.collect(blank)
-        self._previous = None  # the warm-up's picture must not shine through
+        for _ in self._lanes:  # one after the other: the first gives a CPU's convolutions their form
+            self.submit(blank)
+            self.collect(blank)
+        self._model_bytes = parameter_bytes(unet) + parameter_bytes(vae)
+        self._last = None  # the warm-up's picture must not shine through
 
     def set_conditioning(self, encoder_hidden_states: np.ndarray) -> None:
-        self._check_thread()
+        frame = self._loaded_frame()
         check_conditioning(encoder_hidden_states, self._checkpoint.unet.cross_attention_dim)
-        self._states = mx.array(encoder_hidden_states)
+        self._prompt = frame.prompt(mx.array(encoder_hidden_states))
+        mx.eval(self._prompt)
 
     def set_params(self, params: FrameParams) -> None:
-        self._check_thread()
+        self._loaded_frame()
         side = self._size // self._checkpoint.vae.reduction
         self._noise = mx.array(seeded_noise(params.seed, side, side, self._checkpoint.vae.latent_channels))
-        self._feedback = mx.array(params.feedback, dtype=mx.float32)
+        self._feedback = params.feedback
 
     def submit(self, frame: np.ndarray) -> None:
-        self._check_thread()
+        self._loaded_frame()
         check_frame(frame, (self._size, self._size, 3))
-        submitted_ns = time.perf_counter_ns()
-        feedback = self._feedback if self._previous is not None else mx.array(0.0)
-        previous = self._previous if self._previous is not None else mx.zeros_like(self._noise)
-        try:
-            picture, x0 = self._run(mx.array(frame), self._states, self._noise, previous, feedback)
-            mx.async_eval(picture, x0)
-            copies.count("backend in", frame.nbytes)
-        except (RuntimeError, ValueError) as error:  # what MLX raises, for example out of memory
-            raise BackendError(_failed(error)) from None
-        self._previous = x0
-        self._in_flight.append((picture, submitted_ns))
+        job = Job(frame, self._prompt, self._noise, self._feedback, self._last, time.perf_counter_ns())
+        self._lanes[self._turn % self.depth].submit(job)
+        self._turn += 1
+        self._last = job
+        self._in_flight.append(job)
 
     def collect(self, out: np.ndarray) -> StageTimes:
-        self._check_thread()
+        self._loaded_frame()
         if not self._in_flight:
             raise BackendError("mlx: collect() without a submitted frame")
-        picture, submitted_ns = self._in_flight.popleft()
-        try:
-            mx.eval(picture)  # releases the GIL while it waits
-        except RuntimeError as error:
-            raise BackendError(_failed(error)) from None
-        np.copyto(out, np.asarray(picture))
+        job = self._in_flight.popleft()
+        job.done.wait()
+        if job.rendered is None:  # what MLX raises, for example out of memory
+            raise BackendError(_failed(job.error)) from job.error
+        np.copyto(out, job.rendered)
         copies.count("backend out", out.nbytes)
-        return StageTimes(time.perf_counter_ns() - submitted_ns)
+        job.picture = job.rendered = None
+        return StageTimes(time.perf_counter_ns() - job.submitted_ns)
 
     def memory(self) -> MemoryUse:
         return MemoryUse(
@@ -126,8 +131,9 @@ class MlxBackend:
         library = blas.loaded()
         return {
             "backend": self.name,
-            "device": str(mx.device_info().get("device_name", "CPU")) if _on_gpu() else "CPU",
+            "device": str(mx.device_info().get("device_name", "CPU")) if on_gpu() else "CPU",
             "dtype": self.dtype_name,
+            "lanes": str(self.depth),
             "blas": f"{library.origin} ({library.core})" if library else "MLX's own",
         }
 
@@ -135,20 +141,23 @@ class MlxBackend:
         """Free the model, also after a load that failed. Ends MLX in the calling thread unless it is the main one."""
         if self._thread != threading.get_ident():
             return
-        self._frame, self._thread = None, 0
+        for lane in self._lanes:
+            lane.close()
+        self._frame, self._thread, self._lanes = None, 0, []
         self._in_flight.clear()
-        for name in ("_run", "_states", "_noise", "_previous"):
+        for name in ("_prompt", "_noise", "_last"):
             self.__dict__.pop(name, None)
         mx.clear_cache()
         # A thread that used MLX and ends without this aborted the interpreter at exit in most runs.
         if threading.current_thread() is not threading.main_thread():
             mx.clear_streams()
 
-    def _check_thread(self) -> None:
+    def _loaded_frame(self) -> Frame:
         if self._frame is None:
             raise BackendError("mlx: backend is not loaded; call load() first")
         if threading.get_ident() != self._thread:
             raise BackendError("mlx: called from another thread than load(); MLX streams belong to one thread")
+        return self._frame
 
 
 def load_vae(config: VAEConfig, path: Path, dtype: mx.Dtype) -> AutoencoderTiny | AutoencoderKL:
@@ -158,20 +167,29 @@ def load_vae(config: VAEConfig, path: Path, dtype: mx.Dtype) -> AutoencoderTiny 
     return vae
 
 
-def _failed(error: Exception) -> str:
+def _failed(error: Exception | None) -> str:
     return f"mlx: a frame failed ({error}); try a smaller --size, or close what else uses the GPU"
 
 
-def _on_gpu() -> bool:
-    return bool(mx.default_device().type == mx.DeviceType.gpu)
+def _lanes(settings: tuple[tuple[str, str], ...]) -> int:
+    """How many frames are in flight: as asked, else one for each of a CPU's cores up to four, four on CUDA, one on Metal."""
+    for name, value in settings:
+        if name != "lanes":
+            raise UsageError(f"mlx: unknown setting {name!r}; known is lanes")
+        if not value.isdecimal() or not 1 <= int(value) <= _MOST_LANES:
+            raise UsageError(f"--lanes {value}: expected a whole number from 1 to {_MOST_LANES}")
+        return int(value)
+    if on_gpu():
+        return 1 if mx.metal.is_available() else 4
+    return min(4, os.cpu_count() or 1)
 
 
 def _dtype_name(requested: str) -> str:
     if requested == "auto":
-        return "float16" if _on_gpu() else "float32"
+        return "float16" if on_gpu() else "float32"
     if requested not in _DTYPES:
         raise UsageError(f"--dtype {requested}: expected auto, {', '.join(_DTYPES)}")
-    if requested != "float32" and not _on_gpu():
+    if requested != "float32" and not on_gpu():
         raise UsageError(
             f"--dtype {requested}: MLX computes half precision on a CPU 30 to 40 times slower than float32; "
             "use --dtype float32, or a machine with a GPU"

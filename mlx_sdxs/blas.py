@@ -29,11 +29,18 @@ class Blas:
 
 
 _loaded: Blas | None = None
+_library: ctypes.CDLL | None = None
 
 
 def loaded() -> Blas | None:
     """Return what `load` put in place, or None (macOS, CUDA build, nothing found)."""
     return _loaded
+
+
+def share_among(callers: int) -> None:
+    """Give each of several threads that multiply at once its share of the cores."""
+    if _library is not None and hasattr(_library, "openblas_set_num_threads"):
+        _library.openblas_set_num_threads(max(1, (os.cpu_count() or 1) // callers))
 
 
 def is_needed() -> bool:
@@ -53,7 +60,7 @@ def load() -> None:
     Order: $SDXS_BLAS, cmeel-openblas, the system's libopenblas, the copy in the OpenCV wheel.
     Raises BackendError only if $SDXS_BLAS is set and cannot be loaded.
     """
-    global _loaded
+    global _loaded, _library
     if _loaded is not None or not is_needed():
         return
     if "mlx.core" in sys.modules:
@@ -69,7 +76,7 @@ def load() -> None:
             if origin == "$SDXS_BLAS":
                 raise BackendError(f"$SDXS_BLAS={path} cannot be loaded ({error}); name a libopenblas.so or unset it") from None
             continue  # cmeel's copy, for one, needs libgfortran5 from the system
-        _loaded = Blas(str(path), origin, _core_name(library))
+        _loaded, _library = Blas(str(path), origin, _core_name(library)), library
         return
     warnings.warn(
         "no optimised BLAS found: MLX on this CPU will be 20 to 40 times slower; "

@@ -4,14 +4,19 @@ z = encode(picture); x_t = sqrt(a) z + sqrt(1-a) n; eps = UNet(x_t, t, prompt);
 x0 = z + r (n - eps); picture = decode(x0). See `common/schedule.py` for the form of x0.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import mlx.core as mx
 
 from ..common.schedule import OneStep
 from .autoencoder_kl import AutoencoderKL
+from .conv import fold_convolutions
+from .fold import PromptProducts, fold, prompt_products
+from .ops import on_gpu
 from .taesd import AutoencoderTiny
 from .unet import UNet2DConditionModel
+
+Prompt = mx.array | PromptProducts
 
 
 @dataclass(frozen=True)
@@ -26,18 +31,32 @@ class Frame:
     step: OneStep
     scaling_factor: float
     dtype: mx.Dtype
+    folded: bool = False
+
+    def fold(self) -> "Frame":
+        """Return the frame with its timestep built in, for one size of picture; its networks are changed by this."""
+        fold(self.unet, float(self.step.timestep))
+        if not on_gpu():
+            fold_convolutions(self.unet)
+            fold_convolutions(self.vae)
+        return replace(self, folded=True)
+
+    def prompt(self, encoder_hidden_states: mx.array) -> Prompt:
+        """Make of float32 (1, 77, D) what the other methods take as `prompt`, computed once per prompt."""
+        states = encoder_hidden_states.astype(self.dtype)
+        return prompt_products(self.unet, states) if self.folded else states
 
     def __call__(
-        self, picture: mx.array, encoder_hidden_states: mx.array, noise: mx.array, previous: mx.array, feedback: mx.array
+        self, picture: mx.array, prompt: Prompt, noise: mx.array, previous: mx.array, feedback: mx.array
     ) -> tuple[mx.array, mx.array]:
         """Render one frame; return the picture, uint8 (S, S, 3) RGB, and its x0 for the next one.
 
-        picture: uint8 (S, S, 3) RGB. encoder_hidden_states: (1, 77, D). noise, previous: float32
+        picture: uint8 (S, S, 3) RGB. prompt: as `prompt` returned it. noise, previous: float32
         (1, S/8, S/8, C), `previous` being the last frame's x0. feedback: its share in the latents that
         are noised, float32 scalar; at 0 the last frame makes no difference at all.
         """
         latents = self.encode(picture)
-        x0 = self.denoise(latents + feedback * (previous - latents), encoder_hidden_states, noise)
+        x0 = self.denoise(latents + feedback * (previous - latents), prompt, noise)
         return self.decode(x0), x0
 
     def encode(self, picture: mx.array) -> mx.array:
@@ -45,16 +64,16 @@ class Frame:
         image = picture[None].astype(mx.float32) / 127.5 - 1
         return self.vae.encode(image.astype(self.dtype)).astype(mx.float32) * self.scaling_factor
 
-    def denoise(self, latents: mx.array, encoder_hidden_states: mx.array, noise: mx.array) -> mx.array:
+    def denoise(self, latents: mx.array, prompt: Prompt, noise: mx.array) -> mx.array:
         """float32 latents -> x0, float32 of the same shape."""
         step = self.step
         sample = step.sqrt_alpha * latents
         if step.noise_scale:
             noise = step.noise_scale * noise
             sample = sample + step.sqrt_one_minus_alpha * noise
-        features = self.unet.features(
-            sample.astype(self.dtype), float(step.timestep), encoder_hidden_states.astype(self.dtype)
-        )
+        timestep = None if self.folded else float(step.timestep)
+        states = prompt if isinstance(prompt, mx.array) else iter(prompt)
+        features = self.unet.features(sample.astype(self.dtype), timestep, states)
         return latents + step.ratio * self._noise_minus_eps(features, noise)
 
     def decode(self, x0: mx.array) -> mx.array:

@@ -62,7 +62,7 @@ class MlxInstrument:
     def profile(self, backend: Backend, picture: np.ndarray, frames: int) -> dict[str, list[float]]:
         if not isinstance(backend, MlxBackend) or backend._frame is None:
             raise BackendError("mlx: only a loaded MLX backend can be profiled")
-        frame, states, noise = backend._frame, backend._states, backend._noise
+        frame, prompt, noise = backend._frame, backend._prompt, backend._noise
         # Each stage compiled as the whole frame is, so that only what the stages shared is lost.
         wrap = mx.compile if mx.default_device().type == mx.DeviceType.gpu else _as_it_is
         encode, denoise, decode = (wrap(f) for f in (frame.encode, frame.denoise, frame.decode))
@@ -77,7 +77,7 @@ class MlxInstrument:
                 return array
 
             given = done(mx.array(picture))
-            x0 = done(denoise(done(encode(given)), states, noise))
+            x0 = done(denoise(done(encode(given)), prompt, noise))
             rendered = done(decode(x0))
             np.copyto(out, np.asarray(rendered))
             stamps.append(time.perf_counter_ns())

@@ -5,6 +5,7 @@ Arrays are NHWC. Only what those checkpoints use is here (see `UNetConfig` for w
 """
 
 import math
+from collections.abc import Iterator
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -12,7 +13,10 @@ import mlx.nn as nn
 from ..common.config import UNetConfig
 from ..common.layout import up_resnet_channels
 from .layers import Downsample, GroupNorm, Resnet, Upsample
+from .ops import attention, gelu, silu
 
+# What attention looks at: features or the prompt, (B, N, D), or keys and values that were made before.
+Context = mx.array | Iterator[tuple[mx.array, mx.array]]
 TRANSFORMER_NORM_EPS = 1e-6  # diffusers' Transformer2DModel; every other GroupNorm uses norm_eps
 
 
@@ -33,11 +37,11 @@ class TimestepEmbedding(nn.Module):
         angles = timestep * frequencies[None]
         waves = (mx.cos(angles), mx.sin(angles)) if self._flip_sin_to_cos else (mx.sin(angles), mx.cos(angles))
         features = mx.concatenate(waves, axis=-1).astype(dtype)  # (1, channels)
-        return self.linear_2(nn.silu(self.linear_1(features)))
+        return self.linear_2(silu(self.linear_1(features)))
 
 
 class Attention(nn.Module):
-    """Multi-head attention; `context` is x itself or the prompt."""
+    """Multi-head attention; `context` is x itself, the prompt, or what `fold.prompt_products` made of the prompt."""
 
     def __init__(self, channels: int, context: int, heads: int) -> None:
         super().__init__()
@@ -47,12 +51,19 @@ class Attention(nn.Module):
         self.to_v = nn.Linear(context, channels, bias=False)
         self.to_out = [nn.Linear(channels, channels)]
 
-    def __call__(self, x: mx.array, context: mx.array) -> mx.array:
+    def __call__(self, x: mx.array, context: Context) -> mx.array:
         batch, tokens, channels = x.shape
-        q, k, v = self._split(self.to_q(x)), self._split(self.to_k(context)), self._split(self.to_v(context))
-        scale = (channels // self._heads) ** -0.5
-        y = mx.fast.scaled_dot_product_attention(q, k, v, scale=scale)  # (B, heads, tokens, head_dim)
+        if "to_qkv" in self:
+            q, k, v = (self._split(part) for part in mx.split(self.to_qkv(x), 3, axis=-1))
+        else:
+            q = self._split(self.to_q(x))
+            k, v = self.keys_and_values(context) if isinstance(context, mx.array) else next(context)
+        y = attention(q, k, v)  # (B, heads, tokens, head_dim)
         return self.to_out[0](y.transpose(0, 2, 1, 3).reshape(batch, tokens, channels))
+
+    def keys_and_values(self, context: mx.array) -> tuple[mx.array, mx.array]:
+        """(B, N, context) -> two (B, heads, N, head_dim)."""
+        return self._split(self.to_k(context)), self._split(self.to_v(context))
 
     def _split(self, x: mx.array) -> mx.array:
         return x.reshape(*x.shape[:2], self._heads, -1).transpose(0, 2, 1, 3)
@@ -67,7 +78,7 @@ class GEGLU(nn.Module):
 
     def __call__(self, x: mx.array) -> mx.array:
         hidden, gate = mx.split(self.proj(x), 2, axis=-1)
-        return hidden * nn.gelu(gate)
+        return hidden * gelu(gate)
 
 
 class FeedForward(nn.Module):
@@ -84,7 +95,7 @@ class FeedForward(nn.Module):
 class BasicTransformerBlock(nn.Module):
     def __init__(self, channels: int, heads: int, cross_dim: int, only_cross: bool) -> None:
         super().__init__()
-        self._only_cross = only_cross
+        self.only_cross = only_cross
         self.norm1 = nn.LayerNorm(channels)
         self.attn1 = Attention(channels, cross_dim if only_cross else channels, heads)
         self.norm2 = nn.LayerNorm(channels)
@@ -92,9 +103,9 @@ class BasicTransformerBlock(nn.Module):
         self.norm3 = nn.LayerNorm(channels)
         self.ff = FeedForward(channels)
 
-    def __call__(self, x: mx.array, encoder_hidden_states: mx.array) -> mx.array:
+    def __call__(self, x: mx.array, encoder_hidden_states: Context) -> mx.array:
         h = self.norm1(x)
-        x = x + self.attn1(h, encoder_hidden_states if self._only_cross else h)
+        x = x + self.attn1(h, encoder_hidden_states if self.only_cross else h)
         x = x + self.attn2(self.norm2(x), encoder_hidden_states)
         return x + self.ff(self.norm3(x))
 
@@ -114,7 +125,7 @@ class Transformer2DModel(nn.Module):
         ]
         self.proj_out = nn.Linear(channels, channels) if self._linear else nn.Conv2d(channels, channels, 1)
 
-    def __call__(self, x: mx.array, encoder_hidden_states: mx.array) -> mx.array:
+    def __call__(self, x: mx.array, encoder_hidden_states: Context) -> mx.array:
         batch, height, width, channels = x.shape
         h = self.proj_in(self.norm(x)).reshape(batch, height * width, channels)
         for block in self.transformer_blocks:
@@ -139,7 +150,7 @@ class DownBlock(nn.Module):
         if level < len(channels) - 1:
             self.downsamplers = [Downsample(channels[level])]
 
-    def __call__(self, x: mx.array, time: mx.array, states: mx.array) -> tuple[mx.array, list[mx.array]]:
+    def __call__(self, x: mx.array, time: mx.array | None, states: Context) -> tuple[mx.array, list[mx.array]]:
         skips = []
         for j, resnet in enumerate(self.resnets):
             x = resnet(x, time)
@@ -164,7 +175,7 @@ class MidBlock(nn.Module):
         ]
         self.attentions = [Transformer2DModel(config, last, only_cross=False)]
 
-    def __call__(self, x: mx.array, time: mx.array, states: mx.array) -> mx.array:
+    def __call__(self, x: mx.array, time: mx.array | None, states: Context) -> mx.array:
         x = self.attentions[0](self.resnets[0](x, time), states)
         return self.resnets[1](x, time)
 
@@ -186,7 +197,7 @@ class UpBlock(nn.Module):
         if level < last:
             self.upsamplers = [Upsample(shapes[-1][2])]
 
-    def __call__(self, x: mx.array, time: mx.array, states: mx.array, skips: list[mx.array]) -> mx.array:
+    def __call__(self, x: mx.array, time: mx.array | None, states: Context, skips: list[mx.array]) -> mx.array:
         for j, resnet in enumerate(self.resnets):
             x = resnet(mx.concatenate([x, skips.pop()], axis=-1), time)
             if "attentions" in self:
@@ -217,9 +228,14 @@ class UNet2DConditionModel(nn.Module):
         """
         return self.conv_out(self.features(sample, timestep, encoder_hidden_states))
 
-    def features(self, sample: mx.array, timestep: float, encoder_hidden_states: mx.array) -> mx.array:
-        """Return what `conv_out` reads: (B, H, W, block_out_channels[0])."""
-        time = nn.silu(self.time_embedding(timestep, sample.dtype))  # every resnet projects silu(time)
+    def features(self, sample: mx.array, timestep: float | None, encoder_hidden_states: Context) -> mx.array:
+        """Return what `conv_out` reads: (B, H, W, block_out_channels[0]).
+
+        timestep: None if `fold.fold` has built it in. encoder_hidden_states: or an iterator over the
+        keys and values that `fold.prompt_products` made of them.
+        """
+        # every resnet projects silu(time)
+        time = None if timestep is None else silu(self.time_embedding(timestep, sample.dtype))
         x = self.conv_in(sample)
         skips = [x]
         for down in self.down_blocks:
@@ -229,4 +245,4 @@ class UNet2DConditionModel(nn.Module):
             x = self.mid_block(x, time, encoder_hidden_states)
         for up in self.up_blocks:
             x = up(x, time, encoder_hidden_states, skips)
-        return nn.silu(self.conv_norm_out(x))
+        return silu(self.conv_norm_out(x))

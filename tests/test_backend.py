@@ -185,7 +185,7 @@ def test_options_that_cannot_be(tiny_sdxs: Checkpoint, options: BackendOptions, 
 def test_half_precision_on_a_cpu_is_refused_with_the_reason(tiny_sdxs: Checkpoint, dtype: str) -> None:
     from sdxs.mlx_sdxs import backend as module
 
-    if module._on_gpu():
+    if module.on_gpu():
         pytest.skip("a GPU computes half precision")
     with pytest.raises(UsageError, match="slower than float32"):
         MlxBackend(tiny_sdxs, BackendOptions(SIZE, dtype))

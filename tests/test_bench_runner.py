@@ -213,6 +213,15 @@ def test_hosting_is_in_the_figure_only_when_asked_for(tiny_sdxs: Checkpoint) -> 
     assert isolated.summary.median > 2 * plain.summary.median
 
 
+def test_frames_in_flight_count_by_what_each_takes_of_the_stream(tiny_sdxs: Checkpoint) -> None:
+    """Three stages of 20 ms: a frame every 20 ms, each 60 ms old. Bunches of finished frames must not look quick."""
+    report, _ = run(tiny_sdxs, plan(entrant("staged", "fake_backends:QuickStages"), turn_s=0.3))
+    staged = report.backends[0]
+    assert staged.summary is not None and staged.latency is not None
+    assert staged.summary.median >= 19.5 and staged.latency.median >= 58
+    assert staged.latency.median > 2 * staged.summary.median
+
+
 def test_another_precision_refuses_a_ratio(tiny_sdxs: Checkpoint) -> None:
     report, _ = run(tiny_sdxs, plan(entrant("a"), entrant("b")))
     report.backends[0].describe["dtype"], report.backends[1].describe["dtype"] = "float16", "float32"

@@ -53,12 +53,14 @@ def _speed(report: Report) -> str:
     rows = []
     for backend in report.backends:
         found, facts = backend.summary, backend.describe
-        what = ", ".join(facts[name] for name in ("device", "dtype", "mode", "blas") if name in facts)
-        cells = ["failed", "", "", "", "0"]
-        if found:
-            cells = [ms(found.median), ms(found.p95), ms(found.p99), f"{found.fps:.1f}", str(found.frames)]
+        what = ", ".join(facts[name] for name in ("device", "dtype", "lanes", "mode", "blas") if name in facts)
+        cells, latency = ["failed", "", "", "", "", "", "0"], backend.latency
+        if found and latency:
+            cells = [ms(found.median), ms(found.p95), ms(found.p99), f"{found.fps:.1f}"]
+            cells += [ms(latency.median), ms(latency.p95), str(found.frames)]
         rows.append([backend.label, *cells, what])
-    return _table(("backend", "median", "p95", "p99", "frames/s", "frames", "what"), rows, "Time of a whole frame")
+    heads = ("backend", "a frame takes", "p95", "p99", "frames/s", "latency", "p95", "frames", "what")
+    return _table(heads, rows, "Time that a frame takes of a stream, and from submit to collect (latency)")
 
 
 def _figure(figure: Figure) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..errors import UsageError
 from .schema import build, describe
-from .statistics import Interval, Summary
+from .statistics import Interval, Summary, summary
 
 SCHEMA = 1
 SCHEMA_FILE = Path(__file__).with_name("schema.json")
@@ -166,6 +166,11 @@ class BackendReport:
     stages_ms: dict[str, list[float]] = field(default_factory=dict)
     roofline: Roofline | None = None
     contention: Contention | None = None
+
+    @property
+    def latency(self) -> Summary | None:
+        """From submit to collect, of every round; longer than a frame's share of time if several are in flight."""
+        return summary([r.latency_ms for r in self.rounds if r.latency_ms]) if self.frames else None
 
     @property
     def frames(self) -> list[list[float]]:

@@ -63,15 +63,18 @@ def in_words(first: str, second: str, ratio: Interval) -> str:
 
 
 def _speed(report: Report, title: str) -> Table:
-    table = Table("backend", "median", "p95", "p99", "frames/s", "frames", "what", title=title, title_justify="left")
+    heads = ("backend", "a frame takes", "p95", "p99", "frames/s", "latency", "p95", "frames", "what")
+    table = Table(*heads, title=title, title_justify="left")
     for backend in report.backends:
         found, facts = backend.summary, backend.describe
-        what = escape(", ".join(facts[name] for name in ("device", "dtype", "mode", "blas") if name in facts))
-        if found is None:
-            table.add_row(escape(backend.label), "[red]failed[/]", "", "", "", "0", what)
+        what = escape(", ".join(facts[name] for name in ("device", "dtype", "lanes", "mode", "blas") if name in facts))
+        latency = backend.latency
+        if found is None or latency is None:
+            table.add_row(escape(backend.label), "[red]failed[/]", "", "", "", "", "", "0", what)
             continue
         table.add_row(
-            escape(backend.label), ms(found.median), ms(found.p95), ms(found.p99), f"{found.fps:.1f}", str(found.frames), what
+            escape(backend.label), ms(found.median), ms(found.p95), ms(found.p99), f"{found.fps:.1f}", ms(latency.median),
+            ms(latency.p95), str(found.frames), what,
         )
     return table
 

@@ -44,9 +44,10 @@ class Entrant:
 
 @dataclass(frozen=True, slots=True)
 class Timed:
-    """Milliseconds. warm_ms: frames before the others, kept apart. frame_ms: from one collect to the next, which is
-    what a stream sees. latency_ms: from submit to collect; about the same with one frame in flight. bridge_ms: as the
-    backend says, the mean of a frame. frames: how many were rendered after warming up."""
+    """Milliseconds. warm_ms: frames before the others, kept apart. frame_ms: what a frame takes of a stream's time, which
+    is from one collect to the next, over as many collects as frames are in flight: those may come in bunches.
+    latency_ms: from submit to collect; about the same with one frame in flight. bridge_ms: as the backend says, the mean
+    of a frame. frames: how many were rendered after warming up."""
 
     warm_ms: list[float]
     frame_ms: list[float]
@@ -152,24 +153,24 @@ class Run(Request[Timed]):
             now = time.perf_counter_ns()
             return round((now - submitted.popleft()) / 1e6, 5), now
 
-        warm_ms, frame_ms, latency_ms = [], [], []
-        for _ in range(backend.depth - 1):
+        depth, warm_ms, frame_ms, latency_ms = backend.depth, [], [], []
+        for _ in range(depth - 1):
             submit()
-        last = time.perf_counter_ns()
+        ends = deque([time.perf_counter_ns()], maxlen=depth)  # of the last `depth` collects
         for _ in range(self.warm):
             submit()
-            last_before, last = last, collect()[1]
-            warm_ms.append(round((last - last_before) / 1e6, 5))
-        began, bridge_ns = last, 0
-        rendered = 0
-        while rendered < self.least or (last - began) / 1e9 < self.seconds:
+            now = collect()[1]
+            warm_ms.append(round((now - ends[-1]) / 1e6, 5))
+            ends.append(now)
+        began, bridge_ns, rendered = ends[-1], 0, 0
+        while len(frame_ms) < self.least or (ends[-1] - began) / 1e9 < self.seconds:
             submit()
             latency, now = collect()
             rendered += 1
-            if rendered <= self.most:
-                frame_ms.append(round((now - last) / 1e6, 5))
+            if len(ends) == depth and len(frame_ms) < self.most:
+                frame_ms.append(round((now - ends[0]) / 1e6 / depth, 5))
                 latency_ms.append(latency)
-            last = now
+            ends.append(now)
         bridge_ms = bridge_ns / rendered / 1e6
         while submitted:
             collect()

@@ -1,0 +1,167 @@
+"""3 x 3 convolutions on a CPU as few large products (Winograd's minimal filtering).
+
+Lavin and Gray 2016 (arXiv:1509.09308): m outputs of a filter of r taps from m + r - 1 products. Here
+both transforms are products too, so that the BLAS does all the work. Along rows only, F(4, 3) halves
+the multiplications and needs no copy of the picture; in both directions F(4 x 4, 3 x 3) takes a
+quarter of them, and F(2 x 2, 3 x 3) four ninths, at the price of gathering overlapping tiles. A
+convolution to few channels is one product for all taps and nine shifted sums.
+Which one pays depends on the shape: `experiments/conv_forms.py` measures it. On a GPU nothing here is used.
+"""
+
+import functools
+from typing import Literal
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+from mlx.utils import tree_flatten, tree_unflatten
+
+Form = Literal["direct", "rows4", "tiles4", "tiles2", "shifts"]
+_TAPS = 3
+# Interpolation points besides infinity. Three quarters and three halves leave a quarter of the rounding error
+# that 1 and 2 leave (3e-6 against 1.2e-5 of the largest value, 320 channels).
+_POINTS = {4: (0.0, 0.75, -0.75, 1.5, -1.5), 2: (0.0, 1.0, -1.0)}
+
+
+def minimal_filter(outputs: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Matrices of F(outputs, 3): A^T (m, n), G (n, 3), B^T (n, n), float64, n = m + 2.
+
+    y = A^T [(G g) * (B^T d)] is the correlation of n inputs d with 3 taps g (Toom and Cook, transposed).
+    """
+    points = _POINTS[outputs]
+    n = outputs + _TAPS - 1
+    a, g, b = np.zeros((n, outputs)), np.zeros((n, _TAPS)), np.zeros((n, n))
+    for i, point in enumerate(points):
+        others = [p for p in points if p != point]
+        a[i] = point ** np.arange(outputs)
+        g[i] = point ** np.arange(_TAPS) / np.prod([point - p for p in others])
+        b[i, : n - 1] = np.poly(others)[::-1]
+    a[-1, -1] = g[-1, -1] = 1
+    b[-1] = np.poly(points)[::-1]
+    # Rows of B^T scaled to about 1 by powers of two, which rounds nothing.
+    scale = 2.0 ** np.round(np.log2(np.abs(b).sum(axis=1)))
+    return a.T, g * scale[:, None], b / scale[:, None]
+
+
+def best_form(height: int, width: int, inputs: int, outputs: int) -> Form:
+    """The fastest form for a map of this shape, as measured (docs/results/conv-forms.json)."""
+    if outputs <= 4 and inputs >= 16:
+        return "shifts"
+    if min(inputs, outputs) < 16 or height % 4 or width % 4:
+        return "direct"
+    if min(inputs, outputs) >= 256:
+        return "tiles4" if height * width >= 1024 else "tiles2"
+    return "rows4" if height * width >= 1024 else "direct"
+
+
+class FoldedConv(nn.Module):
+    """A 3 x 3 convolution of stride 1 and padding 1 that keeps its weights in the form its maps need.
+
+    The form is chosen by the first map it sees; later ones must have the same shape.
+    """
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        self.weight = conv.weight  # (O, 3, 3, C), until the first call
+        self.bias = conv.bias if "bias" in conv else None
+        self._form: Form | None = None
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """(B, H, W, C) -> (B, H, W, O)."""
+        if self._form is None:
+            outputs, _, _, inputs = self.weight.shape
+            self._form = best_form(x.shape[1], x.shape[2], inputs, outputs)
+            self.weight = transform_weight(self.weight, self._form)
+            mx.eval(self.weight)
+        y = convolve(x, self.weight, self._form)
+        return y if self.bias is None else y + self.bias
+
+
+def fold_convolutions(model: nn.Module) -> None:
+    """Replace every 3 x 3 convolution of stride 1 and padding 1 in `model`, in place."""
+    leaves = tree_flatten(model.leaf_modules(), is_leaf=nn.Module.is_module)
+    folded = [(name, FoldedConv(leaf)) for name, leaf in leaves if isinstance(leaf, nn.Conv2d) and _fits(leaf)]
+    model.update_modules(tree_unflatten(folded))
+
+
+def transform_weight(weight: mx.array, form: Form) -> mx.array:
+    """(O, 3, 3, C) -> what `convolve` takes for `form`."""
+    if form == "direct":
+        return weight
+    if form == "shifts":
+        return mx.contiguous(weight.transpose(1, 2, 0, 3)).reshape(-1, weight.shape[-1])  # (9 O, C)
+    _, g, _ = minimal_filter(_outputs(form))
+    taps = np.asarray(weight).astype(np.float64)
+    if form == "rows4":
+        return mx.array(np.einsum("vr,orjc->jvco", g, taps).astype(np.float32))  # (3 columns, 6, C, O)
+    both = np.einsum("vr,uj,orjc->vuco", g, g, taps, optimize=True)
+    return mx.array(both.reshape(-1, *both.shape[2:]).astype(np.float32))  # (n * n, C, O)
+
+
+def convolve(x: mx.array, weight: mx.array, form: Form) -> mx.array:
+    """Convolve (B, H, W, C), stride 1, padding 1, with a weight from `transform_weight`."""
+    if form == "direct":
+        return mx.conv2d(x, weight, padding=1)
+    pictures = mx.split(x, x.shape[0]) if x.shape[0] > 1 else [x]
+    if form == "shifts":
+        done = [_shifts(picture, weight) for picture in pictures]
+    else:
+        compute = _rows if form == "rows4" else _tiles
+        done = [compute(picture, weight, _outputs(form)) for picture in pictures]
+    return mx.concatenate(done) if len(done) > 1 else done[0]
+
+
+def _rows(x: mx.array, weight: mx.array, m: int) -> mx.array:
+    """F(m, 3) along rows; the three columns of the filter are three products added up."""
+    _, height, width, channels = x.shape
+    a, b = (mx.array(matrix) for matrix in _transforms(m, 1))
+    row = (width + 2) * channels
+    # Rows m t .. m t + m + 1 of the padded picture, overlapping, without a copy: (H / m, m + 2, row)
+    strips = mx.as_strided(_pad(x), (height // m, m + 2, row), (m * row, row, 1))
+    strips = (b @ strips).reshape(height // m, m + 2, width + 2, channels)
+    y = strips[:, :, :width] @ weight[0]
+    for column in (1, 2):
+        y = mx.addmm(y, strips[:, :, column : column + width], weight[column])
+    return (a @ y.reshape(height // m, m + 2, -1)).reshape(1, height, width, -1)
+
+
+def _tiles(x: mx.array, weight: mx.array, m: int) -> mx.array:
+    """F(m x m, 3 x 3): the transforms of both directions are one product with a Kronecker square."""
+    _, height, width, channels = x.shape
+    a, b = (mx.array(matrix) for matrix in _transforms(m, 2))
+    n, down, across = m + 2, height // m, width // m
+    row = (width + 2) * channels
+    tiles = mx.as_strided(_pad(x), (n, n, down, across, channels), (row, channels, m * row, m * channels, 1))
+    products = (b @ tiles.reshape(n * n, -1)).reshape(n * n, down * across, channels) @ weight
+    y = (a @ products.reshape(n * n, -1)).reshape(m, m, down, across, -1)
+    return y.transpose(2, 0, 3, 1, 4).reshape(1, height, width, -1)
+
+
+def _shifts(x: mx.array, weight: mx.array) -> mx.array:
+    """Few outputs: all taps in one product, then nine shifted planes added up."""
+    _, height, width, channels = x.shape
+    planes = (weight @ x.reshape(-1, channels).T).reshape(_TAPS, _TAPS, -1, height, width)
+    planes = mx.pad(planes, ((0, 0), (0, 0), (0, 0), (1, 1), (1, 1)))
+    taps = [planes[r, c, :, r : r + height, c : c + width] for r in range(_TAPS) for c in range(_TAPS)]
+    return sum(taps[1:], taps[0]).transpose(1, 2, 0)[None]
+
+
+@functools.cache
+def _transforms(m: int, directions: int) -> tuple[np.ndarray, np.ndarray]:
+    """A^T and B^T of F(m, 3), float32, or their Kronecker squares for both directions at once."""
+    a, _, b = minimal_filter(m)
+    if directions == 2:
+        a, b = np.kron(a, a), np.kron(b, b)
+    return a.astype(np.float32), b.astype(np.float32)
+
+
+def _pad(x: mx.array) -> mx.array:
+    return mx.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+
+
+def _outputs(form: Form) -> int:
+    return 2 if form == "tiles2" else 4
+
+
+def _fits(conv: nn.Conv2d) -> bool:
+    return conv.weight.shape[1:3] == (_TAPS, _TAPS) and conv.stride == (1, 1) and conv.padding == (1, 1)

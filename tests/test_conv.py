@@ -1,0 +1,77 @@
+"""Convolutions in every form, against MLX's own and against exact arithmetic."""
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import pytest
+
+import sdxs.mlx_sdxs  # noqa: F401 - first, for MLX's BLAS
+from sdxs.mlx_sdxs import conv as module
+from sdxs.mlx_sdxs.conv import FoldedConv, best_form, convolve, fold_convolutions, minimal_filter, transform_weight
+
+FORMS = ["direct", "rows4", "tiles4", "tiles2", "shifts"]
+
+
+def random(shape: tuple[int, ...], seed: int = 0) -> mx.array:
+    return mx.array(np.random.default_rng(seed).standard_normal(shape, dtype=np.float32))
+
+
+@pytest.mark.parametrize("outputs", [2, 4])
+def test_minimal_filter_is_exact(outputs: int) -> None:
+    a, g, b = minimal_filter(outputs)
+    generator = np.random.default_rng(0)
+    taps, inputs = generator.standard_normal(3), generator.standard_normal(outputs + 2)
+    expected = np.correlate(inputs, taps, "valid")
+    np.testing.assert_allclose(a @ ((g @ taps) * (b @ inputs)), expected, atol=1e-13)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    ("batch", "height", "width", "inputs", "outputs"),
+    [(1, 8, 8, 5, 7), (2, 12, 8, 16, 3), (1, 4, 20, 3, 4), (1, 16, 16, 64, 32)],
+)
+def test_every_form_is_the_same_convolution(
+    form: str, batch: int, height: int, width: int, inputs: int, outputs: int
+) -> None:
+    x, weight = random((batch, height, width, inputs)), random((outputs, 3, 3, inputs), 1)
+    got = convolve(x, transform_weight(weight, form), form)
+    expected = mx.conv2d(x, weight, padding=1)
+    assert got.shape == expected.shape
+    assert float(mx.abs(got - expected).max() / mx.abs(expected).max()) < 1e-5
+
+
+def test_a_folded_network_is_the_same_and_drops_what_it_no_longer_needs() -> None:
+    chain = nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1, stride=2, bias=False),
+        nn.Conv2d(16, 32, 3, padding=1), nn.Conv2d(32, 32, 3, padding=1, bias=False), nn.Conv2d(32, 4, 1),
+        nn.Conv2d(4, 16, 3, padding=1), nn.Conv2d(16, 3, 3, padding=1),
+    )
+    x = random((1, 64, 64, 3))
+    expected = chain(x)
+    fold_convolutions(chain)
+    got = chain(x)
+    assert float(mx.abs(got - expected).max() / mx.abs(expected).max()) < 1e-5
+    kinds = [type(layer).__name__ for layer in chain.layers]
+    assert kinds == ["FoldedConv", "ReLU", "Conv2d", "FoldedConv", "FoldedConv", "Conv2d", "FoldedConv", "FoldedConv"]
+    assert chain.layers[3].weight.shape == (3, 6, 16, 32)
+    assert mx.array_equal(chain(x), got)
+
+
+@pytest.mark.parametrize(
+    ("shape", "form"),
+    [
+        ((64, 64, 320, 320), "tiles4"), ((16, 16, 1280, 1280), "tiles2"), ((512, 512, 64, 64), "rows4"),
+        ((512, 512, 64, 3), "shifts"), ((512, 512, 3, 64), "direct"), ((90, 90, 320, 320), "direct"),
+        ((8, 8, 128, 128), "direct"),
+    ],
+)
+def test_the_form_follows_the_shape(shape: tuple[int, int, int, int], form: str) -> None:
+    assert best_form(*shape) == form
+
+
+def test_the_matrices_are_made_once() -> None:
+    layer = FoldedConv(nn.Conv2d(16, 16, 3, padding=1))
+    module._transforms.cache_clear()
+    for _ in range(3):
+        mx.eval(layer(random((1, 32, 32, 16))))
+    assert module._transforms.cache_info().misses == 1
