@@ -65,6 +65,9 @@ class CoreMLInstrument:
         how = f"{layers} linears of {_SIDE} x {_SIDE} in one program; activation over {bulk.nbytes // 2 >> 20} MB float16"
         return Peaks(2 * _SIDE**3 / seconds, 2 * bulk.nbytes / 2 / copied, "float16", how)
 
+    def notes(self, backend: Backend) -> list[str]:
+        return []  # it tells nothing of the kind
+
     def profile(self, backend: Backend, picture: np.ndarray, frames: int) -> dict[str, list[float]]:
         """Build a program for each stage, as the backend's own, and run them in turn; 'in' and 'out' are the copies around."""
         if not isinstance(backend, CoreMLBackend):

@@ -34,6 +34,9 @@ class TorchInstrument:
         how = f"{side} x {side} matrix product, {dtype}; {_COPY_BYTES >> 20} MB copy, both through PyTorch"
         return Peaks(2 * side**3 / seconds, 2 * _COPY_BYTES / copied, dtype, how)
 
+    def notes(self, backend: Backend) -> list[str]:
+        return []  # it tells nothing of the kind
+
     @torch.inference_mode()
     def profile(self, backend: Backend, picture: np.ndarray, frames: int) -> dict[str, list[float]]:
         if not isinstance(backend, TorchBackend):

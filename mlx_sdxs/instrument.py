@@ -59,6 +59,9 @@ class MlxInstrument:
         how = f"{side} x {side} matrix product, {dtype}; {_COPY_BYTES >> 20} MB copy, both through MLX"
         return Peaks(2 * side**3 / seconds, 2 * _COPY_BYTES / copied, dtype, how)
 
+    def notes(self, backend: Backend) -> list[str]:
+        return []  # it tells nothing of the kind
+
     def profile(self, backend: Backend, picture: np.ndarray, frames: int) -> dict[str, list[float]]:
         if not isinstance(backend, MlxBackend) or backend._frame is None:
             raise BackendError("mlx: only a loaded MLX backend can be profiled")

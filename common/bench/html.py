@@ -84,6 +84,7 @@ def _verdicts(report: Report) -> str:
             f"<h3>{escape(backend.label)}</h3><p>Peak {peak.flops_per_s / 1e12:.2f} TFLOP/s in {escape(peak.dtype)}, "
             f"{peak.bytes_per_s / 1e9:.0f} GB/s ({escape(peak.how)}).</p><ul>{items}</ul>"
         )
+    parts += [f"<p>{escape(f'{b.label}: {note}')}</p>" for b in report.backends for note in b.notes]
     return f"<h2>What limits each stage, and what could help</h2>{''.join(parts)}" if parts else ""
 
 

@@ -53,6 +53,9 @@ class Instrument(Protocol):
     def peaks(self, dtype: str) -> Peaks:
         """Measure the device that the backend runs on, in its precision."""
 
+    def notes(self, backend: Backend) -> list[str]:
+        """What the framework tells of how it runs a loaded backend's frame, such as which unit computes what."""
+
     def profile(self, backend: Backend, picture: np.ndarray, frames: int) -> dict[str, list[float]]:
         """Run the stages one by one and wait for each: milliseconds of `frames` frames by stage.
 

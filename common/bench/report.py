@@ -150,7 +150,10 @@ class Contention:
 
 @dataclass(slots=True)
 class BackendReport:
-    """Everything about one entrant. copies: bytes per frame by hand. stages_ms: of a separate pass, each waited for."""
+    """Everything about one entrant.
+
+    copies: bytes per frame by hand. stages_ms: of a separate pass, each waited for. notes: what its framework tells.
+    """
 
     label: str
     location: str
@@ -164,6 +167,7 @@ class BackendReport:
     memory_over_time: MemoryOverTime | None = None
     copies: dict[str, float] = field(default_factory=dict)
     stages_ms: dict[str, list[float]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
     roofline: Roofline | None = None
     contention: Contention | None = None
 

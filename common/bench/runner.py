@@ -37,7 +37,7 @@ from .report import (
 )
 from .roofline import roofline
 from .worker import Count as CountWork
-from .worker import CountCopies, Entrant, Loaded, Measure, MeasurePeaks, Profile, Run, Timed, Use, Watch, Worker
+from .worker import CountCopies, Entrant, Loaded, Measure, MeasurePeaks, Notes, Profile, Run, Timed, Use, Watch, Worker
 
 FLOOR_DTYPE = "uint8"  # what the identity backend says; it may stand beside anything
 LEVELS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -229,6 +229,10 @@ class Runner:
         if isinstance(stages, Failed):
             return
         of.stages_ms = stages
+        notes = self._crew.ask(worker, Notes(), "the profile")
+        if isinstance(notes, Failed):
+            return
+        of.notes = notes
         dtype = of.describe.get("dtype", "")
         if not entrant.instrument or dtype not in ITEM_BYTES or not self._costs:
             return

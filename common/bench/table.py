@@ -24,6 +24,7 @@ def render(report: Report) -> RenderableType:
         told = in_words(ratio.first, ratio.second, ratio.ratio) if ratio.ratio else f"not compared: {ratio.refused}"
         parts.append(escape(told))
     parts += [part for part in (_stages(report), _roofline(report), _memory(report), _copies(report)) if part]
+    parts += [escape(f"{b.label}: {note}") for b in report.backends for note in b.notes]
     parts += [part for part in (_contention(report), _together(report), _paper(report)) if part]
     parts += [f"[yellow]warning:[/] {escape(line)}" for line in advice.warnings(report)]
     parts += [f"[red]failed:[/] {escape(line)}" for line in report.failures]

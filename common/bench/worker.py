@@ -90,8 +90,9 @@ class Bench:
 
     def use(self) -> Use:
         backend = self.loaded()
-        hosted = backend.pid if isinstance(backend, HostedBackend) else os.getpid()
-        return Use(footprint_bytes(hosted), backend.memory())
+        # a backend names the processes that it runs in besides this one
+        others = {int(value) for name, value in backend.describe().items() if name.startswith("process")}
+        return Use(sum(footprint_bytes(pid) for pid in {os.getpid(), *others}), backend.memory())
 
     def instrument(self) -> Instrument:
         if not self.entrant.instrument:
@@ -226,6 +227,14 @@ class Profile(Request[dict[str, list[float]]]):
             stages = {"pre": stages.pop("pre"), **inside, **stages}
         bridge_ms = Run(0).do(bench).bridge_ms
         return {**stages, "bridge": [bridge_ms]} if bridge_ms else stages
+
+
+@dataclass(frozen=True, slots=True)
+class Notes(Request[list[str]]):
+    """What the framework tells of how it runs the frame, a line each."""
+
+    def do(self, bench: Bench) -> list[str]:
+        return bench.instrument().notes(bench.loaded()) if bench.entrant.instrument and not bench.entrant.isolated else []
 
 
 @dataclass(frozen=True, slots=True)
