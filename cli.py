@@ -278,7 +278,7 @@ def convert(
 @app.command()
 def bench(
     backend: Annotated[
-        list[str] | None, Option(help="NAME[:setting=value,...] of mlx, coreml, torch, identity; repeatable, the first is "
+        list[str] | None, Option(help="NAME[:setting=value...] of mlx, coreml, torch, identity; repeatable, the first is "
                                  "compared with the others. [default: all that run here, but torch]", show_default=False)
     ] = None,
     model: Annotated[str, Option(help="Checkpoint by name or path.")] = "demo",
@@ -392,16 +392,16 @@ def _plotter(folder: Path | None) -> "Callable[[Report], list[Path]] | None":
 
 
 def _entrants(chosen: list[str], size: int, dtype: str, isolate: bool) -> "list[Entrant]":
-    """Turn `NAME[:setting=value,...]` into entrants with labels of their own. Raises UsageError."""
+    """Turn `NAME[:setting=value...]` into entrants with labels of their own. Raises UsageError."""
     from .common.backend import BackendOptions
     from .common.bench.worker import Entrant
 
     known, made, seen = BACKENDS | PEERS, [], {}
     for spec in chosen:
-        name, _, settings = spec.partition(":")
+        name, *settings = spec.split(":")
         if name not in known:
             raise UsageError(f"--backend {name}: expected one of {', '.join(known)}")
-        pairs = tuple(tuple(part.partition("=")[::2]) for part in settings.split(",") if part)
+        pairs = tuple((setting, value) for setting, _, value in (part.partition("=") for part in settings))
         options = BackendOptions(size, dtype if name != "identity" else "auto", pairs)
         if name == "coreml":
             _refuse_as_a_speed(options)
