@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from command import Command
-from sdxs.common.bench import advice, html, statistics, table
+from sdxs.common.bench import advice, html, machine, statistics, table
 from sdxs.common.bench.compare import compare
 from sdxs.common.bench.paper import beside
 from sdxs.common.bench.report import SCHEMA_FILE, Report, read_report, schema_text
@@ -167,3 +167,30 @@ def test_markup_in_a_name_stays_text() -> None:
     console = Console(width=400, record=True, file=io.StringIO())
     console.print(table.render(report))
     assert "<b>[red]x" in console.export_text()
+
+
+def test_power_and_heat_are_read_where_the_system_tells(tmp_path: Path) -> None:
+    for name, kind, online in (("AC", "Mains", "0"), ("BAT0", "Battery", "")):
+        (tmp_path / "power" / name).mkdir(parents=True)
+        (tmp_path / "power" / name / "type").write_text(kind)
+        (tmp_path / "power" / name / "online").write_text(online)
+    assert machine._linux_power(tmp_path / "power") == "battery"
+    (tmp_path / "power" / "AC" / "online").write_text("1")
+    assert machine._linux_power(tmp_path / "power") == "mains"
+    assert machine._linux_power(tmp_path / "nothing") == ""
+    for number, degrees in ((0, "41000"), (1, "63500"), (2, "no")):
+        (tmp_path / f"thermal_zone{number}").mkdir()
+        (tmp_path / f"thermal_zone{number}" / "temp").write_text(degrees)
+    assert machine._linux_thermal(tmp_path) == "64 C"
+
+
+def test_a_program_that_is_missing_or_fails_tells_nothing() -> None:
+    assert machine._ask("sdxs-no-such-program") == "" and machine._ask("false") == ""
+    assert "load" in machine.conditions() and machine.versions()["numpy"]
+
+
+def test_a_copy_without_a_repository_names_the_commit_it_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(machine, "PACKAGE_FOLDER", tmp_path)
+    assert machine.git_revision() == ""
+    monkeypatch.setenv("SDXS_GIT_REVISION", "abc")
+    assert machine.git_revision() == "abc"

@@ -39,7 +39,7 @@ from .roofline import roofline
 from .worker import Count as CountWork
 from .worker import CountCopies, Entrant, Loaded, Measure, MeasurePeaks, Notes, Profile, Run, Timed, Use, Watch, Worker
 
-FLOOR_DTYPE = "uint8"  # what the identity backend says; it may stand beside anything
+FLOOR_DTYPE = "uint8"  # what the identity backend says, which computes nothing
 LEVELS = (0.0, 0.25, 0.5, 0.75, 1.0)
 COPY_FRAMES = 20
 
@@ -332,12 +332,14 @@ class Runner:
 
 
 def ratios(backends: Sequence[BackendReport]) -> list[Ratio]:
-    """The first backend against each of the others; those of another precision are refused."""
+    """The first backend against each of the others; those of another precision are refused, and a floor is no rival."""
     made = []
     for second in backends[1:]:
         first = backends[0]
         dtypes = [b.describe.get("dtype", "") for b in (first, second)]
-        if FLOOR_DTYPE not in dtypes and dtypes[0] != dtypes[1] and all(dtypes):
+        if dtypes.count(FLOOR_DTYPE) == 1:
+            continue
+        if dtypes[0] != dtypes[1] and all(dtypes):
             refused = f"{first.label} computes in {dtypes[0]}, {second.label} in {dtypes[1]}; give both the same --dtype"
             made.append(Ratio(first.label, second.label, None, refused))
             continue
