@@ -1,5 +1,6 @@
 """The `sdxs` command: parses, shows, exits. Everything that works is imported inside the commands."""
 
+import math
 import os
 import signal
 import sys
@@ -19,6 +20,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from typer import Option
+from typer.exceptions import TyperException
 
 from .common.errors import SdxsError, SdxsWarning, UsageError, WeightsError
 
@@ -44,6 +46,15 @@ INSTRUMENTS = {
     "torch": "sdxs.experiments.torch_instrument:TorchInstrument",
 }
 COUNTERS = {"mlx": "mlx", "coreml": "coremltools"}  # who counts a frame's work, and the package each needs
+# Options of `live` that only some backends know, by parameter: given to none of them, they are refused and not ignored.
+ONLY_FOR = {
+    "seed": ("mlx", "coreml"),
+    "feedback": ("mlx", "coreml"),
+    "dtype": ("mlx", "coreml"),
+    "coreml_runtime": ("coreml",),
+    "attention": ("coreml",),
+    "compute_units": ("coreml",),
+}
 DEFAULT_PROMPT = "an oil painting"
 PLAIN_PROGRESS_S = 2.0
 
@@ -70,8 +81,11 @@ def main() -> None:
     warnings.showwarning = _show_warning
     code: object = 1
     try:
-        app()
-        code = 0
+        code = app(standalone_mode=False) or 0
+    except TyperException as error:  # what it refuses itself: one line, too
+        if said := " ".join(error.format_message().split()):  # nothing where the help was shown instead
+            err.print(f"[bold red]error:[/] {escape(said)}")
+        code = error.exit_code
     except SystemExit as end:
         code = end.code
     except SdxsError as error:
@@ -96,6 +110,34 @@ def _leave_at_once(code: int) -> None:
     os._exit(code)
 
 
+def _refuse_what_no_backend_knows(context: typer.Context, names: list[str]) -> None:
+    """Raise UsageError for an option that was given and concerns none of the chosen backends."""
+    for option in context.command.params:
+        known = ONLY_FOR.get(option.name or "")
+        if known and _was_given(context, option.name or "") and not set(known) & set(names):
+            raise UsageError(
+                f"{option.opts[0]}: only for {' and '.join(f'--backend {name}' for name in known)}; "
+                f"{' and '.join(names)} would ignore it; drop it or name another backend"
+            )
+
+
+def _was_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and not source.name.startswith("DEFAULT")
+
+
+def _finite(value: float) -> float:
+    if not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is not finite")
+    return value
+
+
+def _named_path(text: str) -> Path:
+    if not text.strip():
+        raise typer.BadParameter("is empty; name a file or a folder")
+    return Path(text)
+
+
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
     err.print(f"[yellow]warning:[/] {escape(str(message))}")
 
@@ -113,10 +155,12 @@ def _root(version: Annotated[bool, Option("--version", callback=_version, is_eag
 
 @app.command()
 def live(
+    context: typer.Context,
     backend: Annotated[str, Option(help=f"Who renders: {', '.join(BACKENDS)}.")] = "mlx",
     source: Annotated[str, Option(help="Camera number, video, image, or 'synthetic'.")] = "0",
     outs: Annotated[
-        list[Path] | None, Option("--out", help="Video, image or folder to write; repeatable.")
+        list[Path] | None,
+        Option("--out", parser=_named_path, metavar="PATH", help="Video, image or folder to write; repeatable."),
     ] = None,
     model: Annotated[str, Option(help="Checkpoint by name or path; see `sdxs weights list`.")] = "sdxs-512-0.9",
     prompt: Annotated[
@@ -139,12 +183,16 @@ def live(
         bool | None, Option("--realtime/--every-frame", show_default=False, help="Files: keep their pace and drop what "
                             "comes too fast, or render every frame. [default: realtime in a window]")
     ] = None,
-    feedback: Annotated[float, Option(min=0, max=1, help="Share of the last picture in the next one's latents.")] = 0.0,
-    ema: Annotated[float, Option(min=0, max=0.99, help="Smoothing over time: weight of the past.")] = 0.0,
-    blend: Annotated[float, Option(min=0, max=1, help="Share of the camera mixed into the picture.")] = 0.0,
+    feedback: Annotated[
+        float, Option(min=0, max=1, callback=_finite, help="Share of the last picture in the next one's latents.")
+    ] = 0.0,
+    ema: Annotated[float, Option(min=0, max=0.99, callback=_finite, help="Smoothing over time: weight of the past.")] = 0.0,
+    blend: Annotated[
+        float, Option(min=0, max=1, callback=_finite, help="Share of the camera mixed into the picture.")
+    ] = 0.0,
     skip: Annotated[
-        float, Option(help="Reuse the picture while the camera changes by no more than so many levels of 255 on "
-                      "average; 0: only if nothing changed; -1: never.")
+        float, Option(callback=_finite, help="Reuse the picture while the camera changes by no more than so many levels of 255 "
+                      "on average; 0: only if nothing changed; -1: never.")
     ] = 0.0,
     side_by_side: Annotated[bool, Option("--side-by-side/--output-only", help="Show the camera too.")] = False,
     overlay: Annotated[bool, Option("--overlay/--no-overlay", help="Figures and prompt in the window.")] = True,
@@ -169,6 +217,7 @@ def live(
     names = [backend, *([compare] if compare else [])]
     for option, name in zip(("--backend", "--compare"), names, strict=False):
         _backend_location(name, option)
+    _refuse_what_no_backend_knows(context, names)
     # Core ML's bridge holds the GIL through every frame, so it gets a process of its own.
     hosted = isolate or compare is not None or (backend == "coreml" and coreml_runtime == "coreml")
     # Before anything imports OpenCV: MLX wants to load its BLAS first.
@@ -183,6 +232,11 @@ def live(
     checkpoint = find(model, vae)
     size = checkpoint.frame.size if size is None else size
     checkpoint.check_size(size)
+    if _was_given(context, "seed") and checkpoint.frame.noise_scale == 0:
+        warnings.warn(
+            f"--seed {seed} makes no difference: {checkpoint.name} was trained without noise (noise_scale 0 in its sdxs.json)",
+            SdxsWarning, stacklevel=2,
+        )
     coreml = (("runtime", coreml_runtime), ("attention", attention), ("compute_units", compute_units))
     options = [BackendOptions(size, dtype, coreml if name == "coreml" else ()) for name in names]
     for chosen in (chosen for name, chosen in zip(names, options, strict=True) if name == "coreml"):
@@ -553,7 +607,7 @@ def weights_list() -> None:
     table = Table(title="checkpoints", title_justify="left")
     table.add_column("model", no_wrap=True)
     for heading in ("here", "licence", "what"):
-        table.add_column(heading)
+        table.add_column(heading, overflow="fold")  # whole, however narrow the terminal: licences are read here
     for known in ENTRIES.values():
         here = local_folder(known)
         state = here[1] if here else "pickle only" if known.pickle_only else "can be pulled"

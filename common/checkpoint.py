@@ -18,6 +18,7 @@ from .tensors import check_layout, read_header
 PACKAGE_FOLDER = Path(__file__).resolve().parent.parent
 TEXT_PREFIX = "text_model."  # transformers before version 5 wrote it
 HUB_CACHE = "hub cache"
+VAE_FOLDERS = ("vae", "vae_large")  # of the checkpoints known by name
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,8 +174,14 @@ def find(model: str, vae_folder: str = "vae", download: bool = True) -> Checkpoi
     if here is None:
         if known.pickle_only:
             raise WeightsError(f"{model} cannot be pulled: {known.pickle_only}")
+        if vae_folder not in VAE_FOLDERS:
+            raise UsageError(f"--vae {vae_folder}: expected {' or '.join(VAE_FOLDERS)}, or a folder of a --model given by path")
+        if not known.repo and vae_folder != VAE_FOLDERS[0]:
+            raise WeightsError(
+                f"{model} with the VAE {vae_folder!r} is not in this installation; drop --vae, or take a --model that has it"
+            )
         if not known.repo:
-            raise WeightsError(f"{model} with the VAE {vae_folder!r} is not in this installation; reinstall sdxs")
+            raise WeightsError(f"{model} is not in this installation; reinstall sdxs")
         if not download:
             raise WeightsError(f"{model} is not on this machine; run `sdxs weights pull {model}` or use `--model demo`")
         from .hub import pull

@@ -107,12 +107,18 @@ class Child:
             raise BackendError(self.death)
         try:
             self._pipe.send(request)
+            return
         except OSError:
-            raise self._dead() from None
+            pass  # raised below: within, the failed send would hang on to its buffer, as the error's context
+        raise self._dead()
 
     def ask(self, request: object, expected: type[T], timeout_s: float = float("inf")) -> T:
         """Send a request and return its answer. Raises what the child raised, BackendError if it died."""
-        self.send(request)
+        try:
+            self.send(request)
+        except BaseException:
+            self._process.kill()  # its answer would be taken for that to the next request
+            raise
         return self.receive(expected, timeout_s)
 
     def receive(self, expected: type[T], timeout_s: float = float("inf")) -> T:

@@ -4,6 +4,9 @@ A message says what happened, where, what was expected and what to do about it.
 `exit_code` is what the command line ends with; nothing below `cli.py` prints or exits.
 """
 
+from collections.abc import Sequence
+from typing import TypeVar
+
 
 class SdxsError(Exception):
     """Base of everything sdxs raises on purpose."""
@@ -41,6 +44,18 @@ class SinkError(SdxsError):
 
 class BackendError(SdxsError):
     """A backend cannot load, or failed on a frame."""
+
+
+E = TypeVar("E", bound=BaseException)
+
+
+def first_of(errors: Sequence[E]) -> E:
+    """Return the first error, to be raised; what came after it becomes notes, so that nothing is lost."""
+    first, *others = errors
+    for other in others:
+        if other is not first:
+            first.add_note(f"and then: {other or repr(other)}")
+    return first
 
 
 class SdxsWarning(UserWarning):

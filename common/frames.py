@@ -107,6 +107,11 @@ class Slot(Generic[T]):
             self._changed.notify_all()
             return item
 
+    def count_drop(self) -> None:
+        """Account for an item that was taken and then had no use."""
+        with self._changed:
+            self.dropped += 1
+
     def close(self, discard: bool = False) -> list[T]:
         """End the hand-over: nothing more goes in; what is inside can still be taken unless discarded."""
         with self._changed:

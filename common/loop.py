@@ -9,7 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -17,16 +17,17 @@ import numpy as np
 from . import copies
 from .admission import Admission
 from .backend import Backend, FrameParams
-from .errors import SourceLost
+from .errors import SourceLost, first_of
 from .frames import Frame, Pool, Slot
 from .image import to_square_rgb
 from .source import Source
 from .stats import Stats, Summary
 from .temporal import Similarity
 
-JOIN_S = 0.6
+JOIN_S = 0.6  # for the threads to end when the user wants to leave, or when one of them is known to hang or has failed
+ORDERLY_JOIN_S = 5.0  # for each backend to close otherwise: what it says then, and its memory, belong to the session
 MOST_IN_FLIGHT = 8
-IDLE_CHECK_S = 0.5  # how often a backend that has nothing to do is asked whether it is still there
+IDLE_CHECK_S = 0.25  # how often a backend that has nothing to do is asked whether it is still there
 DISPLAY_WAIT_S = 0.05  # a signal sets a flag and touches no lock, so the display looks up this often
 
 
@@ -194,13 +195,19 @@ class Loop:
         self._resumed.set()
         self.ready = threading.Event()
         self._failure: BaseException | None = None
-        self._last_read_ns = 0
-        self._capturing = False
+        self._stalled = False
+        self._reading_since_ns = 0  # 0 between two reads
+        self._turns = threading.Semaphore(0)
+        self._refused: deque[Frame] = deque()  # came too late: their slot was closed
         self._pending: list[Future[None]] = []
         self.summary: Summary | None = None
+        self._under_way = 0
         self._threads = [
             threading.Thread(target=self._guard, args=(work,), name=name, daemon=True)
-            for work, name in ((self._capture, "sdxs-capture"), (self._infer, "sdxs-inference"))
+            for work, name in (
+                (self._capture_in_turn if settings.sequential else self._capture, "sdxs-capture"),
+                (self._infer, "sdxs-inference"),
+            )
         ]
 
     # Live changes, from the main thread.
@@ -247,23 +254,28 @@ class Loop:
 
         show: takes each frame that reaches the display; its pictures are only valid during the call.
         idle: called between frames at least 20 times a second. finish: closes the sinks; always called,
-        before anything is waited for. Raises what a thread, `show` or `finish` raised; `summary` then
-        holds the figures until there.
+        before anything is waited for. Raises the first thing that a thread, `show` or `finish` raised, with
+        the others as its notes; `summary` then holds the figures until there.
         """
-        self._began_ns = self._last_read_ns = time.perf_counter_ns()
+        self._began_ns = time.perf_counter_ns()
         drive = self._drive_sequential if self._settings.sequential else self._drive
         ended = "failed"
+        errors: list[BaseException] = []
         try:
             ended = drive(show, idle)
-        finally:
-            try:
-                self._end(finish)
-            finally:
-                ended = "failed" if self._failure else ended
-                dropped = self._captured.dropped, self._rendered.dropped
-                self.summary = self.stats.summary(self._began_ns, dropped, ended)
+        except BaseException as error:
+            errors.append(error)
+        try:
+            self._end(finish)
+        except BaseException as error:
+            errors.append(error)
         if self._failure is not None:
-            raise self._failure
+            errors.insert(0 if ended != "failed" else 1, self._failure)
+            ended = "failed"
+        dropped = self._captured.dropped, self._rendered.dropped
+        self.summary = self.stats.summary(self._began_ns, dropped, ended, self._under_way)
+        if errors:
+            raise first_of(errors)
         return self.summary
 
     def _drive(self, show: Callable[[Frame], None], idle: Callable[[], None]) -> str:
@@ -283,20 +295,24 @@ class Loop:
         return "stopped"
 
     def _drive_sequential(self, show: Callable[[Frame], None], idle: Callable[[], None]) -> str:
-        """Capture, render and show one frame after the other on this thread, as the paper's program does."""
+        """Capture, render and show one frame after the other, as the paper's program does: nothing overlaps.
+
+        Only the read itself is done by another thread, so that one that hangs leaves this one free to say so.
+        """
         renderer = self._renderer
         try:
             renderer.load()
             self.ready.set()
+            self._threads[0].start()
             while not self.stopped:
                 self._apply_commands(renderer)
                 idle()
                 if self.paused:
                     time.sleep(DISPLAY_WAIT_S)
                     continue
-                frame = self._read_frame()
+                frame = self._next_in_turn(idle)
                 if frame is None:
-                    return "source ended"
+                    return "stopped" if self.stopped else "source ended"
                 renderer.turn_to(frame.id)
                 renderer.submit(frame)
                 frame = renderer.collect()
@@ -307,6 +323,16 @@ class Loop:
             return "stopped"
         finally:
             renderer.close()
+
+    def _next_in_turn(self, idle: Callable[[], None]) -> Frame | None:
+        self._turns.release()
+        while not self.stopped:
+            frame = self._captured.take(self.display_wait_s)
+            if frame is not None or self._captured.finished:
+                return frame
+            idle()
+            self._check_stall()
+        return None
 
     def _show(self, frame: Frame, show: Callable[[Frame], None]) -> None:
         if len(frame.outputs) == 2:
@@ -320,31 +346,47 @@ class Loop:
         self._pool.give_back(frame)
 
     def _check_stall(self) -> None:
-        silent_s = (time.perf_counter_ns() - self._last_read_ns) / 1e9
-        if self._capturing and self._settings.realtime and silent_s > self._settings.stall_s:
+        since_ns = self._reading_since_ns
+        silent_s = (time.perf_counter_ns() - since_ns) / 1e9 if since_ns else 0.0
+        if silent_s > self._settings.stall_s:
+            self._stalled = True
             raise SourceLost(
                 f"{self._source.name} has delivered no frame for {silent_s:.0f} s; check its cable and that no other "
                 "program took it; what was recorded until then is kept"
             )
 
     def _end(self, finish: Callable[[], None]) -> None:
-        """Keep the files, then end the threads, for at most a second in all."""
+        """Keep the files, then end the threads: within a second if there is any hurry, see `_patience_s`."""
         self._ending.set()
         self._resumed.set()
         self.ready.set()
         try:
             finish()
         finally:
-            for slot in (self._captured, self._rendered):
-                slot.close(discard=True)
+            left = [*self._captured.close(discard=True), *self._rendered.close(discard=True)]
+            self._turns.release()
             self._pool.close()
             self._encoder.shutdown(wait=False, cancel_futures=True)
-            deadline = time.perf_counter() + JOIN_S
-            for thread in reversed(self._threads):
-                if thread.ident is not None:
-                    thread.join(max(0.0, deadline - time.perf_counter()))
+            self._join()
+            self._under_way = len(left) + len(self._refused) + len(self._renderer.in_flight)
             if not self._threads[0].is_alive():
                 self._source.close()
+
+    def _join(self) -> None:
+        """Wait for the threads; whoever does not end in time is left behind, see `abandoned`."""
+        began = time.perf_counter()
+        for thread in reversed(self._threads):
+            while thread.is_alive() and (left := began + self._patience_s() - time.perf_counter()) > 0:
+                thread.join(min(left, DISPLAY_WAIT_S))  # a signal that comes meanwhile sets `stopped`
+        # A prompt under way is of no use any more, so there is no reason to wait for it any longer.
+        encoding = [future for future in self._pending if not future.done()]
+        if not wait(encoding, max(0.0, began + JOIN_S - time.perf_counter())).not_done:
+            self._encoder.shutdown(wait=True)  # its thread has nothing left to do
+
+    def _patience_s(self) -> float:
+        if self.stopped or self._stalled or self._failure:
+            return JOIN_S
+        return 1 + ORDERLY_JOIN_S * self.stats.backend_count
 
     # The other threads.
 
@@ -353,7 +395,7 @@ class Loop:
             work()
         except BaseException as error:  # handed to the main thread, which raises it
             self._failure = self._failure or error
-            self._capturing = False
+            self._reading_since_ns = 0
             self.ready.set()
             self._captured.close()
             self._rendered.close()  # what was rendered before is still shown and recorded
@@ -366,8 +408,7 @@ class Loop:
         interval_ns = round(1e9 / source.fps) if settings.realtime and source.paced else 0
         if settings.realtime:
             self.ready.wait()  # a clip must not play away while the model loads
-        self._last_read_ns = due_ns = time.perf_counter_ns()
-        self._capturing = True
+        due_ns = time.perf_counter_ns()
         limit = None if settings.realtime else settings.frames
         while not self._ending.is_set() and (limit is None or self.stats.captured < limit):
             if interval_ns:
@@ -376,16 +417,30 @@ class Loop:
             frame = self._read_frame()
             if frame is None:
                 break
-            replaced = self._captured.put(frame)
-            if replaced is not None:
-                self._pool.give_back(replaced)
-        self._capturing = False
+            self._put(self._captured, frame)
         self._captured.close()
+
+    def _capture_in_turn(self) -> None:
+        """Read a frame whenever the main thread asks for one."""
+        while self._turns.acquire() and not self._ending.is_set():
+            frame = self._read_frame()
+            if frame is None:
+                break
+            self._put(self._captured, frame)
+        self._captured.close()
+
+    def _put(self, slot: Slot[Frame], frame: Frame) -> None:
+        back = slot.put(frame)
+        if back is frame:
+            self._refused.append(frame)
+        if back is not None:
+            self._pool.give_back(back)
 
     def _read_frame(self) -> Frame | None:
         """Read, stamp, crop and convert the next frame into a pool buffer; None at the end."""
+        self._reading_since_ns = time.perf_counter_ns()
         picture = self._source.read()
-        captured_ns = self._last_read_ns = time.perf_counter_ns()
+        captured_ns, self._reading_since_ns = time.perf_counter_ns(), 0
         frame = self._pool.take() if picture is not None else None
         if picture is None or frame is None:
             return None
@@ -401,14 +456,21 @@ class Loop:
             renderer.load()
             self.ready.set()
             while not self._ending.is_set():
-                while not self._resumed.wait(IDLE_CHECK_S):
-                    renderer.check()
+                if self.paused:
+                    self._hold(renderer)
                 self._apply_commands(renderer)
                 if not self._step(renderer):
                     break
         finally:
             renderer.close()
         self._rendered.close()
+
+    def _hold(self, renderer: _Renderer) -> None:
+        """Hand on what is under way, which would be stale later, then wait for the pause to end."""
+        while renderer.in_flight:
+            self._deliver(renderer.collect())
+        while not self._resumed.wait(IDLE_CHECK_S):
+            renderer.check()
 
     def _apply_commands(self, renderer: _Renderer) -> None:
         while self._commands:
@@ -422,6 +484,12 @@ class Loop:
             if not renderer.in_flight:
                 latest = time.perf_counter_ns() + round(IDLE_CHECK_S * 1e9)
             frame = self._captured.take_between(earliest, latest)
+            if frame is not None and self.paused:  # since this thread began to wait for a frame
+                if self._settings.realtime:
+                    self._captured.count_drop()
+                    self._pool.give_back(frame)
+                    return True
+                self._hold(renderer)  # every frame has its turn
             if frame is not None:
                 self._admit(renderer, frame)
                 return True
@@ -446,7 +514,5 @@ class Loop:
 
     def _deliver(self, frame: Frame) -> None:
         frame.stage_ns["rendered at"] = time.perf_counter_ns()
-        replaced = self._rendered.put(frame)
-        if replaced is not None:
-            self._pool.give_back(replaced)
+        self._put(self._rendered, frame)
         time.sleep(0)  # lets the display in before this thread takes the GIL again: 26 ms without it, measured

@@ -2,6 +2,7 @@
 
 Linux: proportional set size (shared pages divided among their users), from smaps_rollup.
 macOS: phys_footprint, what Activity Monitor shows; it counts GPU buffers in unified memory too.
+Whether a process *grows* is asked of its anonymous memory: a library's share moves with who else maps it.
 """
 
 import ctypes
@@ -19,12 +20,24 @@ _RUSAGE_BYTES = 1024
 def footprint_bytes(pid: int | None = None) -> int:
     """Return the footprint of a process, this one by default. Raises SdxsError if it cannot be read."""
     pid = os.getpid() if pid is None else pid
-    if sys.platform == "darwin":
-        return _phys_footprint(pid)
+    return _phys_footprint(pid) if sys.platform == "darwin" else _from_smaps(pid, "Pss")
+
+
+def anonymous_bytes(pid: int | None = None) -> int:
+    """Return what a process has allocated, swapped out or not; on macOS its footprint. Raises as `footprint_bytes`.
+
+    Nothing that another process does moves it.
+    """
+    pid = os.getpid() if pid is None else pid
+    return _phys_footprint(pid) if sys.platform == "darwin" else _from_smaps(pid, "Anonymous", "Swap")
+
+
+def _from_smaps(pid: int, *keys: str) -> int:
     try:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
-    except (OSError, StopIteration) as error:
+        lines = (line.split() for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:])
+        counts = {words[0].rstrip(":"): int(words[1]) * 1024 for words in lines}
+        return sum(counts[key] for key in keys)
+    except (OSError, LookupError, ValueError) as error:
         raise SdxsError(f"memory of process {pid} cannot be read ({error}); has it ended?") from None
 
 

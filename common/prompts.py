@@ -18,6 +18,8 @@ def read_prompts(name: str) -> tuple[str, ...]:
         lines = Path(name).expanduser().read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"--prompts {name}: not readable ({error}); expected 'gallery' or a text file") from None
+    if any(not character.isprintable() for line in lines for character in line if character != "\t"):
+        raise UsageError(f"--prompts {name}: is not text; expected 'gallery' or a text file with one prompt a line")
     prompts = tuple(text for line in lines if (text := line.partition("#")[0].strip()))
     if not prompts:
         raise UsageError(f"--prompts {name}: holds no prompt; write one a line")

@@ -14,7 +14,7 @@ import numpy as np
 from .backend import Backend, FrameParams
 from .checkpoint import Checkpoint
 from .controls import Controls, Event, Look, View
-from .errors import SdxsError, UsageError
+from .errors import SdxsError, SinkError, UsageError
 from .frames import Frame
 from .loop import DISPLAY_WAIT_S, Loop, LoopSettings, Prompt
 from .prompts import GALLERY
@@ -107,10 +107,19 @@ class Session:
             report(self.loop.stats.shown + 1, frame.prompt)
 
         try:
-            return self.loop.run(show, self._idle, self._finish)
-        finally:
-            if self.plan.stats and self.loop.summary:
-                write_whole(self.plan.stats, (json.dumps(self.loop.summary.as_json(), indent=1) + "\n").encode())
+            summary = self.loop.run(show, self._idle, self._finish)
+        except BaseException as error:
+            try:
+                self._write_stats()
+            except SinkError as second:
+                error.add_note(f"and then: {second}")
+            raise
+        self._write_stats()
+        return summary
+
+    def _write_stats(self) -> None:
+        if self.plan.stats and self.loop.summary:
+            write_whole(self.plan.stats, (json.dumps(self.loop.summary.as_json(), indent=1) + "\n").encode())
 
     def _idle(self) -> None:
         if self._window is None:

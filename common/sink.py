@@ -128,6 +128,8 @@ class FolderSink:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._count = 0
+        if path.exists() and not path.is_dir():
+            raise SinkError(f"{path}: is a file, and without a suffix a folder is meant; name another one, or add .mp4 or .png")
         if path.exists() and any(path.glob("frame-*.png")):
             raise SinkError(f"{path}: already holds frames of another session; name a new folder or empty this one")
         check_writable(path / "frame-000001.png", path if path.is_dir() else path.absolute().parent)
@@ -315,6 +317,8 @@ def open_sink(path: Path, fps: float, realtime: bool = False) -> Sink:
     """
     path = path.expanduser()
     suffix = path.suffix.lower()
+    if path.name.lower() in (*VIDEO_CODECS, *IMAGE_SUFFIXES) and not path.is_dir():
+        raise UsageError(f"--out {path}: is a suffix without a name; write out{path.name}")
     if path.is_dir() or not suffix:
         return FolderSink(path)
     if suffix in VIDEO_CODECS:

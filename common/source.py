@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from . import copies
-from .errors import SourceError, SourceLost
+from .errors import SourceError, SourceLost, UsageError
 from .opencv import cv2
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
@@ -50,8 +50,12 @@ class Camera:
         """Raise SourceError if it cannot be opened."""
         self.name = f"camera {index}"
         self._index = index
-        self._capture = cv2.VideoCapture(index)
-        if not self._capture.isOpened():
+        try:
+            self._capture = cv2.VideoCapture(index)
+            opened = self._capture.isOpened()
+        except (cv2.error, OverflowError):  # a number that no integer of OpenCV's holds
+            opened = False
+        if not opened:
             raise SourceError(
                 f"{self.name} cannot be opened; check that one is connected and free and, on macOS, that System "
                 "Settings > Privacy & Security > Camera allows this terminal; `sdxs doctor` looks closer, and "
@@ -209,7 +213,7 @@ def read_counter(picture: np.ndarray) -> int:
 
 
 def open_source(spec: str, size: int, repeat: bool = False) -> Source:
-    """Open what `--source` names. Raises SourceError.
+    """Open what `--source` names. Raises SourceError, UsageError.
 
     spec: a camera number, 'synthetic', or the path of an image or a video. `repeat` makes files endless.
     """
@@ -217,5 +221,9 @@ def open_source(spec: str, size: int, repeat: bool = False) -> Source:
         return Camera(int(spec))
     if spec == "synthetic":
         return Synthetic(size)
+    if not spec.strip():
+        raise UsageError("--source is empty; expected a camera number, a video, an image or 'synthetic'")
     path = Path(spec).expanduser()
+    if path.is_dir():
+        raise SourceError(f"{path}: is a folder; --source takes one file of it, a camera number or 'synthetic'")
     return ImageFile(path, repeat) if path.suffix.lower() in IMAGE_SUFFIXES else VideoFile(path, repeat)

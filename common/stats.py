@@ -61,7 +61,11 @@ class Series:
 
 @dataclass(slots=True)
 class Summary:
-    """The figures of a session; times in milliseconds, memory in bytes, flicker in levels of 255."""
+    """The figures of a session; times in milliseconds, memory in bytes, flicker in levels of 255.
+
+    Unless the session failed or left a thread behind, every frame is accounted for: captured = shown + both kinds of dropped +
+    under_way_at_end, the last being those between capture and display when the session ended.
+    """
 
     schema: int
     seconds: float
@@ -70,6 +74,7 @@ class Summary:
     inferred: int
     skipped_as_similar: int
     dropped_before_display: int
+    under_way_at_end: int
     shown: int
     fps: float
     latency_ms: Spread
@@ -141,7 +146,7 @@ class Stats:
         """Median over the last 30 frames."""
         return float(np.median(self._recent_latency_ms)) if self._recent_latency_ms else 0.0
 
-    def summary(self, began_ns: int, dropped: tuple[int, int], ended: str) -> Summary:
+    def summary(self, began_ns: int, dropped: tuple[int, int], ended: str, under_way: int = 0) -> Summary:
         """Close the books."""
         span = (self.last_shown_ns - self.first_shown_ns) / 1e9
         return Summary(
@@ -152,6 +157,7 @@ class Stats:
             inferred=self.inferred,
             skipped_as_similar=self.skipped,
             dropped_before_display=dropped[1],
+            under_way_at_end=under_way,
             shown=self.shown,
             fps=round((self.shown - 1) / span, 3) if span > 0 else 0.0,
             latency_ms=self.latency_ms.spread(),

@@ -12,7 +12,7 @@ import numpy as np
 
 from . import copies
 from .controls import HELP, Look, View
-from .errors import SinkError
+from .errors import SinkError, first_of
 from .frames import Frame
 from .image import enlarged, label, text_block, text_table
 from .sink import Sink, VideoFileSink, save_image
@@ -112,18 +112,18 @@ class Viewer:
         return True
 
     def close(self) -> None:
-        """Finish every file, whatever one of them says, then raise the first complaint as SinkError."""
-        complaint: SinkError | None = None
+        """Finish every file, whatever one of them says, then raise the first complaint as SinkError, the others its notes."""
+        complaints: list[SinkError] = []
         for sink in [*self._sinks, *([self._recording] if self._recording else []), *([self._window] if self._window else [])]:
             try:
                 sink.close()
             except SinkError as error:
-                complaint = complaint or error
+                complaints.append(error)
             except Exception as error:  # OpenCV's, too; the other files must be finished whatever this one says
-                complaint = complaint or SinkError(f"a file could not be finished ({error}); free space")
+                complaints.append(SinkError(f"a file could not be finished ({error}); free space"))
         self._recording = None
-        if complaint:
-            raise complaint
+        if complaints:
+            raise first_of(complaints)
 
     def _write_files(self, frame: Frame, shown_ns: int) -> None:
         if self._sinks:

@@ -21,6 +21,8 @@ from ..common.errors import SourceError
 from ..common.source import VideoFile
 
 LIMIT_S = 1.0
+# What Python says when SIGINT comes while it starts, before any line of ours could run; it then ends with 1.
+FAREWELL = "Fatal Python error: init_"
 BAD_WORDS = ("Traceback", "terminate called", "Aborted", "core dumped", "leaked", "Fatal")
 
 
@@ -36,16 +38,20 @@ class Outcome:
     frames: int
     left_over: tuple[str, ...]
     complaint: str
+    farewell: bool = False
 
     @property
     def good(self) -> bool:
-        """Right code, in time, nothing half-written, no crash."""
+        """Right, and within the second that a user is promised."""
+        return self.right and self.exit_s <= LIMIT_S
+
+    @property
+    def right(self) -> bool:
+        """Right code, nothing half-written, no crash."""
         number = signal.Signals[self.signal].value
         # Before the command's own handlers stand, Python dies of the signal itself; a shell sees the same code.
-        codes = (128 + number, -number)
-        return (
-            self.code in codes and self.exit_s <= LIMIT_S and self.frames >= 0 and not self.left_over and not self.complaint
-        )
+        codes = (128 + number, -number, *([1] if self.farewell else []))
+        return self.code in codes and self.frames >= 0 and not self.left_over and not self.complaint
 
 
 def interrupt(number: signal.Signals, after_s: float, isolate: bool) -> Outcome:
@@ -68,9 +74,10 @@ def interrupt(number: signal.Signals, after_s: float, isolate: bool) -> Outcome:
         took = time.perf_counter() - began
         left = tuple(path.name for path in Path(folder).iterdir() if path != out)
         complaint = next((line for line in errors.splitlines() if any(word in line for word in BAD_WORDS)), "")
-        if process.returncode == -number:
-            complaint = ""  # Python's own farewell, before any line of ours ran
-        return Outcome(number.name, after_s, isolate, process.returncode, took, _frames(out), left, complaint)
+        farewell = process.returncode == 1 and FAREWELL in errors
+        if farewell or process.returncode == -number:
+            complaint = ""  # Python's own, before any line of ours ran
+        return Outcome(number.name, after_s, isolate, process.returncode, took, _frames(out), left, complaint, farewell)
 
 
 def _frames(path: Path) -> int:

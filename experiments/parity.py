@@ -36,7 +36,7 @@ from rich.console import Console
 from rich.table import Table
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from ..common.checkpoint import PACKAGE_FOLDER, Checkpoint
+from ..common.checkpoint import PACKAGE_FOLDER, Checkpoint, open_checkpoint
 from ..common.config import TinyVAEConfig
 from ..common.schedule import seeded_noise
 from .make_fixtures import (
@@ -77,11 +77,13 @@ def randomise(model: torch.nn.Module, generator: torch.Generator) -> None:
                     parameter += 1  # a norm's gain
 
 
-def spread(vae: AutoencoderTiny, generator: torch.Generator) -> None:
-    """Rescale the last convolution so that pictures fill [0, 1]; TAESD has no norm, and saturation hides errors."""
+def spread(vae: AutoencoderTiny, latents: torch.Tensor) -> None:
+    """Rescale the last convolution so that the pictures of such latents, (B, C, h, w), fill [0, 1].
+
+    TAESD has no norm, and saturation hides errors.
+    """
     last = vae.decoder.layers[-1]
     with torch.no_grad():
-        latents = 60 * torch.randn(1, vae.config.latent_channels, 32, 32, generator=generator)
         values = (vae.decode(latents).sample + 1) / 2
         scale = 0.2 / values.std(dim=(0, 2, 3))
         last.weight *= scale[:, None, None, None]
@@ -101,7 +103,7 @@ def save_checkpoint(folder: Path, configs: Architecture, seed: int) -> Path:
             vae = kind.from_config(configs[name])
             randomise(vae, generator)
             if isinstance(vae, AutoencoderTiny):
-                spread(vae, generator)
+                spread(vae, 60 * torch.randn(1, vae.config.latent_channels, 32, 32, generator=generator))
             vae.save_pretrained(folder / name, max_shard_size=_ONE_FILE)
             del vae
     text_encoder = CLIPTextModel(CLIPTextConfig(**configs["text_encoder"]))
@@ -204,6 +206,16 @@ def oracle_frame(checkpoint: Checkpoint, inputs: Inputs, exact: bool = False) ->
     return outputs | {"picture": _last(levels[None])[0]}
 
 
+def spread_frame(folder: Path, sizes: Sizes, seed: int) -> None:
+    """Rescale TAESD's decoder for the very x0 that the frame will be made of: other latents give other brightness."""
+    checkpoint = open_checkpoint(folder)
+    if isinstance(checkpoint.vae, TinyVAEConfig):
+        x0 = ORACLE["frame"](checkpoint, draw_inputs(checkpoint, sizes, seed))["x0"]
+        vae = AutoencoderTiny.from_pretrained(folder / "vae").eval()
+        spread(vae, _first(x0, torch.float32))
+        vae.save_pretrained(folder / "vae", max_shard_size=_ONE_FILE)
+
+
 ORACLE: dict[str, Oracle] = {
     part: torch.no_grad()(run)
     for part, run in {"text": oracle_text, "vae": oracle_vae, "unet": oracle_unet, "frame": oracle_frame}.items()
@@ -264,17 +276,26 @@ def check_tokenizer() -> Iterator[Check]:
         yield Check("tokenizer", f"padded with {mark}", share, 0.0, seconds, f"{len(texts)} texts")
 
 
-def run_checks(tiny_only: bool) -> Iterator[Check]:
-    """Everything: tokenizer, the demo, five tiny architectures and, unless `tiny_only`, the same five full size."""
-    yield from check_tokenizer()
-    yield from check_folder("demo", PACKAGE_FOLDER / "weights" / "demo", TINY, seed=30)
+def run_checks(tiny_only: bool, only: str = "") -> Iterator[Check]:
+    """Everything: tokenizer, the demo, five tiny architectures and, unless `tiny_only`, the same five full size.
+
+    only: leave out whatever is not named so from the start.
+    """
+    if "tokenizer".startswith(only):
+        yield from check_tokenizer()
+    if "demo".startswith(only):
+        yield from check_folder("demo", PACKAGE_FOLDER / "weights" / "demo", TINY, seed=30)
     for size in ("tiny",) if tiny_only else ("tiny", "full"):
         for seed, name in enumerate(NAMES):
+            if not f"{name} {size}".startswith(only):
+                continue
             configs = architecture(name)
             full = FULL if configs["vae"]["_class_name"] == "AutoencoderTiny" else FULL_KL
             with tempfile.TemporaryDirectory() as temporary:
                 folder = save_checkpoint(Path(temporary) / name, tiny(configs) if size == "tiny" else configs, seed)
-                yield from check_folder(f"{name} {size}", folder, TINY if size == "tiny" else full, seed + 40)
+                sizes = TINY if size == "tiny" else full
+                spread_frame(folder, sizes, seed + 40)
+                yield from check_folder(f"{name} {size}", folder, sizes, seed + 40)
                 rmtree(folder)
 
 
@@ -297,13 +318,14 @@ def environment() -> dict[str, str]:
 def main() -> None:
     """Run, show and judge."""
     parser = argparse.ArgumentParser(description="Compare sdxs with diffusers and transformers on random weights.")
+    parser.add_argument("--only", metavar="NAME", default="", help="only checks whose name starts so, as sdxs-512-0.9")
     parser.add_argument("--tiny-only", action="store_true", help="leave the full-size networks out")
     parser.add_argument("--json", type=Path, metavar="PATH", help="write every figure here")
     options = parser.parse_args()
     hush()
     started, console = time.perf_counter(), Console(width=120)
     checks: list[Check] = []
-    for check in run_checks(options.tiny_only):
+    for check in run_checks(options.tiny_only, options.only):
         checks.append(check)
         verdict = "ok" if check.passed else "FAILED"
         console.print(f"{check.name:27} {check.what:32} {check.error:9.2e} {verdict}", highlight=False)

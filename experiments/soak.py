@@ -2,7 +2,7 @@
 
 Run as `python -m sdxs.experiments.soak --seconds 900 [--json PATH]`. The demo model renders the test card
 in real time, first in this process, then in a child, so many seconds each, while prompts, seed, feedback and smoothing
-change every second and a video is recorded. Exits with 1 if memory grew by more than 5 MB.
+change every second and a video is recorded. Exits with 1 if anonymous memory grew by more than 5 MB.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from ..common.controls import Look
 from ..common.frames import Frame
 from ..common.hosted import HostedBackend
 from ..common.loop import Loop, LoopSettings, Prompt
-from ..common.memory import footprint_bytes
+from ..common.memory import anonymous_bytes, footprint_bytes
 from ..common.prompts import GALLERY
 from ..common.sink import VideoFileSink
 from ..common.source import Synthetic
@@ -33,10 +33,11 @@ from ..mlx_sdxs.backend import MlxBackend  # first: it puts the BLAS in place be
 SIZE = 64
 ALLOWED_BYTES = 5_000_000
 WARM_UP_SHARE = 0.25
+PATIENCE_S = 30.0  # for a thread that is still ending; one that is left behind for good never does
 
 
 def soak(seconds: float, hosted: bool) -> dict[str, object]:
-    """Run one session and sample the footprint of its processes every second."""
+    """Run one session and sample the memory of its processes every second."""
     threads, segments = set(threading.enumerate()), shared_memory_names()
     checkpoint, options = find("demo", download=False), BackendOptions(SIZE)
     backend: Backend = MlxBackend(checkpoint, options)
@@ -44,9 +45,11 @@ def soak(seconds: float, hosted: bool) -> dict[str, object]:
         backend = HostedBackend("mlx", "sdxs.mlx_sdxs.backend:MlxBackend", checkpoint, options)
     encoder = TextEncoder(checkpoint)
     prompts = [Prompt(GALLERY[0], encoder.encode(GALLERY[0]))]
-    loop = Loop(Synthetic(SIZE), [backend], LoopSettings(SIZE, skip_threshold=-1), prompts, FrameParams(), encoder.encode)
+    source = Synthetic(SIZE)
+    loop = Loop(source, [backend], LoopSettings(SIZE, skip_threshold=-1), prompts, FrameParams(), encoder.encode)
     look = Look()
     samples: list[tuple[float, int]] = []
+    footprints: list[int] = []
     with tempfile.TemporaryDirectory() as folder:
         viewer = Viewer(SIZE, look, loop.stats, [VideoFileSink(Path(folder) / "soak.mp4", 30, realtime=True)], None)
         began = time.perf_counter()
@@ -56,31 +59,39 @@ def soak(seconds: float, hosted: bool) -> dict[str, object]:
             elapsed = time.perf_counter() - began
             if elapsed < len(samples) + 1:
                 return
-            used = footprint_bytes() + (footprint_bytes(backend.pid) if isinstance(backend, HostedBackend) else 0)
+            pids = [None, *([backend.pid] if isinstance(backend, HostedBackend) else [])]
+            used = sum(map(anonymous_bytes, pids))
             samples.append((elapsed, used))
+            footprints.append(sum(map(footprint_bytes, pids)))
             number = len(samples)
+            if elapsed >= seconds:
+                loop.stop()
+                return
             loop.set_prompt(GALLERY[number % len(GALLERY)])
             loop.set_params(FrameParams(seed=number, feedback=0.3 * (number % 2)))
             look.ema = 0.5 * (number % 3 == 0)
             if number % 60 == 0:
                 print(f"{elapsed:.0f} s, {used / 1e6:.1f} MB", flush=True)
-            if elapsed >= seconds:
-                loop.stop()
 
         summary = loop.run(show, lambda: None, viewer.close)
-    growth = growth_bytes(samples)
+    growth = growth_bytes(samples) if len(samples) >= 1 / WARM_UP_SHARE else None  # too few seconds to tell
+    for thread in set(threading.enumerate()) - threads:
+        thread.join(PATIENCE_S)
     left_threads = [t.name for t in set(threading.enumerate()) - threads]
     return {
-        "hosted": hosted, "seconds": round(summary.seconds), "frames": summary.shown, "fps": summary.fps,
-        "growth_bytes": growth, "median_bytes": int(np.median([used for _, used in samples])),
+        "hosted": hosted, "seconds": round(summary.seconds), "frames": summary.shown, "source_fps": source.fps,
+        "measured_fps": summary.fps, "captured": summary.captured,
+        "dropped": summary.dropped_before_inference + summary.dropped_before_display,
+        "growth_bytes": growth, "median_footprint_bytes": int(np.median(footprints)),
+        "median_anonymous_bytes": int(np.median([used for _, used in samples])),
         "threads_left": left_threads, "processes_left": len(multiprocessing.active_children()),
         "shared_memory_left": sorted(shared_memory_names() - segments),
-        "samples_mb": [round(used / 1e6, 2) for _, used in samples],
+        "anonymous_mb": [round(used / 1e6, 2) for _, used in samples],
     }
 
 
 def growth_bytes(samples: list[tuple[float, int]]) -> int:
-    """Median footprint of the last quarter of the session less that of the second quarter."""
+    """Median use of the last quarter of the session less that of the second quarter."""
     quarter = max(1, int(len(samples) * WARM_UP_SHARE))
     used = [value for _, value in samples]
     return int(np.median(used[-quarter:]) - np.median(used[quarter : 2 * quarter]))
@@ -89,7 +100,8 @@ def growth_bytes(samples: list[tuple[float, int]]) -> int:
 def shared_memory_names() -> set[str]:
     """Named shared memory on this machine, where it can be listed (Linux)."""
     folder = Path("/dev/shm")
-    return {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    # Only what a session could have made: other programs have segments of their own.
+    return {path.name for path in folder.glob("*") if path.name.startswith(("sdxs", "psm"))} if folder.is_dir() else set()
 
 
 def main() -> int:
@@ -103,12 +115,14 @@ def main() -> int:
     good = True
     for run in runs:
         left = [*run["threads_left"], *run["shared_memory_left"]]  # type: ignore[misc]
-        fine = abs(run["growth_bytes"]) <= ALLOWED_BYTES and not left and not run["processes_left"]  # type: ignore[arg-type]
+        growth = run["growth_bytes"]
+        fine = isinstance(growth, int) and growth <= ALLOWED_BYTES and not left and not run["processes_left"]
         good = good and fine
         print(
             f"{'good' if fine else 'BAD'}: {'hosted' if run['hosted'] else 'in process'}, {run['frames']} frames in "
-            f"{run['seconds']} s, footprint {run['median_bytes'] / 1e6:.0f} MB, growth "  # type: ignore[operator]
-            f"{run['growth_bytes'] / 1e6:+.2f} MB, left over: {left or 'nothing'}"  # type: ignore[operator]
+            f"{run['seconds']} s ({run['measured_fps']:.1f} fps of the source's {run['source_fps']:g}), footprint "
+            f"{run['median_footprint_bytes'] / 1e6:.0f} MB, growth of anonymous memory "  # type: ignore[operator]
+            f"{f'{growth / 1e6:+.2f} MB' if isinstance(growth, int) else 'unknown'}, left over: {left or 'nothing'}"
         )
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)

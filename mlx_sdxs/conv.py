@@ -51,6 +51,8 @@ def best_form(height: int, width: int, inputs: int, outputs: int) -> Form:
         return "direct"
     if min(inputs, outputs) >= 256:
         return "tiles4" if height * width >= 1024 else "tiles2"
+    if min(inputs, outputs) >= 32 and 256 <= height * width <= 1024:
+        return "tiles4"
     return "rows4" if height * width >= 1024 else "direct"
 
 

@@ -62,7 +62,7 @@ def test_a_folded_network_is_the_same_and_drops_what_it_no_longer_needs() -> Non
     [
         ((64, 64, 320, 320), "tiles4"), ((16, 16, 1280, 1280), "tiles2"), ((512, 512, 64, 64), "rows4"),
         ((512, 512, 64, 3), "shifts"), ((512, 512, 3, 64), "direct"), ((90, 90, 320, 320), "direct"),
-        ((8, 8, 128, 128), "direct"),
+        ((8, 8, 128, 128), "direct"), ((32, 32, 64, 32), "tiles4"), ((32, 32, 16, 16), "rows4"),
     ],
 )
 def test_the_form_follows_the_shape(shape: tuple[int, int, int, int], form: str) -> None:

@@ -45,7 +45,7 @@ def test_close_wakes_a_waiting_taker_and_a_waiting_putter() -> None:
     empty.close()
     full.close()
     for thread in threads:
-        thread.join(5)
+        thread.join(30)
     assert sorted(results, key=str) == [2, None]  # the putter gets its item back
     assert full.take() == 1 and full.take() is None and full.finished
 
@@ -61,13 +61,13 @@ def test_take_gives_up_after_its_timeout() -> None:
     slot: Slot[int] = Slot()
     began = time.perf_counter()
     assert slot.take(0.01) is None
-    assert time.perf_counter() - began < 1
+    assert time.perf_counter() - began < 30
 
 
 def test_take_between_returns_what_is_newest_at_the_earliest_time() -> None:
     slot: Slot[int] = Slot()
     slot.put(1)
-    earliest = time.perf_counter_ns() + 100_000_000
+    earliest = time.perf_counter_ns() + 1_000_000_000
     threading.Timer(0.02, slot.put, (2,)).start()
     assert slot.take_between(earliest, earliest) == 2
     assert time.perf_counter_ns() >= earliest
@@ -77,7 +77,7 @@ def test_take_between_returns_what_is_newest_at_the_earliest_time() -> None:
 def test_take_between_waits_for_the_first_to_come_until_the_latest_time() -> None:
     slot: Slot[int] = Slot()
     threading.Timer(0.02, slot.put, (3,)).start()
-    latest = time.perf_counter_ns() + 5_000_000_000
+    latest = time.perf_counter_ns() + 30_000_000_000
     assert slot.take_between(0, latest) == 3
     assert time.perf_counter_ns() < latest
     soon = time.perf_counter_ns() + 10_000_000
@@ -110,10 +110,10 @@ def test_pool_lends_each_frame_once_and_waits_for_returns() -> None:
     thread = threading.Thread(target=lambda: waiting.append(pool.take()))
     thread.start()
     pool.give_back(first)
-    thread.join(5)
+    thread.join(30)
     assert waiting == [first]
     thread = threading.Thread(target=lambda: waiting.append(pool.take()))
     thread.start()
     pool.close()
-    thread.join(5)
+    thread.join(30)
     assert waiting == [first, None]

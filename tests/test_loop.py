@@ -5,6 +5,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,13 +15,14 @@ from sdxs.common.backend import Backend, BackendOptions, FrameParams, IdentityBa
 from sdxs.common.errors import BackendError, SinkError, SourceLost
 from sdxs.common.frames import Frame
 from sdxs.common.hosted import HostedBackend
-from sdxs.common.loop import Loop, LoopSettings, Prompt
+from sdxs.common.loop import DISPLAY_WAIT_S, IDLE_CHECK_S, JOIN_S, Loop, LoopSettings, Prompt
 from sdxs.common.source import Synthetic, read_counter
 from sdxs.common.stats import Summary
 from sdxs.experiments.fakes import SleepingBackend, StagedBackend
 
 SIZE = 64
 OPTIONS = BackendOptions(SIZE)
+PATIENCE_S = 30.0  # nothing here takes so long on any machine, unless it never comes
 
 
 class Cards(Synthetic):
@@ -127,8 +129,17 @@ def run(loop: Loop, on_show: Callable[[Frame], None] | None = None, finish: Call
     assert result.numbers == sorted(set(result.numbers)), "frames came twice or out of order"
     if not loop.abandoned:
         left = {t for t in set(threading.enumerate()) - before if t.name.startswith("sdxs")}
-        assert not left or all(t.name.startswith("sdxs-prompt") for t in left), left
+        assert not left, left
     return result
+
+
+def end(loop: Loop) -> None:
+    """Wait for threads that a session had to leave behind: none may be inside OpenCV when the interpreter ends."""
+    for thread in loop._threads:
+        if thread.ident is not None:
+            thread.join(PATIENCE_S)
+            assert not thread.is_alive()
+    loop._encoder.shutdown()
 
 
 @pytest.mark.parametrize("sequential", [False, True])
@@ -149,14 +160,44 @@ def test_a_pipeline_of_three_keeps_the_order() -> None:
 
 
 def test_realtime_drops_are_counted_exactly() -> None:
-    """Every number that was captured and not shown is a counted drop; none is lost or counted twice."""
-    done = run(make(Cards(200), SleepingBackend(None, OPTIONS, ms=12), realtime=True), lambda _: time.sleep(0.02))
+    """Every number that was captured and not shown is a counted drop; none is lost or counted twice.
+
+    Captured, rendered and shown wait for each other so that both kinds of drops must happen.
+    """
+    condition, captured = threading.Condition(), [0]
+
+    def count(name: str) -> int:
+        return [call for call, _ in backend.calls].count(name)
+
+    def until(ready: Callable[[], bool]) -> None:
+        with condition:
+            assert condition.wait_for(ready, PATIENCE_S)
+
+    class Told(Recording):
+        def _note(self, name: str, value: object = None) -> None:
+            with condition:
+                super()._note(name, value)
+                condition.notify_all()
+            if name == "collect" and count("collect") == 1:
+                until(lambda: captured[-1] >= 100)
+
+    backend = Told()
+
+    def before(number: int) -> None:
+        with condition:
+            captured[0] = number
+            condition.notify_all()
+        if number in (120, 140, 160):
+            until(lambda: count("submit") >= number / 20 - 4)
+
+    done = run(make(Cards(200, before), backend, realtime=True), lambda _: until(lambda: count("collect") >= 4))
     assert done.error is None and done.summary is not None
     summary = done.summary
     assert summary.captured == 200
     assert summary.dropped_before_inference > 0 and summary.dropped_before_display > 0
     assert summary.captured == summary.inferred + summary.dropped_before_inference
     assert summary.inferred == summary.shown + summary.dropped_before_display
+    assert summary.under_way_at_end == 0
     assert done.numbers[-1] == 199, "the last frame is always shown"
 
 
@@ -203,11 +244,12 @@ def test_prompts_take_turns_at_exact_frames() -> None:
 def test_a_new_prompt_is_encoded_beside_the_session_and_used_between_frames() -> None:
     encoding, release = threading.Event(), threading.Event()
     encoder_thread: list[str] = []
+    encoded: list[Future[None]] = []
 
     def encode(text: str) -> np.ndarray:
         encoder_thread.append(threading.current_thread().name)
         encoding.set()
-        release.wait(10)
+        release.wait(PATIENCE_S)
         return states(7)
 
     backend = Recording()
@@ -217,11 +259,12 @@ def test_a_new_prompt_is_encoded_beside_the_session_and_used_between_frames() ->
 
     def on_show(frame: Frame) -> None:
         if frame.id == 10:
-            loop.set_prompt("new")
-            encoding.wait(10)
+            encoded.append(loop.set_prompt("new"))
+            encoding.wait(PATIENCE_S)
         if frame.id == 50:  # forty frames went by while the prompt was being encoded
             shown_meanwhile.append(frame.id)
             release.set()
+            encoded[0].result(PATIENCE_S)  # else the session might end before
 
     done = run(loop, on_show)
     assert shown_meanwhile and "new" in done.prompts and done.numbers == list(range(400))
@@ -324,7 +367,7 @@ class Failing(IdentityBackend):
 def test_a_backend_that_raises(point: str, shown: int, sequential: bool) -> None:
     done = run(make(Cards(150), Failing(point, 100), sequential=sequential))
     assert isinstance(done.error, BackendError) and "planted" in str(done.error)
-    assert len(done.numbers) <= shown and (sequential is False or len(done.numbers) == shown)
+    assert len(done.numbers) == shown, "what was rendered before is shown"
 
 
 def test_a_source_that_is_lost_ends_the_session_and_is_reported() -> None:
@@ -336,20 +379,60 @@ def test_a_source_that_is_lost_ends_the_session_and_is_reported() -> None:
     assert isinstance(done.error, SourceLost) and done.error.exit_code == 3
 
 
-def test_a_read_that_never_returns_is_noticed_and_left_behind() -> None:
-    release = threading.Event()
+@pytest.mark.parametrize("mode", [{"realtime": True}, {"realtime": False}, {"sequential": True}], ids=str)
+def test_a_read_that_never_returns_is_noticed_and_left_behind(mode: dict[str, object]) -> None:
+    """Bug: only the live loop noticed."""
+    shown, release = threading.Event(), threading.Event()
 
     def before(number: int) -> None:
         if number == 10:
-            release.wait(30)
+            shown.wait(PATIENCE_S)
+            release.wait(PATIENCE_S)
 
-    loop = make(Cards(100, before), IdentityBackend(None, OPTIONS), realtime=True, stall_s=0.3)
+    loop = make(Cards(100, before), IdentityBackend(None, OPTIONS), stall_s=1, **mode)
+    began = time.perf_counter()
+    done = run(loop, lambda _: shown.set())
+    took = time.perf_counter() - began
+    abandoned = loop.abandoned
+    release.set()
+    end(loop)
+    assert isinstance(done.error, SourceLost) and "no frame for" in str(done.error)
+    assert abandoned and took < PATIENCE_S / 2 and len(done.numbers) >= 1
+
+
+@pytest.mark.parametrize("sequential", [False, True])
+def test_stop_is_answered_while_a_read_does_not_return(sequential: bool) -> None:
+    """Bug: the sequential loop read on the main thread, and answered neither Ctrl-C nor SIGTERM."""
+    release = threading.Event()
+
+    def before(number: int) -> None:
+        if number == 3:
+            loop.stop()
+            release.wait(PATIENCE_S)
+
+    loop = make(Cards(100, before), IdentityBackend(None, OPTIONS), sequential=sequential)
     began = time.perf_counter()
     done = run(loop)
     took = time.perf_counter() - began
-    assert isinstance(done.error, SourceLost) and "no frame for" in str(done.error)
-    assert loop.abandoned and took < 2 and len(done.numbers) >= 1
     release.set()
+    end(loop)
+    assert done.error is None and done.summary is not None and done.summary.ended == "stopped"
+    assert took < PATIENCE_S / 2
+
+
+def test_a_slow_backend_is_no_lost_source() -> None:
+    """Every frame is waited for, so the source is not read for a while: that is no stall."""
+    began: list[float] = []
+
+    class Slow(IdentityBackend):
+        def collect(self, out: np.ndarray) -> StageTimes:
+            if not began:
+                began.append(time.perf_counter())
+                time.sleep(1.8)  # longer than stall_s, which no read of a card takes on any machine
+            return super().collect(out)
+
+    done = run(make(Cards(10), Slow(None, OPTIONS), stall_s=1.5))
+    assert done.error is None and done.numbers == list(range(10))
 
 
 def test_a_sink_that_raises_ends_the_session() -> None:
@@ -371,7 +454,7 @@ def test_sinks_that_cannot_be_closed_are_reported() -> None:
 
 @pytest.mark.parametrize("moment", [0, 1, 50])
 @pytest.mark.parametrize("realtime", [False, True])
-def test_stop_ends_within_a_second(moment: int, realtime: bool) -> None:
+def test_stop_ends_at_any_moment_and_every_frame_is_accounted_for(moment: int, realtime: bool) -> None:
     loop = make(Cards(100_000), SleepingBackend(None, OPTIONS, ms=5), realtime=realtime)
     stopped: list[float] = []
 
@@ -386,8 +469,13 @@ def test_stop_ends_within_a_second(moment: int, realtime: bool) -> None:
     if moment == 0:
         stop()
     done = run(loop, on_show)
-    assert time.perf_counter() - stopped[0] < 1
+    # The command's second is measured by experiments/interrupts.py; a busy machine gets more.
+    assert time.perf_counter() - stopped[0] < PATIENCE_S / 2
     assert done.error is None and done.summary is not None and done.summary.ended == "stopped"
+    made = done.summary
+    if not loop.abandoned:
+        shown_or_not = made.shown + made.dropped_before_inference + made.dropped_before_display + made.under_way_at_end
+        assert made.captured == shown_or_not, "a frame is unaccounted for"
 
 
 def test_stop_while_a_backend_is_stuck_leaves_it_behind() -> None:
@@ -395,15 +483,55 @@ def test_stop_while_a_backend_is_stuck_leaves_it_behind() -> None:
 
     class Stuck(IdentityBackend):
         def collect(self, out: np.ndarray) -> StageTimes:
-            release.wait(30)
+            loop.stop()
+            release.wait(PATIENCE_S)
             return super().collect(out)
 
     loop = make(Cards(100), Stuck(None, OPTIONS))
-    threading.Timer(0.2, loop.stop).start()
     began = time.perf_counter()
     done = run(loop)
-    assert time.perf_counter() - began < 2 and loop.abandoned and done.finished == 1
+    took, abandoned = time.perf_counter() - began, loop.abandoned
     release.set()
+    end(loop)
+    assert took < PATIENCE_S / 2 and abandoned and done.finished == 1
+
+
+class SlowToClose(IdentityBackend):
+    """Closes only when told to, or in its own time, and then raises if it is to."""
+
+    def __init__(self, closing: threading.Event, wait_s: float, error: str = "") -> None:
+        super().__init__(None, OPTIONS)
+        self._closing, self._wait_s, self._error = closing, wait_s, error
+
+    def close(self) -> None:
+        self._closing.wait(self._wait_s)
+        if self._error:
+            raise BackendError(self._error)
+
+
+def test_a_session_that_ends_in_order_waits_for_its_backends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bug: a close of more than 0.6 s lost the backend's memory and its last error, and left a thread behind."""
+    monkeypatch.setattr("sdxs.common.loop.JOIN_S", 0.0)
+    loop = make(Cards(100), SlowToClose(threading.Event(), 0.2), frames=3)
+    done = run(loop)
+    assert done.error is None and done.summary is not None and not loop.abandoned
+    assert len(done.summary.memory) == 1
+    failed = run(make(Cards(3), SlowToClose(threading.Event(), 0.2, "planted on close")))
+    assert isinstance(failed.error, BackendError) and "planted on close" in str(failed.error)
+
+
+def test_stop_while_a_session_waits_for_its_backends_leaves_them_behind() -> None:
+    closing = threading.Event()
+    loop = make(Cards(3), SlowToClose(closing, PATIENCE_S))
+    stopping = threading.Timer(0.2, loop.stop)
+    stopping.start()
+    began = time.perf_counter()
+    run(loop)
+    took, abandoned = time.perf_counter() - began, loop.abandoned
+    closing.set()
+    end(loop)
+    stopping.join()
+    assert abandoned and took < PATIENCE_S / 2
 
 
 def test_summary_names_stages_latency_and_memory() -> None:
@@ -411,7 +539,7 @@ def test_summary_names_stages_latency_and_memory() -> None:
     assert done.summary is not None
     stages = done.summary.stages_ms
     assert {"capture", "wait for inference", "backend", "inference", "wait for display", "display"} <= stages.keys()
-    assert 4 <= stages["backend"].p50 < 40
+    assert 4 <= stages["backend"].p50 < 400  # milliseconds, not seconds or nanoseconds
     assert done.summary.latency_ms.p99 >= done.summary.latency_ms.p50 >= 4
     assert done.summary.memory[0].keys() == {"active_bytes", "peak_bytes", "cache_bytes", "model_bytes"}
     assert done.summary.process_peak_bytes > 10e6
@@ -419,7 +547,7 @@ def test_summary_names_stages_latency_and_memory() -> None:
 
 def test_a_slow_last_frame_is_no_lost_source() -> None:
     """Bug: a source that had ended in order was reported as lost while its last frame was being rendered."""
-    loop = make(Cards(3), SleepingBackend(None, OPTIONS, ms=400), realtime=True, stall_s=0.2)
+    loop = make(Cards(3), SleepingBackend(None, OPTIONS, ms=1200), realtime=True, stall_s=1.0)
     done = run(loop)
     assert done.error is None and done.numbers[-1] == 2
 
@@ -442,33 +570,96 @@ def test_an_unfinished_prompt_does_not_hold_up_the_end() -> None:
     release = threading.Event()
 
     def encode(text: str) -> np.ndarray:
-        release.wait(30)
+        release.wait(PATIENCE_S)
         return states(1)
 
     loop = Loop(Cards(100), [IdentityBackend(None, OPTIONS)], LoopSettings(SIZE, realtime=False, skip_threshold=-1),
                 [Prompt("0", states(0))], FrameParams(), encode)  # type: ignore[arg-type]
     loop.run(lambda frame: loop.set_prompt("new") and None if frame.id == 3 else None, lambda: None, lambda: None)  # type: ignore[func-returns-value]
-    assert loop.abandoned
+    abandoned = loop.abandoned
     release.set()
+    end(loop)
+    assert abandoned
 
 
 @pytest.mark.parametrize("idle", ["paused", "no frames"])
 def test_a_hosted_child_that_dies_with_nothing_to_do_is_reported_within_a_second(idle: str) -> None:
+    # What a second is made of; on a busy machine it may take longer.
+    assert IDLE_CHECK_S + DISPLAY_WAIT_S + JOIN_S < 1
     backend = HostedBackend("identity", "sdxs.common.backend:IdentityBackend", None, OPTIONS)
     silent = threading.Event()
-    loop = make(Cards(100, lambda n: silent.wait(20) if n == 5 and idle == "no frames" else None), backend, realtime=True)
+
+    def before(number: int) -> None:
+        if number == 5 and idle == "no frames":
+            silent.wait(PATIENCE_S)
+
+    loop = make(Cards(100_000, before), backend, realtime=True)
+    pids: list[int] = []
     killed: list[float] = []
+    noticed: list[float] = []
 
     def kill() -> None:
         killed.append(time.perf_counter())
-        os.kill(backend.pid, signal.SIGKILL)
+        os.kill(pids[0], signal.SIGKILL)
+
+    timer = threading.Timer(0.3, kill)
 
     def on_show(_: Frame) -> None:
-        if not killed and not loop.paused:
+        if not pids:
+            pids.append(backend.pid)  # it is 0 once the backend is closed, and 0 would be everybody
             loop.pause(idle == "paused")
-            threading.Timer(0.3, kill).start()
+            timer.start()
+
+    done = run(loop, on_show, lambda: noticed.append(time.perf_counter()))  # before anything is waited for
+    silent.set()
+    end(loop)
+    timer.join()
+    assert isinstance(done.error, BackendError) and "SIGKILL" in str(done.error)
+    assert noticed[0] - killed[0] < PATIENCE_S / 2
+
+
+def test_a_clip_waits_for_the_model() -> None:
+    """Bug: a clip played away while the model loaded, and only its end was rendered."""
+    read = threading.Event()
+    read_while_loading: list[bool] = []
+
+    class SlowToLoad(IdentityBackend):
+        def load(self) -> None:
+            read_while_loading.append(read.wait(0.5))
+            super().load()
+
+    done = run(make(Cards(20, lambda _: read.set()), SlowToLoad(None, OPTIONS), realtime=True))
+    assert done.error is None and read_while_loading == [False]
+
+
+def test_a_frame_that_comes_after_pause_is_not_shown_when_it_ends() -> None:
+    """Bug: a frame for which the backend had been waiting went in during the pause and came out after it, seconds old."""
+    backend, paused = Recording(), threading.Event()
+    waits: list[int] = []
+
+    def before(number: int) -> None:
+        if number == 1:
+            paused.wait(PATIENCE_S)
+        if number == 20:
+            loop.pause(False)
+
+    loop = make(Cards(60, before), backend, realtime=True)
+    take, entered = loop._captured.take_between, threading.Semaphore(0)
+
+    def watched(earliest_ns: int, latest_ns: int) -> Frame | None:
+        entered.release()
+        return take(earliest_ns, latest_ns)
+
+    loop._captured.take_between = watched  # type: ignore[method-assign]
+
+    def on_show(_: Frame) -> None:
+        if not waits:
+            waits.extend(entered.acquire(timeout=PATIENCE_S) for _ in range(2))  # it waits for the second frame
+            loop.pause(True)
+            paused.set()
 
     done = run(loop, on_show)
-    assert isinstance(done.error, BackendError) and "SIGKILL" in str(done.error)
-    assert time.perf_counter() - killed[0] < 1.5  # found within half a second, then the threads are ended
-    silent.set()
+    assert done.error is None and done.summary is not None and waits == [True, True]
+    assert not set(range(1, 19)) & set(done.numbers), done.numbers
+    summary = done.summary
+    assert summary.captured == 60 == summary.shown + summary.dropped_before_inference + summary.dropped_before_display

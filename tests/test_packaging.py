@@ -17,11 +17,25 @@ ROOT = Path(__file__).parent.parent
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Build from a copy, so that no build folder appears in the checkout."""
     folder = tmp_path_factory.mktemp("wheel")
-    skip = shutil.ignore_patterns(".venv", ".git", "demo.mp4", "*.egg-info", "build", "__pycache__", ".partial-*")
-    shutil.copytree(ROOT, folder / "source", ignore=skip)
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder, folder / "source"]
-    subprocess.run(command, check=True)
+    shutil.copytree(ROOT, folder / "source", ignore=not_needed)
+    command = [sys.executable, "-m", "pip", "wheel", "-v", "--no-deps", "--wheel-dir", folder, folder / "source"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert "absent from the `packages` configuration" not in done.stdout + done.stderr
     return next(folder.glob("sdxs-*.whl"))
+
+
+def not_needed(folder: str, names: list[str]) -> set[str]:
+    """What a wheel is not built from; pulled weights and what was built of them are gigabytes."""
+    patterns = (".venv", ".git", "demo.mp4", "*.egg-info", "build", "__pycache__", ".partial-*")
+    skip = set(shutil.ignore_patterns(*patterns)(folder, names))
+    return skip | (set(names) - {"demo"} if Path(folder) == ROOT / "weights" else set())
+
+
+def test_pulled_weights_are_not_copied_to_build_a_wheel() -> None:
+    assert not_needed(str(ROOT / "weights"), ["demo", "sdxs-512-0.9", "coreml", "manifest.json"]) == {
+        "sdxs-512-0.9", "coreml", "manifest.json"
+    }
+    assert not_needed(str(ROOT / "weights" / "demo"), ["unet", "vae"]) == set()
 
 
 def test_wheel_holds_one_import_name_and_the_demo(wheel: Path) -> None:

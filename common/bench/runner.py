@@ -337,7 +337,7 @@ def ratios(backends: Sequence[BackendReport]) -> list[Ratio]:
     for second in backends[1:]:
         first = backends[0]
         dtypes = [b.describe.get("dtype", "") for b in (first, second)]
-        if dtypes.count(FLOOR_DTYPE) == 1:
+        if all(dtypes) and dtypes.count(FLOOR_DTYPE) == 1:
             continue
         if dtypes[0] != dtypes[1] and all(dtypes):
             refused = f"{first.label} computes in {dtypes[0]}, {second.label} in {dtypes[1]}; give both the same --dtype"
