@@ -54,8 +54,9 @@ def test_committed_results_fit_the_schema(path: Path) -> None:
         (lambda text: text.replace('"seed": 0,', "", 1), r"report.work.seed is missing"),
         (lambda text: text.replace('"seed": 0', '"seed": 0, "sauce": 1', 1), r"report.work has an unknown 'sauce'"),
         (lambda text: text.replace('"complete": true', '"complete": 1', 1), r"report.complete is int, expected bool"),
+        (lambda text: text.replace('"size": 512', '"size": true', 1), r"report.work.size is bool, expected int"),
     ],
-    ids=["cut off", "no report", "of the future", "wrong type", "missing", "unknown", "number for truth"],
+    ids=["cut off", "no report", "of the future", "wrong type", "missing", "unknown", "number for truth", "truth for number"],
 )
 def test_a_damaged_file_is_refused_by_name(written: Path, damage: Callable[[str], str], said: str) -> None:
     written.write_text(damage(written.read_text()))
@@ -163,7 +164,8 @@ def test_a_partial_report_says_so_first() -> None:
 def test_markup_in_a_name_stays_text() -> None:
     report = bench_samples.report()
     report.work.model = "<b>[red]x"
-    assert "&lt;b&gt;[red]x" in html.render(report)
+    page = html.render(report)
+    assert "&lt;b&gt;[red]x" in page and "<b>[red]x" not in page
     console = Console(width=400, record=True, file=io.StringIO())
     console.print(table.render(report))
     assert "<b>[red]x" in console.export_text()
