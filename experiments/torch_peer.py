@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
+from diffusers.utils import logging
 
 from ..common import copies
 from ..common.backend import (
@@ -27,6 +28,8 @@ from ..common.checkpoint import Checkpoint
 from ..common.config import PROMPT_TOKENS, TinyVAEConfig
 from ..common.errors import BackendError, UsageError
 from ..common.schedule import OneStep, one_step, seeded_noise
+
+logging.set_verbosity_error()  # advice on how else to load a model, once for every model
 
 _DTYPES = {"auto": None, "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 # mode: channels last, torch.compile, replay of a CUDA graph
