@@ -4,9 +4,9 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 DEMO_PROMPTS := --prompt "a pencil sketch" --prompt "neon cyberpunk city" --prompt "dark fantasy" \
-	--prompt "impressionist painting" --prompt "pop art"
+	--prompt "impressionist painting" --prompt "ukiyo-e woodblock print" --prompt "pop art"
 
-.PHONY: demo live test parity bench lint clean
+.PHONY: demo live test parity bench mac-check lint clean
 
 demo: .venv/run.stamp
 	mkdir -p demo
@@ -26,6 +26,10 @@ bench: .venv/parity.stamp
 	mkdir -p results
 	$(BIN)/sdxs bench --backend mlx --backend torch --contention --json results/bench.json --html results/bench.html
 	$(BIN)/python -m sdxs.experiments.loop_bench --json results/loop.json
+	$(BIN)/python -m sdxs.experiments.coreml_build --json results/coreml-build.json
+
+mac-check: .venv/test.stamp
+	$(BIN)/python -m sdxs.experiments.mac_check
 
 lint: .venv/lint.stamp
 	$(BIN)/ruff check .

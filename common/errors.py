@@ -4,9 +4,6 @@ A message says what happened, where, what was expected and what to do about it.
 `exit_code` is what the command line ends with; nothing below `cli.py` prints or exits.
 """
 
-from collections.abc import Sequence
-from typing import TypeVar
-
 
 class SdxsError(Exception):
     """Base of everything sdxs raises on purpose."""
@@ -46,10 +43,7 @@ class BackendError(SdxsError):
     """A backend cannot load, or failed on a frame."""
 
 
-E = TypeVar("E", bound=BaseException)
-
-
-def first_of(errors: Sequence[E]) -> E:
+def first_of(errors: list[BaseException]) -> BaseException:
     """Return the first error, to be raised; what came after it becomes notes, so that nothing is lost."""
     first, *others = errors
     for other in others:

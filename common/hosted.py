@@ -1,13 +1,15 @@
 """A Backend in a child process: same protocol, same errors, frames in shared memory.
 
 For a backend whose call holds the GIL (Core ML through coremltools), and for running two at once:
-it cannot stall capture or display, and its memory is its own. Requests and answers of a few bytes
-go over a pipe; pictures lie in memory that both sides map and that has no name, so nothing is left
+it cannot stall capture or display, and its memory is its own. Frames are pictures, unless a part of
+a pipeline that passes other arrays on says so (`Plane`). Requests and answers of a few bytes
+go over a pipe; frames lie in memory that both sides map and that has no name, so nothing is left
 however either side dies. The child ignores Ctrl-C and SIGTERM, which reach the whole terminal
 group: its parent decides when it ends, and it never outlives its parent.
 """
 
 import _posixshmem  # what multiprocessing.shared_memory stands on
+import math
 import mmap
 import os
 import secrets
@@ -27,10 +29,11 @@ from .checkpoint import Checkpoint
 from .child import CLOSE_TIMEOUT_S, Child, Done, Failure, Warned, forward_warnings, settle_in
 from .errors import BackendError
 
-__all__ = ["CLOSE_TIMEOUT_S", "HostedBackend"]
+__all__ = ["CLOSE_TIMEOUT_S", "HostedBackend", "Plane"]
 
 LOAD_TIMEOUT_S = 600.0
 SLOTS = 4  # most frames in flight
+ALIGNMENT = 64  # bytes: a cache line
 
 
 class Order(Enum):
@@ -43,9 +46,13 @@ class Order(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Submit:
-    """Take the frame in `slot`. The only request without an answer: a failure waits for its Collect."""
+    """Take the frame in `slot`, with its edges or without.
+
+    The only request without an answer: a failure waits for its Collect.
+    """
 
     slot: int
+    edges: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +70,26 @@ class Loaded:
     description: dict[str, str]
 
 
+@dataclass(frozen=True, slots=True)
+class Plane:
+    """Shape and dtype of an array that goes through shared memory."""
+
+    shape: tuple[int, ...]
+    dtype: str = "uint8"  # of a picture
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+
+    def check(self, frame: np.ndarray) -> None:
+        """Raise BackendError unless `frame` is such an array, C-contiguous."""
+        if self.dtype == "uint8":
+            check_frame(frame, self.shape)
+        elif frame.dtype != self.dtype or frame.shape != self.shape or not frame.flags.c_contiguous:
+            raise BackendError(f"frame is {frame.dtype} {frame.shape}; expected contiguous {self.dtype} {self.shape}")
+
+
+Planes = tuple[Plane, Plane, Plane]  # what is given, what is made, edges
 # Prompts and parameters need no envelope: the array and the FrameParams are the requests.
 Request = Order | Submit | Collect | FrameParams | np.ndarray
 Answer = Loaded | Done | StageTimes | MemoryUse | Warned | Failure
@@ -74,9 +101,17 @@ class HostedBackend:
     `collect` returns the time inside the backend proper; the way there and back comes on top.
     """
 
-    def __init__(self, name: str, location: str, checkpoint: Checkpoint | None, options: BackendOptions) -> None:
-        """Take what to run; no process is started yet. location: 'module:Class', as in the CLI's table."""
+    def __init__(
+        self, name: str, location: str, checkpoint: Checkpoint | None, options: BackendOptions,
+        takes: Plane | None = None, gives: Plane | None = None,
+    ) -> None:
+        """Take what to run; no process is started yet. location: 'module:Class', as in the CLI's table.
+
+        takes, gives: what `submit` and `collect` pass where that is no picture.
+        """
+        picture = Plane((options.size, options.size, 3))
         self.name = name
+        self._planes = (takes or picture, gives or picture, Plane((options.size, options.size)))
         self.depth = 1
         self._location = location
         self._checkpoint = checkpoint
@@ -90,16 +125,16 @@ class HostedBackend:
         """Start the child and load the backend in it; returns when it is warm. Loading again starts afresh."""
         self.close()
         try:
-            pictures = _Pictures.create(self._options.size)
+            arrays = _Arrays.create(self._planes)
         except OSError as error:
             raise BackendError(
                 f"{self.name}: no shared memory for its frames ({error}); end other programs or free /dev/shm"
             ) from error
         try:
-            child = Child(self.name, _serve, pictures, self._location, self._checkpoint, self._options)
+            child = Child(self.name, _serve, arrays, self._location, self._checkpoint, self._options)
         finally:
-            pictures.close_descriptor()
-        self._child, self._pictures = child, pictures.array
+            arrays.close_descriptor()
+        self._child, self._arrays = child, arrays
         try:
             loaded = child.ask(Order.LOAD, Loaded, LOAD_TIMEOUT_S)
         except BaseException:
@@ -116,16 +151,21 @@ class HostedBackend:
     def set_params(self, params: FrameParams) -> None:
         self._running().ask(params, Done)
 
-    def submit(self, frame: np.ndarray) -> None:
+    def submit(self, frame: np.ndarray, edges: np.ndarray | None = None) -> None:
         child = self._running()
-        check_frame(frame, self._pictures.shape[2:])
+        self._planes[0].check(frame)
+        if edges is not None:
+            self._planes[2].check(edges)
         if not self._free:
             raise BackendError(f"{self.name}: {SLOTS} frames are in flight already; collect one first")
         slot = self._free.pop()
         self._in_flight.append(slot)
-        np.copyto(self._pictures[slot, 0], frame)
+        np.copyto(self._arrays.given[slot], frame)
         copies.count("to its process", frame.nbytes)
-        child.send(Submit(slot))
+        if edges is not None:
+            np.copyto(self._arrays.edges[slot], edges)
+            copies.count("to its process", edges.nbytes)
+        child.send(Submit(slot, edges is not None))
 
     def collect(self, out: np.ndarray) -> StageTimes:
         child = self._running()
@@ -134,7 +174,7 @@ class HostedBackend:
         slot = self._in_flight.popleft()
         self._free.append(slot)
         times = child.ask(Collect(slot), StageTimes)
-        np.copyto(out, self._pictures[slot, 1])
+        np.copyto(out, self._arrays.made[slot])
         copies.count("from its process", out.nbytes)
         return times
 
@@ -157,7 +197,7 @@ class HostedBackend:
         child, self._child = self._child, None
         if child is None:
             return
-        self.__dict__.pop("_pictures", None)  # the memory goes with its last mapping
+        self.__dict__.pop("_arrays", None)  # the memory goes with its last mapping
         for answer in child.end(Order.CLOSE):
             if isinstance(answer, Warned):
                 answer.warn_here()
@@ -170,51 +210,63 @@ class HostedBackend:
         return self._child
 
 
-class _Pictures:
-    """Shared memory for the frames: an array uint8 (slots, 2, S, S, 3), an input and an output in each slot."""
+class _Arrays:
+    """Shared memory for the frames: in each of SLOTS what is given to the backend, what it makes, and edges."""
 
-    def __init__(self, size: int, descriptor: int) -> None:
-        shape = (SLOTS, 2, size, size, 3)
-        self._size = size
+    def __init__(self, planes: Planes, descriptor: int) -> None:
+        self._planes = planes
         self._descriptor = descriptor
-        self.array = np.frombuffer(mmap.mmap(descriptor, int(np.prod(shape))), np.uint8).reshape(shape)
+        memory = np.frombuffer(mmap.mmap(descriptor, SLOTS * _slot_bytes(planes)), np.uint8).reshape(SLOTS, -1)
+        starts = (0, _aligned(planes[0].nbytes), _slot_bytes(planes[:2]))
+        self.given, self.made, self.edges = (
+            [row[start : start + plane.nbytes].view(plane.dtype).reshape(plane.shape) for row in memory]
+            for start, plane in zip(starts, planes, strict=True)
+        )
 
     @classmethod
-    def create(cls, size: int) -> "_Pictures":
+    def create(cls, planes: Planes) -> "_Arrays":
         """Allocate the memory; its name is gone before anybody can die and leave it behind. Raises OSError."""
         name = f"/sdxs-{secrets.token_hex(4)}"  # 14 characters fit every system's limit
         descriptor: int = _posixshmem.shm_open(name, os.O_CREAT | os.O_EXCL | os.O_RDWR, mode=0o600)
         try:
             _posixshmem.shm_unlink(name)
-            count = SLOTS * 2 * size * size * 3
+            count = SLOTS * _slot_bytes(planes)
             os.ftruncate(descriptor, count)
             if hasattr(os, "posix_fallocate"):  # where it exists a full /dev/shm is an error here and not SIGBUS later
                 os.posix_fallocate(descriptor, 0, count)
-            return cls(size, descriptor)
+            return cls(planes, descriptor)
         except BaseException:
             os.close(descriptor)
             raise
 
-    def __reduce__(self) -> "tuple[type[_Pictures], tuple[int, int]]":
+    def __reduce__(self) -> "tuple[type[_Arrays], tuple[Planes, int]]":
         # Pickled on the way into a spawned process, which inherits the descriptor under the same number.
-        return _Pictures, (self._size, reduction.DupFd(self._descriptor).detach())
+        return _Arrays, (self._planes, reduction.DupFd(self._descriptor).detach())
 
     def close_descriptor(self) -> None:
-        """Keep only the mapping, which ends with the array."""
+        """Keep only the mapping, which ends with the arrays."""
         os.close(self._descriptor)
+
+
+def _slot_bytes(planes: tuple[Plane, ...]) -> int:
+    return sum(_aligned(plane.nbytes) for plane in planes)
+
+
+def _aligned(count: int) -> int:
+    return -(-count // ALIGNMENT) * ALIGNMENT
 
 
 # The child's side.
 
 
 def _serve(
-    pipe: connection.Connection, pictures: _Pictures, location: str, checkpoint: Checkpoint | None,
+    pipe: connection.Connection, arrays: _Arrays, location: str, checkpoint: Checkpoint | None,
     options: BackendOptions,
 ) -> None:
     """Build the backend and do as asked, until told to close or the parent is gone."""
     settle_in()
-    pictures.close_descriptor()
-    host = _Host(pipe, pictures.array)
+    arrays.close_descriptor()
+    host = _Host(pipe, arrays)
     with suppress(EOFError, OSError), pipe:  # the parent is gone; nobody is left to answer
         forward_warnings(host.send)
         request = pipe.recv()  # Order.LOAD
@@ -233,10 +285,10 @@ def _serve(
 class _Host:
     """Does what the parent asks, one request after the other."""
 
-    def __init__(self, pipe: connection.Connection, pictures: np.ndarray) -> None:
+    def __init__(self, pipe: connection.Connection, arrays: _Arrays) -> None:
         self._pipe = pipe
         self._sending = threading.Lock()  # a backend's threads may warn at any time
-        self._pictures = pictures
+        self._arrays = arrays
         self._failed: dict[int, Failure] = {}
 
     def send(self, answer: Answer) -> None:
@@ -257,10 +309,11 @@ class _Host:
 
     def _do(self, backend: Backend, request: Request) -> Answer:
         match request:
-            case Submit(slot):
-                backend.submit(self._pictures[slot, 0])
+            case Submit(slot, edges):
+                given = (self._arrays.given[slot], *([self._arrays.edges[slot]] if edges else []))
+                backend.submit(*given)
             case Collect(slot):
-                return self._failed.pop(slot, None) or backend.collect(self._pictures[slot, 1])
+                return self._failed.pop(slot, None) or backend.collect(self._arrays.made[slot])
             case FrameParams():
                 backend.set_params(request)
             case np.ndarray():

@@ -8,8 +8,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
 
 import coremltools as ct
 import numpy as np
@@ -19,20 +19,14 @@ from ..common.bench.instrument import STAGES, Peaks, StageCost
 from ..common.checkpoint import Checkpoint
 from ..common.errors import BackendError, UsageError
 from .backend import CoreMLBackend
+from .compute_plan import describe
 from .ops import AttentionForm, Function, Program, Var, mb, types
-from .program import Stage, Variant, _quiet, build, input_shapes, mil_program
+from .options import UNITS
+from .prepare import find_or_build
+from .program import Stage, Variant, _quiet, mil_program
+from .runner import Model, open_runner
 
 Operation = ct.converters.mil.mil.Operation
-Arrays = dict[str, np.ndarray]
-
-
-class Model(Protocol):
-    """What runs a program: Core ML, or the reference interpreter."""
-
-    def predict(self, data: Arrays) -> Arrays:
-        """Run the program once."""
-
-
 _SIDE = 4096
 _COPY_SHAPE = (1, 64, 1024, 1024)
 _REPEATS = 8
@@ -59,53 +53,49 @@ class CoreMLInstrument:
             layers = write_product(product, _SIDE)
             write_copy(copy, _COPY_SHAPE)
             rows = np.random.default_rng(0).standard_normal((1, _SIDE, _SIDE)).astype(np.float32)
-            seconds = _best(open_model(product, "cpu_and_gpu"), {"x": rows}) / layers
+            seconds = _best(open_model(product), {"x": rows}) / layers
             bulk = np.ones(_COPY_SHAPE, np.float32)
-            copied = _best(open_model(copy, "cpu_and_gpu"), {"x": bulk})
+            copied = _best(open_model(copy), {"x": bulk})
         how = f"{layers} linears of {_SIDE} x {_SIDE} in one program; activation over {bulk.nbytes // 2 >> 20} MB float16"
         return Peaks(2 * _SIDE**3 / seconds, 2 * bulk.nbytes / 2 / copied, "float16", how)
 
     def notes(self, backend: Backend) -> list[str]:
-        return []  # it tells nothing of the kind
+        """Core ML's plan: which unit computes how much."""
+        loaded = _coreml(backend)
+        return describe(find_or_build(loaded.checkpoint, loaded.options), loaded.options)
 
     def profile(self, backend: Backend, picture: np.ndarray, frames: int) -> dict[str, list[float]]:
-        """Build a program for each stage, as the backend's own, and run them in turn; 'in' and 'out' are the copies around."""
-        if not isinstance(backend, CoreMLBackend):
-            raise BackendError("coreml: only a Core ML backend can be profiled")
-        options, checkpoint = backend.options, backend._checkpoint
-        times: dict[str, list[float]] = {name: [] for name in ("in", *STAGES, "out")}
-        with tempfile.TemporaryDirectory() as folder:
-            models = {}
-            for stage in STAGES:
-                path = Path(folder) / f"{stage}.mlpackage"
-                variant = Variant(picture.shape[0], options.attention, "float32", options.weights, _named(stage))
-                build(checkpoint, variant, path)
-                models[stage] = open_model(path, options.compute_units, options.runtime), input_shapes(checkpoint, variant)
-            given = {name: np.zeros(shape, np.float32) for _, shapes in models.values() for name, shape in shapes.items()}
-            for number in range(frames + 1):
-                stamps = _run_stages(models, given, picture)
-                if number >= 1:
-                    for name, began, ended in zip(times, stamps[:-1], stamps[1:], strict=True):
-                        times[name].append((ended - began) / 1e6)
+        """Run a program for each stage in turn, on the backend's own compute units; they are built if they are not cached."""
+        loaded = _coreml(backend)
+        options = loaded.options
+        if not options.placement:
+            unit = next(name for name, units in UNITS.items() if units == options.compute_units)
+            options = replace(options, placement=(unit,) * len(STAGES))
+        built = find_or_build(loaded.checkpoint, options)
+        runners = [open_runner(built, stage, loaded.checkpoint, options) for stage in STAGES]
+        times: dict[str, list[float]] = {name: [] for name in (*STAGES, "out")}
+        out = np.empty_like(picture)
+        for number in range(frames + 1):
+            made, stamps = picture, [time.perf_counter_ns()]
+            for runner in runners:
+                made, _ = runner.run(made)
+                stamps.append(time.perf_counter_ns())
+            np.copyto(out, made)
+            stamps.append(time.perf_counter_ns())
+            if number >= 1:
+                for name, began, ended in zip(times, stamps[:-1], stamps[1:], strict=True):
+                    times[name].append((ended - began) / 1e6)
         return times
 
 
-def _run_stages(models: dict[str, tuple[Model, dict[str, tuple[int, ...]]]], given: Arrays, picture: np.ndarray) -> list[int]:
-    """One frame; the times at which each stage began, and the end."""
-    out = np.empty_like(picture)
-    stamps = [time.perf_counter_ns()]
-    np.copyto(given["picture"][0], picture.transpose(2, 0, 1))
-    stamps.append(time.perf_counter_ns())
-    for stage in STAGES:
-        model, names = models[stage]
-        given.update(model.predict({name: given[name] for name in names}))
-        stamps.append(time.perf_counter_ns())
-    np.copyto(out, given["image"].reshape(3, *picture.shape[:2]).transpose(1, 2, 0), casting="unsafe")
-    return [*stamps, time.perf_counter_ns()]
+def _coreml(backend: Backend) -> CoreMLBackend:
+    if not isinstance(backend, CoreMLBackend):
+        raise BackendError("coreml: only a Core ML backend can be looked into")
+    return backend
 
 
-def open_model(path: Path, compute_units: str, runtime: str = "coreml") -> Model:
-    """Open a package on Core ML, or on the interpreter where that is asked for by name. Raises UsageError, BackendError."""
+def open_model(path: Path, runtime: str = "coreml") -> Model:
+    """Open a package that measures a peak, on Core ML, or on the interpreter. Raises UsageError, BackendError."""
     if runtime == "reference":
         from .interpreter import Interpreter
 
@@ -113,12 +103,13 @@ def open_model(path: Path, compute_units: str, runtime: str = "coreml") -> Model
     if sys.platform != "darwin":
         raise UsageError("Core ML needs macOS; only its work can be counted here, not its speed")
     try:
-        return ct.models.MLModel(str(path), compute_units=ct.ComputeUnit[compute_units.upper()])  # type: ignore[no-any-return]
+        model: Model = ct.models.MLModel(str(path), compute_units=ct.ComputeUnit.CPU_AND_GPU)
     except Exception as error:  # coremltools raises bare Exception and RuntimeError
         raise BackendError(f"coreml: {path.name} cannot be loaded ({error}); check `sdxs doctor`") from None
+    return model
 
 
-def _best(model: Model, given: Arrays) -> float:
+def _best(model: Model, given: dict[str, np.ndarray]) -> float:
     """Seconds of the fastest of several runs."""
     model.predict(given)
     best = math.inf

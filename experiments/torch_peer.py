@@ -103,6 +103,8 @@ class TorchBackend:
     @torch.inference_mode()
     def load(self) -> None:
         c = self._checkpoint
+        if c.control or c.frame.steps > 1:
+            raise BackendError("torch: renders one step without a ControlNet; drop --control and --steps to compare with it")
         vae_class = AutoencoderTiny if isinstance(c.vae, TinyVAEConfig) else AutoencoderKL
         layout = torch.channels_last if self._channels_last else torch.contiguous_format
         place = {"device": self.device, "dtype": self._dtype, "memory_format": layout}

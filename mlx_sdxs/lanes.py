@@ -17,8 +17,8 @@ import numpy as np
 from ..common import copies
 
 Arrays = mx.array | list[tuple[mx.array, mx.array]]
-# picture uint8 (S, S, 3), prompt, noise, previous x0, its share -> picture, x0; see `frame.Frame`.
-Render = Callable[[mx.array, Arrays, mx.array, mx.array, mx.array], tuple[mx.array, mx.array]]
+# picture uint8 (S, S, 3), prompt, noise, previous x0, its share[, edges, their strength] -> picture, x0; see `frame.Frame`.
+Render = Callable[..., tuple[mx.array, mx.array]]
 JOIN_S = 5.0
 
 
@@ -26,7 +26,8 @@ JOIN_S = 5.0
 class Job:
     """One frame on its way. All arrays are evaluated, so any thread may read them.
 
-    previous: the frame whose x0 is mixed in by `feedback`; waited for only if it has a share.
+    previous: the frame whose x0 is mixed in by `feedback`; waited for only if it has a share. edges: what
+    the ControlNet reads, uint8 (S, S); None for a frame without.
     """
 
     picture: np.ndarray
@@ -35,6 +36,9 @@ class Job:
     feedback: float
     previous: "Job | None"
     submitted_ns: int
+    edges: np.ndarray | None = None
+    control_scale: float = 0.0
+    text_only: bool = False
     rendered: np.ndarray | None = None
     x0: mx.array | None = None
     error: Exception | None = None
@@ -42,10 +46,10 @@ class Job:
 
 
 class Lane:
-    """A thread that renders one job after the other with a function of its own."""
+    """A thread that renders one job after the other with functions of its own."""
 
-    def __init__(self, number: int, make: Callable[[], Render]) -> None:
-        """make: called in the thread; builds (and on a GPU compiles) the function."""
+    def __init__(self, number: int, make: Callable[[], list[Render]]) -> None:
+        """make: called in the thread; builds (and on a GPU compiles) one function, and a second for frames with edges."""
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, args=(make,), name=f"sdxs-mlx-{number}", daemon=True)
         self._thread.start()
@@ -58,31 +62,35 @@ class Lane:
         self._jobs.put(None)
         self._thread.join(JOIN_S)
 
-    def _work(self, make: Callable[[], Render]) -> None:
-        render = make()
+    def _work(self, make: Callable[[], list[Render]]) -> None:
+        renders = make()
         while (job := self._jobs.get()) is not None:
             try:
-                _render(render, job)
+                _render(renders[job.edges is not None], job)
             except Exception as error:  # handed to whoever collects the frame
                 job.error = error
             finally:
                 job.previous = None  # or every frame would keep all before it
                 job.done.set()
             del job
-        del render
+        del renders
         # A thread that used MLX and ends without this aborted the interpreter at exit in most runs.
         mx.clear_streams()
 
 
 def _render(render: Render, job: Job) -> None:
-    before = job.previous if job.feedback else None
+    before = job.previous if job.feedback and not job.text_only else None
     if before is not None:
         before.done.wait()
-    if before is None or before.x0 is None:
-        previous, feedback = mx.zeros_like(job.noise), 0.0
+    if job.text_only or before is None or before.x0 is None:
+        previous, feedback = mx.zeros_like(job.noise), float(job.text_only)  # all of the latents are then these zeros
     else:
         previous, feedback = before.x0, job.feedback
-    copies.count("backend in", job.picture.nbytes)
-    picture, x0 = render(mx.array(job.picture), job.prompt, job.noise, previous, mx.array(feedback, dtype=mx.float32))
+    control: tuple[mx.array, ...] = ()
+    if job.edges is not None:
+        control = mx.array(job.edges), mx.array(job.control_scale, dtype=mx.float32)
+    copies.count("backend in", job.picture.nbytes + (0 if job.edges is None else job.edges.nbytes))
+    share = mx.array(feedback, dtype=mx.float32)
+    picture, x0 = render(mx.array(job.picture), job.prompt, job.noise, previous, share, *control)
     mx.eval(picture, x0)  # releases the GIL while it waits
     job.rendered, job.x0 = np.asarray(picture), x0

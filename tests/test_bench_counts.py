@@ -106,7 +106,9 @@ def test_stage_programs_of_core_ml_run_in_a_row(tiny_sdxs: Checkpoint) -> None:
     """Through the interpreter, whose times mean nothing: that they fit each other is what is shown."""
     backend = CoreMLBackend(tiny_sdxs, BackendOptions(64, settings=(("runtime", "reference"),)))
     stages = CoreMLInstrument().profile(backend, np.zeros((64, 64, 3), np.uint8), 1)
-    assert list(stages) == ["in", *STAGES, "out"] and all(len(times) == 1 for times in stages.values())
+    assert list(stages) == [*STAGES, "out"] and all(len(times) == 1 for times in stages.values())
+    (note,) = CoreMLInstrument().notes(backend)
+    assert "no compute plan without Core ML" in note
 
 
 def test_peak_programs_of_core_ml_compute_what_is_counted(tmp_path: Path) -> None:
@@ -117,11 +119,11 @@ def test_peak_programs_of_core_ml_compute_what_is_counted(tmp_path: Path) -> Non
     expected = x
     for _ in range(layers):
         expected = expected @ weight.T
-    (y,) = open_model(tmp_path / "product.mlpackage", "cpu_only", "reference").predict({"x": x}).values()
+    (y,) = open_model(tmp_path / "product.mlpackage", "reference").predict({"x": x}).values()
     np.testing.assert_allclose(y, expected.max(axis=2, keepdims=True), rtol=0.02, atol=0.02)
     write_copy(tmp_path / "copy.mlpackage", (1, 2, 4, 4))
     threes = {"x": np.full((1, 2, 4, 4), 3.0, np.float32)}
-    (top,) = open_model(tmp_path / "copy.mlpackage", "cpu_only", "reference").predict(threes).values()
+    (top,) = open_model(tmp_path / "copy.mlpackage", "reference").predict(threes).values()
     assert top.reshape(-1) == pytest.approx([3.0])
 
 

@@ -24,6 +24,7 @@ from sdxs.common.bench.worker import Entrant, Load, Run, Worker
 from sdxs.common.checkpoint import Checkpoint
 from sdxs.common.errors import BackendError, UsageError
 from sdxs.common.hosted import HostedBackend
+from sdxs.coreml_backend.backend import CoreMLBackend
 from sdxs.mlx_sdxs.backend import MlxBackend
 
 SIZE = 64
@@ -267,6 +268,19 @@ def test_copies_of_mlx_equal_a_count_by_hand(tiny_sdxs: Checkpoint) -> None:
     finally:
         backend.close()
     assert counted == by_hand(SIZE) | {"backend in": SIZE * SIZE * 3, "backend out": SIZE * SIZE * 3}
+
+
+def test_copies_of_core_ml_equal_a_count_by_hand(tiny_sdxs: Checkpoint) -> None:
+    """Through the interpreter: the bridge's own copies are Core ML's and not seen, ours are the same."""
+    backend = CoreMLBackend(tiny_sdxs, BackendOptions(SIZE, settings=(("runtime", "reference"),)))
+    backend.load()
+    try:
+        counted = count_copies(backend, SIZE, np.zeros((1, 77, 64), np.float32), 0, 2)
+    finally:
+        backend.close()
+    numbers, latents = 3 * SIZE * SIZE, 4 * (SIZE // 8) ** 2
+    expected = {"backend in": 4 * numbers, "previous x0": 4 * latents, "to 8 bits": numbers, "backend out": numbers}
+    assert counted == by_hand(SIZE) | expected
 
 
 def test_a_hosted_backend_copies_there_and_back() -> None:

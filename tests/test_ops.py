@@ -51,3 +51,16 @@ def test_attention_in_pieces_of_any_size(spread: float, rows: int, monkeypatch: 
     q, k, v = (random.standard_normal((2, 3, n, 16), dtype=np.float32) for n in (40, 50, 50))
     got = np.array(ops.attention(mx.array(q * spread), mx.array(k), mx.array(v)))
     assert np.max(np.abs(got - softmax_product(q * spread, k, v))) < 2e-5 * spread
+
+
+def test_attention_can_be_trained_through() -> None:
+    """The softmax adds to the bits of a float; its gradient is stated, and must be the softmax's own."""
+    random = np.random.default_rng(1)
+    q, k, v, given = (mx.array(random.standard_normal((2, 3, 20, 16), dtype=np.float32)) for _ in range(4))
+
+    def plain(q: mx.array, k: mx.array, v: mx.array) -> mx.array:
+        return (mx.softmax(q @ k.swapaxes(-1, -2) * 16**-0.5, axis=-1) @ v * given).sum()
+
+    ours = mx.grad(lambda q, k, v: (ops.attention(q, k, v) * given).sum(), argnums=(0, 1, 2))(q, k, v)
+    for mine, expected in zip(ours, mx.grad(plain, argnums=(0, 1, 2))(q, k, v), strict=True):
+        assert mx.allclose(mine, expected, rtol=1e-3, atol=1e-4)

@@ -1,7 +1,9 @@
 """On the demo checkpoint a prompt decides the style, recognisably, on photographs it was not trained on.
 
-A style is read off the change from camera to output (colour, contrast, sharpness), never off the
-picture itself, and classified by the nearest of ten centres measured on another photograph.
+A rendering has the style whose teacher's picture of the same photograph is nearest (squared error). A change of
+mean colour and detail, measured on one photograph and looked for on another, told the first checkpoint's styles
+apart; it cannot tell the present ones, because pop art and woodblock give a place its colour by its brightness
+and hue: the teachers themselves reached 70 % by it.
 """
 
 from collections.abc import Iterator
@@ -15,6 +17,7 @@ from sdxs.common.checkpoint import Checkpoint
 from sdxs.common.opencv import cv2
 from sdxs.common.prompts import GALLERY
 from sdxs.common.text_encoder import TextEncoder
+from sdxs.experiments.distill import teachers
 from sdxs.mlx_sdxs.backend import MlxBackend
 
 PHOTOGRAPHS = Path(__file__).parent.parent / "docs" / "demo"
@@ -33,57 +36,42 @@ def corners(name: str) -> list[np.ndarray]:
     ]
 
 
-def measure(picture: np.ndarray) -> np.ndarray:
-    """Mean and spread of L, a, b; mean chroma; detail at three scales, on a log scale."""
-    lab = cv2.cvtColor(picture.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
-    values = [*lab.mean(axis=(0, 1)), *np.log1p(lab.std(axis=(0, 1))), np.log1p(np.hypot(lab[..., 1], lab[..., 2]).mean())]
-    level = lab[..., 0]
-    for _ in range(3):
-        values.append(np.log(np.abs(cv2.Laplacian(level, cv2.CV_32F)).mean() + 0.1))
-        level = cv2.pyrDown(level)
-    return np.array(values)
-
-
 @pytest.fixture(scope="module")
-def changes(demo: Checkpoint) -> Iterator[dict[str, np.ndarray]]:
-    """For each photograph: (corners, prompts, features)."""
+def errors(demo: Checkpoint) -> Iterator[np.ndarray]:
+    """Squared error to every teacher's picture, (pictures, prompts and at last the photograph itself, teachers)."""
     backend, encoder = MlxBackend(demo, BackendOptions(SIZE)), TextEncoder(demo)
     backend.load()
     prompts = [encoder.encode(prompt) for prompt in PROMPTS]
-    found = {}
-    for name in ("cat", "astronaut", "coffee"):
-        rows = []
-        for camera in corners(name):
-            row = []
-            for states in prompts:
-                out = np.empty_like(camera)
-                backend.set_conditioning(states)
-                backend.submit(camera)
-                backend.collect(out)
-                row.append(measure(out) - measure(camera))
-            rows.append(row)
-        found[name] = np.array(rows)
-    yield found
+    rows = []
+    for camera in [picture for name in ("cat", "astronaut", "coffee") for picture in corners(name)]:
+        wanted = np.stack([teachers.render(prompt, camera).astype(np.float32) for prompt in PROMPTS])
+        row = []
+        for states in prompts:
+            out = np.empty_like(camera)
+            backend.set_conditioning(states)
+            backend.submit(camera)
+            backend.collect(out)
+            row.append(np.square(wanted - out).mean(axis=(1, 2, 3)))
+        row.append(np.square(wanted - camera).mean(axis=(1, 2, 3)))
+        rows.append(row)
+    yield np.array(rows)
     backend.close()
 
 
-def nearest(features: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """Index of the nearest style centre of `reference` (corners, prompts, features), in units of its spread."""
-    centres = reference.mean(axis=0)
-    spread = np.sqrt(reference.var(axis=0).mean(axis=0)) + 1e-3
-    return (((features[..., None, :] - centres) / spread) ** 2).sum(axis=-1).argmin(axis=-1)
+def test_style_of_held_out_photographs_is_the_one_asked_for(errors: np.ndarray) -> None:
+    right = errors[:, :-1].argmin(axis=2) == np.arange(len(PROMPTS))
+    assert right.mean() >= 0.95, dict(zip(PROMPTS, right.mean(axis=0), strict=True))  # chance is 10 %
+    assert right.mean(axis=0).min() >= 0.75, dict(zip(PROMPTS, right.mean(axis=0), strict=True))
 
 
-def test_style_of_held_out_photographs_is_the_one_asked_for(changes: dict[str, np.ndarray]) -> None:
-    held_out = np.concatenate([changes["astronaut"], changes["coffee"]])
-    right = nearest(held_out, changes["cat"]) == np.arange(len(PROMPTS))
-    # 79 % was measured on this checkpoint, chance is 10 %; oil, anime and pop art are its weak styles
-    assert right.mean() >= 0.7, dict(zip(PROMPTS, right.mean(axis=0), strict=True))
-    strong = [i for i, name in enumerate(PROMPTS) if name not in ("an oil painting", "anime style", "pop art")]
-    assert right[:, strong].mean() >= 0.9
+def test_a_rendering_is_much_nearer_to_its_teacher_than_the_photograph_is(errors: np.ndarray) -> None:
+    own = 10 * np.log10(255**2 / np.array([errors[:, k, k].mean() for k in range(len(PROMPTS))]))
+    photograph = 10 * np.log10(255**2 / errors[:, -1].mean(axis=0))
+    said = dict(zip(PROMPTS, own.round(1), strict=True))
+    assert (own - photograph).min() >= 3, said  # dB, for each style
+    assert own.mean() >= 23, said  # 24.7 was measured, at half the size it was trained for; the photograph has 13
 
 
-def test_shuffled_prompts_fail_the_same_measure(changes: dict[str, np.ndarray]) -> None:
-    held_out = np.concatenate([changes["astronaut"], changes["coffee"]])
+def test_shuffled_prompts_fail_the_same_measure(errors: np.ndarray) -> None:
     shuffled = np.roll(np.arange(len(PROMPTS)), 1)
-    assert (nearest(held_out, changes["cat"]) == shuffled).mean() <= 0.2
+    assert (errors[:, :-1].argmin(axis=2) == shuffled).mean() <= 0.1

@@ -99,13 +99,13 @@ def test_the_table_names_parameters_and_backends_that_exist() -> None:
 def test_a_seed_that_makes_no_difference_is_said(command: Command, tmp_path: Path) -> None:
     """Bug: the demo was trained without noise, and --seed was silently without effect."""
     done = command(*LIVE, "--seed", 3, "--out", tmp_path / "o.mp4")
-    assert done.code == 0 and done.err.count("warning:") == 1 and "makes no difference" in done.err
+    assert done.code == 0 and done.err.count("warning:") == 1 and "makes no difference" in done.err, done
     assert "warning:" not in command(*LIVE, "--out", tmp_path / "o.mp4").err
 
 
 def test_a_seed_that_counts_is_not_warned_of(command: Command, tmp_path: Path, tiny_folder: Path) -> None:
     done = command(*LIVE, "--model", tiny_folder, "--seed", 3, "--out", tmp_path / "o.mp4")
-    assert done.code == 0 and "warning:" not in done.err
+    assert done.code == 0 and "warning:" not in done.err, done
 
 
 @pytest.mark.parametrize(

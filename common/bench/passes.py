@@ -104,8 +104,8 @@ class LentBackend:
     def set_params(self, params: FrameParams) -> None:
         self._do(lambda: self._backend.set_params(params))
 
-    def submit(self, frame: np.ndarray) -> None:
-        self._do(lambda: self._backend.submit(frame))
+    def submit(self, frame: np.ndarray, edges: np.ndarray | None = None) -> None:
+        self._do(lambda: self._backend.submit(frame, *([] if edges is None else [edges])))
 
     def collect(self, out: np.ndarray) -> StageTimes:
         return self._do(lambda: self._backend.collect(out))

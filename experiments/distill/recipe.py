@@ -1,0 +1,178 @@
+"""From a folder of photographs to a checkpoint: the order of the stages and what passes between them."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+
+from ...common.checkpoint import PACKAGE_FOLDER
+from ...common.prompts import GALLERY
+from ...common.schedule import one_step
+from ...common.tokenizer import ClipTokenizer
+from ...mlx_sdxs.layers import load_weights
+from ...mlx_sdxs.taesd import AutoencoderTiny
+from ...mlx_sdxs.unet import UNet2DConditionModel
+from . import architecture, phrases, stages
+from .conv_gradient import prepare
+from .pairs import Request, make_pairs
+from .photographs import Split
+from .text_model import CLIPTextModel
+from .training import Log, Plan, Progress, train
+
+TOKENIZER = PACKAGE_FOLDER / "weights" / "demo" / "tokenizer"
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How much of everything. Batches are `each` per style (or per plane); `seconds` 0 means no clock.
+
+    The clock is shared out as `shares` over VAE, text, UNet and finish; a share of 0 takes the steps it takes. So
+    does the text encoder: it trains while the processors are busy with the pairs, and a clock once left it one step.
+    """
+
+    squares: int = 3000
+    seconds: float = 0.0
+    steps: tuple[int, int, int, int] = (9000, 800, 6000, 12000)
+    rates: tuple[float, float, float, float] = (2e-3, 2e-3, 1e-3, 6e-4)
+    shares: tuple[float, float, float, float] = (0.28, 0.0, 0.15, 0.57)
+    each: int = 4
+    seed: int = 0
+    workers: int | None = None  # processes that make pairs; None is one for each processor
+    configs: architecture.Configs = field(default_factory=lambda: architecture.DEMO)
+
+    def plan(self, index: int) -> Plan:
+        name = ("vae", "text", "unet", "finish")[index]
+        return Plan(name, self.steps[index], self.rates[index], self.seconds * self.shares[index], self.seed + index)
+
+
+@dataclass(frozen=True, slots=True)
+class Networks:
+    """What is trained."""
+
+    unet: UNet2DConditionModel
+    vae: AutoencoderTiny
+    text: CLIPTextModel
+
+
+def build(configs: architecture.Configs, seed: int) -> Networks:
+    """Fresh networks; the UNet's last convolution is 0, so that it starts out changing nothing."""
+    mx.random.seed(seed)
+    unet = UNet2DConditionModel(architecture.unet_config(configs))
+    unet.conv_out.weight = mx.zeros_like(unet.conv_out.weight)
+    unet.conv_out.bias = mx.zeros_like(unet.conv_out.bias)
+    vae = AutoencoderTiny(architecture.vae_config(configs))
+    text = CLIPTextModel(architecture.text_config(configs))
+    text.embeddings.token_embedding.weight = 0.02 * mx.random.normal(text.embeddings.token_embedding.weight.shape)
+    text.embeddings.position_embedding.weight = 0.01 * mx.random.normal(text.embeddings.position_embedding.weight.shape)
+    mx.eval(unet.parameters(), vae.parameters(), text.parameters())
+    for module in (unet, vae):
+        prepare(module)
+    return Networks(unet, vae, text)
+
+
+def token_ids(tokenizer: Path) -> list[np.ndarray]:
+    """Ids of every training prompt, int32 (prompts, 77) for each style."""
+    clip = ClipTokenizer(tokenizer)
+    return [np.concatenate([clip.encode(p) for p in phrases.training_prompts(g)]).astype(np.int32) for g in GALLERY]
+
+
+def prompt_states(text: CLIPTextModel, ids: Sequence[np.ndarray]) -> list[mx.array]:
+    """Hidden states of every training prompt, (prompts, 77, D) for each style; half precision, as they will be stored."""
+    states = [mx.concatenate([text(mx.array(rows[i : i + 64])) for i in range(0, len(rows), 64)]) for rows in ids]
+    mx.eval(states)
+    return states
+
+
+def run(
+    split: Split, out: Path, tokenizer: Path, settings: Settings, report: Progress, start_from: Path | None = None
+) -> Networks:
+    """Make the pairs, train the four stages, return the networks. Whatever `out` already holds is used.
+
+    start_from: a checkpoint of the same architecture whose UNet and VAE are trained on, instead of fresh ones.
+    """
+    size, configs = int(settings.configs["frame"]["size"]), settings.configs
+    made = 0
+
+    def tell(count: int) -> None:
+        nonlocal made
+        made += count
+        report("pairs", made / settings.squares, 0.0)
+
+    request = Request(tuple(str(p) for p in split.train), settings.squares, size, settings.seed)
+    networks, log, state = build(configs, settings.seed), Log(out / "log.jsonl"), out / "state"
+    if start_from:
+        load_weights(networks.unet, start_from / "unet" / WEIGHTS, mx.float32)
+        load_weights(networks.vae, start_from / "vae" / WEIGHTS, mx.float32)
+    ids = token_ids(tokenizer)
+    with ThreadPoolExecutor(1) as background:  # the text encoder needs no pictures and trains meanwhile
+        making = background.submit(make_pairs, request, out / "pairs", tell, settings.workers)
+        train_text(networks.text, ids, settings, state, log, report)
+        pairs = making.result()
+    pictures = stages.Pictures(pairs)
+    train_vae(networks.vae, stages.Anchor.fit(pairs, architecture.vae_config(configs).latent_channels), pictures,
+              settings, state, log, report)
+    states = prompt_states(networks.text, ids)
+    painter = stages.Painter(networks.unet, networks.vae,
+                             one_step(architecture.scheduler_config(configs), architecture.frame_config(configs)))
+    train_unet(painter, pictures, states, settings, state, log, report)
+    train_finish(painter, pictures, states, settings, state, log, report)
+    return networks
+
+
+def train_vae(
+    vae: AutoencoderTiny, anchor: stages.Anchor, pictures: stages.Pictures, settings: Settings,
+    state: Path, log: Log, report: Progress,
+) -> None:
+    train(settings.plan(0), vae, stages.vae_loss(anchor), lambda g: (pictures.mixed(g, settings.each),), state, log, report)
+
+
+def train_text(
+    text: CLIPTextModel, ids: Sequence[np.ndarray], settings: Settings, state: Path, log: Log, report: Progress
+) -> None:
+    config = architecture.text_config(settings.configs)
+    end = config.vocab_size - 1
+    batch = stages.text_batch(list(ids), 8 * settings.each, config.vocab_size, end)
+    reader = stages.StyleReader(text, config.hidden_size)
+    train(settings.plan(1), reader, stages.text_loss(end), batch, state, log, report)
+
+
+def chosen_states(states: Sequence[mx.array], generator: np.random.Generator, each: int) -> mx.array:
+    """A random prompt for every picture of a batch that is ordered by style, (10 each, 77, D)."""
+    return mx.concatenate([s[mx.array(generator.integers(0, len(s), each))] for s in states])
+
+
+def train_unet(
+    painter: stages.Painter, pictures: stages.Pictures, states: Sequence[mx.array], settings: Settings,
+    state: Path, log: Log, report: Progress,
+) -> None:
+    painter.vae.freeze()
+
+    def batch(generator: np.random.Generator) -> tuple[mx.array, ...]:
+        return *pictures.pairs(generator, settings.each), chosen_states(states, generator, settings.each)
+
+    train(settings.plan(2), painter, stages.latent_loss, batch, state, log, report)
+    painter.vae.unfreeze()
+
+
+def train_finish(
+    painter: stages.Painter, pictures: stages.Pictures, states: Sequence[mx.array], settings: Settings,
+    state: Path, log: Log, report: Progress,
+) -> None:
+    count, size = stages.STYLES * settings.each, int(settings.configs["frame"]["size"])
+    shaken, kept = max(1, count // 4), max(1, count // 4)
+
+    def batch(generator: np.random.Generator) -> tuple[mx.array, ...]:
+        pair = pictures.pairs(generator, settings.each)
+        prompts = chosen_states(states, generator, settings.each)
+        return *pair, prompts, *stages.finish_extras(generator, count, shaken, size)
+
+    train(settings.plan(3), painter, stages.finish_loss(shaken, kept), batch, state, log, report)
+
+
+def parameters(module: nn.Module) -> int:
+    return sum(value.size for _, value in nn.utils.tree_flatten(module.parameters()))

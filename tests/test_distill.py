@@ -1,0 +1,160 @@
+"""The recipe at toy size: two steps of every stage, stopped and taken up again, and the checkpoint that comes out."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import mlx.core as mx
+import mlx.nn as nn
+import mlx.optimizers as optim
+import numpy as np
+import pytest
+from mlx.utils import tree_flatten
+from safetensors.numpy import load_file
+
+from sdxs.common.backend import BackendOptions
+from sdxs.common.checkpoint import Checkpoint, open_checkpoint
+from sdxs.common.config import UNetConfig, read_vae_config
+from sdxs.common.prompts import GALLERY
+from sdxs.common.text_encoder import TextEncoder
+from sdxs.experiments.distill import architecture, export, losses, pairs, photographs, phrases, recipe, stages
+from sdxs.experiments.distill.training import Flat, Log, Plan, train
+from sdxs.mlx_sdxs.backend import MlxBackend
+
+SETTINGS = recipe.Settings(squares=6, steps=(2, 2, 2, 2), each=1, workers=1, configs=architecture.toy())
+
+
+def quiet(stage: str, done: float, loss: float) -> None:
+    pass
+
+
+def demo_split() -> photographs.Split:
+    folder = recipe.TOKENIZER.parents[2] / "docs" / "demo"
+    return photographs.Split(tuple(folder / f"{name}.jpg" for name in ("astronaut", "cat", "coffee")), ())
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, recipe.Networks]]:
+    """Two steps of every stage on the demo's photographs."""
+    out = tmp_path_factory.mktemp("distill")
+    yield out, recipe.run(demo_split(), out, recipe.TOKENIZER, SETTINGS, quiet)
+
+
+def test_every_stage_leaves_its_state_and_its_log(trained: tuple[Path, recipe.Networks]) -> None:
+    out, _ = trained
+    assert {p.stem for p in (out / "state").iterdir()} == {"vae", "text", "unet", "finish"}
+    log = (out / "log.jsonl").read_text()
+    assert all(f'"stage": "{name}", "step": 2' in log for name in ("vae", "text", "unet", "finish"))
+
+
+def test_a_finished_run_is_loaded_and_not_trained_again(trained: tuple[Path, recipe.Networks]) -> None:
+    out, networks = trained
+    before = (out / "log.jsonl").read_text()
+    loaded = recipe.run(demo_split(), out, recipe.TOKENIZER, SETTINGS, quiet)
+    assert (out / "log.jsonl").read_text() == before
+    for ours, theirs in ((networks.unet, loaded.unet), (networks.vae, loaded.vae), (networks.text, loaded.text)):
+        for (key, a), (_, b) in zip(tree_flatten(ours.parameters()), tree_flatten(theirs.parameters()), strict=True):
+            assert mx.array_equal(a, b), key
+
+
+def test_the_checkpoint_opens_verifies_and_renders(trained: tuple[Path, recipe.Networks], tmp_path: Path) -> None:
+    _, networks = trained
+    checkpoint = open_checkpoint(export.write(networks, SETTINGS.configs, recipe.TOKENIZER, tmp_path / "toy"))
+    checkpoint.verify()
+    stored = load_file(checkpoint.unet_weights)["conv_in.weight"]  # O, I, kH, kW
+    kept = np.array(networks.unet.conv_in.weight.astype(mx.float16))  # O, kH, kW, I
+    assert stored[3, 2, 0, 1] == kept[3, 0, 1, 2] and stored[3, 2, 1, 0] == kept[3, 1, 0, 2]
+    states = TextEncoder(checkpoint).encode("pop art")
+    ids = mx.array(recipe.token_ids(recipe.TOKENIZER)[GALLERY.index("pop art")][:1])
+    # the file holds half precision; states are normalised, so of size 1
+    np.testing.assert_allclose(states, np.array(networks.text(ids)), atol=2e-2)
+    backend = MlxBackend(checkpoint, BackendOptions(64))
+    backend.load()
+    backend.set_conditioning(states)
+    picture = photographs.drawn_picture(64, np.random.Generator(np.random.PCG64(3)))
+    made = np.empty_like(picture)
+    backend.submit(picture)
+    backend.collect(made)
+    backend.close()
+    step = recipe.one_step(checkpoint.scheduler, checkpoint.frame)
+    painted = stages.Painter(networks.unet, networks.vae, step)(stages.unit(mx.array(picture[None])), mx.array(states))
+    painted = np.clip(np.array(painted)[0] * 255, 0, 255)
+    assert np.abs(made - painted).mean() < 2  # what was trained is what is rendered
+
+
+class Line(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.bias = mx.zeros((3, 2)), mx.zeros(3)
+
+
+def line_loss(line: Line, progress: float, x: mx.array, y: mx.array) -> mx.array:
+    return mx.square(x @ line.weight.T + line.bias - y).mean()[None]
+
+
+def line_batch(generator: np.random.Generator) -> tuple[mx.array, mx.array]:
+    x = generator.standard_normal((8, 2)).astype(np.float32)
+    return mx.array(x), mx.array(x @ np.array([[1, 2, 3], [4, 5, 6]], np.float32) + 1)
+
+
+def test_stopped_and_taken_up_again_is_as_if_never_stopped(tmp_path: Path) -> None:
+    plan, whole, halved = Plan("line", 20, 0.05), Line(), Line()
+    train(plan, whole, line_loss, line_batch, tmp_path / "whole", Log(tmp_path / "log"), quiet)
+    drawn = 0
+
+    def interrupted(generator: np.random.Generator) -> tuple[mx.array, mx.array]:
+        nonlocal drawn
+        drawn += 1
+        if drawn == 8:
+            raise KeyboardInterrupt
+        return line_batch(generator)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(plan, halved, line_loss, interrupted, tmp_path / "halved", Log(tmp_path / "log"), quiet)
+    fresh = Line()
+    train(plan, fresh, line_loss, line_batch, tmp_path / "halved", Log(tmp_path / "log"), quiet)
+    assert mx.allclose(whole.weight, fresh.weight, atol=1e-6) and float(mx.abs(whole.weight).sum()) > 0.1
+
+
+def test_adam_over_one_vector_is_adam(tmp_path: Path) -> None:
+    flat, plain = Line(), Line()
+    settings = {"learning_rate": 0.1, "betas": (0.9, 0.99), "weight_decay": 1e-4}
+    vector, optimizer = Flat(flat, optim.AdamW(**settings)), optim.AdamW(**settings)
+    for scale in (0.1, 0.2):  # short enough not to be cut
+        gradient = {"weight": scale * mx.ones((3, 2)), "bias": -scale * mx.ones(3)}
+        vector.update(gradient, 0.1)
+        optimizer.update(plain, gradient)
+    assert mx.allclose(flat.weight, plain.weight, atol=1e-6) and mx.allclose(flat.bias, plain.bias, atol=1e-6)
+
+
+def test_losses_are_nothing_for_equals_and_something_otherwise() -> None:
+    a = mx.random.uniform(shape=(2, 16, 16, 3), key=mx.random.key(1))
+    assert float(losses.picture_loss(a, a)) == pytest.approx(0, abs=1e-5)
+    assert float(losses.picture_loss(a, a * 0.5)) > 0.1
+    assert float(losses.unsteadiness(a, a + 0.1, a, a + 0.05)) == 0
+    assert float(losses.unsteadiness(a, a + 0.1, a, a + 0.3)) == pytest.approx(0.2, rel=1e-3)
+
+
+def test_held_out_words_are_not_trained_on() -> None:
+    known = {text for prompt in GALLERY for text in phrases.training_prompts(prompt)}
+    for prompt in GALLERY:
+        assert prompt in known
+        found = phrases.held_out_prompts(prompt)
+        assert not known & {*found["held-out templates"], *found["held-out phrases"]}
+        assert not set(phrases.HELD_OUT_PHRASES[prompt]) & {p for each in phrases.PHRASES.values() for p in each}
+    assert not set(phrases.TEMPLATES) & set(phrases.HELD_OUT_TEMPLATES) and not known & set(phrases.NEVER_TRAINED)
+
+
+def test_pairs_are_found_again_and_made_anew_for_another_request(tmp_path: Path) -> None:
+    request = pairs.Request((), 2, 32, seed=0, drawn=1.0)
+    first = np.array(pairs.make_pairs(request, tmp_path, lambda count: None, workers=1))
+    stamp = (tmp_path / "pairs.npy").stat().st_mtime_ns
+    again = pairs.make_pairs(request, tmp_path, lambda count: None, workers=1)
+    assert np.array_equal(first, again) and (tmp_path / "pairs.npy").stat().st_mtime_ns == stamp
+    other = pairs.make_pairs(pairs.Request((), 2, 32, seed=1, drawn=1.0), tmp_path, lambda count: None, workers=1)
+    assert not np.array_equal(first, other)
+
+
+def test_the_shipped_demo_is_the_recipes_architecture_and_small(demo: Checkpoint) -> None:
+    assert UNetConfig.read(demo.folder / "unet" / "config.json") == architecture.unet_config(architecture.DEMO)
+    assert read_vae_config(demo.folder / "vae" / "config.json") == architecture.vae_config(architecture.DEMO)
+    assert sum(p.stat().st_size for p in demo.folder.rglob("*") if p.is_file()) <= 12e6
