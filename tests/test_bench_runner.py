@@ -186,12 +186,13 @@ def test_contention_measures_its_traffic_and_has_a_control(tiny_sdxs: Checkpoint
 
 def test_traffic_keeps_to_its_rate() -> None:
     with Traffic(1) as traffic:
-        most = traffic.saturation(0.5)
-        traffic.set_rate(most / 4)
-        deadline = time.monotonic() + 30
-        while traffic.measured_rate() == 0:
-            assert time.monotonic() < deadline, "no block was copied in half a minute"
-        assert traffic.measured_rate() < most  # a busy machine may hold it back, nothing drives it on
+        assert traffic.saturation(0.5) > 0
+        traffic.set_rate(1e8)
+        began = time.monotonic()
+        while time.monotonic() - began < 1 or traffic.measured_rate() == 0:
+            assert time.monotonic() - began < 30, "no block was copied in half a minute"
+        # one block of 8 MB may be over, and what is made up for; a busy machine may hold it back, nothing drives it on
+        assert traffic.measured_rate() < 1.3e8
         traffic.set_rate(0)
         assert traffic.measured_rate() == 0
 
