@@ -17,6 +17,7 @@ import numpy as np
 from ..common.backend import BackendOptions, IdentityBackend, StageTimes
 from ..common.bench.machine import conditions, machine
 from ..common.bench.runner import Plan, Runner
+from ..common.bench.statistics import ratio
 from ..common.bench.worker import Entrant
 from ..common.checkpoint import find
 from ..common.errors import UsageError
@@ -70,31 +71,40 @@ def plan(kind: str) -> Plan:
 def run(kind: str) -> dict[str, object]:
     """One run of bench; its ratio and the median of every round."""
     report = Runner(plan(kind), find("demo", download=False)).run()
-    ratio = report.ratios[0].ratio
-    assert ratio is not None, report.failures
+    assert not report.failures, report.failures
     rounds = {b.label: [float(np.median(r.frame_ms)) for r in b.rounds] for b in report.backends}
-    right = ratio.low > 1 if kind == "slower" else ratio.contains(1)
-    return {"kind": kind, "ratio": asdict(ratio), "right": right, "round_medians_ms": rounds, "conditions": conditions()}
+    return judged({"kind": kind, "round_medians_ms": rounds, "conditions": conditions()})
+
+
+def judged(run: dict[str, object]) -> dict[str, object]:
+    """Work the ratio out from the medians of the rounds, which are all that it depends on, and say whether it is right."""
+    first, second = ([[t] for t in medians] for medians in run["round_medians_ms"].values())
+    found = ratio(first, second)
+    assert found is not None
+    right = found.low > 1 if run["kind"] == "slower" else found.contains(1)
+    return {**run, "ratio": asdict(found), "right": right}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--runs", type=int, default=20)
+    parser.add_argument("--runs", type=int, default=20, help="0 only judges again what PATH holds")
     parser.add_argument("--only", choices=KINDS)
     options = parser.parse_args()
     runs: list[dict[str, object]] = []
     if options.json and options.json.exists():
-        runs = json.loads(options.json.read_text(encoding="utf-8"))["runs"]
+        runs = [judged(stored) for stored in json.loads(options.json.read_text(encoding="utf-8"))["runs"]]
     for _ in range(options.runs):
         for kind in (options.only,) if options.only else KINDS:
             runs.append(run(kind))
             print(kind, runs[-1]["ratio"], "right" if runs[-1]["right"] else "WRONG", flush=True)
             if options.json:
                 _write(options.json, runs)
+    if options.json and runs:
+        _write(options.json, runs)
     for kind in KINDS:
-        judged = [r["right"] for r in runs if r["kind"] == kind]
-        print(f"{kind}: right in {sum(map(bool, judged))} of {len(judged)}")
+        verdicts = [r["right"] for r in runs if r["kind"] == kind]
+        print(f"{kind}: right in {sum(map(bool, verdicts))} of {len(verdicts)}")
 
 
 def _write(path: Path, runs: list[dict[str, object]]) -> None:
