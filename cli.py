@@ -73,9 +73,10 @@ err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 class _State:
-    """What `main` must know of a session: whether a thread of it hangs in a call that does not return."""
+    """What `main` must know: whether a thread of the session hangs in a call that does not return, and of a Ctrl-C."""
 
     abandoned = False
+    interrupted = False
 
 
 _state = _State()
@@ -86,6 +87,10 @@ def main() -> None:
     warnings.simplefilter("always", SdxsWarning)
     warnings.showwarning = _show_warning
     code: object = 1
+    _state.interrupted = False
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _interrupt)
     try:
         code = app(standalone_mode=False) or 0
     except TyperException as error:  # what it refuses itself: one line, too
@@ -102,12 +107,24 @@ def main() -> None:
     except KeyboardInterrupt:
         err.print("interrupted")
         code = 130
-    except Exception:  # a mistake of ours: show all of it, but still end
-        err.print_exception()
+    except Exception:
+        # A library whose import was interrupted says so with an error of its own (NumPy: ImportError).
+        if _state.interrupted:
+            err.print("interrupted")
+            code = 130
+        else:  # a mistake of ours: show all of it, but still end
+            err.print_exception()
+    finally:
+        signal.signal(signal.SIGINT, before)
     if _state.abandoned:
         # A thread that never returns would keep the interpreter from ending, or crash it on the way out.
         _leave_at_once(code if isinstance(code, int) else 1)
     sys.exit(code)  # type: ignore[arg-type]
+
+
+def _interrupt(_number: int, _frame: object) -> None:
+    _state.interrupted = True
+    raise KeyboardInterrupt
 
 
 def _leave_at_once(code: int) -> None:

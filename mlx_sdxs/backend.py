@@ -29,7 +29,7 @@ from . import blas
 from .autoencoder_kl import AutoencoderKL
 from .controlnet import ControlNetModel
 from .frame import Frame
-from .lanes import Job, Lane
+from .lanes import CallersLane, Job, Lane, Render
 from .layers import load_weights, parameter_bytes
 from .ops import on_gpu
 from .taesd import AutoencoderTiny
@@ -46,7 +46,7 @@ _MOST_LANES = 8
 class MlxBackend:
     """Backend in MLX on the default device: Metal, CUDA or CPU.
 
-    Its own setting is `lanes`: how many frames are in flight at once, each in a thread of its own.
+    Its own setting is `lanes`: how many frames are in flight at once, each in a thread of its own if there are several.
     """
 
     name = "mlx"
@@ -60,9 +60,9 @@ class MlxBackend:
         self._size = options.size
         self._frame: Frame | None = None
         self._thread = 0
-        self._lanes: list[Lane] = []
+        self._lanes: list[Lane | CallersLane] = []
         self._turn = 0
-        self._in_flight: deque[Job] = deque()
+        self._in_flight: deque[tuple[Job, Lane | CallersLane]] = deque()
 
     def load(self) -> None:
         checkpoint, dtype = self._checkpoint, _DTYPES[self.dtype_name]
@@ -86,7 +86,11 @@ class MlxBackend:
             blas.share_among(self.depth)
         # On a GPU compilation fuses the elementwise work; on the CPU it needs a C++ compiler and gains nothing.
         frames = self._frames
-        self._lanes = [Lane(n, lambda: [mx.compile(f) if on_gpu() else f for f in frames]) for n in range(self.depth)]
+
+        def make() -> list[Render]:
+            return [mx.compile(f) if on_gpu() else f for f in frames]
+
+        self._lanes = [CallersLane(make)] if self.depth == 1 else [Lane(n, make) for n in range(self.depth)]
         blank = np.zeros((self._size, self._size, 3), np.uint8)
         for scale in range(len(frames)):
             self.set_params(FrameParams(control_scale=float(scale)))
@@ -122,17 +126,18 @@ class MlxBackend:
             frame, prompt, self._noise, self._feedback, self._last, time.perf_counter_ns(),
             check_edges(edges, self._size) if controlled else None, self._control_scale, self._text_only,
         )
-        self._lanes[self._turn % self.depth].submit(job)
+        lane = self._lanes[self._turn % self.depth]
+        lane.submit(job)
         self._turn += 1
         self._last = job
-        self._in_flight.append(job)
+        self._in_flight.append((job, lane))
 
     def collect(self, out: np.ndarray) -> StageTimes:
         self._loaded_frame()
         if not self._in_flight:
             raise BackendError("mlx: collect() without a submitted frame")
-        job = self._in_flight.popleft()
-        job.done.wait()
+        job, lane = self._in_flight.popleft()
+        lane.wait(job)
         if job.rendered is None:  # what MLX raises, for example out of memory
             raise BackendError(_failed(job.error)) from job.error
         np.copyto(out, job.rendered)
@@ -200,16 +205,14 @@ def _failed(error: Exception | None) -> str:
 
 
 def _lanes(settings: tuple[tuple[str, str], ...]) -> int:
-    """How many frames are in flight: as asked, else one for each of a CPU's cores up to four, four on CUDA, one on Metal."""
+    """How many frames are in flight: as asked, else one for each of a CPU's cores up to four, and one on a GPU."""
     for name, value in settings:
         if name != "lanes":
             raise UsageError(f"mlx: unknown setting {name!r}; known is lanes")
         if not value.isdecimal() or not 1 <= int(value) <= _MOST_LANES:
             raise UsageError(f"--lanes {value}: expected a whole number from 1 to {_MOST_LANES}")
         return int(value)
-    if on_gpu():
-        return 1 if mx.metal.is_available() else 4
-    return min(4, os.cpu_count() or 1)
+    return 1 if on_gpu() else min(4, os.cpu_count() or 1)
 
 
 def _dtype_name(requested: str) -> str:

@@ -8,6 +8,7 @@ out in turn and come back in order.
 
 import queue
 import threading
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -24,10 +25,10 @@ JOIN_S = 5.0
 
 @dataclass(slots=True)
 class Job:
-    """One frame on its way. All arrays are evaluated, so any thread may read them.
+    """One frame on its way. Its inputs are evaluated, so any thread may read them.
 
-    previous: the frame whose x0 is mixed in by `feedback`; waited for only if it has a share. edges: what
-    the ControlNet reads, uint8 (S, S); None for a frame without.
+    previous: the frame whose x0 is mixed in by `feedback`; a lane waits for it only if it has a share. edges:
+    what the ControlNet reads, uint8 (S, S); None for a frame without.
     """
 
     picture: np.ndarray
@@ -44,6 +45,12 @@ class Job:
     error: Exception | None = None
     done: threading.Event = field(default_factory=threading.Event)
 
+    def start(self, render: Render) -> mx.array:
+        """Set the frame going; return its picture, to be evaluated."""
+        picture, self.x0 = render(*_arguments(self))
+        mx.async_eval(picture, self.x0)
+        return picture
+
 
 class Lane:
     """A thread that renders one job after the other with functions of its own."""
@@ -56,6 +63,10 @@ class Lane:
 
     def submit(self, job: Job) -> None:
         self._jobs.put(job)
+
+    def wait(self, job: Job) -> None:
+        """Wait for a frame."""
+        job.done.wait()
 
     def close(self) -> None:
         """End the thread after what it was given."""
@@ -78,10 +89,52 @@ class Lane:
         mx.clear_streams()
 
 
+class CallersLane:
+    """The lane of a single frame in flight: the calling thread itself, which has nothing else to wait for.
+
+    A thread in between cost a frame on an H200 half as much again (11.6 against 7.8 ms).
+    """
+
+    def __init__(self, make: Callable[[], list[Render]]) -> None:
+        """make: as for `Lane`."""
+        self._renders = make()
+        self._pictures: deque[tuple[Job, mx.array]] = deque()
+
+    def submit(self, job: Job) -> None:
+        try:
+            self._pictures.append((job, job.start(self._renders[job.edges is not None])))
+        except Exception as error:  # handed to whoever collects the frame
+            job.error = error
+        finally:
+            job.previous = None
+
+    def wait(self, job: Job) -> None:
+        """Wait for a frame; they are waited for in the order in which they came."""
+        if job.error is None:
+            _, picture = self._pictures.popleft()
+            try:
+                mx.eval(picture, job.x0)  # releases the GIL while it waits
+                job.rendered = np.asarray(picture)
+            except Exception as error:
+                job.error = error
+        job.done.set()
+
+    def close(self) -> None:
+        """Let go of everything; MLX in this thread is ended by its owner."""
+        self._pictures.clear()
+        self._renders = []
+
+
 def _render(render: Render, job: Job) -> None:
+    if job.previous is not None and job.feedback and not job.text_only:
+        job.previous.done.wait()
+    picture = job.start(render)
+    mx.eval(picture, job.x0)  # releases the GIL while it waits
+    job.rendered = np.asarray(picture)
+
+
+def _arguments(job: Job) -> tuple[object, ...]:
     before = job.previous if job.feedback and not job.text_only else None
-    if before is not None:
-        before.done.wait()
     if job.text_only or before is None or before.x0 is None:
         previous, feedback = mx.zeros_like(job.noise), float(job.text_only)  # all of the latents are then these zeros
     else:
@@ -91,6 +144,4 @@ def _render(render: Render, job: Job) -> None:
         control = mx.array(job.edges), mx.array(job.control_scale, dtype=mx.float32)
     copies.count("backend in", job.picture.nbytes + (0 if job.edges is None else job.edges.nbytes))
     share = mx.array(feedback, dtype=mx.float32)
-    picture, x0 = render(mx.array(job.picture), job.prompt, job.noise, previous, share, *control)
-    mx.eval(picture, x0)  # releases the GIL while it waits
-    job.rendered, job.x0 = np.asarray(picture), x0
+    return mx.array(job.picture), job.prompt, job.noise, previous, share, *control

@@ -1,6 +1,7 @@
 """What the command line refuses, in one line each, and what it must not lose when several things go wrong."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -208,3 +209,20 @@ def test_a_camera_whose_read_never_returns_ends_with_code_3(tmp_path: Path, mode
     assert f"wrote {out}" in done.stdout and 1 <= len(list(out.iterdir())) <= 5
 
 
+
+
+def test_an_import_that_was_interrupted_is_an_interruption(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bug: SIGINT inside NumPy's or OpenCV's import came out as their ImportError, with a traceback and exit code 1."""
+
+    def examine(_: object) -> None:
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            raise ImportError("numpy._core.multiarray failed to import") from None
+
+    monkeypatch.setattr("sdxs.common.doctor.examine", examine)
+    done = command("doctor")
+    assert done.code == 130 and done.err.strip().endswith("interrupted") and "Traceback" not in done.err
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
