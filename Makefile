@@ -23,7 +23,8 @@ parity: .venv/parity.stamp
 	$(BIN)/python -m sdxs.experiments.parity --json results/parity.json
 
 bench: .venv/parity.stamp
-	$(BIN)/python -m sdxs.experiments.speed --json results/speed.json
+	mkdir -p results
+	$(BIN)/sdxs bench --backend mlx --backend torch --contention --json results/bench.json --html results/bench.html
 	$(BIN)/python -m sdxs.experiments.loop_bench --json results/loop.json
 	$(BIN)/python -m sdxs.experiments.coreml_build --json results/coreml-build.json
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -30,11 +31,21 @@ if TYPE_CHECKING:
     import numpy as np
 
     from .common.backend import Backend, BackendOptions
+    from .common.bench.report import Report
+    from .common.bench.worker import Entrant
     from .common.checkpoint import Checkpoint
     from .common.stats import Summary
     from .coreml_backend.cache import Built as CoreMLBuilt
     from .coreml_backend.cache import Record as CoreMLRecord
 
+# What only bench runs, and how each backend is looked into there.
+PEERS = {"torch": "sdxs.experiments.torch_peer:TorchBackend"}
+INSTRUMENTS = {
+    "mlx": "sdxs.mlx_sdxs.instrument:MlxInstrument",
+    "coreml": "sdxs.coreml_backend.instrument:CoreMLInstrument",
+    "torch": "sdxs.experiments.torch_instrument:TorchInstrument",
+}
+COUNTERS = {"mlx": "mlx", "coreml": "coremltools"}  # who counts a frame's work, and the package each needs
 # Options of `live` that only some backends know, by parameter: given to none of them, they are refused and not ignored.
 ONLY_FOR = {
     "seed": ("mlx", "coreml"),
@@ -515,6 +526,157 @@ def image(
         made = render_still(still, settings)
     write_still(made, to)
     out.print(f"wrote {escape(str(to))}: {escape(str(made.record['prompt']))}, seed {made.record['seed']}")
+
+
+@app.command()
+def bench(
+    backend: Annotated[
+        list[str] | None, Option(help="NAME[:setting=value...] of mlx, coreml, torch, identity; repeatable, the first is "
+                                 "compared with the others. [default: all that run here, but torch]", show_default=False)
+    ] = None,
+    model: Annotated[str, Option(help="Checkpoint by name or path.")] = "demo",
+    size: Annotated[int | None, Option(help="Side of the picture. [default: the checkpoint's]", show_default=False)] = None,
+    dtype: Annotated[str, Option(help="auto, float32, float16 or bfloat16.")] = "auto",
+    rounds: Annotated[int | None, Option(min=1, help="[default: 8; quick: 3]", show_default=False)] = None,
+    profile: Annotated[
+        bool | None, Option("--profile/--no-profile", help="Stages and roofline. [default: unless quick]", show_default=False)
+    ] = None,
+    contention: Annotated[bool, Option("--contention", help="Rates under rising memory traffic.")] = False,
+    quick: Annotated[bool, Option("--quick", help="Fewer and shorter rounds, no stages.")] = False,
+    keep: Annotated[
+        bool, Option("--keep", help="Load each backend once, not in every round: for what takes minutes to load.")
+    ] = False,
+    isolate: Annotated[bool, Option("--isolate", help="Time what hosting in a process of its own costs, too.")] = False,
+    seed: Annotated[int, Option(min=0, help="Of the noise.")] = 0,
+    as_json: Annotated[Path | None, Option("--json", help="Write everything, raw times included.")] = None,
+    html: Annotated[Path | None, Option(help="Write a report with plots, one file, readable without a network.")] = None,
+    png: Annotated[Path | None, Option(help="Folder for the plots as images; needs the `plot` extra.")] = None,
+    compare: Annotated[
+        tuple[Path, Path] | None, Option(help="Measure nothing; compare two files that --json wrote.", show_default=False)
+    ] = None,
+    show: Annotated[
+        Path | None, Option(help="Measure nothing; show a file that --json wrote, and write --html or --png of it.",
+                            show_default=False)
+    ] = None,
+    across_machines: Annotated[bool, Option("--across-machines", help="Let --compare take different machines.")] = False,
+) -> None:
+    """Measure which backend is fastest here, and why: rates, memory, roofline, contention. Speaks of this machine only."""
+    from .common.bench import report as reports
+    from .common.bench import table
+
+    if compare:
+        from .common.bench.compare import compare as compared
+
+        first, second = (reports.read_report(path.expanduser()) for path in compare)
+        out.print(table.changes(compared(first, second, across_machines)))
+        return
+    plotter = _plotter(png)
+    if show:
+        _show_report(reports.read_report(show.expanduser()), html, plotter)
+        return
+    from .common.bench.runner import Plan, Runner
+    from .common.checkpoint import find
+    from .common.sink import check_writable, write_whole  # and OpenCV with it: no backend is loaded in this process
+
+    json_path, html_path = (path.expanduser() if path else None for path in (as_json, html))
+    for path in filter(None, (json_path, html_path)):
+        check_writable(path, path.absolute().parent)
+    checkpoint = find(model)
+    size = checkpoint.frame.size if size is None else size
+    chosen = backend or [*(["coreml"] if sys.platform == "darwin" else []), "mlx", "identity"]
+    entrants = _entrants(chosen, size, dtype, isolate)
+    for entrant in (entrant for entrant in entrants if entrant.location == BACKENDS["coreml"]):
+        _build_coreml(checkpoint, entrant.options)
+    counters = {name: INSTRUMENTS[name] for name, package in COUNTERS.items() if find_spec(package)}
+    for name in COUNTERS.keys() - counters.keys():
+        err.print(f"{COUNTERS[name]} is not installed: {name}'s way of counting operations is left out")
+    plan = Plan(
+        tuple(entrants), counters, rounds or (3 if quick else 8),
+        turns=2 if quick else 3, turn_s=0.2 if quick else 0.4, fresh=not keep, contention=contention, seed=seed,
+        profile=not quick if profile is None else profile, memory_s=2.0 if quick else 6.0, sweeps=1 if quick else 2,
+    )
+
+    def save(report: "Report") -> None:
+        if json_path:
+            write_whole(json_path, report.as_json().encode())
+
+    with err.status("reading the checkpoint") as status:
+        runner = Runner(plan, checkpoint, save, (status.update if err.is_terminal else _say_plainly))
+        with _interrupts(runner.stop) as caught:
+            report = runner.run()
+    _show_report(report, html_path, plotter)
+    if json_path:
+        out.print(f"wrote {escape(str(json_path))}")
+    if caught:
+        raise typer.Exit(128 + caught[0])
+    if report.failures:
+        raise typer.Exit(1)
+
+
+def _show_report(report: "Report", html: Path | None, plotter: "Callable[[Report], list[Path]] | None") -> None:
+    """Print the tables; write the page and the plots where they are asked for."""
+    from .common.bench import table
+
+    out.print(table.render(report))
+    written = []
+    if html:
+        from .common.bench.html import render
+        from .common.sink import write_whole
+
+        write_whole(html.expanduser(), render(report).encode())
+        written.append(html)
+    for path in [*written, *(plotter(report) if plotter else [])]:
+        out.print(f"wrote {escape(str(path))}")
+
+
+def _say_plainly(line: str) -> None:
+    err.print(escape(line))
+
+
+def _plotter(folder: Path | None) -> "Callable[[Report], list[Path]] | None":
+    """What writes the plots as images; asked for before an hour is measured in vain. Raises UsageError."""
+    if folder is None:
+        return None
+    try:
+        from .common.bench.png import write
+    except ModuleNotFoundError as error:
+        raise UsageError(f"--png needs {error.name!r}; `pip install 'sdxs[plot]'`, or take --html") from None
+    return lambda report: write(report, folder.expanduser())
+
+
+def _entrants(chosen: list[str], size: int, dtype: str, isolate: bool) -> "list[Entrant]":
+    """Turn `NAME[:setting=value...]` into entrants with labels of their own. Raises UsageError."""
+    from .common.backend import BackendOptions
+    from .common.bench.worker import Entrant
+
+    known, made, seen = BACKENDS | PEERS, [], {}
+    for spec in chosen:
+        name, *settings = spec.split(":")
+        if name not in known:
+            raise UsageError(f"--backend {name}: expected one of {', '.join(known)}")
+        pairs = tuple((setting, value) for setting, _, value in (part.partition("=") for part in settings))
+        options = BackendOptions(size, dtype if name != "identity" else "auto", pairs)
+        if name == "coreml":
+            _refuse_as_a_speed(options)
+        seen[spec] = seen.get(spec, 0) + 1
+        label = spec if seen[spec] == 1 else f"{spec} ({seen[spec]})"
+        made.append(Entrant(label, known[name], options, INSTRUMENTS.get(name, ""), isolate))
+    return made
+
+
+def _refuse_as_a_speed(options: "BackendOptions") -> None:
+    from .coreml_backend.options import CoreMLOptions
+
+    if CoreMLOptions.parse(options).runtime == "reference":
+        raise UsageError(
+            "--backend coreml:runtime=reference: the interpreter's times are no speed of Core ML, so bench takes none of them; "
+            "measure Core ML on macOS, or see what the program computes with `sdxs live --coreml-runtime reference`"
+        )
+    if sys.platform != "darwin":
+        raise UsageError(
+            "--backend coreml: Core ML needs macOS, and bench takes no substitute for it; its operations are counted here all "
+            "the same, with any --backend and --profile"
+        )
 
 
 @app.command()

@@ -7,12 +7,14 @@ call (depth 1), double buffering (depth 2) and a pipeline over several compute u
 
 import time
 from collections import deque
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
-from .errors import BackendError
+from . import copies
+from .errors import BackendError, UsageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +110,7 @@ class IdentityBackend:
 
     def __init__(self, checkpoint: object, options: BackendOptions) -> None:
         """Take what every backend is built from; the checkpoint makes no difference here."""
+        check_settings(self.name, options)
         self._shape = (options.size, options.size, 3)
         self._frames: deque[tuple[np.ndarray, int]] = deque()
 
@@ -129,6 +132,7 @@ class IdentityBackend:
             raise BackendError("identity: collect() without a submitted frame")
         frame, submitted_ns = self._frames.popleft()
         np.copyto(out, frame)
+        copies.count("backend out", out.nbytes)
         return StageTimes(time.perf_counter_ns() - submitted_ns)
 
     def memory(self) -> MemoryUse:
@@ -139,6 +143,13 @@ class IdentityBackend:
 
     def close(self) -> None:
         self._frames.clear()
+
+
+def check_settings(name: str, options: BackendOptions, known: Collection[str] = ()) -> None:
+    """Raise UsageError if `options` hold a setting that the backend does not know."""
+    for setting, _ in options.settings:
+        if setting not in known:
+            raise UsageError(f"{name}: unknown setting {setting!r}; known are {', '.join(known) or 'none'}")
 
 
 def check_frame(frame: np.ndarray, shape: tuple[int, ...]) -> None:

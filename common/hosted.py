@@ -9,42 +9,31 @@ group: its parent decides when it ends, and it never outlives its parent.
 """
 
 import _posixshmem  # what multiprocessing.shared_memory stands on
-import atexit
-import ctypes
-import fcntl
 import math
 import mmap
-import multiprocessing
 import os
 import secrets
-import signal
 import threading
-import time
-import traceback
-import warnings
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum, auto
 from importlib import import_module
-from multiprocessing import connection, reduction, resource_tracker
-from typing import TypeVar
+from multiprocessing import connection, reduction
 
 import numpy as np
 
-from . import errors
+from . import copies
 from .backend import Backend, BackendOptions, FrameParams, MemoryUse, StageTimes, check_frame
 from .checkpoint import Checkpoint
+from .child import CLOSE_TIMEOUT_S, Child, Done, Failure, Warned, forward_warnings, settle_in
 from .errors import BackendError
 
+__all__ = ["CLOSE_TIMEOUT_S", "HostedBackend", "Plane"]
+
 LOAD_TIMEOUT_S = 600.0
-CLOSE_TIMEOUT_S = 2.0
-LOOK_S = 0.25  # how often a child that does not answer is looked after
 SLOTS = 4  # most frames in flight
 ALIGNMENT = 64  # bytes: a cache line
-PARENTS_SIGNALS = {signal.SIGINT, signal.SIGTERM}
-
-T = TypeVar("T")
 
 
 class Order(Enum):
@@ -79,46 +68,6 @@ class Loaded:
 
     depth: int
     description: dict[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class Done:
-    """Answers a request that returns nothing."""
-
-
-@dataclass(frozen=True, slots=True)
-class Warned:
-    """A warning on its way to the parent; it may come before any answer."""
-
-    kind: type[Warning]
-    message: str
-    filename: str
-    line: int
-
-    def warn_here(self) -> None:
-        warnings.warn_explicit(self.message, self.kind, self.filename, self.line)
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """An exception on its way to the parent, as one of sdxs's own, with the child's traceback."""
-
-    kind: type[Exception]
-    message: str
-    trace: str
-
-    @classmethod
-    def of(cls, error: BaseException) -> "Failure":
-        trace = "".join(traceback.format_exception(error))
-        for kind in type(error).__mro__:
-            if kind.__module__ == errors.__name__ and issubclass(kind, Exception):
-                return cls(kind, str(error), trace)
-        return cls(BackendError, f"{type(error).__name__} in the backend's process: {error}", trace)
-
-    def raise_here(self) -> None:
-        error = self.kind(self.message)
-        error.add_note(f"in the backend's process:\n{self.trace}")
-        raise error
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +116,7 @@ class HostedBackend:
         self._location = location
         self._checkpoint = checkpoint
         self._options = options
-        self._child: _Child | None = None
+        self._child: Child | None = None
         self._description: dict[str, str] = {}
         self._in_flight: deque[int] = deque()
         self._free: list[int] = []
@@ -175,12 +124,22 @@ class HostedBackend:
     def load(self) -> None:
         """Start the child and load the backend in it; returns when it is warm. Loading again starts afresh."""
         self.close()
-        self._child = child = _Child(self.name, self._location, self._checkpoint, self._options, self._planes)
+        try:
+            arrays = _Arrays.create(self._planes)
+        except OSError as error:
+            raise BackendError(
+                f"{self.name}: no shared memory for its frames ({error}); end other programs or free /dev/shm"
+            ) from error
+        try:
+            child = Child(self.name, _serve, arrays, self._location, self._checkpoint, self._options)
+        finally:
+            arrays.close_descriptor()
+        self._child, self._arrays = child, arrays
         try:
             loaded = child.ask(Order.LOAD, Loaded, LOAD_TIMEOUT_S)
         except BaseException:
             self._child = None
-            child.end()
+            child.end(Order.CLOSE)
             raise
         self.depth, self._description = min(loaded.depth, SLOTS), loaded.description
         self._in_flight.clear()
@@ -201,9 +160,11 @@ class HostedBackend:
             raise BackendError(f"{self.name}: {SLOTS} frames are in flight already; collect one first")
         slot = self._free.pop()
         self._in_flight.append(slot)
-        np.copyto(child.arrays.given[slot], frame)
+        np.copyto(self._arrays.given[slot], frame)
+        copies.count("to its process", frame.nbytes)
         if edges is not None:
-            np.copyto(child.arrays.edges[slot], edges)
+            np.copyto(self._arrays.edges[slot], edges)
+            copies.count("to its process", edges.nbytes)
         child.send(Submit(slot, edges is not None))
 
     def collect(self, out: np.ndarray) -> StageTimes:
@@ -213,7 +174,8 @@ class HostedBackend:
         slot = self._in_flight.popleft()
         self._free.append(slot)
         times = child.ask(Collect(slot), StageTimes)
-        np.copyto(out, child.arrays.made[slot])
+        np.copyto(out, self._arrays.made[slot])
+        copies.count("from its process", out.nbytes)
         return times
 
     def memory(self) -> MemoryUse:
@@ -235,13 +197,14 @@ class HostedBackend:
         child, self._child = self._child, None
         if child is None:
             return
-        for answer in child.end():
+        self.__dict__.pop("_arrays", None)  # the memory goes with its last mapping
+        for answer in child.end(Order.CLOSE):
             if isinstance(answer, Warned):
                 answer.warn_here()
             elif isinstance(answer, Failure):
                 answer.raise_here()
 
-    def _running(self) -> "_Child":
+    def _running(self) -> Child:
         if self._child is None:
             raise BackendError(f"{self.name}: backend is not loaded; call load() first")
         return self._child
@@ -293,109 +256,6 @@ def _aligned(count: int) -> int:
     return -(-count // ALIGNMENT) * ALIGNMENT
 
 
-class _Child:
-    """The parent's side of one child process. `death` says how it died, once that is known."""
-
-    def __init__(
-        self, name: str, location: str, checkpoint: Checkpoint | None, options: BackendOptions, planes: Planes
-    ) -> None:
-        """Start it. Raises BackendError."""
-        self.death = ""
-        self._name = name
-        context = multiprocessing.get_context("spawn")
-        resource_tracker.ensure_running()  # else start() runs it, and running it unblocks the signals again
-        try:
-            self._pipe, far_end = context.Pipe()
-            self.arrays = _Arrays.create(planes)
-            arguments = (far_end, self.arrays, location, checkpoint, options)
-            self._process = context.Process(target=_serve, args=arguments, name=f"sdxs-{name}")
-            # Blocked signals are inherited: Ctrl-C cannot end the child before it has said that it ignores it.
-            held = signal.pthread_sigmask(signal.SIG_BLOCK, PARENTS_SIGNALS)
-            try:
-                self._process.start()
-            finally:
-                signal.pthread_sigmask(signal.SIG_SETMASK, held)
-                self.arrays.close_descriptor()
-                far_end.close()
-        except OSError as error:
-            raise BackendError(f"{name}: its process cannot be started ({error}); end other programs") from error
-        self.pid = self._process.pid or 0
-        atexit.register(self._process.kill)  # for who never closes: multiprocessing would wait for the child for ever
-
-    def send(self, request: Request) -> None:
-        """Send a request that has no answer. Raises BackendError if the child is dead."""
-        if self.death:
-            raise BackendError(self.death)
-        try:
-            self._pipe.send(request)
-            return
-        except OSError:
-            pass  # raised below: within, the failed send would hang on to its buffer, as the error's context
-        raise self._dead()
-
-    def ask(self, request: Request, expected: type[T], timeout_s: float = float("inf")) -> T:
-        """Send a request and return its answer. Raises what the child raised, BackendError if it died."""
-        warned = []
-        try:
-            self.send(request)
-            while isinstance(answer := self._receive(time.monotonic() + timeout_s), Warned):
-                warned.append(answer)
-        except BaseException:
-            self._process.kill()  # an answer that nobody waited for would be taken for that to the next request
-            raise
-        for warning in warned:  # only now: a warning may be turned into an exception
-            warning.warn_here()
-        if isinstance(answer, Failure):
-            answer.raise_here()
-        if not isinstance(answer, expected):
-            raise BackendError(f"{self._name}: the backend's process answered {type(answer).__name__} to {request}")
-        return answer
-
-    def end(self) -> list[Answer]:
-        """Close the backend and end the process, by force if it hangs. Return what it still had to say."""
-        said: list[Answer] = []
-        deadline = time.monotonic() + CLOSE_TIMEOUT_S
-        with suppress(OSError, EOFError):  # the end of its answers, or it is dead already
-            self._pipe.send(Order.CLOSE)
-            while self._pipe.poll(max(0.0, deadline - time.monotonic())):
-                said.append(self._pipe.recv())
-        self._process.join(max(0.0, deadline - time.monotonic()))
-        self._process.kill()
-        self._process.join()
-        atexit.unregister(self._process.kill)
-        self._process.close()
-        self._pipe.close()
-        return said
-
-    def _receive(self, deadline: float) -> Answer:
-        try:
-            while not self._pipe.poll(LOOK_S):
-                # A dead child closes the pipe, unless a process that it had started holds it open.
-                if not self._process.is_alive() and not self._pipe.poll():
-                    raise EOFError
-                if time.monotonic() > deadline:
-                    raise BackendError(f"{self._name}: the backend's process did not answer in time; start it again")
-            answer: Answer = self._pipe.recv()
-        except (EOFError, OSError):
-            raise self._dead() from None
-        return answer
-
-    def _dead(self) -> BackendError:
-        """Find out how the child died."""
-        self._process.join(LOOK_S)
-        code = self._process.exitcode
-        how, remedy = f"ended by itself with exit code {code}", "start the session again"
-        if code is None:
-            how = "hung up"
-        elif code < 0:
-            names = {known.value: known.name for known in signal.Signals}
-            how = f"was killed by signal {-code} ({names.get(-code, 'no name')})"
-            if code == -signal.SIGKILL:
-                remedy = "if nobody did that, memory ran out: end other programs or take a smaller --size"
-        self.death = f"{self._name}: the backend's process {how}; {remedy}"
-        return BackendError(self.death)
-
-
 # The child's side.
 
 
@@ -404,14 +264,11 @@ def _serve(
     options: BackendOptions,
 ) -> None:
     """Build the backend and do as asked, until told to close or the parent is gone."""
-    for number in PARENTS_SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, PARENTS_SIGNALS)
-    _end_with_parent()
+    settle_in()
     arrays.close_descriptor()
     host = _Host(pipe, arrays)
     with suppress(EOFError, OSError), pipe:  # the parent is gone; nobody is left to answer
-        host.forward_warnings()
+        forward_warnings(host.send)
         request = pipe.recv()  # Order.LOAD
         try:
             module, attribute = location.split(":")
@@ -469,36 +326,3 @@ class _Host:
             case Order.CLOSE:
                 backend.close()
         return Done()
-
-    def forward_warnings(self) -> None:
-        """Send every warning to the parent, whose filters decide about sdxs's own."""
-
-        def forward(
-            message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: object, **__: object
-        ) -> None:
-            # A class that the parent has not imported goes as its nearest ancestor that everybody knows.
-            known = (kind for kind in category.__mro__ if kind.__module__ in ("builtins", errors.__name__))
-            self.send(Warned(next(known), str(message), filename, lineno))
-
-        warnings.showwarning = forward
-        warnings.simplefilter("always", errors.SdxsWarning)
-
-
-def _end_with_parent() -> None:
-    """See to it that this process ends when the parent does, even within a call that holds the GIL."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    sentinel = parent.sentinel  # a pipe that nobody writes to; the kernel closes it when the parent is gone
-    libc = ctypes.CDLL(None)
-    libc.signal.argtypes = (ctypes.c_int, ctypes.c_void_p)
-    libc.signal.restype = ctypes.c_void_p
-    with suppress(OSError):  # a kernel that does not signal this leaves it to the thread
-        libc.signal(signal.SIGIO, ctypes.cast(libc._exit, ctypes.c_void_p))  # a handler in Python would need the GIL
-        fcntl.fcntl(sentinel, fcntl.F_SETOWN, os.getpid())
-        fcntl.fcntl(sentinel, fcntl.F_SETFL, fcntl.fcntl(sentinel, fcntl.F_GETFL) | os.O_ASYNC)
-
-    def watch() -> None:
-        connection.wait([sentinel])
-        signal.raise_signal(signal.SIGKILL)
-
-    threading.Thread(target=watch, daemon=True).start()

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from . import copies
 from .admission import Admission
 from .backend import Backend, FrameParams
 from .edges import Edges
@@ -148,6 +149,7 @@ class _Renderer:
     def repeat(self, frame: Frame) -> None:
         for output, last in zip(frame.outputs, self._last, strict=True):
             np.copyto(output, last)
+            copies.count("last picture", output.nbytes)
         frame.similar = True
         frame.stage_ns["backend"] = 0
         self._stats.skipped += 1
@@ -180,6 +182,7 @@ class _Renderer:
             self._last = [np.empty_like(output) for output in frame.outputs]
         for last, output in zip(self._last, frame.outputs, strict=True):
             np.copyto(last, output)
+            copies.count("last picture", last.nbytes)
 
     def check(self) -> None:
         """Ask every backend for a sign of life. Raises BackendError if one has died with nothing in flight."""

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from . import copies
 from .controls import HELP, Look, View
 from .errors import SinkError, first_of
 from .frames import Frame
@@ -156,6 +157,7 @@ class Viewer:
         kept = self._kept
         kept.id, kept.prompt = frame.id, frame.prompt
         np.copyto(kept.camera, frame.camera)
+        copies.count("kept for the window", (1 + len(kept.outputs)) * kept.camera.nbytes)
         for mine, output in zip(kept.outputs, frame.outputs, strict=True):
             np.copyto(mine, output)
         if frame.edges is not None and kept.edges is not None:

@@ -49,7 +49,7 @@ class CoreMLBackend:
         self.options = CoreMLOptions.parse(options)
         for size in self.options.sizes or (options.size,):
             checkpoint.check_size(size)
-        self._checkpoint = checkpoint
+        self.checkpoint = checkpoint
         self._given = options
         refuse_steps(checkpoint)
         if checkpoint.control:
@@ -70,15 +70,15 @@ class CoreMLBackend:
         try:
             for section in self._sections:
                 section.runs.load()
-            if self._checkpoint.control:
-                self._controlled = StagesBackend(self._checkpoint, controlled(self._given))
+            if self.checkpoint.control:
+                self._controlled = StagesBackend(self.checkpoint, controlled(self._given))
                 self._controlled.load()
         except BaseException:
             self.close()
             raise
 
     def set_conditioning(self, encoder_hidden_states: np.ndarray) -> None:
-        check_conditioning(encoder_hidden_states, self._checkpoint.unet.cross_attention_dim)
+        check_conditioning(encoder_hidden_states, self.checkpoint.unet.cross_attention_dim)
         for section in self._loaded():
             if section.wants_prompt:
                 section.runs.set_conditioning(encoder_hidden_states)
@@ -133,7 +133,7 @@ class CoreMLBackend:
         return MemoryUse(0, 0, 0, sum(backend.memory().model_bytes for backend in self._all()))
 
     def describe(self) -> dict[str, str]:
-        facts = StagesBackend(self._checkpoint, self._given).describe()
+        facts = StagesBackend(self.checkpoint, self._given).describe()
         if self.options.placement:
             facts["placement"] = ",".join(f"{s}={unit}" for s, unit in zip(STAGES, self.options.placement, strict=True))
         for section in self._sections:
@@ -166,12 +166,12 @@ class CoreMLBackend:
     def _section(self, unit: str, stages: tuple[str, ...]) -> Section:
         settings = (*self._given.settings, (STAGES_SETTING, "+".join(stages)))
         options = replace(self._given, settings=settings)
-        local = StagesBackend(self._checkpoint, options)
+        local = StagesBackend(self.checkpoint, options)
         made = np.zeros(local.gives.shape, local.gives.dtype)
         if unit == self._units[0][0]:
             return Section(stages, local, made)
         name = f"coreml {'+'.join(stages)} on {unit}"
-        hosted = HostedBackend(name, HOSTED_LOCATION, self._checkpoint, options, local.takes, local.gives)
+        hosted = HostedBackend(name, HOSTED_LOCATION, self.checkpoint, options, local.takes, local.gives)
         return Section(stages, hosted, made)
 
 

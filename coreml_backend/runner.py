@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from ..common import copies
 from ..common.backend import FrameParams
 from ..common.checkpoint import Checkpoint
 from ..common.errors import BackendError, UsageError
@@ -117,6 +118,7 @@ class Runner:
         if name == "picture" and self._image:
             return {name: self._as_image(given), **self._inputs}
         np.copyto(self._inputs[name], given.transpose(2, 0, 1)[None] if name == "picture" else given)
+        copies.count("backend in", self._inputs[name].nbytes)
         return dict(self._inputs)
 
     def _as_image(self, picture: np.ndarray) -> "Value":
@@ -134,12 +136,16 @@ class Runner:
             )
         if "previous" in self._inputs:
             np.copyto(self._inputs["previous"], x0.reshape(self._inputs["previous"].shape))
+            copies.count("previous x0", x0.nbytes)
             self._has_previous = True
 
     def _picture(self, made: "Value") -> np.ndarray:
         """uint8 (S, S, 3) of an image, or of float32 (1, 3, S, S) in whole numbers 0 to 255."""
         if isinstance(made, np.ndarray):
-            return made if made.dtype == np.uint8 else made[0].transpose(1, 2, 0).astype(np.uint8)
+            if made.dtype == np.uint8:
+                return made
+            copies.count("to 8 bits", made.size)
+            return made[0].transpose(1, 2, 0).astype(np.uint8)
         return np.asarray(made.convert("RGB"))  # Core ML's bridge hands out RGBA
 
     def _bridge_ns(self, total_ns: int) -> int:

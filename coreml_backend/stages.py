@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from ..common import copies
 from ..common.backend import BackendOptions, FrameParams, MemoryUse, StageTimes, check_conditioning, check_edges
 from ..common.checkpoint import Checkpoint
 from ..common.errors import BackendError
@@ -90,6 +91,7 @@ class StagesBackend:
             raise BackendError("coreml: collect() without a submitted frame")
         made, times = self._done.popleft()
         np.copyto(out, made.reshape(out.shape))
+        copies.count("backend out", out.nbytes)
         return times
 
     def memory(self) -> MemoryUse:

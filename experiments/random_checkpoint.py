@@ -5,6 +5,7 @@ Speed and memory do not depend on the values, and parity must hold for any. The 
 `tiny` narrows one without changing its structure. Pictures made with random weights mean nothing.
 """
 
+import argparse
 import copy
 import json
 import shutil
@@ -100,3 +101,20 @@ def _save(path: Path, layout: Layout, generator: np.random.Generator, dtype: typ
                 values += 1  # a norm's gain
         tensors[name] = values.astype(dtype)
     save_file(tensors, path, metadata={"format": "pt"})
+
+
+def main() -> None:
+    """`python -m sdxs.experiments.random_checkpoint NAME FOLDER [--float16]`: write FOLDER/NAME."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", help="one of " + ", ".join(sorted(p.stem for p in ARCHITECTURES.glob("*.json"))))
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--float16", action="store_true", help="half the disk; what a GPU computes in anyway")
+    parser.add_argument("--tiny", action="store_true", help="a tenth of the width")
+    options = parser.parse_args()
+    full = architecture(options.name)
+    configs = tiny(full) if options.tiny else full
+    print(write_checkpoint(options.folder / options.name, configs, dtype=np.float16 if options.float16 else np.float32))
+
+
+if __name__ == "__main__":
+    main()

@@ -9,6 +9,7 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
+from ..common import copies
 from ..common.backend import (
     BackendOptions,
     FrameParams,
@@ -140,6 +141,7 @@ class MlxBackend:
         if job.rendered is None:  # what MLX raises, for example out of memory
             raise BackendError(_failed(job.error)) from job.error
         np.copyto(out, job.rendered)
+        copies.count("backend out", out.nbytes)
         job.picture = job.edges = job.rendered = None
         return StageTimes(time.perf_counter_ns() - job.submitted_ns)
 

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 import mlx.core as mx
 import numpy as np
 
+from ..common import copies
+
 Arrays = mx.array | list[tuple[mx.array, mx.array]]
 # picture uint8 (S, S, 3), prompt, noise, previous x0, its share[, edges, their strength] -> picture, x0; see `frame.Frame`.
 Render = Callable[..., tuple[mx.array, mx.array]]
@@ -140,5 +142,6 @@ def _arguments(job: Job) -> tuple[object, ...]:
     control: tuple[mx.array, ...] = ()
     if job.edges is not None:
         control = mx.array(job.edges), mx.array(job.control_scale, dtype=mx.float32)
+    copies.count("backend in", job.picture.nbytes + (0 if job.edges is None else job.edges.nbytes))
     share = mx.array(feedback, dtype=mx.float32)
     return mx.array(job.picture), job.prompt, job.noise, previous, share, *control
