@@ -6,7 +6,7 @@ BIN := .venv/bin
 DEMO_PROMPTS := --prompt "a pencil sketch" --prompt "neon cyberpunk city" --prompt "dark fantasy" \
 	--prompt "impressionist painting" --prompt "ukiyo-e woodblock print" --prompt "pop art"
 
-.PHONY: demo live test parity bench lint clean
+.PHONY: demo live test parity bench mac-check lint clean
 
 demo: .venv/run.stamp
 	mkdir -p demo
@@ -23,8 +23,13 @@ parity: .venv/parity.stamp
 	$(BIN)/python -m sdxs.experiments.parity --json results/parity.json
 
 bench: .venv/parity.stamp
-	$(BIN)/python -m sdxs.experiments.speed --json results/speed.json
+	mkdir -p results
+	$(BIN)/sdxs bench --backend mlx --backend torch --contention --json results/bench.json --html results/bench.html
 	$(BIN)/python -m sdxs.experiments.loop_bench --json results/loop.json
+	$(BIN)/python -m sdxs.experiments.coreml_build --json results/coreml-build.json
+
+mac-check: .venv/test.stamp
+	$(BIN)/python -m sdxs.experiments.mac_check
 
 lint: .venv/lint.stamp
 	$(BIN)/ruff check .

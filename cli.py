@@ -9,7 +9,8 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from importlib import import_module, metadata
+from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,31 +22,54 @@ from rich.table import Table
 from typer import Option
 from typer.exceptions import TyperException
 
+from .api.backends import BACKENDS
+from .api.backends import backend_class as _backend_class
+from .api.backends import backend_location as _backend_location
 from .common.errors import SdxsError, SdxsWarning, UsageError, WeightsError
 
 if TYPE_CHECKING:
     import numpy as np
 
     from .common.backend import Backend, BackendOptions
+    from .common.bench.report import Report
+    from .common.bench.worker import Entrant
     from .common.checkpoint import Checkpoint
     from .common.stats import Summary
+    from .coreml_backend.cache import Built as CoreMLBuilt
+    from .coreml_backend.cache import Record as CoreMLRecord
 
-BACKENDS = {
-    "mlx": "sdxs.mlx_sdxs.backend:MlxBackend",
-    "coreml": "sdxs.coreml_backend.backend:CoreMLBackend",
-    "identity": "sdxs.common.backend:IdentityBackend",
+# What only bench runs, and how each backend is looked into there.
+PEERS = {"torch": "sdxs.experiments.torch_peer:TorchBackend"}
+INSTRUMENTS = {
+    "mlx": "sdxs.mlx_sdxs.instrument:MlxInstrument",
+    "coreml": "sdxs.coreml_backend.instrument:CoreMLInstrument",
+    "torch": "sdxs.experiments.torch_instrument:TorchInstrument",
 }
+COUNTERS = {"mlx": "mlx", "coreml": "coremltools"}  # who counts a frame's work, and the package each needs
 # Options of `live` that only some backends know, by parameter: given to none of them, they are refused and not ignored.
 ONLY_FOR = {
     "seed": ("mlx", "coreml"),
     "feedback": ("mlx", "coreml"),
     "dtype": ("mlx", "coreml"),
+    "strength": ("mlx", "coreml"),
+    "steps": ("mlx", "coreml"),
+    "control": ("mlx", "coreml"),
     "coreml_runtime": ("coreml",),
     "attention": ("coreml",),
     "compute_units": ("coreml",),
+    "placement": ("coreml",),
+    "input_form": ("coreml",),
+    "weights": ("coreml",),
+    "sizes": ("coreml",),
+    "fixed_noise": ("coreml",),
+    "verbose": ("coreml",),
+    "lanes": ("mlx",),
 }
 DEFAULT_PROMPT = "an oil painting"
+DEFAULT_MODEL = "sdxs-512-0.9"
 PLAIN_PROGRESS_S = 2.0
+ATTENTION_HELP = "sdpa (macOS 15), matmul (14) or split_einsum, the Neural Engine's layout."
+WEIGHTS_HELP = "float16, int8, palettize8, palettize6, palettize4 or palettize2."
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
                   help="Turn a live camera into a diffusion-rendered picture.")
@@ -56,9 +80,10 @@ err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 class _State:
-    """What `main` must know of a session: whether a thread of it hangs in a call that does not return."""
+    """What `main` must know: whether a thread of the session hangs in a call that does not return, and of a Ctrl-C."""
 
     abandoned = False
+    interrupted = False
 
 
 _state = _State()
@@ -69,6 +94,10 @@ def main() -> None:
     warnings.simplefilter("always", SdxsWarning)
     warnings.showwarning = _show_warning
     code: object = 1
+    _state.interrupted = False
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _interrupt)
     try:
         code = app(standalone_mode=False) or 0
     except TyperException as error:  # what it refuses itself: one line, too
@@ -85,12 +114,24 @@ def main() -> None:
     except KeyboardInterrupt:
         err.print("interrupted")
         code = 130
-    except Exception:  # a mistake of ours: show all of it, but still end
-        err.print_exception()
+    except Exception:
+        # A library whose import was interrupted says so with an error of its own (NumPy: ImportError).
+        if _state.interrupted:
+            err.print("interrupted")
+            code = 130
+        else:  # a mistake of ours: show all of it, but still end
+            err.print_exception()
+    finally:
+        signal.signal(signal.SIGINT, before)
     if _state.abandoned:
         # A thread that never returns would keep the interpreter from ending, or crash it on the way out.
         _leave_at_once(code if isinstance(code, int) else 1)
     sys.exit(code)  # type: ignore[arg-type]
+
+
+def _interrupt(_number: int, _frame: object) -> None:
+    _state.interrupted = True
+    raise KeyboardInterrupt
 
 
 def _leave_at_once(code: int) -> None:
@@ -115,8 +156,8 @@ def _was_given(context: typer.Context, name: str) -> bool:
     return source is not None and not source.name.startswith("DEFAULT")
 
 
-def _finite(value: float) -> float:
-    if not math.isfinite(value):
+def _finite(value: float | None) -> float | None:
+    if value is not None and not math.isfinite(value):
         raise typer.BadParameter(f"{value} is not finite")
     return value
 
@@ -155,7 +196,25 @@ def live(
     prompt: Annotated[
         list[str] | None, Option(help=f"What to paint; repeatable. [default: {DEFAULT_PROMPT}]", show_default=False)
     ] = None,
-    prompts: Annotated[str | None, Option(help="'gallery' (ten styles) or a text file, a prompt a line.")] = None,
+    prompts: Annotated[
+        str | None, Option(help="'gallery' (ten styles) or a text file, a prompt a line; keys 1 to 9 lead to the first nine.")
+    ] = None,
+    negative_prompt: Annotated[str, Option(help="Refused, with the reason: these models have no use for one.")] = "",
+    strength: Annotated[
+        float | None, Option(min=0, max=1, callback=_finite, show_default=False,
+                             help="How far to leave the camera; for models trained for it.")
+    ] = None,
+    steps: Annotated[int | None, Option(help="Steps per frame; for models that take several.", show_default=False)] = None,
+    control: Annotated[
+        str, Option(help="Hold the camera's structure by its edges: none, sketch, or the folder of a ControlNet.")
+    ] = "none",
+    edges: Annotated[
+        str | None, Option(help="What the control reads: soft, or canny as in the paper. [default: soft]", show_default=False)
+    ] = None,
+    control_scale: Annotated[
+        float | None, Option(min=0, max=2, callback=_finite, help="How strongly it holds. [default: 1]", show_default=False)
+    ] = None,
+    transition: Annotated[str, Option(help="Time from one prompt to the next, such as 2s or 500ms.")] = "0s",
     hold: Annotated[
         int | None, Option(min=1, help="Frames until the next prompt's turn. [default: without a window, one pass of "
                            "a video, else 48; in a window, never]", show_default=False)
@@ -189,11 +248,25 @@ def live(
     compare: Annotated[str | None, Option(help="A second backend on the same frames, beside the first.")] = None,
     isolate: Annotated[bool, Option("--isolate", help="Run the backend in a process of its own.")] = False,
     loop: Annotated[str, Option(help="threaded, or sequential as in the paper, to compare with.")] = "threaded",
+    lanes: Annotated[
+        int | None, Option(show_default=False, help="MLX: frames in flight at once; more frames a second, each of them later. "
+                           "[default: a CPU's cores, at most 4; 1 on a GPU]")
+    ] = None,
     coreml_runtime: Annotated[
         str, Option(help="coreml, or reference: a NumPy interpreter of the program, which is no Core ML and no speed.")
     ] = "coreml",
-    attention: Annotated[str, Option(help="Core ML: sdpa (macOS 15), matmul (14) or split_einsum.")] = "sdpa",
-    compute_units: Annotated[str, Option(help="Core ML: cpu_and_gpu, cpu_and_ne, all or cpu_only.")] = "cpu_and_gpu",
+    attention: Annotated[str, Option(help=f"Core ML: {ATTENTION_HELP}")] = "sdpa",
+    compute_units: Annotated[
+        str | None, Option(show_default=False, help="Core ML: cpu_and_gpu, cpu_and_ne, all or cpu_only. [default: cpu_and_gpu]")
+    ] = None,
+    placement: Annotated[
+        str | None, Option(help="Core ML: a unit for each stage, as encode=ne,unet=gpu,decode=ne, which then overlap.")
+    ] = None,
+    input_form: Annotated[str, Option("--input", help="Core ML: pictures as float32 or as image.")] = "float32",
+    weights: Annotated[str, Option(help=f"Core ML: {WEIGHTS_HELP}")] = "float16",
+    sizes: Annotated[str | None, Option(help="Core ML: use the package that holds these sizes, as 256,512.")] = None,
+    fixed_noise: Annotated[bool, Option("--fixed-noise", help="Core ML: build the noise of --seed into the program.")] = False,
+    verbose: Annotated[bool, Option("--verbose", help="Core ML: say which unit runs how many operations.")] = False,
     stats: Annotated[Path | None, Option(help="Write the session's figures as JSON.")] = None,
 ) -> None:
     """Render a camera, a video or an image under a prompt, live. In the window, h shows the keys."""
@@ -208,17 +281,24 @@ def live(
         _backend_location(name, option)
     _refuse_what_no_backend_knows(context, names)
     # Core ML's bridge holds the GIL through every frame, so it gets a process of its own.
-    hosted = isolate or compare is not None or (backend == "coreml" and coreml_runtime == "coreml")
+    hosted = isolate or compare is not None or (backend == "coreml" and (coreml_runtime == "coreml" or placement is not None))
     # Before anything imports OpenCV: MLX wants to load its BLAS first.
     classes = [] if hosted else [_backend_class(name) for name in names]
     from .common.backend import BackendOptions
-    from .common.checkpoint import find
+    from .common.checkpoint import find, with_control
+    from .common.edges import check_kind
     from .common.hosted import HostedBackend
-    from .common.prompts import read_prompts
+    from .common.prompts import read_prompts, read_seconds, refuse_negative
     from .common.session import Plan, open_session
 
+    refuse_negative(negative_prompt, model)
+    transition_s = read_seconds("--transition", transition)
     texts = (*(prompt or ()), *(read_prompts(prompts) if prompts else ())) or (DEFAULT_PROMPT,)
-    checkpoint = find(model, vae)
+    check_kind(edges or "soft")
+    for option, value in (("--control-scale", control_scale), ("--edges", edges)):
+        if control == "none" and value is not None:
+            raise UsageError(f"{option} {value}: nothing reads edges in this session; add --control sketch")
+    checkpoint = with_control(find(model, vae).at(strength, steps), control)
     size = checkpoint.frame.size if size is None else size
     checkpoint.check_size(size)
     if _was_given(context, "seed") and checkpoint.frame.noise_scale == 0:
@@ -226,10 +306,17 @@ def live(
             f"--seed {seed} makes no difference: {checkpoint.name} was trained without noise (noise_scale 0 in its sdxs.json)",
             SdxsWarning, stacklevel=2,
         )
-    coreml = (("runtime", coreml_runtime), ("attention", attention), ("compute_units", compute_units))
-    options = [BackendOptions(size, dtype, coreml if name == "coreml" else ()) for name in names]
+    coreml = _settings(runtime=coreml_runtime, attention=attention, compute_units=compute_units, placement=placement,
+                       input=input_form, weights=weights, sizes=sizes, noise_seed=seed if fixed_noise else None)
+    own = {"coreml": coreml, "mlx": _settings(lanes=lanes)}
+    options = [BackendOptions(size, dtype, own.get(name, ())) for name in names]
     for chosen in (chosen for name, chosen in zip(names, options, strict=True) if name == "coreml"):
-        _build_coreml(checkpoint, chosen)
+        from .coreml_backend.backend import controlled
+
+        for settings in (chosen, *([controlled(chosen)] if checkpoint.control else [])):
+            record = _build_coreml(checkpoint, settings, verbose=verbose).record
+            if record.weights_error:
+                err.print(escape(f"Core ML program: {_coreml_quality(record)}"))
     renderers: list[Backend] = [made(checkpoint, chosen) for made, chosen in zip(classes, options, strict=False)]
     if hosted:
         renderers = [
@@ -239,7 +326,8 @@ def live(
     plan = Plan(
         source, size, texts, tuple(path.expanduser() for path in outs or ()), frames, hold, headless, realtime,
         loop == "sequential", seed, feedback, ema, blend, skip, side_by_side, overlay,
-        contact_sheet.expanduser() if contact_sheet else None, stats.expanduser() if stats else None,
+        contact_sheet.expanduser() if contact_sheet else None, stats.expanduser() if stats else None, transition_s,
+        edges or "soft", 1.0 if control_scale is None else control_scale,
     )
     session = open_session(plan, checkpoint, renderers)
     err.print(escape(f"{checkpoint.name} ({checkpoint.origin}) at {size} x {size}; source {session.source.name}"))
@@ -257,44 +345,85 @@ def live(
         raise typer.Exit(128 + caught[0])
 
 
-def _build_coreml(checkpoint: "Checkpoint", options: "BackendOptions", force: bool = False) -> None:
-    """Make sure that the program is built and checked before a backend asks for it, showing progress."""
+def _settings(**chosen: str | int | None) -> tuple[tuple[str, str], ...]:
+    """The settings that were given, as BackendOptions has them."""
+    return tuple((name, str(value)) for name, value in chosen.items() if value is not None)
+
+
+def _build_coreml(
+    checkpoint: "Checkpoint", options: "BackendOptions", force: bool = False, verbose: bool = False
+) -> "CoreMLBuilt":
+    """Make sure that the programs are built, checked and met before a backend asks for them, showing progress."""
     from .common.backend import BackendOptions, FrameParams
-    from .coreml_backend.backend import find_or_build, refuse_without_runtime
-    from .coreml_backend.options import CoreMLOptions
+    from .coreml_backend.backend import CoreMLBackend
+    from .coreml_backend.compute_plan import describe
+    from .coreml_backend.prepare import find_or_build, refuse_without_runtime, warm_up
     from .mlx_sdxs.backend import MlxBackend  # the reference; before OpenCV is imported, for MLX's BLAS
 
-    chosen = CoreMLOptions.parse(options)
+    chosen = CoreMLBackend(checkpoint, options).options
     refuse_without_runtime(chosen)
 
     def reference(picture: "np.ndarray", states: "np.ndarray", seed: int) -> "np.ndarray":
-        renderer = MlxBackend(checkpoint, BackendOptions(options.size))
+        from .coreml_backend.gate import probe_edges
+
+        renderer = MlxBackend(checkpoint, BackendOptions(picture.shape[0]))
         renderer.load()
         renderer.set_conditioning(states)
-        renderer.set_params(FrameParams(seed))
+        renderer.set_params(FrameParams(seed, control_scale=float(chosen.control)))
         rendered = picture.copy()
-        renderer.submit(picture)
+        renderer.submit(picture, probe_edges(picture) if chosen.control else None)
         renderer.collect(rendered)
         renderer.close()
         return rendered
 
-    with Progress(TextColumn("Core ML program: {task.description}"), BarColumn(), console=err, transient=True) as progress:
-        task = progress.add_task("looking", total=1.0)
-        built = find_or_build(
-            checkpoint, chosen, reference, lambda step, done: progress.update(task, description=step, completed=done), force
-        )
+    try:
+        with _steps("Core ML program") as report:
+            built = find_or_build(checkpoint, chosen, reference, report, force)
+            warm_up(checkpoint, chosen, built, report)
+    except KeyboardInterrupt:
+        err.print("interrupted; nothing half-built is left")
+        raise typer.Exit(130) from None
     if built.news:
-        err.print(escape(f"Core ML program built and checked against MLX ({built.news}): {built.package}"))
+        err.print(escape(f"Core ML program built and checked against MLX ({built.news}): {built.folder}"))
+    if verbose:
+        for line in describe(built, chosen):
+            err.print(escape(line))
+    return built
+
+
+@contextmanager
+def _steps(what: str) -> Iterator[Callable[[str, float], None]]:
+    """A bar on a terminal that says what is being done; anywhere else a line for what takes long."""
+    if err.is_terminal:
+        with Progress(TextColumn(f"{what}: {{task.description}}"), BarColumn(), console=err, transient=True) as progress:
+            task = progress.add_task("looking", total=1.0)
+            yield lambda step, done: progress.update(task, description=escape(step), completed=done)
+        return
+    said: list[str] = []
+
+    def plain(step: str, _: float) -> None:
+        if step not in said and not step.startswith("done"):
+            said.append(step)
+            err.print(escape(f"{what}: {step}"), style="dim")
+
+    yield plain
 
 
 @app.command()
 def convert(
     model: Annotated[str, Option(help="Checkpoint by name or path.")] = "sdxs-512-0.9",
     size: Annotated[int | None, Option(help="Side of the picture. [default: the checkpoint's]", show_default=False)] = None,
-    attention: Annotated[str, Option(help="sdpa (macOS 15), matmul (14) or split_einsum.")] = "sdpa",
-    weights: Annotated[str, Option(help="float16, int8, palettize8, palettize6, palettize4 or palettize2.")] = "float16",
+    sizes: Annotated[str | None, Option(help="Several sides in one package that shares its weights, as 256,512.")] = None,
+    attention: Annotated[str, Option(help=ATTENTION_HELP)] = "sdpa",
+    weights: Annotated[str, Option(help=WEIGHTS_HELP)] = "float16",
+    input_form: Annotated[str, Option("--input", help="Pictures as float32 or as image.")] = "float32",
+    compute_units: Annotated[str | None, Option(help="Whom to prepare and check it for; see `sdxs live`.")] = None,
+    placement: Annotated[str | None, Option(help="Three programs for compute units of their own; see `sdxs live`.")] = None,
+    fixed_noise: Annotated[int | None, Option(min=0, help="Build the noise of this seed into the program.")] = None,
+    vae: Annotated[str, Option(help="Folder of the VAE in the checkpoint: vae or vae_large.")] = "vae",
     force: Annotated[bool, Option("--force", help="Build it again.")] = False,
     list_built: Annotated[bool, Option("--list", help="Show what is built, and build nothing.")] = False,
+    verbose: Annotated[bool, Option("--verbose", help="Say which unit runs how many operations.")] = False,
 ) -> None:
     """Build the Core ML program of a checkpoint ahead of a session, from its safetensors, and check it against MLX."""
     from .common.backend import BackendOptions
@@ -303,19 +432,251 @@ def convert(
     from .mlx_sdxs import blas  # noqa: F401 - importing the package puts the BLAS in place before OpenCV loads its own
 
     if list_built:
-        table = Table("model", "variant", "size", "built in", "folder", title="Core ML programs", title_justify="left")
-        for folder, record in cache.list_built():
-            what = " ".join(v for v in record.variant.values() if v != "None") if record else "[red]damaged record[/]"
-            seconds = f"{record.seconds:.0f} s" if record else ""
-            table.add_row(record.name if record else "", what, f"{cache.size_bytes(folder) / 1e6:.0f} MB", seconds, folder.name)
-        out.print(table)
+        _list_coreml(cache.list_built())
         return
-    checkpoint = find(model)
+    checkpoint = find(model, vae)
     runtime = "coreml" if sys.platform == "darwin" else "reference"
-    settings = (("attention", attention), ("weights", weights), ("runtime", runtime))
-    _build_coreml(checkpoint, BackendOptions(checkpoint.frame.size if size is None else size, "auto", settings), force)
+    settings = _settings(attention=attention, weights=weights, runtime=runtime, input=input_form, sizes=sizes,
+                                placement=placement, noise_seed=fixed_noise, compute_units=compute_units)
+    sides = [int(part) for part in (sizes or "").split(",") if part.isdecimal()]
+    default = min(sides) if sides else checkpoint.frame.size
+    options = BackendOptions(default if size is None else size, "auto", settings)
+    built = _build_coreml(checkpoint, options, force, verbose)
+    record = built.record
     judge = "Core ML" if runtime == "coreml" else "the reference interpreter"
     out.print(f"the Core ML program of {escape(checkpoint.name)} is ready; {judge} rendered a probe frame as MLX does")
+    size_mb = cache.size_bytes(built.folder) / 1e6
+    out.print(escape(f"{size_mb:.0f} MB, built in {record.seconds:.1f} s; {_coreml_quality(record)}"))
+
+
+def _coreml_quality(record: "CoreMLRecord") -> str:
+    """What was measured of a program: pictures against MLX, and what compression cost the weights."""
+    found = ", ".join(f"{quality:.1f} dB at {at}" for at, quality in record.gate_db.items())
+    costs = f"; {record.variant['weights']} weights are off by {record.weights_error:.2%}" if record.weights_error else ""
+    return f"against MLX: {found}{costs}"
+
+
+def _list_coreml(folders: "list[tuple[Path, CoreMLRecord | None]]") -> None:
+    from .coreml_backend.cache import size_bytes
+
+    table = Table("model", "variant", "size", "built in", "against MLX", "weights off by", "folder", title="Core ML programs",
+                  title_justify="left")
+    for folder, record in folders:
+        size = f"{size_bytes(folder) / 1e6:.0f} MB"
+        if record is None:
+            table.add_row("", "[red]damaged record[/]", size, "", "", "", folder.name)
+            continue
+        quality = f"{min(record.gate_db.values()):.1f} dB" if record.gate_db else "not checked yet"
+        table.add_row(escape(record.name), escape(" ".join(record.variant.values())), size, f"{record.seconds:.0f} s", quality,
+                      f"{record.weights_error:.2%}" if record.weights_error else "", folder.name)
+    out.print(table)
+
+
+@app.command()
+def image(
+    context: typer.Context,
+    prompt: Annotated[str | None, Option(help="What to paint.", show_default=False)] = None,
+    source: Annotated[
+        Path | None, Option("--input", help="A picture to paint over; without one, from the prompt alone.", show_default=False)
+    ] = None,
+    to: Annotated[Path, Option("--out", help="The PNG to write.")] = Path("sdxs.png"),
+    model: Annotated[str | None, Option(help="Checkpoint by name or path. [default: sdxs-512-0.9]", show_default=False)] = None,
+    seed: Annotated[int, Option(min=0, help="Of the noise.")] = 0,
+    size: Annotated[int | None, Option(help="Side of the picture. [default: the checkpoint's]", show_default=False)] = None,
+    backend: Annotated[str, Option(help=f"Who renders: {', '.join(BACKENDS)}.")] = "mlx",
+    dtype: Annotated[str, Option(help="auto, float32, float16 or bfloat16.")] = "auto",
+    vae: Annotated[str, Option(help="Folder of the VAE in the checkpoint.")] = "vae",
+    strength: Annotated[
+        float | None, Option(min=0, max=1, callback=_finite, help="How far to leave the input.", show_default=False)
+    ] = None,
+    steps: Annotated[int | None, Option(help="Steps, for models that take several.", show_default=False)] = None,
+    control: Annotated[str, Option(help="none, sketch, or the folder of a ControlNet.")] = "none",
+    edges: Annotated[str, Option(help="soft or canny.")] = "soft",
+    control_scale: Annotated[
+        float | None, Option(min=0, max=2, callback=_finite, help="How strongly it holds. [default: 1]", show_default=False)
+    ] = None,
+    negative_prompt: Annotated[str, Option(help="Refused, with the reason.")] = "",
+    coreml_runtime: Annotated[str, Option(help="For --backend coreml: coreml or reference.")] = "coreml",
+    from_metadata: Annotated[
+        Path | None, Option(help="Repeat a picture that this command wrote, from the record inside it.", show_default=False)
+    ] = None,
+) -> None:
+    """Render one picture, from a prompt or over another picture, into a PNG that says how it was made."""
+    _backend_class(backend)  # before anything imports OpenCV: MLX wants to load its BLAS first
+    from .api.still import Still, check_out, render_still, repeat_still, write_still
+    from .common.prompts import refuse_negative
+
+    refuse_negative(negative_prompt, model or DEFAULT_MODEL)
+    to = to.expanduser()
+    check_out(to)
+    given = str(source.expanduser()) if source else ""
+    if from_metadata:
+        free = ("from_metadata", "to", "source", "model")
+        given_too = [name for name in context.params if name not in free and _was_given(context, name)]
+        if given_too:
+            raise UsageError(
+                f"--from-metadata repeats a picture as it was; drop --{given_too[0].replace('_', '-')}: only --out, --input "
+                "and --model go with it"
+            )
+        made = repeat_still(from_metadata.expanduser(), given, model or "")
+    else:
+        settings = (("runtime", coreml_runtime),) if backend == "coreml" else ()
+        still = Still(model or DEFAULT_MODEL, prompt or DEFAULT_PROMPT, seed, size, given, backend, dtype, vae, strength, steps,
+                      control, edges, control_scale)
+        made = render_still(still, settings)
+    write_still(made, to)
+    out.print(f"wrote {escape(str(to))}: {escape(str(made.record['prompt']))}, seed {made.record['seed']}")
+
+
+@app.command()
+def bench(
+    backend: Annotated[
+        list[str] | None, Option(help="NAME[:setting=value...] of mlx, coreml, torch, identity; repeatable, the first is "
+                                 "compared with the others. [default: all that run here, but torch]", show_default=False)
+    ] = None,
+    model: Annotated[str, Option(help="Checkpoint by name or path.")] = "demo",
+    size: Annotated[int | None, Option(help="Side of the picture. [default: the checkpoint's]", show_default=False)] = None,
+    dtype: Annotated[str, Option(help="auto, float32, float16 or bfloat16.")] = "auto",
+    rounds: Annotated[int | None, Option(min=1, help="[default: 8; quick: 3]", show_default=False)] = None,
+    profile: Annotated[
+        bool | None, Option("--profile/--no-profile", help="Stages and roofline. [default: unless quick]", show_default=False)
+    ] = None,
+    contention: Annotated[bool, Option("--contention", help="Rates under rising memory traffic.")] = False,
+    quick: Annotated[bool, Option("--quick", help="Fewer and shorter rounds, no stages.")] = False,
+    keep: Annotated[
+        bool, Option("--keep", help="Load each backend once, not in every round: for what takes minutes to load.")
+    ] = False,
+    isolate: Annotated[bool, Option("--isolate", help="Time what hosting in a process of its own costs, too.")] = False,
+    seed: Annotated[int, Option(min=0, help="Of the noise.")] = 0,
+    as_json: Annotated[Path | None, Option("--json", help="Write everything, raw times included.")] = None,
+    html: Annotated[Path | None, Option(help="Write a report with plots, one file, readable without a network.")] = None,
+    png: Annotated[Path | None, Option(help="Folder for the plots as images; needs the `plot` extra.")] = None,
+    compare: Annotated[
+        tuple[Path, Path] | None, Option(help="Measure nothing; compare two files that --json wrote.", show_default=False)
+    ] = None,
+    show: Annotated[
+        Path | None, Option(help="Measure nothing; show a file that --json wrote, and write --html or --png of it.",
+                            show_default=False)
+    ] = None,
+    across_machines: Annotated[bool, Option("--across-machines", help="Let --compare take different machines.")] = False,
+) -> None:
+    """Measure which backend is fastest here, and why: rates, memory, roofline, contention. Speaks of this machine only."""
+    from .common.bench import report as reports
+    from .common.bench import table
+
+    if compare:
+        from .common.bench.compare import compare as compared
+
+        first, second = (reports.read_report(path.expanduser()) for path in compare)
+        out.print(table.changes(compared(first, second, across_machines)))
+        return
+    plotter = _plotter(png)
+    if show:
+        _show_report(reports.read_report(show.expanduser()), html, plotter)
+        return
+    from .common.bench.runner import Plan, Runner
+    from .common.checkpoint import find
+    from .common.sink import check_writable, write_whole  # and OpenCV with it: no backend is loaded in this process
+
+    json_path, html_path = (path.expanduser() if path else None for path in (as_json, html))
+    for path in filter(None, (json_path, html_path)):
+        check_writable(path, path.absolute().parent)
+    checkpoint = find(model)
+    size = checkpoint.frame.size if size is None else size
+    chosen = backend or [*(["coreml"] if sys.platform == "darwin" else []), "mlx", "identity"]
+    entrants = _entrants(chosen, size, dtype, isolate)
+    for entrant in (entrant for entrant in entrants if entrant.location == BACKENDS["coreml"]):
+        _build_coreml(checkpoint, entrant.options)
+    counters = {name: INSTRUMENTS[name] for name, package in COUNTERS.items() if find_spec(package)}
+    for name in COUNTERS.keys() - counters.keys():
+        err.print(f"{COUNTERS[name]} is not installed: {name}'s way of counting operations is left out")
+    plan = Plan(
+        tuple(entrants), counters, rounds or (3 if quick else 8),
+        turns=2 if quick else 3, turn_s=0.2 if quick else 0.4, fresh=not keep, contention=contention, seed=seed,
+        profile=not quick if profile is None else profile, memory_s=2.0 if quick else 6.0, sweeps=1 if quick else 2,
+    )
+
+    def save(report: "Report") -> None:
+        if json_path:
+            write_whole(json_path, report.as_json().encode())
+
+    with err.status("reading the checkpoint") as status:
+        runner = Runner(plan, checkpoint, save, (status.update if err.is_terminal else _say_plainly))
+        with _interrupts(runner.stop) as caught:
+            report = runner.run()
+    _show_report(report, html_path, plotter)
+    if json_path:
+        out.print(f"wrote {escape(str(json_path))}")
+    if caught:
+        raise typer.Exit(128 + caught[0])
+    if report.failures:
+        raise typer.Exit(1)
+
+
+def _show_report(report: "Report", html: Path | None, plotter: "Callable[[Report], list[Path]] | None") -> None:
+    """Print the tables; write the page and the plots where they are asked for."""
+    from .common.bench import table
+
+    out.print(table.render(report))
+    written = []
+    if html:
+        from .common.bench.html import render
+        from .common.sink import write_whole
+
+        write_whole(html.expanduser(), render(report).encode())
+        written.append(html)
+    for path in [*written, *(plotter(report) if plotter else [])]:
+        out.print(f"wrote {escape(str(path))}")
+
+
+def _say_plainly(line: str) -> None:
+    err.print(escape(line))
+
+
+def _plotter(folder: Path | None) -> "Callable[[Report], list[Path]] | None":
+    """What writes the plots as images; asked for before an hour is measured in vain. Raises UsageError."""
+    if folder is None:
+        return None
+    try:
+        from .common.bench.png import write
+    except ModuleNotFoundError as error:
+        raise UsageError(f"--png needs {error.name!r}; `pip install 'sdxs[plot]'`, or take --html") from None
+    return lambda report: write(report, folder.expanduser())
+
+
+def _entrants(chosen: list[str], size: int, dtype: str, isolate: bool) -> "list[Entrant]":
+    """Turn `NAME[:setting=value...]` into entrants with labels of their own. Raises UsageError."""
+    from .common.backend import BackendOptions
+    from .common.bench.worker import Entrant
+
+    known, made, seen = BACKENDS | PEERS, [], {}
+    for spec in chosen:
+        name, *settings = spec.split(":")
+        if name not in known:
+            raise UsageError(f"--backend {name}: expected one of {', '.join(known)}")
+        pairs = tuple((setting, value) for setting, _, value in (part.partition("=") for part in settings))
+        options = BackendOptions(size, dtype if name != "identity" else "auto", pairs)
+        if name == "coreml":
+            _refuse_as_a_speed(options)
+        seen[spec] = seen.get(spec, 0) + 1
+        label = spec if seen[spec] == 1 else f"{spec} ({seen[spec]})"
+        made.append(Entrant(label, known[name], options, INSTRUMENTS.get(name, ""), isolate))
+    return made
+
+
+def _refuse_as_a_speed(options: "BackendOptions") -> None:
+    from .coreml_backend.options import CoreMLOptions
+
+    if CoreMLOptions.parse(options).runtime == "reference":
+        raise UsageError(
+            "--backend coreml:runtime=reference: the interpreter's times are no speed of Core ML, so bench takes none of them; "
+            "measure Core ML on macOS, or see what the program computes with `sdxs live --coreml-runtime reference`"
+        )
+    if sys.platform != "darwin":
+        raise UsageError(
+            "--backend coreml: Core ML needs macOS, and bench takes no substitute for it; its operations are counted here all "
+            "the same, with any --backend and --profile"
+        )
 
 
 @app.command()
@@ -343,22 +704,6 @@ def doctor(
         out.print("`make demo` will run here" if runs_demo else "`make demo` cannot run here yet; see what is missing above")
     if not runs_demo:
         raise typer.Exit(1)
-
-
-def _backend_location(name: str, option: str = "--backend") -> str:
-    if name not in BACKENDS:
-        raise UsageError(f"{option} {name}: expected one of {', '.join(BACKENDS)}")
-    return BACKENDS[name]
-
-
-def _backend_class(name: str) -> "Callable[[Checkpoint, BackendOptions], Backend]":
-    module, attribute = _backend_location(name).split(":")
-    try:
-        return getattr(import_module(module), attribute)  # type: ignore[no-any-return]
-    except ModuleNotFoundError as error:
-        if error.name and error.name.startswith("sdxs"):
-            raise
-        raise UsageError(f"--backend {name}: {error.name!r} is not installed; `pip install {error.name}`") from None
 
 
 @contextmanager
@@ -439,7 +784,7 @@ def _show_summary(summary: "Summary") -> None:
 @weights_app.command("list")
 def weights_list() -> None:
     """Show every known checkpoint, whether it is here, and under which licence."""
-    from .common.checkpoint import local_folder
+    from .common.checkpoint import control_folder, local_folder
     from .common.registry import ENTRIES
 
     table = Table(title="checkpoints", title_justify="left")
@@ -449,6 +794,7 @@ def weights_list() -> None:
     for known in ENTRIES.values():
         here = local_folder(known)
         state = here[1] if here else "pickle only" if known.pickle_only else "can be pulled"
+        state = "weights" if control_folder(known) else state
         table.add_row(known.name, state, known.licence, known.note)
     out.print(table)
     out.print("pickle only: " + next(k.pickle_only for k in ENTRIES.values() if k.pickle_only))
@@ -504,6 +850,28 @@ def weights_verify(
         out.print(f"[green]good[/]  {escape(name)}: tensors fit the configs, {known}")
     if damaged:
         raise WeightsError(f"{damaged} of {len(names)} checkpoints are damaged")
+
+
+@weights_app.command("import")
+def weights_import(
+    files: Annotated[list[Path], typer.Argument(help="Pickles written by torch.save: .bin, .pt, .pth, .ckpt.")],
+    to: Annotated[
+        Path | None, Option(help="The file to write. [default: beside the pickle, as .safetensors]", show_default=False)
+    ] = None,
+    force: Annotated[bool, Option("--force", help="Write over a file that is there.")] = False,
+) -> None:
+    """Turn pickles into safetensors: tensors and nothing else are taken over, and nothing in them is run."""
+    from .common.checkpoint import weights_folder
+    from .common.importing import import_torch, target_of
+
+    if to and len(files) > 1:
+        raise UsageError(f"--to {to}: names one file, and {len(files)} are to be imported; import them one by one")
+    for source in (file.expanduser() for file in files):
+        with err.status(f"importing {source.name}"):
+            done = import_torch(source, to.expanduser() if to else target_of(source), weights_folder() / "manifest.json", force)
+        out.print(escape(f"{done.path}: {done.tensors} tensors, sha256 {done.sha256}; the pickle's was {done.source_sha256}"))
+        if done.ignored:
+            err.print(escape(f"left out, being no weights: {', '.join(done.ignored)}"))
 
 
 @weights_app.command("path")

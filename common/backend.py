@@ -7,12 +7,14 @@ call (depth 1), double buffering (depth 2) and a pipeline over several compute u
 
 import time
 from collections import deque
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
-from .errors import BackendError
+from . import copies
+from .errors import BackendError, UsageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,11 +22,15 @@ class FrameParams:
     """What may change between two frames.
 
     seed: of the noise. feedback: share, 0 to 1, of the previous frame's x0 in the latents that are
-    noised; it steadies the picture and lets it dwell on what it painted before.
+    noised; it steadies the picture and lets it dwell on what it painted before. control_scale: strength
+    of the ControlNet; at 0 the backend leaves it out, and above 0 every frame must come with its edges.
+    text_only: start from latents of 0, so that the frame makes no difference: text to image.
     """
 
     seed: int = 0
     feedback: float = 0.0
+    control_scale: float = 0.0
+    text_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +82,11 @@ class Backend(Protocol):
     def set_params(self, params: FrameParams) -> None:
         """Take live parameters for frames submitted from now on."""
 
-    def submit(self, frame: np.ndarray) -> None:
+    def submit(self, frame: np.ndarray, edges: np.ndarray | None = None) -> None:
         """Start a frame: uint8 (S, S, 3) RGB, C-contiguous, not written to.
 
-        The array may be reused once the matching `collect` has returned.
+        edges: what a ControlNet reads, uint8 (S, S), white on black. The arrays may be reused once the
+        matching `collect` has returned.
         """
 
     def collect(self, out: np.ndarray) -> StageTimes:
@@ -103,6 +110,7 @@ class IdentityBackend:
 
     def __init__(self, checkpoint: object, options: BackendOptions) -> None:
         """Take what every backend is built from; the checkpoint makes no difference here."""
+        check_settings(self.name, options)
         self._shape = (options.size, options.size, 3)
         self._frames: deque[tuple[np.ndarray, int]] = deque()
 
@@ -115,7 +123,7 @@ class IdentityBackend:
     def set_params(self, params: FrameParams) -> None:
         pass  # there is no noise to seed
 
-    def submit(self, frame: np.ndarray) -> None:
+    def submit(self, frame: np.ndarray, edges: np.ndarray | None = None) -> None:
         check_frame(frame, self._shape)
         self._frames.append((frame, time.perf_counter_ns()))
 
@@ -124,6 +132,7 @@ class IdentityBackend:
             raise BackendError("identity: collect() without a submitted frame")
         frame, submitted_ns = self._frames.popleft()
         np.copyto(out, frame)
+        copies.count("backend out", out.nbytes)
         return StageTimes(time.perf_counter_ns() - submitted_ns)
 
     def memory(self) -> MemoryUse:
@@ -136,13 +145,35 @@ class IdentityBackend:
         self._frames.clear()
 
 
-def check_frame(frame: np.ndarray, shape: tuple[int, int, int]) -> None:
+def check_settings(name: str, options: BackendOptions, known: Collection[str] = ()) -> None:
+    """Raise UsageError if `options` hold a setting that the backend does not know."""
+    for setting, _ in options.settings:
+        if setting not in known:
+            raise UsageError(f"{name}: unknown setting {setting!r}; known are {', '.join(known) or 'none'}")
+
+
+def check_frame(frame: np.ndarray, shape: tuple[int, ...]) -> None:
     """Raise BackendError unless `frame` is uint8, C-contiguous and of `shape`."""
     if frame.dtype != np.uint8 or frame.shape != shape or not frame.flags.c_contiguous:
         raise BackendError(
             f"frame is {frame.dtype} {frame.shape}{'' if frame.flags.c_contiguous else ', not contiguous'}; "
             f"expected contiguous uint8 {shape} RGB"
         )
+
+
+def check_edges(edges: np.ndarray | None, size: int) -> np.ndarray:
+    """Return `edges` if they are uint8 (size, size) and C-contiguous, else raise BackendError."""
+    if edges is None:
+        raise BackendError("control_scale is above 0 and the frame came without edges; submit them with it")
+    if edges.dtype != np.uint8 or edges.shape != (size, size) or not edges.flags.c_contiguous:
+        raise BackendError(f"edges are {edges.dtype} {edges.shape}; expected contiguous uint8 ({size}, {size})")
+    return edges
+
+
+def check_control(params: FrameParams, has_control: bool) -> None:
+    """Raise BackendError for a control_scale above 0 where no ControlNet is loaded."""
+    if params.control_scale > 0 and not has_control:
+        raise BackendError(f"control_scale is {params.control_scale:g} and no ControlNet is loaded; add --control sketch")
 
 
 def check_conditioning(states: np.ndarray, width: int | None = None) -> None:

@@ -5,10 +5,11 @@ Only json, text and safetensors files are ever read.
 """
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .config import CLIPTextConfig, FrameConfig, SchedulerConfig, UNetConfig, VAEConfig, read_vae_config
+from .control import ControlNet
 from .errors import ConfigError, UsageError, WeightsError
 from .layout import text_encoder_layout, unet_layout, vae_layout
 from .manifest import verify_hashes
@@ -37,6 +38,7 @@ class Checkpoint:
     text_encoder: CLIPTextConfig
     scheduler: SchedulerConfig
     frame: FrameConfig
+    control: ControlNet | None = None
 
     @property
     def unet_weights(self) -> Path:
@@ -54,6 +56,10 @@ class Checkpoint:
     def size_multiple(self) -> int:
         """A frame's side must be a multiple of this many pixels."""
         return self.vae.reduction * self.unet.reduction
+
+    def at(self, strength: float | None, steps: int | None) -> "Checkpoint":
+        """The same checkpoint, told `--strength` and `--steps`. Raises UsageError where it cannot be."""
+        return replace(self, frame=self.frame.at(strength, steps, self.scheduler.num_train_timesteps, self.name))
 
     def check_size(self, size: int) -> None:
         """Raise UsageError unless the networks can take a frame of `size` pixels a side."""
@@ -79,6 +85,8 @@ class Checkpoint:
 
             record_cached(entry(self.name), self.folder, manifest, self.vae_folder)
         verify_hashes(self.folder, manifest)
+        if self.control:
+            self.control.verify(manifest)
 
     def text_prefix(self) -> str:
         """What the text encoder's file puts before every tensor name: `text_model.` or nothing."""
@@ -97,7 +105,9 @@ def open_checkpoint(folder: Path, name: str = "", origin: str = "path", vae_fold
         vae=read_vae_config(folder / vae_folder / "config.json"),
         text_encoder=CLIPTextConfig.read(folder / "text_encoder" / "config.json"),
         scheduler=scheduler,
-        frame=FrameConfig.read(folder / "sdxs.json", scheduler.num_train_timesteps),
+        frame=FrameConfig.read(
+            folder / "sdxs.json", scheduler.num_train_timesteps, dict(ENTRIES[name].frame) if name in ENTRIES else {}
+        ),
     )
     _check_fit(checkpoint)
     return checkpoint
@@ -143,6 +153,48 @@ def local_folder(known: Entry, vae_folder: str = "vae") -> tuple[Path, str] | No
 
     cached = cached_folder(known, vae_folder)
     return (cached, HUB_CACHE) if cached else None
+
+
+def with_control(checkpoint: Checkpoint, control: str) -> Checkpoint:
+    """The same checkpoint with the ControlNet that `--control` names: 'none', 'sketch', or a folder.
+
+    'sketch' is the one in the checkpoint's own folder `controlnet/`, or the known one for this checkpoint.
+    Raises UsageError, WeightsError, ConfigError if there is none or it does not fit.
+    """
+    if control == "none":
+        return checkpoint
+    if control != "sketch":
+        folder = Path(control).expanduser()
+        if not (folder / "config.json").is_file():
+            raise UsageError(
+                f"--control {control}: expected none, sketch, or a folder with a ControlNet's config.json and safetensors file"
+            )
+    elif (checkpoint.folder / "controlnet" / "config.json").is_file():
+        folder = checkpoint.folder / "controlnet"
+    else:
+        folder = _known_control(checkpoint.name)
+    found = ControlNet.open(folder)
+    found.check_fit(checkpoint.unet, checkpoint.vae, checkpoint.name)
+    return replace(checkpoint, control=found)
+
+
+def control_folder(known: Entry) -> Path | None:
+    """Where a known ControlNet is on this machine, or None."""
+    places = (base / known.name for base in (weights_folder(), PACKAGE_FOLDER / "weights"))
+    return next((folder for folder in places if known.controls and (folder / "config.json").is_file()), None)
+
+
+def _known_control(model: str) -> Path:
+    known = next((known for known in ENTRIES.values() if known.controls and known.controls == model), None)
+    if known is None:
+        which = ", ".join(f"{k.name} for {k.controls}" for k in ENTRIES.values() if k.controls)
+        raise UsageError(
+            f"--control sketch: there is no sketch ControlNet for {model} (known: {which}); use --control none, "
+            "or name a folder that holds one trained for it"
+        )
+    if folder := control_folder(known):
+        return folder
+    raise WeightsError(f"--control sketch: {known.name} is not on this machine and cannot be pulled: {known.pickle_only}")
 
 
 def _is_path(model: str) -> bool:

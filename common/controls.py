@@ -6,6 +6,7 @@ from enum import Enum, auto
 from typing import ClassVar
 
 from .backend import FrameParams
+from .prompts import KEYED, move
 
 ENTER, BACKSPACE, ESCAPE = (13, 10), (8, 127), 27
 STEP = 0.1
@@ -14,12 +15,16 @@ MOST_TYPED = 400  # characters; more than the 75 tokens a prompt has room for
 HELP = (
     ("q or esc", "quit"),
     ("n / p", "next / previous prompt"),
+    ("1/2/3/4/5/6/7/8/9", "the first nine prompts"),
+    (". / ,", "onwards / back in a bank of prompts, a >> b"),
     ("t", "type a new prompt, enter to use it, esc to drop it"),
     ("+ / -", "more / less feedback of the last picture"),
+    ("k / j", "stronger / weaker control by edges"),
     ("] / [", "more / less of the camera in the picture"),
     ("e", "smoothing over time on / off"),
     ("d", "camera beside the picture / picture only"),
     ("c", "compare: camera on the left half"),
+    ("x", "the edges that the control reads / the picture"),
     ("o", "figures and prompt on / off"),
     ("f", "full screen on / off"),
     ("s", "save a snapshot"),
@@ -35,6 +40,7 @@ class View(Enum):
     OUTPUT = auto()
     SIDE_BY_SIDE = auto()
     SPLIT = auto()
+    EDGES = auto()
 
 
 class Event(Enum):
@@ -48,11 +54,15 @@ class Event(Enum):
     PARAMS = auto()
     LOOK = auto()
     FULL_SCREEN = auto()
+    NO_EDGES = auto()
 
 
 @dataclass(slots=True)
 class Look:
-    """How pictures are shown: `ema` is the weight of the past, `blend` that of the camera, both 0 to 1."""
+    """How pictures are shown: `ema` is the weight of the past, `blend` that of the camera, both 0 to 1.
+
+    has_edges: whether a ControlNet reads edges in this session.
+    """
 
     view: View = View.OUTPUT
     ema: float = 0.0
@@ -61,6 +71,7 @@ class Look:
     help: bool = False
     typed: str | None = None
     paused: bool = False
+    has_edges: bool = False
 
 
 class Controls:
@@ -94,6 +105,21 @@ class Controls:
         self.index = (self.index + step) % len(self.prompts)
         return Event.PROMPT
 
+    def _go_to(self, number: int) -> Event | None:
+        """Go to the prompt of a key, 1 to 9, if the list has so many."""
+        if number > len(self.prompts):
+            return None
+        self.index = number - 1
+        return Event.PROMPT
+
+    def _travel(self, step: float) -> Event | None:
+        """Go on in a bank of prompts, in place; another prompt stays what it is."""
+        moved = move(self.prompt, step)
+        if moved == self.prompt:
+            return None
+        self.prompts[self.index] = moved
+        return Event.PROMPT
+
     def _type(self, key: int) -> Event | None:
         assert self.look.typed is not None
         if key in ENTER:
@@ -120,6 +146,17 @@ class Controls:
         self.params = replace(self.params, feedback=round(min(most, max(0.0, self.params.feedback + step)), 2))
         return Event.PARAMS
 
+    def _control(self, step: float) -> Event:
+        if not self.look.has_edges:
+            return Event.NO_EDGES
+        most = max(2.0, self.params.control_scale)
+        scale = round(min(most, max(0.0, self.params.control_scale + step)), 2)
+        self.params = replace(self.params, control_scale=scale)
+        return Event.PARAMS
+
+    def _toggle_edges(self) -> Event | None:
+        return self._toggle_view(View.EDGES) if self.look.has_edges else Event.NO_EDGES
+
     def _blend(self, step: float) -> Event:
         self.look.blend = round(min(1.0, max(0.0, self.look.blend + step)), 2)
         return Event.LOOK
@@ -144,10 +181,16 @@ class Controls:
         "q": lambda self: Event.QUIT,
         "n": lambda self: self.turn(1),
         "p": lambda self: self.turn(-1),
+        **{str(n): lambda self, n=n: self._go_to(n) for n in range(1, KEYED + 1)},
+        ".": lambda self: self._travel(STEP),
+        ",": lambda self: self._travel(-STEP),
         "t": _start_typing,
         "+": lambda self: self._feedback(STEP),
         "=": lambda self: self._feedback(STEP),
         "-": lambda self: self._feedback(-STEP),
+        "k": lambda self: self._control(STEP),
+        "j": lambda self: self._control(-STEP),
+        "x": _toggle_edges,
         "]": lambda self: self._blend(STEP),
         "[": lambda self: self._blend(-STEP),
         "e": _toggle_smoothing,

@@ -15,7 +15,9 @@ T = TypeVar("T")
 class Frame:
     """One captured picture and what became of it.
 
-    camera: uint8 (S, S, 3) RGB. outputs: one such picture per backend. `_ns` stamps are
+    camera: uint8 (S, S, 3) RGB. outputs: one such picture per backend. edges: what a ControlNet reads of
+    the camera, uint8 (S, S), white on black; None where there is none. turning: the prompt
+    was still on its way to the next when this was rendered. `_ns` stamps are
     `time.perf_counter_ns`. `similar` says that the picture equals the last one that was rendered.
     """
 
@@ -26,17 +28,21 @@ class Frame:
     similar: bool = False
     prompt: str = ""
     stage_ns: dict[str, int] = field(default_factory=dict)
+    edges: np.ndarray | None = None
+    turning: bool = False
 
 
 class Pool:
     """A fixed set of frames; taking one when all are out waits for one to come back."""
 
-    def __init__(self, count: int, size: int, outputs: int) -> None:
+    def __init__(self, count: int, size: int, outputs: int, edges: bool = False) -> None:
         def picture() -> np.ndarray:
             return np.zeros((size, size, 3), np.uint8)
 
         self.count = count
         self._free = [Frame(picture(), [picture() for _ in range(outputs)]) for _ in range(count)]
+        for frame in self._free if edges else ():
+            frame.edges = np.zeros((size, size), np.uint8)
         self._changed = threading.Condition()
         self._closed = False
 

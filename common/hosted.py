@@ -1,47 +1,39 @@
 """A Backend in a child process: same protocol, same errors, frames in shared memory.
 
 For a backend whose call holds the GIL (Core ML through coremltools), and for running two at once:
-it cannot stall capture or display, and its memory is its own. Requests and answers of a few bytes
-go over a pipe; pictures lie in memory that both sides map and that has no name, so nothing is left
+it cannot stall capture or display, and its memory is its own. Frames are pictures, unless a part of
+a pipeline that passes other arrays on says so (`Plane`). Requests and answers of a few bytes
+go over a pipe; frames lie in memory that both sides map and that has no name, so nothing is left
 however either side dies. The child ignores Ctrl-C and SIGTERM, which reach the whole terminal
 group: its parent decides when it ends, and it never outlives its parent.
 """
 
 import _posixshmem  # what multiprocessing.shared_memory stands on
-import atexit
-import ctypes
-import fcntl
+import math
 import mmap
-import multiprocessing
 import os
 import secrets
-import signal
 import threading
-import time
-import traceback
-import warnings
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum, auto
 from importlib import import_module
-from multiprocessing import connection, reduction, resource_tracker
-from typing import TypeVar
+from multiprocessing import connection, reduction
 
 import numpy as np
 
-from . import errors
+from . import copies
 from .backend import Backend, BackendOptions, FrameParams, MemoryUse, StageTimes, check_frame
 from .checkpoint import Checkpoint
+from .child import CLOSE_TIMEOUT_S, Child, Done, Failure, Warned, forward_warnings, settle_in
 from .errors import BackendError
 
-LOAD_TIMEOUT_S = 600.0
-CLOSE_TIMEOUT_S = 2.0
-LOOK_S = 0.25  # how often a child that does not answer is looked after
-SLOTS = 4  # most frames in flight
-PARENTS_SIGNALS = {signal.SIGINT, signal.SIGTERM}
+__all__ = ["CLOSE_TIMEOUT_S", "HostedBackend", "Plane"]
 
-T = TypeVar("T")
+LOAD_TIMEOUT_S = 600.0
+SLOTS = 4  # most frames in flight
+ALIGNMENT = 64  # bytes: a cache line
 
 
 class Order(Enum):
@@ -54,9 +46,13 @@ class Order(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Submit:
-    """Take the frame in `slot`. The only request without an answer: a failure waits for its Collect."""
+    """Take the frame in `slot`, with its edges or without.
+
+    The only request without an answer: a failure waits for its Collect.
+    """
 
     slot: int
+    edges: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,45 +71,25 @@ class Loaded:
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
-    """Answers a request that returns nothing."""
+class Plane:
+    """Shape and dtype of an array that goes through shared memory."""
+
+    shape: tuple[int, ...]
+    dtype: str = "uint8"  # of a picture
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+
+    def check(self, frame: np.ndarray) -> None:
+        """Raise BackendError unless `frame` is such an array, C-contiguous."""
+        if self.dtype == "uint8":
+            check_frame(frame, self.shape)
+        elif frame.dtype != self.dtype or frame.shape != self.shape or not frame.flags.c_contiguous:
+            raise BackendError(f"frame is {frame.dtype} {frame.shape}; expected contiguous {self.dtype} {self.shape}")
 
 
-@dataclass(frozen=True, slots=True)
-class Warned:
-    """A warning on its way to the parent; it may come before any answer."""
-
-    kind: type[Warning]
-    message: str
-    filename: str
-    line: int
-
-    def warn_here(self) -> None:
-        warnings.warn_explicit(self.message, self.kind, self.filename, self.line)
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """An exception on its way to the parent, as one of sdxs's own, with the child's traceback."""
-
-    kind: type[Exception]
-    message: str
-    trace: str
-
-    @classmethod
-    def of(cls, error: BaseException) -> "Failure":
-        trace = "".join(traceback.format_exception(error))
-        for kind in type(error).__mro__:
-            if kind.__module__ == errors.__name__ and issubclass(kind, Exception):
-                return cls(kind, str(error), trace)
-        return cls(BackendError, f"{type(error).__name__} in the backend's process: {error}", trace)
-
-    def raise_here(self) -> None:
-        error = self.kind(self.message)
-        error.add_note(f"in the backend's process:\n{self.trace}")
-        raise error
-
-
+Planes = tuple[Plane, Plane, Plane]  # what is given, what is made, edges
 # Prompts and parameters need no envelope: the array and the FrameParams are the requests.
 Request = Order | Submit | Collect | FrameParams | np.ndarray
 Answer = Loaded | Done | StageTimes | MemoryUse | Warned | Failure
@@ -125,14 +101,22 @@ class HostedBackend:
     `collect` returns the time inside the backend proper; the way there and back comes on top.
     """
 
-    def __init__(self, name: str, location: str, checkpoint: Checkpoint | None, options: BackendOptions) -> None:
-        """Take what to run; no process is started yet. location: 'module:Class', as in the CLI's table."""
+    def __init__(
+        self, name: str, location: str, checkpoint: Checkpoint | None, options: BackendOptions,
+        takes: Plane | None = None, gives: Plane | None = None,
+    ) -> None:
+        """Take what to run; no process is started yet. location: 'module:Class', as in the CLI's table.
+
+        takes, gives: what `submit` and `collect` pass where that is no picture.
+        """
+        picture = Plane((options.size, options.size, 3))
         self.name = name
+        self._planes = (takes or picture, gives or picture, Plane((options.size, options.size)))
         self.depth = 1
         self._location = location
         self._checkpoint = checkpoint
         self._options = options
-        self._child: _Child | None = None
+        self._child: Child | None = None
         self._description: dict[str, str] = {}
         self._in_flight: deque[int] = deque()
         self._free: list[int] = []
@@ -140,12 +124,22 @@ class HostedBackend:
     def load(self) -> None:
         """Start the child and load the backend in it; returns when it is warm. Loading again starts afresh."""
         self.close()
-        self._child = child = _Child(self.name, self._location, self._checkpoint, self._options)
+        try:
+            arrays = _Arrays.create(self._planes)
+        except OSError as error:
+            raise BackendError(
+                f"{self.name}: no shared memory for its frames ({error}); end other programs or free /dev/shm"
+            ) from error
+        try:
+            child = Child(self.name, _serve, arrays, self._location, self._checkpoint, self._options)
+        finally:
+            arrays.close_descriptor()
+        self._child, self._arrays = child, arrays
         try:
             loaded = child.ask(Order.LOAD, Loaded, LOAD_TIMEOUT_S)
         except BaseException:
             self._child = None
-            child.end()
+            child.end(Order.CLOSE)
             raise
         self.depth, self._description = min(loaded.depth, SLOTS), loaded.description
         self._in_flight.clear()
@@ -157,15 +151,21 @@ class HostedBackend:
     def set_params(self, params: FrameParams) -> None:
         self._running().ask(params, Done)
 
-    def submit(self, frame: np.ndarray) -> None:
+    def submit(self, frame: np.ndarray, edges: np.ndarray | None = None) -> None:
         child = self._running()
-        check_frame(frame, child.pictures.array.shape[2:])
+        self._planes[0].check(frame)
+        if edges is not None:
+            self._planes[2].check(edges)
         if not self._free:
             raise BackendError(f"{self.name}: {SLOTS} frames are in flight already; collect one first")
         slot = self._free.pop()
         self._in_flight.append(slot)
-        np.copyto(child.pictures.array[slot, 0], frame)
-        child.send(Submit(slot))
+        np.copyto(self._arrays.given[slot], frame)
+        copies.count("to its process", frame.nbytes)
+        if edges is not None:
+            np.copyto(self._arrays.edges[slot], edges)
+            copies.count("to its process", edges.nbytes)
+        child.send(Submit(slot, edges is not None))
 
     def collect(self, out: np.ndarray) -> StageTimes:
         child = self._running()
@@ -174,7 +174,8 @@ class HostedBackend:
         slot = self._in_flight.popleft()
         self._free.append(slot)
         times = child.ask(Collect(slot), StageTimes)
-        np.copyto(out, child.pictures.array[slot, 1])
+        np.copyto(out, self._arrays.made[slot])
+        copies.count("from its process", out.nbytes)
         return times
 
     def memory(self) -> MemoryUse:
@@ -196,169 +197,78 @@ class HostedBackend:
         child, self._child = self._child, None
         if child is None:
             return
-        for answer in child.end():
+        self.__dict__.pop("_arrays", None)  # the memory goes with its last mapping
+        for answer in child.end(Order.CLOSE):
             if isinstance(answer, Warned):
                 answer.warn_here()
             elif isinstance(answer, Failure):
                 answer.raise_here()
 
-    def _running(self) -> "_Child":
+    def _running(self) -> Child:
         if self._child is None:
             raise BackendError(f"{self.name}: backend is not loaded; call load() first")
         return self._child
 
 
-class _Pictures:
-    """Shared memory for the frames: an array uint8 (slots, 2, S, S, 3), an input and an output in each slot."""
+class _Arrays:
+    """Shared memory for the frames: in each of SLOTS what is given to the backend, what it makes, and edges."""
 
-    def __init__(self, size: int, descriptor: int) -> None:
-        shape = (SLOTS, 2, size, size, 3)
-        self._size = size
+    def __init__(self, planes: Planes, descriptor: int) -> None:
+        self._planes = planes
         self._descriptor = descriptor
-        self.array = np.frombuffer(mmap.mmap(descriptor, int(np.prod(shape))), np.uint8).reshape(shape)
+        memory = np.frombuffer(mmap.mmap(descriptor, SLOTS * _slot_bytes(planes)), np.uint8).reshape(SLOTS, -1)
+        starts = (0, _aligned(planes[0].nbytes), _slot_bytes(planes[:2]))
+        self.given, self.made, self.edges = (
+            [row[start : start + plane.nbytes].view(plane.dtype).reshape(plane.shape) for row in memory]
+            for start, plane in zip(starts, planes, strict=True)
+        )
 
     @classmethod
-    def create(cls, size: int) -> "_Pictures":
+    def create(cls, planes: Planes) -> "_Arrays":
         """Allocate the memory; its name is gone before anybody can die and leave it behind. Raises OSError."""
         name = f"/sdxs-{secrets.token_hex(4)}"  # 14 characters fit every system's limit
         descriptor: int = _posixshmem.shm_open(name, os.O_CREAT | os.O_EXCL | os.O_RDWR, mode=0o600)
         try:
             _posixshmem.shm_unlink(name)
-            count = SLOTS * 2 * size * size * 3
+            count = SLOTS * _slot_bytes(planes)
             os.ftruncate(descriptor, count)
             if hasattr(os, "posix_fallocate"):  # where it exists a full /dev/shm is an error here and not SIGBUS later
                 os.posix_fallocate(descriptor, 0, count)
-            return cls(size, descriptor)
+            return cls(planes, descriptor)
         except BaseException:
             os.close(descriptor)
             raise
 
-    def __reduce__(self) -> "tuple[type[_Pictures], tuple[int, int]]":
+    def __reduce__(self) -> "tuple[type[_Arrays], tuple[Planes, int]]":
         # Pickled on the way into a spawned process, which inherits the descriptor under the same number.
-        return _Pictures, (self._size, reduction.DupFd(self._descriptor).detach())
+        return _Arrays, (self._planes, reduction.DupFd(self._descriptor).detach())
 
     def close_descriptor(self) -> None:
-        """Keep only the mapping, which ends with the array."""
+        """Keep only the mapping, which ends with the arrays."""
         os.close(self._descriptor)
 
 
-class _Child:
-    """The parent's side of one child process. `death` says how it died, once that is known."""
+def _slot_bytes(planes: tuple[Plane, ...]) -> int:
+    return sum(_aligned(plane.nbytes) for plane in planes)
 
-    def __init__(self, name: str, location: str, checkpoint: Checkpoint | None, options: BackendOptions) -> None:
-        """Start it. Raises BackendError."""
-        self.death = ""
-        self._name = name
-        context = multiprocessing.get_context("spawn")
-        resource_tracker.ensure_running()  # else start() runs it, and running it unblocks the signals again
-        try:
-            self._pipe, far_end = context.Pipe()
-            self.pictures = _Pictures.create(options.size)
-            arguments = (far_end, self.pictures, location, checkpoint, options)
-            self._process = context.Process(target=_serve, args=arguments, name=f"sdxs-{name}")
-            # Blocked signals are inherited: Ctrl-C cannot end the child before it has said that it ignores it.
-            held = signal.pthread_sigmask(signal.SIG_BLOCK, PARENTS_SIGNALS)
-            try:
-                self._process.start()
-            finally:
-                signal.pthread_sigmask(signal.SIG_SETMASK, held)
-                self.pictures.close_descriptor()
-                far_end.close()
-        except OSError as error:
-            raise BackendError(f"{name}: its process cannot be started ({error}); end other programs") from error
-        self.pid = self._process.pid or 0
-        atexit.register(self._process.kill)  # for who never closes: multiprocessing would wait for the child for ever
 
-    def send(self, request: Request) -> None:
-        """Send a request that has no answer. Raises BackendError if the child is dead."""
-        if self.death:
-            raise BackendError(self.death)
-        try:
-            self._pipe.send(request)
-            return
-        except OSError:
-            pass  # raised below: within, the failed send would hang on to its buffer, as the error's context
-        raise self._dead()
-
-    def ask(self, request: Request, expected: type[T], timeout_s: float = float("inf")) -> T:
-        """Send a request and return its answer. Raises what the child raised, BackendError if it died."""
-        warned = []
-        try:
-            self.send(request)
-            while isinstance(answer := self._receive(time.monotonic() + timeout_s), Warned):
-                warned.append(answer)
-        except BaseException:
-            self._process.kill()  # an answer that nobody waited for would be taken for that to the next request
-            raise
-        for warning in warned:  # only now: a warning may be turned into an exception
-            warning.warn_here()
-        if isinstance(answer, Failure):
-            answer.raise_here()
-        if not isinstance(answer, expected):
-            raise BackendError(f"{self._name}: the backend's process answered {type(answer).__name__} to {request}")
-        return answer
-
-    def end(self) -> list[Answer]:
-        """Close the backend and end the process, by force if it hangs. Return what it still had to say."""
-        said: list[Answer] = []
-        deadline = time.monotonic() + CLOSE_TIMEOUT_S
-        with suppress(OSError, EOFError):  # the end of its answers, or it is dead already
-            self._pipe.send(Order.CLOSE)
-            while self._pipe.poll(max(0.0, deadline - time.monotonic())):
-                said.append(self._pipe.recv())
-        self._process.join(max(0.0, deadline - time.monotonic()))
-        self._process.kill()
-        self._process.join()
-        atexit.unregister(self._process.kill)
-        self._process.close()
-        self._pipe.close()
-        return said
-
-    def _receive(self, deadline: float) -> Answer:
-        try:
-            while not self._pipe.poll(LOOK_S):
-                # A dead child closes the pipe, unless a process that it had started holds it open.
-                if not self._process.is_alive() and not self._pipe.poll():
-                    raise EOFError
-                if time.monotonic() > deadline:
-                    raise BackendError(f"{self._name}: the backend's process did not answer in time; start it again")
-            answer: Answer = self._pipe.recv()
-        except (EOFError, OSError):
-            raise self._dead() from None
-        return answer
-
-    def _dead(self) -> BackendError:
-        """Find out how the child died."""
-        self._process.join(LOOK_S)
-        code = self._process.exitcode
-        how, remedy = f"ended by itself with exit code {code}", "start the session again"
-        if code is None:
-            how = "hung up"
-        elif code < 0:
-            names = {known.value: known.name for known in signal.Signals}
-            how = f"was killed by signal {-code} ({names.get(-code, 'no name')})"
-            if code == -signal.SIGKILL:
-                remedy = "if nobody did that, memory ran out: end other programs or take a smaller --size"
-        self.death = f"{self._name}: the backend's process {how}; {remedy}"
-        return BackendError(self.death)
+def _aligned(count: int) -> int:
+    return -(-count // ALIGNMENT) * ALIGNMENT
 
 
 # The child's side.
 
 
 def _serve(
-    pipe: connection.Connection, pictures: _Pictures, location: str, checkpoint: Checkpoint | None,
+    pipe: connection.Connection, arrays: _Arrays, location: str, checkpoint: Checkpoint | None,
     options: BackendOptions,
 ) -> None:
     """Build the backend and do as asked, until told to close or the parent is gone."""
-    for number in PARENTS_SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, PARENTS_SIGNALS)
-    _end_with_parent()
-    pictures.close_descriptor()
-    host = _Host(pipe, pictures.array)
+    settle_in()
+    arrays.close_descriptor()
+    host = _Host(pipe, arrays)
     with suppress(EOFError, OSError), pipe:  # the parent is gone; nobody is left to answer
-        host.forward_warnings()
+        forward_warnings(host.send)
         request = pipe.recv()  # Order.LOAD
         try:
             module, attribute = location.split(":")
@@ -375,10 +285,10 @@ def _serve(
 class _Host:
     """Does what the parent asks, one request after the other."""
 
-    def __init__(self, pipe: connection.Connection, pictures: np.ndarray) -> None:
+    def __init__(self, pipe: connection.Connection, arrays: _Arrays) -> None:
         self._pipe = pipe
         self._sending = threading.Lock()  # a backend's threads may warn at any time
-        self._pictures = pictures
+        self._arrays = arrays
         self._failed: dict[int, Failure] = {}
 
     def send(self, answer: Answer) -> None:
@@ -399,10 +309,11 @@ class _Host:
 
     def _do(self, backend: Backend, request: Request) -> Answer:
         match request:
-            case Submit(slot):
-                backend.submit(self._pictures[slot, 0])
+            case Submit(slot, edges):
+                given = (self._arrays.given[slot], *([self._arrays.edges[slot]] if edges else []))
+                backend.submit(*given)
             case Collect(slot):
-                return self._failed.pop(slot, None) or backend.collect(self._pictures[slot, 1])
+                return self._failed.pop(slot, None) or backend.collect(self._arrays.made[slot])
             case FrameParams():
                 backend.set_params(request)
             case np.ndarray():
@@ -415,36 +326,3 @@ class _Host:
             case Order.CLOSE:
                 backend.close()
         return Done()
-
-    def forward_warnings(self) -> None:
-        """Send every warning to the parent, whose filters decide about sdxs's own."""
-
-        def forward(
-            message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: object, **__: object
-        ) -> None:
-            # A class that the parent has not imported goes as its nearest ancestor that everybody knows.
-            known = (kind for kind in category.__mro__ if kind.__module__ in ("builtins", errors.__name__))
-            self.send(Warned(next(known), str(message), filename, lineno))
-
-        warnings.showwarning = forward
-        warnings.simplefilter("always", errors.SdxsWarning)
-
-
-def _end_with_parent() -> None:
-    """See to it that this process ends when the parent does, even within a call that holds the GIL."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    sentinel = parent.sentinel  # a pipe that nobody writes to; the kernel closes it when the parent is gone
-    libc = ctypes.CDLL(None)
-    libc.signal.argtypes = (ctypes.c_int, ctypes.c_void_p)
-    libc.signal.restype = ctypes.c_void_p
-    with suppress(OSError):  # a kernel that does not signal this leaves it to the thread
-        libc.signal(signal.SIGIO, ctypes.cast(libc._exit, ctypes.c_void_p))  # a handler in Python would need the GIL
-        fcntl.fcntl(sentinel, fcntl.F_SETOWN, os.getpid())
-        fcntl.fcntl(sentinel, fcntl.F_SETFL, fcntl.fcntl(sentinel, fcntl.F_GETFL) | os.O_ASYNC)
-
-    def watch() -> None:
-        connection.wait([sentinel])
-        signal.raise_signal(signal.SIGKILL)
-
-    threading.Thread(target=watch, daemon=True).start()

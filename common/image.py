@@ -8,6 +8,7 @@ from functools import cache, lru_cache
 
 import numpy as np
 
+from . import copies
 from .opencv import cv2
 
 SMALLEST_TEXT = 10  # pixels; anything less cannot be read
@@ -24,7 +25,9 @@ def to_square_rgb(picture: np.ndarray, out: np.ndarray) -> None:
     square = picture[top : top + side, left : left + side]  # a view; nothing is copied
     if side != out.shape[0]:
         square = cv2.resize(square, out.shape[:2], interpolation=cv2.INTER_LINEAR)
+        copies.count("resize", square.nbytes)
     cv2.cvtColor(square, cv2.COLOR_BGR2RGB, dst=out)
+    copies.count("to RGB", out.nbytes)
 
 
 def enlarged(picture: np.ndarray, height: int, widest: int) -> np.ndarray:

@@ -8,7 +8,7 @@ AutoencoderKL and transformers' CLIPTextModel.
 
 from collections.abc import Iterator
 
-from .config import CLIPTextConfig, KLVAEConfig, TinyVAEConfig, UNetConfig, VAEConfig
+from .config import CLIPTextConfig, ControlNetConfig, KLVAEConfig, TinyVAEConfig, UNetConfig, VAEConfig
 
 Layout = dict[str, tuple[int, ...]]
 Entry = tuple[str, tuple[int, ...]]
@@ -83,7 +83,17 @@ def up_resnet_channels(c: UNetConfig, level: int) -> list[tuple[int, int, int]]:
     ]
 
 
-def _unet(c: UNetConfig) -> Iterator[Entry]:
+def skip_channels(c: UNetConfig) -> tuple[int, ...]:
+    """Channels of what the down path leaves for the up path, in order: what a ControlNet adds its residuals to."""
+    last = len(c.block_out_channels) - 1
+    skips = [c.block_out_channels[0]]
+    for i, channels in enumerate(c.block_out_channels):
+        skips += [channels] * (c.layers_per_block[i] + (i < last))
+    return tuple(skips)
+
+
+def _down_and_middle(c: UNetConfig) -> Iterator[Entry]:
+    """The half of a UNet that a ControlNet copies."""
     channels, time, last = c.block_out_channels, c.time_embed_dim, len(c.block_out_channels) - 1
     yield from _conv("conv_in", c.in_channels, channels[0])
     yield from _linear("time_embedding.linear_1", channels[0], time)
@@ -100,6 +110,24 @@ def _unet(c: UNetConfig) -> Iterator[Entry]:
         for j in range(2):
             yield from _resnet(f"mid_block.resnets.{j}", channels[-1], channels[-1], time)
         yield from _transformer("mid_block.attentions.0", c, last, only_cross=False)
+
+
+def _controlnet(c: ControlNetConfig) -> Iterator[Entry]:
+    yield from _down_and_middle(c.unet)
+    name, widths = "controlnet_cond_embedding", c.embedding
+    yield from _conv(f"{name}.conv_in", c.conditioning_channels, widths[0])
+    for i, width in enumerate(widths[:-1]):
+        yield from _conv(f"{name}.blocks.{2 * i}", width, width)
+        yield from _conv(f"{name}.blocks.{2 * i + 1}", width, widths[i + 1])
+    yield from _conv(f"{name}.conv_out", widths[-1], c.unet.block_out_channels[0])
+    for i, channels in enumerate(skip_channels(c.unet)):
+        yield from _conv(f"controlnet_down_blocks.{i}", channels, channels, kernel=1)
+    yield from _conv("controlnet_mid_block", c.unet.block_out_channels[-1], c.unet.block_out_channels[-1], kernel=1)
+
+
+def _unet(c: UNetConfig) -> Iterator[Entry]:
+    channels, time, last = c.block_out_channels, c.time_embed_dim, len(c.block_out_channels) - 1
+    yield from _down_and_middle(c)
     for i, kind in enumerate(c.up_block_types):
         name = f"up_blocks.{i}"
         for j, (hidden, skip, outputs) in enumerate(up_resnet_channels(c, i)):
@@ -188,6 +216,11 @@ def _clip_text(c: CLIPTextConfig) -> Iterator[Entry]:
 def unet_layout(config: UNetConfig) -> Layout:
     """Every tensor of `unet/`, in network order."""
     return dict(_unet(config))
+
+
+def controlnet_layout(config: ControlNetConfig) -> Layout:
+    """Every tensor of a ControlNet, in network order."""
+    return dict(_controlnet(config))
 
 
 def vae_layout(config: VAEConfig) -> Layout:

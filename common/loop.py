@@ -14,8 +14,11 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from . import copies
 from .admission import Admission
 from .backend import Backend, FrameParams
+from .edges import Edges
+from .embeddings import Slerp, ease
 from .errors import SourceLost, first_of
 from .frames import Frame, Pool, Slot
 from .image import to_square_rgb
@@ -45,7 +48,9 @@ class LoopSettings:
     frames: stop after so many. hold: change to the next prompt after so many frames; 0 for never.
     realtime: the freshest frame wins; otherwise every frame is rendered, in order. sequential: one
     thread does everything in turn, as in the paper, to compare with. skip_threshold: see
-    `Similarity`. stall_s: a source silent for so long is lost.
+    `Similarity`. stall_s: a source silent for so long is lost. transition_s: how long one prompt takes
+    to become the next, on the camera's clock, or, where every frame is rendered, on the file's. edges: the
+    kind that is drawn of every frame for a ControlNet, see `edges.py`, or none.
     """
 
     size: int
@@ -55,6 +60,8 @@ class LoopSettings:
     sequential: bool = False
     skip_threshold: float = 0.0
     stall_s: float = 10.0
+    transition_s: float = 0.0
+    edges: str = ""
 
 
 Command = Callable[["_Renderer"], None]
@@ -78,6 +85,11 @@ class _Renderer:
         self._similarity = Similarity(settings.skip_threshold)
         self._stats = stats
         self._last: list[np.ndarray] = []
+        self._states: np.ndarray | None = None  # what the backends have
+        self._way: Slerp | None = None
+        self._transition_ns = round(settings.transition_s * 1e9)
+        self._turning = False
+        self._way_began_ns = -1  # not before a frame has been on it
 
     def load(self) -> None:
         for backend in self.backends:
@@ -97,10 +109,31 @@ class _Renderer:
             self.set_prompt(self._prompts[turn])
 
     def set_prompt(self, prompt: Prompt) -> None:
-        for backend in self.backends:
-            backend.set_conditioning(prompt.encoder_hidden_states)
+        """Change to a prompt: at once, or over the next frames from wherever the last change has got to."""
         self.prompt = prompt.text
+        if self._states is None or not self._transition_ns:
+            self._way = None
+            self._condition(prompt.encoder_hidden_states)
+        else:
+            self._way, self._way_began_ns = Slerp(self._states, prompt.encoder_hidden_states), -1
+
+    def _condition(self, states: np.ndarray) -> None:
+        for backend in self.backends:
+            backend.set_conditioning(states)
+        self._states = states
         self._similarity.forget()
+
+    def advance(self, frame_ns: int) -> None:
+        """Go on along a transition to where the frame of this time belongs."""
+        self._turning = self._way is not None
+        if self._way is None:
+            return
+        if self._way_began_ns < 0:
+            self._way_began_ns = frame_ns
+        share = (frame_ns - self._way_began_ns) / self._transition_ns
+        self._condition(self._way(ease(share)))
+        if share >= 1:
+            self._way = None
 
     def set_params(self, params: FrameParams) -> None:
         for backend in self.backends:
@@ -116,15 +149,19 @@ class _Renderer:
     def repeat(self, frame: Frame) -> None:
         for output, last in zip(frame.outputs, self._last, strict=True):
             np.copyto(output, last)
+            copies.count("last picture", output.nbytes)
         frame.similar = True
         frame.stage_ns["backend"] = 0
         self._stats.skipped += 1
 
     def submit(self, frame: Frame) -> None:
-        frame.prompt = self.prompt
+        frame.prompt, frame.turning = self.prompt, self._turning
         now = time.perf_counter_ns()
         for backend in self.backends:
-            backend.submit(frame.camera)
+            if frame.edges is None:
+                backend.submit(frame.camera)
+            else:
+                backend.submit(frame.camera, frame.edges)
         self.admission.submitted(now)
         self.in_flight.append((frame, now))
 
@@ -145,6 +182,7 @@ class _Renderer:
             self._last = [np.empty_like(output) for output in frame.outputs]
         for last, output in zip(self._last, frame.outputs, strict=True):
             np.copyto(last, output)
+            copies.count("last picture", last.nbytes)
 
     def check(self) -> None:
         """Ask every backend for a sign of life. Raises BackendError if one has died with nothing in flight."""
@@ -184,7 +222,8 @@ class Loop:
         self._encoder = ThreadPoolExecutor(1, thread_name_prefix="sdxs-prompt")
         self._commands: deque[Command] = deque()
         # One being captured, one in each slot, one being handed on, one on display, and those in flight.
-        self._pool = Pool(5 + MOST_IN_FLIGHT, settings.size, len(backends))
+        self._pool = Pool(5 + MOST_IN_FLIGHT, settings.size, len(backends), bool(settings.edges))
+        self._edges = Edges(settings.edges, settings.size) if settings.edges else None
         self._captured: Slot[Frame] = Slot(latest=settings.realtime)
         self._rendered: Slot[Frame] = Slot(latest=settings.realtime)
         self._ending = threading.Event()
@@ -220,7 +259,7 @@ class Loop:
         self._commands.append(lambda renderer: renderer.set_prompt(prompt))
 
     def set_params(self, params: FrameParams) -> None:
-        """Change seed or feedback between two frames."""
+        """Change seed, feedback or strength of the control between two frames."""
         self._commands.append(lambda renderer: renderer.set_params(params))
 
     def pause(self, paused: bool) -> None:
@@ -311,6 +350,7 @@ class Loop:
                 if frame is None:
                     return "stopped" if self.stopped else "source ended"
                 renderer.turn_to(frame.id)
+                renderer.advance(self._frame_ns(frame))
                 renderer.submit(frame)
                 frame = renderer.collect()
                 frame.stage_ns["rendered at"] = time.perf_counter_ns()
@@ -442,7 +482,9 @@ class Loop:
         if picture is None or frame is None:
             return None
         to_square_rgb(picture, frame.camera)
-        frame.id, frame.captured_ns, frame.similar = self.stats.captured, captured_ns, False
+        frame.id, frame.captured_ns, frame.similar, frame.turning = self.stats.captured, captured_ns, False, False
+        if self._edges and frame.edges is not None:
+            self._edges.draw(frame.camera, frame.edges)
         frame.stage_ns = {"capture": time.perf_counter_ns() - captured_ns}
         self.stats.captured += 1
         return frame
@@ -461,6 +503,10 @@ class Loop:
         finally:
             renderer.close()
         self._rendered.close()
+
+    def _frame_ns(self, frame: Frame) -> int:
+        """When a frame is, on the clock that transitions run on."""
+        return frame.captured_ns if self._settings.realtime else round(frame.id * 1e9 / self._source.fps)
 
     def _hold(self, renderer: _Renderer) -> None:
         """Hand on what is under way, which would be stale later, then wait for the pause to end."""
@@ -500,6 +546,7 @@ class Loop:
         now = time.perf_counter_ns()
         frame.stage_ns["wait for inference"] = now - frame.captured_ns - frame.stage_ns["capture"]
         renderer.turn_to(frame.id)
+        renderer.advance(self._frame_ns(frame))
         if renderer.can_repeat(frame):
             while renderer.in_flight:
                 self._deliver(renderer.collect())

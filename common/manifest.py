@@ -22,16 +22,17 @@ SUMS = "SHA256SUMS"
 
 @dataclass(frozen=True, slots=True)
 class FileRecord:
-    """A file as it was when its hash was verified."""
+    """A file as it was when its hash was verified; `source_sha256` is that of the pickle it was imported from."""
 
     sha256: str
     bytes: int
     mtime_ns: int
+    source_sha256: str = ""
 
     @classmethod
-    def of(cls, path: Path, digest: str) -> "FileRecord":
+    def of(cls, path: Path, digest: str, source_digest: str = "") -> "FileRecord":
         stat = path.stat()
-        return cls(digest, stat.st_size, stat.st_mtime_ns)
+        return cls(digest, stat.st_size, stat.st_mtime_ns, source_digest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +74,9 @@ def read_manifest(path: Path) -> dict[str, Record]:
 # Values from a hand-edited file are converted, so that a wrong one fails here and not at its use.
 def _record(stored: dict[str, dict[str, dict[str, str]]]) -> Record:
     files = {
-        str(name): FileRecord(str(file["sha256"]), int(file["bytes"]), int(file["mtime_ns"]))
+        str(name): FileRecord(
+            str(file["sha256"]), int(file["bytes"]), int(file["mtime_ns"]), str(file.get("source_sha256", ""))
+        )
         for name, file in stored["files"].items()
     }
     return Record(str(stored["folder"]), str(stored["repo"]), str(stored["revision"]), files)
@@ -96,6 +99,21 @@ def add_files(manifest: Path, folder: Path, repo: str, revision: str, digests: d
     write_record(manifest, Record(key, repo, revision, files | verified))
 
 
+def add_imported(manifest: Path, folder: Path, name: str, digest: str, source_digest: str) -> None:
+    """Record one file that was made from a pickle, beside whatever is recorded for its checkpoint."""
+    key = record_key(folder, manifest)
+    earlier = read_manifest(manifest).get(key) or Record(key, "imported", "", {})
+    made = FileRecord.of(folder / name, digest, source_digest)
+    write_record(manifest, replace(earlier, files=earlier.files | {name: made}))
+
+
+def known_hash(folder: Path, path: Path, manifest: Path) -> str:
+    """The recorded sha256 of one of a checkpoint's files, if size and time still stand for it; else ''."""
+    record = read_manifest(manifest).get(record_key(folder, manifest))
+    file = record.files.get(path.relative_to(folder).as_posix()) if record else None
+    return file.sha256 if file and replace(file, source_sha256="") == FileRecord.of(path, file.sha256) else ""
+
+
 def verify_hashes(folder: Path, manifest: Path, rehash: bool = False) -> int:
     """Compare a checkpoint's files with their recorded hashes; return how many were compared.
 
@@ -111,7 +129,7 @@ def verify_hashes(folder: Path, manifest: Path, rehash: bool = False) -> int:
     now = {}
     for name, expected in record.files.items():
         path = _present(folder, name)
-        now[name] = FileRecord.of(path, expected.sha256)
+        now[name] = FileRecord.of(path, expected.sha256, expected.source_sha256)
         if rehash or now[name] != expected:
             _compare(path, expected.sha256)
     if now != record.files:

@@ -3,6 +3,7 @@
 import difflib
 from dataclasses import dataclass
 
+from .config import JsonValue
 from .errors import UsageError
 
 _TOKENIZER = ("merges.txt", "special_tokens_map.json", "tokenizer_config.json", "vocab.json")
@@ -13,7 +14,8 @@ class Entry:
     """One known checkpoint. `pickle_only` says why it cannot be pulled, or is empty.
 
     `revision` is a full commit id, so the same bytes come down whatever the repository does later.
-    An entry without a repository ships with the code.
+    An entry without a repository ships with the code. `frame` holds what an sdxs.json would say, for a
+    repository that has none; see `FrameConfig`. `controls` names the checkpoint that a ControlNet fits.
     """
 
     name: str
@@ -22,6 +24,8 @@ class Entry:
     licence: str
     note: str
     pickle_only: str = ""
+    frame: tuple[tuple[str, JsonValue], ...] = ()
+    controls: str = ""
 
     def files(self, vae_folder: str = "vae") -> tuple[str, ...]:
         """The files a live session needs, relative to the repository; nothing else is fetched."""
@@ -38,8 +42,8 @@ class Entry:
 
 
 _PICKLE = (
-    "published as a pickle only, and unpickling a download can run any code; a safe `sdxs weights import` "
-    "that turns it into safetensors is planned and not in this version"
+    "published as a pickle only, and unpickling a download can run any code; copy the repository's files into "
+    "weights/NAME yourself and turn each pickle into safetensors with `sdxs weights import FILE`, which runs nothing of it"
 )
 
 ENTRIES = {
@@ -57,11 +61,12 @@ ENTRIES = {
         Entry(
             "sdxs-512-dreamshaper-sketch", "IDKiro/sdxs-512-dreamshaper-sketch",
             "cd341678087336ed72c05660ac84d765896b48e7", "openrail++", "sketch ControlNet for dreamshaper", _PICKLE,
+            controls="sdxs-512-dreamshaper",
         ),
         Entry(
             "sd-turbo", "stabilityai/sd-turbo", "b335f733db09ff60444334351a3bbf6ab4b64332",
             "Stability AI community licence: commercial use is restricted, read it before you publish pictures",
-            "512 x 512, full VAE, 5.2 GB",
+            "512 x 512, full VAE, 5.2 GB", frame=(("timesteps", [0, 999]), ("max_steps", 4)),
         ),
         Entry("tiny-sd", "segmind/tiny-sd", "", "creativeml-openrail-m", "compact SD 1.5, 323 M UNet", _PICKLE),
         Entry("small-sd", "segmind/small-sd", "", "creativeml-openrail-m", "compact SD 1.5, 579 M UNet", _PICKLE),

@@ -5,9 +5,14 @@ One step at a fixed timestep t, with a = prod(1 - beta) up to t (Ho et al. 2020,
     x0  = (x_t - sqrt(1 - a) eps) / sqrt(a)  =  z + r (n - eps),   r = sqrt((1 - a) / a)
 The second form of x0 keeps z exact and multiplies only the small difference n - eps by
 r = 14.6 (SDXS, t = 999), which is why half precision survives it.
+
+Several steps are Euler's method in sigma = sqrt((1 - a) / a) (Karras et al. 2022, alg. 1 without churn;
+diffusers' EulerDiscreteScheduler, "trailing" spacing). With d = n - eps a step from sigma to sigma' is
+    z' = z + sigma d,   n' = n - d,   and the next sample is z' + sigma' n'
+because n - d is eps: so each step is the one above, on another z and n.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -48,6 +53,13 @@ def one_step(scheduler: SchedulerConfig, frame: FrameConfig) -> OneStep:
         sqrt_one_minus_alpha=(1 - alpha) ** 0.5,
         ratio=((1 - alpha) / alpha) ** 0.5,
     )
+
+
+def frame_steps(scheduler: SchedulerConfig, frame: FrameConfig) -> tuple[OneStep, ...]:
+    """The constants of every step of a frame, first to last; one for most checkpoints."""
+    start, count = frame.timestep + 1, frame.steps
+    timesteps = np.round(np.arange(start, 0, -start / count)).astype(int)[:count] - 1  # diffusers' "trailing"
+    return tuple(one_step(scheduler, replace(frame, timestep=int(timestep))) for timestep in timesteps)
 
 
 def seeded_noise(seed: int, height: int, width: int, channels: int) -> np.ndarray:

@@ -17,7 +17,7 @@ from .controls import Controls, Event, Look, View
 from .errors import SdxsError, SinkError, UsageError
 from .frames import Frame
 from .loop import DISPLAY_WAIT_S, Loop, LoopSettings, Prompt
-from .prompts import GALLERY
+from .prompts import GALLERY, parse_prompt
 from .sheet import Sheet
 from .sink import Window, check_writable, open_sink, write_whole
 from .source import Source, open_source
@@ -34,8 +34,8 @@ TYPING_WAIT_S = 0.005  # Qt keeps only the last key between two polls
 class Plan:
     """What a user asked for. None leaves a choice to `open_session`, which makes it from the source.
 
-    hold: frames until the next prompt's turn. realtime: keep a file's pace and drop what comes too
-    fast. See `LoopSettings`, `FrameParams` and `Look` for the rest.
+    hold: frames until the next prompt's turn. transition_s: seconds from one prompt to the next. realtime:
+    keep a file's pace and drop what comes too fast. See `LoopSettings`, `FrameParams` and `Look` for the rest.
     """
 
     source: str
@@ -56,6 +56,9 @@ class Plan:
     overlay: bool = True
     contact_sheet: Path | None = None
     stats: Path | None = None
+    transition_s: float = 0.0
+    edges: str = "soft"
+    control_scale: float = 0.0
 
 
 class Session:
@@ -142,7 +145,10 @@ class Session:
             self.loop.set_prompt(controls.prompt).add_done_callback(self._note_failure)
         elif event is Event.PARAMS:
             self.loop.set_params(controls.params)
-            viewer.say(f"feedback {controls.params.feedback:.1f}")
+            control = f" \u00b7 control {controls.params.control_scale:.1f}" if look.has_edges else ""
+            viewer.say(f"feedback {controls.params.feedback:.1f}{control}")
+        elif event is Event.NO_EDGES:
+            viewer.say("nothing reads edges in this session; start it with --control sketch")
         elif event is Event.LOOK:
             viewer.say(f"smoothing {look.ema:.1f} \u00b7 camera {look.blend:.1f}")
         elif event is Event.PAUSE:
@@ -199,6 +205,8 @@ def open_session(plan: Plan, checkpoint: Checkpoint, backends: Sequence[Backend]
     Raises SourceError, SinkError, UsageError, ConfigError.
     """
     _refuse_one_file_twice(plan)
+    for text in plan.prompts:
+        parse_prompt(text)  # the last of them may be met in an hour
     one_pass = plan.frames is None and plan.headless and len(plan.prompts) == 1
     source = open_source(plan.source, plan.size, repeat=not one_pass)
     try:
@@ -214,13 +222,15 @@ def open_session(plan: Plan, checkpoint: Checkpoint, backends: Sequence[Backend]
     except SdxsError:
         source.close()
         raise
-    params = FrameParams(plan.seed, plan.feedback)
+    has_edges = checkpoint.control is not None
+    params = FrameParams(plan.seed, plan.feedback, plan.control_scale if has_edges else 0.0)
     settings = LoopSettings(
-        plan.size, plan.frames, plan.hold or 0, bool(plan.realtime), plan.sequential, plan.skip_threshold
+        plan.size, plan.frames, plan.hold or 0, bool(plan.realtime), plan.sequential, plan.skip_threshold,
+        transition_s=plan.transition_s, edges=plan.edges if has_edges else "",
     )
     loop = Loop(source, backends, settings, prompts, params, encoder.encode)
     view = View.SIDE_BY_SIDE if plan.side_by_side or len(backends) > 1 else View.OUTPUT
-    look = Look(view, plan.ema, plan.blend, plan.overlay)
+    look = Look(view, plan.ema, plan.blend, plan.overlay, has_edges=has_edges)
     viewer = Viewer(plan.size, look, loop.stats, sinks, window)
     # In a window the keys lead through the user's prompts and on through the gallery.
     reachable = dict.fromkeys((*plan.prompts, *(() if plan.headless else GALLERY)))

@@ -15,6 +15,7 @@ from typing import Protocol
 
 import numpy as np
 
+from . import copies
 from .errors import SinkError, UsageError
 from .opencv import cv2
 from .source import IMAGE_SUFFIXES
@@ -65,6 +66,8 @@ class VideoFileSink:
             self._check_space()
             self._next_check = self._written + DISK_CHECK_FRAMES
         bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR) if due > 0 else None
+        if bgr is not None:
+            copies.count("video", bgr.nbytes)
         for _ in range(due):
             self._writer.write(bgr)
             self._written += 1
@@ -111,6 +114,7 @@ class ImageSink:
         if self._last is None:
             self._last = np.empty_like(picture)
         np.copyto(self._last, picture)
+        copies.count("image", picture.nbytes)
 
     def close(self) -> None:
         if self._last is not None:
@@ -164,6 +168,7 @@ class Window:
         if self.closed:
             return
         self._picture = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
+        copies.count("window", picture.nbytes)
         self._show()
         if picture.shape != self._sized_for and not self._full:
             self._sized_for = picture.shape

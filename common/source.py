@@ -10,6 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
+from . import copies
 from .errors import SourceError, SourceLost, UsageError
 from .opencv import cv2
 
@@ -82,6 +83,7 @@ class Camera:
                 time.sleep(REOPEN_PAUSE_S)
                 self._capture = cv2.VideoCapture(self._index)
             ok, picture = self._capture.read()
+        copies.count("source", picture.nbytes)  # the driver's or decoder's copy into this picture
         return picture
 
     def close(self) -> None:
@@ -118,6 +120,7 @@ class VideoFile:
             return self._first
         ok, picture = self._capture.read()
         if ok:
+            copies.count("source", picture.nbytes)
             return picture
         if not self._repeat:
             return None
@@ -187,6 +190,7 @@ class Synthetic:
         cv2.circle(picture, centre, size // 7, (40, 40, 230), -1, cv2.LINE_AA)
         cv2.circle(picture, centre, size // 7, (255, 255, 255), max(1, size // 100), cv2.LINE_AA)
         write_counter(picture, n)
+        copies.count("source", picture.nbytes)
         return picture
 
     def close(self) -> None:

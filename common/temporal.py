@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from . import copies
 from .opencv import cv2
 
 THUMBNAIL = 64
@@ -30,9 +31,11 @@ class Smoother:
             else:
                 cv2.accumulateWeighted(picture, self._state, 1 - ema)
             cv2.convertScaleAbs(self._state, dst=picture)
+            copies.count("smoothing", self._state.nbytes + picture.nbytes)
         self._fresh = ema <= 0
         if blend > 0:
             cv2.addWeighted(picture, 1 - blend, camera, blend, 0, dst=picture)
+            copies.count("blend", picture.nbytes)
 
 
 def thumbnail(picture: np.ndarray) -> np.ndarray:
@@ -67,6 +70,7 @@ class Similarity:
             if similar:
                 return True
         self._reference = candidate.copy()
+        copies.count("similarity", candidate.nbytes)
         return False
 
     def forget(self) -> None:

@@ -2,6 +2,7 @@
 
 Mirrors transformers' CLIPTextModel (last_hidden_state). It runs once per prompt, so layers are
 read from the file one at a time instead of being held: a 1.4 GB encoder needs one layer's memory.
+Blends and banks of prompts (see `prompts.py`) are put together from the states of their texts.
 """
 
 import math
@@ -12,6 +13,9 @@ from safetensors import safe_open
 
 from .checkpoint import Checkpoint
 from .config import CLIPTextConfig
+from .embedding_cache import EmbeddingCache
+from .embeddings import combine
+from .prompts import parse_prompt
 from .tokenizer import ClipTokenizer
 
 
@@ -24,18 +28,26 @@ class TextEncoder:
         self._config = checkpoint.text_encoder
         self._path = checkpoint.text_encoder_weights
         self._prefix = checkpoint.text_prefix()
+        self._cache = EmbeddingCache(checkpoint)
         self._encoded: dict[str, np.ndarray] = {}
 
     def encode(self, prompt: str) -> np.ndarray:
-        """Return encoder_hidden_states, float32 (1, 77, hidden_size). Warns if the prompt is too long.
+        """Return encoder_hidden_states, float32 (1, 77, hidden_size). Any thread. Warns if a text is too long.
 
-        A prompt that was encoded before is returned from memory; callers must not write into it.
+        A text that was encoded before is returned from memory or from disk; callers must not write into
+        the result. Raises UsageError for a blend or bank that is malformed.
         """
-        if prompt not in self._encoded:
-            self._encoded[prompt] = encode_tokens(
-                self._tokenizer.encode(prompt), self._config, self._path, self._prefix
-            )
-        return self._encoded[prompt]
+        return combine(parse_prompt(prompt), self._encode_text)
+
+    def _encode_text(self, text: str) -> np.ndarray:
+        if text not in self._encoded:
+            ids = self._tokenizer.encode(text)  # before the cache is asked: a text that is too long must say so every time
+            states = self._cache.read(text)
+            if states is None:
+                states = encode_tokens(ids, self._config, self._path, self._prefix)
+                self._cache.write(text, states)
+            self._encoded[text] = states
+        return self._encoded[text]
 
 
 def encode_tokens(ids: np.ndarray, config: CLIPTextConfig, path: Path, prefix: str) -> np.ndarray:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from . import copies
 from .controls import HELP, Look, View
 from .errors import SinkError, first_of
 from .frames import Frame
@@ -41,6 +42,7 @@ class Viewer:
         self._recording_path = Path()
         blank = np.zeros((size, size, 3), np.uint8)
         self._kept = Frame(blank, [blank.copy() for _ in range(stats.backend_count)])  # what the window shows
+        self._kept.edges = np.zeros((size, size), np.uint8)
         self._prompt = ""
         self._coming = ""
         self._note = ("", 0)
@@ -52,6 +54,8 @@ class Viewer:
         if frame.prompt != self._prompt:
             self._prompt, self._coming = frame.prompt, ""
             self._stats.flicker.restart()
+        if frame.turning:
+            self._stats.flicker.restart()  # what changes is the prompt, not the picture's steadiness
         for smoother, output in zip(self._smoothers, frame.outputs, strict=True):
             smoother.apply(output, frame.camera, self.look.ema, self.look.blend)
         self._stats.flicker.add(frame.camera, frame.outputs[0])
@@ -153,8 +157,11 @@ class Viewer:
         kept = self._kept
         kept.id, kept.prompt = frame.id, frame.prompt
         np.copyto(kept.camera, frame.camera)
+        copies.count("kept for the window", (1 + len(kept.outputs)) * kept.camera.nbytes)
         for mine, output in zip(kept.outputs, frame.outputs, strict=True):
             np.copyto(mine, output)
+        if frame.edges is not None and kept.edges is not None:
+            np.copyto(kept.edges, frame.edges)
 
     def _draw(self) -> None:
         assert self._window is not None
@@ -180,7 +187,8 @@ class Viewer:
         if look.overlay and not loading:
             recording = "REC \u00b7 " if self._recording else ""
             figures = f"{recording}{self._stats.fps:.1f} fps \u00b7 {self._stats.recent_latency_ms:.0f} ms"
-            text_block(canvas, [figures, prompt, *([f"next: {self._coming}"] if self._coming else [])], top=True)
+            stands_in = [facts["runtime"].partition(";")[0] for facts in self._stats.backends if "runtime" in facts]
+            text_block(canvas, [figures, *stands_in, prompt, *([f"next: {self._coming}"] if self._coming else [])], top=True)
         foot = [self._shown_note()]
         if loading:
             foot.append("loading the model\u2026 h shows the keys")
@@ -201,6 +209,8 @@ def compose(frame: Frame, view: View) -> np.ndarray:
     """
     if view is View.SIDE_BY_SIDE:
         return np.hstack([frame.camera, *frame.outputs])
+    if view is View.EDGES and frame.edges is not None:
+        return np.repeat(frame.edges[..., None], 3, axis=-1)
     if view is View.SPLIT:
         half = frame.camera.shape[1] // 2
         halves = [output.copy() for output in frame.outputs]

@@ -2,5 +2,7 @@
 
 import logging
 
-# Core ML itself exists on macOS only; elsewhere importing coremltools logs a line for each part that it lacks.
-logging.getLogger("coremltools").addFilter(lambda record: not record.getMessage().startswith("Failed to load _ML"))
+# Importing coremltools logs a line for each part of Core ML that a system without it lacks, and one about
+# a PyTorch newer than it knows; nothing here goes through PyTorch.
+_NOISE = ("Failed to load _ML", "Torch version")
+logging.getLogger("coremltools").addFilter(lambda record: not record.getMessage().startswith(_NOISE))

@@ -1,204 +1,193 @@
-"""The Core ML backend: one ML Program per frame, image in and picture out.
+"""The Core ML backend: one program per frame, or its three stages on compute units of their own.
 
-`predict` holds the GIL for its whole length and its inputs are read by another queue shortly after,
-so every input array lives, writable and contiguous, as long as the model (coremltools#2827, #2829), and
-the command line runs this backend in a process of its own.
+With `--placement` encode, UNet and decode are programs of their own. Those of one compute unit share a
+process, because Core ML's units overlap only across processes: encode's unit is served in this process
+(which the command line puts beside the session), every other unit in a child. Encoding happens when a frame is
+submitted, the UNet works meanwhile on the one before, decoding when the frame is collected. The last
+frame's x0, which feedback needs, never leaves the UNet's process, so the pipeline computes exactly what
+one program does, in order.
 """
 
-import sys
 import time
 from collections import deque
-from collections.abc import Callable
-from dataclasses import asdict
-from importlib import metadata
-from pathlib import Path
-from typing import Protocol
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..common.backend import (
-    BackendOptions,
-    FrameParams,
-    MemoryUse,
-    StageTimes,
-    check_conditioning,
-    check_frame,
-)
+from ..common.backend import BackendOptions, FrameParams, MemoryUse, StageTimes, check_conditioning, check_control, check_frame
 from ..common.checkpoint import Checkpoint
-from ..common.config import PROMPT_TOKENS
-from ..common.errors import BackendError, UsageError
-from ..common.schedule import seeded_noise
-from . import cache
-from .options import CoreMLOptions
+from ..common.errors import BackendError
+from ..common.hosted import HostedBackend
+from .options import STAGES, WHOLE, CoreMLOptions, refuse_steps
+from .prepare import refuse_without_runtime
+from .stages import STAGES_SETTING, StagesBackend
 
-Arrays = dict[str, np.ndarray]
-Progress = Callable[[str, float], None]
-# Renders a probe frame by other means: picture uint8 (S, S, 3), prompt float32 (1, 77, D), seed of the noise -> picture.
-Reference = Callable[[np.ndarray, np.ndarray, int], np.ndarray]
+PIPELINE_DEPTH = 3
+HOSTED_LOCATION = f"{StagesBackend.__module__}:{StagesBackend.__name__}"
 
 
-class Model(Protocol):
-    """What runs a program: Core ML's compiled model, or the reference interpreter."""
+@dataclass(frozen=True, slots=True)
+class Section:
+    """Stages in a row on one compute unit; `made` is where its result is put on the way to the next."""
 
-    def predict(self, data: Arrays) -> Arrays:
-        """Run the program once."""
+    stages: tuple[str, ...]
+    runs: StagesBackend | HostedBackend
+    made: np.ndarray
+
+    @property
+    def wants_prompt(self) -> bool:
+        return not {"frame", "unet"}.isdisjoint(self.stages)
 
 
 class CoreMLBackend:
     """Backend on Core ML (macOS), or on the reference interpreter where that is asked for by name."""
 
     name = "coreml"
-    depth = 1
 
     def __init__(self, checkpoint: Checkpoint, options: BackendOptions) -> None:
         """Take what to run; nothing is built yet. Raises UsageError for options that cannot be."""
-        checkpoint.check_size(options.size)
         self.options = CoreMLOptions.parse(options)
-        self._checkpoint = checkpoint
-        self._size = options.size
-        self._model: Model | None = None
-        self._done: deque[tuple[np.ndarray, StageTimes]] = deque()
+        for size in self.options.sizes or (options.size,):
+            checkpoint.check_size(size)
+        self.checkpoint = checkpoint
+        self._given = options
+        refuse_steps(checkpoint)
+        if checkpoint.control:
+            CoreMLOptions.parse(controlled(options))  # raises where a frame under control cannot be
+        self._units = split(self.options)
+        self.depth = PIPELINE_DEPTH if any(unit != self._units[0][0] for unit, _ in self._units) else 1
+        self._sections: list[Section] = []
+        self._controlled: StagesBackend | None = None
+        self._scale = 0.0
+        self._shown: deque[StagesBackend] = deque()  # who rendered what is in flight, where two take turns
+        self._in_flight: deque[tuple[int, int]] = deque()  # when it was submitted, bridge_ns until now
 
     def load(self) -> None:
-        """Build the program if it is not cached, load it and render a blank frame. Raises SdxsError."""
+        """Build what is not cached, start the processes, load every program and render a blank frame. Raises SdxsError."""
+        self.close()
         refuse_without_runtime(self.options)
-        self._checkpoint.verify()
-        built = find_or_build(self._checkpoint, self.options)
-        self._built = built
-        self._model = open_model(built, self.options)
-        side = self._size // self._checkpoint.vae.reduction
-        latents = (1, self._checkpoint.vae.latent_channels, side, side)
-        self._inputs: Arrays = {
-            "picture": np.zeros((1, 3, self._size, self._size), np.float32),
-            "encoder_hidden_states": np.zeros((1, PROMPT_TOKENS, self._checkpoint.unet.cross_attention_dim), np.float32),
-            "noise": np.zeros(latents, np.float32),
-            "previous": np.zeros(latents, np.float32),
-            "feedback": np.zeros((1,), np.float32),
-        }
-        self._has_previous = False
-        self.set_params(FrameParams())
-        blank = np.zeros((self._size, self._size, 3), np.uint8)
-        self.submit(blank)
-        self.collect(blank)
-        self._has_previous = False  # the warm-up's picture must not shine through
+        self._sections = [self._section(unit, stages) for unit, stages in self._units]
+        try:
+            for section in self._sections:
+                section.runs.load()
+            if self.checkpoint.control:
+                self._controlled = StagesBackend(self.checkpoint, controlled(self._given))
+                self._controlled.load()
+        except BaseException:
+            self.close()
+            raise
 
     def set_conditioning(self, encoder_hidden_states: np.ndarray) -> None:
-        self._require_model()
-        check_conditioning(encoder_hidden_states, self._checkpoint.unet.cross_attention_dim)
-        np.copyto(self._inputs["encoder_hidden_states"], encoder_hidden_states)
+        check_conditioning(encoder_hidden_states, self.checkpoint.unet.cross_attention_dim)
+        for section in self._loaded():
+            if section.wants_prompt:
+                section.runs.set_conditioning(encoder_hidden_states)
+        if self._controlled:
+            self._controlled.set_conditioning(encoder_hidden_states)
 
     def set_params(self, params: FrameParams) -> None:
-        self._require_model()
-        _, channels, height, width = self._inputs["noise"].shape
-        noise = seeded_noise(params.seed, height, width, channels)
-        np.copyto(self._inputs["noise"], noise.transpose(0, 3, 1, 2))
-        self._feedback = params.feedback
+        sections = self._loaded()
+        check_control(params, self._controlled is not None)
+        for section in sections:
+            if section.wants_prompt:
+                section.runs.set_params(params)
+        if self._controlled:
+            self._controlled.set_params(params)
+            if bool(params.control_scale) != bool(self._scale):  # the other program's last frame is an old one
+                self._controlled.forget()
+                for section in sections:
+                    if isinstance(section.runs, StagesBackend):
+                        section.runs.forget()
+        self._scale = params.control_scale
 
-    def submit(self, frame: np.ndarray) -> None:
-        model = self._require_model()
-        check_frame(frame, (self._size, self._size, 3))
-        submitted_ns = time.perf_counter_ns()
-        np.copyto(self._inputs["picture"][0], frame.transpose(2, 0, 1))
-        self._inputs["feedback"][0] = self._feedback if self._has_previous else 0.0
-        try:
-            # a fresh dict: `predict` may replace entries of the one it is given
-            outputs = model.predict(dict(self._inputs))
-        except BackendError:
-            raise
-        except Exception as error:  # coremltools raises bare RuntimeError and worse
-            raise BackendError(f"coreml: prediction failed ({error}); run `sdxs convert --force`, then `sdxs doctor`") from None
-        np.copyto(self._inputs["previous"], outputs["x0"].reshape(self._inputs["previous"].shape))
-        self._has_previous = True
-        total_ns = time.perf_counter_ns() - submitted_ns
-        self._done.append((outputs["image"], StageTimes(total_ns, self._bridge_ns(total_ns))))
+    def submit(self, frame: np.ndarray, edges: np.ndarray | None = None) -> None:
+        sections = self._loaded()
+        if self._controlled and self._scale > 0:
+            # A scale of 0 costs nothing: it is the program without a ControlNet.
+            self._controlled.submit(frame, edges)
+            self._shown.append(self._controlled)
+            return
+        check_frame(frame, (self._given.size, self._given.size, 3))
+        submitted_ns, bridge_ns = time.perf_counter_ns(), 0
+        sections[0].runs.submit(frame)
+        if len(sections) > 1:
+            bridge_ns = sections[0].runs.collect(sections[0].made).bridge_ns
+            sections[1].runs.submit(sections[0].made)
+        self._in_flight.append((submitted_ns, bridge_ns))
 
     def collect(self, out: np.ndarray) -> StageTimes:
-        self._require_model()
-        if not self._done:
+        sections = self._loaded()
+        if self._shown:
+            return self._shown.popleft().collect(out)
+        if not self._in_flight:
             raise BackendError("coreml: collect() without a submitted frame")
-        image, times = self._done.popleft()
-        np.copyto(out, image.reshape(3, self._size, self._size).transpose(1, 2, 0), casting="unsafe")
-        return times
+        submitted_ns, bridge_ns = self._in_flight.popleft()
+        for number in range(1, len(sections) - 1):
+            bridge_ns += sections[number].runs.collect(sections[number].made).bridge_ns
+            sections[number + 1].runs.submit(sections[number].made)
+        bridge_ns += sections[-1].runs.collect(out).bridge_ns
+        return StageTimes(time.perf_counter_ns() - submitted_ns, bridge_ns)
 
     def memory(self) -> MemoryUse:
-        """Core ML tells nothing of its own memory; the process footprint does. model_bytes is the package."""
-        model_bytes = cache.size_bytes(self._built.package) if self._model is not None else 0
-        return MemoryUse(0, 0, 0, model_bytes)
+        """Model bytes of every section; what Core ML itself holds only the processes' footprints tell."""
+        return MemoryUse(0, 0, 0, sum(backend.memory().model_bytes for backend in self._all()))
 
     def describe(self) -> dict[str, str]:
-        facts = {"backend": self.name, "device": self.options.compute_units, "dtype": self.options.weights}
-        if self.options.runtime == "reference":
-            facts["device"] = "CPU, NumPy"
-            facts["runtime"] = "reference interpreter, NOT Core ML; its times are no speed of Core ML"
-        return facts | {"attention": self.options.attention}
+        facts = StagesBackend(self.checkpoint, self._given).describe()
+        if self.options.placement:
+            facts["placement"] = ",".join(f"{s}={unit}" for s, unit in zip(STAGES, self.options.placement, strict=True))
+        for section in self._sections:
+            if isinstance(section.runs, HostedBackend):
+                facts[f"process of {'+'.join(section.stages)}"] = str(section.runs.pid)
+        return facts
 
     def close(self) -> None:
-        if self._model is not None:
-            self._model = None
-            self._done.clear()
+        backends = self._all()
+        self._sections, self._controlled, self._scale = [], None, 0.0
+        self._in_flight.clear()
+        self._shown.clear()
+        failure: BaseException | None = None
+        for backend in backends:
+            try:
+                backend.close()
+            except Exception as error:  # the other processes must end whatever this one says
+                failure = failure or error
+        if failure:
+            raise failure
 
-    def _require_model(self) -> Model:
-        if self._model is None:
+    def _all(self) -> list[StagesBackend | HostedBackend]:
+        return [*(section.runs for section in self._sections), *([self._controlled] if self._controlled else [])]
+
+    def _loaded(self) -> list[Section]:
+        if not self._sections:
             raise BackendError("coreml: backend is not loaded; call load() first")
-        return self._model
+        return self._sections
 
-    def _bridge_ns(self, total_ns: int) -> int:
-        """Time spent outside Core ML itself: copying and Python. 0 where Core ML does not say."""
-        proxy = getattr(self._model, "_proxy", None)  # CompiledMLModel has no public accessor as MLModel does (9.0)
-        inside = getattr(proxy, "get_last_predict_duration_in_nano_seconds", lambda: None)()
-        return max(0, total_ns - int(inside)) if inside else 0
-
-
-def refuse_without_runtime(options: CoreMLOptions) -> None:
-    """Raise UsageError where Core ML itself cannot run."""
-    if options.runtime == "coreml" and sys.platform != "darwin":
-        raise UsageError(
-            "--backend coreml: Core ML needs macOS; use --backend mlx, or --coreml-runtime reference, a slow interpreter "
-            "that shows what the program computes"
-        )
+    def _section(self, unit: str, stages: tuple[str, ...]) -> Section:
+        settings = (*self._given.settings, (STAGES_SETTING, "+".join(stages)))
+        options = replace(self._given, settings=settings)
+        local = StagesBackend(self.checkpoint, options)
+        made = np.zeros(local.gives.shape, local.gives.dtype)
+        if unit == self._units[0][0]:
+            return Section(stages, local, made)
+        name = f"coreml {'+'.join(stages)} on {unit}"
+        hosted = HostedBackend(name, HOSTED_LOCATION, self.checkpoint, options, local.takes, local.gives)
+        return Section(stages, hosted, made)
 
 
-def find_or_build(
-    checkpoint: Checkpoint, options: CoreMLOptions, reference: Reference | None = None,
-    progress: Progress | None = None, force: bool = False,
-) -> cache.Built:
-    """Return the program for `checkpoint`, building it if needed; with `reference`, gate what was built.
-
-    Raises BackendError if the build fails or the gate refuses; then nothing is kept but two pictures.
-    """
-    from .gate import check
-    from .program import build
-
-    variant = options.variant()
-    values = {name: str(value) for name, value in asdict(variant).items()}
-
-    def make(path: Path) -> float:
-        began = time.perf_counter()
-        build(checkpoint, variant, path, progress)
-        seconds = time.perf_counter() - began
-        if reference is not None:
-            check(checkpoint, options, path, reference, cache.cache_folder())
-        return seconds
-
-    key = cache.key(checkpoint, values, metadata.version("coremltools"))
-    return cache.find_or_build(checkpoint.name, values, key, make, force)
+def controlled(options: BackendOptions) -> BackendOptions:
+    """The same options for the program with the ControlNet in it."""
+    return replace(options, settings=(*options.settings, ("control", "yes")))
 
 
-def open_model(built: cache.Built, options: CoreMLOptions) -> Model:
-    """Open a built program on the runtime asked for. Raises BackendError."""
-    if options.runtime == "reference":
-        from .interpreter import Interpreter
-
-        return Interpreter(built.package, round_float16=True)
-    import coremltools as ct
-
-    try:
-        if not built.compiled.exists():
-            # Core ML compiles for the Neural Engine at first load, 20 to 40 s; kept, the next start takes 3.
-            ct.models.utils.compile_model(str(built.package), str(built.compiled))
-        units = ct.ComputeUnit[options.compute_units.upper()]
-        return ct.models.CompiledMLModel(str(built.compiled), units)  # type: ignore[no-any-return]
-    except Exception as error:  # coremltools raises bare Exception and RuntimeError
-        raise BackendError(
-            f"coreml: {built.package} cannot be loaded ({error}); run `sdxs convert --force` and check `sdxs doctor`"
-        ) from None
+def split(options: CoreMLOptions) -> list[tuple[str, tuple[str, ...]]]:
+    """Cut the stages where the compute unit changes: [('ne', ('encode',)), ('gpu', ('unet',)), ('ne', ('decode',))]."""
+    if not options.placement:
+        return [(options.compute_units, WHOLE)]
+    sections: list[tuple[str, tuple[str, ...]]] = []
+    for stage, unit in zip(STAGES, options.placement, strict=True):
+        if sections and sections[-1][0] == unit:
+            sections[-1] = (unit, (*sections[-1][1], stage))
+        else:
+            sections.append((unit, (stage,)))
+    return sections

@@ -1,7 +1,7 @@
 """Built programs under weights/coreml/, keyed by what they were built from.
 
 A folder's name is a hash of weights, configs, variant and builder version, so nothing stale is ever
-found under the right name. Its record.json lists the package's files; a damaged one is noticed before
+found under the right name. Its record.json lists the packages' files; a damaged one is noticed before
 Core ML sees it, and rebuilt, saying so.
 """
 
@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from ..common.checkpoint import Checkpoint, weights_folder
@@ -19,39 +19,61 @@ from ..common.errors import BackendError
 from ..common.manifest import FileRecord
 from ..common.tensors import sha256
 
-BUILDER_VERSION = 1  # raise it whenever a program built from the same weights would differ
-SCHEMA = 1
+BUILDER_VERSION = 2  # raise it whenever a program built from the same weights would differ
+SCHEMA = 2
 RECORD = "record.json"
-PACKAGE = "program.mlpackage"
-COMPILED = "program.mlmodelc"
+PARTIAL = ".partial-"
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError)  # what a damaged record.json can raise
 
 
 @dataclass(frozen=True, slots=True)
-class Built:
-    """A package in the cache. news: why it had to be built just now, or nothing."""
+class Findings:
+    """What building took and showed; see `Record`."""
 
-    folder: Path
-    news: str
-
-    @property
-    def package(self) -> Path:
-        return self.folder / PACKAGE
-
-    @property
-    def compiled(self) -> Path:
-        """Where Core ML's compiled form is kept, so that a second start does not compile again."""
-        return self.folder / COMPILED
+    seconds: float
+    gate_db: dict[str, float]
+    weights_error: float
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What stands in record.json."""
+    """What stands in record.json.
+
+    variant: `CoreMLOptions.identity`. gate_db: PSNR of a probe frame against the reference in dB, by
+    size and who rendered it; empty until a reference was at hand. weights_error: relative error that compression costs the
+    weights, 0 without any.
+    """
 
     schema: int
     name: str
     variant: dict[str, str]
     seconds: float
+    gate_db: dict[str, float]
+    weights_error: float
     files: dict[str, FileRecord]
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """A folder of the cache. news: why it had to be built just now, or nothing."""
+
+    folder: Path
+    news: str = ""
+
+    def package(self, stage: str) -> Path:
+        return self.folder / f"{stage}.mlpackage"
+
+    def compiled(self, stage: str) -> Path:
+        """Where Core ML's compiled form is kept, so that a second start does not compile again."""
+        return self.folder / f"{stage}.mlmodelc"
+
+    def met(self, stage: str, units: str) -> Path:
+        """Exists once Core ML has loaded the program for these units: the first time takes long."""
+        return self.folder / f"{stage}.{units}.loaded"
+
+    @property
+    def record(self) -> Record:
+        return read_record(self.folder)
 
 
 def cache_folder() -> Path:
@@ -67,6 +89,8 @@ def key(checkpoint: Checkpoint, variant: dict[str, str], library: str) -> str:
     digest = hashlib.sha256(f"{BUILDER_VERSION} {library} {sorted(variant.items())}".encode())
     for path in (checkpoint.unet_weights, checkpoint.vae_weights):
         digest.update(_content_hash(path).encode())
+    if checkpoint.control and "control" in variant:
+        digest.update((_content_hash(checkpoint.control.weights) + repr(checkpoint.control.config)).encode())
     for config in (checkpoint.unet, checkpoint.vae, checkpoint.scheduler, checkpoint.frame):
         digest.update(repr(config).encode())
     return digest.hexdigest()[:16]
@@ -76,8 +100,8 @@ def _content_hash(path: Path) -> str:
     """sha256 of a weights file, remembered beside the cache by size and time; 1.3 GB takes seconds."""
     memory = cache_folder() / "hashes.json"
     try:
-        known = json.loads(memory.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        known = dict(json.loads(memory.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
         known = {}
     stat = path.stat()
     stamp = [stat.st_size, stat.st_mtime_ns]
@@ -92,31 +116,51 @@ def _content_hash(path: Path) -> str:
 
 
 def find_or_build(
-    name: str, variant: dict[str, str], cache_key: str, build: Callable[[Path], float], force: bool = False
+    name: str, variant: dict[str, str], cache_key: str, build: Callable[[Built], Findings], force: bool = False
 ) -> Built:
-    """Return the cached package, or build, check and keep it.
+    """Return the cached programs, or build, check and keep them.
 
-    build: writes a package at the given path, checks it, and returns the seconds it took; whatever
-    it raises leaves the cache as it was. Raises BackendError if the disk refuses.
+    build: writes the packages into a folder, checks them, and says what it found; whatever it raises
+    leaves the cache as it was. Raises BackendError if the disk refuses.
     """
     folder = cache_folder() / f"{name}-{cache_key}"
     trouble = "asked to build it again" if force and folder.exists() else find_damage(folder)
     if not trouble and folder.exists():
-        return Built(folder, "")
+        return Built(folder)
     try:
         cache_folder().mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=cache_folder()))
+        _sweep()
+        partial = Path(tempfile.mkdtemp(prefix=f"{PARTIAL}{os.getpid()}-", dir=cache_folder()))
     except OSError as error:
-        raise BackendError(_disk_message(cache_folder(), error)) from None
+        raise BackendError(disk_message(cache_folder(), error)) from None
     try:
-        seconds = build(partial / PACKAGE)
-        _record(partial, name, variant, seconds)
+        _write_record(partial, name, variant, build(Built(partial)))
         _swap(partial, folder)
     except OSError as error:
-        raise BackendError(_disk_message(folder, error)) from None
+        raise BackendError(disk_message(folder, error)) from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return Built(folder, trouble or "not built before")
+
+
+def add_gate(built: Built, gate_db: dict[str, float]) -> None:
+    """Note that the programs were held against a reference after all. Raises BackendError if the disk refuses."""
+    try:
+        _write_json(built.folder / RECORD, asdict(replace(built.record, gate_db=built.record.gate_db | gate_db)))
+    except OSError as error:
+        raise BackendError(disk_message(built.folder, error)) from None
+
+
+def _sweep() -> None:
+    """Remove what builds that were killed have left: their process is gone."""
+    for folder in cache_folder().glob(f"{PARTIAL}*"):
+        pid = folder.name.removeprefix(PARTIAL).partition("-")[0]
+        try:
+            os.kill(int(pid), 0)
+        except (ValueError, ProcessLookupError):
+            shutil.rmtree(folder, ignore_errors=True)
+        except OSError:
+            continue  # somebody else's, and alive
 
 
 def find_damage(folder: Path) -> str:
@@ -125,10 +169,9 @@ def find_damage(folder: Path) -> str:
         return ""
     try:
         record = read_record(folder)
-    except (OSError, ValueError, KeyError, TypeError):
+    except UNREADABLE:
         return "its record is damaged"
-    present = {p.relative_to(folder).as_posix() for p in (folder / PACKAGE).rglob("*") if p.is_file()}
-    if present != set(record.files):
+    if {path.relative_to(folder).as_posix() for path in _package_files(folder)} != set(record.files):
         return "files are missing or were added"
     for file, expected in record.files.items():
         path = folder / file
@@ -138,12 +181,14 @@ def find_damage(folder: Path) -> str:
 
 
 def read_record(folder: Path) -> Record:
-    """Read record.json. Raises OSError, ValueError, KeyError or TypeError if it is not one."""
+    """Read record.json. Raises one of UNREADABLE if it is not one."""
     stored = json.loads((folder / RECORD).read_text(encoding="utf-8"))
     if stored["schema"] != SCHEMA:
         raise ValueError(f"schema {stored['schema']}")
     files = {name: FileRecord(**values) for name, values in stored["files"].items()}
-    return Record(SCHEMA, str(stored["name"]), dict(stored["variant"]), float(stored["seconds"]), files)
+    gate_db = {str(size): float(found) for size, found in stored["gate_db"].items()}
+    figures = float(stored["seconds"]), gate_db, float(stored["weights_error"])
+    return Record(SCHEMA, str(stored["name"]), dict(stored["variant"]), *figures, files)
 
 
 def list_built() -> list[tuple[Path, Record | None]]:
@@ -152,7 +197,7 @@ def list_built() -> list[tuple[Path, Record | None]]:
     for folder in sorted(p for p in cache_folder().glob("[!.]*") if p.is_dir()):
         try:
             found.append((folder, read_record(folder)))
-        except (OSError, ValueError, KeyError, TypeError):
+        except UNREADABLE:
             found.append((folder, None))
     return found
 
@@ -162,10 +207,14 @@ def size_bytes(folder: Path) -> int:
     return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
 
 
-def _record(folder: Path, name: str, variant: dict[str, str], seconds: float) -> None:
-    paths = [p for p in (folder / PACKAGE).rglob("*") if p.is_file()]
-    files = {p.relative_to(folder).as_posix(): FileRecord.of(p, sha256(p)) for p in paths}
-    _write_json(folder / RECORD, asdict(Record(SCHEMA, name, variant, seconds, files)))
+def _package_files(folder: Path) -> list[Path]:
+    return [path for package in folder.glob("*.mlpackage") for path in package.rglob("*") if path.is_file()]
+
+
+def _write_record(folder: Path, name: str, variant: dict[str, str], found: Findings) -> None:
+    files = {path.relative_to(folder).as_posix(): FileRecord.of(path, sha256(path)) for path in _package_files(folder)}
+    record = Record(SCHEMA, name, variant, found.seconds, found.gate_db, found.weights_error, files)
+    _write_json(folder / RECORD, asdict(record))
 
 
 def _swap(new: Path, folder: Path) -> None:
@@ -185,5 +234,6 @@ def _write_json(path: Path, values: object) -> None:
     partial.replace(path)
 
 
-def _disk_message(path: Path, error: OSError) -> str:
-    return f"{path}: the built program cannot be kept ({error.strerror}); free space or set $SDXS_WEIGHTS to another disk"
+def disk_message(path: Path, error: OSError) -> str:
+    why = error.strerror or error
+    return f"{path}: the built program cannot be kept ({why}); free space or set $SDXS_WEIGHTS to another disk"

@@ -7,9 +7,7 @@ from importlib import metadata
 from pathlib import Path
 
 from ..common.doctor import Check
-
-LEAST_MACOS = 14
-BEST_MACOS = 15  # scaled_dot_product_attention
+from .prepare import BEST_MACOS, COREMLTOOLS_REMEDY, LEAST_MACOS, SUPPORTED_COREMLTOOLS, is_supported
 
 
 def checks() -> list[Check]:
@@ -17,8 +15,10 @@ def checks() -> list[Check]:
     try:
         version = metadata.version("coremltools")
     except metadata.PackageNotFoundError:
-        return [Check("coreml", False, "coremltools is not installed", "pip install coremltools")]
+        return [Check("coreml", False, "coremltools is not installed", COREMLTOOLS_REMEDY)]
     tools = f"coremltools {version}"
+    if not is_supported(version):
+        return [Check("coreml", False, f"{tools}, expected {SUPPORTED_COREMLTOOLS}.x", COREMLTOOLS_REMEDY)]
     if sys.platform != "darwin":
         finding = f"{tools} can build models here, but Core ML runs on macOS only"
         return [Check("coreml", False, finding, "use --backend mlx, or a Mac")]

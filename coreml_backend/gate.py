@@ -1,58 +1,61 @@
 """Before a built program is accepted: a probe frame through it against a reference that shares none of its code."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..common.backend import FrameParams
 from ..common.checkpoint import Checkpoint
 from ..common.config import PROMPT_TOKENS
+from ..common.edges import Edges
 from ..common.errors import BackendError
 from ..common.image import to_square_rgb
-from ..common.schedule import seeded_noise
 from ..common.sink import save_image
 from ..common.source import Synthetic
 from ..common.temporal import psnr
-from .cache import Built
-from .options import CoreMLOptions
-
-if TYPE_CHECKING:
-    from .backend import Reference
+from .runner import Runner
 
 LEAST_PSNR_DB = 35.0
+MOST_PSNR_DB = 99.0  # equal pictures have no PSNR, and a JSON file no infinity
 PROBE_SEED = 7
 
+# Renders a probe frame by other means: picture uint8 (S, S, 3), prompt float32 (1, 77, D), seed of the noise -> picture.
+Reference = Callable[[np.ndarray, np.ndarray, int], np.ndarray]
 
-def check(checkpoint: Checkpoint, options: CoreMLOptions, package: Path, reference: "Reference", folder: Path) -> float:
-    """Return the PSNR in dB of a probe frame between program and reference.
+
+def check(
+    checkpoint: Checkpoint, size: int, runners: Sequence[Runner], reference: Reference, folder: Path, seed: int
+) -> float:
+    """Return the PSNR in dB of a probe frame between the programs in a row and the reference.
 
     Under 35 dB both pictures are saved into `folder` and BackendError is raised.
     """
-    from .backend import open_model
-
-    picture, states = probe(checkpoint, options.size)
-    side = options.size // checkpoint.vae.reduction
-    noise = seeded_noise(PROBE_SEED, side, side, checkpoint.vae.latent_channels)
-    model = open_model(Built(package.parent, ""), options)
-    outputs = model.predict({
-        "picture": picture.transpose(2, 0, 1)[None].astype(np.float32),
-        "encoder_hidden_states": states,
-        "noise": np.ascontiguousarray(noise.transpose(0, 3, 1, 2)),
-        "previous": np.zeros((1, *noise.transpose(0, 3, 1, 2).shape[1:]), np.float32),
-        "feedback": np.zeros((1,), np.float32),
-    })
-    built = outputs["image"].reshape(3, options.size, options.size).transpose(1, 2, 0)
-    expected = reference(picture, states, PROBE_SEED)
-    quality = psnr(np.ascontiguousarray(built).astype(np.uint8), expected)
+    picture, states = probe(checkpoint, size)
+    built: np.ndarray = picture
+    for runner in runners:
+        runner.set_conditioning(states)
+        runner.set_params(FrameParams(seed, control_scale=1.0))  # only a program under control has a place for it
+        built, _ = runner.run(built, probe_edges(picture))
+        runner.forget()
+    expected = reference(picture, states, seed)
+    quality = min(psnr(np.ascontiguousarray(built), expected), MOST_PSNR_DB)
     if not quality >= LEAST_PSNR_DB:
         names = [folder / f"refused-{checkpoint.name}-{what}.png" for what in ("program", "reference")]
-        save_image(names[0], np.ascontiguousarray(built).astype(np.uint8))
+        save_image(names[0], np.ascontiguousarray(built))
         save_image(names[1], expected)
         raise BackendError(
             f"coreml: the program built for {checkpoint.name} renders a probe frame at {quality:.1f} dB from the "
             f"reference, expected at least {LEAST_PSNR_DB:.0f}; it is not used; compare {names[0]} and {names[1].name}"
         )
     return quality
+
+
+def probe_edges(picture: np.ndarray) -> np.ndarray:
+    """The edges that a program with a ControlNet is checked with, uint8 (S, S)."""
+    edges = np.empty(picture.shape[:2], np.uint8)
+    Edges("canny", picture.shape[0]).draw(picture, edges)
+    return edges
 
 
 def probe(checkpoint: Checkpoint, size: int) -> tuple[np.ndarray, np.ndarray]:

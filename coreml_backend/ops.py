@@ -1,120 +1,28 @@
-"""MIL operations as the networks here use them, and the reader that feeds them a checkpoint's tensors.
+"""MIL operations as the networks here use them.
 
 Feature maps are (1, C, H, W). Tokens are (1, S, C), or (1, C, 1, S) for the Neural Engine; `linear` and
 `layer_norm` tell the two apart by rank. Everything is float16. Mirrors `mlx_sdxs/layers.py`.
 """
 
-from dataclasses import dataclass, field
-from pathlib import Path
-from types import TracebackType
-from typing import Literal, Protocol, Self
+from typing import Literal
 
 import coremltools as ct
 import numpy as np
 from coremltools.converters.mil.mil import Builder as mb
 from coremltools.converters.mil.mil import Function, Program, Var, types
 from coremltools.converters.mil.mil.passes import pass_pipeline
-from safetensors import safe_open
 
-from ..common.errors import WeightsError
-from ..common.tensors import read_header
+from .compression import stored
+from .weights import Weights, half
 
 __all__ = [
-    "AttentionForm", "Compression", "Downsample", "Function", "Program", "Resnet", "Store", "Upsample", "Var", "Weights",
-    "affine", "attention", "conv", "convolve", "ct", "from_tokens", "gelu", "group_norm", "half", "layer_norm", "linear",
-    "mb", "pass_pipeline", "silu", "to_tokens", "types", "upsample",
+    "AttentionForm", "Downsample", "Function", "Program", "Resnet", "Upsample", "Var", "Weights", "affine", "attention",
+    "conv", "convolve", "ct", "from_tokens", "gelu", "group_norm", "half", "layer_norm", "linear", "mb", "pass_pipeline",
+    "silu", "to_tokens", "types", "upsample",
 ]
 
 AttentionForm = Literal["sdpa", "matmul", "split_einsum"]
-Compression = Literal["float16", "int8", "palettize8", "palettize6", "palettize4", "palettize2"]
-COMPRESSION_THRESHOLD = 10_000  # tensors with fewer scalars stay float16: they weigh nothing and cost most
 LAYER_NORM_EPS = 1e-5
-_KMEANS_ROUNDS = 30
-_KMEANS_BINS = 1024
-
-
-class _File(Protocol):
-    """The part of safetensors' untyped reader that is used."""
-
-    def get_tensor(self, name: str) -> np.ndarray: ...
-
-
-@dataclass
-class Store:
-    """An open safetensors file, how its large tensors are to be stored, and what that cost.
-
-    `read` collects the names asked for; `error` and `energy` sum squared differences and squares of
-    the compressed tensors. `blockwise`: macOS 15's compression operations instead of macOS 13's.
-    """
-
-    path: Path
-    compression: Compression = "float16"
-    blockwise: bool = True
-    read: set[str] = field(default_factory=set)
-    error: float = 0.0
-    energy: float = 0.0
-
-    def __enter__(self) -> Self:
-        header = read_header(self.path)
-        bfloat16 = [name for name, info in header.items() if info.dtype == "BF16"]
-        if bfloat16:
-            raise WeightsError(
-                f"{self.path}: {bfloat16[0]!r} is bfloat16, which NumPy cannot read; "
-                "use the checkpoint's float16 or float32 files, or `--backend mlx`"
-            )
-        self._file: _File = safe_open(self.path, framework="numpy")
-        self._names = frozenset(header)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        del self._file
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._names
-
-    def tensor(self, name: str) -> np.ndarray:
-        self.read.add(name)
-        return self._file.get_tensor(name)
-
-
-@dataclass(frozen=True)
-class Weights:
-    """The tensors of a file below one name, as `weights["conv1"]["weight"]` would be spelled with dots."""
-
-    store: Store
-    name: str = ""
-
-    def __getitem__(self, name: str | int) -> "Weights":
-        return Weights(self.store, f"{self.name}.{name}" if self.name else str(name))
-
-    def __contains__(self, name: str) -> bool:
-        return self[name].name in self.store
-
-    @property
-    def label(self) -> str:
-        """The name as MIL writes it."""
-        return self.name.replace(".", "_")
-
-    def float32(self, name: str) -> np.ndarray:
-        return self.store.tensor(self[name].name).astype(np.float32)
-
-    def bias(self) -> np.ndarray | None:
-        """float32 bias, or None where the checkpoint has none."""
-        return self.float32("bias") if "bias" in self else None
-
-
-def half(values: np.ndarray, name: str) -> np.ndarray:
-    """Round to float16. Raises WeightsError where that is not finite."""
-    with np.errstate(over="ignore"):
-        rounded = values.astype(np.float16)
-    if not np.isfinite(rounded).all():
-        raise WeightsError(
-            f"{name}: holds values that float16 cannot; Core ML computes in float16, use `--backend mlx --dtype float32`"
-        )
-    return rounded
-
 
 # Convolutions, products and norms
 
@@ -130,7 +38,7 @@ def conv(
     kernel = weights.float32("weight")
     around = kernel.shape[-1] // 2
     return convolve(
-        x=x, kernel=_stored(kernel, weights), bias=weights.bias() if bias is None else bias,
+        x=x, kernel=stored(kernel, weights), bias=weights.bias() if bias is None else bias,
         stride=stride, pad=pad or (around,) * 4, name=weights.label,
     )
 
@@ -152,9 +60,9 @@ def linear(*, x: Var, weights: Weights, rows: slice | None = None, label: str = 
         kernel, bias = kernel[rows], None if bias is None else bias[rows]
     name = weights.label + label
     if x.rank == 4:
-        return convolve(x=x, kernel=_stored(kernel[:, :, None, None], weights), bias=bias, pad=(0,) * 4, name=name)
+        return convolve(x=x, kernel=stored(kernel[:, :, None, None], weights), bias=bias, pad=(0,) * 4, name=name)
     optional = {} if bias is None else {"bias": half(bias, name)}
-    return mb.linear(x=x, weight=_stored(kernel, weights), name=name, **optional)
+    return mb.linear(x=x, weight=stored(kernel, weights), name=name, **optional)
 
 
 def group_norm(*, x: Var, weights: Weights, groups: int, eps: float) -> Var:
@@ -297,90 +205,3 @@ class Upsample:
 
     def __call__(self, x: Var) -> Var:
         return conv(x=upsample(x=x), weights=self.weights["conv"])
-
-
-# Compression: fewer bytes for large tensors, computed here and undone by Core ML when it loads the program
-
-
-def _stored(values: np.ndarray, weights: Weights) -> Var | np.ndarray:
-    """The tensor as the program stores it: a float16 array, or the operation that rebuilds one."""
-    store, rounded = weights.store, half(values, weights.name)
-    if store.compression == "float16" or rounded.size <= COMPRESSION_THRESHOLD:
-        return rounded
-    if store.compression == "int8":
-        var, rebuilt = _int8(values, store.blockwise)
-    else:
-        var, rebuilt = _palettized(rounded, int(store.compression.removeprefix("palettize")), store.blockwise)
-    store.error += float(np.sum(np.square(rebuilt.astype(np.float32) - values), dtype=np.float64))
-    store.energy += float(np.sum(np.square(values), dtype=np.float64))
-    return var
-
-
-def _int8(values: np.ndarray, blockwise: bool) -> tuple[Var, np.ndarray]:
-    """Symmetric, one scale for each output channel."""
-    peak = np.abs(values).max(axis=tuple(range(1, values.ndim)), keepdims=True)
-    scale = np.maximum(peak / 127, np.finfo(np.float16).smallest_subnormal).astype(np.float16)
-    levels = np.clip(np.round(values / scale.astype(np.float32)), -127, 127).astype(np.int8)
-    rebuilt = levels.astype(np.float16) * scale
-    if blockwise:
-        return mb.constexpr_blockwise_shift_scale(data=levels, scale=scale), rebuilt
-    return mb.constexpr_affine_dequantize(
-        quantized_data=levels, zero_point=np.int8(0), scale=scale.reshape(-1), axis=np.int32(0)
-    ), rebuilt
-
-
-def _palettized(values: np.ndarray, bits: int, blockwise: bool) -> tuple[Var, np.ndarray]:
-    """Every scalar becomes an index into one table of 2 ** bits values."""
-    table, indices = cluster(values, 2**bits)
-    rebuilt = table[indices]
-    if blockwise:
-        subbyte = types.nptype_from_builtin(types.string_to_builtin(f"uint{bits}"))
-        lut = table.reshape(*[1] * values.ndim, -1, 1)
-        return mb.constexpr_lut_to_dense(indices=indices.astype(subbyte), lut=lut), rebuilt
-    flags = indices.reshape(-1, 1) >> np.arange(bits, dtype=np.uint8) & 1
-    packed = np.packbits(flags.astype(np.uint8), bitorder="little")  # lowest bit first, across bytes
-    return mb.constexpr_lut_to_dense(indices=packed, lut=table, shape=np.array(values.shape, np.uint32)), rebuilt
-
-
-def cluster(values: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """k-means of float16 scalars: the table, float16 (count,) ascending, and uint8 indices shaped like `values`.
-
-    Works on the at most 65,536 distinct float16 values, weighted by how often each occurs.
-    """
-    codes = values.view(np.uint16)
-    times = np.bincount(codes.reshape(-1), minlength=1 << 16)
-    present = np.flatnonzero(times).astype(np.uint16)
-    present = present[np.argsort(present.view(np.float16), kind="stable")]
-    points, weights = present.view(np.float16).astype(np.float64), times[present].astype(np.float64)
-    if len(points) <= count:
-        centres = np.concatenate([points, np.full(count - len(points), points[-1])])
-    else:
-        centres = min((_lloyd(points, weights, start) for start in _starts(points, weights, count)), key=lambda c: c[1])[0]
-    table = centres.astype(np.float16)
-    lookup = np.zeros(1 << 16, np.uint8)
-    lookup[present] = _nearest(table.astype(np.float64), points)
-    return table, lookup[codes]
-
-
-def _starts(points: np.ndarray, weights: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Two guesses at the centres: the best density is the cube root of the scalars' own (Panter and Dite 1951),
-    and equal shares of the scalars, which an outlier cannot mislead."""
-    middles = (np.arange(count) + 0.5) / count
-    density, edges = np.histogram(points, _KMEANS_BINS, weights=weights)
-    share = np.concatenate([[0], np.cumsum(np.cbrt(density))])
-    ranks = (np.cumsum(weights) - weights / 2) / weights.sum()
-    return np.interp(middles, share / share[-1], edges), np.interp(middles, ranks, points)
-
-
-def _lloyd(points: np.ndarray, weights: np.ndarray, centres: np.ndarray) -> tuple[np.ndarray, float]:
-    """Refine: nearest centre, then the mean, again and again. Returns the centres and the squared error left."""
-    for _ in range(_KMEANS_ROUNDS):
-        nearest = _nearest(centres, points)
-        total = np.bincount(nearest, weights, len(centres))
-        mean = np.bincount(nearest, weights * points, len(centres)) / np.maximum(total, 1)
-        centres = np.where(total > 0, mean, centres)
-    return centres, float(np.sum(weights * np.square(points - centres[_nearest(centres, points)])))
-
-
-def _nearest(centres: np.ndarray, points: np.ndarray) -> np.ndarray:
-    return np.searchsorted((centres[1:] + centres[:-1]) / 2, points)

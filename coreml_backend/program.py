@@ -5,6 +5,7 @@ Networks are float16; mixing, x0 and what surrounds the picture are float32 betw
 
     function   inputs                                                        outputs
     frame      picture, encoder_hidden_states, noise, previous, feedback     image, x0
+    controlled the same, edges, control_scale                                image, x0
     encode     picture                                                       latents
     unet       latents, encoder_hidden_states, noise, previous, feedback     x0
     decode     x0                                                            image
@@ -32,11 +33,14 @@ from ..common.schedule import OneStep, one_step, seeded_noise
 from ..common.tensors import sha256
 from . import ops
 from .autoencoder_kl import AutoencoderKL
-from .ops import AttentionForm, Compression, Function, Program, Store, Var, Weights, affine, ct, mb, pass_pipeline, types
+from .controlnet import ControlNetModel
+from .ops import AttentionForm, Function, Program, Var, affine, ct, mb, pass_pipeline, types
+from .options import refuse_steps
 from .taesd import AutoencoderTiny
 from .unet import UNet2DConditionModel
+from .weights import Compression, Store, Weights
 
-Stage = Literal["frame", "encode", "unet", "decode"]
+Stage = Literal["frame", "controlled", "encode", "unet", "decode"]
 InputForm = Literal["image", "float32"]
 Progress = Callable[[str, float], None]
 METADATA_PREFIX = "sdxs."
@@ -49,7 +53,8 @@ class Variant:
 
     size: side of the picture. attention: 'sdpa' needs macOS 15, 'matmul' and 'split_einsum' (the Neural
     Engine's layout) run on macOS 14. input: whether pictures go in and out as images or as float32
-    (1, 3, S, S) in 0..255. weights: how large tensors are stored. noise_seed: builds the noise in.
+    (1, 3, S, S) in 0..255. weights: how large tensors are stored. stage: 'controlled' is the whole frame with
+    the checkpoint's ControlNet in it. noise_seed: builds the noise in.
     """
 
     size: int
@@ -98,21 +103,45 @@ def build(checkpoint: Checkpoint, variant: Variant, path: Path, progress: Progre
                 pass_pipeline=ct.PassPipeline.CLEANUP, package_dir=str(path),
             )
         except (ValueError, RuntimeError, NotImplementedError) as error:
-            raise BackendError(f"coremltools cannot write {path.name}: {error}") from error
+            raise BackendError(_why_not_written(path, str(error))) from error
     _write_metadata(path, model.get_spec(), metadata)
     report("done", 1.0)
 
 
-def mil_program(checkpoint: Checkpoint, variant: Variant) -> tuple[Program, tuple[Store, Store]]:
-    """The program before coremltools' passes, and what was read from the files of UNet and VAE."""
+def _why_not_written(path: Path, error: str) -> str:
+    if not any(sign in error for sign in ("FileWriter", "filesystem error", "No space left")):
+        return f"coremltools cannot write {path.name}: {error}"
+    # coremltools writes weights into the system's temporary folder first, and says of a full disk only "unknown error"
+    visible = next(folder for folder in path.absolute().parents if not folder.name.startswith("."))
+    places = dict.fromkeys((visible, Path(tempfile.gettempdir())))
+    free = " and ".join(f"{place} ({shutil.disk_usage(place).free / 1e6:.0f} MB free)" for place in places)
+    return f"{path.name}: the disk refused what coremltools wrote; it needs room in {free}; free space, or set " \
+        "$SDXS_WEIGHTS and $TMPDIR to another disk"
+
+
+def mil_program(checkpoint: Checkpoint, variant: Variant) -> tuple[Program, tuple[Store, ...]]:
+    """The program before coremltools' passes, and what was read from the files of UNet, VAE and ControlNet.
+
+    Raises UsageError if there is no ControlNet where one is asked for, or more than one step.
+    """
+    refuse_steps(checkpoint)
+    control = checkpoint.control if variant.stage == "controlled" else None
+    if variant.stage == "controlled" and control is None:
+        raise UsageError(f"Core ML stage 'controlled': {checkpoint.name} was opened without a ControlNet; add --control sketch")
     side, blockwise = variant.size // checkpoint.vae.reduction, variant.target >= ct.target.iOS18
     noise = seeded_noise(variant.noise_seed or 0, side, side, checkpoint.vae.latent_channels).transpose(0, 3, 1, 2)
     with (
         Store(checkpoint.unet_weights, variant.weights, blockwise) as unet,
         Store(checkpoint.vae_weights, variant.weights, blockwise) as vae,
+        Store(control.weights, variant.weights, blockwise) if control else contextlib.nullcontext() as control_store,
     ):
         frame, shapes = _frame(checkpoint, variant.attention, Weights(unet), Weights(vae)), input_shapes(checkpoint, variant)
-        return _program(frame, shapes, variant.stage, variant.target, np.ascontiguousarray(noise)), (unet, vae)
+        stores: tuple[Store, ...] = (unet, vae)
+        if control and control_store:
+            stores = (*stores, control_store)
+            network = ControlNetModel(control.config, Weights(control_store, prefix="control_"), variant.attention)
+            frame = replace(frame, controlnet=network)
+        return _program(frame, shapes, variant.stage, variant.target, np.ascontiguousarray(noise)), stores
 
 
 def build_sizes(
@@ -133,7 +162,10 @@ def build_sizes(
         several.default_function_name = f"size_{sizes[0]}"
         merged = Path(folder) / "merged.mlpackage"
         with _quiet():
-            ct.utils.save_multifunction(several, str(merged))
+            try:
+                ct.utils.save_multifunction(several, str(merged))
+            except (ValueError, RuntimeError) as error:
+                raise BackendError(_why_not_written(path, str(error))) from error
         spec = ct.utils.load_spec(str(merged))
         single_metadata = ct.utils.load_spec(str(single)).description.metadata.userDefined
         _write_metadata(merged, spec, dict(single_metadata) | {f"{METADATA_PREFIX}sizes": json.dumps(sizes)})
@@ -155,19 +187,31 @@ class Frame:
     vae: AutoencoderTiny | AutoencoderKL
     step: OneStep
     scaling_factor: float
+    controlnet: ControlNetModel | None = None
 
     def encode(self, picture: Var) -> Var:
         """float32 (1, 3, S, S) in 0..255 -> float32 latents (1, C, S/8, S/8)."""
         image = _to16(affine(x=picture, scale=1 / 127.5, offset=-1))
         return mb.mul(x=_to32(self.vae.encode(image)), y=np.float32(self.scaling_factor), name="latents")
 
-    def denoise(self, latents: Var, states: Var, noise: Var | np.ndarray, previous: Var, feedback: Var) -> Var:
-        """float32 latents, the last frame's x0 and its share -> x0, float32 of the same shape."""
+    def denoise(
+        self, latents: Var, states: Var, noise: Var | np.ndarray, previous: Var, feedback: Var,
+        edges: Var | None = None, scale: Var | None = None,
+    ) -> Var:
+        """float32 latents, the last frame's x0 and its share -> x0, float32 of the same shape.
+
+        edges, scale: what the ControlNet reads, float32 (1, 1, S, S) in 0..255, and its strength, (1,).
+        """
         step = self.step
         latents = mb.add(x=latents, y=mb.mul(x=feedback, y=mb.sub(x=previous, y=latents)))
         noise = mb.mul(x=noise, y=np.float32(step.noise_scale))
         sample = mb.add(x=affine(x=latents, scale=step.sqrt_alpha), y=affine(x=noise, scale=step.sqrt_one_minus_alpha))
-        features = self.unet.features(_to16(sample), float(step.timestep), _to16(states))
+        sample, states, timestep = _to16(sample), _to16(states), float(step.timestep)
+        residuals = None
+        if self.controlnet:
+            condition = _to16(mb.concat(values=[affine(x=edges, scale=1 / 255)] * 3, axis=1))
+            residuals = self.controlnet(sample, timestep, states, condition, _to16(scale))
+        features = self.unet.features(sample, timestep, states, residuals)
         difference = _to32(self._noise_minus_eps(features, _to16(noise)))
         return mb.add(x=latents, y=affine(x=difference, scale=step.ratio), name="x0")
 
@@ -220,7 +264,9 @@ def input_shapes(checkpoint: Checkpoint, variant: Variant) -> dict[str, tuple[in
     }
     if variant.noise_seed is not None:
         del denoise["noise"]
+    control: dict[str, tuple[int, ...]] = {"edges": (1, 1, variant.size, variant.size), "control_scale": (1,)}
     stages: dict[Stage, dict[str, tuple[int, ...]]] = {
+        "controlled": picture | denoise | control,
         "frame": picture | denoise, "encode": picture, "unet": {"latents": latents} | denoise, "decode": {"x0": latents},
     }
     return stages[variant.stage]
@@ -236,10 +282,11 @@ def _program(frame: Frame, shapes: dict[str, tuple[int, ...]], stage: Stage, tar
         else:
             latents = frame.encode(given["picture"]) if "picture" in given else given["latents"]
             outputs = [latents]
-        if stage in ("frame", "unet"):
+        if stage in ("frame", "controlled", "unet"):
             states, previous, feedback = (given[n] for n in ("encoder_hidden_states", "previous", "feedback"))
-            x0 = frame.denoise(latents, states, given.get("noise", noise), previous, feedback)
-            outputs = [frame.decode(x0), x0] if stage == "frame" else [x0]
+            control = [given[name] for name in ("edges", "control_scale") if name in given]
+            x0 = frame.denoise(latents, states, given.get("noise", noise), previous, feedback, *control)
+            outputs = [x0] if stage == "unet" else [frame.decode(x0), x0]
         function.set_outputs(outputs)
     program = Program()
     program.add_function("main", function)
@@ -252,7 +299,7 @@ def _feature(name: str, variant: Variant, shape: tuple[int, ...] | None = None) 
     return ct.TensorType(name=name, shape=shape, dtype=np.float32)
 
 
-def _metadata(checkpoint: Checkpoint, variant: Variant, stores: tuple[Store, Store]) -> dict[str, str]:
+def _metadata(checkpoint: Checkpoint, variant: Variant, stores: tuple[Store, ...]) -> dict[str, str]:
     """What a program was built from, and what compression did to its weights."""
     values = {
         "version": FORMAT_VERSION,
@@ -262,6 +309,8 @@ def _metadata(checkpoint: Checkpoint, variant: Variant, stores: tuple[Store, Sto
         "vae_sha256": sha256(checkpoint.vae_weights),
         "variant": json.dumps(asdict(variant)),
     }
+    if checkpoint.control and variant.stage == "controlled":
+        values["control_sha256"] = sha256(checkpoint.control.weights)
     error, energy = sum(s.error for s in stores), sum(s.energy for s in stores)
     if energy:
         values["weights_relative_error"] = f"{(error / energy) ** 0.5:.3g}"

@@ -229,12 +229,15 @@ class UNet2DConditionModel:
         """
         return conv(x=self.features(sample, timestep, encoder_hidden_states), weights=self.weights["conv_out"])
 
-    def features(self, sample: Var, timestep: float, encoder_hidden_states: Var) -> Var:
-        """Return what `conv_out` reads: (1, block_out_channels[0], H, W)."""
+    def features(
+        self, sample: Var, timestep: float, encoder_hidden_states: Var, residuals: tuple[list[Var], Var] | None = None
+    ) -> Var:
+        """Return what `conv_out` reads: (1, block_out_channels[0], H, W).
+
+        residuals: what a ControlNet adds to the skips and to the middle.
+        """
         time = silu_numpy(self.time_embedding(timestep))  # every resnet projects silu(time)
-        states = encoder_hidden_states
-        if self.form == "split_einsum":
-            states = mb.expand_dims(x=mb.transpose(x=states, perm=[0, 2, 1]), axes=[2])  # (1, D, 1, 77)
+        states = prompt_tokens(encoder_hidden_states, self.form)
         x = conv(x=sample, weights=self.weights["conv_in"])
         skips = [x]
         for down in self.down_blocks:
@@ -242,10 +245,20 @@ class UNet2DConditionModel:
             skips += pushed
         if self.mid_block:
             x = self.mid_block(x, time, states)
+        if residuals is not None:
+            skips = [mb.add(x=skip, y=residual) for skip, residual in zip(skips, residuals[0], strict=True)]
+            x = mb.add(x=x, y=residuals[1])
         for up in self.up_blocks:
             x = up(x, time, states, skips)
         norm, groups = self.weights["conv_norm_out"], self.config.norm_num_groups
         return silu(x=group_norm(x=x, weights=norm, groups=groups, eps=self.config.norm_eps))
+
+
+def prompt_tokens(encoder_hidden_states: Var, form: AttentionForm) -> Var:
+    """(1, 77, D) as the attentions of `form` read it."""
+    if form == "split_einsum":
+        return mb.expand_dims(x=mb.transpose(x=encoder_hidden_states, perm=[0, 2, 1]), axes=[2])  # (1, D, 1, 77)
+    return encoder_hidden_states
 
 
 def silu_numpy(x: np.ndarray) -> np.ndarray:

@@ -24,7 +24,7 @@ from safetensors.numpy import load_file, save_file
 from ..common.backend import BackendOptions, FrameParams
 from ..common.checkpoint import PACKAGE_FOLDER, Checkpoint, open_checkpoint
 from ..common.errors import SdxsWarning
-from ..common.schedule import one_step, seeded_noise
+from ..common.schedule import frame_steps, seeded_noise
 from ..common.text_encoder import TextEncoder, encode_tokens
 from ..common.tokenizer import CONTEXT_LENGTH, ClipTokenizer
 from ..mlx_sdxs.backend import MlxBackend, load_vae
@@ -135,14 +135,15 @@ def run_text(checkpoint: Checkpoint, inputs: Inputs) -> Arrays:
     return {"text": encode_tokens(inputs.ids, checkpoint.text_encoder, path, prefix)}
 
 
-def run_frame(checkpoint: Checkpoint, inputs: Inputs) -> Arrays:
+def run_frame(checkpoint: Checkpoint, inputs: Inputs, dtype: str = "float32") -> Arrays:
     """From prompt and picture to picture as the camera loop does it; z and x0, float32 (1, S/8, S/8, C).
 
-    z is judged by itself because in x0 it is small beside r (n - eps) as long as weights are random.
+    dtype: of the networks, 'float32' or 'float16'. z is judged by itself because in x0 it is small beside
+    r (n - eps) as long as weights are random.
     """
     size = inputs.frame.shape[0]
     states = TextEncoder(checkpoint).encode(inputs.prompt)
-    backend = MlxBackend(checkpoint, BackendOptions(size, "float32"))
+    backend = MlxBackend(checkpoint, BackendOptions(size, dtype))
     backend.load()
     backend.set_conditioning(states)
     backend.set_params(FrameParams(inputs.seed))
@@ -151,11 +152,12 @@ def run_frame(checkpoint: Checkpoint, inputs: Inputs) -> Arrays:
     backend.collect(picture)
     backend.close()
 
+    networks = mx.float16 if dtype == "float16" else mx.float32
     unet = UNet2DConditionModel(checkpoint.unet)
-    load_weights(unet, checkpoint.unet_weights, mx.float32)
-    vae = load_vae(checkpoint.vae, checkpoint.vae_weights, mx.float32)
-    step = one_step(checkpoint.scheduler, checkpoint.frame)
-    frame = Frame(unet, vae, step, checkpoint.vae.scaling_factor, mx.float32)
+    load_weights(unet, checkpoint.unet_weights, networks)
+    vae = load_vae(checkpoint.vae, checkpoint.vae_weights, networks)
+    steps = frame_steps(checkpoint.scheduler, checkpoint.frame)
+    frame = Frame(unet, vae, steps, checkpoint.vae.scaling_factor, networks)
     side = size // checkpoint.vae.reduction
     noise = mx.array(seeded_noise(inputs.seed, side, side, checkpoint.vae.latent_channels))
     z = frame.encode(mx.array(inputs.frame))
@@ -317,6 +319,7 @@ def _write_tokenizer(path: Path) -> None:
 
 def main() -> None:
     """Write the fixtures, and say so: scripts may print."""
+    from .control_parity import write_control_fixtures
     from .parity import ORACLE, hush  # torch; everything above does without
 
     hush()
@@ -332,6 +335,7 @@ def main() -> None:
                         kept = array if array.dtype == np.uint8 else array.astype(np.float32)
                         stored[f"{name}/{label}/{what}"] = np.ascontiguousarray(kept)
             print(f"{name}: done")
+        write_control_fixtures(Path(temporary))
     save_file(stored, FIXTURES / "parity.safetensors")
     _write_tokenizer(FIXTURES / "tokenizer.json.gz")
 

@@ -40,11 +40,15 @@ from diffusers import (
 )
 from rich.console import Console
 from rich.table import Table
+from safetensors.torch import load_file as load_torch_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from ..common.checkpoint import PACKAGE_FOLDER, Checkpoint, open_checkpoint
 from ..common.config import TinyVAEConfig
+from ..common.importing import import_torch, target_of
 from ..common.schedule import seeded_noise
+from .control_parity import CONTROL_NAMES, control_rows
+from .coreml_parity import MLX_LIMIT_DB, PICTURE_LIMIT_DB, X0_LIMIT, distances, run_program
 from .make_fixtures import (
     NAMES,
     PADDINGS,
@@ -68,6 +72,7 @@ from .random_checkpoint import Architecture, architecture, tiny
 FULL = Sizes(batch=1, latents=(64, 64), picture=(256, 256), frame=512, timesteps=(999,))
 # The full VAE needs five times the memory and work of a UNet; its networks are the same at any size.
 FULL_KL = Sizes(batch=1, latents=(64, 64), picture=(256, 256), frame=256, timesteps=(999,))
+WITH_COREML = ("demo", "sdxs-512")
 _ONE_FILE = "100GB"  # keeps save_pretrained from splitting
 
 
@@ -269,6 +274,24 @@ def check_folder(name: str, folder: Path, sizes: Sizes, seed: int) -> Iterator[C
                 note = f"largest {np.abs(expected).max():.1f}"
             named = f"{label} {what}" if part == "vae" else what
             yield Check(name, named, found, limit(what), time.perf_counter() - started, note)
+        if part == "frame" and name.startswith(WITH_COREML):
+            yield from check_coreml(name, checkpoint, inputs, oracle, ours)
+
+
+def check_coreml(name: str, checkpoint: Checkpoint, inputs: Inputs, oracle: Arrays, mlx: Arrays) -> Iterator[Check]:
+    """Hold the Core ML program, through the interpreter in float16, against diffusers and against the MLX backend.
+
+    Pictures are compared by the root mean square of their difference, as a share of 255; the note has it in dB.
+    """
+    started = time.perf_counter()
+    made = run_program(checkpoint, inputs)
+    seconds, size = time.perf_counter() - started, f"{inputs.frame.shape[0]} x {inputs.frame.shape[0]}"
+    relative, quality = distances(made, oracle)
+    _, against_mlx = distances(made, mlx)
+    yield Check(name, "Core ML program x0", relative, X0_LIMIT, seconds, f"relative L2, {size}, interpreter in float16")
+    for what, found, least in (("diffusers", quality, PICTURE_LIMIT_DB), ("MLX", against_mlx, MLX_LIMIT_DB)):
+        note = f"{found:.1f} dB, {size}"
+        yield Check(name, f"Core ML picture to {what}", 10 ** (-found / 20), 10 ** (-least / 20), seconds, note)
 
 
 def check_tokenizer() -> Iterator[Check]:
@@ -307,6 +330,8 @@ def run_checks(tiny_only: bool, only: str = "") -> Iterator[Check]:
     """
     if "tokenizer".startswith(only):
         yield from check_tokenizer()
+    if "weights import".startswith(only):
+        yield from check_import()
     if "demo".startswith(only):
         yield from check_folder("demo", PACKAGE_FOLDER / "weights" / "demo", TINY, seed=30)
     yield from check_pipeline()
@@ -322,6 +347,39 @@ def run_checks(tiny_only: bool, only: str = "") -> Iterator[Check]:
                 spread_frame(folder, sizes, seed + 40)
                 yield from check_folder(f"{name} {size}", folder, sizes, seed + 40)
                 rmtree(folder)
+        for seed, name in enumerate(CONTROL_NAMES):
+            if f"{name} {size}".startswith(only) and (size == "tiny" or name.startswith("sdxs")):
+                yield from check_control(name, size == "full", seed + 60)
+
+
+def check_import() -> Iterator[Check]:
+    """Tensors that `sdxs weights import` reads otherwise than torch wrote them, of both of torch.save's formats: 0."""
+    generator = torch.Generator().manual_seed(1)
+    base = torch.randn(6, 8, generator=generator)
+    state = {
+        "float32": base, "float16": base.half(), "bfloat16": base.bfloat16(), "turned": base.T, "row": base[2],
+        "whole": torch.arange(5), "scalar": torch.tensor(2.5), "parameter": torch.nn.Parameter(base.clone()),
+    }
+    for zipped in (True, False):
+        started = time.perf_counter()
+        with tempfile.TemporaryDirectory() as temporary:
+            source = Path(temporary) / "model.bin"
+            torch.save(state, source, _use_new_zipfile_serialization=zipped)
+            done = import_torch(source, target_of(source), Path(temporary) / "manifest.json")
+            found = load_torch_file(done.path)
+        unequal = [name for name, tensor in state.items() if not torch.equal(found[name], tensor.detach())]
+        yield Check("weights import", f"torch.save, {'zip' if zipped else 'legacy'}", len(unequal) / len(state), 0.0,
+                    time.perf_counter() - started, f"{len(state)} tensors")
+
+
+def check_control(name: str, full: bool, seed: int) -> Iterator[Check]:
+    """The ControlNet of an architecture, and a frame under its control."""
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory() as temporary:
+        for what, found, admitted in control_rows(Path(temporary), name, full, seed):
+            yield Check(f"{name} {'full' if full else 'tiny'}", what, found, admitted, time.perf_counter() - started)
+            started = time.perf_counter()
+    mx.clear_cache()
 
 
 def hush() -> None:

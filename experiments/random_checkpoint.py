@@ -5,6 +5,7 @@ Speed and memory do not depend on the values, and parity must hold for any. The 
 `tiny` narrows one without changing its structure. Pictures made with random weights mean nothing.
 """
 
+import argparse
 import copy
 import json
 import shutil
@@ -14,9 +15,9 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from ..common.checkpoint import PACKAGE_FOLDER
-from ..common.config import CLIPTextConfig, JsonValue, UNetConfig, read_vae_config
+from ..common.config import CLIPTextConfig, ControlNetConfig, JsonValue, UNetConfig, read_vae_config
 from ..common.errors import UsageError
-from ..common.layout import Layout, text_encoder_layout, unet_layout, vae_layout
+from ..common.layout import Layout, controlnet_layout, text_encoder_layout, unet_layout, vae_layout
 
 ARCHITECTURES = Path(__file__).parent / "architectures"
 Architecture = dict[str, dict[str, JsonValue]]
@@ -48,6 +49,24 @@ def tiny(full: Architecture) -> Architecture:
         elif vae["_class_name"] == "AutoencoderKL":
             vae |= {"block_out_channels": [8, 16, 32, 32], "norm_num_groups": 8}
     return small
+
+
+def control_config(unet: dict[str, JsonValue], middle: bool = True) -> dict[str, JsonValue]:
+    """Config of a ControlNet for this UNet. The published sketch ControlNet has a middle where its UNet has none."""
+    shared = {key: value for key, value in unet.items() if key not in ("up_block_types", "out_channels", "sample_size")}
+    return shared | {
+        "_class_name": "ControlNetModel", "mid_block_type": "UNetMidBlock2DCrossAttn" if middle else None,
+        "conditioning_channels": 3, "conditioning_embedding_out_channels": [16, 32, 96, 256],
+    }
+
+
+def write_control(folder: Path, config: dict[str, JsonValue], seed: int = 0, dtype: type = np.float32) -> Path:
+    """Write a ControlNet with random weights into `folder` and return it. Its outputs are not zero, as untrained ones are."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
+    layout = controlnet_layout(ControlNetConfig.read(folder / "config.json"))
+    _save(folder / "diffusion_pytorch_model.safetensors", layout, np.random.Generator(np.random.SFC64(seed)), dtype)
+    return folder
 
 
 def write_checkpoint(folder: Path, configs: Architecture, seed: int = 0, dtype: type = np.float32) -> Path:
@@ -82,3 +101,20 @@ def _save(path: Path, layout: Layout, generator: np.random.Generator, dtype: typ
                 values += 1  # a norm's gain
         tensors[name] = values.astype(dtype)
     save_file(tensors, path, metadata={"format": "pt"})
+
+
+def main() -> None:
+    """`python -m sdxs.experiments.random_checkpoint NAME FOLDER [--float16]`: write FOLDER/NAME."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", help="one of " + ", ".join(sorted(p.stem for p in ARCHITECTURES.glob("*.json"))))
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--float16", action="store_true", help="half the disk; what a GPU computes in anyway")
+    parser.add_argument("--tiny", action="store_true", help="a tenth of the width")
+    options = parser.parse_args()
+    full = architecture(options.name)
+    configs = tiny(full) if options.tiny else full
+    print(write_checkpoint(options.folder / options.name, configs, dtype=np.float16 if options.float16 else np.float32))
+
+
+if __name__ == "__main__":
+    main()

@@ -9,22 +9,27 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
+from ..common import copies
 from ..common.backend import (
     BackendOptions,
     FrameParams,
     MemoryUse,
     StageTimes,
     check_conditioning,
+    check_control,
+    check_edges,
     check_frame,
 )
 from ..common.checkpoint import Checkpoint
 from ..common.config import PROMPT_TOKENS, TinyVAEConfig, VAEConfig
+from ..common.control import ControlNet
 from ..common.errors import BackendError, UsageError
-from ..common.schedule import one_step, seeded_noise
+from ..common.schedule import frame_steps, seeded_noise
 from . import blas
 from .autoencoder_kl import AutoencoderKL
+from .controlnet import ControlNetModel
 from .frame import Frame
-from .lanes import Job, Lane
+from .lanes import CallersLane, Job, Lane, Render
 from .layers import load_weights, parameter_bytes
 from .ops import on_gpu
 from .taesd import AutoencoderTiny
@@ -41,7 +46,7 @@ _MOST_LANES = 8
 class MlxBackend:
     """Backend in MLX on the default device: Metal, CUDA or CPU.
 
-    Its own setting is `lanes`: how many frames are in flight at once, each in a thread of its own.
+    Its own setting is `lanes`: how many frames are in flight at once, each in a thread of its own if there are several.
     """
 
     name = "mlx"
@@ -55,9 +60,9 @@ class MlxBackend:
         self._size = options.size
         self._frame: Frame | None = None
         self._thread = 0
-        self._lanes: list[Lane] = []
+        self._lanes: list[Lane | CallersLane] = []
         self._turn = 0
-        self._in_flight: deque[Job] = deque()
+        self._in_flight: deque[tuple[Job, Lane | CallersLane]] = deque()
 
     def load(self) -> None:
         checkpoint, dtype = self._checkpoint, _DTYPES[self.dtype_name]
@@ -67,54 +72,77 @@ class MlxBackend:
         unet = UNet2DConditionModel(checkpoint.unet)
         load_weights(unet, checkpoint.unet_weights, dtype)
         vae = load_vae(checkpoint.vae, checkpoint.vae_weights, dtype)
-        step = one_step(checkpoint.scheduler, checkpoint.frame)
-        frame = Frame(unet, vae, step, checkpoint.vae.scaling_factor, dtype).fold()
-        mx.eval(unet.parameters(), vae.parameters())  # what is lazy belongs to this thread alone
+        steps = frame_steps(checkpoint.scheduler, checkpoint.frame)
+        controlnet = load_controlnet(checkpoint.control, dtype) if checkpoint.control else None
+        frame = Frame(unet, vae, steps, checkpoint.vae.scaling_factor, dtype, controlnet=controlnet)
+        frame = frame.fold() if len(steps) == 1 else frame
+        models = [model for model in (unet, vae, controlnet) if model is not None]
+        mx.eval([model.parameters() for model in models])  # what is lazy belongs to this thread alone
         self._frame, self._last = frame, None
+        # A control of scale 0 costs nothing: it is another function.
+        self._frames = [frame.without_control(), *([frame] if controlnet else [])]
         self.set_conditioning(np.zeros((1, PROMPT_TOKENS, checkpoint.unet.cross_attention_dim), np.float32))
-        self.set_params(FrameParams())
         if not on_gpu():
             blas.share_among(self.depth)
         # On a GPU compilation fuses the elementwise work; on the CPU it needs a C++ compiler and gains nothing.
-        self._lanes = [Lane(n, lambda: mx.compile(frame) if on_gpu() else frame) for n in range(self.depth)]
+        frames = self._frames
+
+        def make() -> list[Render]:
+            return [mx.compile(f) if on_gpu() else f for f in frames]
+
+        self._lanes = [CallersLane(make)] if self.depth == 1 else [Lane(n, make) for n in range(self.depth)]
         blank = np.zeros((self._size, self._size, 3), np.uint8)
-        for _ in self._lanes:  # one after the other: the first gives a CPU's convolutions their form
-            self.submit(blank)
-            self.collect(blank)
-        self._model_bytes = parameter_bytes(unet) + parameter_bytes(vae)
+        for scale in range(len(frames)):
+            self.set_params(FrameParams(control_scale=float(scale)))
+            for _ in self._lanes:  # one after the other: the first gives a CPU's convolutions their form
+                self.submit(blank, np.zeros(blank.shape[:2], np.uint8))
+                self.collect(blank)
+        self.set_params(FrameParams())
+        self._model_bytes = sum(parameter_bytes(model) for model in models)
         self._last = None  # the warm-up's picture must not shine through
 
     def set_conditioning(self, encoder_hidden_states: np.ndarray) -> None:
-        frame = self._loaded_frame()
+        self._loaded_frame()
         check_conditioning(encoder_hidden_states, self._checkpoint.unet.cross_attention_dim)
-        self._prompt = frame.prompt(mx.array(encoder_hidden_states))
+        states = mx.array(encoder_hidden_states)
+        self._prompt = self._frames[0].prompt(states)
         mx.eval(self._prompt)
+        self._control_prompt = self._frames[-1].prompt(states)  # evaluated when a frame under control needs it
 
     def set_params(self, params: FrameParams) -> None:
         self._loaded_frame()
+        check_control(params, self._checkpoint.control is not None)
         side = self._size // self._checkpoint.vae.reduction
         self._noise = mx.array(seeded_noise(params.seed, side, side, self._checkpoint.vae.latent_channels))
-        self._feedback = params.feedback
+        self._feedback, self._control_scale, self._text_only = params.feedback, params.control_scale, params.text_only
 
-    def submit(self, frame: np.ndarray) -> None:
+    def submit(self, frame: np.ndarray, edges: np.ndarray | None = None) -> None:
         self._loaded_frame()
         check_frame(frame, (self._size, self._size, 3))
-        job = Job(frame, self._prompt, self._noise, self._feedback, self._last, time.perf_counter_ns())
-        self._lanes[self._turn % self.depth].submit(job)
+        controlled = self._control_scale > 0
+        prompt = self._control_prompt if controlled else self._prompt
+        mx.eval(prompt)
+        job = Job(
+            frame, prompt, self._noise, self._feedback, self._last, time.perf_counter_ns(),
+            check_edges(edges, self._size) if controlled else None, self._control_scale, self._text_only,
+        )
+        lane = self._lanes[self._turn % self.depth]
+        lane.submit(job)
         self._turn += 1
         self._last = job
-        self._in_flight.append(job)
+        self._in_flight.append((job, lane))
 
     def collect(self, out: np.ndarray) -> StageTimes:
         self._loaded_frame()
         if not self._in_flight:
             raise BackendError("mlx: collect() without a submitted frame")
-        job = self._in_flight.popleft()
-        job.done.wait()
+        job, lane = self._in_flight.popleft()
+        lane.wait(job)
         if job.rendered is None:  # what MLX raises, for example out of memory
             raise BackendError(_failed(job.error)) from job.error
         np.copyto(out, job.rendered)
-        job.picture = job.rendered = None
+        copies.count("backend out", out.nbytes)
+        job.picture = job.edges = job.rendered = None
         return StageTimes(time.perf_counter_ns() - job.submitted_ns)
 
     def memory(self) -> MemoryUse:
@@ -143,7 +171,7 @@ class MlxBackend:
             lane.close()
         self._frame, self._thread, self._lanes = None, 0, []
         self._in_flight.clear()
-        for name in ("_prompt", "_noise", "_last"):
+        for name in ("_frames", "_prompt", "_control_prompt", "_noise", "_last"):
             self.__dict__.pop(name, None)
         mx.clear_cache()
         # A thread that used MLX and ends without this aborted the interpreter at exit in most runs.
@@ -165,21 +193,26 @@ def load_vae(config: VAEConfig, path: Path, dtype: mx.Dtype) -> AutoencoderTiny 
     return vae
 
 
+def load_controlnet(control: ControlNet, dtype: mx.Dtype) -> ControlNetModel:
+    """Build and load a ControlNet."""
+    model = ControlNetModel(control.config)
+    load_weights(model, control.weights, dtype)
+    return model
+
+
 def _failed(error: Exception | None) -> str:
     return f"mlx: a frame failed ({error}); try a smaller --size, or close what else uses the GPU"
 
 
 def _lanes(settings: tuple[tuple[str, str], ...]) -> int:
-    """How many frames are in flight: as asked, else one for each of a CPU's cores up to four, four on CUDA, one on Metal."""
+    """How many frames are in flight: as asked, else one for each of a CPU's cores up to four, and one on a GPU."""
     for name, value in settings:
         if name != "lanes":
             raise UsageError(f"mlx: unknown setting {name!r}; known is lanes")
         if not value.isdecimal() or not 1 <= int(value) <= _MOST_LANES:
             raise UsageError(f"--lanes {value}: expected a whole number from 1 to {_MOST_LANES}")
         return int(value)
-    if on_gpu():
-        return 1 if mx.metal.is_available() else 4
-    return min(4, os.cpu_count() or 1)
+    return 1 if on_gpu() else min(4, os.cpu_count() or 1)
 
 
 def _dtype_name(requested: str) -> str:

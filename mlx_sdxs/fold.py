@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import mlx.core as mx
 import mlx.nn as nn
 
+from .controlnet import ControlNetModel
 from .layers import Resnet
 from .ops import silu
 from .unet import Attention, BasicTransformerBlock, UNet2DConditionModel
@@ -18,7 +19,7 @@ from .unet import Attention, BasicTransformerBlock, UNet2DConditionModel
 PromptProducts = list[tuple[mx.array, mx.array]]
 
 
-def fold(unet: UNet2DConditionModel, timestep: float) -> None:
+def fold(unet: UNet2DConditionModel | ControlNetModel, timestep: float) -> None:
     """Fold `timestep` into `unet` and fuse its self-attentions, in place.
 
     Afterwards `features` takes None for the timestep. The tensors that are no longer needed are dropped.
@@ -36,7 +37,7 @@ def fold(unet: UNet2DConditionModel, timestep: float) -> None:
     mx.eval(unet.parameters())
 
 
-def prompt_products(unet: UNet2DConditionModel, encoder_hidden_states: mx.array) -> PromptProducts:
+def prompt_products(unet: UNet2DConditionModel | ControlNetModel, encoder_hidden_states: mx.array) -> PromptProducts:
     """Keys and values of every cross-attention, in the order in which a frame needs them.
 
     encoder_hidden_states: (1, 77, D). Each key and value is (1, heads, 77, head_dim).
@@ -44,9 +45,10 @@ def prompt_products(unet: UNet2DConditionModel, encoder_hidden_states: mx.array)
     return [attention.keys_and_values(encoder_hidden_states) for attention in _cross_attentions(unet)]
 
 
-def _cross_attentions(unet: UNet2DConditionModel) -> Iterator[Attention]:
+def _cross_attentions(unet: UNet2DConditionModel | ControlNetModel) -> Iterator[Attention]:
     middle = [unet.mid_block] if "mid_block" in unet else []
-    for block in [*unet.down_blocks, *middle, *unet.up_blocks]:
+    ups = unet.up_blocks if "up_blocks" in unet else []
+    for block in [*unet.down_blocks, *middle, *ups]:
         for transformer in block.attentions if "attentions" in block else []:
             for layer in transformer.transformer_blocks:
                 if layer.only_cross:

@@ -1,7 +1,7 @@
 """The whole frame: uint8 picture and prompt in, uint8 picture out, as one function.
 
 z = encode(picture); x_t = sqrt(a) z + sqrt(1-a) n; eps = UNet(x_t, t, prompt);
-x0 = z + r (n - eps); picture = decode(x0). See `common/schedule.py` for the form of x0.
+x0 = z + r (n - eps); picture = decode(x0). See `common/schedule.py` for the form of x0 and for several steps.
 """
 
 from dataclasses import dataclass, replace
@@ -10,6 +10,7 @@ import mlx.core as mx
 
 from ..common.schedule import OneStep
 from .autoencoder_kl import AutoencoderKL
+from .controlnet import ControlNetModel
 from .conv import fold_convolutions
 from .fold import PromptProducts, fold, prompt_products
 from .ops import on_gpu
@@ -21,42 +22,54 @@ Prompt = mx.array | PromptProducts
 
 @dataclass(frozen=True)
 class Frame:
-    """One diffusion step between two pictures. Pure: the same inputs give the same picture.
+    """One diffusion step, or a few, between two pictures. Pure: the same inputs give the same picture.
 
     Networks compute in `dtype`; mixing and x0 are float32 whatever it is.
     """
 
     unet: UNet2DConditionModel
     vae: AutoencoderTiny | AutoencoderKL
-    step: OneStep
+    steps: tuple[OneStep, ...]
     scaling_factor: float
     dtype: mx.Dtype
     folded: bool = False
+    controlnet: ControlNetModel | None = None
 
     def fold(self) -> "Frame":
-        """Return the frame with its timestep built in, for one size of picture; its networks are changed by this."""
-        fold(self.unet, float(self.step.timestep))
+        """Return the frame with its timestep built in, for one size of picture; its networks are changed by this.
+
+        For one step only.
+        """
+        (step,) = self.steps
+        networks = [self.unet, self.controlnet] if self.controlnet else [self.unet]
+        for network in networks:
+            fold(network, float(step.timestep))
         if not on_gpu():
-            fold_convolutions(self.unet)
-            fold_convolutions(self.vae)
+            for network in (*networks, self.vae):
+                fold_convolutions(network)
         return replace(self, folded=True)
 
     def prompt(self, encoder_hidden_states: mx.array) -> Prompt:
         """Make of float32 (1, 77, D) what the other methods take as `prompt`, computed once per prompt."""
         states = encoder_hidden_states.astype(self.dtype)
-        return prompt_products(self.unet, states) if self.folded else states
+        if not self.folded:
+            return states
+        networks = [self.controlnet, self.unet] if self.controlnet else [self.unet]  # as a frame asks for them
+        return [product for network in networks for product in prompt_products(network, states)]
 
     def __call__(
-        self, picture: mx.array, prompt: Prompt, noise: mx.array, previous: mx.array, feedback: mx.array
+        self, picture: mx.array, prompt: Prompt, noise: mx.array, previous: mx.array, feedback: mx.array,
+        edges: mx.array | None = None, scale: mx.array | None = None,
     ) -> tuple[mx.array, mx.array]:
         """Render one frame; return the picture, uint8 (S, S, 3) RGB, and its x0 for the next one.
 
         picture: uint8 (S, S, 3) RGB. prompt: as `prompt` returned it. noise, previous: float32
         (1, S/8, S/8, C), `previous` being the last frame's x0. feedback: its share in the latents that
-        are noised, float32 scalar; at 0 the last frame makes no difference at all.
+        are noised, float32 scalar; at 0 the last frame makes no difference at all. edges, scale: what the
+        ControlNet reads, uint8 (S, S), white on black, and its strength, float32 scalar; with one only.
         """
         latents = self.encode(picture)
-        x0 = self.denoise(latents + feedback * (previous - latents), prompt, noise)
+        x0 = self.denoise(latents + feedback * (previous - latents), prompt, noise, edges, scale)
         return self.decode(x0), x0
 
     def encode(self, picture: mx.array) -> mx.array:
@@ -64,29 +77,44 @@ class Frame:
         image = picture[None].astype(mx.float32) / 127.5 - 1
         return self.vae.encode(image.astype(self.dtype)).astype(mx.float32) * self.scaling_factor
 
-    def denoise(self, latents: mx.array, prompt: Prompt, noise: mx.array) -> mx.array:
+    def without_control(self) -> "Frame":
+        """The same frame, same weights, without its ControlNet: what a control of scale 0 would give, for less."""
+        return replace(self, controlnet=None)
+
+    def denoise(
+        self, latents: mx.array, prompt: Prompt, noise: mx.array, edges: mx.array | None = None,
+        scale: mx.array | None = None,
+    ) -> mx.array:
         """float32 latents -> x0, float32 of the same shape."""
-        step = self.step
-        sample = step.sqrt_alpha * latents
-        if step.noise_scale:
-            noise = step.noise_scale * noise
-            sample = sample + step.sqrt_one_minus_alpha * noise
-        timestep = None if self.folded else float(step.timestep)
-        states = prompt if isinstance(prompt, mx.array) else iter(prompt)
-        features = self.unet.features(sample.astype(self.dtype), timestep, states)
-        return latents + step.ratio * self._noise_minus_eps(features, noise)
+        rest: mx.array | None = self.steps[0].noise_scale * noise if self.steps[0].noise_scale else None
+        for step in self.steps:
+            sample = step.sqrt_alpha * latents
+            if rest is not None:
+                sample = sample + step.sqrt_one_minus_alpha * rest
+            timestep = None if self.folded else float(step.timestep)
+            states = prompt if isinstance(prompt, mx.array) else iter(prompt)
+            sample = sample.astype(self.dtype)
+            residuals = None
+            if self.controlnet is not None:
+                condition = mx.repeat((edges.astype(mx.float32) / 255).astype(self.dtype)[None, ..., None], 3, axis=-1)
+                residuals = self.controlnet(sample, timestep, states, condition, scale)
+            features = self.unet.features(sample, timestep, states, residuals)
+            difference = self._noise_minus_eps(features, rest)
+            latents = latents + step.ratio * difference
+            rest = -difference if rest is None else rest - difference
+        return latents
 
     def decode(self, x0: mx.array) -> mx.array:
         """float32 x0 -> uint8 (S, S, 3)."""
         image = self.vae.decode((x0 / self.scaling_factor).astype(self.dtype)).astype(mx.float32)
         return mx.clip(mx.round((image[0] + 1) * 127.5), 0, 255).astype(mx.uint8)
 
-    def _noise_minus_eps(self, features: mx.array, noise: mx.array) -> mx.array:
+    def _noise_minus_eps(self, features: mx.array, noise: mx.array | None) -> mx.array:
         # One convolution over [features, n] with weights [-W | identity] subtracts inside the
         # accumulator. eps rounded to half precision first would carry an error that x0 multiplies
         # by 14.6 (12 times less latent error, measured).
         conv = self.unet.conv_out
-        if not self.step.noise_scale:
+        if noise is None:
             return -conv(features).astype(mx.float32)
         channels = noise.shape[-1]
         identity = mx.zeros((channels, 3, 3, channels), dtype=self.dtype)

@@ -228,11 +228,15 @@ class UNet2DConditionModel(nn.Module):
         """
         return self.conv_out(self.features(sample, timestep, encoder_hidden_states))
 
-    def features(self, sample: mx.array, timestep: float | None, encoder_hidden_states: Context) -> mx.array:
+    def features(
+        self, sample: mx.array, timestep: float | None, encoder_hidden_states: Context,
+        residuals: tuple[list[mx.array], mx.array] | None = None,
+    ) -> mx.array:
         """Return what `conv_out` reads: (B, H, W, block_out_channels[0]).
 
         timestep: None if `fold.fold` has built it in. encoder_hidden_states: or an iterator over the
-        keys and values that `fold.prompt_products` made of them.
+        keys and values that `fold.prompt_products` made of them. residuals: what a ControlNet adds to
+        the skips and to the middle.
         """
         # every resnet projects silu(time)
         time = None if timestep is None else silu(self.time_embedding(timestep, sample.dtype))
@@ -243,6 +247,9 @@ class UNet2DConditionModel(nn.Module):
             skips += pushed
         if "mid_block" in self:
             x = self.mid_block(x, time, encoder_hidden_states)
+        if residuals is not None:
+            skips = [skip + residual for skip, residual in zip(skips, residuals[0], strict=True)]
+            x = x + residuals[1]
         for up in self.up_blocks:
             x = up(x, time, encoder_hidden_states, skips)
         return silu(self.conv_norm_out(x))

@@ -1,5 +1,6 @@
 """What the tests run on: the demo checkpoint, tiny random ones in the real layout, and the command itself."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,15 @@ import sdxs.mlx_sdxs  # noqa: F401 - puts the BLAS in place before anything impo
 from command import Command
 from sdxs.common.checkpoint import Checkpoint, find, open_checkpoint
 from sdxs.experiments.random_checkpoint import architecture, tiny, write_checkpoint
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Encoded prompts of tests go into a folder of theirs, also those of child processes."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("cache")
+        patch.setenv("XDG_CACHE_HOME", str(folder))
+        yield folder
 
 
 @pytest.fixture(scope="session")

@@ -321,6 +321,30 @@ def test_sdxs_json_may_say_less_than_everything(read: Reader) -> None:
     assert read.frame(noise_scale=0, size=256) == FrameConfig(999, 0.0, 256)
 
 
+def test_sdxs_json_may_admit_other_timesteps_and_more_steps(read: Reader) -> None:
+    assert read.frame(timesteps=[0, 999], max_steps=4) == FrameConfig(999, 1.0, 512, (0, 999), 4)
+    assert read.frame(timestep=600, timesteps=[400, 600]).timesteps == (400, 600)
+
+
+@pytest.mark.parametrize(("changes", "said"), [
+    ({"timesteps": [0, 900]}, "around timestep 999"), ({"timesteps": [0]}, "around timestep 999"),
+    ({"timesteps": [0, 999, 1000]}, "around timestep 999"), ({"timesteps": [0, 1000]}, "up to 999"),
+    ({"timesteps": [999, 0]}, "around timestep"), ({"timesteps": "all"}, "a list of whole numbers"),
+    ({"max_steps": 0}, "at least 1"), ({"max_steps": 51}, "1 to 50"),
+])
+def test_timesteps_and_steps_that_cannot_be(read: Reader, changes: dict[str, JsonValue], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        read.frame(**changes)
+
+
+def test_what_is_known_of_a_checkpoint_without_sdxs_json_comes_second(tmp_path: Path) -> None:
+    known: dict[str, JsonValue] = {"max_steps": 4, "size": 256}
+    path = tmp_path / "sdxs.json"
+    assert FrameConfig.read(path, 1000, known) == FrameConfig(size=256, max_steps=4)
+    path.write_text('{"size": 64}')
+    assert FrameConfig.read(path, 1000, known) == FrameConfig(size=64, max_steps=4)
+
+
 def test_the_default_timestep_must_exist_in_the_schedule(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"timestep is absent, expected 0 to 499.*write the value"):
         FrameConfig.read(tmp_path / "sdxs.json", 500)

@@ -350,3 +350,18 @@ def test_the_close_button_ends_the_session_even_while_typing(
 
     _, _, summary = run("tabc", close)
     assert summary.ended == "stopped"
+
+
+def test_digits_lead_to_the_first_nine_prompts() -> None:
+    under_test = controls(*(f"prompt {n}" for n in range(1, 13)))
+    for digit in "19375":
+        assert press(under_test, digit) == [Event.PROMPT] and under_test.prompt == f"prompt {digit}"
+    assert press(controls("a", "b"), "3") == [None]
+
+
+def test_a_bank_is_travelled_in_place() -> None:
+    under_test = controls("a >> b", "c")
+    assert press(under_test, "...,") == [Event.PROMPT] * 4
+    assert under_test.prompts == ["a >> b @ 0.2", "c"]
+    press(under_test, "n")
+    assert press(under_test, ".") == [None] and under_test.prompt == "c"

@@ -2,27 +2,26 @@
 
 import itertools
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import ClassVar
 
 import coremltools as ct
 import numpy as np
 import pytest
 
+import fake_coreml
 from command import Command
+from fake_coreml import StrictModel
 from sdxs.common.backend import BackendOptions, FrameParams
 from sdxs.common.checkpoint import Checkpoint
 from sdxs.common.errors import BackendError, UsageError
 from sdxs.common.source import VideoFile
 from sdxs.common.temporal import psnr
 from sdxs.common.text_encoder import TextEncoder
-from sdxs.coreml_backend import backend as module
-from sdxs.coreml_backend import cache
-from sdxs.coreml_backend.backend import CoreMLBackend, find_or_build
-from sdxs.coreml_backend.interpreter import Interpreter
+from sdxs.coreml_backend import cache, prepare
+from sdxs.coreml_backend.backend import CoreMLBackend
 from sdxs.coreml_backend.options import CoreMLOptions
+from sdxs.coreml_backend.prepare import find_or_build
 from sdxs.mlx_sdxs.backend import MlxBackend
 
 ROOT = Path(__file__).parent.parent
@@ -134,7 +133,7 @@ def test_second_start_finds_the_program(demo: Checkpoint, empty_cache: Path) -> 
 def test_a_package_damaged_by_one_byte_is_rebuilt_and_said(demo: Checkpoint, empty_cache: Path, where: str) -> None:
     options = CoreMLOptions.parse(REFERENCE)
     built = find_or_build(demo, options)
-    file = next(built.package.rglob(where))
+    file = next(built.package("frame").rglob(where))
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 1
     file.write_bytes(data)
@@ -183,55 +182,23 @@ def test_the_gate_refuses_a_program_that_renders_something_else(demo: Checkpoint
     ]
 
 
-class StrictModel:
-    """CompiledMLModel as it is documented: inputs float32, writable, contiguous and kept alive; `data` becomes its own."""
-
-    made: ClassVar[list["StrictModel"]] = []
-    fails = False
-
-    def __init__(self, path: str, compute_units: ct.ComputeUnit) -> None:
-        assert path.endswith(".mlmodelc") and Path(path).exists()
-        self.units = compute_units
-        self.addresses: dict[str, int] = {}
-        self._model = Interpreter(Path(path).with_name(cache.PACKAGE), round_float16=True)
-        self._proxy = self
-        self._inside_ns = 0
-        StrictModel.made.append(self)
-
-    def get_last_predict_duration_in_nano_seconds(self) -> int:
-        return self._inside_ns
-
-    def predict(self, data: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        began = time.perf_counter_ns()
-        for name, value in data.items():
-            assert value.dtype == np.float32 and value.flags.c_contiguous and value.flags.writeable, name
-            assert self.addresses.setdefault(name, value.ctypes.data) == value.ctypes.data, f"{name} moved between calls"
-        if StrictModel.fails:
-            raise RuntimeError("Error in declaring network.")
-        outputs = self._model.predict(data)
-        data.clear()  # the bridge may change the dict it was given
-        self._inside_ns = time.perf_counter_ns() - began
-        return outputs
-
-
 @pytest.fixture
 def on_macos(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """A Core ML that keeps to its documented rules, on a system that says it is macOS."""
+    """A Core ML that keeps to its documented rules, on a system that says it is macOS; what was compiled there."""
     compiled: list[str] = []
 
-    def compile_model(package: str, destination: str) -> str:
-        assert Path(package).exists() and not Path(destination).exists()
-        Path(destination).mkdir()
-        compiled.append(destination)
-        return destination
+    def compile_model(model: str, destination_path: str) -> str:
+        compiled.append(Path(model).stem)
+        return fake_coreml.compile_model(model, destination_path)
 
-    monkeypatch.setattr(module, "sys", type("System", (), {"platform": "darwin"}))
+    monkeypatch.setattr(prepare, "sys", type("System", (), {"platform": "darwin"}))
     monkeypatch.setattr(ct.models.utils, "compile_model", compile_model)
     monkeypatch.setattr(ct.models, "CompiledMLModel", StrictModel)
+    monkeypatch.setattr(ct.models.compute_plan, "MLComputePlan", fake_coreml.StrictPlan)
     StrictModel.made.clear()
-    StrictModel.fails = False
+    monkeypatch.setattr(StrictModel, "fails", False)
+    monkeypatch.setattr(StrictModel, "refuses_to_load", False)
     yield compiled
-    StrictModel.fails = False
 
 
 def test_calls_into_core_ml_keep_its_rules(demo: Checkpoint, on_macos: list[str], empty_cache: Path) -> None:
@@ -243,7 +210,7 @@ def test_calls_into_core_ml_keep_its_rules(demo: Checkpoint, on_macos: list[str]
     backend.submit(picture())
     times = backend.collect(first.copy())
     assert 0 < times.bridge_ns < times.total_ns
-    assert StrictModel.made[0].units == ct.ComputeUnit.CPU_AND_NE
+    assert StrictModel.made[0].compute_unit == ct.ComputeUnit.CPU_AND_NE
     backend.close()
     again = CoreMLBackend(demo, BackendOptions(SIZE))
     again.load()
@@ -263,7 +230,7 @@ def test_protocol_manners(coreml: CoreMLBackend, demo: Checkpoint) -> None:
     with pytest.raises(BackendError, match="without a submitted frame"):
         coreml.collect(picture())
     with pytest.raises(BackendError, match="not finite"):
-        coreml.set_conditioning(np.full((1, 77, 64), np.nan, np.float32))
+        coreml.set_conditioning(np.full((1, 77, demo.unet.cross_attention_dim), np.nan, np.float32))
     frame = picture()
     given = frame.copy()
     assert (render(coreml, frame) == render(coreml, given)).all()

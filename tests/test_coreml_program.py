@@ -16,9 +16,10 @@ from sdxs.common.config import KLVAEConfig
 from sdxs.common.errors import UsageError, WeightsError
 from sdxs.common.layout import unet_layout, vae_layout
 from sdxs.common.schedule import one_step, seeded_noise
-from sdxs.coreml_backend import ops
+from sdxs.coreml_backend import compression, weights
+from sdxs.coreml_backend.compression import cluster
 from sdxs.coreml_backend.interpreter import Interpreter
-from sdxs.coreml_backend.ops import cluster, ct
+from sdxs.coreml_backend.ops import ct
 from sdxs.coreml_backend.program import Variant, build, build_sizes, input_shapes, mil_program, read_metadata
 from sdxs.experiments.random_checkpoint import architecture, tiny, write_checkpoint
 from sdxs.mlx_sdxs.backend import load_vae, load_weights
@@ -132,7 +133,7 @@ def mlx_frame(given: Checkpoint, inputs: Mapping[str, np.ndarray]) -> tuple[np.n
     unet = UNet2DConditionModel(given.unet)
     load_weights(unet, given.unet_weights, mx.float32)
     vae = load_vae(given.vae, given.vae_weights, mx.float32)
-    frame = Frame(unet, vae, one_step(given.scheduler, given.frame), given.vae.scaling_factor, mx.float32)
+    frame = Frame(unet, vae, (one_step(given.scheduler, given.frame),), given.vae.scaling_factor, mx.float32)
     last = {name: value.transpose(0, 2, 3, 1) if value.ndim == 4 else value for name, value in inputs.items()}
     picture, x0 = frame(
         mx.array(last["picture"][0].astype(np.uint8)), mx.array(last["encoder_hidden_states"]), mx.array(last["noise"]),
@@ -380,10 +381,10 @@ def test_compression_trades_bytes_for_error(saved: Callable[..., Saved], checkpo
     inputs = arguments(given, SIZE)
     _, x0 = mlx_frame(given, inputs)
     found = []
-    for weights in ("float16", "int8", "palettize8", "palettize6", "palettize4", "palettize2"):
-        program = saved(Variant(SIZE, attention, "float32", weights))
+    for stored in ("float16", "int8", "palettize8", "palettize6", "palettize4", "palettize2"):
+        program = saved(Variant(SIZE, attention, "float32", stored))
         error = float(read_metadata(program.path).get("weights_relative_error", 0))
-        found.append((weights, program.weight_bytes, error, distance(Interpreter(program.path).predict(inputs)["x0"], x0)))
+        found.append((stored, program.weight_bytes, error, distance(Interpreter(program.path).predict(inputs)["x0"], x0)))
     _, sizes, errors, distances = zip(*found, strict=True)
     assert sizes[0] > sizes[1] and list(sizes[2:]) == sorted(sizes[2:], reverse=True), found
     assert errors[0] == 0 and list(errors[2:]) == sorted(errors[2:]), found
@@ -400,7 +401,7 @@ def test_small_tensors_and_the_subtracting_convolution_stay_float16(saved: Calla
         if program.producer(op, "weight").type.startswith("constexpr_")
     ]
     assert compressed
-    assert all(math.prod(program.shape(op, "weight")) > ops.COMPRESSION_THRESHOLD for op in compressed)
+    assert all(math.prod(program.shape(op, "weight")) > compression.COMPRESSION_THRESHOLD for op in compressed)
     assert not any(name_of(op).endswith("conv_out") for op in compressed)
 
 
@@ -456,14 +457,14 @@ def test_a_size_that_cannot_be_is_refused(checkpoint: Open, tmp_path: Path) -> N
 
 def test_weights_beyond_float16_are_refused() -> None:
     with pytest.raises(WeightsError, match="float16 cannot"):
-        ops.half(np.array([1e6], np.float32), "unet.conv_in")
+        weights.half(np.array([1e6], np.float32), "unet.conv_in")
 
 
 def test_bfloat16_weights_are_refused_with_the_way_out(tmp_path: Path) -> None:
     header = json.dumps({"conv_in.bias": {"dtype": "BF16", "shape": [1], "data_offsets": [0, 2]}}).encode()
     path = tmp_path / "bfloat16.safetensors"
     path.write_bytes(len(header).to_bytes(8, "little") + header + b"\x80\x3f")
-    with pytest.raises(WeightsError, match=r"'conv_in.bias' is bfloat16.*--backend mlx"), ops.Store(path):
+    with pytest.raises(WeightsError, match=r"'conv_in.bias' is bfloat16.*--backend mlx"), weights.Store(path):
         pass
 
 

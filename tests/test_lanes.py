@@ -96,7 +96,7 @@ def test_old_frames_are_not_kept(tiny_sdxs: Checkpoint) -> None:
     out, kept = np.empty((SIZE, SIZE, 3), np.uint8), []
     for frame in pictures(5):
         backend.submit(frame)
-        kept.append(weakref.ref(backend._in_flight[-1].done))
+        kept.append(weakref.ref(backend._in_flight[-1][0].done))
         backend.collect(out)
     gc.collect()
     assert [ref() is not None for ref in kept] == [False, False, False, False, True]
@@ -110,6 +110,31 @@ def test_close_ends_every_thread(tiny_sdxs: Checkpoint) -> None:
     assert len(set(threading.enumerate()) - before) == 3
     backend.close()
     assert set(threading.enumerate()) == before
+
+
+def test_one_lane_is_the_callers_own_thread_and_may_be_fed_ahead(tiny_sdxs: Checkpoint) -> None:
+    """With feedback a frame needs the one before it, which here nobody has waited for yet."""
+    before = set(threading.enumerate())
+    alone = render_all(tiny_sdxs, 1, 0.5, 1)
+    ahead = render_all(tiny_sdxs, 1, 0.5, 3)
+    assert set(threading.enumerate()) == before
+    for one, other in zip(alone, ahead, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("lanes", ["1", "2"])
+def test_a_frame_that_cannot_be_built_is_reported_when_collected(tiny_sdxs: Checkpoint, lanes: str) -> None:
+    backend = MlxBackend(tiny_sdxs, BackendOptions(SIZE, settings=(("lanes", lanes),)))
+    backend.load()
+    good, frame, out = backend._prompt, pictures(1)[0], np.empty((SIZE, SIZE, 3), np.uint8)
+    backend._prompt = good[:-1]  # a key and value too few
+    backend.submit(frame)
+    backend._prompt = good
+    backend.submit(frame)
+    with pytest.raises(BackendError, match="a frame failed"):
+        backend.collect(out)
+    backend.collect(out)
+    backend.close()
 
 
 @pytest.mark.parametrize("value", ["0", "9", "two", "-1", "1.5"])

@@ -1,5 +1,6 @@
 """The loop: order, exact drops, commands between frames, and a clean end whatever happens."""
 
+import itertools
 import os
 import signal
 import threading
@@ -92,6 +93,7 @@ class Run:
     numbers: list[int] = field(default_factory=list)
     prompts: list[str] = field(default_factory=list)
     finished: int = 0
+    turning: list[bool] = field(default_factory=list)
 
 
 def states(value: float) -> np.ndarray:
@@ -112,6 +114,7 @@ def run(loop: Loop, on_show: Callable[[Frame], None] | None = None, finish: Call
     def show(frame: Frame) -> None:
         result.numbers.append(read_counter(frame.outputs[0]))
         result.prompts.append(frame.prompt)
+        result.turning.append(frame.turning)
         assert frame.captured_ns > 0
         if on_show:
             on_show(frame)
@@ -663,3 +666,63 @@ def test_a_frame_that_comes_after_pause_is_not_shown_when_it_ends() -> None:
     assert not set(range(1, 19)) & set(done.numbers), done.numbers
     summary = done.summary
     assert summary.captured == 60 == summary.shown + summary.dropped_before_inference + summary.dropped_before_display
+
+
+class Steered(Recording):
+    """Keeps the last conditioning it had at each submit."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+        self.at_submit: list[float] = []
+
+    def set_conditioning(self, encoder_hidden_states: np.ndarray) -> None:
+        super().set_conditioning(encoder_hidden_states)
+        self.now = float(encoder_hidden_states[0, 0, 0])
+
+    def submit(self, frame: np.ndarray) -> None:
+        self.at_submit.append(self.now)
+        super().submit(frame)
+
+
+@pytest.mark.parametrize("sequential", [False, True])
+def test_a_transition_takes_its_time_on_the_files_clock_and_loses_no_frame(sequential: bool) -> None:
+    """Cards come at 1,000 a second, so 0.01 s are ten frames."""
+    backend = Steered()
+    result = run(make(Cards(40), backend, prompts=("1", "3"), hold=20, transition_s=0.01, sequential=sequential))
+    assert result.numbers == list(range(40)) and result.prompts == ["1"] * 20 + ["3"] * 20
+    steps = backend.at_submit
+    assert steps[:20] == [1.0] * 20 and steps[30:] == [3.0] * 10
+    assert steps[20] == 1.0 and steps[25] == pytest.approx(2.0, abs=1e-5)
+    assert all(later >= earlier for earlier, later in itertools.pairwise(steps))
+    assert np.diff(steps).max() < 0.31  # 1.5 times an even step at most
+    assert result.turning == [20 <= n <= 30 for n in range(40)]  # what flicker figures leave out
+
+
+def test_a_second_change_goes_on_from_where_the_first_has_got_to() -> None:
+    backend = Steered()
+    result = run(make(Cards(30), backend, prompts=("1", "3", "2"), hold=5, transition_s=0.01))
+    steps = backend.at_submit
+    assert result.numbers == list(range(30)) and 1.5 < steps[10] < 3.0
+    assert np.abs(np.diff(steps)).max() < 0.4, "a jump where the second change began"
+
+
+def test_without_a_transition_a_prompt_changes_at_once() -> None:
+    backend = Steered()
+    run(make(Cards(10), backend, prompts=("1", "3"), hold=5))
+    assert backend.at_submit == [1.0] * 5 + [3.0] * 5
+    assert [call for call in backend.calls if call[0] == "prompt"] == [("prompt", 1.0), ("prompt", 3.0)]
+
+
+def test_unchanged_frames_are_rendered_while_a_transition_runs() -> None:
+    """The picture is still, the prompt is not: nothing may be reused until it has arrived."""
+
+    class Still(Cards):
+        def read(self) -> np.ndarray | None:
+            picture = super().read()
+            return None if picture is None else np.zeros_like(picture)
+
+    backend = Steered()
+    loop = make(Still(40), backend, prompts=("1", "3"), hold=20, transition_s=0.01, skip_threshold=0)
+    loop.run(lambda frame: None, lambda: None, lambda: None)
+    assert backend.at_submit == pytest.approx([1.0, *(1 + 2 * t * t * (3 - 2 * t) for t in np.linspace(0, 1, 11))], abs=1e-5)

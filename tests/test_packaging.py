@@ -42,7 +42,8 @@ def test_wheel_holds_one_import_name_and_the_demo(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in names} == {"sdxs", next(n for n in names if ".dist-info" in n).split("/")[0]}
     held = set(names)
-    for path in [ROOT / "cli.py", *(p for d in ("common", "mlx_sdxs", "coreml_backend") for p in (ROOT / d).rglob("*.py"))]:
+    houses = ("common", "mlx_sdxs", "coreml_backend", "api")
+    for path in [ROOT / "cli.py", *(p for house in houses for p in (ROOT / house).rglob("*.py"))]:
         assert f"sdxs/{path.relative_to(ROOT).as_posix()}" in held
     for path in (p for p in (ROOT / "weights" / "demo").rglob("*") if p.is_file()):
         assert f"sdxs/{path.relative_to(ROOT).as_posix()}" in held

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from sdxs.common.config import FrameConfig, SchedulerConfig
-from sdxs.common.errors import ConfigError
-from sdxs.common.schedule import alphas_cumprod, one_step, seeded_noise
+from sdxs.common.errors import ConfigError, UsageError
+from sdxs.common.schedule import alphas_cumprod, frame_steps, one_step, seeded_noise
 
 SDXS = SchedulerConfig(num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
 
@@ -69,3 +69,57 @@ def test_noise_is_float32_of_values_that_half_precision_holds() -> None:
 def test_noise_follows_its_seed() -> None:
     assert (seeded_noise(5, 8, 8, 4) == seeded_noise(5, 8, 8, 4)).all()
     assert (seeded_noise(5, 8, 8, 4) != seeded_noise(6, 8, 8, 4)).any()
+
+
+# EulerDiscreteScheduler("trailing") of diffusers 0.42: timesteps, sigmas, and where it takes z = 0.3, n = -1.1
+# when the network is eps = tanh(0.7 x + 0.001 t).
+EULER = {
+    1: ((999,), (14.614646911621094,), -19.288553437068373),
+    2: ((999, 499), (14.614646911621094, 1.6128870248794556), -17.288037727261308),
+    3: ((999, 666, 332), (14.614646911621094, 2.9183084964752197, 0.9292148947715759), -15.672136035143467),
+    4: ((999, 749, 499, 249), (14.614646911621094, 4.081730842590332, 1.6128870248794556, 0.6932054162025452),
+        -14.274962918092454),
+}
+
+
+@pytest.mark.parametrize("count", EULER)
+def test_steps_are_those_of_diffusers_euler(count: int) -> None:
+    timesteps, sigmas, expected = EULER[count]
+    steps = frame_steps(SDXS, FrameConfig(steps=count))
+    assert tuple(step.timestep for step in steps) == timesteps
+    np.testing.assert_allclose([step.ratio for step in steps], sigmas, rtol=1e-6)
+    z, n = 0.3, -1.1
+    for step in steps:  # as both frames do it
+        eps = np.tanh(0.7 * (step.sqrt_alpha * z + step.sqrt_one_minus_alpha * n) + 0.001 * step.timestep)
+        z, n = z + step.ratio * (n - eps), eps
+    assert z == pytest.approx(expected, rel=1e-6)
+
+
+def test_steps_from_a_lower_timestep_are_spread_below_it() -> None:
+    steps = frame_steps(SDXS, FrameConfig(timestep=499, timesteps=(0, 999), max_steps=4, steps=2))
+    assert [step.timestep for step in steps] == [499, 249]
+
+
+TURBO = FrameConfig(timesteps=(0, 999), max_steps=4)
+
+
+@pytest.mark.parametrize(("strength", "timestep"), [(None, 999), (1.0, 999), (0.5, 499), (0.001, 0)])
+def test_strength_chooses_the_timestep(strength: float | None, timestep: int) -> None:
+    assert TURBO.at(strength, None, 1000, "sd-turbo").timestep == timestep
+
+
+@pytest.mark.parametrize(("frame", "strength", "steps", "said"), [
+    (FrameConfig(), 0.5, None, "trained for timestep 999 alone.*--control-scale.*--blend"),
+    (FrameConfig(timestep=500, noise_scale=0.0, timesteps=(500, 500)), 1.0, None, "trained for timestep 500 alone"),
+    (FrameConfig(timestep=700, timesteps=(399, 799)), 0.9, None, "renders from 0.4 to 0.8"),
+    (TURBO, 0.0, None, "renders from 0.001 to 1"),
+    (FrameConfig(), None, 2, "distilled to take one step"),
+    (TURBO, None, 5, "takes 1 to 4 steps"),
+    (TURBO, None, 0, "takes 1 to 4 steps"),
+    (TURBO, 0.002, 4, "no room for so many"),
+])
+def test_strength_and_steps_are_refused_with_the_reason(
+    frame: FrameConfig, strength: float | None, steps: int | None, said: str
+) -> None:
+    with pytest.raises(UsageError, match=said):
+        frame.at(strength, steps, 1000, "model")

@@ -1,6 +1,7 @@
 """What the command line refuses, in one line each, and what it must not lose when several things go wrong."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -69,6 +70,13 @@ def test_without_a_command_the_help_is_shown(command: Command, arguments: tuple[
         ("--coreml-runtime", ("--backend", "mlx", "--coreml-runtime", "foo")),
         ("--compute-units", ("--backend", "mlx", "--compute-units", "all")),
         ("--attention", ("--backend", "identity", "--attention", "sdpa")),  # the default, but it was asked for
+        ("--placement", ("--backend", "mlx", "--placement", "encode=ne,unet=gpu,decode=ne")),
+        ("--input", ("--backend", "mlx", "--input", "image")),
+        ("--weights", ("--backend", "identity", "--weights", "int8")),
+        ("--sizes", ("--backend", "mlx", "--sizes", "256")),
+        ("--fixed-noise", ("--backend", "mlx", "--fixed-noise")),
+        ("--verbose", ("--backend", "mlx", "--verbose")),
+        ("--lanes", ("--backend", "identity", "--lanes", 2)),
         ("--dtype", ("--backend", "identity", "--dtype", "float16")),
         ("--seed", ("--backend", "identity", "--seed", 0)),
         ("--feedback", ("--backend", "identity", "--compare", "identity", "--feedback", 0.5)),
@@ -81,6 +89,12 @@ def test_an_option_that_no_chosen_backend_knows_is_refused(
     said = refused(command, 2, *LIVE, *arguments, "--out", tmp_path / "o.mp4")
     assert said.startswith(f"error: {option}: only for --backend ")
     assert not list(tmp_path.iterdir())
+
+
+def test_lanes_reach_the_backend(command: Command, tmp_path: Path) -> None:
+    said = command(*LIVE, "--lanes", 3, "--out", tmp_path / "o.mp4").out
+    assert "lanes 3" in said
+    assert refused(command, 2, *LIVE, "--lanes", 9, "--out", tmp_path / "p.mp4").startswith("error: --lanes 9: expected")
 
 
 def test_an_option_that_one_of_two_backends_knows_is_taken(command: Command, tmp_path: Path) -> None:
@@ -208,3 +222,20 @@ def test_a_camera_whose_read_never_returns_ends_with_code_3(tmp_path: Path, mode
     assert f"wrote {out}" in done.stdout and 1 <= len(list(out.iterdir())) <= 5
 
 
+
+
+def test_an_import_that_was_interrupted_is_an_interruption(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bug: SIGINT inside NumPy's or OpenCV's import came out as their ImportError, with a traceback and exit code 1."""
+
+    def examine(_: object) -> None:
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            raise ImportError("numpy._core.multiarray failed to import") from None
+
+    monkeypatch.setattr("sdxs.common.doctor.examine", examine)
+    done = command("doctor")
+    assert done.code == 130 and done.err.strip().endswith("interrupted") and "Traceback" not in done.err
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

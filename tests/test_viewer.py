@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from sdxs.common import sink as sinks
+from sdxs.common import viewer as viewer_module
 from sdxs.common.controls import Look, View
 from sdxs.common.errors import SinkError
 from sdxs.common.frames import Frame
@@ -60,6 +61,16 @@ def test_overlay_is_drawn_into_the_window_and_into_no_file() -> None:
     assert (file.pictures[0] == 100).all()
     assert window.pictures[0].shape[0] >= LEAST_HEIGHT
     assert (window.pictures[0] != 100).mean() > 0.1
+
+
+def test_overlay_says_when_a_stand_in_renders(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A figure beside the interpreter's pictures must not pass for Core ML's."""
+    written: list[str] = []
+    monkeypatch.setattr(viewer_module, "text_block", lambda canvas, lines, top: written.extend(lines))
+    stats = Stats()
+    stats.backends = [{"backend": "coreml", "runtime": "reference interpreter, NOT Core ML; no speed"}, {"backend": "mlx"}]
+    Viewer(SIZE, Look(overlay=True), stats, [], Kept()).show(frame())
+    assert "reference interpreter, NOT Core ML" in written
 
 
 def test_window_is_redrawn_without_a_new_frame_only_if_something_changed() -> None:

@@ -1,0 +1,188 @@
+"""What bench asks of Core ML: a frame's work counted operation by operation, the device's peaks, the stages one by one.
+
+Counting needs no Mac. Peaks and stages run Core ML itself, or the reference interpreter in a test, whose times mean nothing.
+"""
+
+import math
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import coremltools as ct
+import numpy as np
+
+from ..common.backend import Backend
+from ..common.bench.instrument import STAGES, Peaks, StageCost
+from ..common.checkpoint import Checkpoint
+from ..common.errors import BackendError, UsageError
+from .backend import CoreMLBackend
+from .compute_plan import describe
+from .ops import AttentionForm, Function, Program, Var, mb, types
+from .options import UNITS
+from .prepare import find_or_build
+from .program import Stage, Variant, _quiet, mil_program
+from .runner import Model, open_runner
+
+Operation = ct.converters.mil.mil.Operation
+_SIDE = 4096
+_COPY_SHAPE = (1, 64, 1024, 1024)
+_REPEATS = 8
+
+
+class CoreMLInstrument:
+    """See `common.bench.instrument.Instrument`."""
+
+    def count(self, checkpoint: Checkpoint, size: int, attention: AttentionForm = "sdpa") -> list[StageCost]:
+        checkpoint.check_size(size)
+        costs = []
+        for stage in STAGES:
+            program, _ = mil_program(checkpoint, Variant(size, attention, "float32", "float16", _named(stage)))
+            cost = StageCost(stage, 0, 0, 0)
+            for op in program.functions["main"].operations:
+                cost = cost.plus(*_work(op))
+            costs.append(cost)
+        return costs
+
+    def peaks(self, dtype: str) -> Peaks:
+        """Run two programs of one kind of operation each on CPU and GPU. Needs macOS."""
+        with tempfile.TemporaryDirectory() as folder:
+            product, copy = Path(folder) / "product.mlpackage", Path(folder) / "copy.mlpackage"
+            layers = write_product(product, _SIDE)
+            write_copy(copy, _COPY_SHAPE)
+            rows = np.random.default_rng(0).standard_normal((1, _SIDE, _SIDE)).astype(np.float32)
+            seconds = _best(open_model(product), {"x": rows}) / layers
+            bulk = np.ones(_COPY_SHAPE, np.float32)
+            copied = _best(open_model(copy), {"x": bulk})
+        how = f"{layers} linears of {_SIDE} x {_SIDE} in one program; activation over {bulk.nbytes // 2 >> 20} MB float16"
+        return Peaks(2 * _SIDE**3 / seconds, 2 * bulk.nbytes / 2 / copied, "float16", how)
+
+    def notes(self, backend: Backend) -> list[str]:
+        """Core ML's plan: which unit computes how much."""
+        loaded = _coreml(backend)
+        return describe(find_or_build(loaded.checkpoint, loaded.options), loaded.options)
+
+    def profile(self, backend: Backend, picture: np.ndarray, frames: int) -> dict[str, list[float]]:
+        """Run a program for each stage in turn, on the backend's own compute units; they are built if they are not cached."""
+        loaded = _coreml(backend)
+        options = loaded.options
+        if not options.placement:
+            unit = next(name for name, units in UNITS.items() if units == options.compute_units)
+            options = replace(options, placement=(unit,) * len(STAGES))
+        built = find_or_build(loaded.checkpoint, options)
+        runners = [open_runner(built, stage, loaded.checkpoint, options) for stage in STAGES]
+        times: dict[str, list[float]] = {name: [] for name in (*STAGES, "out")}
+        out = np.empty_like(picture)
+        for number in range(frames + 1):
+            made, stamps = picture, [time.perf_counter_ns()]
+            for runner in runners:
+                made, _ = runner.run(made)
+                stamps.append(time.perf_counter_ns())
+            np.copyto(out, made)
+            stamps.append(time.perf_counter_ns())
+            if number >= 1:
+                for name, began, ended in zip(times, stamps[:-1], stamps[1:], strict=True):
+                    times[name].append((ended - began) / 1e6)
+        return times
+
+
+def _coreml(backend: Backend) -> CoreMLBackend:
+    if not isinstance(backend, CoreMLBackend):
+        raise BackendError("coreml: only a Core ML backend can be looked into")
+    return backend
+
+
+def open_model(path: Path, runtime: str = "coreml") -> Model:
+    """Open a package that measures a peak, on Core ML, or on the interpreter. Raises UsageError, BackendError."""
+    if runtime == "reference":
+        from .interpreter import Interpreter
+
+        return Interpreter(path, round_float16=True)
+    if sys.platform != "darwin":
+        raise UsageError("Core ML needs macOS; only its work can be counted here, not its speed")
+    try:
+        model: Model = ct.models.MLModel(str(path), compute_units=ct.ComputeUnit.CPU_AND_GPU)
+    except Exception as error:  # coremltools raises bare Exception and RuntimeError
+        raise BackendError(f"coreml: {path.name} cannot be loaded ({error}); check `sdxs doctor`") from None
+    return model
+
+
+def _best(model: Model, given: dict[str, np.ndarray]) -> float:
+    """Seconds of the fastest of several runs."""
+    model.predict(given)
+    best = math.inf
+    for _ in range(_REPEATS):
+        began = time.perf_counter()
+        model.predict(given)
+        best = min(best, time.perf_counter() - began)
+    return best
+
+
+def _named(stage: str) -> Stage:
+    stages: dict[str, Stage] = {"encode": "encode", "unet": "unet", "decode": "decode"}
+    return stages[stage]
+
+
+def _work(op: Operation) -> tuple[int, int, int]:
+    """FLOPs, weights and activations of one operation; nothing for what is neither a convolution nor a product."""
+    y = op.outputs[0]
+    if op.op_type in ("conv", "linear"):
+        weight, bias = op.inputs["weight"], op.inputs.get("bias")
+        weights = _size(weight) + (_size(bias) if bias is not None else 0)
+        return 2 * _size(y) * (_size(weight) // weight.shape[0]), weights, _size(op.inputs["x"]) + _size(y)
+    if op.op_type == "scaled_dot_product_attention":
+        q, k, v = (op.inputs[name] for name in ("query", "key", "value"))
+        return 4 * _size(q) * k.shape[-2], 0, _size(q) + _size(k) + _size(v) + _size(y)
+    if op.op_type == "matmul":
+        a, b = op.inputs["x"], op.inputs["y"]
+        return 2 * _size(y) * _inner(op, a), 0, _size(a) + _size(b) + _size(y)
+    if op.op_type == "einsum":
+        a, b = op.inputs["values"]
+        # bkhc,bchq: channels are summed over; bchk,bkhq: keys are
+        inner = a.shape[3]
+        return 2 * _size(y) * inner, 0, _size(a) + _size(b) + _size(y)
+    return 0, 0, 0
+
+
+def _inner(op: Operation, a: Var) -> int:
+    turned = op.inputs.get("transpose_x")
+    return int(a.shape[-2 if turned is not None and turned.val else -1])
+
+
+def _size(value: Var) -> int:
+    return math.prod(value.shape)
+
+
+def write_product(path: Path, side: int, layers: int = 4) -> int:
+    """Write a program of `layers` linears in a row, (1, side, side) -> the same; return how many."""
+    weight = np.random.default_rng(1).standard_normal((side, side), np.float32) / np.sqrt(side, dtype=np.float32)
+    _write(path, (1, side, side), lambda x: _chain(x, weight.astype(np.float16), layers))
+    return layers
+
+
+def _chain(x: Var, weight: np.ndarray, layers: int) -> Var:
+    for _ in range(layers):
+        x = mb.linear(x=x, weight=weight)
+    return mb.reduce_max(x=x, axes=[2], keep_dims=True)  # a small output: the way back to Python is not what is measured
+
+
+def write_copy(path: Path, shape: tuple[int, ...]) -> None:
+    """Write a program that reads `shape` and writes it once."""
+    _write(path, shape, lambda x: mb.reduce_max(x=mb.relu(x=x), axes=[1, 2, 3], keep_dims=True))
+
+
+def _write(path: Path, shape: tuple[int, ...], body: Callable[[Var], Var]) -> None:
+    placeholders = {"x": mb.placeholder(shape=shape, dtype=types.fp32)}
+    with Function(placeholders, opset_version=ct.target.iOS17) as function:
+        y = body(mb.cast(x=function.inputs["x"], dtype="fp16"))
+        function.set_outputs([mb.cast(x=y, dtype="fp32", name="y")])
+    program = Program()
+    program.add_function("main", function)
+    with _quiet():
+        ct.convert(
+            program, inputs=[ct.TensorType(name="x", shape=shape, dtype=np.float32)], convert_to="mlprogram",
+            skip_model_load=True, minimum_deployment_target=ct.target.iOS17, compute_precision=ct.precision.FLOAT32,
+            pass_pipeline=ct.PassPipeline.CLEANUP, package_dir=str(path),
+        )

@@ -1,0 +1,126 @@
+"""Stages of a frame that run one after the other in this process: what a section of the pipeline is.
+
+Satisfies the Backend protocol, except that what it takes and gives may be latents, float32
+(1, C, S/8, S/8), instead of pictures; `common.hosted` then hosts it all the same.
+"""
+
+import time
+from collections import deque
+from dataclasses import replace
+
+import numpy as np
+
+from ..common import copies
+from ..common.backend import BackendOptions, FrameParams, MemoryUse, StageTimes, check_conditioning, check_edges
+from ..common.checkpoint import Checkpoint
+from ..common.errors import BackendError
+from ..common.hosted import Plane
+from . import cache
+from .options import CoreMLOptions
+from .prepare import find_or_build, refuse_without_runtime
+from .runner import GIVES, TAKES, Runner, open_runner
+
+STAGES_SETTING = "stages"
+
+
+class StagesBackend:
+    """Runs some of `CoreMLOptions.stages` in a row, when a frame is submitted."""
+
+    name = "coreml"
+    depth = 1
+
+    def __init__(self, checkpoint: Checkpoint, options: BackendOptions) -> None:
+        """Take what to run; the setting 'stages' names them, as 'encode+unet', or all run."""
+        settings = dict(options.settings)
+        chosen = settings.pop(STAGES_SETTING, "")
+        self.options = CoreMLOptions.parse(replace(options, settings=tuple(settings.items())))
+        self.stages = tuple(chosen.split("+")) if chosen else self.options.stages
+        self._checkpoint = checkpoint
+        self._runners: list[Runner] = []
+        self._done: deque[tuple[np.ndarray, StageTimes]] = deque()
+
+    @property
+    def takes(self) -> Plane:
+        return plane(TAKES[self.stages[0]], self._checkpoint, self.options.size)
+
+    @property
+    def gives(self) -> Plane:
+        return plane(GIVES[self.stages[-1]], self._checkpoint, self.options.size)
+
+    def load(self) -> None:
+        """Build the programs if they are not cached, load them and run a blank frame. Raises SdxsError."""
+        self.close()
+        refuse_without_runtime(self.options)
+        self._checkpoint.verify()
+        self._built = find_or_build(self._checkpoint, self.options)
+        self._runners = [open_runner(self._built, stage, self._checkpoint, self.options) for stage in self.stages]
+        self.submit(np.zeros(self.takes.shape, self.takes.dtype), np.zeros((self.options.size,) * 2, np.uint8))
+        self.collect(np.empty(self.gives.shape, self.gives.dtype))
+        self.forget()  # the warm-up's picture must not shine through
+
+    def set_conditioning(self, encoder_hidden_states: np.ndarray) -> None:
+        self._require()
+        check_conditioning(encoder_hidden_states, self._checkpoint.unet.cross_attention_dim)
+        for runner in self._runners:
+            runner.set_conditioning(encoder_hidden_states)
+
+    def set_params(self, params: FrameParams) -> None:
+        self._require()
+        for runner in self._runners:
+            runner.set_params(params)
+
+    def forget(self) -> None:
+        """Let nothing of earlier frames into the next one."""
+        for runner in self._runners:
+            runner.forget()
+
+    def submit(self, frame: np.ndarray, edges: np.ndarray | None = None) -> None:
+        self._require()
+        self.takes.check(frame)
+        if self.options.control:
+            edges = check_edges(edges, self.options.size)
+        submitted_ns, bridge_ns = time.perf_counter_ns(), 0
+        for runner in self._runners:
+            frame, outside_ns = runner.run(frame, edges)
+            bridge_ns += outside_ns
+        self._done.append((frame, StageTimes(time.perf_counter_ns() - submitted_ns, bridge_ns)))
+
+    def collect(self, out: np.ndarray) -> StageTimes:
+        self._require()
+        if not self._done:
+            raise BackendError("coreml: collect() without a submitted frame")
+        made, times = self._done.popleft()
+        np.copyto(out, made.reshape(out.shape))
+        copies.count("backend out", out.nbytes)
+        return times
+
+    def memory(self) -> MemoryUse:
+        """Core ML tells nothing of its own memory; the process footprint does. model_bytes are the packages."""
+        stages = self.stages if self._runners else ()
+        return MemoryUse(0, 0, 0, sum(cache.size_bytes(self._built.package(stage)) for stage in stages))
+
+    def describe(self) -> dict[str, str]:
+        options = self.options
+        units = {stage: options.units(stage) for stage in self.stages}
+        device = " ".join(f"{stage}={unit}" for stage, unit in units.items()) if options.placement else options.compute_units
+        facts = {"backend": self.name, "device": device, "dtype": options.weights}
+        if options.runtime == "reference":
+            facts["device"] = "CPU, NumPy"
+            facts["runtime"] = "reference interpreter, NOT Core ML; its times are no speed of Core ML"
+        return facts | {"attention": options.attention, "input": options.input}
+
+    def close(self) -> None:
+        self._runners.clear()
+        self._done.clear()
+
+    def _require(self) -> None:
+        if not self._runners:
+            raise BackendError("coreml: backend is not loaded; call load() first")
+
+
+def plane(what: str, checkpoint: Checkpoint, size: int) -> Plane:
+    """How a stage's input or output travels: 'picture' and 'image' as uint8, 'latents' and 'x0' as float32."""
+    if what in ("picture", "image"):
+        return Plane((size, size, 3))
+    side = size // checkpoint.vae.reduction
+    return Plane((1, checkpoint.vae.latent_channels, side, side), "float32")

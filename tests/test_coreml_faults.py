@@ -1,0 +1,160 @@
+"""What can go wrong with a conversion or a built program: one clear line each, nothing half-built."""
+
+import signal
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from command import Command
+from sdxs.common.checkpoint import Checkpoint
+from sdxs.common.errors import BackendError
+from sdxs.coreml_backend import cache, doctor
+from sdxs.coreml_backend.options import CoreMLOptions
+from sdxs.coreml_backend.prepare import find_or_build
+from sdxs.experiments.random_checkpoint import architecture, tiny, write_checkpoint
+
+SIZE = 64
+REFERENCE = CoreMLOptions(SIZE, "reference")
+
+
+@pytest.fixture
+def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A weights folder and, beside it, a temporary folder of the test's own."""
+    for name, variable in (("weights", "SDXS_WEIGHTS"), ("temporary", "TMPDIR")):
+        (tmp_path / name).mkdir()
+        monkeypatch.setenv(variable, str(tmp_path / name))
+    return tmp_path / "weights"
+
+
+def left_in(weights: Path) -> list[str]:
+    """What a conversion left, apart from the note of the hashes; folders in the temporary place count too."""
+    names = [path.name for path in (weights / "coreml").glob("*") if path.name != "hashes.json"]
+    return names + [str(path) for path in (weights.parent / "temporary").rglob("*") if path.is_file()]
+
+
+def start_convert(*arguments: str, largest_file: int | None = None) -> subprocess.Popen[str]:
+    """`sdxs convert` in a process of its own, which may write files of no more than `largest_file` bytes."""
+    lines = [
+        "import resource, signal, sys",
+        "signal.signal(signal.SIGINT, signal.default_int_handler)",  # a shell lets what it runs in the background ignore it
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({largest_file}, {largest_file}))" if largest_file else "",
+        "from sdxs.cli import main",
+        "main()",
+    ]
+    command = [sys.executable, "-c", "\n".join(lines), "convert", "--size", str(SIZE), *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize("moment", ["build frame", "write frame", f"check at {SIZE} x {SIZE}"])
+def test_an_interrupted_conversion_leaves_nothing(weights: Path, moment: str) -> None:
+    """Ctrl-C in a real process, as soon as it says that it has come so far."""
+    process = start_convert("--model", "demo")
+    assert process.stderr
+    said = []
+    for line in process.stderr:
+        said.append(line.strip())
+        if moment in line:
+            process.send_signal(signal.SIGINT)
+            break
+    said += process.stderr.read().splitlines()
+    process.communicate()
+    assert process.returncode == 130, said
+    assert said[-1] == "interrupted; nothing half-built is left" and moment in said[-2]
+    assert not any("Traceback" in line for line in said)
+    assert left_in(weights) == []
+
+
+def test_what_a_killed_conversion_left_is_cleared_away_by_the_next(weights: Path, demo: Checkpoint) -> None:
+    process = start_convert("--model", "demo")
+    assert process.stderr
+    next(line for line in process.stderr if "write frame" in line)
+    process.kill()
+    process.communicate()
+    left = list((weights / "coreml").glob(".partial-*"))
+    assert len(left) == 1, "killed in the middle, it cannot tidy up"
+    assert cache.list_built() == []
+    built = find_or_build(demo, REFERENCE)
+    assert built.news == "not built before" and not left[0].exists()
+
+
+@pytest.mark.parametrize("room", [100_000, 5_000_000], ids=["program", "weights"])
+def test_a_disk_that_takes_no_more_is_one_clear_line(weights: Path, room: int) -> None:
+    """A limit on the size of a file is refused by the kernel just where a full disk is."""
+    process = start_convert("--model", "demo", largest_file=room)
+    _, err = process.communicate()
+    *_, last = err.strip().splitlines()
+    assert process.returncode == 1 and "Traceback" not in err
+    assert last.startswith("error: ") and "disk" in last and "free" in last and "$SDXS_WEIGHTS" in last
+    assert left_in(weights) == []
+
+
+def test_several_sizes_on_a_disk_that_takes_no_more(weights: Path) -> None:
+    process = start_convert("--model", "demo", "--sizes", "64,128", largest_file=5_000_000)
+    _, err = process.communicate()
+    assert process.returncode == 1 and "disk" in err.strip().splitlines()[-1] and "Traceback" not in err
+    assert left_in(weights) == []
+
+
+@pytest.mark.parametrize("found", ["8.3", "10.0b1", None])
+def test_another_coremltools_is_named(
+    weights: Path, command: Command, monkeypatch: pytest.MonkeyPatch, found: str | None
+) -> None:
+    right = metadata.version
+
+    def version(name: str) -> str:
+        if name != "coremltools":
+            return right(name)
+        if found is None:
+            raise metadata.PackageNotFoundError(name)
+        return found
+
+    monkeypatch.setattr(metadata, "version", version)
+    for arguments in (("convert", "--model", "demo"),
+                      ("live", "--backend", "coreml", "--coreml-runtime", "reference", "--model", "demo", "--headless",
+                       "--out", weights / "out.mp4")):
+        done = command(*arguments)
+        assert done.code == 2 and len(done.err.strip().splitlines()) == 1
+        assert (f"coremltools {found} is installed, expected 9.x" if found else "coremltools is not installed") in done.err
+        assert "pip install 'coremltools>=9,<10'" in done.err
+    assert left_in(weights) == []
+    (check,) = doctor.checks()
+    assert check.ok is False and "coremltools" in check.finding and "coremltools>=9,<10" in check.remedy
+
+
+@pytest.mark.parametrize("where", ["weight.bin", "record.json"])
+def test_one_damaged_byte_is_noticed_said_and_repaired(weights: Path, command: Command, where: str) -> None:
+    assert command("convert", "--model", "demo", "--size", SIZE).code == 0
+    (folder,) = (weights / "coreml").glob("demo-*")
+    file = next(folder.rglob(where))
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 0x80  # no longer ASCII, so that a JSON file is none any more
+    file.write_bytes(data)
+    done = command("convert", "--model", "demo", "--size", SIZE)
+    says = "its record is damaged" if where == "record.json" else f"{where} is damaged"
+    assert done.code == 0 and says in done.err
+    assert says not in command("convert", "--model", "demo", "--size", SIZE).err
+
+
+def test_a_stale_program_is_not_found_under_new_weights(weights: Path, tmp_path: Path) -> None:
+    """The same name and configs, other tensors: another program."""
+    from sdxs.common.checkpoint import open_checkpoint
+
+    folders = []
+    for seed in (0, 1):
+        checkpoint = open_checkpoint(write_checkpoint(tmp_path / "same", tiny(architecture("sdxs-512-0.9")), seed=seed))
+        folders.append(find_or_build(checkpoint, REFERENCE).folder)
+    assert folders[0] != folders[1]
+
+
+def test_a_program_that_was_built_without_a_reference_is_checked_as_soon_as_there_is_one(
+    weights: Path, demo: Checkpoint
+) -> None:
+    """Bug: a backend that built for itself left a program that nobody ever held against MLX."""
+    built = find_or_build(demo, REFERENCE)
+    assert built.record.gate_db == {}
+    with pytest.raises(BackendError, match="dB from the reference"):
+        find_or_build(demo, REFERENCE, lambda picture, _states, _seed: 255 - picture)
+    assert built.record.gate_db == {}

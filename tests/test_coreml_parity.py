@@ -1,0 +1,117 @@
+"""The Core ML programs against what diffusers made of the same weights and inputs, and that a mistake would show.
+
+Programs run through the interpreter, every float16 result rounded. Stored outputs are those of `test_parity`.
+`make parity` compares with live diffusers, full size too.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from sdxs.common.checkpoint import Checkpoint, open_checkpoint
+from sdxs.coreml_backend import ops, unet
+from sdxs.experiments.coreml_parity import MLX_LIMIT_DB, agrees, distances, run_program
+from sdxs.experiments.make_fixtures import FIXTURES, run_frame, tiny_checkpoint, tiny_inputs
+
+STORED = load_file(FIXTURES / "parity.safetensors")
+Open = Callable[[str], Checkpoint]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Open:
+    """The tiny checkpoints that the stored outputs belong to, each written once."""
+    base, written = tmp_path_factory.mktemp("coreml-parity"), {}
+
+    def open_one(name: str) -> Checkpoint:
+        if name not in written:
+            written[name] = open_checkpoint(tiny_checkpoint(base, name))
+        return written[name]
+
+    return open_one
+
+
+def oracle(name: str) -> dict[str, np.ndarray]:
+    """x0 and picture of diffusers."""
+    return {what: STORED[f"{name}/frame/{what}"] for what in ("x0", "picture")}
+
+
+SDXS = ("sdxs-512-0.9", "sdxs-512-dreamshaper")
+
+
+@pytest.mark.parametrize(
+    ("name", "attention"),
+    [(name, form) for name in SDXS for form in ("sdpa", "matmul", "split_einsum")] + [("sd-turbo", "sdpa")],
+)
+def test_the_program_equals_diffusers(checkpoint: Open, name: str, attention: str) -> None:
+    given = checkpoint(name)
+    ours = run_program(given, tiny_inputs(given), attention)
+    assert agrees(ours, oracle(name)), distances(ours, oracle(name))
+
+
+def test_the_program_equals_mlx_on_the_demo(demo: Checkpoint) -> None:
+    inputs = tiny_inputs(demo)
+    _, quality = distances(run_program(demo, inputs), run_frame(demo, inputs))
+    assert quality > MLX_LIMIT_DB
+
+
+# Planted errors: what a builder of these programs could get wrong. Each must fail the comparison above.
+
+
+def wrong_heads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The number of heads read as their dimension."""
+    right = unet.attention
+    monkeypatch.setattr(
+        unet, "attention", lambda *, query, key, value, heads, form: right(
+            query=query, key=key, value=value, heads=(query.shape[2] if form != "split_einsum" else query.shape[1]) // heads,
+            form=form,
+        )
+    )
+
+
+def wrong_timestep(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last timestep counted from 1."""
+    right = unet.TimestepEmbedding.__call__
+    monkeypatch.setattr(unet.TimestepEmbedding, "__call__", lambda self, timestep: right(self, timestep + 1))
+
+
+def wrong_padding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorFlow's 'same' at stride 2: bottom and right only."""
+    right = ops.Downsample.__init__
+    monkeypatch.setattr(ops.Downsample, "__init__", lambda self, weights, symmetric=True: right(self, weights, False))
+
+
+def swapped_scale(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gain and shift of a norm in each other's place."""
+    right = ops.Weights.float32
+
+    def float32(self: ops.Weights, name: str) -> np.ndarray:
+        if "norm" in self.name.rpartition(".")[2]:
+            name = {"weight": "bias", "bias": "weight"}[name]
+        return right(self, name)
+
+    monkeypatch.setattr(ops.Weights, "float32", float32)
+
+
+def missing_projection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attention without its output projection."""
+
+    def forward(self: unet.Attention, x: ops.Var, context: ops.Var) -> ops.Var:
+        w = self.weights
+        query, key, value = (
+            ops.linear(x=source, weights=w[name]) for source, name in ((x, "to_q"), (context, "to_k"), (context, "to_v"))
+        )
+        return ops.attention(query=query, key=key, value=value, heads=self.heads, form=self.form)
+
+    monkeypatch.setattr(unet.Attention, "__call__", forward)
+
+
+@pytest.mark.parametrize("plant", [wrong_heads, wrong_timestep, wrong_padding, swapped_scale, missing_projection])
+@pytest.mark.parametrize("name", SDXS)
+def test_a_planted_error_is_caught(
+    checkpoint: Open, name: str, plant: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = checkpoint(name)
+    plant(monkeypatch)
+    assert not agrees(run_program(given, tiny_inputs(given)), oracle(name))

@@ -1,0 +1,109 @@
+"""Edges: where they are, that they hold still on a noisy still picture, and that they follow what moves."""
+
+import numpy as np
+import pytest
+
+from sdxs.common.edges import CANNY, KINDS, Edges, f_score
+from sdxs.common.errors import UsageError
+from sdxs.common.image import to_square_rgb
+from sdxs.common.opencv import cv2
+from sdxs.common.source import Synthetic
+
+SIZE = 128
+
+
+def scene(shift: int = 0) -> np.ndarray:
+    """A bright square and a disc on grey, `shift` pixels to the right."""
+    picture = np.full((SIZE, SIZE, 3), 90, np.uint8)
+    cv2.rectangle(picture, (20 + shift, 30), (60 + shift, 80), (200, 210, 190), -1)
+    cv2.circle(picture, (90, 90), 20, (20, 30, 60), -1)
+    return picture
+
+
+def noisy(picture: np.ndarray, seed: int, sigma: float = 6) -> np.ndarray:
+    noise = np.random.default_rng(seed).normal(0, sigma, picture.shape)
+    return np.clip(picture + noise, 0, 255).astype(np.uint8)
+
+
+def draw(edges: Edges, picture: np.ndarray) -> np.ndarray:
+    out = np.empty(picture.shape[:2], np.uint8)
+    edges.draw(picture, out)
+    return out
+
+
+def outline(picture: np.ndarray) -> np.ndarray:
+    return cv2.Canny(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), *CANNY)
+
+
+@pytest.mark.parametrize("hysteresis", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_edges_are_white_where_things_end_and_black_elsewhere(kind: str, hysteresis: bool) -> None:
+    found = draw(Edges(kind, SIZE, hysteresis), scene())
+    assert f_score(found, outline(scene())) > 0.9
+    assert found[5:20].max() == 0 and found[55, 40] == 0  # empty ground, inside of the square
+    assert found.max() == 255
+
+
+def test_canny_without_memory_is_opencvs() -> None:
+    picture = noisy(scene(), 1)
+    np.testing.assert_array_equal(draw(Edges("canny", SIZE, hysteresis=False), picture), outline(picture))
+
+
+def shimmer(kind: str, hysteresis: bool) -> float:
+    """Edge pixels that change from frame to frame on a still, noisy picture, as a share of all edge pixels."""
+    edges, card = Edges(kind, 2 * SIZE, hysteresis), np.empty((2 * SIZE, 2 * SIZE, 3), np.uint8)
+    to_square_rgb(Synthetic(2 * SIZE).read(), card)
+    card[100:, :] = np.random.default_rng(9).integers(80, 120, card[100:].shape)  # texture, where noise decides
+    frames = [draw(edges, noisy(card, seed)) > 127 for seed in range(12)][4:]
+    return float(np.mean([(a != b).sum() / b.sum() for a, b in zip(frames[1:], frames[:-1], strict=True)]))
+
+
+def test_memory_holds_edges_still_and_soft_ones_are_stiller() -> None:
+    figures = {(kind, memory): shimmer(kind, memory) for kind in KINDS for memory in (False, True)}
+    for kind in KINDS:
+        assert figures[kind, True] < 0.5 * figures[kind, False], figures
+    assert figures["soft", False] < figures["canny", False], figures
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_edges_follow_what_moves_and_leave_nothing_behind(kind: str) -> None:
+    edges = Edges(kind, SIZE)
+    for step in range(12):
+        picture = scene(3 * step)
+        found = draw(edges, noisy(picture, step))
+    assert f_score(found, outline(picture)) > 0.85
+    # where the square's left side was five frames ago, inside of the square now
+    gone = found[40:70, 20 + 3 * 5 - 2 : 20 + 3 * 5 + 3]
+    assert (gone > 127).mean() < 0.05
+
+
+def test_forgetting_starts_afresh() -> None:
+    edges, fresh = Edges("canny", SIZE), Edges("canny", SIZE)
+    for seed in range(5):
+        draw(edges, noisy(scene(), seed))
+    edges.forget()
+    picture = noisy(scene(), 7)
+    np.testing.assert_array_equal(draw(edges, picture), draw(fresh, picture))
+
+
+def test_the_result_is_the_callers_own() -> None:
+    edges = Edges("soft", SIZE)
+    first = draw(edges, scene())
+    kept = first.copy()
+    draw(edges, scene(30))
+    np.testing.assert_array_equal(first, kept)
+
+
+def test_an_unknown_kind_is_refused() -> None:
+    with pytest.raises(UsageError, match="--edges hed: expected canny or soft"):
+        Edges("hed", SIZE)
+
+
+def test_f_score() -> None:
+    line = np.zeros((32, 32), np.uint8)
+    line[10] = 255
+    other = np.roll(line, 2, axis=0)
+    far = np.roll(line, 10, axis=0)
+    assert f_score(line, line) == 1 and f_score(line, other) == 1 and f_score(line, far) == 0
+    assert f_score(line, np.maximum(line, far)) == pytest.approx(2 / 3)  # all of it right, half of it found
+    assert f_score(line * 0, line * 0) == 1 and f_score(line, line * 0) == 0

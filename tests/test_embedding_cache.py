@@ -1,0 +1,125 @@
+"""Encoded prompts on disk: by text and encoder, whole or not at all, and never believed when damaged."""
+
+import os
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from sdxs.common import embedding_cache, text_encoder
+from sdxs.common.checkpoint import Checkpoint, open_checkpoint
+from sdxs.common.embedding_cache import EmbeddingCache, encoder_hash
+from sdxs.common.errors import SdxsWarning
+from sdxs.common.text_encoder import TextEncoder
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Grows by one for each text that is really encoded."""
+    count: list[int] = []
+    real = text_encoder.encode_tokens
+    monkeypatch.setattr(text_encoder, "encode_tokens", lambda *args: count.append(1) or real(*args))
+    return count
+
+
+def entries(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("*.safetensors"))
+
+
+def test_a_prompt_is_encoded_once_for_all_sessions(tiny_sdxs: Checkpoint, folder: Path, encoded: list[int]) -> None:
+    first = TextEncoder(tiny_sdxs).encode("a cat")
+    again = TextEncoder(tiny_sdxs).encode("a cat")
+    np.testing.assert_array_equal(again, first)
+    assert len(encoded) == 1 and again.dtype == np.float32
+    TextEncoder(tiny_sdxs).encode("a dog")
+    assert len(encoded) == 2 and len(entries(folder)) == 2
+    assert not [path for path in folder.rglob("*") if path.name.startswith(".partial")]
+
+
+def test_another_encoder_has_entries_of_its_own(tiny_folder: Path, folder: Path, encoded: list[int]) -> None:
+    checkpoint = open_checkpoint(tiny_folder)
+    TextEncoder(checkpoint).encode("a cat")
+    before = encoder_hash(checkpoint)
+    tensors = load_file(checkpoint.text_encoder_weights)
+    tensors["final_layer_norm.bias"] += 1
+    save_file(tensors, checkpoint.text_encoder_weights)
+    assert encoder_hash(checkpoint) != before
+    TextEncoder(checkpoint).encode("a cat")
+    assert len(encoded) == 2
+
+
+def test_a_changed_vocabulary_makes_another_encoder(tiny_folder: Path) -> None:
+    checkpoint = open_checkpoint(tiny_folder)
+    before = encoder_hash(checkpoint)
+    merges = tiny_folder / "tokenizer" / "merges.txt"
+    merges.write_text(merges.read_text() + "\n")
+    assert encoder_hash(checkpoint) != before
+
+
+def _flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 16
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [
+    _flip, lambda path: path.write_bytes(path.read_bytes()[:-100]), lambda path: path.write_bytes(b""),
+    lambda path: path.write_bytes(b"\x80\x04."), lambda path: save_file({"states": np.ones((1, 77, 8), np.float32)}, path),
+], ids=["one bit", "truncated", "empty", "pickle", "another shape"])
+def test_a_damaged_entry_is_named_ignored_and_made_again(
+    damage: Callable[[Path], None], tiny_sdxs: Checkpoint, folder: Path, encoded: list[int]
+) -> None:
+    expected = TextEncoder(tiny_sdxs).encode("a cat")
+    (entry,) = entries(folder)
+    damage(entry)
+    with pytest.warns(SdxsWarning, match="damaged .*encoded again"):
+        found = TextEncoder(tiny_sdxs).encode("a cat")
+    np.testing.assert_array_equal(found, expected)
+    assert len(encoded) == 2
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        np.testing.assert_array_equal(TextEncoder(tiny_sdxs).encode("a cat"), expected)
+    assert len(encoded) == 2
+
+
+def test_an_entry_under_another_texts_name_is_not_believed(tiny_sdxs: Checkpoint, folder: Path) -> None:
+    cache = EmbeddingCache(tiny_sdxs)
+    cache.write("a cat", TextEncoder(tiny_sdxs).encode("a cat"))
+    (entry,) = entries(folder)
+    other = cache._path("a dog")
+    entry.replace(other)
+    with pytest.warns(SdxsWarning, match="does not match"):
+        assert cache.read("a dog") is None
+
+
+def test_where_nothing_can_be_written_prompts_are_still_encoded(
+    tiny_sdxs: Checkpoint, folder: Path, encoded: list[int]
+) -> None:
+    folder.write_text("a file where the folder should be")
+    states = TextEncoder(tiny_sdxs).encode("a cat")
+    assert states.shape == (1, 77, 64) and len(encoded) == 1
+
+
+def test_a_long_prompt_warns_from_the_cache_too(tiny_sdxs: Checkpoint, folder: Path) -> None:
+    for _ in range(2):
+        with pytest.warns(SdxsWarning, match="75 fit"):
+            TextEncoder(tiny_sdxs).encode("cat " * 100)
+
+
+def test_the_oldest_entries_go(tiny_sdxs: Checkpoint, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedding_cache, "MOST_ENTRIES", 3)
+    cache = EmbeddingCache(tiny_sdxs)
+    for number in range(5):
+        cache.write(f"prompt {number}", np.full((1, 77, 64), number, np.float32))
+        os.utime(cache._path(f"prompt {number}"), ns=(number, number))
+    assert len(entries(folder)) == 3
+    assert cache.read("prompt 0") is None and cache.read("prompt 4") is not None

@@ -1,0 +1,94 @@
+"""The torch peer, where the parity extra is installed: the same picture as MLX's, in every form that runs here."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="the parity extra is not installed")
+pytest.importorskip("diffusers", reason="the parity extra is not installed")
+
+from sdxs.common.backend import BackendOptions, FrameParams
+from sdxs.common.checkpoint import Checkpoint
+from sdxs.common.errors import BackendError, UsageError
+from sdxs.experiments.torch_instrument import TorchInstrument
+from sdxs.experiments.torch_peer import MODES, TorchBackend
+from sdxs.mlx_sdxs.backend import MlxBackend
+
+SIZE = 64
+
+
+@pytest.fixture
+def prompt() -> np.ndarray:
+    return np.random.default_rng(1).standard_normal((1, 77, 64)).astype(np.float32)
+
+
+@pytest.fixture
+def picture() -> np.ndarray:
+    return np.random.default_rng(2).integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def rendered(tiny_sdxs: Checkpoint, prompt: np.ndarray, picture: np.ndarray) -> Iterator[np.ndarray]:
+    backend = MlxBackend(tiny_sdxs, BackendOptions(SIZE))
+    backend.load()
+    yield _render(backend, prompt, picture)
+    backend.close()
+
+
+def _render(backend: MlxBackend | TorchBackend, prompt: np.ndarray, picture: np.ndarray) -> np.ndarray:
+    backend.set_conditioning(prompt)
+    backend.set_params(FrameParams(3))
+    out = np.empty_like(picture)
+    backend.submit(picture)
+    assert backend.collect(out).total_ns > 0
+    return out
+
+
+def _made(checkpoint: Checkpoint, mode: str) -> TorchBackend:
+    return TorchBackend(checkpoint, BackendOptions(SIZE, "float32", (("mode", mode),)))
+
+
+@pytest.mark.parametrize("mode", ["eager", "channels_last"])
+def test_the_same_picture_as_mlx(
+    mode: str, tiny_sdxs: Checkpoint, prompt: np.ndarray, picture: np.ndarray, rendered: np.ndarray
+) -> None:
+    backend = _made(tiny_sdxs, mode)
+    backend.load()
+    other = _render(backend, prompt, picture)
+    # one level, where the two round a value in the middle differently
+    assert np.abs(other.astype(int) - rendered.astype(int)).max() <= 1
+    assert backend.describe()["mode"] == mode and backend.memory().model_bytes > 1_000_000
+    stages = TorchInstrument().profile(backend, picture, 2)
+    assert list(stages) == ["in", "encode", "unet", "decode", "out"] and all(len(times) == 2 for times in stages.values())
+    backend.close()
+    assert backend.memory().model_bytes == 0
+
+
+@pytest.mark.parametrize("mode", [name for name, (_, _, graphed) in MODES.items() if graphed])
+def test_a_graph_needs_cuda(mode: str, tiny_sdxs: Checkpoint) -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is CUDA here")
+    with pytest.raises(UsageError, match="needs CUDA"):
+        _made(tiny_sdxs, mode)
+
+
+@pytest.mark.parametrize("settings", [(("mode", "fast"),), (("colour", "red"),)])
+def test_unknown_settings_are_refused(settings: tuple[tuple[str, str], ...], tiny_sdxs: Checkpoint) -> None:
+    with pytest.raises(UsageError, match="expected mode"):
+        TorchBackend(tiny_sdxs, BackendOptions(SIZE, settings=settings))
+
+
+def test_what_the_peer_cannot_is_refused(tiny_sdxs: Checkpoint, picture: np.ndarray, tmp_path: Path) -> None:
+    backend = _made(tiny_sdxs, "eager")
+    backend.load()
+    with pytest.raises(UsageError, match="no latent feedback"):
+        backend.set_params(FrameParams(0, 0.5))
+    with pytest.raises(BackendError, match="without a submitted frame"):
+        backend.collect(picture)
+    backend.submit(picture)
+    with pytest.raises(BackendError, match="in flight already"):
+        backend.submit(picture)
