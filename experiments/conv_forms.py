@@ -74,7 +74,8 @@ def main() -> None:
         print(f"{row.side:4} {row.inputs:5} -> {row.outputs:<5} ms {times}   {verdict}", flush=True)
     if options.json:
         library = blas.loaded()
-        machine = {"system": platform.platform(terse=True), "cores": os.cpu_count(), "blas": f"{library.origin} ({library.core})" if library else "MLX's own"}
+        used = f"{library.origin} ({library.core})" if library else "MLX's own"
+        machine = {"system": platform.platform(terse=True), "cores": os.cpu_count(), "blas": used}
         options.json.parent.mkdir(parents=True, exist_ok=True)
         document = {"schema": 1, "machine": machine, "rows": [asdict(row) for row in rows]}
         options.json.write_text(json.dumps(document, indent=1) + "\n")
