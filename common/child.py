@@ -117,7 +117,7 @@ class Child:
         try:
             self.send(request)
         except BaseException:
-            self._process.kill()  # its answer would be taken for that to the next request
+            self._abandon()
             raise
         return self.receive(expected, timeout_s)
 
@@ -128,7 +128,7 @@ class Child:
             while isinstance(answer := self._receive(time.monotonic() + timeout_s), Warned):
                 warned.append(answer)
         except BaseException:
-            self._process.kill()  # an answer that nobody waited for would be taken for that to the next request
+            self._abandon()
             raise
         for warning in warned:  # only now: a warning may be turned into an exception
             warning.warn_here()
@@ -169,6 +169,12 @@ class Child:
         except (EOFError, OSError):
             raise self._dead() from None
         return answer
+
+    def _abandon(self) -> None:
+        """End a child whose answer nobody waits for any more: it may be on its way, and the next request would get it."""
+        self._process.kill()
+        if not self.death:
+            self._dead()
 
     def _dead(self) -> BackendError:
         """Find out how the child died."""
