@@ -38,9 +38,9 @@ WARM_UP_FRAMES = 3
 
 def measure(limit: str, size: int, seconds: float) -> dict[str, float]:
     """Render for so long in this process; milliseconds a frame, minor page faults a frame, bytes."""
-    default = mx.set_cache_limit(mlx_backend._CACHE_LIMIT_BYTES)
+    default = mx.set_cache_limit(mlx_backend.CACHE_LIMIT_BYTES)
     if limit == "default":
-        mlx_backend._CACHE_LIMIT_BYTES = default
+        mlx_backend.CACHE_LIMIT_BYTES = default
     backend = mlx_backend.MlxBackend(find("demo", download=False), BackendOptions(size))
     backend.load()
     card, frame, picture = Synthetic(size), np.empty((size, size, 3), np.uint8), np.empty((size, size, 3), np.uint8)
@@ -58,7 +58,7 @@ def measure(limit: str, size: int, seconds: float) -> dict[str, float]:
     while time.perf_counter() < until:
         times.append(render())
     figures = {
-        "limit_bytes": mlx_backend._CACHE_LIMIT_BYTES,
+        "limit_bytes": mlx_backend.CACHE_LIMIT_BYTES,
         "frames": len(times),
         "median_ms": statistics.median(times),
         "page_faults_a_frame": (_page_faults() - faults) / len(times),

@@ -39,7 +39,7 @@ _DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16
 # Buffers MLX keeps for the next frame. The CPU default of 32 MB gives pages back to the system
 # and faults them in again every frame (one 256x256 convolution 116 -> 52 ms); unbounded, Metal's
 # cache has grown to 50 GB (mlx-examples#724).
-_CACHE_LIMIT_BYTES = 4 * 2**30
+CACHE_LIMIT_BYTES = 4 * 2**30
 _MOST_LANES = 8
 
 
@@ -68,7 +68,7 @@ class MlxBackend:
         checkpoint, dtype = self._checkpoint, _DTYPES[self.dtype_name]
         checkpoint.verify()
         self._thread = threading.get_ident()
-        mx.set_cache_limit(_CACHE_LIMIT_BYTES)
+        mx.set_cache_limit(CACHE_LIMIT_BYTES)
         unet = UNet2DConditionModel(checkpoint.unet)
         load_weights(unet, checkpoint.unet_weights, dtype)
         vae = load_vae(checkpoint.vae, checkpoint.vae_weights, dtype)

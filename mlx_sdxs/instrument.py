@@ -14,8 +14,7 @@ from ..common.checkpoint import Checkpoint
 from ..common.config import PROMPT_TOKENS, TinyVAEConfig
 from ..common.errors import BackendError
 from . import autoencoder_kl, unet
-from .backend import _CACHE_LIMIT_BYTES as CACHE_LIMIT_BYTES
-from .backend import MlxBackend
+from .backend import CACHE_LIMIT_BYTES, MlxBackend
 from .taesd import AutoencoderTiny
 from .unet import UNet2DConditionModel
 
