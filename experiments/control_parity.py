@@ -4,6 +4,7 @@
 `make parity` runs what is below it, full size too, against live diffusers and its ControlNet pipeline.
 """
 
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +18,14 @@ import numpy as np
 from ..common.checkpoint import Checkpoint, open_checkpoint, with_control
 from ..common.config import TinyVAEConfig
 from ..common.schedule import frame_steps, seeded_noise
+from ..coreml_backend.interpreter import Interpreter
+from ..coreml_backend.program import Variant, build
 from ..mlx_sdxs.backend import load_controlnet, load_vae
 from ..mlx_sdxs.frame import Frame
 from ..mlx_sdxs.layers import load_weights
 from ..mlx_sdxs.unet import UNet2DConditionModel
+from .coreml_parity import PICTURE_LIMIT_DB, distances
+from .coreml_parity import X0_LIMIT as PROGRAM_X0_LIMIT
 from .make_fixtures import FIXTURES, Arrays
 from .random_checkpoint import Architecture, architecture, control_config, tiny, write_checkpoint, write_control
 
@@ -81,6 +86,25 @@ def run_control(checkpoint: Checkpoint, inputs: ControlInputs) -> Arrays:
     free = frame.without_control()
     found["x0 free"] = np.array(free.denoise(z, free.prompt(states), noise))
     return found
+
+
+def run_control_program(checkpoint: Checkpoint, inputs: ControlInputs, scale: float, attention: str = "sdpa") -> Arrays:
+    """Build the whole-frame ML Program under control and run it through the interpreter, every result in float16.
+
+    Returns x0, float32 (1, S/8, S/8, C), and picture, uint8 (S, S, 3).
+    """
+    latents = np.ascontiguousarray(inputs.noise.transpose(0, 3, 1, 2))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "controlled.mlpackage"
+        build(checkpoint, Variant(inputs.picture.shape[0], attention, "float32", stage="controlled"), path)
+        made = Interpreter(path, round_float16=True).predict({
+            "picture": inputs.picture.transpose(2, 0, 1)[None].astype(np.float32),
+            "encoder_hidden_states": inputs.states, "noise": latents, "previous": np.zeros_like(latents),
+            "feedback": np.zeros(1, np.float32), "edges": inputs.edges[None, None].astype(np.float32),
+            "control_scale": np.array([scale], np.float32),
+        })
+    picture = np.ascontiguousarray(made["image"][0].transpose(1, 2, 0)).astype(np.uint8)
+    return {"x0": made["x0"].transpose(0, 2, 3, 1), "picture": picture}
 
 
 # Below: torch and diffusers, imported where they are used.
@@ -145,6 +169,22 @@ def oracle_pipeline(checkpoint: Checkpoint, inputs: ControlInputs) -> np.ndarray
     return _last(latents)
 
 
+def spread_decoder(checkpoint: Checkpoint, x0: np.ndarray) -> np.ndarray:
+    """Rescale TAESD's decoder so that the picture of such an x0 fills [0, 1], and decode it: uint8 (S, S, 3)."""
+    import torch
+    from diffusers import AutoencoderTiny
+
+    from .parity import _first, _last, spread
+
+    vae = AutoencoderTiny.from_pretrained(checkpoint.vae_weights.parent).eval()
+    latents = _first(x0, torch.float32)
+    spread(vae, latents)
+    vae.save_pretrained(checkpoint.vae_weights.parent)
+    with torch.no_grad():
+        image = vae.decode(latents / checkpoint.vae.scaling_factor).sample
+    return np.ascontiguousarray(_last((image / 2 + 0.5).clamp(0, 1).mul(255).round())[0]).astype(np.uint8)
+
+
 def control_rows(folder: Path, name: str, full: bool, seed: int) -> Iterator[tuple[str, float, float]]:
     """(what, error, limit) of one architecture."""
     from .make_fixtures import NETWORK_LIMIT, X0_LIMIT, error
@@ -163,6 +203,11 @@ def control_rows(folder: Path, name: str, full: bool, seed: int) -> Iterator[tup
         yield what, error(what, ours[what], oracle[what]), X0_LIMIT
     if piped is not None:
         yield "x0 controlled, by the ControlNet pipeline", error("x0", ours["x0 controlled"], piped), X0_LIMIT
+        wanted = {"x0": oracle["x0 controlled"], "picture": spread_decoder(checkpoint, oracle["x0 controlled"])}
+        relative, quality = distances(run_control_program(checkpoint, inputs, SCALE), wanted)
+        yield f"Core ML program x0, {size} x {size}, relative L2", relative, PROGRAM_X0_LIMIT
+        least = 10 ** (-PICTURE_LIMIT_DB / 20)
+        yield f"Core ML picture to diffusers, {size} x {size}, {quality:.1f} dB", 10 ** (-quality / 20), least
 
 
 def write_control_fixtures(folder: Path) -> None:

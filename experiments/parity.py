@@ -348,7 +348,7 @@ def run_checks(tiny_only: bool, only: str = "") -> Iterator[Check]:
                 yield from check_folder(f"{name} {size}", folder, sizes, seed + 40)
                 rmtree(folder)
         for seed, name in enumerate(CONTROL_NAMES):
-            if f"{name} {size}".startswith(only) and (size == "tiny" or name.startswith("sdxs")):
+            if f"control of {name} {size}".startswith(only) and (size == "tiny" or name.startswith("sdxs")):
                 yield from check_control(name, size == "full", seed + 60)
 
 
@@ -377,7 +377,7 @@ def check_control(name: str, full: bool, seed: int) -> Iterator[Check]:
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as temporary:
         for what, found, admitted in control_rows(Path(temporary), name, full, seed):
-            yield Check(f"{name} {'full' if full else 'tiny'}", what, found, admitted, time.perf_counter() - started)
+            yield Check(f"control of {name} {'full' if full else 'tiny'}", what, found, admitted, time.perf_counter() - started)
             started = time.perf_counter()
     mx.clear_cache()
 
@@ -401,7 +401,7 @@ def environment() -> dict[str, str]:
 def main() -> None:
     """Run, show and judge."""
     parser = argparse.ArgumentParser(description="Compare sdxs with diffusers and transformers on random weights.")
-    parser.add_argument("--only", metavar="NAME", default="", help="only checks whose name starts so, as sdxs-512-0.9")
+    parser.add_argument("--only", metavar="NAME", default="", help="only checks whose name starts so: sdxs-512-0.9, control")
     parser.add_argument("--tiny-only", action="store_true", help="leave the full-size networks out")
     parser.add_argument("--json", type=Path, metavar="PATH", help="write every figure here")
     options = parser.parse_args()

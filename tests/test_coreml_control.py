@@ -18,10 +18,16 @@ from sdxs.common.opencv import cv2
 from sdxs.common.schedule import frame_steps
 from sdxs.common.temporal import psnr
 from sdxs.coreml_backend.backend import CoreMLBackend, controlled
-from sdxs.coreml_backend.interpreter import Interpreter
 from sdxs.coreml_backend.options import CoreMLOptions
 from sdxs.coreml_backend.program import Variant, build
-from sdxs.experiments.control_parity import CONTROL_FIXTURES, SCALE, ControlInputs, draw_control_inputs, tiny_controlled
+from sdxs.experiments.control_parity import (
+    CONTROL_FIXTURES,
+    SCALE,
+    ControlInputs,
+    draw_control_inputs,
+    run_control_program,
+    tiny_controlled,
+)
 from sdxs.mlx_sdxs.backend import load_controlnet, load_vae
 from sdxs.mlx_sdxs.frame import Frame
 from sdxs.mlx_sdxs.layers import load_weights
@@ -66,29 +72,14 @@ def mlx_picture(checkpoint: Checkpoint, inputs: ControlInputs, scale: float) -> 
 
 @pytest.mark.parametrize(("name", "attention"), [(DREAMSHAPER, "sdpa"), (DREAMSHAPER, "split_einsum"), ("sd-turbo", "matmul")])
 def test_the_program_computes_what_diffusers_and_mlx_compute(
-    name: str, attention: str, checkpoints: Callable[[str], Checkpoint], tmp_path: Path
+    name: str, attention: str, checkpoints: Callable[[str], Checkpoint]
 ) -> None:
     checkpoint = checkpoints(name)
     inputs = draw_control_inputs(checkpoint, SIZE, seed=7)
-    path = tmp_path / "controlled.mlpackage"
-    build(checkpoint, Variant(SIZE, attention, "float32", stage="controlled"), path)
-    program = Interpreter(path, round_float16=True)
-    latents = np.ascontiguousarray(inputs.noise.transpose(0, 3, 1, 2))
-
-    def render(scale: float) -> dict[str, np.ndarray]:
-        return program.predict({
-            "picture": inputs.picture.transpose(2, 0, 1)[None].astype(np.float32),
-            "encoder_hidden_states": inputs.states, "noise": latents, "previous": np.zeros_like(latents),
-            "feedback": np.zeros(1, np.float32), "edges": inputs.edges[None, None].astype(np.float32),
-            "control_scale": np.array([scale], np.float32),
-        })
-
     for scale, what in ((SCALE, "x0 controlled"), (0.0, "x0 free")):
-        made, oracle = render(scale), STORED[f"{name}/{what}"]
-        x0 = made["x0"].transpose(0, 2, 3, 1)
-        assert np.linalg.norm(x0 - oracle) / np.linalg.norm(oracle) < X0_LIMIT, what
-        picture = np.ascontiguousarray(made["image"][0].transpose(1, 2, 0)).astype(np.uint8)
-        assert psnr(picture, mlx_picture(checkpoint, inputs, scale)) > LEAST_DB, what
+        made, oracle = run_control_program(checkpoint, inputs, scale, attention), STORED[f"{name}/{what}"]
+        assert np.linalg.norm(made["x0"] - oracle) / np.linalg.norm(oracle) < X0_LIMIT, what
+        assert psnr(made["picture"], mlx_picture(checkpoint, inputs, scale)) > LEAST_DB, what
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from ... import mlx_sdxs  # noqa: F401 - puts the BLAS in place before anything 
 
 # isort: split
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, TaskID, TextColumn, TimeElapsedColumn
 
 from . import export, photographs
 from .recipe import TOKENIZER, Settings, run
@@ -36,6 +36,11 @@ class Bars:
         if not self._progress.console.is_terminal and self._last.get(stage) != tenth:
             self._last[stage] = tenth
             self._progress.console.print(f"{stage}: {done:.0%} loss {loss:.4f}", highlight=False)
+
+
+def columns() -> tuple[ProgressColumn, ...]:
+    """What a bar of the training shows."""
+    return TextColumn("{task.description:8}"), BarColumn(), TextColumn("{task.fields[loss]}"), TimeElapsedColumn()
 
 
 def settings_of(options: argparse.Namespace) -> Settings:
@@ -61,9 +66,8 @@ def main() -> None:
     console.print(f"{len(parts.train)} photographs to train on, {len(parts.held_out)} held out")
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "held_out.txt").write_text("".join(f"{p.name}\n" for p in parts.held_out), encoding="utf-8")
-    columns = (TextColumn("{task.description:8}"), BarColumn(), TextColumn("{task.fields[loss]}"), TimeElapsedColumn())
     settings = settings_of(options)
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+    with Progress(*columns(), console=console, disable=not console.is_terminal) as progress:
         networks = run(parts, options.out, TOKENIZER, settings, Bars(progress), options.start_from)
     folder = export.write(networks, settings.configs, TOKENIZER, options.out / "checkpoint")
     console.print(f"checkpoint in {folder}; code {export.code_hash()[:12]}")

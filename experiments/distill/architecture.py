@@ -47,6 +47,24 @@ DEMO: Configs = {
     "frame": {"timestep": 500, "noise_scale": 0.0, "size": 256},
 }
 
+_SKETCH_UNET = DEMO["unet"] | {"block_out_channels": [64, 80, 112], "norm_num_groups": 8}
+# SDXS' own step, and the branch that steers it. The UNet is narrower than the demo's, to leave time for the branch.
+SKETCH: Configs = DEMO | {
+    "unet": _SKETCH_UNET,
+    "controlnet": {
+        key: _SKETCH_UNET[key] for key in (
+            "_diffusers_version", "act_fn", "attention_head_dim", "block_out_channels", "cross_attention_dim",
+            "down_block_types", "downsample_padding", "flip_sin_to_cos", "freq_shift", "in_channels", "layers_per_block",
+            "mid_block_scale_factor", "mid_block_type", "norm_eps", "norm_num_groups", "num_attention_heads",
+            "only_cross_attention", "resnet_time_scale_shift", "transformer_layers_per_block", "use_linear_projection",
+        )
+    } | {
+        "_class_name": "ControlNetModel", "conditioning_channels": 3, "conditioning_embedding_out_channels": [8, 16, 32, 48],
+        "controlnet_conditioning_channel_order": "rgb", "global_pool_conditions": False,
+    },
+    "frame": {"timestep": 999, "noise_scale": 1.0, "size": 256},
+}
+
 
 def toy() -> Configs:
     """The same structure, small enough to train two steps in a test. The frame is 64 pixels."""

@@ -43,14 +43,14 @@ def write(networks: Networks, configs: Configs, tokenizer: Path, folder: Path) -
     ):
         (folder / name).mkdir(parents=True, exist_ok=True)
         save_file(tensors(module), folder / name / f"{file}.safetensors", {"format": "pt"})
-        _json(folder / name / "config.json", configs[name])
+        write_json(folder / name / "config.json", configs[name])
     (folder / "scheduler").mkdir(exist_ok=True)
-    _json(folder / "scheduler" / "scheduler_config.json", configs["scheduler"])
+    write_json(folder / "scheduler" / "scheduler_config.json", configs["scheduler"])
     shutil.copytree(tokenizer, folder / "tokenizer", dirs_exist_ok=True)
-    _json(folder / "model_index.json", _INDEX)
+    write_json(folder / "model_index.json", _INDEX)
     note = ("one step, epsilon prediction, x0 = z - (sqrt(1-a)/sqrt(a)) eps at t = 500 with no added noise; "
             "SDXS itself is timestep 999, noise_scale 1.0, size 512")
-    _json(folder / "sdxs.json", {**configs["frame"], "note": note})
+    write_json(folder / "sdxs.json", {**configs["frame"], "note": note})
     write_sums(folder)
     return folder
 
@@ -62,7 +62,8 @@ def write_sums(folder: Path) -> None:
     (folder / SUMS).write_text("".join(rows), encoding="utf-8")
 
 
-def _json(path: Path, values: dict[str, object]) -> None:
+def write_json(path: Path, values: dict[str, object]) -> None:
+    """Write a config as a checkpoint holds it."""
     path.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
 
 
