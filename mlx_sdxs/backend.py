@@ -31,7 +31,7 @@ from .controlnet import ControlNetModel
 from .frame import Frame
 from .lanes import CallersLane, Job, Lane, Render
 from .layers import load_weights, parameter_bytes
-from .ops import on_gpu
+from .ops import on_gpu, stepwise
 from .taesd import AutoencoderTiny
 from .unet import UNet2DConditionModel
 
@@ -84,11 +84,12 @@ class MlxBackend:
         self.set_conditioning(np.zeros((1, PROMPT_TOKENS, checkpoint.unet.cross_attention_dim), np.float32))
         if not on_gpu():
             blas.share_among(self.depth)
-        # On a GPU compilation fuses the elementwise work; on the CPU it needs a C++ compiler and gains nothing.
+        # On a GPU compilation fuses the elementwise work; on the CPU it needs a C++ compiler and gains nothing, and what
+        # counts there is that no frame waits for another's operations.
         frames = self._frames
 
         def make() -> list[Render]:
-            return [mx.compile(f) if on_gpu() else f for f in frames]
+            return [mx.compile(f) if on_gpu() else stepwise()(f) for f in frames]
 
         self._lanes = [CallersLane(make)] if self.depth == 1 else [Lane(n, make) for n in range(self.depth)]
         blank = np.zeros((self._size, self._size, 3), np.uint8)

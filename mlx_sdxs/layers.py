@@ -6,7 +6,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..common.errors import WeightsError
-from .ops import on_gpu, silu
+from .ops import on_gpu, settle, silu
 
 
 class GroupNorm(nn.GroupNorm):
@@ -23,7 +23,7 @@ class GroupNorm(nn.GroupNorm):
         mean = self._of_groups(x)
         deviation = x - mean
         scale = self.weight * mx.rsqrt(self._of_groups(deviation * deviation) + self.eps)
-        return deviation * scale + self.bias
+        return settle(deviation * scale + self.bias)
 
     def _of_groups(self, x: mx.array) -> mx.array:
         """Mean of each group, given to each of its channels: (B, H, W, C) -> (B, 1, 1, C)."""

@@ -7,7 +7,9 @@ functions and a binary exponent. Each stays within the error named beside it, te
 """
 
 import math
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -33,14 +35,43 @@ def on_gpu() -> bool:
     return bool(mx.default_device().type == mx.DeviceType.gpu)
 
 
+class _Stepwise(threading.local):
+    on = False
+
+
+_stepwise = _Stepwise()
+
+
+@contextmanager
+def stepwise() -> Iterator[None]:
+    """Compute at once, in this thread, whatever `settle` is given.
+
+    MLX lets about a hundred operations wait, of all threads together; whoever evaluates a whole frame fills that up and
+    the other threads' cores stand still (two frames in flight: 1.45 of 2 cores busy). What is computed step by step
+    also finds its operands in the cache. On a GPU, where it is the queue that counts, nobody asks for it.
+    """
+    _stepwise.on = True
+    try:
+        yield
+    finally:
+        _stepwise.on = False
+
+
+def settle(x: mx.array) -> mx.array:
+    """Return x, computed if its thread goes step by step."""
+    if _stepwise.on:
+        mx.eval(x)
+    return x
+
+
 def silu(x: mx.array) -> mx.array:
     """x / (1 + exp(-x)). On a CPU float32, within 1e-6 of |x|."""
-    return nn.silu(x) if on_gpu() else x * _odd_rational(x, _SIGMOID, _SIGMOID_LIMIT)
+    return nn.silu(x) if on_gpu() else settle(x * _odd_rational(x, _SIGMOID, _SIGMOID_LIMIT))
 
 
 def gelu(x: mx.array) -> mx.array:
     """x * Phi(x), the exact form with erf. On a CPU float32, within 5e-7 of |x|."""
-    return nn.gelu(x) if on_gpu() else x * _odd_rational(x, _NORMAL, _NORMAL_LIMIT)
+    return nn.gelu(x) if on_gpu() else settle(x * _odd_rational(x, _NORMAL, _NORMAL_LIMIT))
 
 
 def attention(q: mx.array, k: mx.array, v: mx.array) -> mx.array:
@@ -48,10 +79,14 @@ def attention(q: mx.array, k: mx.array, v: mx.array) -> mx.array:
     scale = q.shape[-1] ** -0.5
     if on_gpu():
         return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale)
-    # In pieces whose scores stay in the cache through the passes: 1.3 times faster at 1,024 tokens.
-    rows = max(1, _CACHED_SCORES // (q.shape[1] * k.shape[2]))
-    pieces = mx.split(q * (scale * math.log2(math.e)), range(rows, q.shape[2], rows), axis=2)
-    return mx.concatenate([_softmax_product(piece, k, v) for piece in pieces], axis=2)
+    # Head by head, in pieces whose scores stay in the cache through the passes: twice as fast at 1,024 tokens.
+    rows = max(1, _CACHED_SCORES // k.shape[2])
+    cuts = range(rows, q.shape[2], rows)
+    heads = []
+    for one in zip(*(mx.split(x, x.shape[1], axis=1) for x in (q, k, v)), strict=True):
+        pieces = mx.split(one[0] * (scale * math.log2(math.e)), cuts, axis=2)
+        heads.append(mx.concatenate([settle(_softmax_product(piece, *one[1:])) for piece in pieces], axis=2))
+    return settle(mx.concatenate(heads, axis=1))
 
 
 def _softmax_product(q: mx.array, k: mx.array, v: mx.array) -> mx.array:

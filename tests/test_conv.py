@@ -52,7 +52,7 @@ def test_a_folded_network_is_the_same_and_drops_what_it_no_longer_needs() -> Non
     got = chain(x)
     assert float(mx.abs(got - expected).max() / mx.abs(expected).max()) < 1e-5
     kinds = [type(layer).__name__ for layer in chain.layers]
-    assert kinds == ["FoldedConv", "ReLU", "Conv2d", "FoldedConv", "FoldedConv", "Conv2d", "FoldedConv", "FoldedConv"]
+    assert kinds == ["FoldedConv", "ReLU", *["FoldedConv"] * 3, "Conv2d", "FoldedConv", "FoldedConv"]
     assert chain.layers[3].weight.shape == (3, 6, 16, 32)
     assert mx.array_equal(chain(x), got)
 
@@ -67,6 +67,44 @@ def test_a_folded_network_is_the_same_and_drops_what_it_no_longer_needs() -> Non
 )
 def test_the_form_follows_the_shape(shape: tuple[int, int, int, int], form: str) -> None:
     assert best_form(*shape) == form
+
+
+@pytest.mark.parametrize(("height", "width", "inputs"), [(16, 12, 5), (8, 8, 16), (24, 20, 3)])
+def test_windows_are_a_convolution_of_stride_two(height: int, width: int, inputs: int) -> None:
+    x, weight, bias = random((2, height, width, inputs)), random((7, 3, 3, inputs), 1), random((7,), 2)
+    got = convolve(x, transform_weight(weight, "windows"), "windows", bias, stride=2)
+    expected = mx.conv2d(x, weight, stride=2, padding=1) + bias
+    assert got.shape == expected.shape
+    assert float(mx.abs(got - expected).max() / mx.abs(expected).max()) < 1e-5
+
+
+def test_an_odd_map_of_stride_two_stays_with_mlx() -> None:
+    assert best_form(32, 32, 24, 24, stride=2) == "windows"
+    assert best_form(33, 32, 24, 24, stride=2) == best_form(32, 33, 24, 24, stride=2) == "direct"
+
+
+@pytest.mark.parametrize("form", ["rows4", "tiles4", "tiles2", "windows"])
+def test_strips_make_the_same_picture(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    stride = 2 if form == "windows" else 1
+    x, weight, bias = random((1, 40, 64, 4)), random((6, 3, 3, 4), 1), random((6,), 2)
+    prepared = transform_weight(weight, form)
+    assert module._strip_rows(x, prepared) == 40  # too small to be cut
+    whole = convolve(x, prepared, form, bias, stride)
+    monkeypatch.setattr(module, "_STRIP_BYTES", 12 * 64 * 4 * 4)  # twelve rows: 40 are three strips and a short one
+    monkeypatch.setattr(module, "_STRIPS", 2)
+    cut = module._convolve_one(x, prepared, form, bias)
+    assert module._strip_rows(x, prepared) == 12
+    assert float(mx.abs(cut - whole).max() / mx.abs(whole).max()) < 1e-6
+
+
+def test_a_large_map_is_cut_and_heavy_weights_are_not() -> None:
+    def rows(side: int, channels: int, form: str) -> int:
+        weight = transform_weight(mx.zeros((channels, 3, 3, channels)), form)
+        return module._strip_rows(mx.zeros((1, side, side, channels)), weight)
+
+    assert rows(512, 64, "rows4") == 32 and rows(256, 64, "rows4") == 64
+    assert rows(128, 64, "rows4") == 128  # all of it stays in the cache anyway
+    assert rows(128, 320, "tiles4") == 128  # the weights would be read again for every strip
 
 
 def test_the_matrices_are_made_once() -> None:

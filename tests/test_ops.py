@@ -1,6 +1,7 @@
 """CPU forms of activations and attention, against NumPy in float64."""
 
 import math
+import threading
 
 import mlx.core as mx
 import numpy as np
@@ -64,3 +65,26 @@ def test_attention_can_be_trained_through() -> None:
     ours = mx.grad(lambda q, k, v: (ops.attention(q, k, v) * given).sum(), argnums=(0, 1, 2))(q, k, v)
     for mine, expected in zip(ours, mx.grad(plain, argnums=(0, 1, 2))(q, k, v), strict=True):
         assert mx.allclose(mine, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_settle_computes_only_where_it_is_asked_to() -> None:
+    def pending(x: mx.array) -> bool:  # what is computed has let go of its operands
+        before = mx.get_active_memory()
+        mx.eval(x)
+        return mx.get_active_memory() != before
+
+    def chain() -> mx.array:
+        return ops.settle(mx.ones((256, 256)) * 2.0)
+
+    assert pending(chain())
+    with ops.stepwise():
+        assert not pending(chain())
+        other: list[bool] = []
+        thread = threading.Thread(target=lambda: (other.append(pending(chain())), mx.clear_streams()))
+        thread.start()
+        thread.join()
+        assert other == [True]  # each thread for itself
+    assert pending(chain())
+    with pytest.raises(ZeroDivisionError), ops.stepwise():
+        raise ZeroDivisionError
+    assert pending(chain())

@@ -47,23 +47,27 @@ DEMO: Configs = {
     "frame": {"timestep": 500, "noise_scale": 0.0, "size": 256},
 }
 
-_SKETCH_UNET = DEMO["unet"] | {"block_out_channels": [64, 80, 112], "norm_num_groups": 8}
-# SDXS' own step, and the branch that steers it. The UNet is narrower than the demo's, to leave time for the branch.
-SKETCH: Configs = DEMO | {
-    "unet": _SKETCH_UNET,
-    "controlnet": {
-        key: _SKETCH_UNET[key] for key in (
-            "_diffusers_version", "act_fn", "attention_head_dim", "block_out_channels", "cross_attention_dim",
-            "down_block_types", "downsample_padding", "flip_sin_to_cos", "freq_shift", "in_channels", "layers_per_block",
-            "mid_block_scale_factor", "mid_block_type", "norm_eps", "norm_num_groups", "num_attention_heads",
-            "only_cross_attention", "resnet_time_scale_shift", "transformer_layers_per_block", "use_linear_projection",
-        )
-    } | {
-        "_class_name": "ControlNetModel", "conditioning_channels": 3, "conditioning_embedding_out_channels": [8, 16, 32, 48],
+_SHARED_WITH_CONTROLNET = (
+    "_diffusers_version", "act_fn", "attention_head_dim", "block_out_channels", "cross_attention_dim", "down_block_types",
+    "downsample_padding", "flip_sin_to_cos", "freq_shift", "in_channels", "layers_per_block", "mid_block_scale_factor",
+    "mid_block_type", "norm_eps", "norm_num_groups", "num_attention_heads", "only_cross_attention",
+    "resnet_time_scale_shift", "transformer_layers_per_block", "use_linear_projection",
+)
+
+
+def sketch_of(configs: Configs, widths: list[int], groups: int, embedding: list[int]) -> Configs:
+    """SDXS' own step in place of the demo's, on a UNet of these widths, and the ControlNet that steers it."""
+    unet = configs["unet"] | {"block_out_channels": widths, "norm_num_groups": groups}
+    controlnet = {key: unet[key] for key in _SHARED_WITH_CONTROLNET} | {
+        "_class_name": "ControlNetModel", "conditioning_channels": 3, "conditioning_embedding_out_channels": embedding,
         "controlnet_conditioning_channel_order": "rgb", "global_pool_conditions": False,
-    },
-    "frame": {"timestep": 999, "noise_scale": 1.0, "size": 256},
-}
+    }
+    frame = {"timestep": 999, "noise_scale": 1.0, "size": configs["frame"]["size"]}
+    return configs | {"unet": unet, "controlnet": controlnet, "frame": frame}
+
+
+# Narrower than the demo, to leave time for the branch.
+SKETCH = sketch_of(DEMO, [64, 80, 112], 8, [8, 16, 32, 48])
 
 
 def toy() -> Configs:
@@ -75,6 +79,11 @@ def toy() -> Configs:
     small["vae"] |= {"latent_channels": 4, "num_decoder_blocks": [1, 0, 0, 0], "num_encoder_blocks": [0, 0, 0, 1]}
     small["frame"] |= {"size": 64}
     return small
+
+
+def toy_sketch() -> Configs:
+    """The same of the sketch checkpoint."""
+    return sketch_of(toy(), [16, 16, 32], 2, [4, 4, 4, 4])
 
 
 def unet_config(configs: Configs) -> UNetConfig:

@@ -9,7 +9,7 @@ timestep; and the teachers. Writes `results/sketch.json`, and `demo/sketch.jpg` 
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ... import mlx_sdxs  # noqa: F401 - puts the BLAS in place before anything imports MLX or OpenCV
@@ -31,6 +31,8 @@ from .sketch import edges_of, ink
 
 SHOWN = ("a pencil sketch", "an oil painting", "neon cyberpunk city", "anime style", "pop art")
 Values = dict[str, object]
+Sketch = Callable[[str, np.ndarray, np.ndarray, float], np.ndarray]  # prompt, picture, edges, scale -> picture
+Demo = Callable[[str, np.ndarray], np.ndarray]
 
 
 class Renderer:
@@ -55,7 +57,7 @@ class Renderer:
         self._backend.close()
 
 
-def judge(sketch: Renderer, demo: Renderer, pictures: Sequence[np.ndarray]) -> Values:
+def judge(sketch: Sketch, demo: Demo, pictures: Sequence[np.ndarray]) -> Values:
     """F-scores by prompt and by what was rendered, their means, and how often the prompt's teacher is the nearest."""
     rows: dict[str, dict[str, list[float]]] = {prompt: {} for prompt in GALLERY}
     right = {kind: 0 for kind in (*KINDS, "plain")}
@@ -85,7 +87,7 @@ def judge(sketch: Renderer, demo: Renderer, pictures: Sequence[np.ndarray]) -> V
     }
 
 
-def sheet(sketch: Renderer, pictures: Sequence[np.ndarray]) -> np.ndarray:
+def sheet(sketch: Sketch, pictures: Sequence[np.ndarray]) -> np.ndarray:
     """Camera, edges, and under five prompts plain image-to-image beside what control makes of it."""
     rows: list[tuple[str, list[np.ndarray]]] = []
     for picture in pictures:

@@ -86,7 +86,7 @@ def pass_through(unet: UNet2DConditionModel, step: OneStep) -> None:
     last = unet.up_blocks[-1].resnets[-1]
     width, latents = unet.conv_out.weight.shape[-1], unet.conv_out.weight.shape[0]
     groups = unet.conv_norm_out.num_groups
-    wide, each = width // groups, latents // groups
+    wide, each = width // groups, -(-latents // groups)
     if 2 * each + 2 > wide:
         raise ValueError(f"{groups} groups of {wide} channels cannot carry {latents} latents and two constants")
     enter, shortcut, bias, leave = (

@@ -1,0 +1,145 @@
+"""The sketch checkpoint's recipe at toy size, and the judge of structure on renderers whose figures are known."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from mlx.utils import tree_flatten
+
+from sdxs.common.backend import BackendOptions, FrameParams
+from sdxs.common.checkpoint import Checkpoint, find, with_control
+from sdxs.common.edges import f_score
+from sdxs.common.prompts import GALLERY
+from sdxs.common.schedule import OneStep, one_step, seeded_noise
+from sdxs.experiments.distill import architecture, evaluate_sketch, export, photographs, recipe, sketch, teachers
+from sdxs.experiments.distill.training import load_stage
+from sdxs.mlx_sdxs.backend import MlxBackend, load_vae
+
+CONFIGS = architecture.toy_sketch()
+SETTINGS = sketch.Settings(squares=4, steps=2, batch=6, side=4, pictures=0.5)
+FOLDER = recipe.TOKENIZER.parents[2] / "docs" / "demo"
+
+
+def quiet(stage: str, done: float, loss: float) -> None:
+    pass
+
+
+def split() -> photographs.Split:
+    return photographs.Split(tuple(FOLDER / f"{name}.jpg" for name in ("astronaut", "cat", "coffee")), ())
+
+
+def step() -> OneStep:
+    return one_step(architecture.scheduler_config(CONFIGS), architecture.frame_config(CONFIGS))
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    """The toy's own demo, not trained at all."""
+    networks = recipe.build(architecture.toy(), 0)
+    return find(str(export.write(networks, architecture.toy(), recipe.TOKENIZER, tmp_path_factory.mktemp("toy") / "base")))
+
+
+@pytest.fixture(scope="module")
+def trained(base: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, sketch.Sketcher]]:
+    out = tmp_path_factory.mktemp("sketch")
+    yield out, sketch.run(split(), out, base, CONFIGS, SETTINGS, quiet)
+
+
+@pytest.mark.parametrize(("level", "dark"), [(200, True), (30, False)])
+def test_ink_is_dark_on_bright_pictures_and_bright_on_dark_ones(level: int, dark: bool) -> None:
+    picture, lines = np.full((32, 32, 3), level, np.uint8), np.zeros((32, 32), np.uint8)
+    lines[:, 16] = 255
+    drawn = sketch.ink(picture, lines)
+    assert abs(int(drawn[0, 2, 0]) - level) <= 1  # away from the line nothing changes
+    assert (int(drawn[5, 16, 0]) < level - 50) == dark and abs(int(drawn[5, 16, 0]) - level) > 50
+    assert f_score(sketch.edges_of(drawn, "canny"), lines) == 1
+
+
+@pytest.mark.parametrize("configs", [architecture.SKETCH, CONFIGS], ids=["shipped", "toy"])
+def test_before_training_noise_passes_through_and_leaves_almost_nothing(configs: architecture.Configs) -> None:
+    sketcher = sketch.build(configs, step(), 0)
+    channels = configs["unet"]["in_channels"]
+    generator = np.random.default_rng(0)
+    z, noise = (mx.array(generator.standard_normal((2, 16, 16, channels), dtype=np.float32)) for _ in range(2))
+    states = mx.array(generator.standard_normal((2, 77, 64), dtype=np.float32))
+    edges = mx.array((generator.random((2, 128, 128)) < 0.1).astype(np.float32))
+    x0 = sketcher(z, noise, states, edges, mx.ones((2, 1, 1, 1)))
+    # an eps of 0 would leave 14.6 times the noise
+    assert float(x0.std()) < 0.15 < 14 < step().ratio
+
+
+def test_a_unet_too_narrow_to_carry_its_latents_is_refused() -> None:
+    narrow = architecture.sketch_of(architecture.toy(), [16, 16, 32], 8, [4, 4, 4, 4])
+    with pytest.raises(ValueError, match="8 groups of 2 channels cannot carry 4 latents"):
+        sketch.build(narrow, step(), 0)
+
+
+def test_training_moves_everything_but_what_carries_the_noise(trained: tuple[Path, sketch.Sketcher]) -> None:
+    out, sketcher = trained
+    fresh = dict(tree_flatten(sketch.build(CONFIGS, step(), SETTINGS.seed).parameters()))
+    now = dict(tree_flatten(sketcher.parameters()))
+    carrying = ("unet.conv_in.", "unet.conv_out.", "unet.conv_norm_out.", "unet.up_blocks.2.resnets.1.conv_shortcut.")
+    for key, value in now.items():
+        same = mx.array_equal(value, fresh[key])
+        assert same or not key.startswith(carrying), key
+    moved = [key for key, value in now.items() if not mx.array_equal(value, fresh[key])]
+    assert any(key.startswith("controlnet.controlnet_cond_embedding") for key in moved)
+    assert any(key.startswith("controlnet.controlnet_down_blocks.0") for key in moved)
+    assert any(key.startswith("unet.down_blocks.0") for key in moved)
+    assert '"stage": "sketch", "step": 2' in (out / "log.jsonl").read_text()
+
+
+def test_what_is_there_is_not_made_again(trained: tuple[Path, sketch.Sketcher], base: Checkpoint) -> None:
+    out, sketcher = trained
+    made = (out / "material" / "inked.npy").stat().st_mtime_ns
+    again = sketch.run(split(), out, base, CONFIGS, SETTINGS, quiet)
+    assert (out / "material" / "inked.npy").stat().st_mtime_ns == made
+    restored = sketch.build(CONFIGS, step(), 9)
+    load_stage(out / "state" / "sketch.safetensors", restored)
+    for (key, a), (_, b), (_, c) in zip(*(tree_flatten(m.parameters()) for m in (sketcher, again, restored)), strict=True):
+        assert mx.array_equal(a, b) and mx.array_equal(a, c), key
+
+
+def test_the_checkpoint_renders_what_the_trainer_sees(
+    trained: tuple[Path, sketch.Sketcher], base: Checkpoint, tmp_path: Path
+) -> None:
+    _, sketcher = trained
+    checkpoint = with_control(find(str(sketch.write(sketcher, CONFIGS, base, tmp_path / "toy-sketch"))), "sketch")
+    checkpoint.verify()
+    picture = photographs.drawn_picture(64, np.random.Generator(np.random.PCG64(3)))
+    edges, states = sketch.edges_of(picture, "soft"), np.random.default_rng(1).standard_normal((1, 77, 64), dtype=np.float32)
+    backend = MlxBackend(checkpoint, BackendOptions(64))
+    backend.load()
+    backend.set_conditioning(states)
+    vae = load_vae(base.vae, base.vae_weights, mx.float32)
+    latents = vae.encode(mx.array(picture[None]).astype(mx.float32) / 127.5 - 1)
+    noise = mx.array(seeded_noise(0, 8, 8, 4))
+    made = np.empty_like(picture)
+    for scale in (1.0, 0.0):
+        backend.set_params(FrameParams(control_scale=scale))
+        backend.submit(picture, edges)
+        backend.collect(made)
+        lines = mx.array(edges[None]).astype(mx.float32) / 255
+        x0 = sketcher(latents, noise, mx.array(states), lines, mx.full((1, 1, 1, 1), scale))
+        wanted = np.clip((np.array(vae.decode(x0))[0] + 1) * 127.5, 0, 255)
+        # the file holds half precision, and an error of eps is one of 14.6 times that in x0
+        assert np.abs(made - wanted).mean() < 2, scale
+    backend.close()
+
+
+def test_the_judge_tells_structure_from_none() -> None:
+    pictures = [photographs.centre_square(photographs.read(path), 128) for path in split().train]
+
+    def obedient(prompt: str, picture: np.ndarray, edges: np.ndarray, scale: float) -> np.ndarray:
+        return sketch.ink(np.full_like(picture, 200), edges) if scale else np.full_like(picture, 128)
+
+    found = evaluate_sketch.judge(obedient, teachers.render, pictures)
+    means = found["mean F-score"]
+    assert means["control, canny edges"] > 0.95
+    assert means["plain image-to-image at t = 999"] == 0
+    assert means["control, another picture's edges"] < means["control, soft edges"] - 0.2
+    assert means["the demo at t = 500"] == means["teacher"]  # the stand-in for the demo is the teacher
+    assert set(found["by prompt"]) == set(GALLERY) and all(0 <= share <= 1 for share in found["nearest teacher right"].values())
+    assert evaluate_sketch.sheet(obedient, pictures).shape == (6 * 128, 6 * 128, 3)
