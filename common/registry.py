@@ -51,6 +51,10 @@ ENTRIES = {
     for entry in (
         Entry("demo", "", "", "MIT", "12 MB, in this repository: the SDXS architecture, small, for 256 x 256"),
         Entry(
+            "demo-sketch", "", "", "MIT",
+            "in this repository: the demo at SDXS' own timestep, with a ControlNet of its own for --control sketch",
+        ),
+        Entry(
             "sdxs-512-0.9", "IDKiro/sdxs-512-0.9", "c332f05f60eb4b453de513be52c2a18c48d8cfe6",
             "openrail++", "the paper's model, 512 x 512, 2.7 GB",
         ),

@@ -28,11 +28,11 @@ def not_needed(folder: str, names: list[str]) -> set[str]:
     """What a wheel is not built from; pulled weights and what was built of them are gigabytes."""
     patterns = (".venv", ".git", "demo.mp4", "*.egg-info", "build", "__pycache__", ".partial-*")
     skip = set(shutil.ignore_patterns(*patterns)(folder, names))
-    return skip | (set(names) - {"demo"} if Path(folder) == ROOT / "weights" else set())
+    return skip | (set(names) - {"demo", "demo-sketch"} if Path(folder) == ROOT / "weights" else set())
 
 
 def test_pulled_weights_are_not_copied_to_build_a_wheel() -> None:
-    assert not_needed(str(ROOT / "weights"), ["demo", "sdxs-512-0.9", "coreml", "manifest.json"]) == {
+    assert not_needed(str(ROOT / "weights"), ["demo", "demo-sketch", "sdxs-512-0.9", "coreml", "manifest.json"]) == {
         "sdxs-512-0.9", "coreml", "manifest.json"
     }
     assert not_needed(str(ROOT / "weights" / "demo"), ["unet", "vae"]) == set()
@@ -45,7 +45,7 @@ def test_wheel_holds_one_import_name_and_the_demo(wheel: Path) -> None:
     houses = ("common", "mlx_sdxs", "coreml_backend", "api")
     for path in [ROOT / "cli.py", *(p for house in houses for p in (ROOT / house).rglob("*.py"))]:
         assert f"sdxs/{path.relative_to(ROOT).as_posix()}" in held
-    for path in (p for p in (ROOT / "weights" / "demo").rglob("*") if p.is_file()):
+    for path in (p for name in ("demo", "demo-sketch") for p in (ROOT / "weights" / name).rglob("*") if p.is_file()):
         assert f"sdxs/{path.relative_to(ROOT).as_posix()}" in held
     assert not [name for name in names if "/tests/" in name or name.endswith(".mp4")]
 
