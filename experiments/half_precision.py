@@ -2,7 +2,8 @@
 
 `python -m sdxs.experiments.half_precision [--models demo demo-sketch] [--size 256] [--json PATH]`. The plain networks with
 MLX's own activations, norms and attention, as a GPU runs them, nothing folded, on MLX's default device. On a CPU that is
-slow, and its kernels round elsewhere than a GPU's: good for the size of the error, not for its last digit. Random weights of SDXS' layout: `experiments/random_checkpoint.py`.
+slow, and its kernels round elsewhere than a GPU's: good for the size of the error, not for its last
+digit. Random weights of SDXS' layout come from `random_checkpoint.py`.
 """
 
 import argparse

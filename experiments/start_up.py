@@ -51,8 +51,9 @@ def measure(model: str, size: int, rounds: int) -> dict[str, object]:
         command = [sys.executable, "-m", __spec__.name, "--child", model, "--size", str(size), "--began", str(time.time())]
         raw.append(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
         print(model, raw[-1], flush=True)
-    later = raw[1:]
-    return {"model": model, "first": raw[0], "median": {k: float(np.median([r[k] for r in later])) for k in raw[0]}, "raw": later}
+    first, *later = raw
+    median = {key: float(np.median([row[key] for row in later])) for key in first}
+    return {"model": model, "first": first, "median": median, "raw": later}
 
 
 def main() -> None:
