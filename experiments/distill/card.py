@@ -1,7 +1,7 @@
-"""Write the demo's model card from the result files, so that no figure in it was typed by hand.
+"""Write the model cards of both demo checkpoints from the result files, so that no figure in them was typed by hand.
 
-`python -m sdxs.experiments.distill.card` reads `docs/results/demo-*.json`, writes `weights/demo/README.md` and
-brings `SHA256SUMS` up to date.
+`python -m sdxs.experiments.distill.card` reads `docs/results/demo-*.json` and `sketch*.json`, writes the `README.md` of
+`weights/demo` and `weights/demo-sketch`, and brings their `SHA256SUMS` up to date.
 """
 
 import json
@@ -15,6 +15,7 @@ from .export import write_sums
 
 RESULTS = PACKAGE_FOLDER / "docs" / "results"
 DEMO = PACKAGE_FOLDER / "weights" / "demo"
+SKETCH = PACKAGE_FOLDER / "weights" / "demo-sketch"
 Values = dict[str, object]
 
 _HEAD = """\
@@ -60,9 +61,40 @@ _LIMITS = """\
 - A few hundred photographs, many of them of animals and landmarks: rooms and faces are few.
 """
 
+_SKETCH_HEAD = """\
+# The sketch checkpoint
+
+SDXS' way of working, at demo size: a UNet [64, 80, 112] for its one timestep, 999, where the camera enters at 6.8 % under
+noise, and the ControlNet that holds it to the camera's edges (`controlnet/`, `--control sketch`). VAE, text encoder and
+tokenizer are those of the demo. {megabytes:.1f} MB, float16, diffusers layout, 256 x 256. MIT, like the code.
+
+## Data
+
+Squares of the photographs that the demo was trained on, with the same {held_out} held out. What is to be learned are the ten
+OpenCV renderings, softened, with the picture's own Canny edges inked over them: which side of an edge is the brighter
+one cannot be known from edges, and a network that has to guess draws none. Two styles (neon, dark fantasy) have bright ink,
+the others dark.
+
+## Recipe
+
+`python -m sdxs.experiments.distill.sketch PHOTOS OUT`, on two CPU cores. The UNet starts with noise passing through it
+unchanged (pairs of channels with opposite signs, which SiLU leaves straight), the ControlNet as its copy, adding nothing.
+Both train together on windows of 128 x 128, on Canny and soft edges alike; one picture in six comes without control. First
+the distance to the latents is minimised, then what the frozen decoder makes of them.
+"""
+
+_SKETCH_LIMITS = """\
+## Limits
+
+- Colours come from the prompt alone: the camera's are lost under the noise, as they are with SDXS itself.
+- It draws lines. Where the edges say nothing there is nothing but the style's colour.
+- Any seed works; the noise shows as a faint mottling that stays still while the seed does.
+- It was trained on a CPU in about an hour: a demonstration that structure survives, not a painter.
+"""
+
 
 def _read(name: str) -> Values:
-    return json.loads((RESULTS / f"demo-{name}.json").read_text(encoding="utf-8"))
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def runs_table(training: Values) -> str:
@@ -119,18 +151,48 @@ def speed_line(speed: Values) -> str:
     return f"Speed (`docs/results/demo-speed.json`), MLX float32 on {machine['cores']} CPU cores: {'; '.join(parts)}.\n"
 
 
+def structure_table(scores: Values) -> str:
+    means, worst = scores["mean F-score"], scores["worst picture, mean of prompts"]
+    rows = ["| what was rendered | F-score of its edges, mean | worst picture |", "|---|---|---|"]
+    rows += [f"| {what} | {means[what]:.2f} | {worst[what]:.2f} |" for what in means]
+    kinds = [what for what in means if what.startswith("control") and "another" not in what]
+    rows += ["", f"| prompt | {' | '.join(kinds)} |", "|---|" + "---|" * len(kinds)]
+    for prompt, found in scores["by prompt"].items():
+        rows.append(f"| {prompt} | {' | '.join(f'{found[kind]:.2f}' for kind in kinds)} |")
+    return "\n".join(rows)
+
+
+def write_sketch_card(folder: Path) -> None:
+    scores = _read("sketch")
+    head = _SKETCH_HEAD.format(megabytes=_megabytes(folder), held_out=scores["held-out photographs"])
+    right = scores["nearest teacher right"]
+    parts = [
+        head, runs_table(_read("sketch-training")), "\n## Scores\n",
+        f"On the {scores['held-out photographs']} held-out photographs under the ten prompts (`docs/results/sketch.json`): "
+        "edges by Canny of what came out against those of what went in, two pixels of tolerance:\n",
+        structure_table(scores), "",
+        f"The prompt's own teacher is the nearest of ten for {right['canny']:.0%} of the renderings with Canny edges, "
+        f"{right['soft']:.0%} with soft ones, {right['plain']:.0%} without control.\n", _SKETCH_LIMITS,
+    ]
+    (folder / "README.md").write_text("\n".join(parts), encoding="utf-8")
+    write_sums(folder)
+
+
+def _megabytes(folder: Path) -> float:
+    return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file() and p.name != "README.md") / 1e6
+
+
 def write_card(folder: Path) -> None:
-    quality = _read("quality")
-    bytes_all = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file() and p.name != "README.md")
-    head = _HEAD.format(megabytes=bytes_all / 1e6, train=quality["photographs trained on"],
+    quality = _read("demo-quality")
+    head = _HEAD.format(megabytes=_megabytes(folder), train=quality["photographs trained on"],
                         held_out=quality["held-out photographs"])
     parts = [
-        head, runs_table(_read("training")), "\n## Scores\n",
+        head, runs_table(_read("demo-training")), "\n## Scores\n",
         f"On the {quality['held-out photographs']} held-out photographs at {quality['size']} x {quality['size']}, MLX float32 "
         "(`docs/results/demo-quality.json`, `demo-prompts.json`, `demo-steadiness.json`):\n",
-        quality_table(quality), "", prompts_table(_read("prompts")), "",
+        quality_table(quality), "", prompts_table(_read("demo-prompts")), "",
         "Flicker where the input stands still, as `common/temporal.py` measures it; at most 1 is as steady as the camera:\n",
-        steadiness_table(_read("steadiness")), "", speed_line(_read("speed")), _LIMITS,
+        steadiness_table(_read("demo-steadiness")), "", speed_line(_read("demo-speed")), _LIMITS,
     ]
     (folder / "README.md").write_text("\n".join(parts), encoding="utf-8")
     write_sums(folder)
@@ -138,7 +200,8 @@ def write_card(folder: Path) -> None:
 
 def main() -> None:
     write_card(DEMO)
-    print(f"{DEMO / 'README.md'} and its hashes are up to date")
+    write_sketch_card(SKETCH)
+    print(f"{DEMO / 'README.md'} and {SKETCH / 'README.md'} and their hashes are up to date")
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ def judge(sketch: Sketch, demo: Demo, pictures: Sequence[np.ndarray]) -> Values:
     for number, picture in enumerate(pictures):
         wanted, other = lines["canny"][number], (number + 1) % len(pictures)
         rendered = [teachers.render(prompt, picture) for prompt in GALLERY]
-        goals = [ink(teacher, wanted) for teacher in rendered]
+        goals = [ink(prompt, teacher, wanted) for prompt, teacher in zip(GALLERY, rendered, strict=True)]
         for style, prompt in enumerate(GALLERY):
             made = {f"control, {kind} edges": sketch(prompt, picture, lines[kind][number], 1.0) for kind in KINDS}
             made["plain image-to-image at t = 999"] = sketch(prompt, picture, lines["soft"][number], 0.0)

@@ -35,7 +35,9 @@ from ...common.prompts import GALLERY
 from ...common.schedule import OneStep, one_step
 from ...mlx_sdxs.backend import load_vae
 from ...mlx_sdxs.controlnet import ControlNetModel
+from ...mlx_sdxs.conv import fold_convolutions
 from ...mlx_sdxs.layers import load_weights
+from ...mlx_sdxs.ops import on_gpu, stepwise
 from ...mlx_sdxs.taesd import AutoencoderTiny
 from ...mlx_sdxs.unet import UNet2DConditionModel
 from . import architecture, photographs, recipe, teachers
@@ -51,22 +53,26 @@ BASE = "demo"
 DEMO_PICTURES = tuple(PACKAGE_FOLDER / "docs" / "demo" / f"{name}.jpg" for name in ("astronaut", "cat", "coffee"))
 SOFTNESS = 4.0  # sigma of the blur under the ink, pixels
 INK_WIDTH, INK_STRENGTH = 0.8, 1.6  # blur of a line one pixel wide, and what it is multiplied by
-PAPER = 0.35  # mean brightness from which on the ink is dark
+DARK, BRIGHT = 0.05, 0.95  # inks
+CONTRAST = 0.7  # share that the colours keep of their distance from the paper, which is as far from the ink as can be
+BRIGHT_INK = ("neon cyberpunk city", "dark fantasy")
 UNCONTROLLED = 6  # one picture in so many is shown without control
 BALLAST = 100.0  # of the channels that keep the last norm's scale from following the noise
 PIXELS = 8  # of the picture for one of the latents
 
 
-def ink(rendering: np.ndarray, lines: np.ndarray) -> np.ndarray:
-    """Draw the lines of an edge picture over a softened rendering, dark on bright ones and bright on dark ones.
+def ink(prompt: str, rendering: np.ndarray, lines: np.ndarray) -> np.ndarray:
+    """Draw the lines of an edge picture over a softened rendering, bright on the two dark styles and dark on the others.
+
+    One ink for a style, whatever the picture: which ink a picture would call for cannot be seen in its edges.
 
     rendering: uint8 (S, S, 3). lines: uint8 (S, S), as Canny draws them.
     """
     strength = cv2.GaussianBlur(lines.astype(np.float32) / 255, (0, 0), INK_WIDTH) * INK_STRENGTH
     share = np.clip(strength, 0, 1)[..., None]
-    soft = cv2.GaussianBlur(rendering.astype(np.float32) / 255, (0, 0), SOFTNESS)
-    colour = 0.05 if rendering.mean() > 255 * PAPER else 0.95
-    return np.clip(np.round(255 * (soft * (1 - share) + colour * share)), 0, 255).astype(np.uint8)
+    soft = cv2.GaussianBlur(rendering.astype(np.float32) / 255, (0, 0), SOFTNESS) * CONTRAST
+    paper, colour = (soft, BRIGHT) if prompt in BRIGHT_INK else (soft + 1 - CONTRAST, DARK)
+    return np.clip(np.round(255 * (paper * (1 - share) + colour * share)), 0, 255).astype(np.uint8)
 
 
 def edges_of(picture: np.ndarray, kind: str) -> np.ndarray:
@@ -170,25 +176,29 @@ def _draw(job: tuple[Request, int]) -> tuple[np.ndarray, np.ndarray]:
     request, index = job
     picture = square(request, index)
     edges = {kind: edges_of(picture, kind) for kind in KINDS}
-    inked = [ink(teachers.render(prompt, picture), edges["canny"]) for prompt in GALLERY]
+    inked = [ink(prompt, teachers.render(prompt, picture), edges["canny"]) for prompt in GALLERY]
     return np.stack([picture, *inked]), np.stack([edges[kind] for kind in KINDS])
 
 
-def make_material(request: Request, vae: AutoencoderTiny, channels: int, folder: Path, report: Told) -> Material:
-    """Make the training set, or map a finished one from `folder`. channels: of the latents."""
+def make_material(request: Request, base: Checkpoint, folder: Path, report: Told) -> Material:
+    """Make the training set with the VAE of `base`, or map a finished one from `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     label = folder / "material.json"
     wanted = json.dumps([*map(str, request.files), request.count, request.size, request.seed])
     paths = {name: folder / f"{name}.npy" for name in ("camera", "inked", "edges")}
     if not (label.is_file() and label.read_text(encoding="utf-8") == wanted):
         side = request.size // PIXELS
-        every = np.empty((request.count, 1 + len(GALLERY), side, side, channels), np.float16)
+        every = np.empty((request.count, 1 + len(GALLERY), side, side, base.vae.latent_channels), np.float16)
+        vae = load_vae(base.vae, base.vae_weights, mx.float32)
+        if not on_gpu():
+            fold_convolutions(vae)
         edges = np.lib.format.open_memmap(
             paths["edges"], "w+", np.uint8, (request.count, len(KINDS), request.size, request.size))
         with ProcessPoolExecutor(None, multiprocessing.get_context("spawn"), cv2.setNumThreads, (1,)) as pool:
             drawn = pool.map(_draw, ((request, index) for index in range(request.count)), chunksize=4)
             for index, (pictures, edges[index]) in enumerate(drawn):
-                every[index] = np.array(vae.encode(mx.array(pictures).astype(mx.float32) / 127.5 - 1))
+                with stepwise():
+                    every[index] = np.array(vae.encode(mx.array(pictures).astype(mx.float32) / 127.5 - 1))
                 report("material", (index + 1) / request.count, 0.0)
         np.save(paths["camera"], every[:, 0])
         np.save(paths["inked"], every[:, 1:])
@@ -259,14 +269,14 @@ def run(
     split: photographs.Split, out: Path, base: Checkpoint, configs: architecture.Configs, settings: Settings, report: Told
 ) -> Sketcher:
     """Make the material, train, return the networks. Whatever `out` already holds is used."""
-    vae = load_vae(base.vae, base.vae_weights, mx.float32)
     request = Request(tuple(str(p) for p in split.train), settings.squares, int(configs["frame"]["size"]), settings.seed)
-    material = make_material(request, vae, base.vae.latent_channels, out / "material", report)
+    material = make_material(request, base, out / "material", report)
     text = CLIPTextModel(architecture.text_config(configs))
     load_weights(text, base.folder / "text_encoder" / "model.safetensors", mx.float32)
     states = recipe.prompt_states(text, recipe.token_ids(recipe.TOKENIZER))
     step = one_step(architecture.scheduler_config(configs), architecture.frame_config(configs))
     sketcher = build(configs, step, settings.seed)
+    vae = load_vae(base.vae, base.vae_weights, mx.float32)
     prepare(vae)
     vae.freeze()
     plan = Plan("sketch", settings.steps, settings.rate, settings.seconds, settings.seed)
