@@ -190,7 +190,7 @@ def _known_control(model: str) -> Path:
         which = ", ".join(f"{k.name} for {k.controls}" for k in ENTRIES.values() if k.controls)
         raise UsageError(
             f"--control sketch: there is no sketch ControlNet for {model} (known: {which}; demo-sketch has its own); use "
-            "--model demo-sketch, --control none, or name a folder that holds one trained for {model}"
+            f"--model demo-sketch, --control none, or name a folder that holds one trained for {model}"
         )
     if folder := control_folder(known):
         return folder

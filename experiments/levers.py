@@ -2,7 +2,8 @@
 
 `python -m sdxs.experiments.levers [--model demo] [--size 256] [--rounds 3] [--json PATH]`. Processor time of a single
 thread, one frame at a time, which a shared machine disturbs little; rounds go through all variants in turn, each loaded
-afresh. How many frames in flight gain is another matter, and measured by the clock: the last rows.
+afresh. How many frames in flight gain is another matter, and measured by the clock: the last rows. Strips stand on the
+Winograd products and have no figure of their own; where no map is large enough for them they are left out.
 """
 
 import argparse
@@ -14,8 +15,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-os.environ["OPENBLAS_NUM_THREADS"] = "1"  # read once, when the library is loaded
-
 from .. import mlx_sdxs  # noqa: F401 - puts the BLAS in place before anything imports MLX
 
 # isort: split
@@ -25,20 +24,23 @@ import numpy as np
 
 from ..common.backend import BackendOptions
 from ..common.checkpoint import Checkpoint, find
+from ..common.config import TinyVAEConfig
+from ..mlx_sdxs import autoencoder_kl, blas, controlnet, conv, frame, layers, unet
 from ..mlx_sdxs import backend as backend_module
-from ..mlx_sdxs import blas, conv, frame, layers, unet
 from ..mlx_sdxs.backend import MlxBackend
 
 Patch = tuple[object, str, object]  # an owner, a name, and what stands there without the lever
-_best_form = conv.best_form
+STRIPS = "large maps in strips of rows"
+_share_among = blas.share_among
+ONE_THREAD: Patch = (blas, "share_among", lambda callers: _share_among(os.cpu_count() or 1))
 
 
 def _attention_of_mlx(q: mx.array, k: mx.array, v: mx.array) -> mx.array:
     return mx.fast.scaled_dot_product_attention(q, k, v, scale=q.shape[-1] ** -0.5)
 
 
-def _no_windows(height: int, width: int, inputs: int, outputs: int, stride: int = 1) -> str:
-    return "direct" if stride == 2 else _best_form(height, width, inputs, outputs)
+def _direct(height: int, width: int, inputs: int, outputs: int, stride: int = 1) -> conv.Form:
+    return conv.strided_form(height, width) if stride == 2 else "direct"
 
 
 def _convolutions_alone(self: frame.Frame) -> frame.Frame:
@@ -54,10 +56,12 @@ def _unchanged() -> Callable[[frame.Frame], frame.Frame]:
 
 # What stands in for each lever, in the order of the table.
 WITHOUT: dict[str, tuple[Patch, ...]] = {
-    "3 x 3 convolutions as Winograd products": ((frame, "fold_convolutions", lambda network: None),),
-    "strided convolutions as one product": ((conv, "best_form", _no_windows),),
-    "large maps in strips of rows": ((conv, "_STRIPS", 1 << 30),),
-    "SiLU and GELU as rational functions": ((layers, "silu", nn.silu), (unet, "silu", nn.silu), (unet, "gelu", nn.gelu)),
+    "3 x 3 convolutions as Winograd products": ((conv, "best_form", _direct),),
+    "strided convolutions as one product": ((conv, "strided_form", lambda height, width: "direct"),),
+    STRIPS: ((conv, "_STRIPS", 1 << 30),),
+    "SiLU and GELU as rational functions": (
+        *((module, "silu", nn.silu) for module in (layers, unet, autoencoder_kl, controlnet)), (unet, "gelu", nn.gelu),
+    ),
     "softmax by a binary exponent, head by head": ((unet, "attention", _attention_of_mlx),),
     "group statistics as products": ((layers.GroupNorm, "__call__", nn.GroupNorm.__call__),),
     "timestep, prompt, and q, k, v folded": ((frame.Frame, "fold", _convolutions_alone),),
@@ -68,7 +72,13 @@ WITHOUT: dict[str, tuple[Patch, ...]] = {
 @contextlib.contextmanager
 def without(levers: Sequence[str]) -> Iterator[None]:
     """Take levers away for a while."""
-    patches = [patch for lever in levers for patch in WITHOUT[lever]]
+    with patched([patch for lever in levers for patch in WITHOUT[lever]]):
+        yield
+
+
+@contextlib.contextmanager
+def patched(patches: Sequence[Patch]) -> Iterator[None]:
+    """Put other things in their places for a while."""
     kept = [(owner, name, getattr(owner, name)) for owner, name, _ in patches]
     for owner, name, value in patches:
         setattr(owner, name, value)
@@ -79,14 +89,23 @@ def without(levers: Sequence[str]) -> Iterator[None]:
             setattr(owner, name, value)
 
 
-def variants() -> dict[str, tuple[str, ...]]:
-    """Name -> the levers that it lacks."""
+def variants(strips: bool) -> dict[str, tuple[str, ...]]:
+    """Name -> the levers that it lacks. strips: whether any map is large enough to be cut."""
     every = tuple(WITHOUT)
-    return {
+    named = {
         "plain port": every, "all levers": (),
-        **{f"only {lever}": tuple(other for other in every if other != lever) for lever in every},
-        **{f"without {lever}": (lever,) for lever in every},
+        **{f"only {lever}": tuple(other for other in every if other != lever) for lever in every if lever != STRIPS},
+        **{f"without {lever}": (lever,) for lever in every if lever != STRIPS},
     }
+    return named | ({f"without {STRIPS}": (STRIPS,)} if strips else {})
+
+
+def has_strips(checkpoint: Checkpoint, size: int) -> bool:
+    """Whether the VAE's largest maps are cut into strips at this size."""
+    vae = checkpoint.vae
+    channels = vae.decoder_block_out_channels[0] if isinstance(vae, TinyVAEConfig) else vae.block_out_channels[0]
+    weight = mx.zeros((3, 6, channels, channels))
+    return conv._strip_rows(mx.zeros((1, size, size, channels)), weight) < size
 
 
 def frame_ms(checkpoint: Checkpoint, size: int, frames: int, lanes: int, clock: Callable[[], float]) -> list[float]:
@@ -114,8 +133,12 @@ def gains(raw: dict[str, list[float]]) -> dict[str, dict[str, float]]:
     median = {name: float(np.median(times)) for name, times in raw.items()}
     return {
         lever: {
-            "alone": round(median["plain port"] / median[f"only {lever}"], 3),
-            "in the end": round(median[f"without {lever}"] / median["all levers"], 3),
+            what: round(slower / faster, 3)
+            for what, slower, faster in (
+                ("alone", median["plain port"], median.get(f"only {lever}")),
+                ("in the end", median.get(f"without {lever}"), median["all levers"]),
+            )
+            if slower and faster
         }
         for lever in WITHOUT
     }
@@ -123,11 +146,12 @@ def gains(raw: dict[str, list[float]]) -> dict[str, dict[str, float]]:
 
 def measure(checkpoint: Checkpoint, size: int, rounds: int, frames: int) -> dict[str, object]:
     """Every variant in every round."""
-    raw: dict[str, list[float]] = {name: [] for name in variants()}
+    tried = variants(has_strips(checkpoint, size))
+    raw: dict[str, list[float]] = {name: [] for name in tried}
     flight: dict[str, list[float]] = {}
     for number in range(rounds):
-        for name, lacking in variants().items():
-            with without(lacking):
+        for name, lacking in tried.items():
+            with without(lacking), patched([ONE_THREAD]):
                 raw[name] += frame_ms(checkpoint, size, frames, 1, time.process_time)
             print(f"round {number + 1} of {rounds}: {name}: {np.median(raw[name]):.1f} ms", flush=True)
         for lanes in (1, 2):
@@ -135,7 +159,7 @@ def measure(checkpoint: Checkpoint, size: int, rounds: int, frames: int) -> dict
                 with without(lacking):
                     name = f"{lanes} in flight, {'all at once' if lacking else 'step by step'}"
                     flight.setdefault(name, []).extend(frame_ms(checkpoint, size, 2 * frames, lanes, time.perf_counter))
-                    print(f"round {number + 1} of {rounds}: {name}: {np.median(flight[name]):.1f} ms", flush=True)
+                    print(f"round {number + 1} of {rounds}: {name}: {np.mean(flight[name]):.1f} ms", flush=True)
     return {
         "model": checkpoint.name, "size": size, "gains": gains(raw),
         "cpu_ms": {name: round(float(np.median(times)), 2) for name, times in raw.items()}, "raw_cpu_ms": raw,

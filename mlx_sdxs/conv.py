@@ -25,7 +25,7 @@ _TAPS = 3
 # Interpolation points besides infinity. Three quarters and three halves leave a quarter of the rounding error
 # that 1 and 2 leave (3e-6 against 1.2e-5 of the largest value, 320 channels).
 _POINTS = {4: (0.0, 0.75, -0.75, 1.5, -1.5), 2: (0.0, 1.0, -1.0)}
-_STRIP_BYTES = 1 << 22  # of the picture, for one strip
+_STRIP_BYTES = 1 << 22  # of the picture, for one strip; measured with _STRIPS, docs/results/levers.json
 _STRIPS = 4  # from so many on they pay
 
 
@@ -52,7 +52,7 @@ def minimal_filter(outputs: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def best_form(height: int, width: int, inputs: int, outputs: int, stride: int = 1) -> Form:
     """The fastest form for a map of this shape, as measured (docs/results/conv-forms.json)."""
     if stride == 2:
-        return "direct" if height % 2 or width % 2 else "windows"
+        return strided_form(height, width)
     if outputs <= 4 and inputs >= 16:
         return "shifts"
     if min(inputs, outputs) < 16 or height % 4 or width % 4:
@@ -62,6 +62,11 @@ def best_form(height: int, width: int, inputs: int, outputs: int, stride: int = 
     if min(inputs, outputs) >= 32 and 256 <= height * width <= 1024:
         return "tiles4"
     return "rows4" if height * width >= 1024 else "direct"
+
+
+def strided_form(height: int, width: int) -> Form:
+    """The same for stride 2."""
+    return "direct" if height % 2 or width % 2 else "windows"
 
 
 class FoldedConv(nn.Module):
@@ -78,7 +83,7 @@ class FoldedConv(nn.Module):
         self._form: Form | None = None
 
     def __call__(self, x: mx.array) -> mx.array:
-        """(B, H, W, C) -> (B, H / stride, W / stride, O)."""
+        """(B, H, W, C) -> (B, H / stride, W / stride, O), odd sides rounded up."""
         if self._form is None:
             outputs, _, _, inputs = self.weight.shape
             self._form = best_form(x.shape[1], x.shape[2], inputs, outputs, self._stride)
@@ -111,7 +116,15 @@ def transform_weight(weight: mx.array, form: Form) -> mx.array:
 
 
 def convolve(x: mx.array, weight: mx.array, form: Form, bias: mx.array | None = None, stride: int = 1) -> mx.array:
-    """Convolve (B, H, W, C), padding 1, with a weight from `transform_weight`. Stride 2: forms direct and windows only."""
+    """Convolve (B, H, W, C), padding 1, with a weight from `transform_weight`; bias (O,).
+
+    Raises ValueError if the form has another stride ("windows" is of stride 2, "direct" of any, the others of 1), or if
+    "windows" gets an odd side.
+    """
+    _, height, width, _ = x.shape
+    odd = form == "windows" and (height % 2 or width % 2)
+    if odd or (form != "direct" and stride != (2 if form == "windows" else 1)):
+        raise ValueError(f"form {form!r} cannot take a map of {height} x {width} with stride {stride}")
     if form == "direct":
         y = mx.conv2d(x, weight, stride=stride, padding=1)
         return y if bias is None else y + bias

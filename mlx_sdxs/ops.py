@@ -47,14 +47,14 @@ def stepwise() -> Iterator[None]:
     """Compute at once, in this thread, whatever `settle` is given.
 
     MLX lets about a hundred operations wait, of all threads together; whoever evaluates a whole frame fills that up and
-    the other threads' cores stand still (two frames in flight: 1.45 of 2 cores busy). What is computed step by step
-    also finds its operands in the cache. On a GPU, where it is the queue that counts, nobody asks for it.
+    the other threads' cores stand still (docs/results/levers.json has both). What is computed step by step also finds
+    its operands in the cache. Only the forms for a CPU settle anything: on a GPU this changes nothing.
     """
-    _stepwise.on = True
+    before, _stepwise.on = _stepwise.on, True
     try:
         yield
     finally:
-        _stepwise.on = False
+        _stepwise.on = before
 
 
 def settle(x: mx.array) -> mx.array:
@@ -79,7 +79,7 @@ def attention(q: mx.array, k: mx.array, v: mx.array) -> mx.array:
     scale = q.shape[-1] ** -0.5
     if on_gpu():
         return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale)
-    # Head by head, in pieces whose scores stay in the cache through the passes: twice as fast at 1,024 tokens.
+    # Head by head, in pieces whose scores stay in the cache through the passes (docs/results/levers.json).
     rows = max(1, _CACHED_SCORES // k.shape[2])
     cuts = range(rows, q.shape[2], rows)
     heads = []
@@ -91,9 +91,9 @@ def attention(q: mx.array, k: mx.array, v: mx.array) -> mx.array:
 
 def _softmax_product(q: mx.array, k: mx.array, v: mx.array) -> mx.array:
     """softmax(q k^T ln 2) v. Keys run down the columns: MLX reduces over rows three times as fast as along them."""
-    scores = k @ q.swapaxes(-1, -2)  # (B, heads, N, M)
+    scores = k @ q.swapaxes(-1, -2)  # (B, 1, N, M)
     weights = _exp2_times_constant(scores - mx.max(scores, axis=-2, keepdims=True))
-    total = mx.sum(weights, axis=-2, keepdims=True).swapaxes(-1, -2)  # (B, heads, M, 1)
+    total = mx.sum(weights, axis=-2, keepdims=True).swapaxes(-1, -2)  # (B, 1, M, 1)
     return (weights.swapaxes(-1, -2) @ v) / total
 
 

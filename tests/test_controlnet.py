@@ -228,7 +228,7 @@ def test_sketch_is_found_beside_its_checkpoint_or_by_its_name(
     assert with_control(checkpoint, "none").control is None
     with pytest.raises(WeightsError, match="sketch is not on this machine and cannot be pulled: published as a pickle"):
         with_control(checkpoint, "sketch")
-    with pytest.raises(UsageError, match="no sketch ControlNet for demo .known: .*for sdxs-512-dreamshaper"):
+    with pytest.raises(UsageError, match="no sketch ControlNet for demo .known: .*; demo-sketch.*trained for demo$"):
         with_control(replace(find("demo", download=False), folder=dreamshaper), "sketch")
     with pytest.raises(UsageError, match="--control canny: expected none, sketch, or a folder"):
         with_control(checkpoint, "canny")

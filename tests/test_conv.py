@@ -78,6 +78,15 @@ def test_windows_are_a_convolution_of_stride_two(height: int, width: int, inputs
     assert float(mx.abs(got - expected).max() / mx.abs(expected).max()) < 1e-5
 
 
+@pytest.mark.parametrize(
+    ("form", "height", "stride"), [("windows", 16, 1), ("windows", 15, 2), ("rows4", 16, 2), ("shifts", 16, 2)]
+)
+def test_a_form_refuses_what_it_cannot_take(form: str, height: int, stride: int) -> None:
+    weight = transform_weight(random((4, 3, 3, 4)), form)
+    with pytest.raises(ValueError, match=f"form '{form}' cannot take a map of {height} x 16 with stride {stride}"):
+        convolve(random((1, height, 16, 4)), weight, form, stride=stride)
+
+
 def test_an_odd_map_of_stride_two_stays_with_mlx() -> None:
     assert best_form(32, 32, 24, 24, stride=2) == "windows"
     assert best_form(33, 32, 24, 24, stride=2) == best_form(32, 33, 24, 24, stride=2) == "direct"

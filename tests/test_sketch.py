@@ -85,10 +85,10 @@ def test_training_moves_everything_but_what_carries_the_noise(trained: tuple[Pat
     for key, value in now.items():
         same = mx.array_equal(value, fresh[key])
         assert same or not key.startswith(carrying), key
-    moved = [key for key, value in now.items() if not mx.array_equal(value, fresh[key])]
-    assert any(key.startswith("controlnet.controlnet_cond_embedding") for key in moved)
-    assert any(key.startswith("controlnet.controlnet_down_blocks.0") for key in moved)
-    assert any(key.startswith("unet.down_blocks.0") for key in moved)
+    # Decay alone moves a value by at most 1e-7 of itself a step. The control adds nothing before its last convolutions have moved,
+    # which takes the first of the two steps.
+    still = [key for key, value in now.items() if float(mx.abs(value - fresh[key]).max()) < 5e-7]
+    assert [key for key in still if not key.startswith(carrying)] == []
     assert '"stage": "sketch", "step": 2' in (out / "log.jsonl").read_text()
 
 
@@ -106,7 +106,11 @@ def test_what_is_there_is_not_made_again(trained: tuple[Path, sketch.Sketcher], 
 def test_the_checkpoint_renders_what_the_trainer_sees(
     trained: tuple[Path, sketch.Sketcher], base: Checkpoint, tmp_path: Path
 ) -> None:
-    _, sketcher = trained
+    _, trained_sketcher = trained
+    sketcher = sketch.build(CONFIGS, step(), 0)
+    sketcher.update(trained_sketcher.parameters())
+    for conv in sketcher.controlnet.controlnet_down_blocks:  # two steps leave too little to see
+        conv.weight = 0.2 * mx.random.normal(conv.weight.shape, key=mx.random.key(1))
     checkpoint = with_control(find(str(sketch.write(sketcher, CONFIGS, base, tmp_path / "toy-sketch"))), "sketch")
     checkpoint.verify()
     picture = photographs.drawn_picture(64, np.random.Generator(np.random.PCG64(3)))
@@ -117,7 +121,7 @@ def test_the_checkpoint_renders_what_the_trainer_sees(
     vae = load_vae(base.vae, base.vae_weights, mx.float32)
     latents = vae.encode(mx.array(picture[None]).astype(mx.float32) / 127.5 - 1)
     noise = mx.array(seeded_noise(0, 8, 8, 4))
-    made = np.empty_like(picture)
+    made, seen = np.empty_like(picture), []
     for scale in (1.0, 0.0):
         backend.set_params(FrameParams(control_scale=scale))
         backend.submit(picture, edges)
@@ -127,6 +131,8 @@ def test_the_checkpoint_renders_what_the_trainer_sees(
         wanted = np.clip((np.array(vae.decode(x0))[0] + 1) * 127.5, 0, 255)
         # the file holds half precision, and an error of eps is one of 14.6 times that in x0
         assert np.abs(made - wanted).mean() < 2, scale
+        seen.append(made.astype(int))
+    assert np.abs(seen[0] - seen[1]).mean() > 4  # the control is seen
     backend.close()
 
 
@@ -134,7 +140,7 @@ def test_the_judge_tells_structure_from_none() -> None:
     pictures = [photographs.centre_square(photographs.read(path), 128) for path in split().train]
 
     def obedient(prompt: str, picture: np.ndarray, edges: np.ndarray, scale: float) -> np.ndarray:
-        return sketch.ink(prompt, np.full_like(picture, 200), edges) if scale else np.full_like(picture, 128)
+        return sketch.ink(prompt, teachers.render(prompt, picture), edges) if scale else np.full_like(picture, 128)
 
     found = evaluate_sketch.judge(obedient, teachers.render, pictures)
     means = found["mean F-score"]
@@ -142,5 +148,7 @@ def test_the_judge_tells_structure_from_none() -> None:
     assert means["plain image-to-image at t = 999"] == 0
     assert means["control, another picture's edges"] < means["control, soft edges"] - 0.2
     assert means["the demo at t = 500"] == means["teacher"]  # the stand-in for the demo is the teacher
-    assert set(found["by prompt"]) == set(GALLERY) and all(0 <= share <= 1 for share in found["nearest teacher right"].values())
+    assert set(found["by prompt"]) == set(GALLERY)
+    right = found["nearest teacher right"]
+    assert right["canny"] == 1 and right["plain"] <= 0.2  # what is always grey is nearest to one and the same
     assert evaluate_sketch.sheet(obedient, pictures).shape == (6 * 128, 6 * 128, 3)

@@ -1,4 +1,4 @@
-"""Write the model cards of both demo checkpoints from the result files, so that no figure in them was typed by hand.
+"""Write the model cards of both demo checkpoints from the result files, so that no score in them was typed by hand.
 
 `python -m sdxs.experiments.distill.card` reads `docs/results/demo-*.json` and `sketch*.json`, writes the `README.md` of
 `weights/demo` and `weights/demo-sketch`, and brings their `SHA256SUMS` up to date.
@@ -77,10 +77,10 @@ the others dark.
 
 ## Recipe
 
-`python -m sdxs.experiments.distill.sketch PHOTOS OUT`, on two CPU cores. The UNet starts with noise passing through it
+`python -m sdxs.experiments.distill.sketch PHOTOS OUT`. The UNet starts with noise passing through it
 unchanged (pairs of channels with opposite signs, which SiLU leaves straight), the ControlNet as its copy, adding nothing.
-Both train together on windows of 128 x 128, on Canny and soft edges alike; one picture in six comes without control. First
-the distance to the latents is minimised, then what the frozen decoder makes of them.
+Both train together on windows of 128 x 128, on Canny and soft edges; one picture in six comes without control. First the
+distance to the latents is minimised, then, added to it, the distance of what the frozen decoder makes of them.
 """
 
 _SKETCH_LIMITS = """\
@@ -88,8 +88,7 @@ _SKETCH_LIMITS = """\
 
 - Colours come from the prompt alone: the camera's are lost under the noise, as they are with SDXS itself.
 - It draws lines. Where the edges say nothing there is nothing but the style's colour.
-- Any seed works; the noise shows as a faint mottling that stays still while the seed does.
-- It was trained on a CPU in about an hour: a demonstration that structure survives, not a painter.
+- A demonstration that structure survives, trained on a CPU: not a painter.
 """
 
 
@@ -171,7 +170,7 @@ def write_sketch_card(folder: Path) -> None:
         f"On the {scores['held-out photographs']} held-out photographs under the ten prompts (`docs/results/sketch.json`): "
         "edges by Canny of what came out against those of what went in, two pixels of tolerance:\n",
         structure_table(scores), "",
-        f"The prompt's own teacher is the nearest of ten for {right['canny']:.0%} of the renderings with Canny edges, "
+        f"The prompt's own inked teacher is the nearest of ten for {right['canny']:.0%} of the renderings with Canny edges, "
         f"{right['soft']:.0%} with soft ones, {right['plain']:.0%} without control.\n", _SKETCH_LIMITS,
     ]
     (folder / "README.md").write_text("\n".join(parts), encoding="utf-8")

@@ -29,6 +29,7 @@ from . import photographs, teachers
 from .evaluate import DEMO_PICTURES, nearest, squares
 from .sketch import edges_of, ink
 
+TOLERANCE = 2  # pixels that an edge may be off
 SHOWN = ("a pencil sketch", "an oil painting", "neon cyberpunk city", "anime style", "pop art")
 Values = dict[str, object]
 Sketch = Callable[[str, np.ndarray, np.ndarray, float], np.ndarray]  # prompt, picture, edges, scale -> picture
@@ -58,7 +59,7 @@ class Renderer:
 
 
 def judge(sketch: Sketch, demo: Demo, pictures: Sequence[np.ndarray]) -> Values:
-    """F-scores by prompt and by what was rendered, their means, and how often the prompt's teacher is the nearest."""
+    """F-scores by prompt and by what was rendered, their means, and how often the prompt's inked teacher is the nearest."""
     rows: dict[str, dict[str, list[float]]] = {prompt: {} for prompt in GALLERY}
     right = {kind: 0 for kind in (*KINDS, "plain")}
     lines = {kind: [edges_of(picture, kind) for picture in pictures] for kind in KINDS}
@@ -73,9 +74,9 @@ def judge(sketch: Sketch, demo: Demo, pictures: Sequence[np.ndarray]) -> Values:
             made["the demo at t = 500"], made["teacher"] = demo(prompt, picture), rendered[style]
             for kind in KINDS:
                 right[kind] += nearest(made[f"control, {kind} edges"], goals) == style
-            right["plain"] += nearest(made["plain image-to-image at t = 999"], rendered) == style
+            right["plain"] += nearest(made["plain image-to-image at t = 999"], goals) == style
             for what, image in made.items():
-                rows[prompt].setdefault(what, []).append(f_score(edges_of(image, "canny"), wanted))
+                rows[prompt].setdefault(what, []).append(f_score(edges_of(image, "canny"), wanted, TOLERANCE))
     every = next(iter(rows.values()))
     shares = {kind: round(count / len(pictures) / len(GALLERY), 3) for kind, count in right.items()}
     return {
@@ -109,7 +110,7 @@ def main() -> None:
     sketch, demo = Renderer(checkpoint), Renderer(find("demo", download=False))
     parts = photographs.split(options.photos, DEMO_PICTURES)
     size = checkpoint.frame.size
-    values = {"schema": 1, "size": size, "timestep": checkpoint.frame.timestep, "tolerance in pixels": 2,
+    values = {"schema": 1, "size": size, "timestep": checkpoint.frame.timestep, "tolerance in pixels": TOLERANCE,
               "held-out photographs": len(parts.held_out), **judge(sketch, demo, squares(parts.held_out, size))}
     (options.out / "results").mkdir(parents=True, exist_ok=True)
     (options.out / "results" / "sketch.json").write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
@@ -117,6 +118,8 @@ def main() -> None:
     (options.out / "demo").mkdir(exist_ok=True)
     path, quality = str(options.out / "demo" / "sketch.jpg"), [cv2.IMWRITE_JPEG_QUALITY, 88]
     cv2.imwrite(path, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), quality)
+    sketch.close()
+    demo.close()
     print(json.dumps({key: values[key] for key in ("mean F-score", "worst picture, mean of prompts", "nearest teacher right")}))
 
 

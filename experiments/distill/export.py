@@ -15,7 +15,10 @@ from ...common.manifest import SUMS
 from .architecture import Configs
 from .recipe import Networks
 
-CODE = ("teachers", "photographs", "pairs", "phrases", "architecture", "text_model", "losses", "stages", "training", "recipe")
+CODE = (
+    "teachers", "photographs", "pairs", "phrases", "architecture", "text_model", "losses", "stages", "training", "recipe",
+    "conv_gradient", "sketch",
+)
 
 
 def code_hash() -> str:

@@ -4,17 +4,18 @@
 the camera enters the UNet at 6.8 % under noise, so structure has to come from the edges alone. What is learned are the
 ten teachers with the picture's own edges inked over softened colours: which side of an edge is the brighter one cannot
 be known from edges, and a network that has to guess draws none; a line it can draw. One picture in six is shown
-without control, so that the same UNet also stands for plain image-to-image. Stopped at any moment, the same command
-goes on.
+without control, so that the same UNet also stands for plain image-to-image. Stopped while it trains, the same command
+goes on; the training set, minutes of work, is made in one go.
 """
 
 import argparse
+import hashlib
 import json
 import multiprocessing
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ... import mlx_sdxs  # noqa: F401 - puts the BLAS in place before anything imports MLX or OpenCV
@@ -27,7 +28,7 @@ from rich.console import Console
 from rich.progress import Progress
 from safetensors.numpy import save_file
 
-from ...common.checkpoint import PACKAGE_FOLDER, Checkpoint, find
+from ...common.checkpoint import Checkpoint, find
 from ...common.config import ControlNetConfig, Fields
 from ...common.edges import KINDS, Edges
 from ...common.opencv import cv2
@@ -42,15 +43,15 @@ from ...mlx_sdxs.taesd import AutoencoderTiny
 from ...mlx_sdxs.unet import UNet2DConditionModel
 from . import architecture, photographs, recipe, teachers
 from .conv_gradient import prepare
+from .evaluate import DEMO_PICTURES
 from .export import tensors, write_json, write_sums
 from .losses import picture_loss
 from .pairs import Request, square
 from .text_model import CLIPTextModel
 from .training import Log, Plan, train
-from .training import Progress as Told
+from .training import Progress as Report
 
 BASE = "demo"
-DEMO_PICTURES = tuple(PACKAGE_FOLDER / "docs" / "demo" / f"{name}.jpg" for name in ("astronaut", "cat", "coffee"))
 SOFTNESS = 4.0  # sigma of the blur under the ink, pixels
 INK_WIDTH, INK_STRENGTH = 0.8, 1.6  # blur of a line one pixel wide, and what it is multiplied by
 DARK, BRIGHT = 0.05, 0.95  # inks
@@ -85,9 +86,9 @@ def edges_of(picture: np.ndarray, kind: str) -> np.ndarray:
 def pass_through(unet: UNet2DConditionModel, step: OneStep) -> None:
     """Set a fresh UNet up so that its eps takes all of x_t away: x0 starts near 0 instead of at 14.6 times an error.
 
-    silu(h) - silu(-h) = h, so a pair of channels carries a value through the last activation unbent. Two pairs in
+    silu(h) - silu(-h) = h, so a pair of channels carries a value through the last activation unbent. Such pairs in
     every group of the last norm carry x_t, at the scale at which the last resnet's output becomes x0 one to one; two
-    constant channels outweigh them, or the norm's scale would follow the noise.
+    constant channels outweigh them, or the norm's scale would follow the noise. Raises ValueError if a group has no room.
     """
     last = unet.up_blocks[-1].resnets[-1]
     width, latents = unet.conv_out.weight.shape[-1], unet.conv_out.weight.shape[0]
@@ -164,7 +165,7 @@ def build(configs: architecture.Configs, step: OneStep, seed: int) -> Sketcher:
 
 @dataclass(frozen=True, slots=True)
 class Material:
-    """Latents of N squares and of their inked and plain renderings, and their edges of both kinds."""
+    """Latents of N squares and of their inked renderings, and their edges of both kinds."""
 
     camera: np.ndarray  # float16 (N, h, w, C)
     inked: np.ndarray  # float16 (N, 10, h, w, C)
@@ -180,25 +181,25 @@ def _draw(job: tuple[Request, int]) -> tuple[np.ndarray, np.ndarray]:
     return np.stack([picture, *inked]), np.stack([edges[kind] for kind in KINDS])
 
 
-def make_material(request: Request, base: Checkpoint, folder: Path, report: Told) -> Material:
+def make_material(request: Request, base: Checkpoint, folder: Path, report: Report) -> Material:
     """Make the training set with the VAE of `base`, or map a finished one from `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     label = folder / "material.json"
-    wanted = json.dumps([*map(str, request.files), request.count, request.size, request.seed])
+    wanted = json.dumps({**asdict(request), "vae": hashlib.sha256(base.vae_weights.read_bytes()).hexdigest()})
     paths = {name: folder / f"{name}.npy" for name in ("camera", "inked", "edges")}
     if not (label.is_file() and label.read_text(encoding="utf-8") == wanted):
+        label.unlink(missing_ok=True)
         side = request.size // PIXELS
         every = np.empty((request.count, 1 + len(GALLERY), side, side, base.vae.latent_channels), np.float16)
+        edges = np.lib.format.open_memmap(
+            paths["edges"], "w+", np.uint8, (request.count, len(KINDS), request.size, request.size))
         vae = load_vae(base.vae, base.vae_weights, mx.float32)
         if not on_gpu():
             fold_convolutions(vae)
-        edges = np.lib.format.open_memmap(
-            paths["edges"], "w+", np.uint8, (request.count, len(KINDS), request.size, request.size))
-        with ProcessPoolExecutor(None, multiprocessing.get_context("spawn"), cv2.setNumThreads, (1,)) as pool:
+        with ProcessPoolExecutor(None, multiprocessing.get_context("spawn"), cv2.setNumThreads, (1,)) as pool, stepwise():
             drawn = pool.map(_draw, ((request, index) for index in range(request.count)), chunksize=4)
             for index, (pictures, edges[index]) in enumerate(drawn):
-                with stepwise():
-                    every[index] = np.array(vae.encode(mx.array(pictures).astype(mx.float32) / 127.5 - 1))
+                every[index] = np.array(vae.encode(mx.array(pictures).astype(mx.float32) / 127.5 - 1))
                 report("material", (index + 1) / request.count, 0.0)
         np.save(paths["camera"], every[:, 0])
         np.save(paths["inked"], every[:, 1:])
@@ -210,7 +211,11 @@ def make_material(request: Request, base: Checkpoint, folder: Path, report: Told
 def draw_batch(
     material: Material, states: list[mx.array], generator: np.random.Generator, count: int, side: int
 ) -> tuple[mx.array, ...]:
-    """`count` windows of `side` latents: camera, goal, noise, prompt states, edges and the scale of control."""
+    """`count` windows of `side` latents, as `sketch_loss` takes them; one in `UNCONTROLLED` has a control of scale 0.
+
+    Returns camera, goal and noise (B, side, side, C), prompt states (B, 77, D), edges (B, 8 side, 8 side) in [0, 1] and
+    the scale of control (B, 1, 1, 1), all float32.
+    """
     whole = material.camera.shape[1]
     camera, goal, edges, chosen = [], [], [], []
     for row in range(count):
@@ -219,7 +224,7 @@ def draw_batch(
         window = np.s_[y : y + side, x : x + side]
         camera.append(material.camera[index][window])
         goal.append(material.inked[index, style][window])
-        kind = row % len(KINDS)
+        kind = (row + row // UNCONTROLLED) % len(KINDS)  # shifted, or all without control would be of one kind
         edges.append(material.edges[index, kind][PIXELS * y : PIXELS * (y + side), PIXELS * x : PIXELS * (x + side)])
         chosen.append(states[style][int(generator.integers(len(states[style])))])
     shape = (count, side, side, material.camera.shape[-1])
@@ -266,7 +271,7 @@ class Settings:
 
 
 def run(
-    split: photographs.Split, out: Path, base: Checkpoint, configs: architecture.Configs, settings: Settings, report: Told
+    split: photographs.Split, out: Path, base: Checkpoint, configs: architecture.Configs, settings: Settings, report: Report
 ) -> Sketcher:
     """Make the material, train, return the networks. Whatever `out` already holds is used."""
     request = Request(tuple(str(p) for p in split.train), settings.squares, int(configs["frame"]["size"]), settings.seed)
@@ -315,6 +320,8 @@ def main() -> None:
     parser.add_argument("--pictures", type=float, default=defaults.pictures, help="share trained through the decoder")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    if options.batch < UNCONTROLLED:
+        parser.error(f"--batch {options.batch}: expected at least {UNCONTROLLED}, of which one comes without control")
     from .__main__ import Bars, columns
 
     console = Console()
