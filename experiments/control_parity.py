@@ -4,7 +4,6 @@
 `make parity` runs what is below it, full size too, against live diffusers and its ControlNet pipeline.
 """
 
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,22 +88,14 @@ def run_control(checkpoint: Checkpoint, inputs: ControlInputs) -> Arrays:
 
 
 def run_control_program(checkpoint: Checkpoint, inputs: ControlInputs, scale: float, attention: str = "sdpa") -> Arrays:
-    """Build the whole-frame ML Program under control and run it through the interpreter, every result in float16.
-
-    Returns x0, float32 (1, S/8, S/8, C), and picture, uint8 (S, S, 3).
-    """
+    """Build the whole-frame ML Program under control and render one frame with it, as `coreml_parity.predict` does."""
     latents = np.ascontiguousarray(inputs.noise.transpose(0, 3, 1, 2))
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "controlled.mlpackage"
-        build(checkpoint, Variant(inputs.picture.shape[0], attention, "float32", stage="controlled"), path)
-        made = Interpreter(path, round_float16=True).predict({
-            "picture": inputs.picture.transpose(2, 0, 1)[None].astype(np.float32),
-            "encoder_hidden_states": inputs.states, "noise": latents, "previous": np.zeros_like(latents),
-            "feedback": np.zeros(1, np.float32), "edges": inputs.edges[None, None].astype(np.float32),
-            "control_scale": np.array([scale], np.float32),
-        })
-    picture = np.ascontiguousarray(made["image"][0].transpose(1, 2, 0)).astype(np.uint8)
-    return {"x0": made["x0"].transpose(0, 2, 3, 1), "picture": picture}
+    return predict(checkpoint, Variant(inputs.picture.shape[0], attention, "float32", stage="controlled"), {
+        "picture": inputs.picture.transpose(2, 0, 1)[None].astype(np.float32),
+        "encoder_hidden_states": inputs.states, "noise": latents, "previous": np.zeros_like(latents),
+        "feedback": np.zeros(1, np.float32), "edges": inputs.edges[None, None].astype(np.float32),
+        "control_scale": np.array([scale], np.float32),
+    })
 
 
 # Below: torch and diffusers, imported where they are used.

@@ -30,16 +30,24 @@ def run_program(checkpoint: Checkpoint, inputs: Inputs, attention: str = "sdpa")
     size = inputs.frame.shape[0]
     side, channels = size // checkpoint.vae.reduction, checkpoint.vae.latent_channels
     noise = seeded_noise(inputs.seed, side, side, channels).transpose(0, 3, 1, 2)
+    return predict(checkpoint, Variant(size, attention, "float32"), {
+        "picture": inputs.frame.transpose(2, 0, 1)[None].astype(np.float32),
+        "encoder_hidden_states": TextEncoder(checkpoint).encode(inputs.prompt),
+        "noise": np.ascontiguousarray(noise),
+        "previous": np.zeros(noise.shape, np.float32),
+        "feedback": np.zeros(1, np.float32),
+    })
+
+
+def predict(checkpoint: Checkpoint, variant: Variant, feeds: Arrays) -> Arrays:
+    """Build a whole-frame program and run it through the interpreter, every result rounded to float16.
+
+    Returns x0, float32 (1, S/8, S/8, C), and picture, uint8 (S, S, 3).
+    """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "frame.mlpackage"
-        build(checkpoint, Variant(size, attention, "float32"), path)
-        made = Interpreter(path, round_float16=True).predict({
-            "picture": inputs.frame.transpose(2, 0, 1)[None].astype(np.float32),
-            "encoder_hidden_states": TextEncoder(checkpoint).encode(inputs.prompt),
-            "noise": np.ascontiguousarray(noise),
-            "previous": np.zeros(noise.shape, np.float32),
-            "feedback": np.zeros(1, np.float32),
-        })
+        build(checkpoint, variant, path)
+        made = Interpreter(path, round_float16=True).predict(feeds)
     picture = np.ascontiguousarray(made["image"][0].transpose(1, 2, 0)).astype(np.uint8)
     return {"x0": made["x0"].transpose(0, 2, 3, 1), "picture": picture}
 

@@ -85,8 +85,8 @@ def test_training_moves_everything_but_what_carries_the_noise(trained: tuple[Pat
     for key, value in now.items():
         same = mx.array_equal(value, fresh[key])
         assert same or not key.startswith(carrying), key
-    # Decay alone moves a value by at most 1e-7 of itself a step. The control adds nothing before its last convolutions have moved,
-    # which takes the first of the two steps.
+    # Decay alone moves a value by at most 1e-7 of itself a step. The control adds nothing before its last convolutions have
+    # moved, which takes the first of the two steps.
     still = [key for key, value in now.items() if float(mx.abs(value - fresh[key]).max()) < 5e-7]
     assert [key for key in still if not key.startswith(carrying)] == []
     assert '"stage": "sketch", "step": 2' in (out / "log.jsonl").read_text()
