@@ -17,13 +17,12 @@ import numpy as np
 from ..common.checkpoint import Checkpoint, open_checkpoint, with_control
 from ..common.config import TinyVAEConfig
 from ..common.schedule import frame_steps, seeded_noise
-from ..coreml_backend.interpreter import Interpreter
-from ..coreml_backend.program import Variant, build
+from ..coreml_backend.program import Variant
 from ..mlx_sdxs.backend import load_controlnet, load_vae
 from ..mlx_sdxs.frame import Frame
 from ..mlx_sdxs.layers import load_weights
 from ..mlx_sdxs.unet import UNet2DConditionModel
-from .coreml_parity import PICTURE_LIMIT_DB, distances
+from .coreml_parity import PICTURE_LIMIT_DB, distances, predict
 from .coreml_parity import X0_LIMIT as PROGRAM_X0_LIMIT
 from .make_fixtures import FIXTURES, Arrays
 from .random_checkpoint import Architecture, architecture, control_config, tiny, write_checkpoint, write_control
