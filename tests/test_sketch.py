@@ -13,6 +13,9 @@ from sdxs.common.checkpoint import Checkpoint, find, with_control
 from sdxs.common.edges import f_score
 from sdxs.common.prompts import GALLERY
 from sdxs.common.schedule import OneStep, one_step, seeded_noise
+from sdxs.common.temporal import psnr
+from sdxs.common.text_encoder import TextEncoder
+from sdxs.experiments.control_parity import ControlInputs, run_control_program
 from sdxs.experiments.distill import architecture, evaluate_sketch, export, photographs, recipe, sketch, teachers
 from sdxs.experiments.distill.training import load_stage
 from sdxs.mlx_sdxs.backend import MlxBackend, load_vae
@@ -152,3 +155,43 @@ def test_the_judge_tells_structure_from_none() -> None:
     right = found["nearest teacher right"]
     assert right["canny"] == 1 and right["plain"] <= 0.2  # what is always grey is nearest to one and the same
     assert evaluate_sketch.sheet(obedient, pictures).shape == (6 * 128, 6 * 128, 3)
+
+
+@pytest.fixture(scope="module")
+def shipped() -> Checkpoint:
+    return with_control(find("demo-sketch", download=False), "sketch")
+
+
+def test_the_shipped_checkpoint_is_sdxs_way_of_working(shipped: Checkpoint) -> None:
+    shipped.verify()
+    assert shipped.control is not None and shipped.control.folder == shipped.folder / "controlnet"
+    assert (shipped.frame.timestep, shipped.frame.noise_scale, shipped.frame.size) == (999, 1.0, 256)
+    demo = find("demo", download=False)
+    for part in ("vae", "text_encoder", "tokenizer"):
+        for path in (demo.folder / part).iterdir():
+            assert (shipped.folder / part / path.name).read_bytes() == path.read_bytes()
+
+
+def test_the_cameras_structure_survives_in_pictures_it_was_not_trained_on(shipped: Checkpoint) -> None:
+    pictures = [photographs.centre_square(photographs.read(path), 256) for path in split().train]
+    renderer = evaluate_sketch.Renderer(shipped)
+    means = evaluate_sketch.judge(renderer, teachers.render, pictures)["mean F-score"]
+    renderer.close()
+    assert means["control, canny edges"] > 0.75 and means["control, soft edges"] > 0.6
+    assert means["plain image-to-image at t = 999"] < 0.1
+    assert means["control, another picture's edges"] < means["control, soft edges"] - 0.15
+
+
+def test_the_shipped_core_ml_program_draws_the_same(shipped: Checkpoint) -> None:
+    picture = photographs.centre_square(photographs.read(split().train[0]), 128)
+    states = TextEncoder(shipped).encode("a pencil sketch")
+    inputs = ControlInputs(picture, sketch.edges_of(picture, "soft"), states, seeded_noise(0, 16, 16, 16))
+    backend = MlxBackend(shipped, BackendOptions(128))
+    backend.load()
+    backend.set_conditioning(states)
+    backend.set_params(FrameParams(control_scale=1.0))
+    backend.submit(picture, inputs.edges)
+    made = np.empty_like(picture)
+    backend.collect(made)
+    backend.close()
+    assert psnr(run_control_program(shipped, inputs, 1.0)["picture"], made) > 45

@@ -108,6 +108,16 @@ def runs_table(training: Values) -> str:
     return "\n".join(rows)
 
 
+def sketch_runs_table(training: Values) -> str:
+    """One run that was stopped and taken up again with changes."""
+    rows = ["| until step | seconds of training | what was changed then | commit, sha256 of the code |", "|---|---|---|---|"]
+    for run in training["runs"]:
+        last = run["log"][-1]
+        code = f"{run['commit']}, `{run['code sha256'][:16]}`"
+        rows.append(f"| {last['step']} | {last['seconds']:.0f} | {run['then']} | {code} |")
+    return "\n".join([f"{training['device']}: `{training['command']}`", "", *rows])
+
+
 def quality_table(quality: Values) -> str:
     rows = ["| style | PSNR / SSIM to the teacher | the photograph itself | VAE alone (ceiling) |", "|---|---|---|---|"]
     for name, v in [*quality["styles"].items(), ("**mean**", quality["mean"])]:
@@ -166,7 +176,7 @@ def write_sketch_card(folder: Path) -> None:
     head = _SKETCH_HEAD.format(megabytes=_megabytes(folder), held_out=scores["held-out photographs"])
     right = scores["nearest teacher right"]
     parts = [
-        head, runs_table(_read("sketch-training")), "\n## Scores\n",
+        head, sketch_runs_table(_read("sketch-training")), "\n## Scores\n",
         f"On the {scores['held-out photographs']} held-out photographs under the ten prompts (`docs/results/sketch.json`): "
         "edges by Canny of what came out against those of what went in, two pixels of tolerance:\n",
         structure_table(scores), "",
