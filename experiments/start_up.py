@@ -53,7 +53,7 @@ def measure(model: str, size: int, rounds: int) -> dict[str, object]:
         print(model, raw[-1], flush=True)
     first, *later = raw
     median = {key: float(np.median([row[key] for row in later])) for key in first}
-    return {"model": model, "first": first, "median": median, "raw": later}
+    return {"model": Path(model).name, "first": first, "median": median, "raw": later}
 
 
 def main() -> None:

@@ -95,7 +95,8 @@ class MlxBackend:
         blank = np.zeros((self._size, self._size, 3), np.uint8)
         for scale in range(len(frames)):
             self.set_params(FrameParams(control_scale=float(scale)))
-            for _ in self._lanes:  # one after the other: the first gives a CPU's convolutions their form
+            # One after the other. On a GPU each compiles; a CPU's convolutions get their form from the first, once for all.
+            for _ in self._lanes if on_gpu() else self._lanes[:1]:
                 self.submit(blank, np.zeros(blank.shape[:2], np.uint8))
                 self.collect(blank)
         self.set_params(FrameParams())
