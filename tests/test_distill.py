@@ -20,7 +20,7 @@ from sdxs.experiments.distill import architecture, export, losses, pairs, photog
 from sdxs.experiments.distill.training import Flat, Log, Plan, train
 from sdxs.mlx_sdxs.backend import MlxBackend
 
-SETTINGS = recipe.Settings(squares=6, steps=(2, 2, 2, 2), each=1, workers=1, configs=architecture.toy())
+SETTINGS = recipe.Settings(squares=6, steps=(2, 2, 2, 2, 2), each=1, workers=1, configs=architecture.toy())
 
 
 def quiet(stage: str, done: float, loss: float) -> None:
@@ -41,9 +41,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, re
 
 def test_every_stage_leaves_its_state_and_its_log(trained: tuple[Path, recipe.Networks]) -> None:
     out, _ = trained
-    assert {p.stem for p in (out / "state").iterdir()} == {"vae", "text", "unet", "finish"}
+    assert {p.stem for p in (out / "state").iterdir()} == set(recipe.STAGES)
     log = (out / "log.jsonl").read_text()
-    assert all(f'"stage": "{name}", "step": 2' in log for name in ("vae", "text", "unet", "finish"))
+    assert all(f'"stage": "{name}", "step": 2' in log for name in recipe.STAGES)
 
 
 def test_a_finished_run_is_loaded_and_not_trained_again(trained: tuple[Path, recipe.Networks]) -> None:

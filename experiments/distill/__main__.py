@@ -3,7 +3,7 @@
 PHOTOS is a folder of photographs. OUT receives the pairs, the state of every stage, `log.jsonl` and
 `checkpoint/`, which `sdxs live --model OUT/checkpoint` takes. Stopped at any moment, the same command goes on.
 On one data-centre GPU ten minutes make the shipped demo; on a CPU the same takes days, so try `--squares 64
---steps 50 50 50 50` there first.
+--steps 50 50 50 50 50` there first.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, TaskID, TextColumn, TimeElapsedColumn
 
 from . import export, photographs
-from .recipe import TOKENIZER, Settings, run
+from .recipe import STAGES, TOKENIZER, Settings, run
 
 
 class Bars:
@@ -44,7 +44,8 @@ def columns() -> tuple[ProgressColumn, ...]:
 
 
 def settings_of(options: argparse.Namespace) -> Settings:
-    settings = Settings(seconds=options.seconds, seed=options.seed, squares=options.squares, each=options.each)
+    settings = Settings(seconds=options.seconds, seed=options.seed, squares=options.squares, each=options.each,
+                        window=options.window)
     return replace(settings, steps=tuple(options.steps)) if options.steps else settings
 
 
@@ -54,11 +55,13 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--hold-out", type=Path, nargs="*", default=[], metavar="PICTURE",
                         help="pictures whose scenes must not be trained on")
-    parser.add_argument("--start-from", type=Path, metavar="CHECKPOINT", help="train on its UNet and VAE, not on fresh ones")
+    parser.add_argument("--start-from", type=Path, metavar="CHECKPOINT", help="train on its networks, not on fresh ones")
     parser.add_argument("--seconds", type=float, default=0.0, help="stop by the clock (training alone, pairs not counted)")
-    parser.add_argument("--steps", type=int, nargs=4, metavar=("VAE", "TEXT", "UNET", "FINISH"))
+    parser.add_argument("--steps", type=int, nargs=len(STAGES), metavar=tuple(name.upper() for name in STAGES),
+                        help="0 leaves a stage out")
     parser.add_argument("--squares", type=int, default=3000, help="how many squares to cut from the photographs")
     parser.add_argument("--each", type=int, default=4, help="pictures of each style in a batch")
+    parser.add_argument("--window", type=int, help="side of what the last stage sees of a picture, in pixels")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     parts = photographs.split(options.photos, options.hold_out)

@@ -25,29 +25,33 @@ from .training import Log, Plan, Progress, train
 
 TOKENIZER = PACKAGE_FOLDER / "weights" / "demo" / "tokenizer"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
+STAGES = ("vae", "text", "unet", "finish", "blend")
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
     """How much of everything. Batches are `each` per style (or per plane); `seconds` 0 means no clock.
 
-    The clock is shared out as `shares` over VAE, text, UNet and finish; a share of 0 takes the steps it takes. So
-    does the text encoder: it trains while the processors are busy with the pairs, and a clock once left it one step.
+    The clock is shared out as `shares` over VAE, text, UNet, finish and blend; a share of 0 takes the steps it takes,
+    and a stage of 0 steps leaves its share to the others. The text encoder takes its steps: it trains while the
+    processors are busy with the pairs, and a clock once left it one step.
     """
 
     squares: int = 3000
     seconds: float = 0.0
-    steps: tuple[int, int, int, int] = (9000, 800, 6000, 12000)
-    rates: tuple[float, float, float, float] = (2e-3, 2e-3, 1e-3, 6e-4)
-    shares: tuple[float, float, float, float] = (0.28, 0.0, 0.15, 0.57)
+    steps: tuple[int, ...] = (9000, 800, 6000, 12000, 4000)
+    rates: tuple[float, ...] = (2e-3, 2e-3, 1e-3, 6e-4, 3e-4)
+    shares: tuple[float, ...] = (0.24, 0.0, 0.12, 0.46, 0.18)
     each: int = 4
+    window: int | None = None  # side of what the last stage sees of a picture; None is all of it
     seed: int = 0
     workers: int | None = None  # processes that make pairs; None is one for each processor
     configs: architecture.Configs = field(default_factory=lambda: architecture.DEMO)
 
     def plan(self, index: int) -> Plan:
-        name = ("vae", "text", "unet", "finish")[index]
-        return Plan(name, self.steps[index], self.rates[index], self.seconds * self.shares[index], self.seed + index)
+        run = sum(share for share, steps in zip(self.shares, self.steps, strict=True) if steps)
+        seconds = self.seconds * self.shares[index] / run if run else 0.0
+        return Plan(STAGES[index], self.steps[index], self.rates[index], seconds, self.seed + index)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +95,9 @@ def prompt_states(text: CLIPTextModel, ids: Sequence[np.ndarray]) -> list[mx.arr
 def run(
     split: Split, out: Path, tokenizer: Path, settings: Settings, report: Progress, start_from: Path | None = None
 ) -> Networks:
-    """Make the pairs, train the four stages, return the networks. Whatever `out` already holds is used.
+    """Make the pairs, train the five stages, return the networks. Whatever `out` already holds is used.
 
-    start_from: a checkpoint of the same architecture whose UNet and VAE are trained on, instead of fresh ones.
+    start_from: a checkpoint of the same architecture whose networks are trained on, instead of fresh ones.
     """
     size, configs = int(settings.configs["frame"]["size"]), settings.configs
     made = 0
@@ -108,6 +112,7 @@ def run(
     if start_from:
         load_weights(networks.unet, start_from / "unet" / WEIGHTS, mx.float32)
         load_weights(networks.vae, start_from / "vae" / WEIGHTS, mx.float32)
+        load_weights(networks.text, start_from / "text_encoder" / "model.safetensors", mx.float32)
     ids = token_ids(tokenizer)
     with ThreadPoolExecutor(1) as background:  # the text encoder needs no pictures and trains meanwhile
         making = background.submit(make_pairs, request, out / "pairs", tell, settings.workers)
@@ -121,6 +126,7 @@ def run(
                              one_step(architecture.scheduler_config(configs), architecture.frame_config(configs)))
     train_unet(painter, pictures, states, settings, state, log, report)
     train_finish(painter, pictures, states, settings, state, log, report)
+    train_blend(painter, pictures, states, settings, state, log, report)
     return networks
 
 
@@ -171,7 +177,25 @@ def train_finish(
         prompts = chosen_states(states, generator, settings.each)
         return *pair, prompts, *stages.finish_extras(generator, count, shaken, size)
 
-    train(settings.plan(3), painter, stages.finish_loss(shaken, kept), batch, state, log, report)
+    train(settings.plan(3), painter, stages.finish_loss(kept), batch, state, log, report)
+
+
+def train_blend(
+    painter: stages.Painter, pictures: stages.Pictures, states: Sequence[mx.array], settings: Settings,
+    state: Path, log: Log, report: Progress,
+) -> None:
+    window = settings.window or int(settings.configs["frame"]["size"])
+    shaken = max(1, stages.STYLES * settings.each // 4)
+    known = [np.array(s) for s in states]
+    painter.vae.freeze()
+
+    def batch(generator: np.random.Generator) -> tuple[mx.array, ...]:
+        rows = stages.blend_batch(pictures, known, generator, settings.each, window)
+        _, noise, shift = stages.finish_extras(generator, len(rows[0]), shaken, window)
+        return *rows, noise, shift
+
+    train(settings.plan(4), painter, stages.blend_loss, batch, state, log, report)
+    painter.vae.unfreeze()
 
 
 def parameters(module: nn.Module) -> int:

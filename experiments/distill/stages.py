@@ -1,16 +1,18 @@
-"""The four stages of the recipe, each a module, a loss and the batches it wants.
+"""The five stages of the recipe, each a module, a loss and the batches it wants.
 
 VAE, then text encoder (prompt -> style), then UNet on latents with both frozen, then UNet and VAE together
-through the decoder, where the picture counts, and with it how steady the picture is.
+through the decoder, where the picture counts, and with it how steady the picture is. Last the UNet alone on
+mixtures of two prompts, so that the way from one style to another has something on it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
+from ...common.embeddings import Slerp
 from ...common.schedule import OneStep
 from ...mlx_sdxs.taesd import AutoencoderTiny
 from ...mlx_sdxs.unet import UNet2DConditionModel
@@ -175,10 +177,9 @@ def latent_loss(painter: Painter, progress: float, photographs: mx.array, wanted
     return mx.stack([mx.abs(difference).mean() + mx.square(difference).mean(), mx.abs(difference).mean() / change])
 
 
-def finish_loss(shaken: int, kept: int) -> Callable[..., mx.array]:
+def finish_loss(kept: int) -> Callable[..., mx.array]:
     """The picture itself, how steady it is, and that the VAE still renders the teachers' pictures.
 
-    shaken: how many of the batch are rendered again from a noisy, slightly shifted input.
     kept: how many of the wanted pictures also pass through the VAE alone.
     """
 
@@ -187,21 +188,27 @@ def finish_loss(shaken: int, kept: int) -> Callable[..., mx.array]:
         order: mx.array, noise: mx.array, shift: mx.array,
     ) -> mx.array:
         photographs, wanted, states = unit(photographs)[order], unit(wanted)[order], states[order]
-        seen = photographs[:shaken]
-        # a shift by a part of a pixel, as a hand that is not quite still makes it
-        seen_again = shift * mx.roll(seen, 1, axis=2) + (1 - shift) * seen + noise
-        made = painter(
-            mx.concatenate([photographs, seen_again]), mx.concatenate([states, states[:shaken]])
-        )
-        first, again = made[: len(photographs)], made[len(photographs) :]
-        wanted_again = shift * mx.roll(wanted[:shaken], 1, axis=2) + (1 - shift) * wanted[:shaken]
-        picture = picture_loss(made, mx.concatenate([wanted, wanted_again]))
-        shake = unsteadiness(seen, seen_again, first[:shaken], again)
+        picture, shake, first = rendered_steadily(painter, photographs, wanted, states, noise, shift)
         sample = wanted[-kept:]
         kept_loss = picture_loss((painter.vae.decode(painter.vae.encode(sample * 2 - 1)) + 1) / 2, sample)
         return mx.stack([picture + 0.5 * kept_loss + STEADINESS * shake, psnr(first, wanted), kept_loss, shake])
 
     return loss
+
+
+def rendered_steadily(
+    painter: Painter, photographs: mx.array, wanted: mx.array, states: mx.array, noise: mx.array, shift: mx.array
+) -> tuple[mx.array, mx.array, mx.array]:
+    """Render a batch, and its first pictures again with noise and a shift: picture loss, unsteadiness, the renderings."""
+    shaken = len(noise)
+    seen = photographs[:shaken]
+    # a shift by a part of a pixel, as a hand that is not quite still makes it
+    seen_again = shift * mx.roll(seen, 1, axis=2) + (1 - shift) * seen + noise
+    made = painter(mx.concatenate([photographs, seen_again]), mx.concatenate([states, states[:shaken]]))
+    first, again = made[: len(photographs)], made[len(photographs) :]
+    wanted_again = shift * mx.roll(wanted[:shaken], 1, axis=2) + (1 - shift) * wanted[:shaken]
+    picture = picture_loss(made, mx.concatenate([wanted, wanted_again]))
+    return picture, unsteadiness(seen, seen_again, first[:shaken], again), first
 
 
 def finish_extras(generator: np.random.Generator, count: int, shaken: int, size: int) -> tuple[mx.array, mx.array, mx.array]:
@@ -210,3 +217,45 @@ def finish_extras(generator: np.random.Generator, count: int, shaken: int, size:
     noise = generator.standard_normal((shaken, size, size, 3), dtype=np.float32) * levels
     shift = generator.uniform(0, 0.5, (shaken, 1, 1, 1)) * (generator.random((shaken, 1, 1, 1)) < 0.5)
     return mx.array(generator.permutation(count)), mx.array(noise), mx.array(shift.astype(np.float32))
+
+
+# --- the ways between prompts -------------------------------------------------------------------------------------
+
+
+def blend_batch(
+    pictures: Pictures, states: Sequence[np.ndarray], generator: np.random.Generator, each: int, window: int
+) -> tuple[mx.array, ...]:
+    """`each` photographs for every style, two in three of them on the way to another style, cut to a window.
+
+    states: of every training prompt, (prompts, 77, D) for each style. The way is the one that a live session takes:
+    `Slerp` between the states; what is wanted there is the cross-fade of the two teachers' pictures.
+
+    Returns photographs uint8 (B, window, window, 3), wanted float32 like them in [0, 1], states (B, 77, D), order (B,).
+    """
+    count, size = STYLES * each, pictures.planes[0].shape[1]
+    chosen = generator.integers(0, pictures.count, count)
+    here = np.repeat(np.arange(STYLES), each)
+    there = (here + generator.integers(1, STYLES, count)) % STYLES
+    share = generator.random(count) * (generator.random(count) < 2 / 3)
+    y, x = (int(v) * PATCH for v in generator.integers(0, (size - window) // PATCH + 1, 2))
+    cut = np.s_[:, y : y + window, x : x + window]
+    rows = [states[style][generator.integers(len(states[style]), size=count)] for style in range(STYLES)]
+    ways = [Slerp(rows[a][k], rows[b][k])(t) for k, (a, b, t) in enumerate(zip(here, there, share, strict=True))]
+    wanted = [
+        (1 - t) * unit(pictures.planes[a + 1][k][cut[1:]]) + t * unit(pictures.planes[b + 1][k][cut[1:]])
+        for k, a, b, t in zip(chosen.tolist(), here.tolist(), there.tolist(), share.tolist(), strict=True)
+    ]
+    return (
+        pictures.planes[0][mx.array(chosen)][cut], mx.stack(wanted), mx.array(np.stack(ways)),
+        mx.array(generator.permutation(count)),
+    )
+
+
+def blend_loss(
+    painter: Painter, progress: float, photographs: mx.array, wanted: mx.array, states: mx.array, order: mx.array,
+    noise: mx.array, shift: mx.array,
+) -> mx.array:
+    """The picture, wherever on the way it is, and how steady it is; the VAE is frozen."""
+    wanted = wanted[order]
+    picture, shake, first = rendered_steadily(painter, unit(photographs)[order], wanted, states[order], noise, shift)
+    return mx.stack([picture + STEADINESS * shake, psnr(first, wanted), shake])
