@@ -25,8 +25,8 @@ import numpy as np
 from ..common.backend import BackendOptions
 from ..common.checkpoint import Checkpoint, find
 from ..common.config import TinyVAEConfig
-from ..mlx_sdxs import autoencoder_kl, blas, controlnet, conv, frame, layers, unet
 from ..mlx_sdxs import backend as backend_module
+from ..mlx_sdxs import blas, controlnet, conv, frame, layers, unet
 from ..mlx_sdxs.backend import MlxBackend
 
 Patch = tuple[object, str, object]  # an owner, a name, and what stands there without the lever
@@ -43,7 +43,7 @@ def _direct(height: int, width: int, inputs: int, outputs: int, stride: int = 1)
     return conv.strided_form(height, width) if stride == 2 else "direct"
 
 
-def _convolutions_alone(self: frame.Frame) -> frame.Frame:
+def _convolutions_alone(self: frame.Frame, prompt: bool = False) -> frame.Frame:
     """In place of `Frame.fold`: the timestep stays an input, a prompt its hidden states."""
     for network in (self.unet, self.vae):
         frame.fold_convolutions(network)
@@ -60,7 +60,7 @@ WITHOUT: dict[str, tuple[Patch, ...]] = {
     "strided convolutions as one product": ((conv, "strided_form", lambda height, width: "direct"),),
     STRIPS: ((conv, "_STRIPS", 1 << 30),),
     "SiLU and GELU as rational functions": (
-        *((module, "silu", nn.silu) for module in (layers, unet, autoencoder_kl, controlnet)), (unet, "gelu", nn.gelu),
+        *((module, "silu", nn.silu) for module in (layers, unet, controlnet)), (unet, "gelu", nn.gelu),
     ),
     "softmax by a binary exponent, head by head": ((unet, "attention", _attention_of_mlx),),
     "group statistics as products": ((layers.GroupNorm, "__call__", nn.GroupNorm.__call__),),
@@ -128,7 +128,7 @@ def frame_ms(checkpoint: Checkpoint, size: int, frames: int, lanes: int, clock: 
     return times
 
 
-def gains(raw: dict[str, list[float]]) -> dict[str, dict[str, float]]:
+def gains(raw: dict[str, list[float]], levers: Sequence[str] = tuple(WITHOUT)) -> dict[str, dict[str, float]]:
     """Per lever: how many times faster it makes the plain port, and how many times slower the end is without it."""
     median = {name: float(np.median(times)) for name, times in raw.items()}
     return {
@@ -140,7 +140,7 @@ def gains(raw: dict[str, list[float]]) -> dict[str, dict[str, float]]:
             )
             if slower and faster
         }
-        for lever in WITHOUT
+        for lever in levers
     }
 
 

@@ -3,7 +3,7 @@
 Core ML on every compute unit and in every form of the program: how near it comes to the interpreter in exact
 arithmetic, which unit runs what, how long a frame and the bridge to it take, memory, whether images round as
 arrays do, whether the stage pipeline renders the same picture, how much of Python's lock a prediction leaves to other
-threads, whether a soak holds its memory; and MLX on Metal in float16 against what diffusers made.
+threads, whether a soak holds its memory; MLX on Metal in float16 against what diffusers made, and the kernel written for it.
 Every question is answered by itself: one that fails is noted and the rest goes on.
 """
 
@@ -42,6 +42,8 @@ from ..coreml_backend.options import CoreMLOptions
 from ..coreml_backend.prepare import find_or_build, warm_up
 from ..coreml_backend.runner import Runner
 from ..mlx_sdxs.backend import MlxBackend
+from ..mlx_sdxs.ops import on_gpu
+from . import kernel_check
 from .coreml_parity import distances
 from .make_fixtures import FIXTURES, run_frame, tiny_checkpoint, tiny_inputs
 from .random_checkpoint import architecture, write_checkpoint
@@ -227,8 +229,17 @@ def ask_mlx(setup: Setup) -> Answer:
     return {"ok": good, "device": device, "dtype": dtype, "models": answers}
 
 
+def ask_kernel(setup: Setup) -> Answer:
+    """The custom kernel in Metal against its twin; a Mac that passes it may turn it on (`mlx:kernels=on`)."""
+    if not on_gpu():
+        return {"ok": True, "note": "no GPU here: nothing was compiled"}
+    shapes = kernel_check.compare()
+    return {"ok": all(shape["ok"] for shape in shapes), "shapes": shapes}
+
+
 QUESTIONS: dict[str, Callable[[Setup], Answer]] = {
     "core ml": ask_variants, "image rounding": ask_rounding, "gil": ask_gil, "soak": ask_soak, "mlx": ask_mlx,
+    "kernel": ask_kernel,
 }
 
 

@@ -8,7 +8,6 @@ import mlx.nn as nn
 
 from ..common.config import KLVAEConfig
 from .layers import Downsample, GroupNorm, Resnet, Upsample
-from .ops import silu
 
 NORM_EPS = 1e-6  # diffusers builds every GroupNorm of this VAE with it
 
@@ -81,7 +80,7 @@ class Encoder(nn.Module):
         x = self.conv_in(x)
         for stage in self.down_blocks:
             x = stage(x)
-        return self.conv_out(silu(self.conv_norm_out(self.mid_block(x))))
+        return self.conv_out(self.conv_norm_out.then_silu(self.mid_block(x)))
 
 
 class Decoder(nn.Module):
@@ -103,7 +102,7 @@ class Decoder(nn.Module):
         x = self.mid_block(self.conv_in(x))
         for stage in self.up_blocks:
             x = stage(x)
-        return self.conv_out(silu(self.conv_norm_out(x)))
+        return self.conv_out(self.conv_norm_out.then_silu(x))
 
 
 class AutoencoderKL(nn.Module):

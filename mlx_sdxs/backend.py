@@ -4,6 +4,7 @@ import os
 import threading
 import time
 from collections import deque
+from dataclasses import dataclass
 from pathlib import Path
 
 import mlx.core as mx
@@ -25,13 +26,14 @@ from ..common.config import PROMPT_TOKENS, TinyVAEConfig, VAEConfig
 from ..common.control import ControlNet
 from ..common.errors import BackendError, UsageError
 from ..common.schedule import frame_steps, seeded_noise
-from . import blas
+from . import blas, residency
 from .autoencoder_kl import AutoencoderKL
 from .controlnet import ControlNetModel
 from .frame import Frame
+from .kernels import KINDS, custom_kernels, use_kernels
 from .lanes import CallersLane, Job, Lane, Render
 from .layers import load_weights, parameter_bytes
-from .ops import on_gpu, stepwise
+from .ops import on_cuda, on_gpu, stepwise
 from .taesd import AutoencoderTiny
 from .unet import UNet2DConditionModel
 
@@ -40,13 +42,17 @@ _DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16
 # and faults them in again every frame (one 256x256 convolution 116 -> 52 ms); unbounded, Metal's
 # cache has grown to 50 GB (mlx-examples#724).
 CACHE_LIMIT_BYTES = 4 * 2**30
-_MOST_LANES = 8
+FRAME_BYTES = 2**30  # of one SDXS frame of a batch at 512, measured on CUDA
+_MOST_LANES, _MOST_AT_ONCE, _MOST_IN_FLIGHT = 8, 16, 64
 
 
 class MlxBackend:
     """Backend in MLX on the default device: Metal, CUDA or CPU.
 
-    Its own setting is `lanes`: how many frames are in flight at once, each in a thread of its own if there are several.
+    Its own settings: `lanes`, how many threads compute frames; `batch`, how many waiting frames each of them computes at
+    once (a power of two, 1 by default); `depth`, how many frames are in flight, which by default is one for each lane,
+    or with a batch enough to keep all of them full; `kernels`, see `kernels.custom_kernels`; `attention`, "fused" or
+    "folded" (`fold.PromptAttention`), by default folded on CUDA without a batch, where the host's work is what counts.
     """
 
     name = "mlx"
@@ -55,8 +61,10 @@ class MlxBackend:
         """Take what to run; nothing is loaded yet. Raises UsageError for a size, dtype or setting that cannot be."""
         checkpoint.check_size(options.size)
         self.dtype_name = _dtype_name(options.dtype)
-        self.depth = _lanes(options.settings)
+        self.settings = MlxSettings.parse(options.settings)
+        self.depth = self.settings.depth
         self._checkpoint = checkpoint
+        self._kernels(), self._folded()  # whether they can be had
         self._size = options.size
         self._frame: Frame | None = None
         self._thread = 0
@@ -68,14 +76,17 @@ class MlxBackend:
         checkpoint, dtype = self._checkpoint, _DTYPES[self.dtype_name]
         checkpoint.verify()
         self._thread = threading.get_ident()
-        mx.set_cache_limit(CACHE_LIMIT_BYTES)
+        mx.set_cache_limit(_cache_limit(self.settings))
         unet = UNet2DConditionModel(checkpoint.unet)
         load_weights(unet, checkpoint.unet_weights, dtype)
         vae = load_vae(checkpoint.vae, checkpoint.vae_weights, dtype)
         steps = frame_steps(checkpoint.scheduler, checkpoint.frame)
         controlnet = load_controlnet(checkpoint.control, dtype) if checkpoint.control else None
         frame = Frame(unet, vae, steps, checkpoint.vae.scaling_factor, dtype, controlnet=controlnet)
-        frame = frame.fold() if len(steps) == 1 else frame
+        frame = frame.fold(self._folded()) if len(steps) == 1 else frame
+        for network in (unet, controlnet) if self._kernels() else ():
+            if network is not None:
+                use_kernels(network)  # after folding: the kernel takes the biases over
         models = [model for model in (unet, vae, controlnet) if model is not None]
         mx.eval([model.parameters() for model in models])  # what is lazy belongs to this thread alone
         self._frame, self._last = frame, None
@@ -83,7 +94,7 @@ class MlxBackend:
         self._frames = [frame.without_control(), *([frame] if controlnet else [])]
         self.set_conditioning(np.zeros((1, PROMPT_TOKENS, checkpoint.unet.cross_attention_dim), np.float32))
         if not on_gpu():
-            blas.share_among(self.depth)
+            blas.share_among(self.settings.lanes)
         # On a GPU compilation fuses the elementwise work; on the CPU it needs a C++ compiler and gains nothing, and what
         # counts there is that no frame waits for another's operations.
         frames = self._frames
@@ -91,17 +102,38 @@ class MlxBackend:
         def make() -> list[Render]:
             return [mx.compile(f) if on_gpu() else stepwise()(f) for f in frames]
 
-        self._lanes = [CallersLane(make)] if self.depth == 1 else [Lane(n, make) for n in range(self.depth)]
-        blank = np.zeros((self._size, self._size, 3), np.uint8)
+        lanes, batch = self.settings.lanes, self.settings.batch
+        self._lanes = [CallersLane(make)] if lanes == batch == 1 else [Lane(n, make, batch) for n in range(lanes)]
         for scale in range(len(frames)):
             self.set_params(FrameParams(control_scale=float(scale)))
             # One after the other. On a GPU each compiles; a CPU's convolutions get their form from the first, once for all.
-            for _ in self._lanes if on_gpu() else self._lanes[:1]:
-                self.submit(blank, np.zeros(blank.shape[:2], np.uint8))
-                self.collect(blank)
+            for lane in self._lanes if on_gpu() else self._lanes[:1]:
+                self._warm_up(lane)
         self.set_params(FrameParams())
         self._model_bytes = sum(parameter_bytes(model) for model in models)
         self._last = None  # the warm-up's picture must not shine through
+
+    def _warm_up(self, lane: Lane | CallersLane) -> None:
+        """Have a lane compute a batch of every size."""
+        blank = np.zeros((self._size, self._size, 3), np.uint8)
+        for power in range(self.settings.batch.bit_length()):
+            jobs = [self._job(blank, np.zeros(blank.shape[:2], np.uint8)) for _ in range(1 << power)]
+            lane.submit(*jobs)
+            self._in_flight.extend((job, lane) for job in jobs)
+            for _ in jobs:
+                self.collect(blank)
+
+    def _kernels(self) -> bool:
+        try:
+            return custom_kernels(self.settings.kernels)
+        except ValueError as error:
+            raise UsageError(f"mlx: kernels={self.settings.kernels}: {error}") from None
+
+    def _folded(self) -> bool:
+        wanted, steps = self.settings.attention, self._checkpoint.frame.steps
+        if wanted == "folded" and steps > 1:
+            raise UsageError(f"mlx: attention=folded goes with one step, not with {steps}; use attention=fused, or --steps 1")
+        return wanted == "folded" or (wanted == "auto" and on_cuda() and steps == self.settings.batch == 1)
 
     def set_conditioning(self, encoder_hidden_states: np.ndarray) -> None:
         self._loaded_frame()
@@ -121,18 +153,22 @@ class MlxBackend:
     def submit(self, frame: np.ndarray, edges: np.ndarray | None = None) -> None:
         self._loaded_frame()
         check_frame(frame, (self._size, self._size, 3))
-        controlled = self._control_scale > 0
-        prompt = self._control_prompt if controlled else self._prompt
-        mx.eval(prompt)
-        job = Job(
-            frame, prompt, self._noise, self._feedback, self._last, time.perf_counter_ns(),
-            check_edges(edges, self._size) if controlled else None, self._control_scale, self._text_only,
-        )
-        lane = self._lanes[self._turn % self.depth]
+        job = self._job(frame, edges)
+        # neighbours go to the same lane, which may compute them at once
+        lane = self._lanes[self._turn // self.settings.batch % len(self._lanes)]
         lane.submit(job)
         self._turn += 1
         self._last = job
         self._in_flight.append((job, lane))
+
+    def _job(self, frame: np.ndarray, edges: np.ndarray | None) -> Job:
+        controlled = self._control_scale > 0
+        prompt = self._control_prompt if controlled else self._prompt
+        mx.eval(prompt)
+        return Job(
+            frame, prompt, self._noise, self._feedback, self._last, time.perf_counter_ns(),
+            check_edges(edges, self._size) if controlled else None, self._control_scale, self._text_only,
+        )
 
     def collect(self, out: np.ndarray) -> StageTimes:
         self._loaded_frame()
@@ -161,7 +197,10 @@ class MlxBackend:
             "backend": self.name,
             "device": str(mx.device_info().get("device_name", "CPU")) if on_gpu() else "CPU",
             "dtype": self.dtype_name,
-            "lanes": str(self.depth),
+            "lanes": str(self.settings.lanes),
+            "batch": str(self.settings.batch),
+            "kernels": "group norm" if self._kernels() else "MLX's own",
+            "attention": "folded" if self._folded() else "fused",
             "blas": f"{library.origin} ({library.core})" if library else "MLX's own",
         }
 
@@ -176,6 +215,7 @@ class MlxBackend:
         for name in ("_frames", "_prompt", "_control_prompt", "_noise", "_last"):
             self.__dict__.pop(name, None)
         mx.clear_cache()
+        residency.forget()
         # A thread that used MLX and ends without this aborted the interpreter at exit in most runs.
         if threading.current_thread() is not threading.main_thread():
             mx.clear_streams()
@@ -206,15 +246,55 @@ def _failed(error: Exception | None) -> str:
     return f"mlx: a frame failed ({error}); try a smaller --size, or close what else uses the GPU"
 
 
-def _lanes(settings: tuple[tuple[str, str], ...]) -> int:
-    """How many frames are in flight: as asked, else one for each of a CPU's cores up to four, and one on a GPU."""
-    for name, value in settings:
-        if name != "lanes":
-            raise UsageError(f"mlx: unknown setting {name!r}; known is lanes")
-        if not value.isdecimal() or not 1 <= int(value) <= _MOST_LANES:
-            raise UsageError(f"--lanes {value}: expected a whole number from 1 to {_MOST_LANES}")
-        return int(value)
-    return 1 if on_gpu() else min(4, os.cpu_count() or 1)
+@dataclass(frozen=True, slots=True)
+class MlxSettings:
+    """See `MlxBackend`."""
+
+    lanes: int
+    batch: int
+    depth: int
+    kernels: str
+    attention: str
+
+    @classmethod
+    def parse(cls, settings: tuple[tuple[str, str], ...]) -> "MlxSettings":
+        """Raises UsageError for a setting that there is not, or a value that cannot be.
+
+        Without a setting there is a lane for each of a CPU's cores, up to four, and one on a GPU.
+        """
+        given = dict(settings)
+        if unknown := sorted(given.keys() - set(cls.__slots__)):
+            raise UsageError(f"mlx: unknown setting {unknown[0]!r}; known are {', '.join(cls.__slots__)}")
+        choices = {"kernels": KINDS, "attention": ("auto", "fused", "folded")}
+        for name, known in choices.items():
+            if given.get(name, "auto") not in known:
+                raise UsageError(f"mlx: {name}={given[name]}: expected {', '.join(known)}")
+        lanes = _whole("--lanes", given.get("lanes"), _MOST_LANES) or (1 if on_gpu() else min(4, os.cpu_count() or 1))
+        batch = _whole("mlx: batch", given.get("batch"), _MOST_AT_ONCE) or 1
+        if batch & (batch - 1):
+            raise UsageError(f"mlx: batch {batch}: expected a power of two, up to {_MOST_AT_ONCE}")
+        enough = lanes if batch == 1 else (lanes + 1) * batch
+        depth = _whole("mlx: depth", given.get("depth"), _MOST_IN_FLIGHT) or enough
+        return cls(lanes, batch, depth, *(given.get(name, "auto") for name in choices))
+
+
+def _cache_limit(settings: MlxSettings) -> int:
+    """Bytes. On a GPU the host runs ahead, and all buffers of the frames under way are in use at once."""
+    wanted = max(CACHE_LIMIT_BYTES, settings.lanes * settings.batch * FRAME_BYTES)
+    if not on_gpu() or settings.batch == 1:
+        return CACHE_LIMIT_BYTES
+    info = mx.device_info()
+    memory = int(info.get("memory_size", 0) or info.get("total_memory", 0))
+    return min(wanted, memory // 2) if memory else wanted
+
+
+def _whole(name: str, value: str | None, most: int) -> int:
+    """A whole number from 1 to `most`, 0 if there is none. Raises UsageError."""
+    if value is None:
+        return 0
+    if not value.isdecimal() or not 1 <= int(value) <= most:
+        raise UsageError(f"{name} {value}: expected a whole number from 1 to {most}")
+    return int(value)
 
 
 def _dtype_name(requested: str) -> str:

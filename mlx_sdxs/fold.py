@@ -6,21 +6,61 @@ once per prompt instead of once per frame. Self-attention gets its queries, keys
 product. `tests/test_fold.py` holds the folded UNet to the plain one.
 """
 
+import math
 from collections.abc import Iterator
 
 import mlx.core as mx
 import mlx.nn as nn
 
+from ..common.config import PROMPT_TOKENS
 from .controlnet import ControlNetModel
 from .layers import Resnet
 from .ops import silu
 from .unet import Attention, BasicTransformerBlock, UNet2DConditionModel
 
 PromptProducts = list[tuple[mx.array, mx.array]]
+PROMPT_PLACES = 80  # 77 tokens and some room
 
 
-def fold(unet: UNet2DConditionModel | ControlNetModel, timestep: float) -> None:
-    """Fold `timestep` into `unet` and fuse its self-attentions, in place.
+class PromptAttention(nn.Module):
+    """Cross-attention in two products: the prompt's keys are multiplied by the queries' weights, its values by the output's.
+
+    The same function as `Attention` with the keys and values of one prompt; scores pass through memory, in x' dtype.
+    """
+
+    def __init__(self, attention: Attention) -> None:
+        super().__init__()
+        self.attention = attention
+
+    def __call__(self, x: mx.array, context: Iterator[tuple[mx.array, mx.array]]) -> mx.array:
+        """x: (B, M, C) in and out; context: gives what `keys_and_values` made."""
+        keys, values = next(context)
+        heads, (batch, tokens, channels) = self.attention._heads, x.shape
+        mask = mx.where(mx.arange(PROMPT_PLACES) < PROMPT_TOKENS, 0.0, -math.inf).astype(x.dtype)
+        scores = mx.addmm(mx.tile(mask, heads), x.reshape(-1, channels), keys)  # (B M, heads 80)
+        weights = mx.softmax(scores.reshape(-1, heads, PROMPT_PLACES), axis=-1, precise=True).reshape(scores.shape)
+        return mx.addmm(self.attention.to_out[0].bias, weights, values).reshape(batch, tokens, channels)
+
+    def keys_and_values(self, states: mx.array) -> tuple[mx.array, mx.array]:
+        """Prompt (1, 77, D) -> (C, heads 80) and (heads 80, C), three places of each 80 empty: products like multiples of 8."""
+        attention = self.attention
+        channels, heads = attention.to_q.weight.shape[1], attention._heads
+        keys, values = (part[0].astype(mx.float32) for part in attention.keys_and_values(states))  # (heads, 77, head_dim)
+        head_dim = keys.shape[-1]
+        queries = attention.to_q.weight.astype(mx.float32).reshape(heads, head_dim, channels) * head_dim**-0.5
+        output = attention.to_out[0].weight.astype(mx.float32).reshape(channels, heads, head_dim)
+        seen = _padded(keys @ queries)  # (heads, 80, C)
+        given = _padded(values @ output.transpose(1, 2, 0))
+        dtype = states.dtype
+        return mx.contiguous(seen.reshape(-1, channels).T.astype(dtype)), given.reshape(-1, channels).astype(dtype)
+
+
+def _padded(x: mx.array) -> mx.array:
+    return mx.pad(x, ((0, 0), (0, PROMPT_PLACES - PROMPT_TOKENS), (0, 0)))
+
+
+def fold(unet: UNet2DConditionModel | ControlNetModel, timestep: float, prompt: bool = False) -> None:
+    """Fold `timestep` into `unet` and fuse its self-attentions, in place; with `prompt`, see `PromptAttention`.
 
     Afterwards `features` takes None for the timestep. The tensors that are no longer needed are dropped.
     """
@@ -31,8 +71,11 @@ def fold(unet: UNet2DConditionModel | ControlNetModel, timestep: float) -> None:
             bias = module.conv1.bias.astype(mx.float32) + module.time_emb_proj(time)[0]
             module.conv1.bias = bias.astype(dtype)
             module.pop("time_emb_proj")
-        elif isinstance(module, BasicTransformerBlock) and not module.only_cross:
-            _fuse(module.attn1)
+        elif isinstance(module, BasicTransformerBlock):
+            if not module.only_cross:
+                _fuse(module.attn1)
+            for name in (("attn1", "attn2") if module.only_cross else ("attn2",)) if prompt else ():
+                module[name] = PromptAttention(module[name])
     unet.pop("time_embedding")
     mx.eval(unet.parameters())
 
@@ -40,12 +83,12 @@ def fold(unet: UNet2DConditionModel | ControlNetModel, timestep: float) -> None:
 def prompt_products(unet: UNet2DConditionModel | ControlNetModel, encoder_hidden_states: mx.array) -> PromptProducts:
     """Keys and values of every cross-attention, in the order in which a frame needs them.
 
-    encoder_hidden_states: (1, 77, D). Each key and value is (1, heads, 77, head_dim).
+    encoder_hidden_states: (1, 77, D). Each key and value is (1, heads, 77, head_dim), or as `PromptAttention` makes them.
     """
     return [attention.keys_and_values(encoder_hidden_states) for attention in _cross_attentions(unet)]
 
 
-def _cross_attentions(unet: UNet2DConditionModel | ControlNetModel) -> Iterator[Attention]:
+def _cross_attentions(unet: UNet2DConditionModel | ControlNetModel) -> Iterator[Attention | PromptAttention]:
     middle = [unet.mid_block] if "mid_block" in unet else []
     ups = unet.up_blocks if "up_blocks" in unet else []
     for block in [*unet.down_blocks, *middle, *ups]:

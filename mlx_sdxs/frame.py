@@ -34,20 +34,24 @@ class Frame:
     dtype: mx.Dtype
     folded: bool = False
     controlnet: ControlNetModel | None = None
+    last_weight: mx.array | None = None  # of `_noise_minus_eps`, once it is folded
 
-    def fold(self) -> "Frame":
+    def fold(self, prompt: bool = False) -> "Frame":
         """Return the frame with its timestep built in, for one size of picture; its networks are changed by this.
 
-        For one step only.
+        For one step only. prompt: whether cross-attention is folded, see `fold.PromptAttention`.
         """
         (step,) = self.steps
         networks = [self.unet, self.controlnet] if self.controlnet else [self.unet]
         for network in networks:
-            fold(network, float(step.timestep))
+            fold(network, float(step.timestep), prompt)
         if not on_gpu():
             for network in (*networks, self.vae):
                 fold_convolutions(network)
-        return replace(self, folded=True)
+        weight = self._last_weight() if step.noise_scale else None
+        if weight is not None:
+            mx.eval(weight)
+        return replace(self, folded=True, last_weight=weight)
 
     def prompt(self, encoder_hidden_states: mx.array) -> Prompt:
         """Make of float32 (1, 77, D) what the other methods take as `prompt`, computed once per prompt."""
@@ -61,20 +65,21 @@ class Frame:
         self, picture: mx.array, prompt: Prompt, noise: mx.array, previous: mx.array, feedback: mx.array,
         edges: mx.array | None = None, scale: mx.array | None = None,
     ) -> tuple[mx.array, mx.array]:
-        """Render one frame; return the picture, uint8 (S, S, 3) RGB, and its x0 for the next one.
+        """Render one frame, or some at once; return the picture, uint8 as it was given, and its x0 for the next one.
 
-        picture: uint8 (S, S, 3) RGB. prompt: as `prompt` returned it. noise, previous: float32
-        (1, S/8, S/8, C), `previous` being the last frame's x0. feedback: its share in the latents that
-        are noised, float32 scalar; at 0 the last frame makes no difference at all. edges, scale: what the
-        ControlNet reads, uint8 (S, S), white on black, and its strength, float32 scalar; with one only.
+        picture: uint8 (S, S, 3) RGB, or (B, S, S, 3), all under one prompt, noise and control. prompt: as
+        `prompt` returned it. noise, previous: float32 (1, S/8, S/8, C), `previous` being the last frame's x0.
+        feedback: its share in the latents that are noised, float32 scalar; at 0 the last frame makes no difference
+        at all. edges, scale: what the ControlNet reads, uint8 (S, S) or (B, S, S), white on black, and its strength,
+        float32 scalar; with one only.
         """
         latents = self.encode(picture)
         x0 = self.denoise(latents + feedback * (previous - latents), prompt, noise, edges, scale)
-        return self.decode(x0), x0
+        return self.decode(x0).reshape(picture.shape), x0
 
     def encode(self, picture: mx.array) -> mx.array:
-        """uint8 (S, S, 3) -> float32 latents (1, S/8, S/8, C)."""
-        image = picture[None].astype(mx.float32) / 127.5 - 1
+        """uint8 (S, S, 3) or (B, S, S, 3) -> float32 latents (B, S/8, S/8, C)."""
+        image = picture.reshape(-1, *picture.shape[-3:]).astype(mx.float32) / 127.5 - 1
         return self.vae.encode(image.astype(self.dtype)).astype(mx.float32) * self.scaling_factor
 
     def without_control(self) -> "Frame":
@@ -96,7 +101,8 @@ class Frame:
             sample = sample.astype(self.dtype)
             residuals = None
             if self.controlnet is not None:
-                condition = mx.repeat((edges.astype(mx.float32) / 255).astype(self.dtype)[None, ..., None], 3, axis=-1)
+                drawn = (edges.reshape(-1, *edges.shape[-2:], 1).astype(mx.float32) / 255).astype(self.dtype)
+                condition = mx.broadcast_to(drawn, (*drawn.shape[:-1], 3))
                 residuals = self.controlnet(sample, timestep, states, condition, scale)
             features = self.unet.features(sample, timestep, states, residuals)
             difference = self._noise_minus_eps(features, rest)
@@ -105,9 +111,9 @@ class Frame:
         return latents
 
     def decode(self, x0: mx.array) -> mx.array:
-        """float32 x0 -> uint8 (S, S, 3)."""
+        """float32 x0 -> uint8 (B, S, S, 3)."""
         image = self.vae.decode((x0 / self.scaling_factor).astype(self.dtype)).astype(mx.float32)
-        return mx.clip(mx.round((image[0] + 1) * 127.5), 0, 255).astype(mx.uint8)
+        return mx.clip(mx.round((image + 1) * 127.5), 0, 255).astype(mx.uint8)
 
     def _noise_minus_eps(self, features: mx.array, noise: mx.array | None) -> mx.array:
         # One convolution over [features, n] with weights [-W | identity] subtracts inside the
@@ -116,9 +122,14 @@ class Frame:
         conv = self.unet.conv_out
         if noise is None:
             return -conv(features).astype(mx.float32)
-        channels = noise.shape[-1]
+        weight = self._last_weight() if self.last_weight is None else self.last_weight
+        noise = mx.broadcast_to(noise.astype(self.dtype), (*features.shape[:-1], noise.shape[-1]))
+        stacked = mx.concatenate([features, noise], axis=-1)
+        return (mx.conv2d(stacked, weight, padding=1) - conv.bias).astype(mx.float32)
+
+    def _last_weight(self) -> mx.array:
+        weight = self.unet.conv_out.weight
+        channels = weight.shape[0]
         identity = mx.zeros((channels, 3, 3, channels), dtype=self.dtype)
         identity[:, 1, 1, :] = mx.eye(channels, dtype=self.dtype)
-        weight = mx.concatenate([-conv.weight, identity], axis=-1)
-        stacked = mx.concatenate([features, noise.astype(self.dtype)], axis=-1)
-        return (mx.conv2d(stacked, weight, padding=1) - conv.bias).astype(mx.float32)
+        return mx.concatenate([-weight, identity], axis=-1)

@@ -3,23 +3,26 @@
 MLX submits work from the thread that evaluates, and a CPU stream is one thread, so one frame alone leaves
 the device waiting: on CUDA for the host to queue the next operation, on a CPU for everything outside
 the BLAS. A lane is a thread with its own streams and its own compiled function; frames are dealt
-out in turn and come back in order.
+out in turn and come back in order. On a GPU, whose multiprocessors one frame's small maps leave idle, a lane can
+also compute several waiting frames at once.
 """
 
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import mlx.core as mx
 import numpy as np
 
 from ..common import copies
+from . import residency
 
 Arrays = mx.array | list[tuple[mx.array, mx.array]]
-# picture uint8 (S, S, 3), prompt, noise, previous x0, its share[, edges, their strength] -> picture, x0; see `frame.Frame`.
+# picture uint8 ([B,] S, S, 3), prompt, noise, previous x0, its share[, edges, their strength] -> picture, x0: `frame.Frame`.
 Render = Callable[..., tuple[mx.array, mx.array]]
+_Arguments = tuple[Arrays, ...]
 JOIN_S = 5.0
 
 
@@ -45,24 +48,38 @@ class Job:
     error: Exception | None = None
     done: threading.Event = field(default_factory=threading.Event)
 
-    def start(self, render: Render) -> mx.array:
-        """Set the frame going; return its picture, to be evaluated."""
-        picture, self.x0 = render(*_arguments(self))
-        mx.async_eval(picture, self.x0)
-        return picture
+    def alike(self, other: "Job") -> bool:
+        """Whether both can be computed at once: all but their pictures and edges is the same, and neither needs the other."""
+        waits = (job.feedback and not job.text_only and job.previous is not None for job in (self, other))
+        return (
+            not any(waits) and self.prompt is other.prompt and self.noise is other.noise
+            and (self.edges is None) == (other.edges is None)
+            and (self.control_scale, self.text_only) == (other.control_scale, other.text_only)
+        )
+
+
+def _start(render: Render, jobs: Sequence[Job], arguments: _Arguments) -> mx.array:
+    """Set one frame going, or several that are alike; return their picture or pictures, to be evaluated."""
+    picture, x0 = render(*arguments)
+    for job, part in zip(jobs, mx.split(x0, len(jobs)) if len(jobs) > 1 else [x0], strict=True):
+        job.x0 = part
+    mx.async_eval(picture, *(job.x0 for job in jobs))
+    return picture
 
 
 class Lane:
-    """A thread that renders one job after the other with functions of its own."""
+    """A thread that renders jobs with functions of its own, in their order; up to `batch` of those that wait at once."""
 
-    def __init__(self, number: int, make: Callable[[], list[Render]]) -> None:
+    def __init__(self, number: int, make: Callable[[], list[Render]], batch: int = 1) -> None:
         """make: called in the thread; builds (and on a GPU compiles) one function, and a second for frames with edges."""
-        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._batch = batch
+        self._jobs: queue.SimpleQueue[tuple[Job, ...] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, args=(make,), name=f"sdxs-mlx-{number}", daemon=True)
         self._thread.start()
 
-    def submit(self, job: Job) -> None:
-        self._jobs.put(job)
+    def submit(self, *jobs: Job) -> None:
+        """Take jobs on; several in one call are sure to be computed at once if they are alike."""
+        self._jobs.put(jobs)
 
     def wait(self, job: Job) -> None:
         """Wait for a frame."""
@@ -74,23 +91,33 @@ class Lane:
         self._thread.join(JOIN_S)
 
     def _work(self, make: Callable[[], list[Render]]) -> None:
-        renders = make()
-        while (job := self._jobs.get()) is not None:
-            try:
-                _render(renders[job.edges is not None], job)
-            except Exception as error:  # handed to whoever collects the frame
-                job.error = error
-            finally:
-                job.previous = None  # or every frame would keep all before it
-                job.done.set()
-            del job
+        renders, waiting, open_ = make(), deque[Job](), True
+        while waiting or open_:
+            while open_ and (not waiting or not self._jobs.empty()):
+                came = self._jobs.get()
+                open_ = came is not None
+                waiting.extend(came or ())
+                del came
+            if waiting:
+                jobs = [waiting.popleft() for _ in range(_at_once(waiting, self._batch))]
+                try:
+                    _render(renders[jobs[0].edges is not None], jobs)
+                except Exception as error:  # handed to whoever collects the frames
+                    for job in jobs:
+                        job.error = error
+                finally:
+                    for job in jobs:
+                        job.previous = None  # or every frame would keep all before it
+                        job.done.set()
+                    del job
+                del jobs
         del renders
         # A thread that used MLX and ends without this aborted the interpreter at exit in most runs.
         mx.clear_streams()
 
 
 class CallersLane:
-    """The lane of a single frame in flight: the calling thread itself, which has nothing else to wait for.
+    """The lane without a thread: the calling one itself submits, and goes on while the device computes.
 
     A frame on an H200 took 8.6 ms this way and 11.6 with a thread in between (two runs, not side by side).
     """
@@ -102,7 +129,7 @@ class CallersLane:
 
     def submit(self, job: Job) -> None:
         try:
-            self._pictures.append(job.start(self._renders[job.edges is not None]))
+            self._pictures.append(_start(self._renders[job.edges is not None], [job], _arguments([job])))
         except Exception as error:  # handed to whoever collects the frame
             job.error = error
         finally:
@@ -125,15 +152,31 @@ class CallersLane:
         self._renders = []
 
 
-def _render(render: Render, job: Job) -> None:
-    if job.previous is not None and job.feedback and not job.text_only:
-        job.previous.done.wait()
-    picture = job.start(render)
-    mx.eval(picture, job.x0)  # releases the GIL while it waits
-    job.rendered = np.asarray(picture)
+def _at_once(waiting: Sequence[Job], most: int) -> int:
+    """How many of the first jobs that wait go into one batch: as many as are alike, but a power of two.
+
+    Every size of batch is compiled, and has its convolutions planned, on its own; so there are few.
+    """
+    alike = next((n for n, job in enumerate(waiting) if not job.alike(waiting[0])), len(waiting)) or 1
+    return 1 << (min(alike, most).bit_length() - 1)
 
 
-def _arguments(job: Job) -> tuple[object, ...]:
+def _render(render: Render, jobs: Sequence[Job]) -> None:
+    if (before := jobs[0].previous) is not None and jobs[0].feedback and not jobs[0].text_only:
+        before.done.wait()
+    arguments = _arguments(jobs)
+    # Not in the caller's own lane, where on an H200 it gained nothing and at times cost (docs/results/levers-gpu.json).
+    residency.keep_on_host(np.asarray(arguments[0]))
+    picture = _start(render, jobs, arguments)
+    mx.eval(picture, *(job.x0 for job in jobs))  # releases the GIL while it waits
+    rendered = np.asarray(picture)
+    residency.keep_on_host(rendered)
+    for job, part in zip(jobs, [rendered] if len(jobs) == 1 else rendered, strict=True):
+        job.rendered = part
+
+
+def _arguments(jobs: Sequence[Job]) -> _Arguments:
+    job = jobs[0]
     before = job.previous if job.feedback and not job.text_only else None
     if job.text_only or before is None or before.x0 is None:
         previous, feedback = mx.zeros_like(job.noise), float(job.text_only)  # all of the latents are then these zeros
@@ -141,7 +184,12 @@ def _arguments(job: Job) -> tuple[object, ...]:
         previous, feedback = before.x0, job.feedback
     control: tuple[mx.array, ...] = ()
     if job.edges is not None:
-        control = mx.array(job.edges), mx.array(job.control_scale, dtype=mx.float32)
-    copies.count("backend in", job.picture.nbytes + (0 if job.edges is None else job.edges.nbytes))
+        control = _joined([j.edges for j in jobs]), mx.array(job.control_scale, dtype=mx.float32)
+    copies.count("backend in", sum(j.picture.nbytes + (0 if j.edges is None else j.edges.nbytes) for j in jobs))
     share = mx.array(feedback, dtype=mx.float32)
-    return mx.array(job.picture), job.prompt, job.noise, previous, share, *control
+    return _joined([j.picture for j in jobs]), job.prompt, job.noise, previous, share, *control
+
+
+def _joined(arrays: Sequence[np.ndarray]) -> mx.array:
+    """One array as it is, several as one with an axis more; copied once, and once more if there are several."""
+    return mx.array(arrays[0] if len(arrays) == 1 else np.stack(arrays))

@@ -25,6 +25,10 @@ class GroupNorm(nn.GroupNorm):
         scale = self.weight * mx.rsqrt(self._of_groups(deviation * deviation) + self.eps)
         return settle(deviation * scale + self.bias)
 
+    def then_silu(self, x: mx.array) -> mx.array:
+        """The norm and the activation behind it, which `kernels.KernelGroupNorm` does in one."""
+        return silu(self(x))
+
     def _of_groups(self, x: mx.array) -> mx.array:
         """Mean of each group, given to each of its channels: (B, H, W, C) -> (B, 1, 1, C)."""
         batch, height, width, channels = x.shape
@@ -51,10 +55,10 @@ class Resnet(nn.Module):
 
     def __call__(self, x: mx.array, time: mx.array | None = None) -> mx.array:
         """x: (B, H, W, inputs); time: silu of the time embedding, (B, time_embed_dim)."""
-        h = self.conv1(silu(self.norm1(x)))
+        h = self.conv1(self.norm1.then_silu(x))
         if time is not None:
             h = h + self.time_emb_proj(time)[:, None, None, :]
-        h = self.conv2(silu(self.norm2(h)))
+        h = self.conv2(self.norm2.then_silu(h))
         return h + (self.conv_shortcut(x) if "conv_shortcut" in self else x)
 
 
@@ -97,12 +101,20 @@ def load_weights(model: nn.Module, path: Path, dtype: mx.Dtype) -> None:
     try:
         tensors = mx.load(str(path), format="safetensors")
         model.load_weights([
-            (key, (tensor.transpose(0, 2, 3, 1) if tensor.ndim == 4 else tensor).astype(dtype))
+            (key, laid_out(tensor, dtype))
             for key, tensor in tensors.items()
         ])
         mx.eval(model.parameters())
     except (ValueError, RuntimeError) as error:
         raise WeightsError(f"{path}: {error}; run `sdxs weights verify` or replace the file") from None
+
+
+def laid_out(tensor: mx.array, dtype: mx.Dtype) -> mx.array:
+    """A tensor of a file as MLX computes with it, in one piece.
+
+    A transposed view would do, and `astype` leaves it alone if the file has the dtype; CUDA then copies it in every frame.
+    """
+    return mx.contiguous((tensor.transpose(0, 2, 3, 1) if tensor.ndim == 4 else tensor).astype(dtype))
 
 
 def parameter_bytes(model: nn.Module) -> int:

@@ -35,6 +35,11 @@ def on_gpu() -> bool:
     return bool(mx.default_device().type == mx.DeviceType.gpu)
 
 
+def on_cuda() -> bool:
+    """Whether MLX computes on CUDA here."""
+    return on_gpu() and mx.cuda.is_available()
+
+
 class _Stepwise(threading.local):
     on = False
 

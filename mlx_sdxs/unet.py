@@ -56,8 +56,9 @@ class Attention(nn.Module):
         if "to_qkv" in self:
             q, k, v = (self._split(part) for part in mx.split(self.to_qkv(x), 3, axis=-1))
         else:
-            q = self._split(self.to_q(x))
             k, v = self.keys_and_values(context) if isinstance(context, mx.array) else next(context)
+            # one prompt for all pictures: their tokens are so many queries
+            q = self._split(self.to_q(x).reshape(k.shape[0], -1, channels))
         y = attention(q, k, v)  # (B, heads, tokens, head_dim)
         return self.to_out[0](y.transpose(0, 2, 1, 3).reshape(batch, tokens, channels))
 
@@ -252,4 +253,4 @@ class UNet2DConditionModel(nn.Module):
             x = x + residuals[1]
         for up in self.up_blocks:
             x = up(x, time, encoder_hidden_states, skips)
-        return silu(self.conv_norm_out(x))
+        return self.conv_norm_out.then_silu(x)

@@ -43,6 +43,22 @@ def test_the_folded_unet_is_the_plain_one(unets) -> None:
     assert float(mx.abs(other - expected).max() / mx.abs(expected).max()) > 1e-3
 
 
+@pytest.mark.parametrize("prompt", [False, True])
+def test_several_pictures_under_one_prompt(unets, prompt: bool) -> None:
+    """Also with cross-attention in two products."""
+    plain, folded, width = unets
+    fold(folded, 999.0, prompt)
+    sample, states = random((3, 16, 16, plain.conv_in.weight.shape[-1]), 1), random((1, 77, width), 2)
+    expected = plain.features(sample, 999.0, states)
+    assert mx.allclose(expected[1:2], plain.features(sample[1:2], 999.0, states), rtol=1e-4, atol=1e-4)
+    products = prompt_products(folded, states)
+    assert (products[0][0].ndim == 2) == prompt
+    left = iter(products)
+    got = folded.features(sample, None, left)
+    assert float(mx.abs(got - expected).max() / mx.abs(expected).max()) < 1e-5
+    assert next(left, None) is None
+
+
 def test_every_product_of_the_prompt_is_used_once(unets) -> None:
     _, folded, width = unets
     fold(folded, 999.0)

@@ -3,6 +3,8 @@
 import gc
 import threading
 import weakref
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,8 +12,11 @@ import pytest
 from sdxs.common.backend import BackendOptions, FrameParams
 from sdxs.common.checkpoint import Checkpoint
 from sdxs.common.errors import BackendError, UsageError
+from sdxs.experiments.control_parity import tiny_controlled
 from sdxs.mlx_sdxs import backend as module
-from sdxs.mlx_sdxs.backend import MlxBackend
+from sdxs.mlx_sdxs import lanes as lanes_module
+from sdxs.mlx_sdxs.backend import MlxBackend, MlxSettings
+from sdxs.mlx_sdxs.lanes import Job, _at_once
 
 SIZE = 64
 
@@ -20,10 +25,12 @@ def pictures(count: int) -> list[np.ndarray]:
     return list(np.random.default_rng(0).integers(0, 256, (count, SIZE, SIZE, 3), dtype=np.uint8))
 
 
-def render_all(checkpoint: Checkpoint, lanes: int, feedback: float, at_once: int) -> list[np.ndarray]:
-    backend = MlxBackend(checkpoint, BackendOptions(SIZE, settings=(("lanes", str(lanes)),)))
+def render_all(
+    checkpoint: Checkpoint, lanes: int, feedback: float, at_once: int, more: tuple[tuple[str, str], ...] = ()
+) -> list[np.ndarray]:
+    backend = MlxBackend(checkpoint, BackendOptions(SIZE, settings=(("lanes", str(lanes)), *more)))
     backend.load()
-    assert backend.depth == lanes and backend.describe()["lanes"] == str(lanes)
+    assert backend.depth == int(dict(more).get("depth", lanes)) and backend.describe()["lanes"] == str(lanes)
     backend.set_conditioning(np.random.default_rng(1).standard_normal((1, 77, 64), dtype=np.float32))
     backend.set_params(FrameParams(seed=3, feedback=feedback))
     out, waiting = [], 0
@@ -144,13 +151,115 @@ def test_a_number_of_lanes_that_cannot_be(tiny_sdxs: Checkpoint, value: str) -> 
 
 
 def test_an_unknown_setting_is_refused(tiny_sdxs: Checkpoint) -> None:
-    with pytest.raises(UsageError, match="unknown setting 'attention'"):
-        MlxBackend(tiny_sdxs, BackendOptions(SIZE, settings=(("attention", "sdpa"),)))
+    with pytest.raises(UsageError, match="unknown setting 'speed'; known are lanes, batch, depth, kernels, attention"):
+        MlxBackend(tiny_sdxs, BackendOptions(SIZE, settings=(("speed", "high"),)))
+
+
+@pytest.mark.parametrize(("name", "value", "message"), [
+    ("batch", "3", "batch 3: expected a power of two, up to 16"),
+    ("batch", "32", "batch 32: expected a whole number from 1 to 16"),
+    ("depth", "0", "depth 0: expected a whole number from 1 to 64"), ("kernels", "yes", "kernels=yes: expected auto, on, off"),
+    ("attention", "sdpa", "attention=sdpa: expected auto, fused, folded"),
+])
+def test_a_setting_that_cannot_be(tiny_sdxs: Checkpoint, name: str, value: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        MlxBackend(tiny_sdxs, BackendOptions(SIZE, settings=((name, value),)))
+
+
+def test_several_steps_refuse_what_only_one_can_have(demo: Checkpoint) -> None:
+    several = replace(demo, frame=replace(demo.frame, steps=2))
+    with pytest.raises(UsageError, match="attention=folded goes with one step, not with 2"):
+        MlxBackend(several, BackendOptions(SIZE, settings=(("attention", "folded"),)))
+    assert MlxBackend(several, BackendOptions(SIZE)).describe()["attention"] == "fused"
+
+
+def test_how_many_frames_are_in_flight() -> None:
+    def depth(**settings: str) -> int:
+        return MlxSettings.parse(tuple(settings.items())).depth
+
+    assert depth(lanes="3") == 3 and depth(lanes="1", depth="2") == 2
+    assert depth(lanes="2", batch="4") == 12  # two batches under way and one that waits
+
+
+def job(prompt: str = "a", edges: np.ndarray | None = None, **changes: object) -> Job:
+    given = {"noise": "n", "feedback": 0.0, "previous": None, "edges": edges, "submitted_ns": 0} | changes
+    return Job(np.zeros(1), prompt, **given)  # type: ignore[arg-type]
+
+
+def test_only_jobs_that_are_alike_are_computed_at_once() -> None:
+    edges = np.zeros((2, 2), np.uint8)
+    first = job()
+    for other in (job("b"), job(noise="m"), job(edges=edges), job(text_only=True), job(feedback=0.5, previous=first)):
+        assert not first.alike(other) and not other.alike(first)
+    assert first.alike(job()) and first.alike(job(feedback=0.5)) and job(edges=edges).alike(job(edges=edges.copy()))
+    needing = job(feedback=0.5, previous=first)
+    assert _at_once([needing, job()], 4) == 1
+    alike = [job() for _ in range(7)]
+    assert [_at_once(alike[:n], 4) for n in range(1, 8)] == [1, 2, 2, 4, 4, 4, 4]
+    assert _at_once([*alike[:3], job("b"), *alike], 8) == 2
+
+
+@pytest.mark.parametrize("feedback", [0.0, 0.5])
+def test_a_batch_changes_no_picture(tiny_sdxs: Checkpoint, feedback: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = []
+    start = lanes_module._start
+
+    def watched(render: object, jobs: list[Job], arguments: object) -> object:
+        sizes.append(len(jobs))
+        return start(render, jobs, arguments)
+
+    alone = render_all(tiny_sdxs, 1, feedback, 1)
+    monkeypatch.setattr(lanes_module, "_start", watched)
+    batched = render_all(tiny_sdxs, 1, feedback, 7, (("batch", "4"), ("depth", "7")))
+    for one, other in zip(alone, batched, strict=True):
+        assert np.abs(one.astype(int) - other).max() <= 1
+    assert sizes[:3] == [1, 2, 4]  # of the warm-up
+    assert sum(sizes[3:]) == 7 and (max(sizes[3:]) > 1) == (feedback == 0.0)
+
+
+def test_a_batch_that_fails_is_reported_for_every_frame_of_it(tiny_sdxs: Checkpoint) -> None:
+    backend = MlxBackend(tiny_sdxs, BackendOptions(SIZE, settings=(("lanes", "1"), ("batch", "2"))))
+    backend.load()
+    good, (frame, *_), out = backend._prompt, pictures(1), np.empty((SIZE, SIZE, 3), np.uint8)
+    backend._prompt = good[:-1]
+    broken = [backend._job(frame, None) for _ in range(2)]
+    backend._lanes[0].submit(*broken)
+    backend._in_flight.extend((one, backend._lanes[0]) for one in broken)
+    backend._prompt = good
+    backend.submit(frame)
+    for _ in broken:
+        with pytest.raises(BackendError, match="a frame failed"):
+            backend.collect(out)
+    backend.collect(out)
+    backend.close()
+
+
+def test_edges_go_with_their_own_frames_of_a_batch(tmp_path: Path) -> None:
+    checkpoint = tiny_controlled(tmp_path, "sdxs-512-dreamshaper")
+    generator = np.random.default_rng(2)
+    frames, drawn = pictures(4), [generator.integers(0, 256, (SIZE, SIZE), dtype=np.uint8) for _ in range(4)]
+    rendered = []
+    for settings in ((("lanes", "1"),), (("lanes", "1"), ("batch", "4"))):
+        backend = MlxBackend(checkpoint, BackendOptions(SIZE, settings=settings))
+        backend.load()
+        backend.set_params(FrameParams(control_scale=1.0))
+        outs = [np.empty((SIZE, SIZE, 3), np.uint8) for _ in frames]
+        jobs = [backend._job(*given) for given in zip(frames, drawn, strict=True)]
+        for group in [jobs] if len(settings) > 1 else [[one] for one in jobs]:
+            backend._lanes[0].submit(*group)
+        backend._in_flight.extend((one, backend._lanes[0]) for one in jobs)
+        for out in outs:
+            backend.collect(out)
+        rendered.append(outs)
+        backend.close()
+    for one, other in zip(*rendered, strict=True):
+        assert np.abs(one.astype(int) - other).max() <= 1
+    assert not np.array_equal(rendered[0][0], rendered[0][1])
 
 
 def test_without_a_word_a_cpu_gets_a_lane_a_core(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "on_gpu", lambda: False)
     monkeypatch.setattr(module.os, "cpu_count", lambda: 16)
-    assert module._lanes(()) == 4
+    assert MlxSettings.parse(()).lanes == 4
     monkeypatch.setattr(module.os, "cpu_count", lambda: 2)
-    assert module._lanes(()) == 2
+    assert MlxSettings.parse(()).lanes == 2
