@@ -64,6 +64,7 @@ ONLY_FOR = {
     "fixed_noise": ("coreml",),
     "verbose": ("coreml",),
     "lanes": ("mlx",),
+    "kernels": ("mlx",),
 }
 DEFAULT_PROMPT = "an oil painting"
 DEFAULT_MODEL = "sdxs-512-0.9"
@@ -252,6 +253,10 @@ def live(
         int | None, Option(show_default=False, help="MLX: frames in flight at once; more frames a second, each of them later. "
                            "[default: a CPU's cores, at most 4; 1 on a GPU]")
     ] = None,
+    kernels: Annotated[
+        str | None, Option(show_default=False, help="MLX: its norms by a kernel of our own: on, off or auto, which is on with "
+                           "CUDA. [default: auto]")
+    ] = None,
     coreml_runtime: Annotated[
         str, Option(help="coreml, or reference: a NumPy interpreter of the program, which is no Core ML and no speed.")
     ] = "coreml",
@@ -308,7 +313,7 @@ def live(
         )
     coreml = _settings(runtime=coreml_runtime, attention=attention, compute_units=compute_units, placement=placement,
                        input=input_form, weights=weights, sizes=sizes, noise_seed=seed if fixed_noise else None)
-    own = {"coreml": coreml, "mlx": _settings(lanes=lanes)}
+    own = {"coreml": coreml, "mlx": _settings(lanes=lanes, kernels=kernels)}
     options = [BackendOptions(size, dtype, own.get(name, ())) for name in names]
     for chosen in (chosen for name, chosen in zip(names, options, strict=True) if name == "coreml"):
         from .coreml_backend.backend import controlled

@@ -42,18 +42,12 @@ _DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16
 # and faults them in again every frame (one 256x256 convolution 116 -> 52 ms); unbounded, Metal's
 # cache has grown to 50 GB (mlx-examples#724).
 CACHE_LIMIT_BYTES = 4 * 2**30
-FRAME_BYTES = 2**30  # of one SDXS frame of a batch at 512, measured on CUDA
+FRAME_BYTES = 2**30  # of one SDXS frame at 512 in float16, as seen on CUDA (kernel-gpu.json, tries)
 _MOST_LANES, _MOST_AT_ONCE, _MOST_IN_FLIGHT = 8, 16, 64
 
 
 class MlxBackend:
-    """Backend in MLX on the default device: Metal, CUDA or CPU.
-
-    Its own settings: `lanes`, how many threads compute frames; `batch`, how many waiting frames each of them computes at
-    once (a power of two, 1 by default); `depth`, how many frames are in flight, which by default is one for each lane,
-    or with a batch enough to keep all of them full; `kernels`, see `kernels.custom_kernels`; `attention`, "fused" or
-    "folded" (`fold.PromptAttention`), by default folded on CUDA without a batch, where the host's work is what counts.
-    """
+    """Backend in MLX on the default device: Metal, CUDA or CPU. `MlxSettings` are its own settings."""
 
     name = "mlx"
 
@@ -64,8 +58,8 @@ class MlxBackend:
         self.settings = MlxSettings.parse(options.settings)
         self.depth = self.settings.depth
         self._checkpoint = checkpoint
-        self._kernels(), self._folded()  # whether they can be had
         self._size = options.size
+        self._refuse_what_cannot_be()
         self._frame: Frame | None = None
         self._thread = 0
         self._lanes: list[Lane | CallersLane] = []
@@ -76,7 +70,7 @@ class MlxBackend:
         checkpoint, dtype = self._checkpoint, _DTYPES[self.dtype_name]
         checkpoint.verify()
         self._thread = threading.get_ident()
-        mx.set_cache_limit(_cache_limit(self.settings))
+        mx.set_cache_limit(self._cache_limit())
         unet = UNet2DConditionModel(checkpoint.unet)
         load_weights(unet, checkpoint.unet_weights, dtype)
         vae = load_vae(checkpoint.vae, checkpoint.vae_weights, dtype)
@@ -86,7 +80,9 @@ class MlxBackend:
         frame = frame.fold(self._folded()) if len(steps) == 1 else frame
         for network in (unet, controlnet) if self._kernels() else ():
             if network is not None:
-                use_kernels(network)  # after folding: the kernel takes the biases over
+                # After folding: the kernel takes the biases over. Not in the full VAE, whose maps are too large for one
+                # block to add up a group of (the kernel was never timed there).
+                use_kernels(network)
         models = [model for model in (unet, vae, controlnet) if model is not None]
         mx.eval([model.parameters() for model in models])  # what is lazy belongs to this thread alone
         self._frame, self._last = frame, None
@@ -102,8 +98,9 @@ class MlxBackend:
         def make() -> list[Render]:
             return [mx.compile(f) if on_gpu() else stepwise()(f) for f in frames]
 
-        lanes, batch = self.settings.lanes, self.settings.batch
-        self._lanes = [CallersLane(make)] if lanes == batch == 1 else [Lane(n, make, batch) for n in range(lanes)]
+        lanes, batch, keep = self.settings.lanes, self.settings.batch, self._keeps_pictures()
+        alone = self.settings.callers
+        self._lanes = [CallersLane(make, keep)] if alone else [Lane(n, make, batch, keep) for n in range(lanes)]
         for scale in range(len(frames)):
             self.set_params(FrameParams(control_scale=float(scale)))
             # One after the other. On a GPU each compiles; a CPU's convolutions get their form from the first, once for all.
@@ -123,17 +120,42 @@ class MlxBackend:
             for _ in jobs:
                 self.collect(blank)
 
-    def _kernels(self) -> bool:
+    def _refuse_what_cannot_be(self) -> None:
+        """Raises UsageError for settings that this machine or this checkpoint cannot have."""
         try:
-            return custom_kernels(self.settings.kernels)
+            self._kernels()
         except ValueError as error:
             raise UsageError(f"mlx: kernels={self.settings.kernels}: {error}") from None
+        steps = self._checkpoint.frame.steps
+        if self.settings.attention == "folded" and steps > 1:
+            raise UsageError(f"mlx: attention=folded goes with one step, not with {steps}; use attention=fused, or --steps 1")
+        if self.settings.pictures == "host" and not on_cuda():
+            raise UsageError("mlx: pictures=host: only CUDA has memory that moves by itself; leave the setting out")
+
+    def _kernels(self) -> bool:
+        return custom_kernels(self.settings.kernels)
 
     def _folded(self) -> bool:
         wanted, steps = self.settings.attention, self._checkpoint.frame.steps
-        if wanted == "folded" and steps > 1:
-            raise UsageError(f"mlx: attention=folded goes with one step, not with {steps}; use attention=fused, or --steps 1")
         return wanted == "folded" or (wanted == "auto" and on_cuda() and steps == self.settings.batch == 1)
+
+    def _keeps_pictures(self) -> bool:
+        """By itself not in the caller's own lane: there it gained nothing on an H200 and at times cost (levers-gpu.json)."""
+        wanted = self.settings.pictures
+        return wanted == "host" or (wanted == "auto" and on_cuda() and not self.settings.callers)
+
+    def _cache_limit(self) -> int:
+        """Bytes of buffers that MLX keeps for later frames.
+
+        Of a batch on a GPU all buffers are in use at once, for the host runs ahead, and without them each frame would
+        allocate anew; so there it is what they need, or half the GPU's memory if that is less.
+        """
+        if not on_gpu() or self.settings.batch == 1:
+            return CACHE_LIMIT_BYTES
+        frame = FRAME_BYTES * (self._size / 512) ** 2 * (2 if self.dtype_name == "float32" else 1)
+        info = mx.device_info()  # Metal and CUDA have different words for it
+        memory = int(info["memory_size"] if "memory_size" in info else info["total_memory"])
+        return min(max(CACHE_LIMIT_BYTES, int(self.settings.lanes * self.settings.batch * frame)), memory // 2)
 
     def set_conditioning(self, encoder_hidden_states: np.ndarray) -> None:
         self._loaded_frame()
@@ -199,8 +221,10 @@ class MlxBackend:
             "dtype": self.dtype_name,
             "lanes": str(self.settings.lanes),
             "batch": str(self.settings.batch),
+            "in flight": str(self.depth),
             "kernels": "group norm" if self._kernels() else "MLX's own",
             "attention": "folded" if self._folded() else "fused",
+            "pictures": "in the host's memory" if self._keeps_pictures() else "as MLX has them",
             "blas": f"{library.origin} ({library.core})" if library else "MLX's own",
         }
 
@@ -248,24 +272,36 @@ def _failed(error: Exception | None) -> str:
 
 @dataclass(frozen=True, slots=True)
 class MlxSettings:
-    """See `MlxBackend`."""
+    """MLX's own settings, each optional.
+
+    lanes: threads that compute frames; by default one for each of a CPU's cores, up to four, and one on a GPU.
+    batch: how many waiting frames a lane computes at once, a power of two; 1 by default.
+    depth: frames in flight; by default one for each lane, with a batch enough to keep all lanes full.
+    kernels: "on", "off" or "auto", see `kernels.custom_kernels`.
+    attention: "fused", "folded" (`fold.PromptAttention`) or "auto": folded on CUDA without a batch, where the host's work
+    is what counts.
+    pictures: "host" (`residency`), "moving" or "auto": in the host's memory on CUDA with threads.
+    """
 
     lanes: int
     batch: int
     depth: int
     kernels: str
     attention: str
+    pictures: str
+
+    @property
+    def callers(self) -> bool:
+        """Whether the calling thread is the only lane."""
+        return self.lanes == self.batch == 1
 
     @classmethod
     def parse(cls, settings: tuple[tuple[str, str], ...]) -> "MlxSettings":
-        """Raises UsageError for a setting that there is not, or a value that cannot be.
-
-        Without a setting there is a lane for each of a CPU's cores, up to four, and one on a GPU.
-        """
+        """Raises UsageError for a setting that there is not, or a value that cannot be."""
         given = dict(settings)
         if unknown := sorted(given.keys() - set(cls.__slots__)):
             raise UsageError(f"mlx: unknown setting {unknown[0]!r}; known are {', '.join(cls.__slots__)}")
-        choices = {"kernels": KINDS, "attention": ("auto", "fused", "folded")}
+        choices = {"kernels": KINDS, "attention": ("auto", "fused", "folded"), "pictures": ("auto", "host", "moving")}
         for name, known in choices.items():
             if given.get(name, "auto") not in known:
                 raise UsageError(f"mlx: {name}={given[name]}: expected {', '.join(known)}")
@@ -273,19 +309,11 @@ class MlxSettings:
         batch = _whole("mlx: batch", given.get("batch"), _MOST_AT_ONCE) or 1
         if batch & (batch - 1):
             raise UsageError(f"mlx: batch {batch}: expected a power of two, up to {_MOST_AT_ONCE}")
-        enough = lanes if batch == 1 else (lanes + 1) * batch
+        enough = lanes if batch == 1 else min((lanes + 1) * batch, _MOST_IN_FLIGHT)
         depth = _whole("mlx: depth", given.get("depth"), _MOST_IN_FLIGHT) or enough
+        if depth < batch:
+            raise UsageError(f"mlx: depth {depth}: no batch of {batch} would ever be full; expected at least {batch}")
         return cls(lanes, batch, depth, *(given.get(name, "auto") for name in choices))
-
-
-def _cache_limit(settings: MlxSettings) -> int:
-    """Bytes. On a GPU the host runs ahead, and all buffers of the frames under way are in use at once."""
-    wanted = max(CACHE_LIMIT_BYTES, settings.lanes * settings.batch * FRAME_BYTES)
-    if not on_gpu() or settings.batch == 1:
-        return CACHE_LIMIT_BYTES
-    info = mx.device_info()
-    memory = int(info.get("memory_size", 0) or info.get("total_memory", 0))
-    return min(wanted, memory // 2) if memory else wanted
 
 
 def _whole(name: str, value: str | None, most: int) -> int:

@@ -1,8 +1,8 @@
 """GroupNorm with its SiLU as one kernel, for CUDA and for Metal: MLX's own form takes four launches and three passes.
 
-One block of threads computes one group of one picture: sums around a pivot, the group's first value, so that nothing
-cancels; then the same values again, normalised. `layers.GroupNorm` is the twin in plain MLX that the kernel is tested
-against, and what stands in for it wherever `custom_kernels` says no.
+One block of threads computes one group of one picture: sums around a pivot, the group's first value, so that a mean far
+from 0 does not drown the variance; then the same values again, normalised. `layers.GroupNorm` is the twin in plain MLX
+that the kernel is tested against, and what stands in for it wherever `custom_kernels` says no.
 """
 
 import functools
@@ -22,12 +22,13 @@ _BLOCKS, _MOST_PARTS, _LARGE = 128, 4, 512  # blocks of a launch at which parts 
 # Both bodies: x is (B, H, W, C), a group is some neighbouring channels of it. A thread stays with one pair of channels
 # and goes through the pixels, AHEAD of them under way at once, or the memory's latency would be all it sees. One of
 # some blocks of a group adds up all of it, which is cheap, and writes its share: so that few groups fill many
-# multiprocessors without waiting for each other. SHIFT adds `shift` to x first, a convolution's bias.
+# multiprocessors without waiting for each other. SHIFT adds `shift` to x first, a convolution's bias. `numbers` are eps,
+# groups and parts. `thread` is a word of Metal's, so a thread is a worker here.
 _SETUP = """
   const int channels = x_shape[3], groups = int(numbers[1]), pixels = x_shape[1] * x_shape[2];
   const int wide = channels / groups, pairs = wide / 2, parts = int(numbers[2]);
   const int part = block % parts, group = block / parts % groups, picture = block / parts / groups;
-  const int rows = threads / pairs, row = thread / pairs, channel = group * wide + 2 * (thread % pairs);
+  const int rows = workers / pairs, row = worker / pairs, channel = group * wide + 2 * (worker % pairs);
   const int start = row < rows ? row : pixels;  // the last threads of a block have no pair
   const long first = long(picture) * pixels * channels + channel;
   const float add_a = SHIFT ? float(shift[channel]) : 0.0f, add_b = SHIFT ? float(shift[channel + 1]) : 0.0f;
@@ -59,7 +60,7 @@ __device__ inline float2 added_up(float2 v, float2* shared) {
 """
 _CUDA = f"""
   __shared__ float2 shared[32];
-  const int thread = threadIdx.x, threads = blockDim.x, block = blockIdx.x;
+  const int worker = threadIdx.x, workers = blockDim.x, block = blockIdx.x;
   {_SETUP}
   const T* from = x + first;
   const int head = channel - group * wide;  // back to the group's first value
@@ -104,7 +105,7 @@ _CUDA = f"""
 """
 _METAL = f"""
   threadgroup float2 shared[32];
-  const int thread = thread_position_in_threadgroup.x, threads = threads_per_threadgroup.x;
+  const int worker = thread_position_in_threadgroup.x, workers = threads_per_threadgroup.x;
   const int block = threadgroup_position_in_grid.x;
   {_SETUP}
   const device T* from = x + first;
@@ -120,9 +121,9 @@ _METAL = f"""
   if (thread_index_in_simdgroup == 0) shared[simdgroup_index_in_threadgroup] = sums;
   threadgroup_barrier(mem_flags::mem_threadgroup);
   if (simdgroup_index_in_threadgroup == 0) {{
-    sums = thread < threads / 32 ? shared[thread] : float2(0.0f);
+    sums = worker < workers / 32 ? shared[worker] : float2(0.0f);
     sums = float2(simd_sum(sums.x), simd_sum(sums.y));
-    if (thread == 0) shared[0] = sums;
+    if (worker == 0) shared[0] = sums;
   }}
   threadgroup_barrier(mem_flags::mem_threadgroup);
   sums = shared[0];
@@ -162,11 +163,12 @@ def group_norm(
 ) -> mx.array:
     """Normalise each group of neighbouring channels of x + shift, (B, H, W, C), on a GPU; with `activate` then SiLU.
 
-    weight, bias, shift: (C,), of x' dtype. Sums are float32 whatever that is. C / groups must be even; raises ValueError.
+    weight, bias, shift: (C,), of x' dtype. Sums are float32 whatever that is. C / groups must be even and at most 2,048, two
+    for each thread; raises ValueError.
     """
     channels = x.shape[-1]
-    if channels % groups or channels // groups % 2:
-        raise ValueError(f"{channels} channels in {groups} groups: expected an even number of channels in each")
+    if channels % groups or channels // groups % 2 or channels // groups > 2 * _THREADS:
+        raise ValueError(f"{channels} channels in {groups} groups: expected an even number in each, at most {2 * _THREADS}")
     parts = max(1, min(_MOST_PARTS, _BLOCKS // (x.shape[0] * groups))) if x.shape[1] * x.shape[2] >= _LARGE else 1
     (y,) = _kernel()(
         inputs=[x, weight, bias, bias if shift is None else shift, mx.array([eps, groups, parts], dtype=mx.float32)],
@@ -198,21 +200,22 @@ class KernelGroupNorm(nn.Module):
 
 
 def use_kernels(model: nn.Module) -> None:
-    """Replace every GroupNorm in `model` whose groups are of an even width, in place.
+    """Replace every GroupNorm in `model` that `group_norm` takes, in place.
 
     A resnet's second norm also adds the bias of the convolution before it, which is taken away there.
     """
     for resnet in model.modules():
-        if isinstance(resnet, Resnet) and _even(resnet.norm2):
+        if isinstance(resnet, Resnet) and _fits(resnet.norm2):
             resnet.norm2 = KernelGroupNorm(resnet.norm2, resnet.conv1.pop("bias"))
     leaves = tree_flatten(model.leaf_modules(), is_leaf=nn.Module.is_module)
     norms = [(name, KernelGroupNorm(leaf)) for name, leaf in leaves
-             if isinstance(leaf, GroupNorm) and _even(leaf)]
+             if isinstance(leaf, GroupNorm) and _fits(leaf)]
     model.update_modules(tree_unflatten(norms))
 
 
-def _even(norm: GroupNorm) -> bool:
-    return norm.weight.size // norm.num_groups % 2 == 0
+def _fits(norm: GroupNorm) -> bool:
+    wide = norm.weight.size // norm.num_groups
+    return wide % 2 == 0 and wide <= 2 * _THREADS
 
 
 @functools.cache

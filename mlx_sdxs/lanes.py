@@ -22,7 +22,6 @@ from . import residency
 Arrays = mx.array | list[tuple[mx.array, mx.array]]
 # picture uint8 ([B,] S, S, 3), prompt, noise, previous x0, its share[, edges, their strength] -> picture, x0: `frame.Frame`.
 Render = Callable[..., tuple[mx.array, mx.array]]
-_Arguments = tuple[Arrays, ...]
 JOIN_S = 5.0
 
 
@@ -58,8 +57,10 @@ class Job:
         )
 
 
-def _start(render: Render, jobs: Sequence[Job], arguments: _Arguments) -> mx.array:
+def _start(render: Render, jobs: Sequence[Job], keep: bool) -> mx.array:
     """Set one frame going, or several that are alike; return their picture or pictures, to be evaluated."""
+    arguments = _arguments(jobs)
+    _seen(arguments[0], keep)
     picture, x0 = render(*arguments)
     for job, part in zip(jobs, mx.split(x0, len(jobs)) if len(jobs) > 1 else [x0], strict=True):
         job.x0 = part
@@ -70,15 +71,18 @@ def _start(render: Render, jobs: Sequence[Job], arguments: _Arguments) -> mx.arr
 class Lane:
     """A thread that renders jobs with functions of its own, in their order; up to `batch` of those that wait at once."""
 
-    def __init__(self, number: int, make: Callable[[], list[Render]], batch: int = 1) -> None:
-        """make: called in the thread; builds (and on a GPU compiles) one function, and a second for frames with edges."""
-        self._batch = batch
+    def __init__(self, number: int, make: Callable[[], list[Render]], batch: int = 1, keep: bool = False) -> None:
+        """make: called in the thread; builds (and on a GPU compiles) one function, and a second for frames with edges.
+
+        keep: whether pictures stay in the host's memory, see `residency`.
+        """
+        self._batch, self._keep = batch, keep
         self._jobs: queue.SimpleQueue[tuple[Job, ...] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, args=(make,), name=f"sdxs-mlx-{number}", daemon=True)
         self._thread.start()
 
     def submit(self, *jobs: Job) -> None:
-        """Take jobs on; several in one call are sure to be computed at once if they are alike."""
+        """Take jobs on; of several in one call as many are computed at once as `_at_once` says."""
         self._jobs.put(jobs)
 
     def wait(self, job: Job) -> None:
@@ -101,7 +105,7 @@ class Lane:
             if waiting:
                 jobs = [waiting.popleft() for _ in range(_at_once(waiting, self._batch))]
                 try:
-                    _render(renders[jobs[0].edges is not None], jobs)
+                    _render(renders[jobs[0].edges is not None], jobs, self._keep)
                 except Exception as error:  # handed to whoever collects the frames
                     for job in jobs:
                         job.error = error
@@ -122,14 +126,14 @@ class CallersLane:
     A frame on an H200 took 8.6 ms this way and 11.6 with a thread in between (two runs, not side by side).
     """
 
-    def __init__(self, make: Callable[[], list[Render]]) -> None:
-        """make: as for `Lane`."""
-        self._renders = make()
+    def __init__(self, make: Callable[[], list[Render]], keep: bool = False) -> None:
+        """make, keep: as for `Lane`."""
+        self._renders, self._keep = make(), keep
         self._pictures: deque[mx.array] = deque()
 
     def submit(self, job: Job) -> None:
         try:
-            self._pictures.append(_start(self._renders[job.edges is not None], [job], _arguments([job])))
+            self._pictures.append(_start(self._renders[job.edges is not None], [job], self._keep))
         except Exception as error:  # handed to whoever collects the frame
             job.error = error
         finally:
@@ -141,7 +145,7 @@ class CallersLane:
             picture = self._pictures.popleft()
             try:
                 mx.eval(picture, job.x0)  # releases the GIL while it waits
-                job.rendered = np.asarray(picture)
+                job.rendered = _seen(picture, self._keep)
             except Exception as error:
                 job.error = error
         job.done.set()
@@ -161,21 +165,25 @@ def _at_once(waiting: Sequence[Job], most: int) -> int:
     return 1 << (min(alike, most).bit_length() - 1)
 
 
-def _render(render: Render, jobs: Sequence[Job]) -> None:
+def _seen(picture: mx.array, keep: bool) -> np.ndarray:
+    """The memory of an evaluated picture, as NumPy sees it."""
+    view = np.asarray(picture)
+    if keep:
+        residency.keep_on_host(view)
+    return view
+
+
+def _render(render: Render, jobs: Sequence[Job], keep: bool) -> None:
     if (before := jobs[0].previous) is not None and jobs[0].feedback and not jobs[0].text_only:
         before.done.wait()
-    arguments = _arguments(jobs)
-    # Not in the caller's own lane, where on an H200 it gained nothing and at times cost (docs/results/levers-gpu.json).
-    residency.keep_on_host(np.asarray(arguments[0]))
-    picture = _start(render, jobs, arguments)
+    picture = _start(render, jobs, keep)
     mx.eval(picture, *(job.x0 for job in jobs))  # releases the GIL while it waits
-    rendered = np.asarray(picture)
-    residency.keep_on_host(rendered)
+    rendered = _seen(picture, keep)
     for job, part in zip(jobs, [rendered] if len(jobs) == 1 else rendered, strict=True):
         job.rendered = part
 
 
-def _arguments(jobs: Sequence[Job]) -> _Arguments:
+def _arguments(jobs: Sequence[Job]) -> tuple[Arrays, ...]:
     job = jobs[0]
     before = job.previous if job.feedback and not job.text_only else None
     if job.text_only or before is None or before.x0 is None:

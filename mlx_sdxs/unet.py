@@ -224,7 +224,7 @@ class UNet2DConditionModel(nn.Module):
     def __call__(self, sample: mx.array, timestep: float, encoder_hidden_states: mx.array) -> mx.array:
         """Return eps, shaped and typed like `sample` (B, H, W, C).
 
-        encoder_hidden_states: (B, 77, D) of the same dtype. H and W must be multiples of the
+        encoder_hidden_states: (B, 77, D) of the same dtype, or (1, 77, D) for all B. H and W must be multiples of the
         UNet's reduction (4 or 8 latent pixels).
         """
         return self.conv_out(self.features(sample, timestep, encoder_hidden_states))

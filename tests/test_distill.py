@@ -16,7 +16,7 @@ from sdxs.common.checkpoint import Checkpoint, open_checkpoint
 from sdxs.common.config import UNetConfig, read_vae_config
 from sdxs.common.prompts import GALLERY
 from sdxs.common.text_encoder import TextEncoder
-from sdxs.experiments.distill import architecture, export, losses, pairs, photographs, phrases, recipe, stages
+from sdxs.experiments.distill import architecture, export, losses, pairs, phase10, photographs, phrases, recipe, stages
 from sdxs.experiments.distill.training import Flat, Log, Plan, train
 from sdxs.mlx_sdxs.backend import MlxBackend
 
@@ -158,3 +158,48 @@ def test_the_shipped_demo_is_the_recipes_architecture_and_small(demo: Checkpoint
     assert UNetConfig.read(demo.folder / "unet" / "config.json") == architecture.unet_config(architecture.DEMO)
     assert read_vae_config(demo.folder / "vae" / "config.json") == architecture.vae_config(architecture.DEMO)
     assert sum(p.stat().st_size for p in demo.folder.rglob("*") if p.is_file()) <= 12e6
+
+
+def test_a_mixture_has_its_own_two_teachers_and_the_way_between_their_prompts() -> None:
+    """Planes of one colour each, and prompts of one direction each, tell what a row was made of."""
+    levels = np.arange(11) * 20
+    pairs = np.broadcast_to(levels.astype(np.uint8)[None, :, None, None, None], (3, 11, 64, 64, 3)).copy()
+    pairs[:, :, 32:] += 5  # a window from the lower half is 5 brighter
+    states = [np.eye(10, dtype=np.float32)[style][None, None].repeat(2, axis=0).repeat(77, axis=1) for style in range(10)]
+    generator = np.random.Generator(np.random.PCG64(1))
+    shares = []
+    for _ in range(8):
+        photographs, wanted, ways, order = stages.blend_batch(stages.Pictures(pairs), states, generator, 2, 32)
+        assert photographs.shape == wanted.shape == (20, 32, 32, 3) and ways.shape == (20, 77, 10)
+        assert sorted(np.array(order).tolist()) == list(range(20))
+        lower = np.array(photographs).astype(float)
+        for row, (picture, way) in enumerate(zip(np.array(wanted) * 255, np.array(ways), strict=True)):
+            here, angles = row // 2, np.arcsin(np.clip(way[0], 0, 1)) / (np.pi / 2)  # of a quarter circle: the shares
+            there = int(np.argmax(np.where(np.arange(10) == here, -1, way[0])))
+            share = angles[there]
+            mixed = (1 - share) * levels[here + 1] + share * levels[there + 1]
+            np.testing.assert_allclose(picture - lower[row], mixed, atol=0.5)
+            shares.append(float(share))
+    pure = np.mean(np.array(shares) == 0)
+    assert 0.2 < pure < 0.5 and max(shares) > 0.9
+
+
+def test_stages_without_steps_leave_the_clock_to_the_others() -> None:
+    whole = recipe.Settings(seconds=100.0)
+    assert sum(whole.plan(k).seconds for k in range(5)) == pytest.approx(100.0)
+    last = recipe.Settings(seconds=100.0, steps=(0, 0, 0, 0, 5))
+    assert [last.plan(k).seconds for k in range(5)] == [pytest.approx(share / 0.18 * 100) for share in last.shares]
+    assert last.plan(4) == Plan("blend", 5, 3e-4, pytest.approx(100.0), 4)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"steps": (1, 2, 3, 4)}, {"rates": (1e-3,) * 6}, {"window": 100}, {"window": 288}, {"window": 0}]
+)
+def test_settings_that_cannot_be(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="expected"):
+        recipe.Settings(**wrong)  # type: ignore[arg-type]
+
+
+def test_the_paper_s_recipes_are_compared_without_the_last_stage() -> None:
+    settings = phase10.recipe_settings(240, 1)
+    assert settings.steps == (84, 24, 48, 84, 0) and settings.plan(3).rate == phase10.RATE

@@ -151,7 +151,7 @@ def test_a_number_of_lanes_that_cannot_be(tiny_sdxs: Checkpoint, value: str) -> 
 
 
 def test_an_unknown_setting_is_refused(tiny_sdxs: Checkpoint) -> None:
-    with pytest.raises(UsageError, match="unknown setting 'speed'; known are lanes, batch, depth, kernels, attention"):
+    with pytest.raises(UsageError, match="'speed'; known are lanes, batch, depth, kernels, attention, pictures"):
         MlxBackend(tiny_sdxs, BackendOptions(SIZE, settings=(("speed", "high"),)))
 
 
@@ -160,6 +160,7 @@ def test_an_unknown_setting_is_refused(tiny_sdxs: Checkpoint) -> None:
     ("batch", "32", "batch 32: expected a whole number from 1 to 16"),
     ("depth", "0", "depth 0: expected a whole number from 1 to 64"), ("kernels", "yes", "kernels=yes: expected auto, on, off"),
     ("attention", "sdpa", "attention=sdpa: expected auto, fused, folded"),
+    ("pictures", "here", "pictures=here: expected auto, host, moving"), ("pictures", "host", "pictures=host: only CUDA"),
 ])
 def test_a_setting_that_cannot_be(tiny_sdxs: Checkpoint, name: str, value: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
@@ -179,6 +180,44 @@ def test_how_many_frames_are_in_flight() -> None:
 
     assert depth(lanes="3") == 3 and depth(lanes="1", depth="2") == 2
     assert depth(lanes="2", batch="4") == 12  # two batches under way and one that waits
+    assert depth(lanes="8", batch="16") == 64
+    with pytest.raises(UsageError, match="depth 2: no batch of 4 would ever be full"):
+        depth(batch="4", depth="2")
+
+
+def test_what_cuda_decides_by_itself(tiny_sdxs: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    def described(**settings: str) -> tuple[str, str]:
+        said = MlxBackend(tiny_sdxs, BackendOptions(SIZE, "float32", tuple(settings.items()))).describe()
+        return said["attention"], said["pictures"]
+
+    host, moving = "in the host's memory", "as MLX has them"
+    assert described(lanes="2") == ("fused", moving) and described(attention="folded") == ("folded", moving)
+    monkeypatch.setattr(module, "on_cuda", lambda: True)
+    assert described(lanes="1") == ("folded", moving) and described(lanes="2") == ("folded", host)
+    assert described(lanes="1", batch="4") == ("fused", host)
+    assert described(lanes="1", pictures="host", attention="fused") == ("fused", host)
+    assert described(lanes="4", pictures="moving") == ("folded", moving)
+
+
+def test_a_batch_has_room_for_its_buffers(tiny_sdxs: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    def limit(size: int, **settings: str) -> int:
+        return MlxBackend(tiny_sdxs, BackendOptions(size, "float32", tuple(settings.items())))._cache_limit()
+
+    assert limit(512, lanes="2", batch="4") == module.CACHE_LIMIT_BYTES  # a CPU computes them one after the other
+    monkeypatch.setattr(module, "on_gpu", lambda: True)
+    monkeypatch.setattr(module.mx, "device_info", lambda: {"total_memory": 100 * 2**30})
+    assert limit(512, lanes="4") == module.CACHE_LIMIT_BYTES
+    assert limit(512, lanes="2", batch="4") == 16 * 2**30 and limit(64, lanes="2", batch="4") == module.CACHE_LIMIT_BYTES
+    assert limit(512, lanes="4", batch="16") == 50 * 2**30
+
+
+@pytest.mark.parametrize("feedback", [0.0, 0.5])
+def test_folded_attention_changes_no_picture(tiny_sdxs: Checkpoint, feedback: float) -> None:
+    fused, folded = (
+        render_all(tiny_sdxs, 2, feedback, 2, (("attention", attention),)) for attention in ("fused", "folded")
+    )
+    for one, other in zip(fused, folded, strict=True):
+        assert np.abs(one.astype(int) - other).max() <= 1
 
 
 def job(prompt: str = "a", edges: np.ndarray | None = None, **changes: object) -> Job:
@@ -201,20 +240,30 @@ def test_only_jobs_that_are_alike_are_computed_at_once() -> None:
 
 @pytest.mark.parametrize("feedback", [0.0, 0.5])
 def test_a_batch_changes_no_picture(tiny_sdxs: Checkpoint, feedback: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    sizes = []
+    sizes, held = [], threading.Event()
     start = lanes_module._start
 
-    def watched(render: object, jobs: list[Job], arguments: object) -> object:
+    def watched(render: object, jobs: list[Job], keep: bool) -> object:
         sizes.append(len(jobs))
-        return start(render, jobs, arguments)
+        if len(sizes) == 4:
+            held.wait(timeout=60)  # until the others wait behind the first after the warm-up
+        return start(render, jobs, keep)
 
     alone = render_all(tiny_sdxs, 1, feedback, 1)
     monkeypatch.setattr(lanes_module, "_start", watched)
+    submit = MlxBackend.submit
+
+    def counted(self: MlxBackend, frame: np.ndarray) -> None:
+        submit(self, frame)
+        if self._turn == 7:
+            held.set()
+
+    monkeypatch.setattr(MlxBackend, "submit", counted)
     batched = render_all(tiny_sdxs, 1, feedback, 7, (("batch", "4"), ("depth", "7")))
     for one, other in zip(alone, batched, strict=True):
         assert np.abs(one.astype(int) - other).max() <= 1
     assert sizes[:3] == [1, 2, 4]  # of the warm-up
-    assert sum(sizes[3:]) == 7 and (max(sizes[3:]) > 1) == (feedback == 0.0)
+    assert sum(sizes[3:]) == 7 and (4 in sizes[3:]) == (feedback == 0.0) and (max(sizes[3:]) == 1) == (feedback != 0.0)
 
 
 def test_a_batch_that_fails_is_reported_for_every_frame_of_it(tiny_sdxs: Checkpoint) -> None:

@@ -17,6 +17,7 @@ from sdxs.common.temporal import psnr
 from sdxs.common.text_encoder import TextEncoder
 from sdxs.experiments.control_parity import ControlInputs, run_control_program
 from sdxs.experiments.distill import architecture, evaluate_sketch, export, photographs, recipe, sketch, teachers
+from sdxs.experiments.distill.evaluate import BackendPainter
 from sdxs.experiments.distill.training import load_stage
 from sdxs.mlx_sdxs.backend import MlxBackend, load_vae
 
@@ -174,7 +175,7 @@ def test_the_shipped_checkpoint_is_sdxs_way_of_working(shipped: Checkpoint) -> N
 
 def test_the_cameras_structure_survives_in_pictures_it_was_not_trained_on(shipped: Checkpoint) -> None:
     pictures = [photographs.centre_square(photographs.read(path), 256) for path in split().train]
-    renderer = evaluate_sketch.Renderer(shipped)
+    renderer = BackendPainter(shipped, 256)
     means = evaluate_sketch.judge(renderer, teachers.render, pictures)["mean F-score"]
     renderer.close()
     assert means["control, canny edges"] > 0.75 and means["control, soft edges"] > 0.6

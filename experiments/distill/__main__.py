@@ -2,8 +2,8 @@
 
 PHOTOS is a folder of photographs. OUT receives the pairs, the state of every stage, `log.jsonl` and
 `checkpoint/`, which `sdxs live --model OUT/checkpoint` takes. Stopped at any moment, the same command goes on.
-On one data-centre GPU ten minutes make the shipped demo; on a CPU the same takes days, so try `--squares 64
---steps 50 50 50 50 50` there first.
+On one data-centre GPU ten minutes make the demo but for its last stage, which was trained in an hour on two CPU cores
+(`--start-from`, `--each 1 --window 128`); all of it on a CPU takes days, so try `--squares 64 --steps 50 50 50 50 50` first.
 """
 
 import argparse
@@ -61,7 +61,7 @@ def main() -> None:
                         help="0 leaves a stage out")
     parser.add_argument("--squares", type=int, default=3000, help="how many squares to cut from the photographs")
     parser.add_argument("--each", type=int, default=4, help="pictures of each style in a batch")
-    parser.add_argument("--window", type=int, help="side of what the last stage sees of a picture, in pixels")
+    parser.add_argument("--window", type=int, help="side of what the last stage sees of a picture, in pixels, a multiple of 32")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     parts = photographs.split(options.photos, options.hold_out)

@@ -40,14 +40,16 @@ The vocabulary is the first 8,192 entries of CLIP's, from the MIT-licensed open_
 
 ## Recipe
 
-`python -m sdxs.experiments.distill PHOTOS OUT` in four stages: (1) VAE, its latents anchored to the principal
+`python -m sdxs.experiments.distill PHOTOS OUT` in five stages: (1) VAE, its latents anchored to the principal
 components of 8 x 8 patches for the first half; (2) text encoder, prompt to style; (3) UNet on latents, epsilon at
 t = 500, no noise, text and VAE frozen; (4) UNet and VAE through the decoder: absolute and squared error,
 gradients, structural similarity, and a penalty wherever a noisy or shifted input changes the output more
-than it changed itself.
+than it changed itself; (5) the UNet alone in the same way, two pictures in three on the way from one prompt to
+another (slerp, as in a live session), where the cross-fade of the two teachers' pictures is wanted.
 
-This checkpoint took two runs on one GPU (`docs/results/demo-training.json`). In the first the clock left the
-text encoder a single step; the second trained it, then went on with UNet and VAE.
+This checkpoint took two runs on one GPU and one on two CPU cores (`docs/results/demo-training.json`). In the first
+the clock left the text encoder a single step; the second trained it, then went on with UNet and VAE; the third was
+stage 5.
 """
 
 _LIMITS = """\
@@ -154,6 +156,17 @@ def steadiness_table(steadiness: Values) -> str:
     return "\n".join(rows)
 
 
+def smoothness_line(prompts: Values) -> str:
+    """How even the ways between styles are."""
+    path = prompts["path"]
+    shares = [way["largest_step_share"] for way in path["ways"] if way["way"] == "slerp"]
+    return (
+        f"Between two prompts (`docs/results/prompts.json`): of {path['steps']} even steps along a slerp the largest makes "
+        f"{max(shares):.1%} of the whole change in the worst of {len(shares)} pairs of styles, "
+        f"{sum(shares) / len(shares):.1%} on average; all alike they would make {1 / path['steps']:.1%}.\n"
+    )
+
+
 def speed_line(report: Values) -> str:
     """Frame times beside diffusers in PyTorch, same weights, alternating rounds."""
     mlx, torch = ([ms for r in backend["rounds"] for ms in r["frame_ms"]] for backend in report["backends"])
@@ -207,7 +220,8 @@ def write_card(folder: Path) -> None:
         "(`docs/results/demo-quality.json`, `demo-prompts.json`, `demo-steadiness.json`):\n",
         quality_table(quality), "", prompts_table(_read("demo-prompts")), "",
         "Flicker where the input stands still, as `common/temporal.py` measures it; at most 1 is as steady as the camera:\n",
-        steadiness_table(_read("demo-steadiness")), "", speed_line(_read("bench-demo")), _LIMITS,
+        steadiness_table(_read("demo-steadiness")), "", smoothness_line(_read("prompts")), speed_line(_read("bench-demo")),
+        _LIMITS,
     ]
     (folder / "README.md").write_text("\n".join(parts), encoding="utf-8")
     write_sums(folder)

@@ -6,6 +6,7 @@ rendered by the MLX backend, as a user would see it.
 """
 
 import argparse
+import functools
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from ... import mlx_sdxs  # noqa: F401 - puts the BLAS in place before anything 
 import mlx.core as mx
 import numpy as np
 
-from ...common.backend import BackendOptions
+from ...common.backend import BackendOptions, FrameParams
 from ...common.checkpoint import PACKAGE_FOLDER, Checkpoint, find
 from ...common.opencv import cv2
 from ...common.prompts import GALLERY
@@ -30,22 +31,26 @@ Render = Callable[[str, np.ndarray], np.ndarray]
 Values = dict[str, object]
 
 
-class Painter:
-    """The checkpoint as a function of prompt and picture."""
+class BackendPainter:
+    """A checkpoint as a function of prompt and picture, and of edges and the scale of control where it has a ControlNet."""
 
     def __init__(self, checkpoint: Checkpoint, size: int) -> None:
         self._backend = MlxBackend(checkpoint, BackendOptions(size, "float32"))
         self._backend.load()
-        self._encoder = TextEncoder(checkpoint)
+        self._encode = functools.cache(TextEncoder(checkpoint).encode)
         self._vae = load_vae(checkpoint.vae, checkpoint.vae_weights, mx.float32)
 
-    def __call__(self, prompt: str, picture: np.ndarray) -> np.ndarray:
-        """Render uint8 (S, S, 3)."""
-        self._backend.set_conditioning(self._encoder.encode(prompt))
-        self._backend.submit(picture)
+    def __call__(self, prompt: str, picture: np.ndarray, edges: np.ndarray | None = None, scale: float = 0.0) -> np.ndarray:
+        """Render uint8 (S, S, 3), under edges uint8 (S, S) if any."""
+        self._backend.set_conditioning(self._encode(prompt))
+        self._backend.set_params(FrameParams(control_scale=scale))
+        self._backend.submit(picture, edges)
         made = np.empty_like(picture)
         self._backend.collect(made)
         return made
+
+    def close(self) -> None:
+        self._backend.close()
 
     def through_vae(self, picture: np.ndarray) -> np.ndarray:
         """What encoder and decoder alone make of a picture: no rendering can be nearer to the teacher's than this."""
@@ -69,7 +74,7 @@ def ssim(a: np.ndarray, b: np.ndarray) -> float:
     return float((light * (2 * both + c2) / (var_x + var_y + c2)).mean())
 
 
-def judge_quality(painter: Painter, pictures: Sequence[np.ndarray]) -> Values:
+def judge_quality(painter: BackendPainter, pictures: Sequence[np.ndarray]) -> Values:
     """PSNR and SSIM to the teacher for every style: of the rendering, of doing nothing, of the VAE alone."""
     rows: dict[str, dict[str, list[float]]] = {}
     for prompt in GALLERY:
@@ -152,7 +157,7 @@ def flicker(frames: Iterator[np.ndarray | None], render: Callable[[np.ndarray], 
     return meter
 
 
-def judge_steadiness(painter: Painter, size: int) -> Values:
+def judge_steadiness(painter: BackendPainter, size: int) -> Values:
     """Output flicker over input flicker, by clip and style, beside the teacher's own."""
     result: Values = {}
     for name, make in clips.CLIPS.items():
@@ -188,7 +193,7 @@ def main() -> None:
     checkpoint = find(options.model, download=False)
     size = checkpoint.frame.size
     parts_of = photographs.split(options.photos, DEMO_PICTURES)
-    painter, pictures = Painter(checkpoint, size), squares(parts_of.held_out, size)
+    painter, pictures = BackendPainter(checkpoint, size), squares(parts_of.held_out, size)
     options.out.mkdir(parents=True, exist_ok=True)
     parts: dict[str, Callable[[], Values]] = {
         "quality": lambda: judge_quality(painter, pictures),

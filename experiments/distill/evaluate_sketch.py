@@ -17,16 +17,13 @@ from ... import mlx_sdxs  # noqa: F401 - puts the BLAS in place before anything 
 # isort: split
 import numpy as np
 
-from ...common.backend import BackendOptions, FrameParams
-from ...common.checkpoint import PACKAGE_FOLDER, Checkpoint, find, with_control
+from ...common.checkpoint import PACKAGE_FOLDER, find, with_control
 from ...common.edges import KINDS, f_score
 from ...common.image import contact_sheet
 from ...common.opencv import cv2
 from ...common.prompts import GALLERY
-from ...common.text_encoder import TextEncoder
-from ...mlx_sdxs.backend import MlxBackend
 from . import photographs, teachers
-from .evaluate import DEMO_PICTURES, nearest, squares
+from .evaluate import DEMO_PICTURES, BackendPainter, nearest, squares
 from .sketch import edges_of, ink
 
 TOLERANCE = 2  # pixels that an edge may be off
@@ -34,28 +31,6 @@ SHOWN = ("a pencil sketch", "an oil painting", "neon cyberpunk city", "anime sty
 Values = dict[str, object]
 Sketch = Callable[[str, np.ndarray, np.ndarray, float], np.ndarray]  # prompt, picture, edges, scale -> picture
 Demo = Callable[[str, np.ndarray], np.ndarray]
-
-
-class Renderer:
-    """A checkpoint as a function of prompt, picture, edges and the scale of control."""
-
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        self._backend = MlxBackend(checkpoint, BackendOptions(checkpoint.frame.size, "float32"))
-        self._backend.load()
-        encoder = TextEncoder(checkpoint)
-        self._states = {prompt: encoder.encode(prompt) for prompt in GALLERY}
-
-    def __call__(self, prompt: str, picture: np.ndarray, edges: np.ndarray | None = None, scale: float = 0.0) -> np.ndarray:
-        """Render uint8 (S, S, 3) under edges uint8 (S, S)."""
-        self._backend.set_conditioning(self._states[prompt])
-        self._backend.set_params(FrameParams(control_scale=scale))
-        self._backend.submit(picture, edges)
-        made = np.empty_like(picture)
-        self._backend.collect(made)
-        return made
-
-    def close(self) -> None:
-        self._backend.close()
 
 
 def judge(sketch: Sketch, demo: Demo, pictures: Sequence[np.ndarray]) -> Values:
@@ -107,9 +82,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=PACKAGE_FOLDER / "docs")
     options = parser.parse_args()
     checkpoint = with_control(find(options.model, download=False), "sketch")
-    sketch, demo = Renderer(checkpoint), Renderer(find("demo", download=False))
-    parts = photographs.split(options.photos, DEMO_PICTURES)
-    size = checkpoint.frame.size
+    parts, size = photographs.split(options.photos, DEMO_PICTURES), checkpoint.frame.size
+    sketch, demo = BackendPainter(checkpoint, size), BackendPainter(find("demo", download=False), size)
     values = {"schema": 1, "size": size, "timestep": checkpoint.frame.timestep, "tolerance in pixels": TOLERANCE,
               "held-out photographs": len(parts.held_out), **judge(sketch, demo, squares(parts.held_out, size))}
     (options.out / "results").mkdir(parents=True, exist_ok=True)

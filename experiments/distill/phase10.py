@@ -85,6 +85,13 @@ def material(name: str, split: photographs.Split, work: Path) -> np.ndarray:
     return copied
 
 
+def recipe_settings(steps: int, seed: int) -> recipe.Settings:
+    """As many steps in all, over the stages but the last: ways between prompts are not looked at here."""
+    shares = (0.35, 0.1, 0.2, 0.35, 0.0)
+    return recipe.Settings(squares=SQUARES, steps=tuple(round(share * steps) for share in shares), each=1, seed=seed,
+                           rates=(RATE,) * len(shares), configs=configs())
+
+
 def train_run(name: str, seed: int, split: photographs.Split, work: Path, steps: int, tokenizer: Path) -> Whole:
     """Train one recipe with one seed; what `work` already holds is loaded."""
     setup, folder = configs(), work / f"{name}-{seed}"
@@ -98,9 +105,7 @@ def train_run(name: str, seed: int, split: photographs.Split, work: Path, steps:
         pass
 
     if name == "ours":
-        shares = (0.35, 0.1, 0.2, 0.35)
-        settings = recipe.Settings(squares=SQUARES, steps=tuple(round(s * steps) for s in shares), each=1, seed=seed,
-                                   rates=(RATE,) * 4, configs=setup)
+        settings = recipe_settings(steps, seed)
         anchor = stages.Anchor.fit(pairs, architecture.vae_config(setup).latent_channels)
         recipe.train_text(networks.text, ids, settings, folder, log, silent)
         recipe.train_vae(networks.vae, anchor, pictures, settings, folder, log, silent)

@@ -26,6 +26,7 @@ from .training import Log, Plan, Progress, train
 TOKENIZER = PACKAGE_FOLDER / "weights" / "demo" / "tokenizer"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 STAGES = ("vae", "text", "unet", "finish", "blend")
+WINDOW_MULTIPLE = 32  # pixels: what VAE and UNet together halve
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +49,18 @@ class Settings:
     workers: int | None = None  # processes that make pairs; None is one for each processor
     configs: architecture.Configs = field(default_factory=lambda: architecture.DEMO)
 
+    def __post_init__(self) -> None:
+        """Raises ValueError for a list that does not name every stage, or a window that is none."""
+        if {len(values) for values in (self.steps, self.rates, self.shares)} != {len(STAGES)}:
+            raise ValueError(f"steps, rates and shares are for {', '.join(STAGES)}: expected {len(STAGES)} of each")
+        size = int(self.configs["frame"]["size"])
+        if self.window is not None and (self.window % WINDOW_MULTIPLE or not 0 < self.window <= size):
+            raise ValueError(f"window {self.window}: expected a multiple of {WINDOW_MULTIPLE}, at most {size}")
+
     def plan(self, index: int) -> Plan:
-        run = sum(share for share, steps in zip(self.shares, self.steps, strict=True) if steps)
-        seconds = self.seconds * self.shares[index] / run if run else 0.0
+        """What a stage is to do; stages without steps leave their shares of the clock to the others."""
+        shared = sum(share for share, steps in zip(self.shares, self.steps, strict=True) if steps)
+        seconds = self.seconds * self.shares[index] / shared if shared else 0.0
         return Plan(STAGES[index], self.steps[index], self.rates[index], seconds, self.seed + index)
 
 
@@ -175,7 +185,8 @@ def train_finish(
     def batch(generator: np.random.Generator) -> tuple[mx.array, ...]:
         pair = pictures.pairs(generator, settings.each)
         prompts = chosen_states(states, generator, settings.each)
-        return *pair, prompts, *stages.finish_extras(generator, count, shaken, size)
+        order = mx.array(generator.permutation(count))
+        return *pair, prompts, order, *stages.shaking(generator, shaken, size)
 
     train(settings.plan(3), painter, stages.finish_loss(kept), batch, state, log, report)
 
@@ -191,8 +202,7 @@ def train_blend(
 
     def batch(generator: np.random.Generator) -> tuple[mx.array, ...]:
         rows = stages.blend_batch(pictures, known, generator, settings.each, window)
-        _, noise, shift = stages.finish_extras(generator, len(rows[0]), shaken, window)
-        return *rows, noise, shift
+        return *rows, *stages.shaking(generator, shaken, window)
 
     train(settings.plan(4), painter, stages.blend_loss, batch, state, log, report)
     painter.vae.unfreeze()

@@ -211,12 +211,12 @@ def rendered_steadily(
     return picture, unsteadiness(seen, seen_again, first[:shaken], again), first
 
 
-def finish_extras(generator: np.random.Generator, count: int, shaken: int, size: int) -> tuple[mx.array, mx.array, mx.array]:
-    """What `finish_loss` wants beside a batch: an order, noise of (shaken, S, S, 3), a shift of (shaken, 1, 1, 1)."""
+def shaking(generator: np.random.Generator, shaken: int, size: int) -> tuple[mx.array, mx.array]:
+    """By what `rendered_steadily` shakes: noise of (shaken, S, S, 3), a shift of (shaken, 1, 1, 1)."""
     levels = generator.uniform(0, NOISE_LEVELS / 255, (shaken, 1, 1, 1)).astype(np.float32)
     noise = generator.standard_normal((shaken, size, size, 3), dtype=np.float32) * levels
     shift = generator.uniform(0, 0.5, (shaken, 1, 1, 1)) * (generator.random((shaken, 1, 1, 1)) < 0.5)
-    return mx.array(generator.permutation(count)), mx.array(noise), mx.array(shift.astype(np.float32))
+    return mx.array(noise), mx.array(shift.astype(np.float32))
 
 
 # --- the ways between prompts -------------------------------------------------------------------------------------
