@@ -148,14 +148,15 @@ class MlxBackend:
         """Bytes of buffers that MLX keeps for later frames.
 
         Of a batch on a GPU all buffers are in use at once, for the host runs ahead, and without them each frame would
-        allocate anew; so there it is what they need, or half the GPU's memory if that is less.
+        allocate anew; so there it is what they need, or half the GPU's memory, where MLX knows it, if that is less.
         """
         if not on_gpu() or self.settings.batch == 1:
             return CACHE_LIMIT_BYTES
         frame = FRAME_BYTES * (self._size / 512) ** 2 * (2 if self.dtype_name == "float32" else 1)
         info = mx.device_info()  # Metal and CUDA have different words for it
-        memory = int(info["memory_size"] if "memory_size" in info else info["total_memory"])
-        return min(max(CACHE_LIMIT_BYTES, int(self.settings.lanes * self.settings.batch * frame)), memory // 2)
+        memory = int(info.get("memory_size", 0) or info.get("total_memory", 0))
+        wanted = max(CACHE_LIMIT_BYTES, int(self.settings.lanes * self.settings.batch * frame))
+        return min(wanted, memory // 2) if memory else wanted
 
     def set_conditioning(self, encoder_hidden_states: np.ndarray) -> None:
         self._loaded_frame()

@@ -193,7 +193,8 @@ def _arguments(jobs: Sequence[Job]) -> tuple[Arrays, ...]:
     control: tuple[mx.array, ...] = ()
     if job.edges is not None:
         control = _joined([j.edges for j in jobs]), mx.array(job.control_scale, dtype=mx.float32)
-    copies.count("backend in", sum(j.picture.nbytes + (0 if j.edges is None else j.edges.nbytes) for j in jobs))
+    given = sum(j.picture.nbytes + (0 if j.edges is None else j.edges.nbytes) for j in jobs)
+    copies.count("backend in", given if len(jobs) == 1 else 2 * given)
     share = mx.array(feedback, dtype=mx.float32)
     return _joined([j.picture for j in jobs]), job.prompt, job.noise, previous, share, *control
 
