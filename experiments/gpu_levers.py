@@ -66,7 +66,7 @@ def measure_one(checkpoint: Checkpoint, size: int, lacking: Sequence[str], setti
         backend = MlxBackend(checkpoint, BackendOptions(size, DTYPE, tuple(chosen.items())))
         backend.load()
         pictures = list(np.random.default_rng(0).integers(0, 256, (8, size, size, 3), dtype=np.uint8))
-        out, number, windows = np.empty_like(pictures[0]), 0, []
+        out, windows = np.empty_like(pictures[0]), []
         for number in range(backend.depth):
             backend.submit(pictures[number % len(pictures)])
         for window in range(WINDOWS + 1):  # the first warms up

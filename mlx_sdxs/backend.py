@@ -78,10 +78,8 @@ class MlxBackend:
         controlnet = load_controlnet(checkpoint.control, dtype) if checkpoint.control else None
         frame = Frame(unet, vae, steps, checkpoint.vae.scaling_factor, dtype, controlnet=controlnet)
         frame = frame.fold(self._folded()) if len(steps) == 1 else frame
-        for network in (unet, controlnet) if self._kernels() else ():
-            if network is not None:
-                # After folding: the kernel takes the biases over. Not in the full VAE, whose maps are too large for one
-                # block to add up a group of (the kernel was never timed there).
+        if self._kernels():  # after folding, for the kernel takes the biases over
+            for network in frame.networks:  # not in the full VAE, whose groups are large; it was never timed there
                 use_kernels(network)
         models = [model for model in (unet, vae, controlnet) if model is not None]
         mx.eval([model.parameters() for model in models])  # what is lazy belongs to this thread alone

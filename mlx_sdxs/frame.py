@@ -36,17 +36,21 @@ class Frame:
     controlnet: ControlNetModel | None = None
     last_weight: mx.array | None = None  # of `_noise_minus_eps`, once it is folded
 
+    @property
+    def networks(self) -> list[UNet2DConditionModel | ControlNetModel]:
+        """What looks at the prompt, in the order in which a frame does."""
+        return [self.controlnet, self.unet] if self.controlnet else [self.unet]
+
     def fold(self, prompt: bool = False) -> "Frame":
         """Return the frame with its timestep built in, for one size of picture; its networks are changed by this.
 
         For one step only. prompt: whether cross-attention is folded, see `fold.PromptAttention`.
         """
         (step,) = self.steps
-        networks = [self.unet, self.controlnet] if self.controlnet else [self.unet]
-        for network in networks:
+        for network in self.networks:
             fold(network, float(step.timestep), prompt)
         if not on_gpu():
-            for network in (*networks, self.vae):
+            for network in (*self.networks, self.vae):
                 fold_convolutions(network)
         weight = self._last_weight() if step.noise_scale else None
         if weight is not None:
@@ -58,8 +62,7 @@ class Frame:
         states = encoder_hidden_states.astype(self.dtype)
         if not self.folded:
             return states
-        networks = [self.controlnet, self.unet] if self.controlnet else [self.unet]  # as a frame asks for them
-        return [product for network in networks for product in prompt_products(network, states)]
+        return [product for network in self.networks for product in prompt_products(network, states)]
 
     def __call__(
         self, picture: mx.array, prompt: Prompt, noise: mx.array, previous: mx.array, feedback: mx.array,

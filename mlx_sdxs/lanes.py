@@ -47,11 +47,15 @@ class Job:
     error: Exception | None = None
     done: threading.Event = field(default_factory=threading.Event)
 
+    @property
+    def needed(self) -> "Job | None":
+        """The frame before, if its x0 has a share in this one's."""
+        return self.previous if self.feedback and not self.text_only else None
+
     def alike(self, other: "Job") -> bool:
         """Whether both can be computed at once: all but their pictures and edges is the same, and neither needs the other."""
-        waits = (job.feedback and not job.text_only and job.previous is not None for job in (self, other))
         return (
-            not any(waits) and self.prompt is other.prompt and self.noise is other.noise
+            self.needed is other.needed is None and self.prompt is other.prompt and self.noise is other.noise
             and (self.edges is None) == (other.edges is None)
             and (self.control_scale, self.text_only) == (other.control_scale, other.text_only)
         )
@@ -161,7 +165,7 @@ def _at_once(waiting: Sequence[Job], most: int) -> int:
 
     Every size of batch is compiled, and has its convolutions planned, on its own; so there are few.
     """
-    alike = next((n for n, job in enumerate(waiting) if not job.alike(waiting[0])), len(waiting)) or 1
+    alike = next((n for n in range(1, len(waiting)) if not waiting[n].alike(waiting[0])), len(waiting))
     return 1 << (min(alike, most).bit_length() - 1)
 
 
@@ -174,7 +178,7 @@ def _seen(picture: mx.array, keep: bool) -> np.ndarray:
 
 
 def _render(render: Render, jobs: Sequence[Job], keep: bool) -> None:
-    if (before := jobs[0].previous) is not None and jobs[0].feedback and not jobs[0].text_only:
+    if (before := jobs[0].needed) is not None:
         before.done.wait()
     picture = _start(render, jobs, keep)
     mx.eval(picture, *(job.x0 for job in jobs))  # releases the GIL while it waits
@@ -185,7 +189,7 @@ def _render(render: Render, jobs: Sequence[Job], keep: bool) -> None:
 
 def _arguments(jobs: Sequence[Job]) -> tuple[Arrays, ...]:
     job = jobs[0]
-    before = job.previous if job.feedback and not job.text_only else None
+    before = job.needed
     if job.text_only or before is None or before.x0 is None:
         previous, feedback = mx.zeros_like(job.noise), float(job.text_only)  # all of the latents are then these zeros
     else:

@@ -29,15 +29,15 @@ def keep_on_host(array: np.ndarray) -> None:
     Once for each piece of memory, which MLX uses again and again. A piece that it gave back and got anew at the same
     address goes without: slower, not wrong.
     """
-    driver = _driver()
-    place = (array.ctypes.data, array.nbytes) if driver else None
-    if driver and place not in _advised:
-        for advice, kind in ((_PREFERRED_LOCATION, _HOST), (_ACCESSED_BY, _DEVICE)):
-            location = _Location(kind, 0)  # MLX computes on the first GPU
-            code = driver.cuMemAdvise_v2(ctypes.c_void_p(place[0]), ctypes.c_size_t(place[1]), advice, location)
-            if code:
-                raise BackendError(f"mlx: CUDA refuses advice on memory (error {code}); set pictures=moving")
-        _advised.add(place)
+    place, driver = (array.ctypes.data, array.nbytes), _driver()
+    if driver is None or place in _advised:
+        return
+    for advice, kind in ((_PREFERRED_LOCATION, _HOST), (_ACCESSED_BY, _DEVICE)):
+        location = _Location(kind, 0)  # MLX computes on the first GPU
+        code = driver.cuMemAdvise_v2(ctypes.c_void_p(place[0]), ctypes.c_size_t(place[1]), advice, location)
+        if code:
+            raise BackendError(f"mlx: CUDA refuses advice on memory (error {code}); set pictures=moving")
+    _advised.add(place)
 
 
 def forget() -> None:

@@ -6,7 +6,6 @@
 
 import json
 from pathlib import Path
-from statistics import median
 
 from ... import mlx_sdxs  # noqa: F401 - puts the BLAS in place before anything imports MLX or OpenCV
 
@@ -169,12 +168,12 @@ def smoothness_line(prompts: Values) -> str:
 
 def speed_line(report: Values) -> str:
     """Frame times beside diffusers in PyTorch, same weights, alternating rounds."""
-    mlx, torch = ([ms for r in backend["rounds"] for ms in r["frame_ms"]] for backend in report["backends"])
+    mlx, torch = (backend["summary"]["median"] for backend in report["backends"])
     ratio = report["ratios"][0]["ratio"]
     size = report["work"]["size"]
     return (
         f"Speed (`docs/results/bench-demo.json`), MLX float32 on {report['machine']['cores']} CPU cores, two frames in flight: "
-        f"{median(mlx):.0f} ms a frame at {size} x {size}, PyTorch {median(torch):.0f} ms; {ratio['value']:.2f} times as long "
+        f"{mlx:.0f} ms a frame at {size} x {size}, PyTorch {torch:.0f} ms; {ratio['value']:.2f} times as long "
         f"(interval {ratio['low']:.2f} to {ratio['high']:.2f}).\n"
     )
 

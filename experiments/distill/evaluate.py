@@ -23,7 +23,9 @@ from ...common.opencv import cv2
 from ...common.prompts import GALLERY
 from ...common.temporal import Flicker, psnr
 from ...common.text_encoder import TextEncoder
+from ...mlx_sdxs.autoencoder_kl import AutoencoderKL
 from ...mlx_sdxs.backend import MlxBackend, load_vae
+from ...mlx_sdxs.taesd import AutoencoderTiny
 from . import clips, photographs, phrases, teachers
 
 DEMO_PICTURES = tuple(PACKAGE_FOLDER / "docs" / "demo" / f"{name}.jpg" for name in ("astronaut", "cat", "coffee"))
@@ -38,7 +40,11 @@ class BackendPainter:
         self._backend = MlxBackend(checkpoint, BackendOptions(size, "float32"))
         self._backend.load()
         self._encode = functools.cache(TextEncoder(checkpoint).encode)
-        self._vae = load_vae(checkpoint.vae, checkpoint.vae_weights, mx.float32)
+        self._checkpoint = checkpoint
+
+    @functools.cached_property
+    def _vae(self) -> AutoencoderTiny | AutoencoderKL:
+        return load_vae(self._checkpoint.vae, self._checkpoint.vae_weights, mx.float32)
 
     def __call__(self, prompt: str, picture: np.ndarray, edges: np.ndarray | None = None, scale: float = 0.0) -> np.ndarray:
         """Render uint8 (S, S, 3), under edges uint8 (S, S) if any."""
