@@ -1,4 +1,6 @@
-"""The `sdxs` command: parses, shows, exits. Everything that works is imported inside the commands."""
+"""The `sdxs` command: parses, shows, exits. Everything that works is imported inside the
+commands.
+"""
 
 import math
 import os
@@ -45,8 +47,12 @@ INSTRUMENTS = {
     "coreml": "sdxs.coreml_backend.instrument:CoreMLInstrument",
     "torch": "sdxs.experiments.torch_instrument:TorchInstrument",
 }
-COUNTERS = {"mlx": "mlx", "coreml": "coremltools"}  # who counts a frame's work, and the package each needs
-# Options of `live` that only some backends know, by parameter: given to none of them, they are refused and not ignored.
+COUNTERS = {
+    "mlx": "mlx",
+    "coreml": "coremltools",
+}  # who counts a frame's work, and the package each needs
+# Options of `live` that only some backends know, by parameter: given to none of them, they are
+# refused and not ignored.
 ONLY_FOR = {
     "seed": ("mlx", "coreml"),
     "feedback": ("mlx", "coreml"),
@@ -72,8 +78,12 @@ PLAIN_PROGRESS_S = 2.0
 ATTENTION_HELP = "sdpa (macOS 15), matmul (14) or split_einsum, the Neural Engine's layout."
 WEIGHTS_HELP = "float16, int8, palettize8, palettize6, palettize4 or palettize2."
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
-                  help="Turn a live camera into a diffusion-rendered picture.")
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Turn a live camera into a diffusion-rendered picture.",
+)
 weights_app = typer.Typer(no_args_is_help=True, help="List, pull and verify checkpoints.")
 app.add_typer(weights_app, name="weights")
 out = Console(highlight=False, soft_wrap=True)
@@ -81,7 +91,9 @@ err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 class _State:
-    """What `main` must know: whether a thread of the session hangs in a call that does not return, and of a Ctrl-C."""
+    """What `main` must know: whether a thread of the session hangs in a call that does not return,
+    and of a Ctrl-C.
+    """
 
     abandoned = False
     interrupted = False
@@ -102,7 +114,9 @@ def main() -> None:
     try:
         code = app(standalone_mode=False) or 0
     except TyperException as error:  # what it refuses itself: one line, too
-        if said := " ".join(error.format_message().split()):  # nothing where the help was shown instead
+        if said := " ".join(
+            error.format_message().split()
+        ):  # nothing where the help was shown instead
             err.print(f"[bold red]error:[/] {escape(said)}")
         code = error.exit_code
     except SystemExit as end:
@@ -116,7 +130,8 @@ def main() -> None:
         err.print("interrupted")
         code = 130
     except Exception:
-        # A library whose import was interrupted says so with an error of its own (NumPy: ImportError).
+        # A library whose import was interrupted says so with an error of its own (NumPy:
+        # ImportError).
         if _state.interrupted:
             err.print("interrupted")
             code = 130
@@ -125,7 +140,8 @@ def main() -> None:
     finally:
         signal.signal(signal.SIGINT, before)
     if _state.abandoned:
-        # A thread that never returns would keep the interpreter from ending, or crash it on the way out.
+        # A thread that never returns would keep the interpreter from ending, or crash it on the
+        # way out.
         _leave_at_once(code if isinstance(code, int) else 1)
     sys.exit(code)  # type: ignore[arg-type]
 
@@ -147,7 +163,8 @@ def _refuse_what_no_backend_knows(context: typer.Context, names: list[str]) -> N
         known = ONLY_FOR.get(option.name or "")
         if known and _was_given(context, option.name or "") and not set(known) & set(names):
             raise UsageError(
-                f"{option.opts[0]}: only for {' and '.join(f'--backend {name}' for name in known)}; "
+                f"{option.opts[0]}: only for "
+                f"{' and '.join(f'--backend {name}' for name in known)}; "
                 f"{' and '.join(names)} would ignore it; drop it or name another backend"
             )
 
@@ -180,7 +197,9 @@ def _version(wanted: bool) -> None:
 
 
 @app.callback()
-def _root(version: Annotated[bool, Option("--version", callback=_version, is_eager=True)] = False) -> None:
+def _root(
+    version: Annotated[bool, Option("--version", callback=_version, is_eager=True)] = False,
+) -> None:
     pass
 
 
@@ -191,102 +210,222 @@ def live(
     source: Annotated[str, Option(help="Camera number, video, image, or 'synthetic'.")] = "0",
     outs: Annotated[
         list[Path] | None,
-        Option("--out", parser=_named_path, metavar="PATH", help="Video, image or folder to write; repeatable."),
+        Option(
+            "--out",
+            parser=_named_path,
+            metavar="PATH",
+            help="Video, image or folder to write; repeatable.",
+        ),
     ] = None,
-    model: Annotated[str, Option(help="Checkpoint by name or path; see `sdxs weights list`.")] = "sdxs-512-0.9",
+    model: Annotated[
+        str, Option(help="Checkpoint by name or path; see `sdxs weights list`.")
+    ] = "sdxs-512-0.9",
     prompt: Annotated[
-        list[str] | None, Option(help=f"What to paint; repeatable. [default: {DEFAULT_PROMPT}]", show_default=False)
+        list[str] | None,
+        Option(help=f"What to paint; repeatable. [default: {DEFAULT_PROMPT}]", show_default=False),
     ] = None,
     prompts: Annotated[
-        str | None, Option(help="'gallery' (ten styles) or a text file, a prompt a line; keys 1 to 9 lead to the first nine.")
+        str | None,
+        Option(
+            help="'gallery' (ten styles) or a text file, a prompt a line; keys 1 to 9 lead to the "
+            "first nine."
+        ),
     ] = None,
-    negative_prompt: Annotated[str, Option(help="Refused, with the reason: these models have no use for one.")] = "",
+    negative_prompt: Annotated[
+        str, Option(help="Refused, with the reason: these models have no use for one.")
+    ] = "",
     strength: Annotated[
-        float | None, Option(min=0, max=1, callback=_finite, show_default=False,
-                             help="How far to leave the camera; for models trained for it.")
+        float | None,
+        Option(
+            min=0,
+            max=1,
+            callback=_finite,
+            show_default=False,
+            help="How far to leave the camera; for models trained for it.",
+        ),
     ] = None,
-    steps: Annotated[int | None, Option(help="Steps per frame; for models that take several.", show_default=False)] = None,
+    steps: Annotated[
+        int | None,
+        Option(help="Steps per frame; for models that take several.", show_default=False),
+    ] = None,
     control: Annotated[
-        str, Option(help="Hold the camera's structure by its edges: none, sketch, or the folder of a ControlNet.")
+        str,
+        Option(
+            help="Hold the camera's structure by its edges: none, sketch, or the folder of a "
+            "ControlNet."
+        ),
     ] = "none",
     edges: Annotated[
-        str | None, Option(help="What the control reads: soft, or canny as in the paper. [default: soft]", show_default=False)
+        str | None,
+        Option(
+            help="What the control reads: soft, or canny as in the paper. [default: soft]",
+            show_default=False,
+        ),
     ] = None,
     control_scale: Annotated[
-        float | None, Option(min=0, max=2, callback=_finite, help="How strongly it holds. [default: 1]", show_default=False)
+        float | None,
+        Option(
+            min=0,
+            max=2,
+            callback=_finite,
+            help="How strongly it holds. [default: 1]",
+            show_default=False,
+        ),
     ] = None,
-    transition: Annotated[str, Option(help="Time from one prompt to the next, such as 2s or 500ms.")] = "0s",
+    transition: Annotated[
+        str, Option(help="Time from one prompt to the next, such as 2s or 500ms.")
+    ] = "0s",
     hold: Annotated[
-        int | None, Option(min=1, help="Frames until the next prompt's turn. [default: without a window, one pass of "
-                           "a video, else 48; in a window, never]", show_default=False)
+        int | None,
+        Option(
+            min=1,
+            help="Frames until the next prompt's turn. [default: without a window, one pass of "
+            "a video, else 48; in a window, never]",
+            show_default=False,
+        ),
     ] = None,
-    seed: Annotated[int, Option(min=0, help="Of the noise; the same seed gives the same picture.")] = 0,
+    seed: Annotated[
+        int, Option(min=0, help="Of the noise; the same seed gives the same picture.")
+    ] = 0,
     size: Annotated[
-        int | None, Option(help="Side of the square picture. [default: the checkpoint's]", show_default=False)
+        int | None,
+        Option(help="Side of the square picture. [default: the checkpoint's]", show_default=False),
     ] = None,
     frames: Annotated[int | None, Option(min=1, help="Stop after so many.")] = None,
     headless: Annotated[bool, Option("--headless", help="Show no window.")] = False,
     dtype: Annotated[str, Option(help="auto, float32, float16 or bfloat16.")] = "auto",
-    vae: Annotated[str, Option(help="Folder of the VAE in the checkpoint: vae or vae_large.")] = "vae",
+    vae: Annotated[
+        str, Option(help="Folder of the VAE in the checkpoint: vae or vae_large.")
+    ] = "vae",
     realtime: Annotated[
-        bool | None, Option("--realtime/--every-frame", show_default=False, help="Files: keep their pace and drop what "
-                            "comes too fast, or render every frame. [default: realtime in a window]")
+        bool | None,
+        Option(
+            "--realtime/--every-frame",
+            show_default=False,
+            help="Files: keep their pace and drop what "
+            "comes too fast, or render every frame. [default: realtime in a window]",
+        ),
     ] = None,
     feedback: Annotated[
-        float, Option(min=0, max=1, callback=_finite, help="Share of the last picture in the next one's latents.")
+        float,
+        Option(
+            min=0,
+            max=1,
+            callback=_finite,
+            help="Share of the last picture in the next one's latents.",
+        ),
     ] = 0.0,
-    ema: Annotated[float, Option(min=0, max=0.99, callback=_finite, help="Smoothing over time: weight of the past.")] = 0.0,
+    ema: Annotated[
+        float,
+        Option(min=0, max=0.99, callback=_finite, help="Smoothing over time: weight of the past."),
+    ] = 0.0,
     blend: Annotated[
-        float, Option(min=0, max=1, callback=_finite, help="Share of the camera mixed into the picture.")
+        float,
+        Option(min=0, max=1, callback=_finite, help="Share of the camera mixed into the picture."),
     ] = 0.0,
     skip: Annotated[
-        float, Option(callback=_finite, help="Reuse the picture while the camera changes by no more than so many levels of 255 "
-                      "on average; 0: only if nothing changed; -1: never.")
+        float,
+        Option(
+            callback=_finite,
+            help="Reuse the picture while the camera changes by no more than so many levels of 255 "
+            "on average; 0: only if nothing changed; -1: never.",
+        ),
     ] = 0.0,
-    side_by_side: Annotated[bool, Option("--side-by-side/--output-only", help="Show the camera too.")] = False,
-    overlay: Annotated[bool, Option("--overlay/--no-overlay", help="Figures and prompt in the window.")] = True,
-    contact_sheet: Annotated[Path | None, Option(help="Write an image with a row for each prompt.")] = None,
-    compare: Annotated[str | None, Option(help="A second backend on the same frames, beside the first.")] = None,
-    isolate: Annotated[bool, Option("--isolate", help="Run the backend in a process of its own.")] = False,
-    loop: Annotated[str, Option(help="threaded, or sequential as in the paper, to compare with.")] = "threaded",
+    side_by_side: Annotated[
+        bool, Option("--side-by-side/--output-only", help="Show the camera too.")
+    ] = False,
+    overlay: Annotated[
+        bool, Option("--overlay/--no-overlay", help="Figures and prompt in the window.")
+    ] = True,
+    contact_sheet: Annotated[
+        Path | None, Option(help="Write an image with a row for each prompt.")
+    ] = None,
+    compare: Annotated[
+        str | None, Option(help="A second backend on the same frames, beside the first.")
+    ] = None,
+    isolate: Annotated[
+        bool, Option("--isolate", help="Run the backend in a process of its own.")
+    ] = False,
+    loop: Annotated[
+        str, Option(help="threaded, or sequential as in the paper, to compare with.")
+    ] = "threaded",
     lanes: Annotated[
-        int | None, Option(show_default=False, help="MLX: frames in flight at once; more frames a second, each of them later. "
-                           "[default: a CPU's cores, at most 4; 1 on a GPU]")
+        int | None,
+        Option(
+            show_default=False,
+            help="MLX: frames in flight at once; more frames a second, each of them later. "
+            "[default: a CPU's cores, at most 4; 1 on a GPU]",
+        ),
     ] = None,
     kernels: Annotated[
-        str | None, Option(show_default=False, help="MLX: its norms by a kernel of our own: on, off or auto, which is on with "
-                           "CUDA. [default: auto]")
+        str | None,
+        Option(
+            show_default=False,
+            help="MLX: its norms by a kernel of our own: on, off or auto, which is on with "
+            "CUDA. [default: auto]",
+        ),
     ] = None,
     coreml_runtime: Annotated[
-        str, Option(help="coreml, or reference: a NumPy interpreter of the program, which is no Core ML and no speed.")
+        str,
+        Option(
+            help="coreml, or reference: a NumPy interpreter of the program, which is no Core ML "
+            "and no speed."
+        ),
     ] = "coreml",
     attention: Annotated[str, Option(help=f"Core ML: {ATTENTION_HELP}")] = "sdpa",
     compute_units: Annotated[
-        str | None, Option(show_default=False, help="Core ML: cpu_and_gpu, cpu_and_ne, all or cpu_only. [default: cpu_and_gpu]")
+        str | None,
+        Option(
+            show_default=False,
+            help="Core ML: cpu_and_gpu, cpu_and_ne, all or cpu_only. [default: cpu_and_gpu]",
+        ),
     ] = None,
     placement: Annotated[
-        str | None, Option(help="Core ML: a unit for each stage, as encode=ne,unet=gpu,decode=ne, which then overlap.")
+        str | None,
+        Option(
+            help="Core ML: a unit for each stage, as encode=ne,unet=gpu,decode=ne, which then "
+            "overlap."
+        ),
     ] = None,
-    input_form: Annotated[str, Option("--input", help="Core ML: pictures as float32 or as image.")] = "float32",
+    input_form: Annotated[
+        str, Option("--input", help="Core ML: pictures as float32 or as image.")
+    ] = "float32",
     weights: Annotated[str, Option(help=f"Core ML: {WEIGHTS_HELP}")] = "float16",
-    sizes: Annotated[str | None, Option(help="Core ML: use the package that holds these sizes, as 256,512.")] = None,
-    fixed_noise: Annotated[bool, Option("--fixed-noise", help="Core ML: build the noise of --seed into the program.")] = False,
-    verbose: Annotated[bool, Option("--verbose", help="Core ML: say which unit runs how many operations.")] = False,
+    sizes: Annotated[
+        str | None, Option(help="Core ML: use the package that holds these sizes, as 256,512.")
+    ] = None,
+    fixed_noise: Annotated[
+        bool, Option("--fixed-noise", help="Core ML: build the noise of --seed into the program.")
+    ] = False,
+    verbose: Annotated[
+        bool, Option("--verbose", help="Core ML: say which unit runs how many operations.")
+    ] = False,
     stats: Annotated[Path | None, Option(help="Write the session's figures as JSON.")] = None,
 ) -> None:
-    """Render a camera, a video or an image under a prompt, live. In the window, h shows the keys."""
+    """Render a camera, a video or an image under a prompt, live. In the window, h shows the
+    keys.
+    """
     if headless and not (outs or contact_sheet or stats):
-        raise UsageError("--headless shows nothing and there is no --out; add --out FILE, or drop --headless")
+        raise UsageError(
+            "--headless shows nothing and there is no --out; add --out FILE, or drop --headless"
+        )
     if loop not in ("threaded", "sequential"):
         raise UsageError(f"--loop {loop}: expected threaded or sequential")
     if loop == "sequential" and (skip > 0 or realtime):
-        raise UsageError("--loop sequential renders every frame in turn, as the paper does; drop --skip and --realtime")
+        raise UsageError(
+            "--loop sequential renders every frame in turn, as the paper does; drop --skip and "
+            "--realtime"
+        )
     names = [backend, *([compare] if compare else [])]
     for option, name in zip(("--backend", "--compare"), names, strict=False):
         _backend_location(name, option)
     _refuse_what_no_backend_knows(context, names)
     # Core ML's bridge holds the GIL through every frame, so it gets a process of its own.
-    hosted = isolate or compare is not None or (backend == "coreml" and (coreml_runtime == "coreml" or placement is not None))
+    hosted = (
+        isolate
+        or compare is not None
+        or (backend == "coreml" and (coreml_runtime == "coreml" or placement is not None))
+    )
     # Before anything imports OpenCV: MLX wants to load its BLAS first.
     classes = [] if hosted else [_backend_class(name) for name in names]
     from .common.backend import BackendOptions
@@ -302,17 +441,29 @@ def live(
     check_kind(edges or "soft")
     for option, value in (("--control-scale", control_scale), ("--edges", edges)):
         if control == "none" and value is not None:
-            raise UsageError(f"{option} {value}: nothing reads edges in this session; add --control sketch")
+            raise UsageError(
+                f"{option} {value}: nothing reads edges in this session; add --control sketch"
+            )
     checkpoint = with_control(find(model, vae).at(strength, steps), control)
     size = checkpoint.frame.size if size is None else size
     checkpoint.check_size(size)
     if _was_given(context, "seed") and checkpoint.frame.noise_scale == 0:
         warnings.warn(
-            f"--seed {seed} makes no difference: {checkpoint.name} was trained without noise (noise_scale 0 in its sdxs.json)",
-            SdxsWarning, stacklevel=2,
+            f"--seed {seed} makes no difference: {checkpoint.name} was trained without noise "
+            "(noise_scale 0 in its sdxs.json)",
+            SdxsWarning,
+            stacklevel=2,
         )
-    coreml = _settings(runtime=coreml_runtime, attention=attention, compute_units=compute_units, placement=placement,
-                       input=input_form, weights=weights, sizes=sizes, noise_seed=seed if fixed_noise else None)
+    coreml = _settings(
+        runtime=coreml_runtime,
+        attention=attention,
+        compute_units=compute_units,
+        placement=placement,
+        input=input_form,
+        weights=weights,
+        sizes=sizes,
+        noise_seed=seed if fixed_noise else None,
+    )
     own = {"coreml": coreml, "mlx": _settings(lanes=lanes, kernels=kernels)}
     options = [BackendOptions(size, dtype, own.get(name, ())) for name in names]
     for chosen in (chosen for name, chosen in zip(names, options, strict=True) if name == "coreml"):
@@ -322,20 +473,44 @@ def live(
             record = _build_coreml(checkpoint, settings, verbose=verbose).record
             if record.weights_error:
                 err.print(escape(f"Core ML program: {_coreml_quality(record)}"))
-    renderers: list[Backend] = [made(checkpoint, chosen) for made, chosen in zip(classes, options, strict=False)]
+    renderers: list[Backend] = [
+        made(checkpoint, chosen) for made, chosen in zip(classes, options, strict=False)
+    ]
     if hosted:
         renderers = [
             HostedBackend(name, _backend_location(name), checkpoint, chosen)
             for name, chosen in zip(names, options, strict=True)
         ]
     plan = Plan(
-        source, size, texts, tuple(path.expanduser() for path in outs or ()), frames, hold, headless, realtime,
-        loop == "sequential", seed, feedback, ema, blend, skip, side_by_side, overlay,
-        contact_sheet.expanduser() if contact_sheet else None, stats.expanduser() if stats else None, transition_s,
-        edges or "soft", 1.0 if control_scale is None else control_scale,
+        source,
+        size,
+        texts,
+        tuple(path.expanduser() for path in outs or ()),
+        frames,
+        hold,
+        headless,
+        realtime,
+        loop == "sequential",
+        seed,
+        feedback,
+        ema,
+        blend,
+        skip,
+        side_by_side,
+        overlay,
+        contact_sheet.expanduser() if contact_sheet else None,
+        stats.expanduser() if stats else None,
+        transition_s,
+        edges or "soft",
+        1.0 if control_scale is None else control_scale,
     )
     session = open_session(plan, checkpoint, renderers)
-    err.print(escape(f"{checkpoint.name} ({checkpoint.origin}) at {size} x {size}; source {session.source.name}"))
+    err.print(
+        escape(
+            f"{checkpoint.name} ({checkpoint.origin}) at {size} x {size}; source "
+            f"{session.source.name}"
+        )
+    )
     with _interrupts(session.loop.stop) as caught:
         try:
             with _progress(session.total) as report:
@@ -358,12 +533,16 @@ def _settings(**chosen: str | int | None) -> tuple[tuple[str, str], ...]:
 def _build_coreml(
     checkpoint: "Checkpoint", options: "BackendOptions", force: bool = False, verbose: bool = False
 ) -> "CoreMLBuilt":
-    """Make sure that the programs are built, checked and met before a backend asks for them, showing progress."""
+    """Make sure that the programs are built, checked and met before a backend asks for them,
+    showing progress.
+    """
     from .common.backend import BackendOptions, FrameParams
     from .coreml_backend.backend import CoreMLBackend
     from .coreml_backend.compute_plan import describe
     from .coreml_backend.prepare import find_or_build, refuse_without_runtime, warm_up
-    from .mlx_sdxs.backend import MlxBackend  # the reference; before OpenCV is imported, for MLX's BLAS
+    from .mlx_sdxs.backend import (
+        MlxBackend,
+    )  # the reference; before OpenCV is imported, for MLX's BLAS
 
     chosen = CoreMLBackend(checkpoint, options).options
     refuse_without_runtime(chosen)
@@ -389,7 +568,9 @@ def _build_coreml(
         err.print("interrupted; nothing half-built is left")
         raise typer.Exit(130) from None
     if built.news:
-        err.print(escape(f"Core ML program built and checked against MLX ({built.news}): {built.folder}"))
+        err.print(
+            escape(f"Core ML program built and checked against MLX ({built.news}): {built.folder}")
+        )
     if verbose:
         for line in describe(built, chosen):
             err.print(escape(line))
@@ -398,9 +579,13 @@ def _build_coreml(
 
 @contextmanager
 def _steps(what: str) -> Iterator[Callable[[str, float], None]]:
-    """A bar on a terminal that says what is being done; anywhere else a line for what takes long."""
+    """A bar on a terminal that says what is being done; anywhere else a line for what takes
+    long.
+    """
     if err.is_terminal:
-        with Progress(TextColumn(f"{what}: {{task.description}}"), BarColumn(), console=err, transient=True) as progress:
+        with Progress(
+            TextColumn(f"{what}: {{task.description}}"), BarColumn(), console=err, transient=True
+        ) as progress:
             task = progress.add_task("looking", total=1.0)
             yield lambda step, done: progress.update(task, description=escape(step), completed=done)
         return
@@ -417,20 +602,41 @@ def _steps(what: str) -> Iterator[Callable[[str, float], None]]:
 @app.command()
 def convert(
     model: Annotated[str, Option(help="Checkpoint by name or path.")] = "sdxs-512-0.9",
-    size: Annotated[int | None, Option(help="Side of the picture. [default: the checkpoint's]", show_default=False)] = None,
-    sizes: Annotated[str | None, Option(help="Several sides in one package that shares its weights, as 256,512.")] = None,
+    size: Annotated[
+        int | None,
+        Option(help="Side of the picture. [default: the checkpoint's]", show_default=False),
+    ] = None,
+    sizes: Annotated[
+        str | None, Option(help="Several sides in one package that shares its weights, as 256,512.")
+    ] = None,
     attention: Annotated[str, Option(help=ATTENTION_HELP)] = "sdpa",
     weights: Annotated[str, Option(help=WEIGHTS_HELP)] = "float16",
-    input_form: Annotated[str, Option("--input", help="Pictures as float32 or as image.")] = "float32",
-    compute_units: Annotated[str | None, Option(help="Whom to prepare and check it for; see `sdxs live`.")] = None,
-    placement: Annotated[str | None, Option(help="Three programs for compute units of their own; see `sdxs live`.")] = None,
-    fixed_noise: Annotated[int | None, Option(min=0, help="Build the noise of this seed into the program.")] = None,
-    vae: Annotated[str, Option(help="Folder of the VAE in the checkpoint: vae or vae_large.")] = "vae",
+    input_form: Annotated[
+        str, Option("--input", help="Pictures as float32 or as image.")
+    ] = "float32",
+    compute_units: Annotated[
+        str | None, Option(help="Whom to prepare and check it for; see `sdxs live`.")
+    ] = None,
+    placement: Annotated[
+        str | None, Option(help="Three programs for compute units of their own; see `sdxs live`.")
+    ] = None,
+    fixed_noise: Annotated[
+        int | None, Option(min=0, help="Build the noise of this seed into the program.")
+    ] = None,
+    vae: Annotated[
+        str, Option(help="Folder of the VAE in the checkpoint: vae or vae_large.")
+    ] = "vae",
     force: Annotated[bool, Option("--force", help="Build it again.")] = False,
-    list_built: Annotated[bool, Option("--list", help="Show what is built, and build nothing.")] = False,
-    verbose: Annotated[bool, Option("--verbose", help="Say which unit runs how many operations.")] = False,
+    list_built: Annotated[
+        bool, Option("--list", help="Show what is built, and build nothing.")
+    ] = False,
+    verbose: Annotated[
+        bool, Option("--verbose", help="Say which unit runs how many operations.")
+    ] = False,
 ) -> None:
-    """Build the Core ML program of a checkpoint ahead of a session, from its safetensors, and check it against MLX."""
+    """Build the Core ML program of a checkpoint ahead of a session, from its safetensors, and
+    check it against MLX.
+    """
     from .common.backend import BackendOptions
     from .common.checkpoint import find
     from .coreml_backend import cache
@@ -441,39 +647,74 @@ def convert(
         return
     checkpoint = find(model, vae)
     runtime = "coreml" if sys.platform == "darwin" else "reference"
-    settings = _settings(attention=attention, weights=weights, runtime=runtime, input=input_form, sizes=sizes,
-                                placement=placement, noise_seed=fixed_noise, compute_units=compute_units)
+    settings = _settings(
+        attention=attention,
+        weights=weights,
+        runtime=runtime,
+        input=input_form,
+        sizes=sizes,
+        placement=placement,
+        noise_seed=fixed_noise,
+        compute_units=compute_units,
+    )
     sides = [int(part) for part in (sizes or "").split(",") if part.isdecimal()]
     default = min(sides) if sides else checkpoint.frame.size
     options = BackendOptions(default if size is None else size, "auto", settings)
     built = _build_coreml(checkpoint, options, force, verbose)
     record = built.record
     judge = "Core ML" if runtime == "coreml" else "the reference interpreter"
-    out.print(f"the Core ML program of {escape(checkpoint.name)} is ready; {judge} rendered a probe frame as MLX does")
+    out.print(
+        f"the Core ML program of {escape(checkpoint.name)} is ready; {judge} rendered a probe "
+        "frame as MLX does"
+    )
     size_mb = cache.size_bytes(built.folder) / 1e6
-    out.print(escape(f"{size_mb:.0f} MB, built in {record.seconds:.1f} s; {_coreml_quality(record)}"))
+    out.print(
+        escape(f"{size_mb:.0f} MB, built in {record.seconds:.1f} s; {_coreml_quality(record)}")
+    )
 
 
 def _coreml_quality(record: "CoreMLRecord") -> str:
-    """What was measured of a program: pictures against MLX, and what compression cost the weights."""
+    """What was measured of a program: pictures against MLX, and what compression cost the
+    weights.
+    """
     found = ", ".join(f"{quality:.1f} dB at {at}" for at, quality in record.gate_db.items())
-    costs = f"; {record.variant['weights']} weights are off by {record.weights_error:.2%}" if record.weights_error else ""
+    costs = (
+        f"; {record.variant['weights']} weights are off by {record.weights_error:.2%}"
+        if record.weights_error
+        else ""
+    )
     return f"against MLX: {found}{costs}"
 
 
 def _list_coreml(folders: "list[tuple[Path, CoreMLRecord | None]]") -> None:
     from .coreml_backend.cache import size_bytes
 
-    table = Table("model", "variant", "size", "built in", "against MLX", "weights off by", "folder", title="Core ML programs",
-                  title_justify="left")
+    table = Table(
+        "model",
+        "variant",
+        "size",
+        "built in",
+        "against MLX",
+        "weights off by",
+        "folder",
+        title="Core ML programs",
+        title_justify="left",
+    )
     for folder, record in folders:
         size = f"{size_bytes(folder) / 1e6:.0f} MB"
         if record is None:
             table.add_row("", "[red]damaged record[/]", size, "", "", "", folder.name)
             continue
         quality = f"{min(record.gate_db.values()):.1f} dB" if record.gate_db else "not checked yet"
-        table.add_row(escape(record.name), escape(" ".join(record.variant.values())), size, f"{record.seconds:.0f} s", quality,
-                      f"{record.weights_error:.2%}" if record.weights_error else "", folder.name)
+        table.add_row(
+            escape(record.name),
+            escape(" ".join(record.variant.values())),
+            size,
+            f"{record.seconds:.0f} s",
+            quality,
+            f"{record.weights_error:.2%}" if record.weights_error else "",
+            folder.name,
+        )
     out.print(table)
 
 
@@ -482,31 +723,62 @@ def image(
     context: typer.Context,
     prompt: Annotated[str | None, Option(help="What to paint.", show_default=False)] = None,
     source: Annotated[
-        Path | None, Option("--input", help="A picture to paint over; without one, from the prompt alone.", show_default=False)
+        Path | None,
+        Option(
+            "--input",
+            help="A picture to paint over; without one, from the prompt alone.",
+            show_default=False,
+        ),
     ] = None,
     to: Annotated[Path, Option("--out", help="The PNG to write.")] = Path("sdxs.png"),
-    model: Annotated[str | None, Option(help="Checkpoint by name or path. [default: sdxs-512-0.9]", show_default=False)] = None,
+    model: Annotated[
+        str | None,
+        Option(help="Checkpoint by name or path. [default: sdxs-512-0.9]", show_default=False),
+    ] = None,
     seed: Annotated[int, Option(min=0, help="Of the noise.")] = 0,
-    size: Annotated[int | None, Option(help="Side of the picture. [default: the checkpoint's]", show_default=False)] = None,
+    size: Annotated[
+        int | None,
+        Option(help="Side of the picture. [default: the checkpoint's]", show_default=False),
+    ] = None,
     backend: Annotated[str, Option(help=f"Who renders: {', '.join(BACKENDS)}.")] = "mlx",
     dtype: Annotated[str, Option(help="auto, float32, float16 or bfloat16.")] = "auto",
     vae: Annotated[str, Option(help="Folder of the VAE in the checkpoint.")] = "vae",
     strength: Annotated[
-        float | None, Option(min=0, max=1, callback=_finite, help="How far to leave the input.", show_default=False)
+        float | None,
+        Option(
+            min=0, max=1, callback=_finite, help="How far to leave the input.", show_default=False
+        ),
     ] = None,
-    steps: Annotated[int | None, Option(help="Steps, for models that take several.", show_default=False)] = None,
+    steps: Annotated[
+        int | None, Option(help="Steps, for models that take several.", show_default=False)
+    ] = None,
     control: Annotated[str, Option(help="none, sketch, or the folder of a ControlNet.")] = "none",
     edges: Annotated[str, Option(help="soft or canny.")] = "soft",
     control_scale: Annotated[
-        float | None, Option(min=0, max=2, callback=_finite, help="How strongly it holds. [default: 1]", show_default=False)
+        float | None,
+        Option(
+            min=0,
+            max=2,
+            callback=_finite,
+            help="How strongly it holds. [default: 1]",
+            show_default=False,
+        ),
     ] = None,
     negative_prompt: Annotated[str, Option(help="Refused, with the reason.")] = "",
-    coreml_runtime: Annotated[str, Option(help="For --backend coreml: coreml or reference.")] = "coreml",
+    coreml_runtime: Annotated[
+        str, Option(help="For --backend coreml: coreml or reference.")
+    ] = "coreml",
     from_metadata: Annotated[
-        Path | None, Option(help="Repeat a picture that this command wrote, from the record inside it.", show_default=False)
+        Path | None,
+        Option(
+            help="Repeat a picture that this command wrote, from the record inside it.",
+            show_default=False,
+        ),
     ] = None,
 ) -> None:
-    """Render one picture, from a prompt or over another picture, into a PNG that says how it was made."""
+    """Render one picture, from a prompt or over another picture, into a PNG that says how it was
+    made.
+    """
     _backend_class(backend)  # before anything imports OpenCV: MLX wants to load its BLAS first
     from .api.still import Still, check_out, render_still, repeat_still, write_still
     from .common.prompts import refuse_negative
@@ -517,55 +789,110 @@ def image(
     given = str(source.expanduser()) if source else ""
     if from_metadata:
         free = ("from_metadata", "to", "source", "model")
-        given_too = [name for name in context.params if name not in free and _was_given(context, name)]
+        given_too = [
+            name for name in context.params if name not in free and _was_given(context, name)
+        ]
         if given_too:
             raise UsageError(
-                f"--from-metadata repeats a picture as it was; drop --{given_too[0].replace('_', '-')}: only --out, --input "
+                "--from-metadata repeats a picture as it was; drop "
+                f"--{given_too[0].replace('_', '-')}: only --out, --input "
                 "and --model go with it"
             )
         made = repeat_still(from_metadata.expanduser(), given, model or "")
     else:
         settings = (("runtime", coreml_runtime),) if backend == "coreml" else ()
-        still = Still(model or DEFAULT_MODEL, prompt or DEFAULT_PROMPT, seed, size, given, backend, dtype, vae, strength, steps,
-                      control, edges, control_scale)
+        still = Still(
+            model or DEFAULT_MODEL,
+            prompt or DEFAULT_PROMPT,
+            seed,
+            size,
+            given,
+            backend,
+            dtype,
+            vae,
+            strength,
+            steps,
+            control,
+            edges,
+            control_scale,
+        )
         made = render_still(still, settings)
     write_still(made, to)
-    out.print(f"wrote {escape(str(to))}: {escape(str(made.record['prompt']))}, seed {made.record['seed']}")
+    out.print(
+        f"wrote {escape(str(to))}: {escape(str(made.record['prompt']))}, seed {made.record['seed']}"
+    )
 
 
 @app.command()
 def bench(
     backend: Annotated[
-        list[str] | None, Option(help="NAME[:setting=value...] of mlx, coreml, torch, identity; repeatable, the first is "
-                                 "compared with the others. [default: all that run here, but torch]", show_default=False)
+        list[str] | None,
+        Option(
+            help="NAME[:setting=value...] of mlx, coreml, torch, identity; repeatable, the first "
+            "is "
+            "compared with the others. [default: all that run here, but torch]",
+            show_default=False,
+        ),
     ] = None,
     model: Annotated[str, Option(help="Checkpoint by name or path.")] = "demo",
-    size: Annotated[int | None, Option(help="Side of the picture. [default: the checkpoint's]", show_default=False)] = None,
-    dtype: Annotated[str, Option(help="auto, float32, float16 or bfloat16.")] = "auto",
-    rounds: Annotated[int | None, Option(min=1, help="[default: 8; quick: 3]", show_default=False)] = None,
-    profile: Annotated[
-        bool | None, Option("--profile/--no-profile", help="Stages and roofline. [default: unless quick]", show_default=False)
+    size: Annotated[
+        int | None,
+        Option(help="Side of the picture. [default: the checkpoint's]", show_default=False),
     ] = None,
-    contention: Annotated[bool, Option("--contention", help="Rates under rising memory traffic.")] = False,
+    dtype: Annotated[str, Option(help="auto, float32, float16 or bfloat16.")] = "auto",
+    rounds: Annotated[
+        int | None, Option(min=1, help="[default: 8; quick: 3]", show_default=False)
+    ] = None,
+    profile: Annotated[
+        bool | None,
+        Option(
+            "--profile/--no-profile",
+            help="Stages and roofline. [default: unless quick]",
+            show_default=False,
+        ),
+    ] = None,
+    contention: Annotated[
+        bool, Option("--contention", help="Rates under rising memory traffic.")
+    ] = False,
     quick: Annotated[bool, Option("--quick", help="Fewer and shorter rounds, no stages.")] = False,
     keep: Annotated[
-        bool, Option("--keep", help="Load each backend once, not in every round: for what takes minutes to load.")
+        bool,
+        Option(
+            "--keep",
+            help="Load each backend once, not in every round: for what takes minutes to load.",
+        ),
     ] = False,
-    isolate: Annotated[bool, Option("--isolate", help="Time what hosting in a process of its own costs, too.")] = False,
+    isolate: Annotated[
+        bool, Option("--isolate", help="Time what hosting in a process of its own costs, too.")
+    ] = False,
     seed: Annotated[int, Option(min=0, help="Of the noise.")] = 0,
-    as_json: Annotated[Path | None, Option("--json", help="Write everything, raw times included.")] = None,
-    html: Annotated[Path | None, Option(help="Write a report with plots, one file, readable without a network.")] = None,
-    png: Annotated[Path | None, Option(help="Folder for the plots as images; needs the `plot` extra.")] = None,
+    as_json: Annotated[
+        Path | None, Option("--json", help="Write everything, raw times included.")
+    ] = None,
+    html: Annotated[
+        Path | None, Option(help="Write a report with plots, one file, readable without a network.")
+    ] = None,
+    png: Annotated[
+        Path | None, Option(help="Folder for the plots as images; needs the `plot` extra.")
+    ] = None,
     compare: Annotated[
-        tuple[Path, Path] | None, Option(help="Measure nothing; compare two files that --json wrote.", show_default=False)
+        tuple[Path, Path] | None,
+        Option(help="Measure nothing; compare two files that --json wrote.", show_default=False),
     ] = None,
     show: Annotated[
-        Path | None, Option(help="Measure nothing; show a file that --json wrote, and write --html or --png of it.",
-                            show_default=False)
+        Path | None,
+        Option(
+            help="Measure nothing; show a file that --json wrote, and write --html or --png of it.",
+            show_default=False,
+        ),
     ] = None,
-    across_machines: Annotated[bool, Option("--across-machines", help="Let --compare take different machines.")] = False,
+    across_machines: Annotated[
+        bool, Option("--across-machines", help="Let --compare take different machines.")
+    ] = False,
 ) -> None:
-    """Measure which backend is fastest here, and why: rates, memory, roofline, contention. Speaks of this machine only."""
+    """Measure which backend is fastest here, and why: rates, memory, roofline, contention. Speaks
+    of this machine only.
+    """
     from .common.bench import report as reports
     from .common.bench import table
 
@@ -581,7 +908,10 @@ def bench(
         return
     from .common.bench.runner import Plan, Runner
     from .common.checkpoint import find
-    from .common.sink import check_writable, write_whole  # and OpenCV with it: no backend is loaded in this process
+    from .common.sink import (
+        check_writable,
+        write_whole,
+    )  # and OpenCV with it: no backend is loaded in this process
 
     json_path, html_path = (path.expanduser() if path else None for path in (as_json, html))
     for path in filter(None, (json_path, html_path)):
@@ -594,11 +924,21 @@ def bench(
         _build_coreml(checkpoint, entrant.options)
     counters = {name: INSTRUMENTS[name] for name, package in COUNTERS.items() if find_spec(package)}
     for name in COUNTERS.keys() - counters.keys():
-        err.print(f"{COUNTERS[name]} is not installed: {name}'s way of counting operations is left out")
+        err.print(
+            f"{COUNTERS[name]} is not installed: {name}'s way of counting operations is left out"
+        )
     plan = Plan(
-        tuple(entrants), counters, rounds or (3 if quick else 8),
-        turns=2 if quick else 3, turn_s=0.2 if quick else 0.4, fresh=not keep, contention=contention, seed=seed,
-        profile=not quick if profile is None else profile, memory_s=2.0 if quick else 6.0, sweeps=1 if quick else 2,
+        tuple(entrants),
+        counters,
+        rounds or (3 if quick else 8),
+        turns=2 if quick else 3,
+        turn_s=0.2 if quick else 0.4,
+        fresh=not keep,
+        contention=contention,
+        seed=seed,
+        profile=not quick if profile is None else profile,
+        memory_s=2.0 if quick else 6.0,
+        sweeps=1 if quick else 2,
     )
 
     def save(report: "Report") -> None:
@@ -606,7 +946,9 @@ def bench(
             write_whole(json_path, report.as_json().encode())
 
     with err.status("reading the checkpoint") as status:
-        runner = Runner(plan, checkpoint, save, (status.update if err.is_terminal else _say_plainly))
+        runner = Runner(
+            plan, checkpoint, save, (status.update if err.is_terminal else _say_plainly)
+        )
         with _interrupts(runner.stop) as caught:
             report = runner.run()
     _show_report(report, html_path, plotter)
@@ -618,7 +960,9 @@ def bench(
         raise typer.Exit(1)
 
 
-def _show_report(report: "Report", html: Path | None, plotter: "Callable[[Report], list[Path]] | None") -> None:
+def _show_report(
+    report: "Report", html: Path | None, plotter: "Callable[[Report], list[Path]] | None"
+) -> None:
     """Print the tables; write the page and the plots where they are asked for."""
     from .common.bench import table
 
@@ -639,13 +983,17 @@ def _say_plainly(line: str) -> None:
 
 
 def _plotter(folder: Path | None) -> "Callable[[Report], list[Path]] | None":
-    """What writes the plots as images; asked for before an hour is measured in vain. Raises UsageError."""
+    """What writes the plots as images; asked for before an hour is measured in vain. Raises
+    UsageError.
+    """
     if folder is None:
         return None
     try:
         from .common.bench.png import write
     except ModuleNotFoundError as error:
-        raise UsageError(f"--png needs {error.name!r}; `pip install 'sdxs[plot]'`, or take --html") from None
+        raise UsageError(
+            f"--png needs {error.name!r}; `pip install 'sdxs[plot]'`, or take --html"
+        ) from None
     return lambda report: write(report, folder.expanduser())
 
 
@@ -659,7 +1007,9 @@ def _entrants(chosen: list[str], size: int, dtype: str, isolate: bool) -> "list[
         name, *settings = spec.split(":")
         if name not in known:
             raise UsageError(f"--backend {name}: expected one of {', '.join(known)}")
-        pairs = tuple((setting, value) for setting, _, value in (part.partition("=") for part in settings))
+        pairs = tuple(
+            (setting, value) for setting, _, value in (part.partition("=") for part in settings)
+        )
         options = BackendOptions(size, dtype if name != "identity" else "auto", pairs)
         if name == "coreml":
             _refuse_as_a_speed(options)
@@ -674,12 +1024,15 @@ def _refuse_as_a_speed(options: "BackendOptions") -> None:
 
     if CoreMLOptions.parse(options).runtime == "reference":
         raise UsageError(
-            "--backend coreml:runtime=reference: the interpreter's times are no speed of Core ML, so bench takes none of them; "
-            "measure Core ML on macOS, or see what the program computes with `sdxs live --coreml-runtime reference`"
+            "--backend coreml:runtime=reference: the interpreter's times are no speed of Core ML, "
+            "so bench takes none of them; "
+            "measure Core ML on macOS, or see what the program computes with `sdxs live "
+            "--coreml-runtime reference`"
         )
     if sys.platform != "darwin":
         raise UsageError(
-            "--backend coreml: Core ML needs macOS, and bench takes no substitute for it; its operations are counted here all "
+            "--backend coreml: Core ML needs macOS, and bench takes no substitute for it; its "
+            "operations are counted here all "
             "the same, with any --backend and --profile"
         )
 
@@ -692,28 +1045,43 @@ def doctor(
     """Look at everything a session needs here, and say what to do about what is missing."""
     from .common.doctor import camera_hangs, can_run_demo, examine, probes
     from .coreml_backend import doctor as coreml
-    from .mlx_sdxs import doctor as mlx  # before OpenCV is imported: MLX wants to load its BLAS first
+    from .mlx_sdxs import (
+        doctor as mlx,
+    )  # before OpenCV is imported: MLX wants to load its BLAS first
 
     with err.status("looking"):
         checks = examine([*probes(camera), ("mlx", mlx.checks), ("coreml", coreml.checks)])
     runs_demo = can_run_demo(checks, BACKENDS)
     _state.abandoned = camera_hangs()
     if as_json:
-        out.print_json(data={"schema": 1, "runs_demo": runs_demo, "checks": [asdict(check) for check in checks]})
+        out.print_json(
+            data={
+                "schema": 1,
+                "runs_demo": runs_demo,
+                "checks": [asdict(check) for check in checks],
+            }
+        )
     else:
         marks = {True: "[green]ok[/]", None: "[yellow]limited[/]", False: "[red]missing[/]"}
-        table = Table("what", "state", "finding", "what to do", title="sdxs doctor", title_justify="left")
+        table = Table(
+            "what", "state", "finding", "what to do", title="sdxs doctor", title_justify="left"
+        )
         for check in checks:
             table.add_row(check.name, marks[check.ok], escape(check.finding), escape(check.remedy))
         out.print(table)
-        out.print("`make demo` will run here" if runs_demo else "`make demo` cannot run here yet; see what is missing above")
+        out.print(
+            "`make demo` will run here"
+            if runs_demo
+            else "`make demo` cannot run here yet; see what is missing above"
+        )
     if not runs_demo:
         raise typer.Exit(1)
 
 
 @contextmanager
 def _interrupts(stop: "Callable[[], None]") -> Iterator[list[int]]:
-    """Turn Ctrl-C and SIGTERM into `stop`, which touches no lock, so that files are finished; collect what came.
+    """Turn Ctrl-C and SIGTERM into `stop`, which touches no lock, so that files are finished;
+    collect what came.
 
     A second one leaves at once, whatever hangs.
     """
@@ -742,18 +1110,27 @@ def _progress(total: int | None) -> Iterator[Callable[[int, str], None]]:
         return done / max(time.perf_counter() - began, 1e-9)
 
     if err.is_terminal:
-        columns = (TextColumn("{task.fields[fps]:5.1f} fps"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-                   TextColumn("{task.fields[prompt]}", markup=False))
+        columns = (
+            TextColumn("{task.fields[fps]:5.1f} fps"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[prompt]}", markup=False),
+        )
         with Progress(*columns, console=err) as progress:
             task = progress.add_task("", total=total, fps=0.0, prompt="")
-            yield lambda done, text: progress.update(task, completed=done, fps=rate(done), prompt=text)
+            yield lambda done, text: progress.update(
+                task, completed=done, fps=rate(done), prompt=text
+            )
         return
     last = [began]
 
     def plain(done: int, text: str) -> None:
         if done == total or time.perf_counter() - last[0] >= PLAIN_PROGRESS_S:
             last[0] = time.perf_counter()
-            err.print(escape(f"frame {done}{f'/{total}' if total else ''}  {rate(done):.1f} fps  {text}"))
+            err.print(
+                escape(f"frame {done}{f'/{total}' if total else ''}  {rate(done):.1f} fps  {text}")
+            )
 
     yield plain
 
@@ -766,7 +1143,8 @@ def _show_summary(summary: "Summary") -> None:
         out.print(escape(", ".join(f"{key} {value}" for key, value in facts.items())))
     latency = summary.latency_ms
     out.print(
-        f"{summary.shown} frames in {summary.seconds:.1f} s, {summary.fps:.1f} fps; camera to display "
+        f"{summary.shown} frames in {summary.seconds:.1f} s, {summary.fps:.1f} fps; camera to "
+        "display "
         f"{latency.p50:.1f} ms median, {latency.p95:.1f} p95, {latency.p99:.1f} p99"
     )
     out.print(
@@ -777,9 +1155,15 @@ def _show_summary(summary: "Summary") -> None:
     stages = ", ".join(f"{name} {spread.p50:.1f}" for name, spread in summary.stages_ms.items())
     out.print(f"median ms: {stages}")
     models = " and ".join(f"{memory['model_bytes'] / 1e6:.0f}" for memory in summary.memory)
-    out.print(f"memory: {summary.process_peak_bytes / 1e6:.0f} MB at most in this process; weights {models} MB")
+    out.print(
+        f"memory: {summary.process_peak_bytes / 1e6:.0f} MB at most in this process; weights "
+        f"{models} MB"
+    )
     if summary.flicker["ratio"] is not None:
-        out.print(f"flicker where the camera stands still: output changes {summary.flicker['ratio']:.2f} times as much")
+        out.print(
+            f"flicker where the camera stands still: output changes {summary.flicker['ratio']:.2f} "
+            "times as much"
+        )
     if summary.psnr_db:
         out.print(f"between the two backends: {summary.psnr_db.p50:.1f} dB PSNR median")
     if summary.identical_frames:
@@ -795,7 +1179,9 @@ def weights_list() -> None:
     table = Table(title="checkpoints", title_justify="left")
     table.add_column("model", no_wrap=True)
     for heading in ("here", "licence", "what"):
-        table.add_column(heading, overflow="fold")  # whole, however narrow the terminal: licences are read here
+        table.add_column(
+            heading, overflow="fold"
+        )  # whole, however narrow the terminal: licences are read here
     for known in ENTRIES.values():
         here = local_folder(known)
         state = here[1] if here else "pickle only" if known.pickle_only else "can be pulled"
@@ -828,9 +1214,13 @@ def weights_pull(
 
 @weights_app.command("verify")
 def weights_verify(
-    models: Annotated[list[str] | None, typer.Argument(help="Names or paths; all that are here if none is given.")] = None,
+    models: Annotated[
+        list[str] | None, typer.Argument(help="Names or paths; all that are here if none is given.")
+    ] = None,
 ) -> None:
-    """Check every tensor's name, shape and dtype, and every recorded sha256, of checkpoints on this machine."""
+    """Check every tensor's name, shape and dtype, and every recorded sha256, of checkpoints on
+    this machine.
+    """
     from .common.checkpoint import find, local_folder, weights_folder
     from .common.manifest import verify_hashes
     from .common.registry import ENTRIES
@@ -842,7 +1232,9 @@ def weights_verify(
             with err.status(f"verifying {name}"):
                 checkpoint = find(name, download=False)
                 checkpoint.verify()
-                hashes = verify_hashes(checkpoint.folder, weights_folder() / "manifest.json", rehash=True)
+                hashes = verify_hashes(
+                    checkpoint.folder, weights_folder() / "manifest.json", rehash=True
+                )
         except UsageError:
             raise
         except SdxsError as error:
@@ -859,22 +1251,43 @@ def weights_verify(
 
 @weights_app.command("import")
 def weights_import(
-    files: Annotated[list[Path], typer.Argument(help="Pickles written by torch.save: .bin, .pt, .pth, .ckpt.")],
+    files: Annotated[
+        list[Path], typer.Argument(help="Pickles written by torch.save: .bin, .pt, .pth, .ckpt.")
+    ],
     to: Annotated[
-        Path | None, Option(help="The file to write. [default: beside the pickle, as .safetensors]", show_default=False)
+        Path | None,
+        Option(
+            help="The file to write. [default: beside the pickle, as .safetensors]",
+            show_default=False,
+        ),
     ] = None,
     force: Annotated[bool, Option("--force", help="Write over a file that is there.")] = False,
 ) -> None:
-    """Turn pickles into safetensors: tensors and nothing else are taken over, and nothing in them is run."""
+    """Turn pickles into safetensors: tensors and nothing else are taken over, and nothing in them
+    is run.
+    """
     from .common.checkpoint import weights_folder
     from .common.importing import import_torch, target_of
 
     if to and len(files) > 1:
-        raise UsageError(f"--to {to}: names one file, and {len(files)} are to be imported; import them one by one")
+        raise UsageError(
+            f"--to {to}: names one file, and {len(files)} are to be imported; import them one by "
+            "one"
+        )
     for source in (file.expanduser() for file in files):
         with err.status(f"importing {source.name}"):
-            done = import_torch(source, to.expanduser() if to else target_of(source), weights_folder() / "manifest.json", force)
-        out.print(escape(f"{done.path}: {done.tensors} tensors, sha256 {done.sha256}; the pickle's was {done.source_sha256}"))
+            done = import_torch(
+                source,
+                to.expanduser() if to else target_of(source),
+                weights_folder() / "manifest.json",
+                force,
+            )
+        out.print(
+            escape(
+                f"{done.path}: {done.tensors} tensors, sha256 {done.sha256}; the pickle's was "
+                f"{done.source_sha256}"
+            )
+        )
         if done.ignored:
             err.print(escape(f"left out, being no weights: {', '.join(done.ignored)}"))
 

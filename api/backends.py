@@ -25,11 +25,15 @@ def backend_location(name: str, option: str = "--backend") -> str:
 
 
 def backend_class(name: str) -> "Callable[[Checkpoint, BackendOptions], Backend]":
-    """Import a backend's class. Raises UsageError if there is none, or its framework is not installed."""
+    """Import a backend's class. Raises UsageError if there is none, or its framework is not
+    installed.
+    """
     module, attribute = backend_location(name).split(":")
     try:
         return getattr(import_module(module), attribute)  # type: ignore[no-any-return]
     except ModuleNotFoundError as error:
         if error.name and error.name.startswith("sdxs"):
             raise
-        raise UsageError(f"--backend {name}: {error.name!r} is not installed; `pip install {error.name}`") from None
+        raise UsageError(
+            f"--backend {name}: {error.name!r} is not installed; `pip install {error.name}`"
+        ) from None

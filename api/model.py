@@ -16,10 +16,17 @@ if TYPE_CHECKING:
 
 
 class Model:
-    """A checkpoint on a backend. Use it from the thread that opened it, and close it, or use it in `with`."""
+    """A checkpoint on a backend. Use it from the thread that opened it, and close it, or use it in
+    `with`.
+    """
 
     def __init__(
-        self, checkpoint: "Checkpoint", backend: Backend, size: int, encoder: "TextEncoder", edges: "Edges | None"
+        self,
+        checkpoint: "Checkpoint",
+        backend: Backend,
+        size: int,
+        encoder: "TextEncoder",
+        edges: "Edges | None",
     ) -> None:
         """What `open_model` puts together; the backend is loaded."""
         self.checkpoint = checkpoint
@@ -32,25 +39,33 @@ class Model:
         self._params: FrameParams | None = None
 
     def __call__(
-        self, frame: np.ndarray | None, prompt: str, seed: int = 0, feedback: float = 0.0, control_scale: float | None = None
+        self,
+        frame: np.ndarray | None,
+        prompt: str,
+        seed: int = 0,
+        feedback: float = 0.0,
+        control_scale: float | None = None,
     ) -> np.ndarray:
         """Render one frame; return a new uint8 (size, size, 3) RGB picture.
 
-        frame: uint8 (size, size, 3) RGB, or None for a picture from the prompt alone. prompt: plain text,
-        a blend or a place in a bank, see `sdxs.common.prompts`. feedback: share of the last picture's
-        latents. control_scale: by default 1 where the model was opened with a control. Raises SdxsError.
+        frame: uint8 (size, size, 3) RGB, or None for a picture from the prompt alone. prompt:
+        plain text, a blend or a place in a bank, see `sdxs.common.prompts`. feedback: share of the
+        last picture's latents. control_scale: by default 1 where the model was opened with a
+        control. Raises SdxsError.
         """
         text_only = frame is None
         if text_only and not self.checkpoint.frame.noise_scale:
             raise UsageError(
-                f"{self.checkpoint.name} paints over a picture and starts from no noise, so it cannot paint from a prompt "
+                f"{self.checkpoint.name} paints over a picture and starts from no noise, so it "
+                "cannot paint from a prompt "
                 "alone; give it a frame"
             )
         if control_scale is None:
             control_scale = 1.0 if self._edges and not text_only else 0.0
         if control_scale and (text_only or not self._edges):
             raise UsageError(
-                f"control_scale {control_scale:g}: there are no edges to hold to; give a frame, and open the model with control"
+                f"control_scale {control_scale:g}: there are no edges to hold to; give a frame, "
+                "and open the model with control"
             )
         if prompt != self._prompt:
             self.backend.set_conditioning(self._encoder.encode(prompt))
@@ -59,7 +74,11 @@ class Model:
         if params != self._params:
             self.backend.set_params(params)
             self._params = params
-        given = np.zeros((self.size, self.size, 3), np.uint8) if frame is None else np.ascontiguousarray(frame)
+        given = (
+            np.zeros((self.size, self.size, 3), np.uint8)
+            if frame is None
+            else np.ascontiguousarray(frame)
+        )
         if self._edges and control_scale:
             self._edges.draw(given, self._drawn)
             self.backend.submit(given, self._drawn)
@@ -81,25 +100,39 @@ class Model:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.close()
 
 
 def open_model(
-    model: str = "sdxs-512-0.9", backend: str = "mlx", size: int | None = None, dtype: str = "auto", vae: str = "vae",
-    strength: float | None = None, steps: int | None = None, control: str = "none", edges: str = "soft",
-    settings: tuple[tuple[str, str], ...] = (), still: bool = False,
+    model: str = "sdxs-512-0.9",
+    backend: str = "mlx",
+    size: int | None = None,
+    dtype: str = "auto",
+    vae: str = "vae",
+    strength: float | None = None,
+    steps: int | None = None,
+    control: str = "none",
+    edges: str = "soft",
+    settings: tuple[tuple[str, str], ...] = (),
+    still: bool = False,
 ) -> Model:
     """Find a checkpoint, load it on a backend and warm it up.
 
-    model: a name from `sdxs weights list`, or the path of a folder. size: side of the frames in pixels, by
-    default the checkpoint's. dtype: 'auto', 'float32', 'float16' or 'bfloat16'. strength, steps: for
-    checkpoints that admit them. control: 'none', 'sketch' or a folder. edges: 'soft' or 'canny'. settings: of
-    the backend alone, as ('runtime', 'reference') for 'coreml'. still: every frame is a picture of its
-    own, so edges remember nothing. Raises SdxsError, with what to do about it.
+    model: a name from `sdxs weights list`, or the path of a folder. size: side of the frames in
+    pixels, by default the checkpoint's. dtype: 'auto', 'float32', 'float16' or 'bfloat16'.
+    strength, steps: for checkpoints that admit them. control: 'none', 'sketch' or a folder. edges:
+    'soft' or 'canny'. settings: of the backend alone, as ('runtime', 'reference') for 'coreml'.
+    still: every frame is a picture of its own, so edges remember nothing. Raises SdxsError, with
+    what to do about it.
     """
-    made = backend_class(backend)  # before anything imports OpenCV: MLX wants to load its BLAS first
+    made = backend_class(
+        backend
+    )  # before anything imports OpenCV: MLX wants to load its BLAS first
     from ..common.checkpoint import find, with_control
     from ..common.edges import Edges, check_kind
     from ..common.text_encoder import TextEncoder

@@ -1,4 +1,6 @@
-"""Single pictures: rendered by the same functions as a live session, and repeatable from their own metadata."""
+"""Single pictures: rendered by the same functions as a live session, and repeatable from their own
+metadata.
+"""
 
 import hashlib
 import json
@@ -22,7 +24,9 @@ KEYWORD = "sdxs"
 
 @dataclass(frozen=True, slots=True)
 class Still:
-    """What one picture is made from. See `open_model` and `Model.__call__`; `source` is the picture painted over, if any."""
+    """What one picture is made from. See `open_model` and `Model.__call__`; `source` is the
+    picture painted over, if any.
+    """
 
     model: str
     prompt: str
@@ -51,8 +55,17 @@ def render_still(still: Still, settings: tuple[tuple[str, str], ...] = ()) -> Ma
     """Open the model, render one picture, close it. Raises SdxsError."""
     frame, source_hash = None, ""
     with open_model(
-        still.model, still.backend, still.size, still.dtype, still.vae, still.strength, still.steps, still.control,
-        still.edges, settings, still=True,
+        still.model,
+        still.backend,
+        still.size,
+        still.dtype,
+        still.vae,
+        still.strength,
+        still.steps,
+        still.control,
+        still.edges,
+        settings,
+        still=True,
     ) as model:
         if still.source:
             frame, source_hash = read_picture(Path(still.source), model.size)
@@ -61,7 +74,9 @@ def render_still(still: Still, settings: tuple[tuple[str, str], ...] = ()) -> Ma
 
 
 def read_picture(path: Path, size: int) -> tuple[np.ndarray, str]:
-    """The middle square of an image file as uint8 (size, size, 3) RGB, and the file's sha256. Raises SourceError."""
+    """The middle square of an image file as uint8 (size, size, 3) RGB, and the file's sha256.
+    Raises SourceError.
+    """
     from ..common.image import to_square_rgb
     from ..common.source import ImageFile
     from ..common.tensors import sha256
@@ -74,7 +89,9 @@ def read_picture(path: Path, size: int) -> tuple[np.ndarray, str]:
 
 
 def write_still(made: Made, path: Path) -> None:
-    """Write a PNG with its record inside. Raises UsageError for another suffix, SinkError if it cannot be written."""
+    """Write a PNG with its record inside. Raises UsageError for another suffix, SinkError if it
+    cannot be written.
+    """
     from ..common.opencv import cv2
     from ..common.png import with_text
     from ..common.sink import write_whole
@@ -82,25 +99,36 @@ def write_still(made: Made, path: Path) -> None:
     check_out(path)
     ok, data = cv2.imencode(".png", cv2.cvtColor(made.picture, cv2.COLOR_RGB2BGR))
     assert ok
-    write_whole(path, with_text(data.tobytes(), KEYWORD, json.dumps(made.record, ensure_ascii=False)))
+    write_whole(
+        path, with_text(data.tobytes(), KEYWORD, json.dumps(made.record, ensure_ascii=False))
+    )
 
 
 def check_out(path: Path) -> None:
-    """Raise UsageError for a file that cannot carry metadata, SinkError where nothing can be written."""
+    """Raise UsageError for a file that cannot carry metadata, SinkError where nothing can be
+    written.
+    """
     from ..common.sink import check_writable
 
     if path.suffix.lower() != ".png":
-        raise UsageError(f"--out {path}: expected a .png, which carries prompt, seed and hashes of the picture")
+        raise UsageError(
+            f"--out {path}: expected a .png, which carries prompt, seed and hashes of the picture"
+        )
     check_writable(path, path.absolute().parent)
 
 
 def read_record(path: Path) -> dict[str, object]:
-    """The record inside a PNG. Raises SourceError if there is none or it is damaged, UsageError if it is a newer version's."""
+    """The record inside a PNG. Raises SourceError if there is none or it is damaged, UsageError if
+    it is a newer version's.
+    """
     from ..common.png import read_text
 
     text = read_text(path, KEYWORD)
     if text is None:
-        raise SourceError(f"{path}: carries no record of sdxs; it was made by something else, or saved again without it")
+        raise SourceError(
+            f"{path}: carries no record of sdxs; it was made by something else, or saved again "
+            "without it"
+        )
     try:
         record = json.loads(text)
         schema = record["schema"]
@@ -108,19 +136,29 @@ def read_record(path: Path) -> dict[str, object]:
         if not isinstance(schema, int) or isinstance(schema, bool):
             raise ValueError(f"schema {schema!r}")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise SourceError(f"{path}: its record is damaged ({error}); the picture cannot be repeated from it") from None
+        raise SourceError(
+            f"{path}: its record is damaged ({error}); the picture cannot be repeated from it"
+        ) from None
     if schema > SCHEMA:
         raise UsageError(
-            f"{path}: its record is schema {schema}, written by sdxs {record.get('sdxs', 'of a later version')}; this version "
+            f"{path}: its record is schema {schema}, written by sdxs "
+            f"{record.get('sdxs', 'of a later version')}; this version "
             f"reads up to {SCHEMA}; update sdxs to repeat the picture"
         )
     return known
 
 
-def repeat_still(path: Path, source: str = "", model: str = "", settings: tuple[tuple[str, str], ...] | None = None) -> Made:
-    """Render the picture of a record again and compare. source, model: where those are now, if elsewhere than then.
+def repeat_still(
+    path: Path,
+    source: str = "",
+    model: str = "",
+    settings: tuple[tuple[str, str], ...] | None = None,
+) -> Made:
+    """Render the picture of a record again and compare. source, model: where those are now, if
+    elsewhere than then.
 
-    Raises UsageError if weights or source are not those of then; warns if the pictures differ all the same.
+    Raises UsageError if weights or source are not those of then; warns if the pictures differ all
+    the same.
     """
     record = read_record(path)
     try:
@@ -128,7 +166,9 @@ def repeat_still(path: Path, source: str = "", model: str = "", settings: tuple[
         if settings is None:
             settings = tuple((str(name), str(value)) for name, value in record["settings"])  # type: ignore[attr-defined]
     except (TypeError, KeyError, ValueError) as error:
-        raise SourceError(f"{path}: its record is damaged ({error}); the picture cannot be repeated from it") from None
+        raise SourceError(
+            f"{path}: its record is damaged ({error}); the picture cannot be repeated from it"
+        ) from None
     still = replace(still, source=source or still.source, model=model or still.model)
     made = render_still(still, settings)
     then, now = record["hashes"], made.record["hashes"]
@@ -136,31 +176,49 @@ def repeat_still(path: Path, source: str = "", model: str = "", settings: tuple[
     for what in sorted(then.keys() | now.keys()):
         if what != "pixels" and then.get(what) != now.get(what):
             raise UsageError(
-                f"{path}: {what} was {str(then.get(what))[:12]} and is {str(now.get(what))[:12]} now; the picture cannot be "
+                f"{path}: {what} was {str(then.get(what))[:12]} and is {str(now.get(what))[:12]} "
+                "now; the picture cannot be "
                 "repeated with it; name that of then with --model or --input"
             )
     if then.get("pixels") != now["pixels"]:
-        changed = [f"{key} {record.get(key)}, now {made.record[key]}" for key in ("sdxs", "backend") if
-                   record.get(key) != made.record[key]]
+        changed = [
+            f"{key} {record.get(key)}, now {made.record[key]}"
+            for key in ("sdxs", "backend")
+            if record.get(key) != made.record[key]
+        ]
         warnings.warn(
-            f"the picture is not bit for bit that of {path.name}: {'; '.join(changed) or 'the machine computes otherwise'}",
-            SdxsWarning, stacklevel=2,
+            f"the picture is not bit for bit that of {path.name}: "
+            f"{'; '.join(changed) or 'the machine computes otherwise'}",
+            SdxsWarning,
+            stacklevel=2,
         )
     return made
 
 
 def _record(
-    still: Still, model: Model, picture: np.ndarray, source_hash: str, settings: tuple[tuple[str, str], ...]
+    still: Still,
+    model: Model,
+    picture: np.ndarray,
+    source_hash: str,
+    settings: tuple[tuple[str, str], ...],
 ) -> dict[str, object]:
     checkpoint = model.checkpoint
     hashes = _weights_hashes(checkpoint) | {"pixels": hashlib.sha256(picture.tobytes()).hexdigest()}
     if source_hash:
         hashes["source"] = source_hash
     return {
-        "schema": SCHEMA, "sdxs": metadata.version("sdxs"), "prompt": still.prompt, "seed": still.seed,
-        "model": checkpoint.name, "size": model.size, "timestep": checkpoint.frame.timestep, "steps": checkpoint.frame.steps,
-        "backend": model.describe(), "hashes": hashes,
-        "request": asdict(replace(still, size=model.size)), "settings": [list(setting) for setting in settings],
+        "schema": SCHEMA,
+        "sdxs": metadata.version("sdxs"),
+        "prompt": still.prompt,
+        "seed": still.seed,
+        "model": checkpoint.name,
+        "size": model.size,
+        "timestep": checkpoint.frame.timestep,
+        "steps": checkpoint.frame.steps,
+        "backend": model.describe(),
+        "hashes": hashes,
+        "request": asdict(replace(still, size=model.size)),
+        "settings": [list(setting) for setting in settings],
     }
 
 
@@ -174,5 +232,8 @@ def _weights_hashes(checkpoint: "Checkpoint") -> dict[str, str]:
     if checkpoint.control:
         files["control"] = checkpoint.control.weights
     manifest = weights_folder() / "manifest.json"
-    found = {what: known_hash(path.parent.parent, path, manifest) or sha256(path) for what, path in files.items()}
+    found = {
+        what: known_hash(path.parent.parent, path, manifest) or sha256(path)
+        for what, path in files.items()
+    }
     return found | {"text encoder": encoder_hash(checkpoint)}

@@ -12,16 +12,22 @@ from statistics import median
 MARGIN_SHARE = 0.1  # of T; also what lets an estimate of T that is too long shrink, frame by frame
 MARGIN_NS = 500_000
 FOREVER_NS = 1 << 62
-FIRST_PATIENCE_NS = 50_000_000  # nothing is known yet: wait for a second frame no longer than a slow camera takes
+FIRST_PATIENCE_NS = (
+    50_000_000  # nothing is known yet: wait for a second frame no longer than a slow camera takes
+)
 REMEASURE_FRAMES = 300  # how often the pipeline is let run empty to measure L afresh
 
 
 class Admission:
-    """Decides between submitting another frame and collecting the oldest. Times are perf_counter_ns."""
+    """Decides between submitting another frame and collecting the oldest. Times are
+    perf_counter_ns.
+    """
 
     def __init__(self, depth: int) -> None:
         self._depth = depth
-        self._submitted: deque[tuple[int, bool]] = deque()  # time, and whether the backend was empty then
+        self._submitted: deque[tuple[int, bool]] = (
+            deque()
+        )  # time, and whether the backend was empty then
         self._intervals: deque[int] = deque(maxlen=8)
         self._latency = 0
         self._last_done = 0

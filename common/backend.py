@@ -22,9 +22,10 @@ class FrameParams:
     """What may change between two frames.
 
     seed: of the noise. feedback: share, 0 to 1, of the previous frame's x0 in the latents that are
-    noised; it steadies the picture and lets it dwell on what it painted before. control_scale: strength
-    of the ControlNet; at 0 the backend leaves it out, and above 0 every frame must come with its edges.
-    text_only: start from latents of 0, so that the frame makes no difference: text to image.
+    noised; it steadies the picture and lets it dwell on what it painted before. control_scale:
+    strength of the ControlNet; at 0 the backend leaves it out, and above 0 every frame must come
+    with its edges. text_only: start from latents of 0, so that the frame makes no difference: text
+    to image.
     """
 
     seed: int = 0
@@ -85,8 +86,8 @@ class Backend(Protocol):
     def submit(self, frame: np.ndarray, edges: np.ndarray | None = None) -> None:
         """Start a frame: uint8 (S, S, 3) RGB, C-contiguous, not written to.
 
-        edges: what a ControlNet reads, uint8 (S, S), white on black. The arrays may be reused once the
-        matching `collect` has returned.
+        edges: what a ControlNet reads, uint8 (S, S), white on black. The arrays may be reused once
+        the matching `collect` has returned.
         """
 
     def collect(self, out: np.ndarray) -> StageTimes:
@@ -103,7 +104,9 @@ class Backend(Protocol):
 
 
 class IdentityBackend:
-    """Return every frame unchanged: the floor under every measurement, and the loop's test dummy."""
+    """Return every frame unchanged: the floor under every measurement, and the loop's test
+    dummy.
+    """
 
     name = "identity"
     depth = 1
@@ -149,14 +152,17 @@ def check_settings(name: str, options: BackendOptions, known: Collection[str] = 
     """Raise UsageError if `options` hold a setting that the backend does not know."""
     for setting, _ in options.settings:
         if setting not in known:
-            raise UsageError(f"{name}: unknown setting {setting!r}; known are {', '.join(known) or 'none'}")
+            raise UsageError(
+                f"{name}: unknown setting {setting!r}; known are {', '.join(known) or 'none'}"
+            )
 
 
 def check_frame(frame: np.ndarray, shape: tuple[int, ...]) -> None:
     """Raise BackendError unless `frame` is uint8, C-contiguous and of `shape`."""
     if frame.dtype != np.uint8 or frame.shape != shape or not frame.flags.c_contiguous:
         raise BackendError(
-            f"frame is {frame.dtype} {frame.shape}{'' if frame.flags.c_contiguous else ', not contiguous'}; "
+            f"frame is {frame.dtype} "
+            f"{frame.shape}{'' if frame.flags.c_contiguous else ', not contiguous'}; "
             f"expected contiguous uint8 {shape} RGB"
         )
 
@@ -164,23 +170,39 @@ def check_frame(frame: np.ndarray, shape: tuple[int, ...]) -> None:
 def check_edges(edges: np.ndarray | None, size: int) -> np.ndarray:
     """Return `edges` if they are uint8 (size, size) and C-contiguous, else raise BackendError."""
     if edges is None:
-        raise BackendError("control_scale is above 0 and the frame came without edges; submit them with it")
+        raise BackendError(
+            "control_scale is above 0 and the frame came without edges; submit them with it"
+        )
     if edges.dtype != np.uint8 or edges.shape != (size, size) or not edges.flags.c_contiguous:
-        raise BackendError(f"edges are {edges.dtype} {edges.shape}; expected contiguous uint8 ({size}, {size})")
+        raise BackendError(
+            f"edges are {edges.dtype} {edges.shape}; expected contiguous uint8 ({size}, {size})"
+        )
     return edges
 
 
 def check_control(params: FrameParams, has_control: bool) -> None:
     """Raise BackendError for a control_scale above 0 where no ControlNet is loaded."""
     if params.control_scale > 0 and not has_control:
-        raise BackendError(f"control_scale is {params.control_scale:g} and no ControlNet is loaded; add --control sketch")
+        raise BackendError(
+            f"control_scale is {params.control_scale:g} and no ControlNet is loaded; add --control "
+            "sketch"
+        )
 
 
 def check_conditioning(states: np.ndarray, width: int | None = None) -> None:
     """Raise BackendError unless `states` is finite float32 (1, tokens, width)."""
-    if states.dtype != np.float32 or states.ndim != 3 or states.shape[0] != 1 or width not in (None, states.shape[2]):
+    if (
+        states.dtype != np.float32
+        or states.ndim != 3
+        or states.shape[0] != 1
+        or width not in (None, states.shape[2])
+    ):
         raise BackendError(
-            f"encoder_hidden_states is {states.dtype} {states.shape}; expected float32 (1, tokens, {width or 'D'})"
+            f"encoder_hidden_states is {states.dtype} {states.shape}; expected float32 (1, tokens, "
+            f"{width or 'D'})"
         )
     if not np.isfinite(states).all():
-        raise BackendError("encoder_hidden_states holds values that are not finite; the text encoder's weights are damaged")
+        raise BackendError(
+            "encoder_hidden_states holds values that are not finite; the text encoder's weights "
+            "are damaged"
+        )

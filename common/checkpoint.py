@@ -8,7 +8,14 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from .config import CLIPTextConfig, FrameConfig, SchedulerConfig, UNetConfig, VAEConfig, read_vae_config
+from .config import (
+    CLIPTextConfig,
+    FrameConfig,
+    SchedulerConfig,
+    UNetConfig,
+    VAEConfig,
+    read_vae_config,
+)
 from .control import ControlNet
 from .errors import ConfigError, UsageError, WeightsError
 from .layout import text_encoder_layout, unet_layout, vae_layout
@@ -58,15 +65,23 @@ class Checkpoint:
         return self.vae.reduction * self.unet.reduction
 
     def at(self, strength: float | None, steps: int | None) -> "Checkpoint":
-        """The same checkpoint, told `--strength` and `--steps`. Raises UsageError where it cannot be."""
-        return replace(self, frame=self.frame.at(strength, steps, self.scheduler.num_train_timesteps, self.name))
+        """The same checkpoint, told `--strength` and `--steps`. Raises UsageError where it cannot
+        be.
+        """
+        return replace(
+            self,
+            frame=self.frame.at(strength, steps, self.scheduler.num_train_timesteps, self.name),
+        )
 
     def check_size(self, size: int) -> None:
         """Raise UsageError unless the networks can take a frame of `size` pixels a side."""
         multiple = self.size_multiple
         if size < multiple or size % multiple:
             nearest = max(multiple, round(size / multiple) * multiple)
-            raise UsageError(f"--size {size}: {self.name} needs a multiple of {multiple}; the nearest is {nearest}")
+            raise UsageError(
+                f"--size {size}: {self.name} needs a multiple of {multiple}; the nearest is "
+                f"{nearest}"
+            )
 
     def verify(self) -> None:
         """Check names, shapes and dtypes of every tensor, then hashes. Raises WeightsError.
@@ -76,8 +91,11 @@ class Checkpoint:
         check_layout(self.unet_weights, unet_layout(self.unet))
         check_layout(self.vae_weights, vae_layout(self.vae))
         check_layout(
-            self.text_encoder_weights, text_encoder_layout(self.text_encoder), ("F32", "F16"),
-            ignored=("embeddings.position_ids",), prefix=self.text_prefix(),
+            self.text_encoder_weights,
+            text_encoder_layout(self.text_encoder),
+            ("F32", "F16"),
+            ignored=("embeddings.position_ids",),
+            prefix=self.text_prefix(),
         )
         manifest = weights_folder() / "manifest.json"
         if self.origin == HUB_CACHE:
@@ -90,10 +108,16 @@ class Checkpoint:
 
     def text_prefix(self) -> str:
         """What the text encoder's file puts before every tensor name: `text_model.` or nothing."""
-        return TEXT_PREFIX if any(k.startswith(TEXT_PREFIX) for k in read_header(self.text_encoder_weights)) else ""
+        return (
+            TEXT_PREFIX
+            if any(k.startswith(TEXT_PREFIX) for k in read_header(self.text_encoder_weights))
+            else ""
+        )
 
 
-def open_checkpoint(folder: Path, name: str = "", origin: str = "path", vae_folder: str = "vae") -> Checkpoint:
+def open_checkpoint(
+    folder: Path, name: str = "", origin: str = "path", vae_folder: str = "vae"
+) -> Checkpoint:
     """Read a folder's configs and check that its parts fit together. Raises ConfigError."""
     scheduler = SchedulerConfig.read(folder / "scheduler" / "scheduler_config.json")
     checkpoint = Checkpoint(
@@ -106,7 +130,9 @@ def open_checkpoint(folder: Path, name: str = "", origin: str = "path", vae_fold
         text_encoder=CLIPTextConfig.read(folder / "text_encoder" / "config.json"),
         scheduler=scheduler,
         frame=FrameConfig.read(
-            folder / "sdxs.json", scheduler.num_train_timesteps, dict(ENTRIES[name].frame) if name in ENTRIES else {}
+            folder / "sdxs.json",
+            scheduler.num_train_timesteps,
+            dict(ENTRIES[name].frame) if name in ENTRIES else {},
         ),
     )
     _check_fit(checkpoint)
@@ -116,24 +142,32 @@ def open_checkpoint(folder: Path, name: str = "", origin: str = "path", vae_fold
 def _check_fit(c: Checkpoint) -> None:
     text_width = c.text_encoder.hidden_size
     for what, left, right in (
-        ("unet cross_attention_dim and text encoder hidden_size", c.unet.cross_attention_dim, text_width),
+        (
+            "unet cross_attention_dim and text encoder hidden_size",
+            c.unet.cross_attention_dim,
+            text_width,
+        ),
         ("unet in_channels and vae latent_channels", c.unet.in_channels, c.vae.latent_channels),
         ("unet out_channels and vae latent_channels", c.unet.out_channels, c.vae.latent_channels),
     ):
         if left != right:
             raise ConfigError(
-                f"{c.folder}: {what} differ ({left}, {right}); these parts are of different checkpoints, "
+                f"{c.folder}: {what} differ ({left}, {right}); these parts are of different "
+                "checkpoints, "
                 "copy all folders from one"
             )
     if c.frame.size % c.size_multiple:
         raise ConfigError(
-            f"{c.folder / 'sdxs.json'}: size is {c.frame.size}, expected a multiple of {c.size_multiple}; "
+            f"{c.folder / 'sdxs.json'}: size is {c.frame.size}, expected a multiple of "
+            f"{c.size_multiple}; "
             "write the size this checkpoint was trained for"
         )
 
 
 def weights_folder() -> Path:
-    """Where checkpoints are kept and written: $SDXS_WEIGHTS, a source checkout's weights/, or the user's cache."""
+    """Where checkpoints are kept and written: $SDXS_WEIGHTS, a source checkout's weights/, or the
+    user's cache.
+    """
     if chosen := os.environ.get("SDXS_WEIGHTS"):
         return Path(chosen).expanduser()
     if (PACKAGE_FOLDER / "pyproject.toml").is_file():
@@ -156,10 +190,11 @@ def local_folder(known: Entry, vae_folder: str = "vae") -> tuple[Path, str] | No
 
 
 def with_control(checkpoint: Checkpoint, control: str) -> Checkpoint:
-    """The same checkpoint with the ControlNet that `--control` names: 'none', 'sketch', or a folder.
+    """The same checkpoint with the ControlNet that `--control` names: 'none', 'sketch', or a
+    folder.
 
-    'sketch' is the one in the checkpoint's own folder `controlnet/`, or the known one for this checkpoint.
-    Raises UsageError, WeightsError, ConfigError if there is none or it does not fit.
+    'sketch' is the one in the checkpoint's own folder `controlnet/`, or the known one for this
+    checkpoint. Raises UsageError, WeightsError, ConfigError if there is none or it does not fit.
     """
     if control == "none":
         return checkpoint
@@ -167,7 +202,8 @@ def with_control(checkpoint: Checkpoint, control: str) -> Checkpoint:
         folder = Path(control).expanduser()
         if not (folder / "config.json").is_file():
             raise UsageError(
-                f"--control {control}: expected none, sketch, or a folder with a ControlNet's config.json and safetensors file"
+                f"--control {control}: expected none, sketch, or a folder with a ControlNet's "
+                "config.json and safetensors file"
             )
     elif (checkpoint.folder / "controlnet" / "config.json").is_file():
         folder = checkpoint.folder / "controlnet"
@@ -181,20 +217,29 @@ def with_control(checkpoint: Checkpoint, control: str) -> Checkpoint:
 def control_folder(known: Entry) -> Path | None:
     """Where a known ControlNet is on this machine, or None."""
     places = (base / known.name for base in (weights_folder(), PACKAGE_FOLDER / "weights"))
-    return next((folder for folder in places if known.controls and (folder / "config.json").is_file()), None)
+    return next(
+        (folder for folder in places if known.controls and (folder / "config.json").is_file()), None
+    )
 
 
 def _known_control(model: str) -> Path:
-    known = next((known for known in ENTRIES.values() if known.controls and known.controls == model), None)
+    known = next(
+        (known for known in ENTRIES.values() if known.controls and known.controls == model), None
+    )
     if known is None:
         which = ", ".join(f"{k.name} for {k.controls}" for k in ENTRIES.values() if k.controls)
         raise UsageError(
-            f"--control sketch: there is no sketch ControlNet for {model} (known: {which}; demo-sketch has its own); use "
-            f"--model demo-sketch, --control none, or name a folder that holds one trained for {model}"
+            f"--control sketch: there is no sketch ControlNet for {model} (known: {which}; "
+            "demo-sketch has its own); use "
+            "--model demo-sketch, --control none, or name a folder that holds one trained for "
+            f"{model}"
         )
     if folder := control_folder(known):
         return folder
-    raise WeightsError(f"--control sketch: {known.name} is not on this machine and cannot be pulled: {known.pickle_only}")
+    raise WeightsError(
+        f"--control sketch: {known.name} is not on this machine and cannot be pulled: "
+        f"{known.pickle_only}"
+    )
 
 
 def _is_path(model: str) -> bool:
@@ -209,7 +254,8 @@ def _open_path(model: str, vae_folder: str) -> Checkpoint:
     if not (path / "unet" / "config.json").is_file():
         raise UsageError(
             f"--model {model}: no checkpoint there; expected a folder in the diffusers layout "
-            "(unet/, vae/, text_encoder/, tokenizer/, scheduler/), or a name from `sdxs weights list`"
+            "(unet/, vae/, text_encoder/, tokenizer/, scheduler/), or a name from `sdxs weights "
+            "list`"
         )
     return open_checkpoint(path, vae_folder=vae_folder)
 
@@ -227,15 +273,22 @@ def find(model: str, vae_folder: str = "vae", download: bool = True) -> Checkpoi
         if known.pickle_only:
             raise WeightsError(f"{model} cannot be pulled: {known.pickle_only}")
         if vae_folder not in VAE_FOLDERS:
-            raise UsageError(f"--vae {vae_folder}: expected {' or '.join(VAE_FOLDERS)}, or a folder of a --model given by path")
+            raise UsageError(
+                f"--vae {vae_folder}: expected {' or '.join(VAE_FOLDERS)}, or a folder of a "
+                "--model given by path"
+            )
         if not known.repo and vae_folder != VAE_FOLDERS[0]:
             raise WeightsError(
-                f"{model} with the VAE {vae_folder!r} is not in this installation; drop --vae, or take a --model that has it"
+                f"{model} with the VAE {vae_folder!r} is not in this installation; drop --vae, or "
+                "take a --model that has it"
             )
         if not known.repo:
             raise WeightsError(f"{model} is not in this installation; reinstall sdxs")
         if not download:
-            raise WeightsError(f"{model} is not on this machine; run `sdxs weights pull {model}` or use `--model demo`")
+            raise WeightsError(
+                f"{model} is not on this machine; run `sdxs weights pull {model}` or use `--model "
+                "demo`"
+            )
         from .hub import pull
 
         here = pull(known, weights_folder(), vae_folder), "hub"

@@ -1,7 +1,8 @@
 """A child process that works for this one: requests and answers of a few bytes over a pipe.
 
-The child ignores Ctrl-C and SIGTERM, which reach the whole terminal group: its parent decides when it
-ends, and it never outlives its parent. What the child raises or warns of, its parent raises or warns of.
+The child ignores Ctrl-C and SIGTERM, which reach the whole terminal group: its parent decides when
+it ends, and it never outlives its parent. What the child raises or warns of, its parent raises or
+warns of.
 """
 
 import atexit
@@ -74,22 +75,31 @@ class Child:
     """The parent's side of one child process. `death` says how it died, once that is known."""
 
     def __init__(
-        self, name: str, serve: Callable[..., None], *arguments: object, watch: Callable[[], None] | None = None
+        self,
+        name: str,
+        serve: Callable[..., None],
+        *arguments: object,
+        watch: Callable[[], None] | None = None,
     ) -> None:
         """Start `serve(pipe, *arguments)` in a process of its own. Raises BackendError.
 
-        serve: a function of a module, which calls `settle_in` first. arguments: whatever can be pickled.
-        watch: called four times a second while an answer is waited for; what it raises ends the waiting.
+        serve: a function of a module, which calls `settle_in` first. arguments: whatever can be
+        pickled. watch: called four times a second while an answer is waited for; what it raises
+        ends the waiting.
         """
         self.death = ""
         self._name = name
         self._watch = watch
         context = multiprocessing.get_context("spawn")
-        resource_tracker.ensure_running()  # else start() runs it, and running it unblocks the signals again
+        # else start() runs it, and running it unblocks the signals again
+        resource_tracker.ensure_running()
         try:
             self._pipe, far_end = context.Pipe()
-            self._process = context.Process(target=serve, args=(far_end, *arguments), name=f"sdxs-{name}")
-            # Blocked signals are inherited: Ctrl-C cannot end the child before it has said that it ignores it.
+            self._process = context.Process(
+                target=serve, args=(far_end, *arguments), name=f"sdxs-{name}"
+            )
+            # Blocked signals are inherited: Ctrl-C cannot end the child before it has said that it
+            # ignores it.
             held = signal.pthread_sigmask(signal.SIG_BLOCK, PARENTS_SIGNALS)
             try:
                 self._process.start()
@@ -97,9 +107,13 @@ class Child:
                 signal.pthread_sigmask(signal.SIG_SETMASK, held)
                 far_end.close()
         except OSError as error:
-            raise BackendError(f"{name}: its process cannot be started ({error}); end other programs") from error
+            raise BackendError(
+                f"{name}: its process cannot be started ({error}); end other programs"
+            ) from error
         self.pid = self._process.pid or 0
-        atexit.register(self._process.kill)  # for who never closes: multiprocessing would wait for the child for ever
+        atexit.register(
+            self._process.kill
+        )  # for who never closes: multiprocessing would wait for the child for ever
 
     def send(self, request: object) -> None:
         """Send a request that has no answer. Raises BackendError if the child is dead."""
@@ -109,11 +123,15 @@ class Child:
             self._pipe.send(request)
             return
         except OSError:
-            pass  # raised below: within, the failed send would hang on to its buffer, as the error's context
+            # raised below: within, the failed send would hang on to its buffer, as the error's
+            # context
+            pass
         raise self._dead()
 
     def ask(self, request: object, expected: type[T], timeout_s: float = float("inf")) -> T:
-        """Send a request and return its answer. Raises what the child raised, BackendError if it died."""
+        """Send a request and return its answer. Raises what the child raised, BackendError if it
+        died.
+        """
         try:
             self.send(request)
         except BaseException:
@@ -136,11 +154,16 @@ class Child:
             answer.raise_here()
         if not isinstance(answer, expected):
             found = type(answer).__name__
-            raise BackendError(f"{self._name}: the backend's process answered {found}, expected {expected.__name__}")
+            raise BackendError(
+                f"{self._name}: the backend's process answered {found}, expected "
+                f"{expected.__name__}"
+            )
         return answer
 
     def end(self, closing: object) -> list[object]:
-        """Send a last request and end the process, by force if it hangs. Return what it still had to say."""
+        """Send a last request and end the process, by force if it hangs. Return what it still had
+        to say.
+        """
         said: list[object] = []
         deadline = time.monotonic() + CLOSE_TIMEOUT_S
         with suppress(OSError, EOFError):  # the end of its answers, or it is dead already
@@ -164,14 +187,19 @@ class Child:
                 if not self._process.is_alive() and not self._pipe.poll():
                     raise EOFError
                 if time.monotonic() > deadline:
-                    raise BackendError(f"{self._name}: the backend's process did not answer in time; start it again")
+                    raise BackendError(
+                        f"{self._name}: the backend's process did not answer in time; start it "
+                        "again"
+                    )
             answer: object = self._pipe.recv()
         except (EOFError, OSError):
             raise self._dead() from None
         return answer
 
     def _abandon(self) -> None:
-        """End a child whose answer nobody waits for any more: it may be on its way, and the next request would get it."""
+        """End a child whose answer nobody waits for any more: it may be on its way, and the next
+        request would get it.
+        """
         self._process.kill()
         if not self.death:
             self._dead()
@@ -187,7 +215,11 @@ class Child:
             names = {known.value: known.name for known in signal.Signals}
             how = f"was killed by signal {-code} ({names.get(-code, 'no name')})"
             if code == -signal.SIGKILL:
-                remedy = "if nobody did that, memory ran out: end other programs or take a smaller --size"
+                remedy = (
+                    "if nobody did that, memory ran out: end other programs or take a "
+                    "smaller "
+                    "--size"
+                )
         self.death = f"{self._name}: the backend's process {how}; {remedy}"
         return BackendError(self.death)
 
@@ -207,10 +239,18 @@ def forward_warnings(send: Callable[[Warned], None]) -> None:
     """Send every warning to the parent, whose filters decide about sdxs's own."""
 
     def forward(
-        message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: object, **__: object
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        *_: object,
+        **__: object,
     ) -> None:
-        # A class that the parent has not imported goes as its nearest ancestor that everybody knows.
-        known = (kind for kind in category.__mro__ if kind.__module__ in ("builtins", errors.__name__))
+        # A class that the parent has not imported goes as its nearest ancestor that everybody
+        # knows.
+        known = (
+            kind for kind in category.__mro__ if kind.__module__ in ("builtins", errors.__name__)
+        )
         send(Warned(next(known), str(message), filename, lineno))
 
     warnings.showwarning = forward
@@ -218,15 +258,21 @@ def forward_warnings(send: Callable[[Warned], None]) -> None:
 
 
 def _end_with_parent() -> None:
-    """See to it that this process ends when the parent does, even within a call that holds the GIL."""
+    """See to it that this process ends when the parent does, even within a call that holds the
+    GIL.
+    """
     parent = multiprocessing.parent_process()
     assert parent is not None
-    sentinel = parent.sentinel  # a pipe that nobody writes to; the kernel closes it when the parent is gone
+    sentinel = (
+        parent.sentinel
+    )  # a pipe that nobody writes to; the kernel closes it when the parent is gone
     libc = ctypes.CDLL(None)
     libc.signal.argtypes = (ctypes.c_int, ctypes.c_void_p)
     libc.signal.restype = ctypes.c_void_p
     with suppress(OSError):  # a kernel that does not signal this leaves it to the thread
-        libc.signal(signal.SIGIO, ctypes.cast(libc._exit, ctypes.c_void_p))  # a handler in Python would need the GIL
+        libc.signal(
+            signal.SIGIO, ctypes.cast(libc._exit, ctypes.c_void_p)
+        )  # a handler in Python would need the GIL
         fcntl.fcntl(sentinel, fcntl.F_SETOWN, os.getpid())
         fcntl.fcntl(sentinel, fcntl.F_SETFL, fcntl.fcntl(sentinel, fcntl.F_GETFL) | os.O_ASYNC)
 

@@ -18,10 +18,14 @@ JsonValue = None | bool | int | float | str | list["JsonValue"] | dict[str, "Jso
 
 
 class Fields:
-    """Typed, named access to one json object; every complaint says file, key, value and what was expected."""
+    """Typed, named access to one json object; every complaint says file, key, value and what was
+    expected.
+    """
 
     def __init__(
-        self, values: Mapping[str, JsonValue], where: str,
+        self,
+        values: Mapping[str, JsonValue],
+        where: str,
         remedy: str = "this checkpoint needs a network that sdxs does not implement",
     ) -> None:
         self.values = values
@@ -49,7 +53,11 @@ class Fields:
     def number(self, key: str, default: float | None = None) -> float:
         value = self.values.get(key, default)
         # json.loads accepts NaN and Infinity
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, (int, float))
+            or not math.isfinite(value)
+        ):
             raise self.fail(key, "a finite number")
         return float(value)
 
@@ -71,7 +79,9 @@ class Fields:
             raise self.fail(key, "a string")
         return value
 
-    def integers(self, key: str, default: Sequence[int] | None = None, minimum: int = 1) -> tuple[int, ...]:
+    def integers(
+        self, key: str, default: Sequence[int] | None = None, minimum: int = 1
+    ) -> tuple[int, ...]:
         value = self.values.get(key, list(default) if default is not None else None)
         numbers = _whole(value, minimum)
         if not numbers:
@@ -89,7 +99,11 @@ class Fields:
     def flag_per_block(self, key: str, blocks: int) -> tuple[bool, ...]:
         """One flag for all blocks, or a list with one for each; false if absent."""
         value = self.values.get(key, False)
-        flags = [v for v in (value if isinstance(value, list) else [value] * blocks) if isinstance(v, bool)]
+        flags = [
+            v
+            for v in (value if isinstance(value, list) else [value] * blocks)
+            if isinstance(v, bool)
+        ]
         if len(flags) != blocks or (isinstance(value, list) and len(value) != blocks):
             raise self.fail(key, f"true or false, or a list of {blocks}")
         return tuple(flags)
@@ -99,7 +113,9 @@ def _whole(values: JsonValue, minimum: int) -> tuple[int, ...]:
     """The values if they are a list of whole numbers of at least `minimum`, else nothing."""
     if not isinstance(values, list):
         return ()
-    numbers = tuple(v for v in values if isinstance(v, int) and not isinstance(v, bool) and v >= minimum)
+    numbers = tuple(
+        v for v in values if isinstance(v, int) and not isinstance(v, bool) and v >= minimum
+    )
     return numbers if len(numbers) == len(values) else ()
 
 
@@ -108,12 +124,17 @@ def read_json(path: Path) -> Fields:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError(f"{path}: file is missing; a checkpoint needs it, pull or copy it again") from None
+        raise ConfigError(
+            f"{path}: file is missing; a checkpoint needs it, pull or copy it again"
+        ) from None
     except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: not readable as json ({error}); pull or copy the file again") from None
+        raise ConfigError(
+            f"{path}: not readable as json ({error}); pull or copy the file again"
+        ) from None
     if not isinstance(values, dict):
         raise ConfigError(
-            f"{path}: expected a json object, found {type(values).__name__}; pull or copy the file again"
+            f"{path}: expected a json object, found {type(values).__name__}; pull or copy the file "
+            "again"
         )
     return Fields(values, str(path))
 
@@ -164,7 +185,11 @@ class UNetConfig:
         _refuse_other_unets(fields)
         channels = fields.integers("block_out_channels")
         blocks = len(channels)
-        head_key = "attention_head_dim" if fields.values.get("num_attention_heads") is None else "num_attention_heads"
+        head_key = (
+            "attention_head_dim"
+            if fields.values.get("num_attention_heads") is None
+            else "num_attention_heads"
+        )
         config = cls(
             in_channels=fields.integer("in_channels", 4),
             out_channels=fields.integer("out_channels", 4),
@@ -173,7 +198,9 @@ class UNetConfig:
             up_block_types=_block_types(fields, "up_block_types", UP_BLOCKS, blocks),
             mid_block=fields.values.get("mid_block_type", "UNetMidBlock2DCrossAttn") is not None,
             layers_per_block=fields.per_block("layers_per_block", blocks, 2),
-            transformer_layers_per_block=fields.per_block("transformer_layers_per_block", blocks, 1),
+            transformer_layers_per_block=fields.per_block(
+                "transformer_layers_per_block", blocks, 1
+            ),
             heads=fields.per_block(head_key, blocks, 8),
             only_cross_attention=fields.flag_per_block("only_cross_attention", blocks),
             cross_attention_dim=fields.integer("cross_attention_dim", 1280),
@@ -193,10 +220,12 @@ class UNetConfig:
 
 @dataclass(frozen=True, slots=True)
 class ControlNetConfig:
-    """`config.json` of diffusers' ControlNetModel. `unet` describes the half of a UNet that it is a copy of.
+    """`config.json` of diffusers' ControlNetModel. `unet` describes the half of a UNet that it is
+    a copy of.
 
-    embedding: widths of the network that brings the condition down to the latents' size, outermost first.
-    bgr: whether it was trained on conditions in OpenCV's order of colours; grey edges are the same in both.
+    embedding: widths of the network that brings the condition down to the latents' size, outermost
+    first. bgr: whether it was trained on conditions in OpenCV's order of colours; grey edges are
+    the same in both.
     """
 
     unet: UNetConfig
@@ -219,9 +248,15 @@ class ControlNetConfig:
         fields.require("global_pool_conditions", (False,), False)
         fields.require("controlnet_conditioning_channel_order", ("rgb", "bgr"), "rgb")
         downs = fields.values.get("down_block_types")
-        ups = [str(kind).replace("Down", "Up") for kind in reversed(downs)] if isinstance(downs, list) else None
+        ups = (
+            [str(kind).replace("Down", "Up") for kind in reversed(downs)]
+            if isinstance(downs, list)
+            else None
+        )
         half: dict[str, JsonValue] = {
-            "_class_name": "UNet2DConditionModel", "up_block_types": ups, "out_channels": fields.values.get("in_channels", 4),
+            "_class_name": "UNet2DConditionModel",
+            "up_block_types": ups,
+            "out_channels": fields.values.get("in_channels", 4),
         }
         return cls(
             unet=UNetConfig.parse(Fields(dict(fields.values) | half, fields.where, fields.remedy)),
@@ -232,12 +267,23 @@ class ControlNetConfig:
 
 
 def _refuse_other_unets(fields: Fields) -> None:
-    """Every setting of UNet2DConditionModel that changes the network and is implemented in one form only."""
+    """Every setting of UNet2DConditionModel that changes the network and is implemented in one
+    form only.
+    """
     fields.require("_class_name", ("UNet2DConditionModel",), "UNet2DConditionModel")
-    for key in ("addition_embed_type", "class_embed_type", "encoder_hid_dim", "num_class_embeds",
-                "time_cond_proj_dim", "timestep_post_act", "cross_attention_norm",
-                "time_embedding_act_fn", "time_embedding_dim",
-                "reverse_transformer_layers_per_block", "encoder_hid_dim_type"):
+    for key in (
+        "addition_embed_type",
+        "class_embed_type",
+        "encoder_hid_dim",
+        "num_class_embeds",
+        "time_cond_proj_dim",
+        "timestep_post_act",
+        "cross_attention_norm",
+        "time_embedding_act_fn",
+        "time_embedding_dim",
+        "reverse_transformer_layers_per_block",
+        "encoder_hid_dim_type",
+    ):
         fields.require(key, (None,))
     for key in ("dual_cross_attention", "center_input_sample", "resnet_skip_time_act"):
         fields.require(key, (False,), False)
@@ -293,16 +339,29 @@ class TinyVAEConfig:
             scaling_factor=fields.positive("scaling_factor", 1.0),
         )
         for key, channels, blocks_key, blocks in (
-            ("encoder_block_out_channels", config.encoder_block_out_channels,
-             "num_encoder_blocks", config.num_encoder_blocks),
-            ("decoder_block_out_channels", config.decoder_block_out_channels,
-             "num_decoder_blocks", config.num_decoder_blocks),
+            (
+                "encoder_block_out_channels",
+                config.encoder_block_out_channels,
+                "num_encoder_blocks",
+                config.num_encoder_blocks,
+            ),
+            (
+                "decoder_block_out_channels",
+                config.decoder_block_out_channels,
+                "num_decoder_blocks",
+                config.num_decoder_blocks,
+            ),
         ):
             # diffusers' own encoder only runs when every stage is equally wide
             if len(set(channels)) != 1:
                 raise fields.fail(key, "the same width in every stage")
-            if len(blocks) != len(config.encoder_block_out_channels) or len(blocks) != len(channels):
-                raise fields.fail(blocks_key, f"{len(channels)} numbers, one for each stage of encoder and decoder")
+            if len(blocks) != len(config.encoder_block_out_channels) or len(blocks) != len(
+                channels
+            ):
+                raise fields.fail(
+                    blocks_key,
+                    f"{len(channels)} numbers, one for each stage of encoder and decoder",
+                )
         return config
 
 
@@ -333,7 +392,10 @@ class KLVAEConfig:
             fields.require(key, (None,))
         fields.require("shift_factor", (0, None))
         channels = fields.integers("block_out_channels")
-        for key, name in (("down_block_types", "DownEncoderBlock2D"), ("up_block_types", "UpDecoderBlock2D")):
+        for key, name in (
+            ("down_block_types", "DownEncoderBlock2D"),
+            ("up_block_types", "UpDecoderBlock2D"),
+        ):
             _block_types(fields, key, (name,), len(channels))
         config = cls(
             block_out_channels=channels,
@@ -397,9 +459,13 @@ class CLIPTextConfig:
             layer_norm_eps=fields.positive("layer_norm_eps", 1e-5),
         )
         if config.hidden_size % config.num_attention_heads:
-            raise fields.fail("num_attention_heads", f"a divisor of hidden_size {config.hidden_size}")
+            raise fields.fail(
+                "num_attention_heads", f"a divisor of hidden_size {config.hidden_size}"
+            )
         if config.max_position_embeddings < PROMPT_TOKENS:
-            raise fields.fail("max_position_embeddings", f"at least {PROMPT_TOKENS}, the length of a prompt")
+            raise fields.fail(
+                "max_position_embeddings", f"at least {PROMPT_TOKENS}, the length of a prompt"
+            )
         return config
 
 
@@ -442,10 +508,10 @@ class SchedulerConfig:
 class FrameConfig:
     """`sdxs.json`, optional: how a frame is taken. The defaults are SDXS-512's.
 
-    timestep: the one the checkpoint was trained for, or starts from. noise_scale: share of the seeded noise.
-    timesteps: first and last of those it renders at; `--strength` chooses among them. None: `timestep`
-    alone, and then `--strength` is refused. max_steps: the most steps it gains from; by default 1.
-    steps: how many are taken; the user's choice, not the file's.
+    timestep: the one the checkpoint was trained for, or starts from. noise_scale: share of the
+    seeded noise. timesteps: first and last of those it renders at; `--strength` chooses among
+    them. None: `timestep` alone, and then `--strength` is refused. max_steps: the most steps it
+    gains from; by default 1. steps: how many are taken; the user's choice, not the file's.
     """
 
     timestep: int = 999
@@ -457,9 +523,14 @@ class FrameConfig:
 
     @classmethod
     def read(
-        cls, path: Path, num_train_timesteps: int, defaults: Mapping[str, JsonValue] = MappingProxyType({})
+        cls,
+        path: Path,
+        num_train_timesteps: int,
+        defaults: Mapping[str, JsonValue] = MappingProxyType({}),
     ) -> "FrameConfig":
-        """defaults: what is known of a checkpoint whose repository has no sdxs.json; the file goes before them."""
+        """defaults: what is known of a checkpoint whose repository has no sdxs.json; the file goes
+        before them.
+        """
         fields = read_json(path) if path.exists() else Fields({}, str(path))
         fields.values = dict(defaults) | dict(fields.values)
         fields.remedy = "write the value this checkpoint was trained for into sdxs.json"
@@ -476,35 +547,53 @@ class FrameConfig:
         if timestep > last:
             raise fields.fail("timestep", f"0 to {last}, the scheduler's num_train_timesteps")
         if len(timesteps) != 2 or not timesteps[0] <= timestep <= timesteps[1] <= last:
-            raise fields.fail("timesteps", f"[first, last] around timestep {timestep}, up to {last}")
+            raise fields.fail(
+                "timesteps", f"[first, last] around timestep {timestep}, up to {last}"
+            )
         if not 0.0 <= config.noise_scale <= 1.0:
             raise fields.fail("noise_scale", "0 to 1")
         if config.max_steps > MOST_STEPS:
             raise fields.fail("max_steps", f"1 to {MOST_STEPS}")
         return config
 
-    def at(self, strength: float | None, steps: int | None, num_train_timesteps: int, model: str) -> "FrameConfig":
-        """The same with the user's `--strength` and `--steps`; None leaves either as it is. Raises UsageError.
+    def at(
+        self, strength: float | None, steps: int | None, num_train_timesteps: int, model: str
+    ) -> "FrameConfig":
+        """The same with the user's `--strength` and `--steps`; None leaves either as it is. Raises
+        UsageError.
 
-        strength: share of the noise schedule that a frame goes through: 1 starts from the last timestep,
-        where nearly nothing of the camera is left, less keeps more of it. Timestep = strength * T - 1.
+        strength: share of the noise schedule that a frame goes through: 1 starts from the last
+        timestep, where nearly nothing of the camera is left, less keeps more of it. Timestep =
+        strength * T - 1.
         """
         timestep = self.timestep
         first, last = self.timesteps or (timestep, timestep)
         if strength is not None and first == last:
             raise UsageError(
-                f"--strength {strength:g}: {model} is trained for timestep {first} alone, and at any other it paints coloured "
-                "glass; to keep more of the camera add --control sketch with --control-scale, or mix it in with --blend"
+                f"--strength {strength:g}: {model} is trained for timestep {first} alone, and at "
+                "any other it paints coloured "
+                "glass; to keep more of the camera add --control sketch with --control-scale, or "
+                "mix it in with --blend"
             )
         if strength is not None:
             timestep = round(strength * num_train_timesteps) - 1
             if not first <= timestep <= last:
                 least, most = ((t + 1) / num_train_timesteps for t in (first, last))
-                raise UsageError(f"--strength {strength:g}: {model} renders from {least:g} to {most:g}")
+                raise UsageError(
+                    f"--strength {strength:g}: {model} renders from {least:g} to {most:g}"
+                )
         if steps is not None and not 1 <= steps <= self.max_steps:
-            reason = "is distilled to take one step, and more make its picture worse" if self.max_steps == 1 else (
-                f"takes 1 to {self.max_steps} steps")
-            raise UsageError(f"--steps {steps}: {model} {reason}; leave --steps out, or choose another model")
+            reason = (
+                "is distilled to take one step, and more make its picture worse"
+                if self.max_steps == 1
+                else (f"takes 1 to {self.max_steps} steps")
+            )
+            raise UsageError(
+                f"--steps {steps}: {model} {reason}; leave --steps out, or choose another model"
+            )
         if steps is not None and steps > timestep + 1:
-            raise UsageError(f"--steps {steps}: at timestep {timestep} there is no room for so many; raise --strength")
+            raise UsageError(
+                f"--steps {steps}: at timestep {timestep} there is no room for so many; raise "
+                "--strength"
+            )
         return replace(self, timestep=timestep, steps=self.steps if steps is None else steps)

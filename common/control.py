@@ -32,7 +32,9 @@ class ControlNet:
         verify_hashes(self.folder, manifest)
 
     def check_fit(self, unet: UNetConfig, vae: VAEConfig, model: str) -> None:
-        """Raise ConfigError unless its residuals fit the UNet and both read the same prompt and latents."""
+        """Raise ConfigError unless its residuals fit the UNet and both read the same prompt and
+        latents.
+        """
         mine, theirs = self.config.unet, unet
         for what, left, right in (
             ("cross_attention_dim", mine.cross_attention_dim, theirs.cross_attention_dim),
@@ -45,6 +47,7 @@ class ControlNet:
         ):
             if left != right:
                 raise ConfigError(
-                    f"{self.folder}: {what} is {left}, {model} needs {right}; this ControlNet was trained for another model, "
+                    f"{self.folder}: {what} is {left}, {model} needs {right}; this ControlNet was "
+                    "trained for another model, "
                     "use --control none or one that fits"
                 )

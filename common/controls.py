@@ -59,7 +59,8 @@ class Event(Enum):
 
 @dataclass(slots=True)
 class Look:
-    """How pictures are shown: `ema` is the weight of the past, `blend` that of the camera, both 0 to 1.
+    """How pictures are shown: `ema` is the weight of the past, `blend` that of the camera, both 0
+    to 1.
 
     has_edges: whether a ControlNet reads edges in this session.
     """
@@ -141,9 +142,12 @@ class Controls:
         return Event.PROMPT
 
     def _feedback(self, step: float) -> Event:
-        # A session may have been started with more than the keys lead to; a step towards it must not jump.
+        # A session may have been started with more than the keys lead to; a step towards it must
+        # not jump.
         most = max(0.9, self.params.feedback)
-        self.params = replace(self.params, feedback=round(min(most, max(0.0, self.params.feedback + step)), 2))
+        self.params = replace(
+            self.params, feedback=round(min(most, max(0.0, self.params.feedback + step)), 2)
+        )
         return Event.PARAMS
 
     def _control(self, step: float) -> Event:

@@ -1,7 +1,8 @@
 """Bytes that the host copies, counted by the hand that copies them.
 
-A hand is whoever writes pixels or tensors into memory of its own: `count` stands beside the copy and
-adds the bytes written. What a driver, OpenCV's decoder or a GPU does inside itself is not seen.
+A hand is whoever writes pixels or tensors into memory of its own: `count` stands beside the copy
+and adds the bytes written. What a driver, OpenCV's decoder or a GPU does inside itself is not
+seen.
 """
 
 import threading
@@ -17,7 +18,9 @@ def count(hand: str, copied_bytes: int) -> None:
 
 
 def take() -> dict[str, int]:
-    """Return what was copied in this process since the last call, by hand, and start again from nothing."""
+    """Return what was copied in this process since the last call, by hand, and start again from
+    nothing.
+    """
     with _lock:
         taken = dict(_counts)
         _counts.clear()

@@ -1,4 +1,6 @@
-"""What this machine has and lacks for a session: each finding with its remedy. Knows no backend and prints nothing."""
+"""What this machine has and lacks for a session: each finding with its remedy. Knows no backend
+and prints nothing.
+"""
 
 import platform
 import re
@@ -22,7 +24,10 @@ from .source import Camera
 PYTHONS = ((3, 11), (3, 12), (3, 13))
 PACKAGES = ("sdxs", "numpy", "tokenizers", "safetensors", "huggingface-hub")
 OPENCV = ("opencv-python", "opencv-python-headless")
-BACKEND_PACKAGES = ("mlx", "coremltools")  # each backend's own check says what it means that one is missing
+BACKEND_PACKAGES = (
+    "mlx",
+    "coremltools",
+)  # each backend's own check says what it means that one is missing
 DEFAULT_MODEL = "sdxs-512-0.9"
 CAMERA_S = 1.5
 SLOW_CAMERA_FPS = 20.0
@@ -32,7 +37,9 @@ _DEMO_NEEDS = ("python", "packages", "demo weights")
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One finding. ok: True is good, None works with a limit, False is missing; `remedy` may be empty only if good."""
+    """One finding. ok: True is good, None works with a limit, False is missing; `remedy` may be
+    empty only if good.
+    """
 
     name: str
     ok: bool | None
@@ -50,8 +57,14 @@ def examine(probes: Sequence[tuple[str, Probe]]) -> list[Check]:
         try:
             checks += probe()
         except Exception as error:  # a doctor that dies of what it finds helps nobody
-            said = str(error) if isinstance(error, SdxsError) else f"{type(error).__name__}: {error}"
-            checks.append(Check(name, False, said, "please report this with the output of `sdxs doctor --json`"))
+            said = (
+                str(error) if isinstance(error, SdxsError) else f"{type(error).__name__}: {error}"
+            )
+            checks.append(
+                Check(
+                    name, False, said, "please report this with the output of `sdxs doctor --json`"
+                )
+            )
     return checks
 
 
@@ -70,7 +83,9 @@ def probes(camera: int) -> list[tuple[str, Probe]]:
 
 
 def can_run_demo(checks: Sequence[Check], backends: Collection[str]) -> bool:
-    """Whether `make demo` will run: what it needs is there, and so is at least one of `backends`."""
+    """Whether `make demo` will run: what it needs is there, and so is at least one of
+    `backends`.
+    """
     usable = {check.name for check in checks if check.ok is not False}
     return usable.issuperset(_DEMO_NEEDS) and not usable.isdisjoint(backends)
 
@@ -79,9 +94,19 @@ def python() -> Check:
     version, machine = sys.version_info[:2], platform.machine()
     finding = f"{platform.python_version()} on {platform.system()} {machine}"
     if version not in PYTHONS:
-        return Check("python", False, f"{finding}; 3.11 to 3.13 are supported", "make a new environment: uv venv -p 3.13")
+        return Check(
+            "python",
+            False,
+            f"{finding}; 3.11 to 3.13 are supported",
+            "make a new environment: uv venv -p 3.13",
+        )
     if sys.platform == "darwin" and machine == "x86_64":
-        return Check("python", False, f"{finding}: an Intel build", "install an arm64 Python; MLX needs Apple silicon")
+        return Check(
+            "python",
+            False,
+            f"{finding}: an Intel build",
+            "install an arm64 Python; MLX needs Apple silicon",
+        )
     return Check("python", True, finding)
 
 
@@ -94,7 +119,12 @@ def packages() -> Check:
         missing.append("opencv-python")
     finding = ", ".join(f"{name} {version}" for name, version in versions.items() if version)
     if missing:
-        return Check("packages", False, f"missing: {', '.join(missing)}; {finding}", f"pip install {' '.join(missing)}")
+        return Check(
+            "packages",
+            False,
+            f"missing: {', '.join(missing)}; {finding}",
+            f"pip install {' '.join(missing)}",
+        )
     if len(opencvs) > 1:
         remedy = f"pip uninstall {' '.join(opencvs)}, then pip install the one you want"
         return Check("packages", None, f"two OpenCV builds overwrite each other; {finding}", remedy)
@@ -106,17 +136,23 @@ def demo_weights() -> Check:
         checkpoint = find("demo", download=False)
         checkpoint.verify()
     except SdxsError as error:
-        return Check("demo weights", False, str(error), "check the repository out again, or reinstall sdxs")
+        return Check(
+            "demo weights", False, str(error), "check the repository out again, or reinstall sdxs"
+        )
     return Check("demo weights", True, f"complete: {checkpoint.folder}")
 
 
 def model() -> Check:
-    """Which checkpoints are here; the one that `sdxs live` takes by default is the one that matters."""
+    """Which checkpoints are here; the one that `sdxs live` takes by default is the one that
+    matters.
+    """
     here = [known.name for known in ENTRIES.values() if local_folder(known)]
     finding = f"here: {', '.join(here) or 'none'}"
     if DEFAULT_MODEL in here:
         return Check("model", True, finding)
-    return Check("model", None, f"{finding}; {DEFAULT_MODEL} is not", f"sdxs weights pull {DEFAULT_MODEL}")
+    return Check(
+        "model", None, f"{finding}; {DEFAULT_MODEL} is not", f"sdxs weights pull {DEFAULT_MODEL}"
+    )
 
 
 def disk() -> Check:
@@ -124,10 +160,14 @@ def disk() -> Check:
     folder = weights_folder()
     existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     free_gb = shutil.disk_usage(existing).free / 1e9
-    largest_gb = max(_gigabytes(known.note) for known in ENTRIES.values() if known.repo and not known.pickle_only)
+    largest_gb = max(
+        _gigabytes(known.note) for known in ENTRIES.values() if known.repo and not known.pickle_only
+    )
     finding = f"{free_gb:.1f} GB free in {folder}; the largest model takes {largest_gb:.1f} GB"
     if free_gb < largest_gb:
-        return Check("disk", None, finding, "free space, or set $SDXS_WEIGHTS to a folder on another disk")
+        return Check(
+            "disk", None, finding, "free space, or set $SDXS_WEIGHTS to a folder on another disk"
+        )
     return Check("disk", True, finding)
 
 
@@ -136,20 +176,30 @@ def display() -> Check:
     if not obstacle:
         return Check("display", True, "a window can be shown")
     if "headless build" in obstacle:
-        remedy = "pip uninstall opencv-python-headless && pip install opencv-python, or --headless --out FILE"
+        remedy = (
+            "pip uninstall opencv-python-headless && pip install opencv-python, or "
+            "--headless "
+            "--out FILE"
+        )
     else:
         remedy = "run it where there is a screen, or sdxs live --headless --out FILE"
     return Check("display", False, obstacle, remedy)
 
 
 def look_at_camera(index: int) -> Check:
-    """Open a camera and time its frames for a second and a half. On the main thread: macOS asks for permission there."""
+    """Open a camera and time its frames for a second and a half. On the main thread: macOS asks
+    for permission there.
+    """
     name = f"camera {index}"
     try:
         camera = Camera(index)
     except SourceError:
-        return Check(name, False, "cannot be opened: none is connected, another program has it, or it is not allowed",
-                     _camera_remedy())
+        return Check(
+            name,
+            False,
+            "cannot be opened: none is connected, another program has it, or it is not allowed",
+            _camera_remedy(),
+        )
     reader = _Reader(camera)
     reader.thread.start()
     reader.thread.join(CAMERA_S + 1.5)
@@ -159,16 +209,25 @@ def look_at_camera(index: int) -> Check:
     if len(reader.stamps_ns) < 2 or reader.picture is None:
         return Check(name, False, "opens, but delivers no frames", _camera_remedy())
     fps = (len(reader.stamps_ns) - 1) * 1e9 / (reader.stamps_ns[-1] - reader.stamps_ns[0])
-    finding = f"{reader.picture.shape[1]} x {reader.picture.shape[0]}, {fps:.1f} frames a second measured"
+    finding = (
+        f"{reader.picture.shape[1]} x {reader.picture.shape[0]}, {fps:.1f} frames a second measured"
+    )
     if not reader.picture.any():
         return Check(name, None, f"{finding}, all black", _camera_remedy())
     if fps < SLOW_CAMERA_FPS:
-        return Check(name, None, finding, "more light: a camera lengthens its exposure in the dark; or another USB port")
+        return Check(
+            name,
+            None,
+            finding,
+            "more light: a camera lengthens its exposure in the dark; or another USB port",
+        )
     return Check(name, True, finding)
 
 
 def camera_hangs() -> bool:
-    """Whether a camera's read has not returned: the interpreter must then not wait for its thread."""
+    """Whether a camera's read has not returned: the interpreter must then not wait for its
+    thread.
+    """
     return any(thread.name == _Reader.NAME for thread in threading.enumerate())
 
 
@@ -177,7 +236,9 @@ def hub() -> Check:
 
     obstacle = reachable()
     if obstacle:
-        return Check("hub", False, obstacle, "connect to the network to pull models; --model demo needs none")
+        return Check(
+            "hub", False, obstacle, "connect to the network to pull models; --model demo needs none"
+        )
     return Check("hub", True, "models can be pulled")
 
 
@@ -194,7 +255,9 @@ class _Reader:
 
     def _read(self) -> None:
         try:
-            self.picture = self._camera.read()  # the first one waits for the camera to start and is not timed
+            self.picture = (
+                self._camera.read()
+            )  # the first one waits for the camera to start and is not timed
             began_ns = time.perf_counter_ns()
             while time.perf_counter_ns() - began_ns < CAMERA_S * 1e9:
                 self.picture = self._camera.read()
@@ -204,10 +267,13 @@ class _Reader:
 
 
 def _camera_remedy() -> str:
-    others = "other numbers: sdxs doctor --camera 1; without one: --source synthetic, or a video file"
+    others = (
+        "other numbers: sdxs doctor --camera 1; without one: --source synthetic, or a video file"
+    )
     if sys.platform == "darwin":
         return (
-            "System Settings > Privacy & Security > Camera: allow the program this runs in (Terminal, iTerm, your "
+            "System Settings > Privacy & Security > Camera: allow the program this runs in "
+            "(Terminal, iTerm, your "
             f"editor), then restart it; {others}"
         )
     if sys.platform == "linux" and not any(Path("/dev").glob("video*")):

@@ -1,12 +1,13 @@
 """Edges of a camera frame, as a ControlNet reads them: white on black.
 
-Two kinds. 'canny' has thin lines, one pixel wide and either there or not, as in the paper. 'soft' is the
-gradient that two scales agree on, in levels of grey: noise has no coarse gradient and texture no
-sharp one, so lines fade instead of flickering.
+Two kinds. 'canny' has thin lines, one pixel wide and either there or not, as in the paper. 'soft'
+is the gradient that two scales agree on, in levels of grey: noise has no coarse gradient and
+texture no sharp one, so lines fade instead of flickering.
 
-Both can remember the last frame (hysteresis in time): a Canny line that was there stays as long as a
-weaker one is found in its place, a soft pixel moves only if it has to move by more than noise does.
-Everything is 8-bit OpenCV in the capture thread, so both backends get the same edges bit for bit.
+Both can remember the last frame (hysteresis in time): a Canny line that was there stays as long as
+a weaker one is found in its place, a soft pixel moves only if it has to move by more than noise
+does. Everything is 8-bit OpenCV in the capture thread, so both backends get the same edges bit for
+bit.
 """
 
 from typing import Literal, get_args
@@ -54,7 +55,8 @@ class Edges:
         if not self._hysteresis:
             return strong
         if self._last is not None:
-            # A line may waver by a pixel: it stays where it is while one is near, and no second one is drawn beside it.
+            # A line may waver by a pixel: it stays where it is while one is near, and no second
+            # one is drawn beside it.
             weak = cv2.dilate(cv2.Canny(grey, *_CANNY_WEAK), _NEIGHBOURS)
             kept = cv2.bitwise_and(self._last, weak)
             beside = cv2.dilate(kept, _NEIGHBOURS)
@@ -87,11 +89,14 @@ def check_kind(kind: str) -> None:
 def _gradient(grey: np.ndarray) -> np.ndarray:
     """|dx| + |dy| of an 8-bit picture, halved, in 8 bits."""
     dx, dy = (cv2.Sobel(grey, cv2.CV_16S, *order) for order in ((1, 0), (0, 1)))
-    return cv2.addWeighted(cv2.convertScaleAbs(dx, alpha=0.5), 1.0, cv2.convertScaleAbs(dy, alpha=0.5), 1.0, 0)
+    return cv2.addWeighted(
+        cv2.convertScaleAbs(dx, alpha=0.5), 1.0, cv2.convertScaleAbs(dy, alpha=0.5), 1.0, 0
+    )
 
 
 def f_score(edges: np.ndarray, reference: np.ndarray, tolerance: int = 2) -> float:
-    """Harmonic mean of precision and recall of edge pixels, 0 to 1; a pixel counts within `tolerance` pixels.
+    """Harmonic mean of precision and recall of edge pixels, 0 to 1; a pixel counts within
+    `tolerance` pixels.
 
     edges, reference: uint8 (H, W), edge where above 127. Two pictures without edges agree.
     """

@@ -1,7 +1,7 @@
 """Arithmetic between prompts: blends, and smooth ways from one to the next.
 
-Everything works on encoder_hidden_states, float32 (1, 77, D), token by token, and keeps the length of
-each token's vector in the range of the ones it is made from: a plain mean of unlike vectors is
+Everything works on encoder_hidden_states, float32 (1, 77, D), token by token, and keeps the length
+of each token's vector in the range of the ones it is made from: a plain mean of unlike vectors is
 shorter than any of them, and a network that was trained behind a layer norm paints less with it.
 """
 
@@ -11,11 +11,14 @@ import numpy as np
 
 from .prompts import Blend, ParsedPrompt
 
-_PARALLEL = 1e-4  # radians; below it, and near opposite, the great circle is not defined well enough
+_PARALLEL = (
+    1e-4  # radians; below it, and near opposite, the great circle is not defined well enough
+)
 
 
 def blend(states: Sequence[np.ndarray], weights: Sequence[float]) -> np.ndarray:
-    """Weighted mean, with each token's length set to the weighted mean of the lengths. Shape and dtype as given.
+    """Weighted mean, with each token's length set to the weighted mean of the lengths. Shape and
+    dtype as given.
 
     Weights are shares: only their ratio matters. One prompt alone comes back bit for bit.
     """
@@ -26,13 +29,17 @@ def blend(states: Sequence[np.ndarray], weights: Sequence[float]) -> np.ndarray:
     mean = np.tensordot(shares, stacked, axes=1)
     length = np.tensordot(shares, np.linalg.norm(stacked, axis=-1, keepdims=True), axes=1)
     found = np.linalg.norm(mean, axis=-1, keepdims=True)
-    return (mean * np.divide(length, found, out=np.ones_like(found), where=found > 1e-12)).astype(np.float32)
+    return (mean * np.divide(length, found, out=np.ones_like(found), where=found > 1e-12)).astype(
+        np.float32
+    )
 
 
 class Slerp:
-    """The way from `a` to `b` on great circles, one for each token (Shoemake 1985); lengths change linearly.
+    """The way from `a` to `b` on great circles, one for each token (Shoemake 1985); lengths change
+    linearly.
 
-    Angles are worked out once, so that a step of a running transition costs a fraction of a millisecond.
+    Angles are worked out once, so that a step of a running transition costs a fraction of a
+    millisecond.
     """
 
     def __init__(self, a: np.ndarray, b: np.ndarray) -> None:

@@ -44,7 +44,9 @@ class BackendError(SdxsError):
 
 
 def first_of(errors: list[BaseException]) -> BaseException:
-    """Return the first error, to be raised; what came after it becomes notes, so that nothing is lost."""
+    """Return the first error, to be raised; what came after it becomes notes, so that nothing is
+    lost.
+    """
     first, *others = errors
     for other in others:
         if other is not first:

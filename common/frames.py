@@ -1,4 +1,6 @@
-"""Frames on their way through the loop: numbered, time-stamped, in buffers that are allocated once."""
+"""Frames on their way through the loop: numbered, time-stamped, in buffers that are allocated
+once.
+"""
 
 import threading
 import time
@@ -15,9 +17,9 @@ T = TypeVar("T")
 class Frame:
     """One captured picture and what became of it.
 
-    camera: uint8 (S, S, 3) RGB. outputs: one such picture per backend. edges: what a ControlNet reads of
-    the camera, uint8 (S, S), white on black; None where there is none. turning: the prompt
-    was still on its way to the next when this was rendered. `_ns` stamps are
+    camera: uint8 (S, S, 3) RGB. outputs: one such picture per backend. edges: what a ControlNet
+    reads of the camera, uint8 (S, S), white on black; None where there is none. turning: the
+    prompt was still on its way to the next when this was rendered. `_ns` stamps are
     `time.perf_counter_ns`. `similar` says that the picture equals the last one that was rendered.
     """
 
@@ -80,7 +82,9 @@ class Slot(Generic[T]):
         self.dropped = 0
 
     def put(self, item: T) -> T | None:
-        """Offer an item. Return the item that the caller gets back: a replaced one, or this one if closed."""
+        """Offer an item. Return the item that the caller gets back: a replaced one, or this one if
+        closed.
+        """
         with self._changed:
             if not self._latest:
                 self._changed.wait_for(lambda: not self._items or self._closed)
@@ -99,14 +103,18 @@ class Slot(Generic[T]):
         return self.take_between(0, time.perf_counter_ns() + round(timeout_s * 1e9))
 
     def take_between(self, earliest_ns: int, latest_ns: int) -> T | None:
-        """Return what is newest at `earliest_ns`, or else the first to come until `latest_ns`, or None."""
+        """Return what is newest at `earliest_ns`, or else the first to come until `latest_ns`, or
+        None.
+        """
         with self._changed:
             pause = (earliest_ns - time.perf_counter_ns()) / 1e9
             if pause > 0:
                 self._changed.wait_for(lambda: self._closed, pause)
             patience = (latest_ns - time.perf_counter_ns()) / 1e9
             if not self._items and patience > 0:
-                self._changed.wait_for(lambda: self._items or self._closed, min(patience, threading.TIMEOUT_MAX))
+                self._changed.wait_for(
+                    lambda: self._items or self._closed, min(patience, threading.TIMEOUT_MAX)
+                )
             if not self._items:
                 return None
             item = self._items.popleft()
@@ -119,7 +127,9 @@ class Slot(Generic[T]):
             self.dropped += 1
 
     def close(self, discard: bool = False) -> list[T]:
-        """End the hand-over: nothing more goes in; what is inside can still be taken unless discarded."""
+        """End the hand-over: nothing more goes in; what is inside can still be taken unless
+        discarded.
+        """
         with self._changed:
             self._closed = True
             left = list(self._items) if discard else []

@@ -86,7 +86,10 @@ class Plane:
         if self.dtype == "uint8":
             check_frame(frame, self.shape)
         elif frame.dtype != self.dtype or frame.shape != self.shape or not frame.flags.c_contiguous:
-            raise BackendError(f"frame is {frame.dtype} {frame.shape}; expected contiguous {self.dtype} {self.shape}")
+            raise BackendError(
+                f"frame is {frame.dtype} {frame.shape}; expected contiguous {self.dtype} "
+                f"{self.shape}"
+            )
 
 
 Planes = tuple[Plane, Plane, Plane]  # what is given, what is made, edges
@@ -96,16 +99,23 @@ Answer = Loaded | Done | StageTimes | MemoryUse | Warned | Failure
 
 
 class HostedBackend:
-    """Run `module:Class` in a spawned child. Raises what the backend raises; BackendError if the child dies.
+    """Run `module:Class` in a spawned child. Raises what the backend raises; BackendError if the
+    child dies.
 
     `collect` returns the time inside the backend proper; the way there and back comes on top.
     """
 
     def __init__(
-        self, name: str, location: str, checkpoint: Checkpoint | None, options: BackendOptions,
-        takes: Plane | None = None, gives: Plane | None = None,
+        self,
+        name: str,
+        location: str,
+        checkpoint: Checkpoint | None,
+        options: BackendOptions,
+        takes: Plane | None = None,
+        gives: Plane | None = None,
     ) -> None:
-        """Take what to run; no process is started yet. location: 'module:Class', as in the CLI's table.
+        """Take what to run; no process is started yet. location: 'module:Class', as in the CLI's
+        table.
 
         takes, gives: what `submit` and `collect` pass where that is no picture.
         """
@@ -122,16 +132,21 @@ class HostedBackend:
         self._free: list[int] = []
 
     def load(self) -> None:
-        """Start the child and load the backend in it; returns when it is warm. Loading again starts afresh."""
+        """Start the child and load the backend in it; returns when it is warm. Loading again
+        starts afresh.
+        """
         self.close()
         try:
             arrays = _Arrays.create(self._planes)
         except OSError as error:
             raise BackendError(
-                f"{self.name}: no shared memory for its frames ({error}); end other programs or free /dev/shm"
+                f"{self.name}: no shared memory for its frames ({error}); end other programs or "
+                "free /dev/shm"
             ) from error
         try:
-            child = Child(self.name, _serve, arrays, self._location, self._checkpoint, self._options)
+            child = Child(
+                self.name, _serve, arrays, self._location, self._checkpoint, self._options
+            )
         finally:
             arrays.close_descriptor()
         self._child, self._arrays = child, arrays
@@ -143,7 +158,9 @@ class HostedBackend:
             raise
         self.depth, self._description = min(loaded.depth, SLOTS), loaded.description
         self._in_flight.clear()
-        self._free = list(range(SLOTS))  # used from the end, so that few frames in flight stay in the CPU's cache
+        self._free = list(
+            range(SLOTS)
+        )  # used from the end, so that few frames in flight stay in the CPU's cache
 
     def set_conditioning(self, encoder_hidden_states: np.ndarray) -> None:
         self._running().ask(encoder_hidden_states, Done)
@@ -157,7 +174,9 @@ class HostedBackend:
         if edges is not None:
             self._planes[2].check(edges)
         if not self._free:
-            raise BackendError(f"{self.name}: {SLOTS} frames are in flight already; collect one first")
+            raise BackendError(
+                f"{self.name}: {SLOTS} frames are in flight already; collect one first"
+            )
         slot = self._free.pop()
         self._in_flight.append(slot)
         np.copyto(self._arrays.given[slot], frame)
@@ -193,7 +212,9 @@ class HostedBackend:
         return self._child.pid if self._child else 0
 
     def close(self) -> None:
-        """End the child, by force if it does not answer. Raises what the backend raised while closing."""
+        """End the child, by force if it does not answer. Raises what the backend raised while
+        closing.
+        """
         child, self._child = self._child, None
         if child is None:
             return
@@ -211,28 +232,39 @@ class HostedBackend:
 
 
 class _Arrays:
-    """Shared memory for the frames: in each of SLOTS what is given to the backend, what it makes, and edges."""
+    """Shared memory for the frames: in each of SLOTS what is given to the backend, what it makes,
+    and edges.
+    """
 
     def __init__(self, planes: Planes, descriptor: int) -> None:
         self._planes = planes
         self._descriptor = descriptor
-        memory = np.frombuffer(mmap.mmap(descriptor, SLOTS * _slot_bytes(planes)), np.uint8).reshape(SLOTS, -1)
+        memory = np.frombuffer(
+            mmap.mmap(descriptor, SLOTS * _slot_bytes(planes)), np.uint8
+        ).reshape(SLOTS, -1)
         starts = (0, _aligned(planes[0].nbytes), _slot_bytes(planes[:2]))
         self.given, self.made, self.edges = (
-            [row[start : start + plane.nbytes].view(plane.dtype).reshape(plane.shape) for row in memory]
+            [
+                row[start : start + plane.nbytes].view(plane.dtype).reshape(plane.shape)
+                for row in memory
+            ]
             for start, plane in zip(starts, planes, strict=True)
         )
 
     @classmethod
     def create(cls, planes: Planes) -> "_Arrays":
-        """Allocate the memory; its name is gone before anybody can die and leave it behind. Raises OSError."""
+        """Allocate the memory; its name is gone before anybody can die and leave it behind. Raises
+        OSError.
+        """
         name = f"/sdxs-{secrets.token_hex(4)}"  # 14 characters fit every system's limit
         descriptor: int = _posixshmem.shm_open(name, os.O_CREAT | os.O_EXCL | os.O_RDWR, mode=0o600)
         try:
             _posixshmem.shm_unlink(name)
             count = SLOTS * _slot_bytes(planes)
             os.ftruncate(descriptor, count)
-            if hasattr(os, "posix_fallocate"):  # where it exists a full /dev/shm is an error here and not SIGBUS later
+            if hasattr(
+                os, "posix_fallocate"
+            ):  # where it exists a full /dev/shm is an error here and not SIGBUS later
                 os.posix_fallocate(descriptor, 0, count)
             return cls(planes, descriptor)
         except BaseException:
@@ -240,7 +272,8 @@ class _Arrays:
             raise
 
     def __reduce__(self) -> "tuple[type[_Arrays], tuple[Planes, int]]":
-        # Pickled on the way into a spawned process, which inherits the descriptor under the same number.
+        # Pickled on the way into a spawned process, which inherits the descriptor under the same
+        # number.
         return _Arrays, (self._planes, reduction.DupFd(self._descriptor).detach())
 
     def close_descriptor(self) -> None:
@@ -260,7 +293,10 @@ def _aligned(count: int) -> int:
 
 
 def _serve(
-    pipe: connection.Connection, arrays: _Arrays, location: str, checkpoint: Checkpoint | None,
+    pipe: connection.Connection,
+    arrays: _Arrays,
+    location: str,
+    checkpoint: Checkpoint | None,
     options: BackendOptions,
 ) -> None:
     """Build the backend and do as asked, until told to close or the parent is gone."""
@@ -296,7 +332,9 @@ class _Host:
             self._pipe.send(answer)
 
     def answer(self, backend: Backend, request: Request) -> None:
-        """Do it and send the answer; what a backend raises is one. Raises OSError if the parent is gone."""
+        """Do it and send the answer; what a backend raises is one. Raises OSError if the parent is
+        gone.
+        """
         try:
             answer = self._do(backend, request)
         except BaseException as error:  # whatever it is, the parent must hear of it

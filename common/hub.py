@@ -14,8 +14,9 @@ from pathlib import Path
 
 from huggingface_hub import HfApi, hf_hub_url, try_to_load_from_cache
 
-# hf_hub_download 2.4 deletes an unfinished file (huggingface_hub#4228), so a broken 1.3 GB download would start
-# again from nothing; its own http_get resumes. Back to hf_hub_download once that resumes across runs.
+# hf_hub_download 2.4 deletes an unfinished file (huggingface_hub#4228), so a broken 1.3 GB
+# download would start again from nothing; its own http_get resumes. Back to hf_hub_download once
+# that resumes across runs.
 from huggingface_hub.file_download import http_get
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import build_hf_headers, get_session  # type: ignore[attr-defined]  # public, exported lazily
@@ -33,7 +34,9 @@ _HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 @dataclass(frozen=True, slots=True)
 class RemoteFile:
-    """A file as the hub describes it. `hash` is a sha256 for large files, git's sha1 for small ones."""
+    """A file as the hub describes it. `hash` is a sha256 for large files, git's sha1 for small
+    ones.
+    """
 
     path: str
     size: int
@@ -67,7 +70,8 @@ def record_cached(known: Entry, folder: Path, manifest: Path, vae_folder: str = 
             digests[name] = _digest(blob, blob.name)
             if not digests[name]:
                 raise WeightsError(
-                    f"{blob}: the hub cache's copy of {name} is damaged (its hash is not its name); "
+                    f"{blob}: the hub cache's copy of {name} is damaged (its hash is not its "
+                    "name); "
                     f"delete it and run `sdxs weights pull {known.name}`"
                 )
     if digests:
@@ -81,13 +85,20 @@ def pull(known: Entry, weights: Path, vae_folder: str = "vae") -> Path:
 
     Files that are already there and sound are kept, so this also repairs and extends a checkpoint.
     Shows the hub library's progress bars. Every file is compared with the hub's hash and recorded
-    in manifest.json. Raises WeightsError; what was already downloaded is kept and resumed next time.
+    in manifest.json. Raises WeightsError; what was already downloaded is kept and resumed next
+    time.
     """
     if known.pickle_only:
         raise WeightsError(f"{known.name} cannot be pulled: {known.pickle_only}")
     if not known.repo:
-        raise WeightsError(f"{known.name} comes with the code and cannot be pulled; reinstall sdxs to restore it")
-    folder, partial, manifest = weights / known.name, weights / f".partial-{known.name}", weights / "manifest.json"
+        raise WeightsError(
+            f"{known.name} comes with the code and cannot be pulled; reinstall sdxs to restore it"
+        )
+    folder, partial, manifest = (
+        weights / known.name,
+        weights / f".partial-{known.name}",
+        weights / "manifest.json",
+    )
     read_manifest(manifest)  # a damaged one is better reported before the download than after it
     try:
         remote = _remote_files(known, vae_folder)
@@ -105,17 +116,26 @@ def pull(known: Entry, weights: Path, vae_folder: str = "vae") -> Path:
         raise WeightsError(_unreachable(known, error)) from None
     except OSError as error:
         raise WeightsError(
-            f"{known.name}: writing to {weights} failed ({error}); free space or set $SDXS_WEIGHTS, then pull again"
+            f"{known.name}: writing to {weights} failed ({error}); free space or set "
+            "$SDXS_WEIGHTS, then pull again"
         ) from None
     return folder
 
 
 def reachable(timeout_s: float = 3.0) -> str:
-    """Say what stands between this machine and the hub, or nothing. Asks once, for the smallest file of a checkpoint."""
-    known = next(known for known in ENTRIES.values() if known.repo and known.revision and not known.pickle_only)
+    """Say what stands between this machine and the hub, or nothing. Asks once, for the smallest
+    file of a checkpoint.
+    """
+    known = next(
+        known
+        for known in ENTRIES.values()
+        if known.repo and known.revision and not known.pickle_only
+    )
     url = hf_hub_url(known.repo, known.files()[0], revision=known.revision)
     try:
-        response = get_session().head(url, timeout=timeout_s, headers=build_hf_headers(library_name="sdxs"))
+        response = get_session().head(
+            url, timeout=timeout_s, headers=build_hf_headers(library_name="sdxs")
+        )
     except OfflineModeIsEnabled:
         return "HF_HUB_OFFLINE is set, so the hub is not asked"
     except (HTTPError, OSError) as error:
@@ -133,7 +153,8 @@ def _remote_files(known: Entry, vae_folder: str) -> list[RemoteFile]:
         found = HfApi().get_paths_info(known.repo, list(names), revision=known.revision)
     except (ValueError, KeyError, TypeError):  # a login page of the network instead of json
         raise WeightsError(
-            f"{known.name}: what answered is not the hub; is there a login page or a proxy between? "
+            f"{known.name}: what answered is not the hub; is there a login page or a proxy "
+            "between? "
             "`--model demo` needs no network"
         ) from None
     files = {file.path: file for file in found if isinstance(file, RepoFile)}
@@ -143,11 +164,16 @@ def _remote_files(known: Entry, vae_folder: str) -> list[RemoteFile]:
                 f"{known.name}: {known.repo} at revision {known.revision[:12]} has no {name}; "
                 "this VAE does not exist there, or the repository has changed"
             )
-    return [RemoteFile(n, files[n].size, lfs.sha256 if (lfs := files[n].lfs) else files[n].blob_id) for n in names]
+    return [
+        RemoteFile(n, files[n].size, lfs.sha256 if (lfs := files[n].lfs) else files[n].blob_id)
+        for n in names
+    ]
 
 
 def _digest(path: Path, expected: str) -> str:
-    """The sha256 of a file whose content has the hub's hash `expected`; '' for any other or none."""
+    """The sha256 of a file whose content has the hub's hash `expected`; '' for any other or
+    none.
+    """
     if not path.is_file():
         return ""
     digest = sha256(path)
@@ -161,7 +187,9 @@ def _growing(partial: Path, file: RemoteFile) -> Path:
 def _check_space(partial: Path, wanted: Sequence[RemoteFile]) -> None:
     needed = 0
     for file in wanted:
-        present = [p.stat().st_size for p in (partial / file.path, _growing(partial, file)) if p.is_file()]
+        present = [
+            p.stat().st_size for p in (partial / file.path, _growing(partial, file)) if p.is_file()
+        ]
         needed += max(0, file.size - sum(present))
     free = shutil.disk_usage(partial).free
     if needed > free:
@@ -183,19 +211,26 @@ def _fetch(known: Entry, file: RemoteFile, partial: Path) -> str:
             target.truncate()
         try:
             http_get(
-                hf_hub_url(known.repo, file.path, revision=known.revision), target,
-                resume_size=target.tell(), expected_size=file.size, displayed_filename=file.path,
-                headers=build_hf_headers(library_name="sdxs", headers={"Accept-Encoding": "identity"}),
+                hf_hub_url(known.repo, file.path, revision=known.revision),
+                target,
+                resume_size=target.tell(),
+                expected_size=file.size,
+                displayed_filename=file.path,
+                headers=build_hf_headers(
+                    library_name="sdxs", headers={"Accept-Encoding": "identity"}
+                ),
             )
         except OSError as error:
             if error.errno is not None or isinstance(error, HTTPError):
                 raise
-            # the library's own size check, which has no errno; what came is judged by its hash below
+            # the library's own size check, which has no errno; what came is judged by its hash
+            # below
     digest = _digest(growing, file.hash)
     if not digest:
         growing.unlink()
         raise WeightsError(
-            f"{known.name}: {file.path} does not match the hash the hub reports ({file.hash[:12]}...); "
+            f"{known.name}: {file.path} does not match the hash the hub reports "
+            f"({file.hash[:12]}...); "
             "the download was damaged and has been removed, pull again"
         )
     growing.replace(path)
@@ -224,12 +259,19 @@ def _unreachable(known: Entry, error: Exception) -> str:
     demo = "`--model demo` needs no network"
     if response is None:
         return (
-            f"{known.name} is not complete on this machine and the hub cannot be reached ({type(error).__name__}); "
+            f"{known.name} is not complete on this machine and the hub cannot be reached "
+            f"({type(error).__name__}); "
             f"connect to the network and run the same command again, it resumes; {demo}"
         )
     refusal = f"{known.name}: the hub refused {known.repo} (HTTP {response.status_code})"
     if response.status_code in (401, 403):
-        return f"{refusal}; accept its terms on its page and run `hf auth login`, or ask who runs this network; {demo}"
+        return (
+            f"{refusal}; accept its terms on its page and run `hf auth login`, or ask who runs "
+            f"this network; {demo}"
+        )
     if response.status_code == 404:
-        return f"{refusal}; the repository or its revision {known.revision[:12]} is gone, update sdxs; {demo}"
+        return (
+            f"{refusal}; the repository or its revision {known.revision[:12]} is gone, update "
+            f"sdxs; {demo}"
+        )
     return f"{refusal}; try again later, the download resumes; {demo}"

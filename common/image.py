@@ -31,7 +31,9 @@ def to_square_rgb(picture: np.ndarray, out: np.ndarray) -> None:
 
 
 def enlarged(picture: np.ndarray, height: int, widest: int) -> np.ndarray:
-    """Scale a small picture up to `height` pixels, or to as many as `widest` allows; a large one is returned as it is."""
+    """Scale a small picture up to `height` pixels, or to as many as `widest` allows; a large one
+    is returned as it is.
+    """
     factor = min(height / picture.shape[0], widest / picture.shape[1])
     if factor <= 1:
         return picture
@@ -45,13 +47,17 @@ def label(picture: np.ndarray, text: str) -> None:
     size = max(SMALLEST_TEXT, height // 21)
     strip = picture[height - round(1.6 * size) - 2 :]
     _darken(strip)
-    _write(strip, _shortened(drawable(text), width - size, size), (size // 2, round(1.2 * size)), size)
+    _write(
+        strip, _shortened(drawable(text), width - size, size), (size // 2, round(1.2 * size)), size
+    )
 
 
 def text_block(picture: np.ndarray, lines: Sequence[str], top: bool) -> None:
-    """Write lines of text in the upper or lower left of an RGB picture, in place, on a darkened box.
+    """Write lines of text in the upper or lower left of an RGB picture, in place, on a darkened
+    box.
 
-    Long lines are wrapped. What does not fit is left out, at the end of the block or, at the foot, at its beginning.
+    Long lines are wrapped. What does not fit is left out, at the end of the block or, at the foot,
+    at its beginning.
     """
     height, width = picture.shape[:2]
     size = max(SMALLEST_TEXT, height // 36)
@@ -68,7 +74,9 @@ def text_block(picture: np.ndarray, lines: Sequence[str], top: bool) -> None:
 
 
 def text_table(picture: np.ndarray, rows: Sequence[tuple[str, str]]) -> None:
-    """Write two columns of text in the middle of an RGB picture, in place, on a darkened box; shrunk until it fits."""
+    """Write two columns of text in the middle of an RGB picture, in place, on a darkened box;
+    shrunk until it fits.
+    """
     height, width = picture.shape[:2]
     for size in range(max(SMALLEST_TEXT, height // 36), SMALLEST_TEXT - 1, -1):
         pitch, margin = round(1.5 * size), size
@@ -94,7 +102,11 @@ def drawable(text: str) -> str:
     crash it.
     """
     text = unicodedata.normalize("NFC", " ".join(text.encode("utf-8", "ignore").decode().split()))
-    marked = "".join(c if _has_glyph(c) else _UNDRAWABLE for c in text if unicodedata.category(c) not in _INVISIBLE)
+    marked = "".join(
+        c if _has_glyph(c) else _UNDRAWABLE
+        for c in text
+        if unicodedata.category(c) not in _INVISIBLE
+    )
     return re.sub(f"{_UNDRAWABLE}+", "\u2026", marked)
 
 
@@ -112,7 +124,15 @@ def wrap(text: str, width: int, size: int) -> list[str]:
     return lines
 
 
-_INVISIBLE = ("Cc", "Cf", "Cn", "Co", "Cs", "Me", "Mn")  # control and joining characters, loose accents
+_INVISIBLE = (
+    "Cc",
+    "Cf",
+    "Cn",
+    "Co",
+    "Cs",
+    "Me",
+    "Mn",
+)  # control and joining characters, loose accents
 
 
 @cache
@@ -136,7 +156,9 @@ def _width(text: str, size: int) -> int:
 
 def _fitting(text: str, width: int, size: int) -> int:
     """How many characters from the start of `text` fit into `width` pixels."""
-    return bisect_right(range(1, len(text) + 1), width, key=lambda count: _width(text[:count], size))
+    return bisect_right(
+        range(1, len(text) + 1), width, key=lambda count: _width(text[:count], size)
+    )
 
 
 def _shortened(text: str, width: int, size: int) -> str:

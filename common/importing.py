@@ -16,15 +16,25 @@ from .torch_pickle import STORAGES
 _PARTS = ("unet", "vae", "vae_large", "text_encoder", "controlnet")
 # safetensors' own header calls BF16 what its serialiser wants spelled out
 _SERIALISED = {
-    "F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64", "I64": "int64", "I32": "int32",
-    "I16": "int16", "I8": "int8", "U8": "uint8", "BOOL": "bool",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "F64": "float64",
+    "I64": "int64",
+    "I32": "int32",
+    "I16": "int16",
+    "I8": "int8",
+    "U8": "uint8",
+    "BOOL": "bool",
 }
 assert {dtype for dtype, _ in STORAGES.values()} == set(_SERIALISED)
 
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """What an import left: the file, how many tensors it holds, both hashes, and what was left out."""
+    """What an import left: the file, how many tensors it holds, both hashes, and what was left
+    out.
+    """
 
     path: Path
     tensors: int
@@ -34,7 +44,9 @@ class Imported:
 
 
 def target_of(source: Path) -> Path:
-    """Where an imported file is looked for: beside its pickle, under the name the diffusers layout gives it."""
+    """Where an imported file is looked for: beside its pickle, under the name the diffusers layout
+    gives it.
+    """
     stem = "model" if source.stem == "pytorch_model" else source.stem
     return source.with_name(f"{stem}.safetensors")
 
@@ -46,13 +58,17 @@ def checkpoint_of(path: Path) -> Path:
 
 
 def import_torch(source: Path, target: Path, manifest: Path, force: bool = False) -> Imported:
-    """Write the tensors of `source` to `target`, a safetensors file, and record both in the manifest.
+    """Write the tensors of `source` to `target`, a safetensors file, and record both in the
+    manifest.
 
-    Peak memory is the size of the tensors. The file appears whole or not at all. Raises UsageError if
-    `target` exists and `force` is not given, WeightsError for anything in the pickle but tensors.
+    Peak memory is the size of the tensors. The file appears whole or not at all. Raises UsageError
+    if `target` exists and `force` is not given, WeightsError for anything in the pickle but
+    tensors.
     """
     if not source.is_file():
-        raise UsageError(f"{source}: there is no such file; name the .bin, .pt or .ckpt that was downloaded")
+        raise UsageError(
+            f"{source}: there is no such file; name the .bin, .pt or .ckpt that was downloaded"
+        )
     if target.suffix != ".safetensors":
         raise UsageError(f"--to {target}: expected a name that ends in .safetensors")
     if target.exists() and not force:
@@ -62,7 +78,9 @@ def import_torch(source: Path, target: Path, manifest: Path, force: bool = False
         # these hold addresses; `values` keeps what is there alive
         specs = {
             name: TensorSpec(
-                dtype=_SERIALISED[tensor.storage.dtype], shape=tensor.shape, data_ptr=values[name].ctypes.data,
+                dtype=_SERIALISED[tensor.storage.dtype],
+                shape=tensor.shape,
+                data_ptr=values[name].ctypes.data,
                 data_len=tensor.bytes,
             )
             for name, tensor in opened.tensors.items()
@@ -78,9 +96,13 @@ def import_torch(source: Path, target: Path, manifest: Path, force: bool = False
         partial.chmod(0o644)  # mkstemp's 0600 would hide it from the machine's other users
         partial.replace(target)
     except (OSError, SafetensorError) as error:
-        raise WeightsError(f"{target}: cannot be written ({error}); free space, or name another place with --to") from None
+        raise WeightsError(
+            f"{target}: cannot be written ({error}); free space, or name another place with --to"
+        ) from None
     finally:
         partial.unlink(missing_ok=True)
     digest, folder = sha256(target), checkpoint_of(target)
-    add_imported(manifest, folder, target.absolute().relative_to(folder).as_posix(), digest, source_digest)
+    add_imported(
+        manifest, folder, target.absolute().relative_to(folder).as_posix(), digest, source_digest
+    )
     return Imported(target, len(found), digest, source_digest, ignored)

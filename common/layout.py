@@ -8,13 +8,22 @@ AutoencoderKL and transformers' CLIPTextModel.
 
 from collections.abc import Iterator
 
-from .config import CLIPTextConfig, ControlNetConfig, KLVAEConfig, TinyVAEConfig, UNetConfig, VAEConfig
+from .config import (
+    CLIPTextConfig,
+    ControlNetConfig,
+    KLVAEConfig,
+    TinyVAEConfig,
+    UNetConfig,
+    VAEConfig,
+)
 
 Layout = dict[str, tuple[int, ...]]
 Entry = tuple[str, tuple[int, ...]]
 
 
-def _conv(name: str, inputs: int, outputs: int, kernel: int = 3, bias: bool = True) -> Iterator[Entry]:
+def _conv(
+    name: str, inputs: int, outputs: int, kernel: int = 3, bias: bool = True
+) -> Iterator[Entry]:
     yield f"{name}.weight", (outputs, inputs, kernel, kernel)
     if bias:
         yield f"{name}.bias", (outputs,)
@@ -79,12 +88,15 @@ def up_resnet_channels(c: UNetConfig, level: int) -> list[tuple[int, int, int]]:
     layers = c.layers_per_block[::-1][level] + 1
     previous = channels[max(level - 1, 0)]
     return [
-        (previous if j == 0 else outputs, inputs if j == layers - 1 else outputs, outputs) for j in range(layers)
+        (previous if j == 0 else outputs, inputs if j == layers - 1 else outputs, outputs)
+        for j in range(layers)
     ]
 
 
 def skip_channels(c: UNetConfig) -> tuple[int, ...]:
-    """Channels of what the down path leaves for the up path, in order: what a ControlNet adds its residuals to."""
+    """Channels of what the down path leaves for the up path, in order: what a ControlNet adds its
+    residuals to.
+    """
     last = len(c.block_out_channels) - 1
     skips = [c.block_out_channels[0]]
     for i, channels in enumerate(c.block_out_channels):
@@ -101,7 +113,9 @@ def _down_and_middle(c: UNetConfig) -> Iterator[Entry]:
     for i, kind in enumerate(c.down_block_types):
         name = f"down_blocks.{i}"
         for j in range(c.layers_per_block[i]):
-            yield from _resnet(f"{name}.resnets.{j}", channels[i - 1 if i and j == 0 else i], channels[i], time)
+            yield from _resnet(
+                f"{name}.resnets.{j}", channels[i - 1 if i and j == 0 else i], channels[i], time
+            )
             if kind == "CrossAttnDownBlock2D":
                 yield from _transformer(f"{name}.attentions.{j}", c, i, c.only_cross_attention[i])
         if i < last:
@@ -122,7 +136,12 @@ def _controlnet(c: ControlNetConfig) -> Iterator[Entry]:
     yield from _conv(f"{name}.conv_out", widths[-1], c.unet.block_out_channels[0])
     for i, channels in enumerate(skip_channels(c.unet)):
         yield from _conv(f"controlnet_down_blocks.{i}", channels, channels, kernel=1)
-    yield from _conv("controlnet_mid_block", c.unet.block_out_channels[-1], c.unet.block_out_channels[-1], kernel=1)
+    yield from _conv(
+        "controlnet_mid_block",
+        c.unet.block_out_channels[-1],
+        c.unet.block_out_channels[-1],
+        kernel=1,
+    )
 
 
 def _unet(c: UNetConfig) -> Iterator[Entry]:
@@ -133,7 +152,9 @@ def _unet(c: UNetConfig) -> Iterator[Entry]:
         for j, (hidden, skip, outputs) in enumerate(up_resnet_channels(c, i)):
             yield from _resnet(f"{name}.resnets.{j}", hidden + skip, outputs, time)
             if kind == "CrossAttnUpBlock2D":
-                yield from _transformer(f"{name}.attentions.{j}", c, last - i, c.only_cross_attention[last - i])
+                yield from _transformer(
+                    f"{name}.attentions.{j}", c, last - i, c.only_cross_attention[last - i]
+                )
         if i < last:
             yield from _conv(f"{name}.upsamplers.0.conv", outputs, outputs)
     yield from _norm("conv_norm_out", channels[0])
@@ -159,7 +180,9 @@ def _tiny_vae(c: TinyVAEConfig) -> Iterator[Entry]:
         for i in range(count):
             yield from _tiny_block(f"decoder.layers.{n + i}", width)
         n += count + (stage < last)  # an upsampling layer holds no tensors
-        yield from _conv(f"decoder.layers.{n}", width, 3 if stage == last else width, bias=stage == last)
+        yield from _conv(
+            f"decoder.layers.{n}", width, 3 if stage == last else width, bias=stage == last
+        )
         n += 1
 
 

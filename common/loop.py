@@ -26,11 +26,16 @@ from .source import Source
 from .stats import Stats, Summary
 from .temporal import Similarity
 
-JOIN_S = 0.6  # for the threads to end when the user wants to leave, or when one of them is known to hang or has failed
-ORDERLY_JOIN_S = 5.0  # for each backend to close otherwise: what it says then, and its memory, belong to the session
+# for the threads to end when the user wants to leave, or when one of them is known to hang or has
+# failed
+JOIN_S = 0.6
+# for each backend to close otherwise: what it says then, and its memory, belong to the session
+ORDERLY_JOIN_S = 5.0
 MOST_IN_FLIGHT = 8
 IDLE_CHECK_S = 0.25  # how often a backend that has nothing to do is asked whether it is still there
-DISPLAY_WAIT_S = 0.05  # a signal sets a flag and touches no lock, so the display looks up this often
+DISPLAY_WAIT_S = (
+    0.05  # a signal sets a flag and touches no lock, so the display looks up this often
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +53,9 @@ class LoopSettings:
     frames: stop after so many. hold: change to the next prompt after so many frames; 0 for never.
     realtime: the freshest frame wins; otherwise every frame is rendered, in order. sequential: one
     thread does everything in turn, as in the paper, to compare with. skip_threshold: see
-    `Similarity`. stall_s: a source silent for so long is lost. transition_s: how long one prompt takes
-    to become the next, on the camera's clock, or, where every frame is rendered, on the file's. edges: the
-    kind that is drawn of every frame for a ControlNet, see `edges.py`, or none.
+    `Similarity`. stall_s: a source silent for so long is lost. transition_s: how long one prompt
+    takes to become the next, on the camera's clock, or, where every frame is rendered, on the
+    file's. edges: the kind that is drawn of every frame for a ControlNet, see `edges.py`, or none.
     """
 
     size: int
@@ -71,7 +76,11 @@ class _Renderer:
     """The inference thread's state: backends, what is in flight, and what was last rendered."""
 
     def __init__(
-        self, backends: Sequence[Backend], prompts: Sequence[Prompt], params: FrameParams, settings: LoopSettings,
+        self,
+        backends: Sequence[Backend],
+        prompts: Sequence[Prompt],
+        params: FrameParams,
+        settings: LoopSettings,
         stats: Stats,
     ) -> None:
         self.backends = backends
@@ -109,7 +118,9 @@ class _Renderer:
             self.set_prompt(self._prompts[turn])
 
     def set_prompt(self, prompt: Prompt) -> None:
-        """Change to a prompt: at once, or over the next frames from wherever the last change has got to."""
+        """Change to a prompt: at once, or over the next frames from wherever the last change has
+        got to.
+        """
         self.prompt = prompt.text
         if self._states is None or not self._transition_ns:
             self._way = None
@@ -185,7 +196,9 @@ class _Renderer:
             copies.count("last picture", last.nbytes)
 
     def check(self) -> None:
-        """Ask every backend for a sign of life. Raises BackendError if one has died with nothing in flight."""
+        """Ask every backend for a sign of life. Raises BackendError if one has died with nothing
+        in flight.
+        """
         for backend in self.backends:
             backend.memory()
 
@@ -193,10 +206,15 @@ class _Renderer:
         """Close every backend, then raise the first error one of them raised."""
         failure: BaseException | None = None
         for backend in self.backends:
-            for last in (lambda backend=backend: self._stats.memory.append(asdict(backend.memory())), backend.close):
+            for last in (
+                lambda backend=backend: self._stats.memory.append(asdict(backend.memory())),
+                backend.close,
+            ):
                 try:
                     last()
-                except Exception as error:  # the other backends must be closed whatever this one raises
+                except (
+                    Exception
+                ) as error:  # the other backends must be closed whatever this one raises
                     failure = failure or error
         if failure:
             raise failure
@@ -209,19 +227,27 @@ class Loop:
     """
 
     def __init__(
-        self, source: Source, backends: Sequence[Backend], settings: LoopSettings, prompts: Sequence[Prompt],
-        params: FrameParams, encode: Callable[[str], np.ndarray],
+        self,
+        source: Source,
+        backends: Sequence[Backend],
+        settings: LoopSettings,
+        prompts: Sequence[Prompt],
+        params: FrameParams,
+        encode: Callable[[str], np.ndarray],
     ) -> None:
         self.stats = Stats(len(backends))
         self.stopped = False
-        self.display_wait_s = DISPLAY_WAIT_S  # how long the display waits for a frame before it looks for keys
+        self.display_wait_s = (
+            DISPLAY_WAIT_S  # how long the display waits for a frame before it looks for keys
+        )
         self._source = source
         self._settings = settings
         self._renderer = _Renderer(backends, prompts, params, settings, self.stats)
         self._encode = encode
         self._encoder = ThreadPoolExecutor(1, thread_name_prefix="sdxs-prompt")
         self._commands: deque[Command] = deque()
-        # One being captured, one in each slot, one being handed on, one on display, and those in flight.
+        # One being captured, one in each slot, one being handed on, one on display, and those in
+        # flight.
         self._pool = Pool(5 + MOST_IN_FLIGHT, settings.size, len(backends), bool(settings.edges))
         self._edges = Edges(settings.edges, settings.size) if settings.edges else None
         self._captured: Slot[Frame] = Slot(latest=settings.realtime)
@@ -280,18 +306,23 @@ class Loop:
     @property
     def abandoned(self) -> bool:
         """After `run`: a thread could not be ended (a read or a load that does not return)."""
-        encoding = any(future.running() for future in self._pending)  # the interpreter would wait for it
+        encoding = any(
+            future.running() for future in self._pending
+        )  # the interpreter would wait for it
         return encoding or any(thread.is_alive() for thread in self._threads)
 
     # The main thread.
 
-    def run(self, show: Callable[[Frame], None], idle: Callable[[], None], finish: Callable[[], None]) -> Summary:
+    def run(
+        self, show: Callable[[Frame], None], idle: Callable[[], None], finish: Callable[[], None]
+    ) -> Summary:
         """Run the session on the calling thread until it ends, and return its figures.
 
-        show: takes each frame that reaches the display; its pictures are only valid during the call.
-        idle: called between frames at least 20 times a second. finish: closes the sinks; always called,
-        before anything is waited for. Raises the first thing that a thread, `show` or `finish` raised, with
-        the others as its notes; `summary` then holds the figures until there.
+        show: takes each frame that reaches the display; its pictures are only valid during the
+        call. idle: called between frames at least 20 times a second. finish: closes the sinks;
+        always called, before anything is waited for. Raises the first thing that a thread, `show`
+        or `finish` raised, with the others as its notes; `summary` then holds the figures until
+        there.
         """
         self._began_ns = time.perf_counter_ns()
         drive = self._drive_sequential if self._settings.sequential else self._drive
@@ -331,9 +362,11 @@ class Loop:
         return "stopped"
 
     def _drive_sequential(self, show: Callable[[Frame], None], idle: Callable[[], None]) -> str:
-        """Capture, render and show one frame after the other, as the paper's program does: nothing overlaps.
+        """Capture, render and show one frame after the other, as the paper's program does: nothing
+        overlaps.
 
-        Only the read itself is done by another thread, so that one that hangs leaves this one free to say so.
+        Only the read itself is done by another thread, so that one that hangs leaves this one free
+        to say so.
         """
         renderer = self._renderer
         try:
@@ -388,12 +421,15 @@ class Loop:
         if silent_s > self._settings.stall_s:
             self._stalled = True
             raise SourceLost(
-                f"{self._source.name} has delivered no frame for {silent_s:.0f} s; check its cable and that no other "
+                f"{self._source.name} has delivered no frame for {silent_s:.0f} s; check its cable "
+                "and that no other "
                 "program took it; what was recorded until then is kept"
             )
 
     def _end(self, finish: Callable[[], None]) -> None:
-        """Keep the files, then end the threads: within a second if there is any hurry, see `_patience_s`."""
+        """Keep the files, then end the threads: within a second if there is any hurry, see
+        `_patience_s`.
+        """
         self._ending.set()
         self._resumed.set()
         self.ready.set()
@@ -413,8 +449,12 @@ class Loop:
         """Wait for the threads; whoever does not end in time is left behind, see `abandoned`."""
         began = time.perf_counter()
         for thread in reversed(self._threads):
-            while thread.is_alive() and (left := began + self._patience_s() - time.perf_counter()) > 0:
-                thread.join(min(left, DISPLAY_WAIT_S))  # a signal that comes meanwhile sets `stopped`
+            while (
+                thread.is_alive() and (left := began + self._patience_s() - time.perf_counter()) > 0
+            ):
+                thread.join(
+                    min(left, DISPLAY_WAIT_S)
+                )  # a signal that comes meanwhile sets `stopped`
         # A prompt under way is of no use any more, so there is no reason to wait for it any longer.
         encoding = [future for future in self._pending if not future.done()]
         if not wait(encoding, max(0.0, began + JOIN_S - time.perf_counter())).not_done:
@@ -482,7 +522,12 @@ class Loop:
         if picture is None or frame is None:
             return None
         to_square_rgb(picture, frame.camera)
-        frame.id, frame.captured_ns, frame.similar, frame.turning = self.stats.captured, captured_ns, False, False
+        frame.id, frame.captured_ns, frame.similar, frame.turning = (
+            self.stats.captured,
+            captured_ns,
+            False,
+            False,
+        )
         if self._edges and frame.edges is not None:
             self._edges.draw(frame.camera, frame.edges)
         frame.stage_ns = {"capture": time.perf_counter_ns() - captured_ns}
@@ -506,7 +551,11 @@ class Loop:
 
     def _frame_ns(self, frame: Frame) -> int:
         """When a frame is, on the clock that transitions run on."""
-        return frame.captured_ns if self._settings.realtime else round(frame.id * 1e9 / self._source.fps)
+        return (
+            frame.captured_ns
+            if self._settings.realtime
+            else round(frame.id * 1e9 / self._source.fps)
+        )
 
     def _hold(self, renderer: _Renderer) -> None:
         """Hand on what is under way, which would be stale later, then wait for the pause to end."""
@@ -559,4 +608,6 @@ class Loop:
     def _deliver(self, frame: Frame) -> None:
         frame.stage_ns["rendered at"] = time.perf_counter_ns()
         self._put(self._rendered, frame)
-        time.sleep(0)  # lets the display in before this thread takes the GIL again: 26 ms without it, measured
+        time.sleep(
+            0
+        )  # lets the display in before this thread takes the GIL again: 26 ms without it, measured

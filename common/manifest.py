@@ -22,7 +22,9 @@ SUMS = "SHA256SUMS"
 
 @dataclass(frozen=True, slots=True)
 class FileRecord:
-    """A file as it was when its hash was verified; `source_sha256` is that of the pickle it was imported from."""
+    """A file as it was when its hash was verified; `source_sha256` is that of the pickle it was
+    imported from.
+    """
 
     sha256: str
     bytes: int
@@ -37,7 +39,9 @@ class FileRecord:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A verified checkpoint: where it came from and what its files were. `folder` is a `record_key`."""
+    """A verified checkpoint: where it came from and what its files were. `folder` is a
+    `record_key`.
+    """
 
     folder: str
     repo: str
@@ -46,7 +50,9 @@ class Record:
 
 
 def record_key(folder: Path, manifest: Path) -> str:
-    """How a manifest names a folder: relative if it lies beside the manifest, so that both can move together."""
+    """How a manifest names a folder: relative if it lies beside the manifest, so that both can
+    move together.
+    """
     folder, beside = folder.resolve(), manifest.parent.resolve()
     return (folder.relative_to(beside) if folder.is_relative_to(beside) else folder).as_posix()
 
@@ -66,7 +72,8 @@ def read_manifest(path: Path) -> dict[str, Record]:
         ) from None
     if schema != SCHEMA:
         raise WeightsError(
-            f"{path}: schema {schema!r}, expected {SCHEMA}; it is from another version of sdxs, use that or delete it"
+            f"{path}: schema {schema!r}, expected {SCHEMA}; it is from another version of sdxs, "
+            "use that or delete it"
         )
     return {record.folder: record for record in records}
 
@@ -75,7 +82,10 @@ def read_manifest(path: Path) -> dict[str, Record]:
 def _record(stored: dict[str, dict[str, dict[str, str]]]) -> Record:
     files = {
         str(name): FileRecord(
-            str(file["sha256"]), int(file["bytes"]), int(file["mtime_ns"]), str(file.get("source_sha256", ""))
+            str(file["sha256"]),
+            int(file["bytes"]),
+            int(file["mtime_ns"]),
+            str(file.get("source_sha256", "")),
         )
         for name, file in stored["files"].items()
     }
@@ -90,17 +100,25 @@ def write_record(path: Path, record: Record) -> None:
     _write_whole(path, json.dumps(stored, indent=1))
 
 
-def add_files(manifest: Path, folder: Path, repo: str, revision: str, digests: dict[str, str]) -> None:
-    """Record files whose hashes were verified beside those recorded before for the same revision."""
+def add_files(
+    manifest: Path, folder: Path, repo: str, revision: str, digests: dict[str, str]
+) -> None:
+    """Record files whose hashes were verified beside those recorded before for the same
+    revision.
+    """
     key = record_key(folder, manifest)
     earlier = read_manifest(manifest).get(key)
-    files = earlier.files if earlier and (earlier.repo, earlier.revision) == (repo, revision) else {}
+    files = (
+        earlier.files if earlier and (earlier.repo, earlier.revision) == (repo, revision) else {}
+    )
     verified = {name: FileRecord.of(folder / name, digest) for name, digest in digests.items()}
     write_record(manifest, Record(key, repo, revision, files | verified))
 
 
 def add_imported(manifest: Path, folder: Path, name: str, digest: str, source_digest: str) -> None:
-    """Record one file that was made from a pickle, beside whatever is recorded for its checkpoint."""
+    """Record one file that was made from a pickle, beside whatever is recorded for its
+    checkpoint.
+    """
     key = record_key(folder, manifest)
     earlier = read_manifest(manifest).get(key) or Record(key, "imported", "", {})
     made = FileRecord.of(folder / name, digest, source_digest)
@@ -108,10 +126,16 @@ def add_imported(manifest: Path, folder: Path, name: str, digest: str, source_di
 
 
 def known_hash(folder: Path, path: Path, manifest: Path) -> str:
-    """The recorded sha256 of one of a checkpoint's files, if size and time still stand for it; else ''."""
+    """The recorded sha256 of one of a checkpoint's files, if size and time still stand for it;
+    else ''.
+    """
     record = read_manifest(manifest).get(record_key(folder, manifest))
     file = record.files.get(path.relative_to(folder).as_posix()) if record else None
-    return file.sha256 if file and replace(file, source_sha256="") == FileRecord.of(path, file.sha256) else ""
+    return (
+        file.sha256
+        if file and replace(file, source_sha256="") == FileRecord.of(path, file.sha256)
+        else ""
+    )
 
 
 def verify_hashes(folder: Path, manifest: Path, rehash: bool = False) -> int:
@@ -133,7 +157,8 @@ def verify_hashes(folder: Path, manifest: Path, rehash: bool = False) -> int:
         if rehash or now[name] != expected:
             _compare(path, expected.sha256)
     if now != record.files:
-        # the files are sound, only their times are new; where the record cannot be written they are hashed every time
+        # the files are sound, only their times are new; where the record cannot be written they
+        # are hashed every time
         with contextlib.suppress(OSError):
             write_record(manifest, replace(record, files=now))
     return len(record.files)
@@ -151,15 +176,26 @@ def read_sums(folder: Path) -> dict[str, str]:
     sums = {}
     for line in lines:
         digest, separator, name = line[:64], line[64:66], line[66:]
-        if len(digest) != 64 or set(digest) - set(string.hexdigits) or separator not in ("  ", " *") or not name:
-            raise WeightsError(f"{path}: line {line[:80]!r} is not 'sha256  name'; restore the file")
+        if (
+            len(digest) != 64
+            or set(digest) - set(string.hexdigits)
+            or separator not in ("  ", " *")
+            or not name
+        ):
+            raise WeightsError(
+                f"{path}: line {line[:80]!r} is not 'sha256  name'; restore the file"
+            )
         sums[name] = digest.lower()
     return sums
 
 
 def write_sums(folder: Path) -> None:
     """Record every file of a checkpoint folder in its SHA256SUMS."""
-    names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file() and p.name != SUMS)
+    names = sorted(
+        p.relative_to(folder).as_posix()
+        for p in folder.rglob("*")
+        if p.is_file() and p.name != SUMS
+    )
     _write_whole(folder / SUMS, "".join(f"{sha256(folder / n)}  {n}\n" for n in names))
 
 
@@ -178,7 +214,9 @@ def _write_whole(path: Path, text: str) -> None:
 
 def _present(folder: Path, name: str) -> Path:
     if not (folder / name).is_file():
-        raise WeightsError(f"{folder / name}: file is missing though it was recorded; pull the checkpoint again")
+        raise WeightsError(
+            f"{folder / name}: file is missing though it was recorded; pull the checkpoint again"
+        )
     return folder / name
 
 

@@ -1,4 +1,6 @@
-"""Text inside a PNG file: one iTXt chunk, read and written without touching the picture (W3C PNG, 11.3.4.5)."""
+"""Text inside a PNG file: one iTXt chunk, read and written without touching the picture (W3C PNG,
+11.3.4.5).
+"""
 
 import struct
 import zlib
@@ -11,14 +13,23 @@ _MOST_TEXT = 1 << 20
 
 
 def with_text(png: bytes, keyword: str, text: str) -> bytes:
-    """The same PNG with `text` under `keyword` (Latin, up to 79 characters), right after its header."""
-    content = keyword.encode("latin-1") + b"\0\0\0\0\0" + text.encode("utf-8")  # not compressed, no language
+    """The same PNG with `text` under `keyword` (Latin, up to 79 characters), right after its
+    header.
+    """
+    content = (
+        keyword.encode("latin-1") + b"\0\0\0\0\0" + text.encode("utf-8")
+    )  # not compressed, no language
     header = len(SIGNATURE) + 8 + struct.unpack(">I", png[8:12])[0] + 4
     return png[:header] + _chunk(b"iTXt", content) + png[header:]
 
 
 def _chunk(kind: bytes, content: bytes) -> bytes:
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+    return (
+        struct.pack(">I", len(content))
+        + kind
+        + content
+        + struct.pack(">I", zlib.crc32(kind + content))
+    )
 
 
 def read_text(path: Path, keyword: str) -> str | None:
@@ -26,7 +37,9 @@ def read_text(path: Path, keyword: str) -> str | None:
     try:
         png = path.read_bytes()
     except OSError as error:
-        raise SourceError(f"{path}: cannot be read ({error.strerror or error}); name a PNG that sdxs wrote") from None
+        raise SourceError(
+            f"{path}: cannot be read ({error.strerror or error}); name a PNG that sdxs wrote"
+        ) from None
     if not png.startswith(SIGNATURE):
         raise SourceError(f"{path}: is no PNG; name a picture that `sdxs image` wrote")
     place, wanted = len(SIGNATURE), keyword.encode("latin-1") + b"\0"
@@ -37,7 +50,9 @@ def read_text(path: Path, keyword: str) -> str | None:
             if kind == b"iTXt" and content.startswith(wanted) and length < _MOST_TEXT:
                 (stored,) = struct.unpack(">I", png[place + 8 + length : place + 12 + length])
                 if stored != zlib.crc32(kind + content):
-                    raise SourceError(f"{path}: its text is damaged; the picture may still be sound")
+                    raise SourceError(
+                        f"{path}: its text is damaged; the picture may still be sound"
+                    )
                 compressed = content[len(wanted)]
                 text = content[len(wanted) + 2 :].split(b"\0", 2)[2]
                 if compressed:
@@ -46,5 +61,7 @@ def read_text(path: Path, keyword: str) -> str | None:
                 return text.decode("utf-8")
             place += 12 + length
     except (struct.error, IndexError, UnicodeDecodeError, zlib.error):
-        raise SourceError(f"{path}: the PNG is damaged or truncated; take another copy of it") from None
+        raise SourceError(
+            f"{path}: the PNG is damaged or truncated; take another copy of it"
+        ) from None
     return None

@@ -6,8 +6,9 @@ One step at a fixed timestep t, with a = prod(1 - beta) up to t (Ho et al. 2020,
 The second form of x0 keeps z exact and multiplies only the small difference n - eps by
 r = 14.6 (SDXS, t = 999), which is why half precision survives it.
 
-Several steps are Euler's method in sigma = sqrt((1 - a) / a) (Karras et al. 2022, alg. 1 without churn;
-diffusers' EulerDiscreteScheduler, "trailing" spacing). With d = n - eps a step from sigma to sigma' is
+Several steps are Euler's method in sigma = sqrt((1 - a) / a) (Karras et al. 2022, alg. 1 without
+churn; diffusers' EulerDiscreteScheduler, "trailing" spacing). With d = n - eps a step from sigma
+to sigma' is
     z' = z + sigma d,   n' = n - d,   and the next sample is z' + sigma' n'
 because n - d is eps: so each step is the one above, on another z and n.
 """
@@ -22,7 +23,9 @@ from .errors import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class OneStep:
-    """Constants of the step: `sqrt_alpha` and `sqrt_one_minus_alpha` mix, `ratio` undoes the mix."""
+    """Constants of the step: `sqrt_alpha` and `sqrt_one_minus_alpha` mix, `ratio` undoes the
+    mix.
+    """
 
     timestep: int
     noise_scale: float
@@ -39,7 +42,9 @@ def alphas_cumprod(config: SchedulerConfig) -> np.ndarray:
     elif config.beta_schedule == "linear":
         betas = np.linspace(config.beta_start, config.beta_end, steps, dtype=dtype)
     else:
-        raise ConfigError(f"beta_schedule {config.beta_schedule!r}: expected 'scaled_linear' or 'linear'")
+        raise ConfigError(
+            f"beta_schedule {config.beta_schedule!r}: expected 'scaled_linear' or 'linear'"
+        )
     return np.cumprod(1 - betas, dtype=dtype)
 
 
@@ -58,8 +63,12 @@ def one_step(scheduler: SchedulerConfig, frame: FrameConfig) -> OneStep:
 def frame_steps(scheduler: SchedulerConfig, frame: FrameConfig) -> tuple[OneStep, ...]:
     """The constants of every step of a frame, first to last; one for most checkpoints."""
     start, count = frame.timestep + 1, frame.steps
-    timesteps = np.round(np.arange(start, 0, -start / count)).astype(int)[:count] - 1  # diffusers' "trailing"
-    return tuple(one_step(scheduler, replace(frame, timestep=int(timestep))) for timestep in timesteps)
+    timesteps = (
+        np.round(np.arange(start, 0, -start / count)).astype(int)[:count] - 1
+    )  # diffusers' "trailing"
+    return tuple(
+        one_step(scheduler, replace(frame, timestep=int(timestep))) for timestep in timesteps
+    )
 
 
 def seeded_noise(seed: int, height: int, width: int, channels: int) -> np.ndarray:

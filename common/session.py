@@ -32,10 +32,12 @@ TYPING_WAIT_S = 0.005  # Qt keeps only the last key between two polls
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a user asked for. None leaves a choice to `open_session`, which makes it from the source.
+    """What a user asked for. None leaves a choice to `open_session`, which makes it from the
+    source.
 
-    hold: frames until the next prompt's turn. transition_s: seconds from one prompt to the next. realtime:
-    keep a file's pace and drop what comes too fast. See `LoopSettings`, `FrameParams` and `Look` for the rest.
+    hold: frames until the next prompt's turn. transition_s: seconds from one prompt to the next.
+    realtime: keep a file's pace and drop what comes too fast. See `LoopSettings`, `FrameParams`
+    and `Look` for the rest.
     """
 
     source: str
@@ -65,8 +67,15 @@ class Session:
     """Connects keys to changes, frames to sinks. Built and run on the main thread."""
 
     def __init__(
-        self, plan: Plan, source: Source, loop: Loop, viewer: Viewer, controls: Controls, window: Window | None,
-        sheet: Sheet | None, encode: Callable[[str], np.ndarray],
+        self,
+        plan: Plan,
+        source: Source,
+        loop: Loop,
+        viewer: Viewer,
+        controls: Controls,
+        window: Window | None,
+        sheet: Sheet | None,
+        encode: Callable[[str], np.ndarray],
     ) -> None:
         """encode: keeps what it has encoded, so that a prompt's second turn costs nothing."""
         self.plan = plan
@@ -80,7 +89,9 @@ class Session:
         self._folder = Path.cwd()
         self._encode = encode
         self._over = threading.Event()
-        self._ahead = threading.Thread(target=self._encode_ahead, name="sdxs-encode-ahead", daemon=True)
+        self._ahead = threading.Thread(
+            target=self._encode_ahead, name="sdxs-encode-ahead", daemon=True
+        )
 
     @property
     def total(self) -> int | None:
@@ -92,11 +103,16 @@ class Session:
     def files(self) -> list[Path]:
         """What the session has written, as far as it exists."""
         plan = self.plan
-        named = [*plan.outs, *(path for path in (plan.contact_sheet, plan.stats) if path), *self._asked_for]
+        named = [
+            *plan.outs,
+            *(path for path in (plan.contact_sheet, plan.stats) if path),
+            *self._asked_for,
+        ]
         return [path for path in named if path.exists()] if self.loop.stats.shown else []
 
     def run(self, report: Callable[[int, str], None]) -> Summary:
-        """Run to the end. `report` is told the number of frames shown and the prompt after each of them.
+        """Run to the end. `report` is told the number of frames shown and the prompt after each of
+        them.
 
         Raises whatever ended the session early; what was written until then is kept.
         """
@@ -122,7 +138,9 @@ class Session:
 
     def _write_stats(self) -> None:
         if self.plan.stats and self.loop.summary:
-            write_whole(self.plan.stats, (json.dumps(self.loop.summary.as_json(), indent=1) + "\n").encode())
+            write_whole(
+                self.plan.stats, (json.dumps(self.loop.summary.as_json(), indent=1) + "\n").encode()
+            )
 
     def _idle(self) -> None:
         if self._window is None:
@@ -131,7 +149,9 @@ class Session:
             event = self._controls.press(key)
             if event:
                 self._handle(event, self._window)
-        self.loop.display_wait_s = DISPLAY_WAIT_S if self._controls.look.typed is None else TYPING_WAIT_S
+        self.loop.display_wait_s = (
+            DISPLAY_WAIT_S if self._controls.look.typed is None else TYPING_WAIT_S
+        )
         if self._window.closed:
             self.loop.stop()
         self._viewer.refresh()
@@ -145,7 +165,9 @@ class Session:
             self.loop.set_prompt(controls.prompt).add_done_callback(self._note_failure)
         elif event is Event.PARAMS:
             self.loop.set_params(controls.params)
-            control = f" \u00b7 control {controls.params.control_scale:.1f}" if look.has_edges else ""
+            control = (
+                f" \u00b7 control {controls.params.control_scale:.1f}" if look.has_edges else ""
+            )
             viewer.say(f"feedback {controls.params.feedback:.1f}{control}")
         elif event is Event.NO_EDGES:
             viewer.say("nothing reads edges in this session; start it with --control sketch")
@@ -173,7 +195,9 @@ class Session:
         return next(path for path in paths if path not in self._asked_for and not path.exists())
 
     def _encode_ahead(self) -> None:
-        """Encode the list's prompts while the first one is on the screen, so that n and p are instant."""
+        """Encode the list's prompts while the first one is on the screen, so that n and p are
+        instant.
+        """
         for prompt in list(self._controls.prompts):
             if self._over.is_set():
                 return
@@ -186,7 +210,9 @@ class Session:
         error = None if done.cancelled() else done.exception()
         if error is not None:
             self._viewer.announce("")
-            self._viewer.say(f"prompt not changed: {error if isinstance(error, SdxsError) else repr(error)}")
+            self._viewer.say(
+                f"prompt not changed: {error if isinstance(error, SdxsError) else repr(error)}"
+            )
 
     def _finish(self) -> None:
         self._over.set()
@@ -200,7 +226,8 @@ class Session:
 
 
 def open_session(plan: Plan, checkpoint: Checkpoint, backends: Sequence[Backend]) -> Session:
-    """Open the source, every sink and the text encoder; nothing is written and no backend loaded yet.
+    """Open the source, every sink and the text encoder; nothing is written and no backend loaded
+    yet.
 
     Raises SourceError, SinkError, UsageError, ConfigError.
     """
@@ -217,7 +244,10 @@ def open_session(plan: Plan, checkpoint: Checkpoint, backends: Sequence[Backend]
         if plan.stats:
             check_writable(plan.stats, plan.stats.absolute().parent)
         encoder = TextEncoder(checkpoint)
-        prompts = [Prompt(text, encoder.encode(text)) for text in (plan.prompts if plan.hold else plan.prompts[:1])]
+        prompts = [
+            Prompt(text, encoder.encode(text))
+            for text in (plan.prompts if plan.hold else plan.prompts[:1])
+        ]
         window = None if plan.headless else Window()
     except SdxsError:
         source.close()
@@ -225,8 +255,14 @@ def open_session(plan: Plan, checkpoint: Checkpoint, backends: Sequence[Backend]
     has_edges = checkpoint.control is not None
     params = FrameParams(plan.seed, plan.feedback, plan.control_scale if has_edges else 0.0)
     settings = LoopSettings(
-        plan.size, plan.frames, plan.hold or 0, bool(plan.realtime), plan.sequential, plan.skip_threshold,
-        transition_s=plan.transition_s, edges=plan.edges if has_edges else "",
+        plan.size,
+        plan.frames,
+        plan.hold or 0,
+        bool(plan.realtime),
+        plan.sequential,
+        plan.skip_threshold,
+        transition_s=plan.transition_s,
+        edges=plan.edges if has_edges else "",
     )
     loop = Loop(source, backends, settings, prompts, params, encoder.encode)
     view = View.SIDE_BY_SIDE if plan.side_by_side or len(backends) > 1 else View.OUTPUT
@@ -239,7 +275,9 @@ def open_session(plan: Plan, checkpoint: Checkpoint, backends: Sequence[Backend]
 
 
 def _decide(plan: Plan, source: Source) -> Plan:
-    """Fill in what the user left open: without a window, files are rendered frame by frame and then end."""
+    """Fill in what the user left open: without a window, files are rendered frame by frame and
+    then end.
+    """
     realtime, hold, frames = plan.realtime, plan.hold, plan.frames
     if realtime is None:
         realtime = not (plan.headless and source.paced)
@@ -253,10 +291,17 @@ def _decide(plan: Plan, source: Source) -> Plan:
 def _refuse_one_file_twice(plan: Plan) -> None:
     """Raise UsageError if two outputs, or an output and the source, are the same file."""
     named = [("--out", path) for path in plan.outs]
-    named += [(name, path) for name, path in (("--contact-sheet", plan.contact_sheet), ("--stats", plan.stats)) if path]
+    named += [
+        (name, path)
+        for name, path in (("--contact-sheet", plan.contact_sheet), ("--stats", plan.stats))
+        if path
+    ]
     seen = {} if plan.source.isdecimal() else {Path(plan.source).expanduser().resolve(): "--source"}
     for name, path in named:
         place = path.expanduser().resolve()
         if place in seen:
-            raise UsageError(f"{name} {path}: is also {seen[place]}, and one would overwrite the other; name another file")
+            raise UsageError(
+                f"{name} {path}: is also {seen[place]}, and one would overwrite the other; name "
+                "another file"
+            )
         seen[place] = name

@@ -17,10 +17,14 @@ class Sheet:
     """Picks five frames, evenly spaced, from the time each prompt is held."""
 
     def __init__(self, path: Path, hold: int) -> None:
-        """hold: frames per prompt. Raises SinkError if `path` cannot be written, UsageError if it names no image."""
+        """hold: frames per prompt. Raises SinkError if `path` cannot be written, UsageError if it
+        names no image.
+        """
         path = path.expanduser()
         if path.suffix.lower() not in IMAGE_SUFFIXES:
-            raise UsageError(f"--contact-sheet {path}: expected an image ({', '.join(IMAGE_SUFFIXES)})")
+            raise UsageError(
+                f"--contact-sheet {path}: expected an image ({', '.join(IMAGE_SUFFIXES)})"
+            )
         self._sink = ImageSink(path)
         self._hold = hold
         self._picks = sorted({int((i + 0.5) * hold / COLUMNS) for i in range(COLUMNS)})

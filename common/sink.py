@@ -29,21 +29,26 @@ class Sink(Protocol):
     """Takes uint8 (H, W, 3) RGB pictures of one size."""
 
     def write(self, picture: np.ndarray, shown_ns: int) -> None:
-        """Take one picture, shown at `shown_ns` (perf_counter_ns); the array may be reused afterwards. Raises SinkError."""
+        """Take one picture, shown at `shown_ns` (perf_counter_ns); the array may be reused
+        afterwards. Raises SinkError.
+        """
 
     def close(self) -> None:
         """Finish and keep what was written; calling it again does nothing."""
 
 
 class VideoFileSink:
-    """A video file, playable whenever it was closed; only a kill that cannot be caught leaves the temporary file.
+    """A video file, playable whenever it was closed; only a kill that cannot be caught leaves the
+    temporary file.
 
     realtime: repeat or leave out pictures so that the video lasts as long as the session did;
     otherwise every picture becomes one frame.
     """
 
     def __init__(self, path: Path, fps: float, realtime: bool = False) -> None:
-        """Raise SinkError if the folder cannot be written; the file appears with the first picture."""
+        """Raise SinkError if the folder cannot be written; the file appears with the first
+        picture.
+        """
         self._path = path
         self._partial = path.with_name(f".{path.stem}.partial{path.suffix}")
         self._fps = fps
@@ -76,11 +81,14 @@ class VideoFileSink:
         codec = VIDEO_CODECS[self._path.suffix.lower()]
         # avc1 plays in every browser; only macOS brings an encoder for it
         for name in ("avc1", codec) if sys.platform == "darwin" and codec == "mp4v" else (codec,):
-            writer = cv2.VideoWriter(str(self._partial), cv2.VideoWriter.fourcc(*name), self._fps, (width, height))
+            writer = cv2.VideoWriter(
+                str(self._partial), cv2.VideoWriter.fourcc(*name), self._fps, (width, height)
+            )
             if writer.isOpened():
                 return writer
         raise SinkError(
-            f"{self._path}: no encoder for a {width} x {height} {self._path.suffix} video; try .avi or a folder of PNGs"
+            f"{self._path}: no encoder for a {width} x {height} {self._path.suffix} video; try "
+            ".avi or a folder of PNGs"
         )
 
     def _check_space(self) -> None:
@@ -88,7 +96,8 @@ class VideoFileSink:
         free = shutil.disk_usage(self._path.absolute().parent).free
         if free < LEAST_FREE_BYTES:
             raise SinkError(
-                f"{self._path}: the disk is full ({free / 1e6:.0f} MB left); what was recorded until now is kept; "
+                f"{self._path}: the disk is full ({free / 1e6:.0f} MB left); what was recorded "
+                "until now is kept; "
                 "free space or record elsewhere"
             )
 
@@ -129,9 +138,15 @@ class FolderSink:
         self._path = path
         self._count = 0
         if path.exists() and not path.is_dir():
-            raise SinkError(f"{path}: is a file, and without a suffix a folder is meant; name another one, or add .mp4 or .png")
+            raise SinkError(
+                f"{path}: is a file, and without a suffix a folder is meant; name another one, or "
+                "add .mp4 or .png"
+            )
         if path.exists() and any(path.glob("frame-*.png")):
-            raise SinkError(f"{path}: already holds frames of another session; name a new folder or empty this one")
+            raise SinkError(
+                f"{path}: already holds frames of another session; name a new folder or empty this "
+                "one"
+            )
         check_writable(path / "frame-000001.png", path if path.is_dir() else path.absolute().parent)
 
     def write(self, picture: np.ndarray, shown_ns: int) -> None:
@@ -161,10 +176,14 @@ class Window:
         self._full = False
         self._bars_for = (0, 0)
         os.environ.setdefault(*_QUIET_QT)
-        cv2.namedWindow(self.TITLE, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO | cv2.WINDOW_GUI_NORMAL)
+        cv2.namedWindow(
+            self.TITLE, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO | cv2.WINDOW_GUI_NORMAL
+        )
 
     def write(self, picture: np.ndarray, shown_ns: int) -> None:
-        """Show a picture; the window takes its size whenever that changes. Nothing happens once it was closed."""
+        """Show a picture; the window takes its size whenever that changes. Nothing happens once it
+        was closed.
+        """
         if self.closed:
             return
         self._picture = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
@@ -203,7 +222,9 @@ class Window:
             cv2.imshow(self.TITLE, with_bars(self._picture, *self._bars_for))
 
     def _area(self) -> tuple[int, int]:
-        """Width and height of what the picture will be stretched over, or zeros where it keeps its proportions."""
+        """Width and height of what the picture will be stretched over, or zeros where it keeps its
+        proportions.
+        """
         if not (self._full and _BARS):
             return 0, 0
         _, _, width, height = cv2.getWindowImageRect(self.TITLE)
@@ -221,14 +242,16 @@ class Window:
 
     def _was_closed(self) -> bool:
         if sys.platform == "darwin" or self._picture is None:
-            return False  # there the window has no close button, and one in the Dock is not visible either
+            # there the window has no close button, and one in the Dock is not visible either
+            return False
         try:
             return cv2.getWindowProperty(self.TITLE, cv2.WND_PROP_VISIBLE) < 1
         except cv2.error:  # Qt's answer once its last window is gone
             return True
 
 
-# Qt warns about a font folder that the OpenCV wheel leaves out, once for every font it does not need.
+# Qt warns about a font folder that the OpenCV wheel leaves out, once for every font it does not
+# need.
 _QUIET_QT = ("QT_LOGGING_RULES", "default.warning=false")
 # Qt's own bars in full screen are a bright grey; Cocoa does not tell the size of the screen.
 _BARS = sys.platform == "linux"
@@ -236,7 +259,9 @@ _KEYSYMS = {0xFF08: 8, 0xFF0D: 13, 0xFF1B: 27, 0xFF8D: 13, 0xFFAB: ord("+"), 0xF
 
 
 def with_bars(picture: np.ndarray, width: int, height: int) -> np.ndarray:
-    """Give a picture the proportions `width` to `height` with black bars; either may be 0 to leave it alone."""
+    """Give a picture the proportions `width` to `height` with black bars; either may be 0 to leave
+    it alone.
+    """
     if min(width, height) <= 0:
         return picture
     wide = max(0, round(picture.shape[0] * width / height) - picture.shape[1])
@@ -265,7 +290,9 @@ def key_of(code: int) -> int | None:
 
 
 def window_obstacle() -> str:
-    """Say what stands in the way of a window, or nothing. On Linux this opens one in another process to find out."""
+    """Say what stands in the way of a window, or nothing. On Linux this opens one in another
+    process to find out.
+    """
     gui = next((line for line in cv2.getBuildInformation().splitlines() if "GUI:" in line), "")
     if "NONE" in gui:
         return "this OpenCV is the headless build (`pip install opencv-python` brings the other)"
@@ -277,17 +304,27 @@ def window_obstacle() -> str:
 
 
 def _probe_display(timeout_s: float = 20.0) -> str:
-    """Let another process try: a display that cannot be reached aborts whoever asks OpenCV for a window."""
+    """Let another process try: a display that cannot be reached aborts whoever asks OpenCV for a
+    window.
+    """
     probe = [sys.executable, "-c", "import cv2; cv2.namedWindow('sdxs'); cv2.destroyAllWindows()"]
     try:
         tried = subprocess.run(
-            probe, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout_s, check=False
+            probe,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
         )
     except subprocess.TimeoutExpired:
         return f"the display did not answer within {timeout_s:.0f} s"
     if tried.returncode == 0:
         return ""
-    said = next((line for line in tried.stderr.splitlines() if "display" in line), "") or "OpenCV cannot open a window"
+    said = (
+        next((line for line in tried.stderr.splitlines() if "display" in line), "")
+        or "OpenCV cannot open a window"
+    )
     return f"the display cannot be used ({said.removeprefix('qt.qpa.xcb: ').strip()})"
 
 
@@ -307,11 +344,14 @@ def write_whole(path: Path, data: bytes) -> None:
         partial.replace(path)
     except OSError as error:
         partial.unlink(missing_ok=True)
-        raise SinkError(f"{path}: cannot be written ({error.strerror}); free space or name another place") from None
+        raise SinkError(
+            f"{path}: cannot be written ({error.strerror}); free space or name another place"
+        ) from None
 
 
 def open_sink(path: Path, fps: float, realtime: bool = False) -> Sink:
-    """Open what `--out` names, by its suffix: a video, an image, or a folder. Raises SinkError, UsageError.
+    """Open what `--out` names, by its suffix: a video, an image, or a folder. Raises SinkError,
+    UsageError.
 
     fps, realtime: see `VideoFileSink`.
     """
@@ -332,11 +372,19 @@ def open_sink(path: Path, fps: float, realtime: bool = False) -> Sink:
 
 
 def check_writable(path: Path, folder: Path) -> None:
-    """Create nothing, but raise SinkError unless a file can be made in `folder`; only trying tells (mounts, quotas, root)."""
+    """Create nothing, but raise SinkError unless a file can be made in `folder`; only trying tells
+    (mounts, quotas, root).
+    """
     if path.is_dir():
-        raise SinkError(f"{path}: is a folder, expected a file name; add one, or drop the suffix to write a folder of PNGs")
+        raise SinkError(
+            f"{path}: is a folder, expected a file name; add one, or drop the suffix to write a "
+            "folder of PNGs"
+        )
     try:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise SinkError(f"{path}: cannot be written to {folder} ({error.strerror}); create it or name another place") from None
+        raise SinkError(
+            f"{path}: cannot be written to {folder} ({error.strerror}); create it or name another "
+            "place"
+        ) from None

@@ -25,7 +25,8 @@ REOPEN_PAUSE_S = 0.5
 class Source(Protocol):
     """Anything that yields pictures.
 
-    length: frames in one pass, None if endless. paced: `read` returns at once and the loop has to keep the rate `fps`.
+    length: frames in one pass, None if endless. paced: `read` returns at once and the loop has to
+    keep the rate `fps`.
     """
 
     name: str
@@ -57,17 +58,22 @@ class Camera:
             opened = False
         if not opened:
             raise SourceError(
-                f"{self.name} cannot be opened; check that one is connected and free and, on macOS, that System "
-                "Settings > Privacy & Security > Camera allows this terminal; `sdxs doctor` looks closer, and "
+                f"{self.name} cannot be opened; check that one is connected and free and, on "
+                "macOS, that System "
+                "Settings > Privacy & Security > Camera allows this terminal; `sdxs doctor` looks "
+                "closer, and "
                 "`--source synthetic` or a video file needs no camera"
             )
-        self._capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # an old frame in the driver's queue is latency
+        self._capture.set(
+            cv2.CAP_PROP_BUFFERSIZE, 1
+        )  # an old frame in the driver's queue is latency
         self.fps = self._capture.get(cv2.CAP_PROP_FPS) or 30.0
 
     def read(self) -> np.ndarray:
         """Return the next picture; a hiccup is retried, a lost camera reopened. Raises SourceLost.
 
-        A failing read takes no time with some drivers and a second or more with others, so both tries and time count.
+        A failing read takes no time with some drivers and a second or more with others, so both
+        tries and time count.
         """
         ok, picture = self._capture.read()
         tries, began = 0, time.monotonic()
@@ -75,7 +81,8 @@ class Camera:
             tries += 1
             if time.monotonic() - began > GONE_S or tries > READ_TRIES + REOPEN_TRIES:
                 raise SourceLost(
-                    f"{self.name} stopped delivering frames and did not come back; check its cable and that no other "
+                    f"{self.name} stopped delivering frames and did not come back; check its cable "
+                    "and that no other "
                     "program took it; what was recorded until then is kept"
                 )
             if tries >= READ_TRIES or time.monotonic() - began > 1.0:
@@ -101,10 +108,16 @@ class VideoFile:
         self._path = path
         self._repeat = repeat
         if not path.is_file():
-            raise SourceError(f"{path}: no such file; --source takes a camera number, a video, an image or 'synthetic'")
+            raise SourceError(
+                f"{path}: no such file; --source takes a camera number, a video, an image or "
+                "'synthetic'"
+            )
         self._capture = cv2.VideoCapture(str(path))
         if not self._capture.isOpened():
-            raise SourceError(f"{path}: not a video OpenCV can read ({path.stat().st_size:,} bytes); try an .mp4 or .avi")
+            raise SourceError(
+                f"{path}: not a video OpenCV can read ({path.stat().st_size:,} bytes); try an .mp4 "
+                "or .avi"
+            )
         ok, self._first = self._capture.read()
         if not ok:
             self.close()
@@ -125,7 +138,9 @@ class VideoFile:
         if not self._repeat:
             return None
         self._capture.release()
-        self._capture = cv2.VideoCapture(str(self._path))  # seeking to 0 is not exact in every container
+        self._capture = cv2.VideoCapture(
+            str(self._path)
+        )  # seeking to 0 is not exact in every container
         ok, picture = self._capture.read()
         if not ok:
             raise SourceLost(f"{self._path}: could be read once and no more; was the file removed?")
@@ -148,7 +163,10 @@ class ImageFile:
         self._repeat = repeat
         self._done = False
         if not path.is_file():
-            raise SourceError(f"{path}: no such file; --source takes a camera number, a video, an image or 'synthetic'")
+            raise SourceError(
+                f"{path}: no such file; --source takes a camera number, a video, an image or "
+                "'synthetic'"
+            )
         picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
         if picture is None:
             raise SourceError(f"{path}: not an image OpenCV can read; try a .png or .jpg")
@@ -186,7 +204,10 @@ class Synthetic:
         self._number += 1
         picture = np.roll(self._card, 2 * n % size, axis=1)
         angle = n * 0.05
-        centre = (round(size * (0.5 + 0.3 * np.cos(angle))), round(size * (0.45 + 0.25 * np.sin(2 * angle))))
+        centre = (
+            round(size * (0.5 + 0.3 * np.cos(angle))),
+            round(size * (0.45 + 0.25 * np.sin(2 * angle))),
+        )
         cv2.circle(picture, centre, size // 7, (40, 40, 230), -1, cv2.LINE_AA)
         cv2.circle(picture, centre, size // 7, (255, 255, 255), max(1, size // 100), cv2.LINE_AA)
         write_counter(picture, n)
@@ -205,7 +226,9 @@ def write_counter(picture: np.ndarray, number: int) -> None:
 
 
 def read_counter(picture: np.ndarray) -> int:
-    """Read back what `write_counter` drew, also after lossy coding; (H, W, 3) of any colour order."""
+    """Read back what `write_counter` drew, also after lossy coding; (H, W, 3) of any colour
+    order.
+    """
     side = picture.shape[1] // COUNTER_BITS
     blocks = picture[side // 4 : max(side // 4 + 1, side - side // 4)].mean(axis=(0, 2))
     centres = [int((bit + 0.5) * side) for bit in range(COUNTER_BITS)]
@@ -215,15 +238,24 @@ def read_counter(picture: np.ndarray) -> int:
 def open_source(spec: str, size: int, repeat: bool = False) -> Source:
     """Open what `--source` names. Raises SourceError, UsageError.
 
-    spec: a camera number, 'synthetic', or the path of an image or a video. `repeat` makes files endless.
+    spec: a camera number, 'synthetic', or the path of an image or a video. `repeat` makes files
+    endless.
     """
     if spec.isdecimal():
         return Camera(int(spec))
     if spec == "synthetic":
         return Synthetic(size)
     if not spec.strip():
-        raise UsageError("--source is empty; expected a camera number, a video, an image or 'synthetic'")
+        raise UsageError(
+            "--source is empty; expected a camera number, a video, an image or 'synthetic'"
+        )
     path = Path(spec).expanduser()
     if path.is_dir():
-        raise SourceError(f"{path}: is a folder; --source takes one file of it, a camera number or 'synthetic'")
-    return ImageFile(path, repeat) if path.suffix.lower() in IMAGE_SUFFIXES else VideoFile(path, repeat)
+        raise SourceError(
+            f"{path}: is a folder; --source takes one file of it, a camera number or 'synthetic'"
+        )
+    return (
+        ImageFile(path, repeat)
+        if path.suffix.lower() in IMAGE_SUFFIXES
+        else VideoFile(path, repeat)
+    )

@@ -28,8 +28,8 @@ class Spread:
 class Series:
     """Values of a session of any length in bounded memory.
 
-    Up to `MOST` values all are kept; from then on a uniform random sample of that size (Vitter 1985,
-    algorithm R), so that a set of many hours costs no more than one of ten minutes.
+    Up to `MOST` values all are kept; from then on a uniform random sample of that size (Vitter
+    1985, algorithm R), so that a set of many hours costs no more than one of ten minutes.
     """
 
     MOST = 36_000
@@ -63,8 +63,9 @@ class Series:
 class Summary:
     """The figures of a session; times in milliseconds, memory in bytes, flicker in levels of 255.
 
-    Unless the session failed or left a thread behind, every frame is accounted for: captured = shown + both kinds of dropped +
-    under_way_at_end, the last being those between capture and display when the session ended.
+    Unless the session failed or left a thread behind, every frame is accounted for: captured =
+    shown + both kinds of dropped + under_way_at_end, the last being those between capture and
+    display when the session ended.
     """
 
     schema: int
@@ -127,7 +128,9 @@ class Stats:
             self._recent_ns.popleft()
 
     def compared(self, first: np.ndarray, second: np.ndarray) -> None:
-        """Account for the same frame as two backends rendered it; equal pictures are counted, having no finite PSNR."""
+        """Account for the same frame as two backends rendered it; equal pictures are counted,
+        having no finite PSNR.
+        """
         difference = psnr(first, second)
         if np.isfinite(difference):
             self.psnr_db.add(difference)
@@ -146,7 +149,9 @@ class Stats:
         """Median over the last 30 frames."""
         return float(np.median(self._recent_latency_ms)) if self._recent_latency_ms else 0.0
 
-    def summary(self, began_ns: int, dropped: tuple[int, int], ended: str, under_way: int = 0) -> Summary:
+    def summary(
+        self, began_ns: int, dropped: tuple[int, int], ended: str, under_way: int = 0
+    ) -> Summary:
         """Close the books."""
         span = (self.last_shown_ns - self.first_shown_ns) / 1e9
         return Summary(

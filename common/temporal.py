@@ -24,7 +24,9 @@ class Smoother:
         self._fresh = True
 
     def apply(self, picture: np.ndarray, camera: np.ndarray, ema: float, blend: float) -> None:
-        """Smooth `picture`, uint8 (S, S, 3), in place: `ema` is the weight of the past, `blend` of the camera."""
+        """Smooth `picture`, uint8 (S, S, 3), in place: `ema` is the weight of the past, `blend` of
+        the camera.
+        """
         if ema > 0:
             if self._fresh:
                 np.copyto(self._state, picture)

@@ -19,9 +19,16 @@ MOST_OPCODES = 4_000_000
 
 # storage class -> safetensors dtype, bytes of one scalar
 STORAGES = {
-    "FloatStorage": ("F32", 4), "HalfStorage": ("F16", 2), "BFloat16Storage": ("BF16", 2), "DoubleStorage": ("F64", 8),
-    "LongStorage": ("I64", 8), "IntStorage": ("I32", 4), "ShortStorage": ("I16", 2), "CharStorage": ("I8", 1),
-    "ByteStorage": ("U8", 1), "BoolStorage": ("BOOL", 1),
+    "FloatStorage": ("F32", 4),
+    "HalfStorage": ("F16", 2),
+    "BFloat16Storage": ("BF16", 2),
+    "DoubleStorage": ("F64", 8),
+    "LongStorage": ("I64", 8),
+    "IntStorage": ("I32", 4),
+    "ShortStorage": ("I16", 2),
+    "CharStorage": ("I8", 1),
+    "ByteStorage": ("U8", 1),
+    "BoolStorage": ("BOOL", 1),
 }
 
 
@@ -149,27 +156,45 @@ class Machine:
 
     def _reduce(self) -> None:
         arguments, target = self._pop(), self._pop()
-        if not isinstance(target, Name) or not isinstance(arguments, tuple) or target.text not in _REDUCERS:
+        if (
+            not isinstance(target, Name)
+            or not isinstance(arguments, tuple)
+            or target.text not in _REDUCERS
+        ):
             raise Refused(f"its pickle calls {described(target)}")
         self._stack.append(_REDUCERS[target.text](arguments))
 
     def _build(self) -> None:
-        # An OrderedDict that is a state_dict carries `_metadata`, version numbers of modules: not needed.
+        # An OrderedDict that is a state_dict carries `_metadata`, version numbers of modules: not
+        # needed.
         self._pop()
         if not isinstance(self._stack[-1], dict):
             raise Refused(f"its pickle sets the state of {described(self._stack[-1])}")
 
     def _persistent(self) -> None:
-        """('storage', class, key, device, count[, view]) stands for scalars that lie outside the pickle."""
+        """('storage', class, key, device, count[, view]) stands for scalars that lie outside the
+        pickle.
+        """
         reference = self._pop()
         match reference:
             case ("storage", Name(text=kind), str(key), str(), int(count)) | (
-                "storage", Name(text=kind), str(key), str(), int(count), None
-            ) if kind.removeprefix("torch.") in STORAGES and count >= 0 and not isinstance(count, bool):
+                "storage",
+                Name(text=kind),
+                str(key),
+                str(),
+                int(count),
+                None,
+            ) if (
+                kind.removeprefix("torch.") in STORAGES
+                and count >= 0
+                and not isinstance(count, bool)
+            ):
                 dtype, size = STORAGES[kind.removeprefix("torch.")]
                 storage = Storage(key, dtype, size, count)
             case _:
-                raise Refused("it refers to something outside its pickle that is no storage of scalars")
+                raise Refused(
+                    "it refers to something outside its pickle that is no storage of scalars"
+                )
         if self.storages.setdefault(key, storage) != storage:
             raise Refused(f"storage {key!r} is described in two ways")
         self._stack.append(storage)
@@ -179,9 +204,16 @@ class Machine:
 
 
 def _rebuild_tensor(arguments: tuple[Value, ...]) -> Value:
-    """torch._utils._rebuild_tensor(_v2): storage, offset, size, stride and, unused here, gradient and hooks."""
+    """torch._utils._rebuild_tensor(_v2): storage, offset, size, stride and, unused here, gradient
+    and hooks.
+    """
     storage, offset, shape, strides = arguments[:4]
-    if not isinstance(storage, Storage) or not _whole(offset) or not _all_whole(shape) or not _all_whole(strides):
+    if (
+        not isinstance(storage, Storage)
+        or not _whole(offset)
+        or not _all_whole(shape)
+        or not _all_whole(strides)
+    ):
         raise Refused("a tensor is put together from something that is no storage, size and stride")
     assert isinstance(offset, int) and isinstance(shape, tuple) and isinstance(strides, tuple)
     if len(shape) != len(strides) or len(shape) > 8:
@@ -189,7 +221,9 @@ def _rebuild_tensor(arguments: tuple[Value, ...]) -> Value:
     if 0 not in shape:
         last = offset + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
         if last >= storage.count:
-            raise Refused(f"a tensor reaches to scalar {last:,} of a storage with {storage.count:,}")
+            raise Refused(
+                f"a tensor reaches to scalar {last:,} of a storage with {storage.count:,}"
+            )
     return StoredTensor(storage, offset, shape, strides)
 
 
@@ -226,15 +260,37 @@ _REDUCERS: dict[str, _Reducer] = {
     "collections.OrderedDict": _ordered_dict,
     "torch.Size": _size,
 }
-_LITERALS = frozenset({
-    "BININT", "BININT1", "BININT2", "INT", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT", "UNICODE", "SHORT_BINUNICODE",
-    "BINUNICODE", "BINUNICODE8", "STRING", "BINSTRING", "SHORT_BINSTRING",
-})
+_LITERALS = frozenset(
+    {
+        "BININT",
+        "BININT1",
+        "BININT2",
+        "INT",
+        "LONG",
+        "LONG1",
+        "LONG4",
+        "FLOAT",
+        "BINFLOAT",
+        "UNICODE",
+        "SHORT_BINUNICODE",
+        "BINUNICODE",
+        "BINUNICODE8",
+        "STRING",
+        "BINSTRING",
+        "SHORT_BINSTRING",
+    }
+)
 _CONSTANTS: dict[str, Callable[[], Value]] = {
-    "NONE": lambda: None, "NEWTRUE": lambda: True, "NEWFALSE": lambda: False, "MARK": lambda: _MARK,
-    "EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple,
+    "NONE": lambda: None,
+    "NEWTRUE": lambda: True,
+    "NEWFALSE": lambda: False,
+    "MARK": lambda: _MARK,
+    "EMPTY_DICT": dict,
+    "EMPTY_LIST": list,
+    "EMPTY_TUPLE": tuple,
 }
-# Only what torch.save writes, at pickle protocols 2 to 5. INST, OBJ, NEWOBJ, EXT and the like are not here.
+# Only what torch.save writes, at pickle protocols 2 to 5. INST, OBJ, NEWOBJ, EXT and the like are
+# not here.
 _ACTIONS: dict[str, Callable[[Machine, Value], None]] = {
     "PROTO": lambda m, _: None,
     "FRAME": lambda m, _: None,

@@ -25,12 +25,15 @@ LEAST_HEIGHT, WIDEST = 720, 1440  # of the window's picture, in pixels
 
 
 class Viewer:
-    """Composes frames and feeds the sinks; `window`, if any, also shows the overlay. Main thread only, but for `say`.
+    """Composes frames and feeds the sinks; `window`, if any, also shows the overlay. Main thread
+    only, but for `say`.
 
     A file keeps the view that it began with: a video cannot change its size.
     """
 
-    def __init__(self, size: int, look: Look, stats: Stats, sinks: Sequence[Sink], window: Sink | None) -> None:
+    def __init__(
+        self, size: int, look: Look, stats: Stats, sinks: Sequence[Sink], window: Sink | None
+    ) -> None:
         self.look = look
         self._smoothers = [Smoother(size) for _ in range(stats.backend_count)]
         self._stats = stats
@@ -41,7 +44,9 @@ class Viewer:
         self._recording_view = look.view
         self._recording_path = Path()
         blank = np.zeros((size, size, 3), np.uint8)
-        self._kept = Frame(blank, [blank.copy() for _ in range(stats.backend_count)])  # what the window shows
+        self._kept = Frame(
+            blank, [blank.copy() for _ in range(stats.backend_count)]
+        )  # what the window shows
         self._kept.edges = np.zeros((size, size), np.uint8)
         self._prompt = ""
         self._coming = ""
@@ -55,7 +60,8 @@ class Viewer:
             self._prompt, self._coming = frame.prompt, ""
             self._stats.flicker.restart()
         if frame.turning:
-            self._stats.flicker.restart()  # what changes is the prompt, not the picture's steadiness
+            # what changes is the prompt, not the picture's steadiness
+            self._stats.flicker.restart()
         for smoother, output in zip(self._smoothers, frame.outputs, strict=True):
             smoother.apply(output, frame.camera, self.look.ema, self.look.blend)
         self._stats.flicker.add(frame.camera, frame.outputs[0])
@@ -66,7 +72,9 @@ class Viewer:
             self._draw()
 
     def refresh(self) -> None:
-        """Draw the last picture again if what is written over it has changed; nothing happens without a window."""
+        """Draw the last picture again if what is written over it has changed; nothing happens
+        without a window.
+        """
         if self._window and self._writing() != self._drawn:
             self._draw()
 
@@ -101,7 +109,9 @@ class Viewer:
         return True
 
     def toggle_recording(self, path: Path) -> bool:
-        """Start recording into `path` and return True, or stop. A failure becomes a note, and False."""
+        """Start recording into `path` and return True, or stop. A failure becomes a note, and
+        False.
+        """
         if self._recording:
             self.say(self._finish_recording())
             return False
@@ -115,14 +125,22 @@ class Viewer:
         return True
 
     def close(self) -> None:
-        """Finish every file, whatever one of them says, then raise the first complaint as SinkError, the others its notes."""
+        """Finish every file, whatever one of them says, then raise the first complaint as
+        SinkError, the others its notes.
+        """
         complaints: list[BaseException] = []
-        for sink in [*self._sinks, *([self._recording] if self._recording else []), *([self._window] if self._window else [])]:
+        for sink in [
+            *self._sinks,
+            *([self._recording] if self._recording else []),
+            *([self._window] if self._window else []),
+        ]:
             try:
                 sink.close()
             except SinkError as error:
                 complaints.append(error)
-            except Exception as error:  # OpenCV's, too; the other files must be finished whatever this one says
+            except (
+                Exception
+            ) as error:  # OpenCV's, too; the other files must be finished whatever this one says
                 complaints.append(SinkError(f"a file could not be finished ({error}); free space"))
         self._recording = None
         if complaints:
@@ -150,7 +168,11 @@ class Viewer:
             recording.close()
         except (SinkError, OSError) as error:
             return f"the recording could not be finished: {error}"
-        return f"saved {self._recording_path.name}" if self._recording_path.exists() else "nothing was recorded"
+        return (
+            f"saved {self._recording_path.name}"
+            if self._recording_path.exists()
+            else "nothing was recorded"
+        )
 
     def _keep(self, frame: Frame) -> None:
         """Copy what is on display: the loop reuses the frame's buffers."""
@@ -175,7 +197,16 @@ class Viewer:
     def _writing(self) -> tuple[object, ...]:
         """Everything the window shows that can change without a new frame."""
         look = self.look
-        return look.view, look.overlay, look.help, look.typed, look.paused, self._coming, self._shown_note(), self._recording
+        return (
+            look.view,
+            look.overlay,
+            look.help,
+            look.typed,
+            look.paused,
+            self._coming,
+            self._shown_note(),
+            self._recording,
+        )
 
     def _shown_note(self) -> str:
         note, until_ns = self._note
@@ -186,9 +217,20 @@ class Viewer:
         loading = self._kept.id < 0
         if look.overlay and not loading:
             recording = "REC \u00b7 " if self._recording else ""
-            figures = f"{recording}{self._stats.fps:.1f} fps \u00b7 {self._stats.recent_latency_ms:.0f} ms"
-            stands_in = [facts["runtime"].partition(";")[0] for facts in self._stats.backends if "runtime" in facts]
-            text_block(canvas, [figures, *stands_in, prompt, *([f"next: {self._coming}"] if self._coming else [])], top=True)
+            figures = (
+                f"{recording}{self._stats.fps:.1f} fps \u00b7 "
+                f"{self._stats.recent_latency_ms:.0f} ms"
+            )
+            stands_in = [
+                facts["runtime"].partition(";")[0]
+                for facts in self._stats.backends
+                if "runtime" in facts
+            ]
+            text_block(
+                canvas,
+                [figures, *stands_in, prompt, *([f"next: {self._coming}"] if self._coming else [])],
+                top=True,
+            )
         foot = [self._shown_note()]
         if loading:
             foot.append("loading the model\u2026 h shows the keys")
@@ -203,7 +245,8 @@ class Viewer:
 
 
 def compose(frame: Frame, view: View) -> np.ndarray:
-    """Lay camera and outputs out as the view asks: uint8 (S, n S, 3) RGB; may alias the frame's buffers.
+    """Lay camera and outputs out as the view asks: uint8 (S, n S, 3) RGB; may alias the frame's
+    buffers.
 
     Side by side never does, so that it can be labelled.
     """

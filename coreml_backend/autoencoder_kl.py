@@ -34,7 +34,10 @@ class Attention:
 
     def __call__(self, x: Var) -> Var:
         w = self.weights
-        h = to_tokens(x=group_norm(x=x, weights=w["group_norm"], groups=self.groups, eps=NORM_EPS), form=self.form)
+        h = to_tokens(
+            x=group_norm(x=x, weights=w["group_norm"], groups=self.groups, eps=NORM_EPS),
+            form=self.form,
+        )
         query, key, value = (linear(x=h, weights=w[name]) for name in ("to_q", "to_k", "to_v"))
         y = attention(query=query, key=key, value=value, heads=1, form=self.form)
         return mb.add(x=x, y=from_tokens(x=linear(x=y, weights=w["to_out"][0]), shape=x.shape))
@@ -42,7 +45,9 @@ class Attention:
 
 class MidBlock:
     def __init__(self, config: KLVAEConfig, weights: Weights, form: AttentionForm) -> None:
-        self.resnets = [Resnet(weights["resnets"][i], config.norm_num_groups, NORM_EPS) for i in range(2)]
+        self.resnets = [
+            Resnet(weights["resnets"][i], config.norm_num_groups, NORM_EPS) for i in range(2)
+        ]
         self.attentions = [Attention(weights["attentions"][0], config.norm_num_groups, form)]
         self.add_attention = config.mid_block_add_attention
 
@@ -71,7 +76,8 @@ class Encoder:
         blocks, self.groups = weights["down_blocks"], config.norm_num_groups
         self.weights = weights
         self.down_blocks = [
-            Stage(blocks[i], config.layers_per_block, self.groups) for i in range(len(config.block_out_channels))
+            Stage(blocks[i], config.layers_per_block, self.groups)
+            for i in range(len(config.block_out_channels))
         ]
         for i, stage in enumerate(self.down_blocks[:-1]):
             stage.resize = Downsample(blocks[i]["downsamplers"][0], symmetric=False)
@@ -82,7 +88,9 @@ class Encoder:
         x = conv(x=x, weights=w["conv_in"])
         for stage in self.down_blocks:
             x = stage(x)
-        x = group_norm(x=self.mid_block(x), weights=w["conv_norm_out"], groups=self.groups, eps=NORM_EPS)
+        x = group_norm(
+            x=self.mid_block(x), weights=w["conv_norm_out"], groups=self.groups, eps=NORM_EPS
+        )
         return conv(x=silu(x=x), weights=w["conv_out"])
 
 
@@ -92,7 +100,8 @@ class Decoder:
         self.weights = weights
         self.mid_block = MidBlock(config, weights["mid_block"], form)
         self.up_blocks = [
-            Stage(blocks[i], config.layers_per_block + 1, self.groups) for i in range(len(config.block_out_channels))
+            Stage(blocks[i], config.layers_per_block + 1, self.groups)
+            for i in range(len(config.block_out_channels))
         ]
         for i, stage in enumerate(self.up_blocks[:-1]):
             stage.resize = Upsample(blocks[i]["upsamplers"][0])
@@ -114,7 +123,9 @@ class AutoencoderKL:
         self.decoder = Decoder(config, weights["decoder"], form)
 
     def encode(self, image: Var) -> Var:
-        """Picture (1, 3, H, W) in [-1, 1] -> mean of the unscaled latents (1, latent_channels, H/8, W/8)."""
+        """Picture (1, 3, H, W) in [-1, 1] -> mean of the unscaled latents (1, latent_channels,
+        H/8, W/8).
+        """
         moments = self.encoder(image)
         if self.config.use_quant_conv:
             moments = conv(x=moments, weights=self.weights["quant_conv"])

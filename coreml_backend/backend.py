@@ -1,11 +1,11 @@
 """The Core ML backend: one program per frame, or its three stages on compute units of their own.
 
-With `--placement` encode, UNet and decode are programs of their own. Those of one compute unit share a
-process, because Core ML's units overlap only across processes: encode's unit is served in this process
-(which the command line puts beside the session), every other unit in a child. Encoding happens when a frame is
-submitted, the UNet works meanwhile on the one before, decoding when the frame is collected. The last
-frame's x0, which feedback needs, never leaves the UNet's process, so the pipeline computes exactly what
-one program does, in order.
+With `--placement` encode, UNet and decode are programs of their own. Those of one compute unit
+share a process, because Core ML's units overlap only across processes: encode's unit is served in
+this process (which the command line puts beside the session), every other unit in a child.
+Encoding happens when a frame is submitted, the UNet works meanwhile on the one before, decoding
+when the frame is collected. The last frame's x0, which feedback needs, never leaves the UNet's
+process, so the pipeline computes exactly what one program does, in order.
 """
 
 import time
@@ -14,7 +14,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..common.backend import BackendOptions, FrameParams, MemoryUse, StageTimes, check_conditioning, check_control, check_frame
+from ..common.backend import (
+    BackendOptions,
+    FrameParams,
+    MemoryUse,
+    StageTimes,
+    check_conditioning,
+    check_control,
+    check_frame,
+)
 from ..common.checkpoint import Checkpoint
 from ..common.errors import BackendError
 from ..common.hosted import HostedBackend
@@ -28,7 +36,9 @@ HOSTED_LOCATION = f"{StagesBackend.__module__}:{StagesBackend.__name__}"
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """Stages in a row on one compute unit; `made` is where its result is put on the way to the next."""
+    """Stages in a row on one compute unit; `made` is where its result is put on the way to the
+    next.
+    """
 
     stages: tuple[str, ...]
     runs: StagesBackend | HostedBackend
@@ -40,7 +50,9 @@ class Section:
 
 
 class CoreMLBackend:
-    """Backend on Core ML (macOS), or on the reference interpreter where that is asked for by name."""
+    """Backend on Core ML (macOS), or on the reference interpreter where that is asked for by
+    name.
+    """
 
     name = "coreml"
 
@@ -55,15 +67,23 @@ class CoreMLBackend:
         if checkpoint.control:
             CoreMLOptions.parse(controlled(options))  # raises where a frame under control cannot be
         self._units = split(self.options)
-        self.depth = PIPELINE_DEPTH if any(unit != self._units[0][0] for unit, _ in self._units) else 1
+        self.depth = (
+            PIPELINE_DEPTH if any(unit != self._units[0][0] for unit, _ in self._units) else 1
+        )
         self._sections: list[Section] = []
         self._controlled: StagesBackend | None = None
         self._scale = 0.0
-        self._shown: deque[StagesBackend] = deque()  # who rendered what is in flight, where two take turns
-        self._in_flight: deque[tuple[int, int]] = deque()  # when it was submitted, bridge_ns until now
+        self._shown: deque[StagesBackend] = (
+            deque()
+        )  # who rendered what is in flight, where two take turns
+        self._in_flight: deque[tuple[int, int]] = (
+            deque()
+        )  # when it was submitted, bridge_ns until now
 
     def load(self) -> None:
-        """Build what is not cached, start the processes, load every program and render a blank frame. Raises SdxsError."""
+        """Build what is not cached, start the processes, load every program and render a blank
+        frame. Raises SdxsError.
+        """
         self.close()
         refuse_without_runtime(self.options)
         self._sections = [self._section(unit, stages) for unit, stages in self._units]
@@ -93,7 +113,9 @@ class CoreMLBackend:
                 section.runs.set_params(params)
         if self._controlled:
             self._controlled.set_params(params)
-            if bool(params.control_scale) != bool(self._scale):  # the other program's last frame is an old one
+            if bool(params.control_scale) != bool(
+                self._scale
+            ):  # the other program's last frame is an old one
                 self._controlled.forget()
                 for section in sections:
                     if isinstance(section.runs, StagesBackend):
@@ -129,13 +151,17 @@ class CoreMLBackend:
         return StageTimes(time.perf_counter_ns() - submitted_ns, bridge_ns)
 
     def memory(self) -> MemoryUse:
-        """Model bytes of every section; what Core ML itself holds only the processes' footprints tell."""
+        """Model bytes of every section; what Core ML itself holds only the processes' footprints
+        tell.
+        """
         return MemoryUse(0, 0, 0, sum(backend.memory().model_bytes for backend in self._all()))
 
     def describe(self) -> dict[str, str]:
         facts = StagesBackend(self.checkpoint, self._given).describe()
         if self.options.placement:
-            facts["placement"] = ",".join(f"{s}={unit}" for s, unit in zip(STAGES, self.options.placement, strict=True))
+            facts["placement"] = ",".join(
+                f"{s}={unit}" for s, unit in zip(STAGES, self.options.placement, strict=True)
+            )
         for section in self._sections:
             if isinstance(section.runs, HostedBackend):
                 facts[f"process of {'+'.join(section.stages)}"] = str(section.runs.pid)
@@ -156,7 +182,10 @@ class CoreMLBackend:
             raise failure
 
     def _all(self) -> list[StagesBackend | HostedBackend]:
-        return [*(section.runs for section in self._sections), *([self._controlled] if self._controlled else [])]
+        return [
+            *(section.runs for section in self._sections),
+            *([self._controlled] if self._controlled else []),
+        ]
 
     def _loaded(self) -> list[Section]:
         if not self._sections:
@@ -171,7 +200,9 @@ class CoreMLBackend:
         if unit == self._units[0][0]:
             return Section(stages, local, made)
         name = f"coreml {'+'.join(stages)} on {unit}"
-        hosted = HostedBackend(name, HOSTED_LOCATION, self.checkpoint, options, local.takes, local.gives)
+        hosted = HostedBackend(
+            name, HOSTED_LOCATION, self.checkpoint, options, local.takes, local.gives
+        )
         return Section(stages, hosted, made)
 
 
@@ -181,7 +212,9 @@ def controlled(options: BackendOptions) -> BackendOptions:
 
 
 def split(options: CoreMLOptions) -> list[tuple[str, tuple[str, ...]]]:
-    """Cut the stages where the compute unit changes: [('ne', ('encode',)), ('gpu', ('unet',)), ('ne', ('decode',))]."""
+    """Cut the stages where the compute unit changes: [('ne', ('encode',)), ('gpu', ('unet',)),
+    ('ne', ('decode',))].
+    """
     if not options.placement:
         return [(options.compute_units, WHOLE)]
     sections: list[tuple[str, tuple[str, ...]]] = []

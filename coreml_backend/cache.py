@@ -1,8 +1,8 @@
 """Built programs under weights/coreml/, keyed by what they were built from.
 
-A folder's name is a hash of weights, configs, variant and builder version, so nothing stale is ever
-found under the right name. Its record.json lists the packages' files; a damaged one is noticed before
-Core ML sees it, and rebuilt, saying so.
+A folder's name is a hash of weights, configs, variant and builder version, so nothing stale is
+ever found under the right name. Its record.json lists the packages' files; a damaged one is
+noticed before Core ML sees it, and rebuilt, saying so.
 """
 
 import hashlib
@@ -23,7 +23,13 @@ BUILDER_VERSION = 2  # raise it whenever a program built from the same weights w
 SCHEMA = 2
 RECORD = "record.json"
 PARTIAL = ".partial-"
-UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError)  # what a damaged record.json can raise
+UNREADABLE = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+)  # what a damaged record.json can raise
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +45,9 @@ class Findings:
 class Record:
     """What stands in record.json.
 
-    variant: `CoreMLOptions.identity`. gate_db: PSNR of a probe frame against the reference in dB, by
-    size and who rendered it; empty until a reference was at hand. weights_error: relative error that compression costs the
-    weights, 0 without any.
+    variant: `CoreMLOptions.identity`. gate_db: PSNR of a probe frame against the reference in dB,
+    by size and who rendered it; empty until a reference was at hand. weights_error: relative error
+    that compression costs the weights, 0 without any.
     """
 
     schema: int
@@ -90,14 +96,18 @@ def key(checkpoint: Checkpoint, variant: dict[str, str], library: str) -> str:
     for path in (checkpoint.unet_weights, checkpoint.vae_weights):
         digest.update(_content_hash(path).encode())
     if checkpoint.control and "control" in variant:
-        digest.update((_content_hash(checkpoint.control.weights) + repr(checkpoint.control.config)).encode())
+        digest.update(
+            (_content_hash(checkpoint.control.weights) + repr(checkpoint.control.config)).encode()
+        )
     for config in (checkpoint.unet, checkpoint.vae, checkpoint.scheduler, checkpoint.frame):
         digest.update(repr(config).encode())
     return digest.hexdigest()[:16]
 
 
 def _content_hash(path: Path) -> str:
-    """sha256 of a weights file, remembered beside the cache by size and time; 1.3 GB takes seconds."""
+    """sha256 of a weights file, remembered beside the cache by size and time; 1.3 GB takes
+    seconds.
+    """
     memory = cache_folder() / "hashes.json"
     try:
         known = dict(json.loads(memory.read_text(encoding="utf-8")))
@@ -116,12 +126,16 @@ def _content_hash(path: Path) -> str:
 
 
 def find_or_build(
-    name: str, variant: dict[str, str], cache_key: str, build: Callable[[Built], Findings], force: bool = False
+    name: str,
+    variant: dict[str, str],
+    cache_key: str,
+    build: Callable[[Built], Findings],
+    force: bool = False,
 ) -> Built:
     """Return the cached programs, or build, check and keep them.
 
-    build: writes the packages into a folder, checks them, and says what it found; whatever it raises
-    leaves the cache as it was. Raises BackendError if the disk refuses.
+    build: writes the packages into a folder, checks them, and says what it found; whatever it
+    raises leaves the cache as it was. Raises BackendError if the disk refuses.
     """
     folder = cache_folder() / f"{name}-{cache_key}"
     trouble = "asked to build it again" if force and folder.exists() else find_damage(folder)
@@ -144,9 +158,14 @@ def find_or_build(
 
 
 def add_gate(built: Built, gate_db: dict[str, float]) -> None:
-    """Note that the programs were held against a reference after all. Raises BackendError if the disk refuses."""
+    """Note that the programs were held against a reference after all. Raises BackendError if the
+    disk refuses.
+    """
     try:
-        _write_json(built.folder / RECORD, asdict(replace(built.record, gate_db=built.record.gate_db | gate_db)))
+        _write_json(
+            built.folder / RECORD,
+            asdict(replace(built.record, gate_db=built.record.gate_db | gate_db)),
+        )
     except OSError as error:
         raise BackendError(disk_message(built.folder, error)) from None
 
@@ -171,7 +190,9 @@ def find_damage(folder: Path) -> str:
         record = read_record(folder)
     except UNREADABLE:
         return "its record is damaged"
-    if {path.relative_to(folder).as_posix() for path in _package_files(folder)} != set(record.files):
+    if {path.relative_to(folder).as_posix() for path in _package_files(folder)} != set(
+        record.files
+    ):
         return "files are missing or were added"
     for file, expected in record.files.items():
         path = folder / file
@@ -208,11 +229,19 @@ def size_bytes(folder: Path) -> int:
 
 
 def _package_files(folder: Path) -> list[Path]:
-    return [path for package in folder.glob("*.mlpackage") for path in package.rglob("*") if path.is_file()]
+    return [
+        path
+        for package in folder.glob("*.mlpackage")
+        for path in package.rglob("*")
+        if path.is_file()
+    ]
 
 
 def _write_record(folder: Path, name: str, variant: dict[str, str], found: Findings) -> None:
-    files = {path.relative_to(folder).as_posix(): FileRecord.of(path, sha256(path)) for path in _package_files(folder)}
+    files = {
+        path.relative_to(folder).as_posix(): FileRecord.of(path, sha256(path))
+        for path in _package_files(folder)
+    }
     record = Record(SCHEMA, name, variant, found.seconds, found.gate_db, found.weights_error, files)
     _write_json(folder / RECORD, asdict(record))
 
@@ -236,4 +265,7 @@ def _write_json(path: Path, values: object) -> None:
 
 def disk_message(path: Path, error: OSError) -> str:
     why = error.strerror or error
-    return f"{path}: the built program cannot be kept ({why}); free space or set $SDXS_WEIGHTS to another disk"
+    return (
+        f"{path}: the built program cannot be kept ({why}); free space or set $SDXS_WEIGHTS to "
+        "another disk"
+    )

@@ -1,7 +1,8 @@
 """Fewer bytes for large tensors: computed here, undone by Core ML when it loads the program.
 
-int8 has a scale for each output channel, a palette one table for the whole tensor. macOS 14 and 15 spell
-both in different operations. What it costs is summed up in the `Store` that the tensor came from.
+int8 has a scale for each output channel, a palette one table for the whole tensor. macOS 14 and 15
+spell both in different operations. What it costs is summed up in the `Store` that the tensor came
+from.
 """
 
 import numpy as np
@@ -10,7 +11,9 @@ from coremltools.converters.mil.mil import Var, types
 
 from .weights import Weights, half
 
-COMPRESSION_THRESHOLD = 10_000  # tensors with fewer scalars stay float16: they weigh nothing and cost most
+COMPRESSION_THRESHOLD = (
+    10_000  # tensors with fewer scalars stay float16: they weigh nothing and cost most
+)
 _KMEANS_ROUNDS = 30
 _KMEANS_BINS = 1024
 
@@ -23,7 +26,9 @@ def stored(values: np.ndarray, weights: Weights) -> Var | np.ndarray:
     if store.compression == "int8":
         var, rebuilt = _int8(values, store.blockwise)
     else:
-        var, rebuilt = _palettized(rounded, int(store.compression.removeprefix("palettize")), store.blockwise)
+        var, rebuilt = _palettized(
+            rounded, int(store.compression.removeprefix("palettize")), store.blockwise
+        )
     store.error += float(np.sum(np.square(rebuilt.astype(np.float32) - values), dtype=np.float64))
     store.energy += float(np.sum(np.square(values), dtype=np.float64))
     return var
@@ -51,12 +56,17 @@ def _palettized(values: np.ndarray, bits: int, blockwise: bool) -> tuple[Var, np
         lut = table.reshape(*[1] * values.ndim, -1, 1)
         return mb.constexpr_lut_to_dense(indices=indices.astype(subbyte), lut=lut), rebuilt
     flags = indices.reshape(-1, 1) >> np.arange(bits, dtype=np.uint8) & 1
-    packed = np.packbits(flags.astype(np.uint8), bitorder="little")  # lowest bit first, across bytes
-    return mb.constexpr_lut_to_dense(indices=packed, lut=table, shape=np.array(values.shape, np.uint32)), rebuilt
+    packed = np.packbits(
+        flags.astype(np.uint8), bitorder="little"
+    )  # lowest bit first, across bytes
+    return mb.constexpr_lut_to_dense(
+        indices=packed, lut=table, shape=np.array(values.shape, np.uint32)
+    ), rebuilt
 
 
 def cluster(values: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """k-means of float16 scalars: the table, float16 (count,) ascending, and uint8 indices shaped like `values`.
+    """k-means of float16 scalars: the table, float16 (count,) ascending, and uint8 indices shaped
+    like `values`.
 
     Works on the at most 65,536 distinct float16 values, weighted by how often each occurs.
     """
@@ -68,7 +78,10 @@ def cluster(values: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     if len(points) <= count:
         centres = np.concatenate([points, np.full(count - len(points), points[-1])])
     else:
-        centres = min((_lloyd(points, weights, start) for start in _starts(points, weights, count)), key=lambda c: c[1])[0]
+        centres = min(
+            (_lloyd(points, weights, start) for start in _starts(points, weights, count)),
+            key=lambda c: c[1],
+        )[0]
     table = centres.astype(np.float16)
     lookup = np.zeros(1 << 16, np.uint8)
     lookup[present] = _nearest(table.astype(np.float64), points)
@@ -76,8 +89,9 @@ def cluster(values: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _starts(points: np.ndarray, weights: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Two guesses at the centres: the best density is the cube root of the scalars' own (Panter and Dite 1951),
-    and equal shares of the scalars, which an outlier cannot mislead."""
+    """Two guesses at the centres: the best density is the cube root of the scalars' own (Panter
+    and Dite 1951), and equal shares of the scalars, which an outlier cannot mislead.
+    """
     middles = (np.arange(count) + 0.5) / count
     density, edges = np.histogram(points, _KMEANS_BINS, weights=weights)
     share = np.concatenate([[0], np.cumsum(np.cbrt(density))])
@@ -85,8 +99,12 @@ def _starts(points: np.ndarray, weights: np.ndarray, count: int) -> tuple[np.nda
     return np.interp(middles, share / share[-1], edges), np.interp(middles, ranks, points)
 
 
-def _lloyd(points: np.ndarray, weights: np.ndarray, centres: np.ndarray) -> tuple[np.ndarray, float]:
-    """Refine: nearest centre, then the mean, again and again. Returns the centres and the squared error left."""
+def _lloyd(
+    points: np.ndarray, weights: np.ndarray, centres: np.ndarray
+) -> tuple[np.ndarray, float]:
+    """Refine: nearest centre, then the mean, again and again. Returns the centres and the squared
+    error left.
+    """
     for _ in range(_KMEANS_ROUNDS):
         nearest = _nearest(centres, points)
         total = np.bincount(nearest, weights, len(centres))

@@ -1,4 +1,6 @@
-"""Which compute unit runs how many operations of a program, as Core ML plans it (MLComputePlan, macOS 14.4)."""
+"""Which compute unit runs how many operations of a program, as Core ML plans it (MLComputePlan,
+macOS 14.4).
+"""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -15,7 +17,11 @@ from .options import CoreMLOptions
 if TYPE_CHECKING:
     from coremltools.models.compute_plan import MLComputePlan, MLModelStructureProgramOperation
 
-UNITS = {"MLCPUComputeDevice": "cpu", "MLGPUComputeDevice": "gpu", "MLNeuralEngineComputeDevice": "ne"}
+UNITS = {
+    "MLCPUComputeDevice": "cpu",
+    "MLGPUComputeDevice": "gpu",
+    "MLNeuralEngineComputeDevice": "ne",
+}
 MOST_KINDS = 6
 
 
@@ -23,9 +29,9 @@ MOST_KINDS = 6
 class PlanSummary:
     """The plan of one program.
 
-    operations: by unit ('cpu', 'gpu', 'ne'), without the constants, which run nowhere. cost: share of
-    Core ML's estimated work by unit, 0 to 1; empty where it estimates none. kinds: by unit, how often
-    each kind of operation runs there.
+    operations: by unit ('cpu', 'gpu', 'ne'), without the constants, which run nowhere. cost: share
+    of Core ML's estimated work by unit, 0 to 1; empty where it estimates none. kinds: by unit, how
+    often each kind of operation runs there.
     """
 
     stage: str
@@ -35,9 +41,14 @@ class PlanSummary:
     kinds: dict[str, dict[str, int]]
 
     def __str__(self) -> str:
-        shares = [f"{unit} {count}" + (f" ({self.cost[unit]:.0%} of the work)" if unit in self.cost else "")
-                  for unit, count in self.operations.items()]
-        line = f"{self.stage} on {self.compute_units}: operations on {', '.join(shares) or 'no unit'}"
+        shares = [
+            f"{unit} {count}"
+            + (f" ({self.cost[unit]:.0%} of the work)" if unit in self.cost else "")
+            for unit, count in self.operations.items()
+        ]
+        line = (
+            f"{self.stage} on {self.compute_units}: operations on {', '.join(shares) or 'no unit'}"
+        )
         main = max(self.operations, key=lambda unit: self.operations[unit], default="")
         for unit, kinds in self.kinds.items():
             if unit != main:
@@ -46,23 +57,35 @@ class PlanSummary:
         return line
 
 
-def summarise(compiled: Path, stage: str, compute_units: str, function: str | None = None) -> PlanSummary:
-    """Ask Core ML for the plan of a compiled program (.mlmodelc). Raises BackendError where it has none."""
+def summarise(
+    compiled: Path, stage: str, compute_units: str, function: str | None = None
+) -> PlanSummary:
+    """Ask Core ML for the plan of a compiled program (.mlmodelc). Raises BackendError where it has
+    none.
+    """
     try:
         from coremltools.models.compute_plan import MLComputePlan
 
         plan = MLComputePlan.load_from_path(str(compiled), ct.ComputeUnit[compute_units.upper()])
         program = plan.model_structure.program
     except Exception as error:  # coremltools raises bare ValueError and RuntimeError
-        raise BackendError(f"coreml: no compute plan for {compiled} ({error}); it needs macOS 14.4") from None
+        raise BackendError(
+            f"coreml: no compute plan for {compiled} ({error}); it needs macOS 14.4"
+        ) from None
     name = function or "main"
     if program is None or name not in program.functions:
-        raise BackendError(f"coreml: the compute plan of {compiled} has no function {name!r}; run `sdxs convert --force`")
+        raise BackendError(
+            f"coreml: the compute plan of {compiled} has no function {name!r}; run `sdxs convert "
+            "--force`"
+        )
     return count(plan, program.functions[name].block.operations, stage, compute_units)
 
 
 def count(
-    plan: "MLComputePlan", operations: "Iterable[MLModelStructureProgramOperation]", stage: str, compute_units: str
+    plan: "MLComputePlan",
+    operations: "Iterable[MLModelStructureProgramOperation]",
+    stage: str,
+    compute_units: str,
 ) -> PlanSummary:
     """Add up a plan over `operations` and the blocks nested in them."""
     kinds: dict[str, Counter[str]] = {}
@@ -79,18 +102,23 @@ def count(
         work[unit] += cost.weight if cost is not None else 0.0  # type: ignore[assignment]
     total = sum(work.values())
     return PlanSummary(
-        stage, compute_units, {unit: counter.total() for unit, counter in kinds.items()},
+        stage,
+        compute_units,
+        {unit: counter.total() for unit, counter in kinds.items()},
         {unit: share / total for unit, share in work.items()} if total else {},
         {unit: dict(counter) for unit, counter in kinds.items()},
     )
 
 
 def plans(built: Built, options: CoreMLOptions) -> list[PlanSummary]:
-    """The plan of every program that these options run; empty on the reference interpreter, which has none."""
+    """The plan of every program that these options run; empty on the reference interpreter, which
+    has none.
+    """
     if options.runtime == "reference":
         return []
     return [
-        summarise(built.compiled(stage), stage, options.units(stage), options.function) for stage in options.stages
+        summarise(built.compiled(stage), stage, options.units(stage), options.function)
+        for stage in options.stages
     ]
 
 
@@ -104,7 +132,10 @@ def describe(built: Built, options: CoreMLOptions) -> list[str]:
     for stage in options.stages:
         counts = Interpreter(built.package(stage), options.function).op_counts
         total = sum(times for kind, times in counts.items() if not kind.startswith("const"))
-        lines.append(f"no compute plan without Core ML: the reference interpreter runs all {total} operations of {stage}")
+        lines.append(
+            f"no compute plan without Core ML: the reference interpreter runs all {total} "
+            f"operations of {stage}"
+        )
     return lines
 
 

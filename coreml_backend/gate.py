@@ -1,4 +1,6 @@
-"""Before a built program is accepted: a probe frame through it against a reference that shares none of its code."""
+"""Before a built program is accepted: a probe frame through it against a reference that shares
+none of its code.
+"""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,12 +22,18 @@ LEAST_PSNR_DB = 35.0
 MOST_PSNR_DB = 99.0  # equal pictures have no PSNR, and a JSON file no infinity
 PROBE_SEED = 7
 
-# Renders a probe frame by other means: picture uint8 (S, S, 3), prompt float32 (1, 77, D), seed of the noise -> picture.
+# Renders a probe frame by other means: picture uint8 (S, S, 3), prompt float32 (1, 77, D), seed of
+# the noise -> picture.
 Reference = Callable[[np.ndarray, np.ndarray, int], np.ndarray]
 
 
 def check(
-    checkpoint: Checkpoint, size: int, runners: Sequence[Runner], reference: Reference, folder: Path, seed: int
+    checkpoint: Checkpoint,
+    size: int,
+    runners: Sequence[Runner],
+    reference: Reference,
+    folder: Path,
+    seed: int,
 ) -> float:
     """Return the PSNR in dB of a probe frame between the programs in a row and the reference.
 
@@ -35,18 +43,24 @@ def check(
     built: np.ndarray = picture
     for runner in runners:
         runner.set_conditioning(states)
-        runner.set_params(FrameParams(seed, control_scale=1.0))  # only a program under control has a place for it
+        runner.set_params(
+            FrameParams(seed, control_scale=1.0)
+        )  # only a program under control has a place for it
         built, _ = runner.run(built, probe_edges(picture))
         runner.forget()
     expected = reference(picture, states, seed)
     quality = min(psnr(np.ascontiguousarray(built), expected), MOST_PSNR_DB)
     if not quality >= LEAST_PSNR_DB:
-        names = [folder / f"refused-{checkpoint.name}-{what}.png" for what in ("program", "reference")]
+        names = [
+            folder / f"refused-{checkpoint.name}-{what}.png" for what in ("program", "reference")
+        ]
         save_image(names[0], np.ascontiguousarray(built))
         save_image(names[1], expected)
         raise BackendError(
-            f"coreml: the program built for {checkpoint.name} renders a probe frame at {quality:.1f} dB from the "
-            f"reference, expected at least {LEAST_PSNR_DB:.0f}; it is not used; compare {names[0]} and {names[1].name}"
+            f"coreml: the program built for {checkpoint.name} renders a probe frame at "
+            f"{quality:.1f} dB from the "
+            f"reference, expected at least {LEAST_PSNR_DB:.0f}; it is not used; compare {names[0]} "
+            f"and {names[1].name}"
         )
     return quality
 

@@ -1,6 +1,8 @@
-"""What bench asks of Core ML: a frame's work counted operation by operation, the device's peaks, the stages one by one.
+"""What bench asks of Core ML: a frame's work counted operation by operation, the device's peaks,
+the stages one by one.
 
-Counting needs no Mac. Peaks and stages run Core ML itself, or the reference interpreter in a test, whose times mean nothing.
+Counting needs no Mac. Peaks and stages run Core ML itself, or the reference interpreter in a test,
+whose times mean nothing.
 """
 
 import math
@@ -35,11 +37,15 @@ _REPEATS = 8
 class CoreMLInstrument:
     """See `common.bench.instrument.Instrument`."""
 
-    def count(self, checkpoint: Checkpoint, size: int, attention: AttentionForm = "sdpa") -> list[StageCost]:
+    def count(
+        self, checkpoint: Checkpoint, size: int, attention: AttentionForm = "sdpa"
+    ) -> list[StageCost]:
         checkpoint.check_size(size)
         costs = []
         for stage in STAGES:
-            program, _ = mil_program(checkpoint, Variant(size, attention, "float32", "float16", _named(stage)))
+            program, _ = mil_program(
+                checkpoint, Variant(size, attention, "float32", "float16", _named(stage))
+            )
             cost = StageCost(stage, 0, 0, 0)
             for op in program.functions["main"].operations:
                 cost = cost.plus(*_work(op))
@@ -56,7 +62,10 @@ class CoreMLInstrument:
             seconds = _best(open_model(product), {"x": rows}) / layers
             bulk = np.ones(_COPY_SHAPE, np.float32)
             copied = _best(open_model(copy), {"x": bulk})
-        how = f"{layers} linears of {_SIDE} x {_SIDE} in one program; activation over {bulk.nbytes // 2 >> 20} MB float16"
+        how = (
+            f"{layers} linears of {_SIDE} x {_SIDE} in one program; activation over "
+            f"{bulk.nbytes // 2 >> 20} MB float16"
+        )
         return Peaks(2 * _SIDE**3 / seconds, 2 * bulk.nbytes / 2 / copied, "float16", how)
 
     def notes(self, backend: Backend) -> list[str]:
@@ -65,7 +74,9 @@ class CoreMLInstrument:
         return describe(find_or_build(loaded.checkpoint, loaded.options), loaded.options)
 
     def profile(self, backend: Backend, picture: np.ndarray, frames: int) -> dict[str, list[float]]:
-        """Run a program for each stage in turn, on the backend's own compute units; they are built if they are not cached."""
+        """Run a program for each stage in turn, on the backend's own compute units; they are built
+        if they are not cached.
+        """
         loaded = _coreml(backend)
         options = loaded.options
         if not options.placement:
@@ -95,7 +106,9 @@ def _coreml(backend: Backend) -> CoreMLBackend:
 
 
 def open_model(path: Path, runtime: str = "coreml") -> Model:
-    """Open a package that measures a peak, on Core ML, or on the interpreter. Raises UsageError, BackendError."""
+    """Open a package that measures a peak, on Core ML, or on the interpreter. Raises UsageError,
+    BackendError.
+    """
     if runtime == "reference":
         from .interpreter import Interpreter
 
@@ -105,7 +118,9 @@ def open_model(path: Path, runtime: str = "coreml") -> Model:
     try:
         model: Model = ct.models.MLModel(str(path), compute_units=ct.ComputeUnit.CPU_AND_GPU)
     except Exception as error:  # coremltools raises bare Exception and RuntimeError
-        raise BackendError(f"coreml: {path.name} cannot be loaded ({error}); check `sdxs doctor`") from None
+        raise BackendError(
+            f"coreml: {path.name} cannot be loaded ({error}); check `sdxs doctor`"
+        ) from None
     return model
 
 
@@ -126,12 +141,18 @@ def _named(stage: str) -> Stage:
 
 
 def _work(op: Operation) -> tuple[int, int, int]:
-    """FLOPs, weights and activations of one operation; nothing for what is neither a convolution nor a product."""
+    """FLOPs, weights and activations of one operation; nothing for what is neither a convolution
+    nor a product.
+    """
     y = op.outputs[0]
     if op.op_type in ("conv", "linear"):
         weight, bias = op.inputs["weight"], op.inputs.get("bias")
         weights = _size(weight) + (_size(bias) if bias is not None else 0)
-        return 2 * _size(y) * (_size(weight) // weight.shape[0]), weights, _size(op.inputs["x"]) + _size(y)
+        return (
+            2 * _size(y) * (_size(weight) // weight.shape[0]),
+            weights,
+            _size(op.inputs["x"]) + _size(y),
+        )
     if op.op_type == "scaled_dot_product_attention":
         q, k, v = (op.inputs[name] for name in ("query", "key", "value"))
         return 4 * _size(q) * k.shape[-2], 0, _size(q) + _size(k) + _size(v) + _size(y)
@@ -156,8 +177,12 @@ def _size(value: Var) -> int:
 
 
 def write_product(path: Path, side: int, layers: int = 4) -> int:
-    """Write a program of `layers` linears in a row, (1, side, side) -> the same; return how many."""
-    weight = np.random.default_rng(1).standard_normal((side, side), np.float32) / np.sqrt(side, dtype=np.float32)
+    """Write a program of `layers` linears in a row, (1, side, side) -> the same; return how
+    many.
+    """
+    weight = np.random.default_rng(1).standard_normal((side, side), np.float32) / np.sqrt(
+        side, dtype=np.float32
+    )
     _write(path, (1, side, side), lambda x: _chain(x, weight.astype(np.float16), layers))
     return layers
 
@@ -165,7 +190,9 @@ def write_product(path: Path, side: int, layers: int = 4) -> int:
 def _chain(x: Var, weight: np.ndarray, layers: int) -> Var:
     for _ in range(layers):
         x = mb.linear(x=x, weight=weight)
-    return mb.reduce_max(x=x, axes=[2], keep_dims=True)  # a small output: the way back to Python is not what is measured
+    return mb.reduce_max(
+        x=x, axes=[2], keep_dims=True
+    )  # a small output: the way back to Python is not what is measured
 
 
 def write_copy(path: Path, shape: tuple[int, ...]) -> None:
@@ -182,7 +209,12 @@ def _write(path: Path, shape: tuple[int, ...], body: Callable[[Var], Var]) -> No
     program.add_function("main", function)
     with _quiet():
         ct.convert(
-            program, inputs=[ct.TensorType(name="x", shape=shape, dtype=np.float32)], convert_to="mlprogram",
-            skip_model_load=True, minimum_deployment_target=ct.target.iOS17, compute_precision=ct.precision.FLOAT32,
-            pass_pipeline=ct.PassPipeline.CLEANUP, package_dir=str(path),
+            program,
+            inputs=[ct.TensorType(name="x", shape=shape, dtype=np.float32)],
+            convert_to="mlprogram",
+            skip_model_load=True,
+            minimum_deployment_target=ct.target.iOS17,
+            compute_precision=ct.precision.FLOAT32,
+            pass_pipeline=ct.PassPipeline.CLEANUP,
+            package_dir=str(path),
         )

@@ -1,4 +1,5 @@
-"""A saved ML Program opened without Core ML: the .mlpackage folder, its protobuf and its weight file.
+"""A saved ML Program opened without Core ML: the .mlpackage folder, its protobuf and its weight
+file.
 
 Follows the published Model.proto and MIL.proto; weights come through coremltools' own blob reader.
 Weights are read when asked for, never kept. Flexible shapes, list and dictionary values and
@@ -22,9 +23,21 @@ Value = np.ndarray | str | list["Value"]
 
 # What a program's number is held in here; float16 widens, and rounding is the interpreter's choice.
 STORAGE: dict[str, type[np.generic]] = {
-    "bool": np.bool_, "float16": np.float32, "float32": np.float32, "int4": np.int8, "int8": np.int8, "int16": np.int16,
-    "int32": np.int32, "uint1": np.uint8, "uint2": np.uint8, "uint3": np.uint8, "uint4": np.uint8, "uint6": np.uint8,
-    "uint8": np.uint8, "uint16": np.uint16, "uint32": np.uint32,
+    "bool": np.bool_,
+    "float16": np.float32,
+    "float32": np.float32,
+    "int4": np.int8,
+    "int8": np.int8,
+    "int16": np.int16,
+    "int32": np.int32,
+    "uint1": np.uint8,
+    "uint2": np.uint8,
+    "uint3": np.uint8,
+    "uint4": np.uint8,
+    "uint6": np.uint8,
+    "uint8": np.uint8,
+    "uint16": np.uint16,
+    "uint32": np.uint32,
 }
 BITS = {"bool": 8, "float16": 16, "float32": 32} | {
     name: int(name.removeprefix("u").removeprefix("int")) for name in STORAGE if "int" in name
@@ -33,7 +46,9 @@ BITS = {"bool": 8, "float16": 16, "float32": 32} | {
 
 @dataclass(frozen=True, slots=True)
 class TensorType:
-    """dtype: the program's name for it, 'float16', 'uint4', 'string'. shape: fixed sizes, () for a scalar."""
+    """dtype: the program's name for it, 'float16', 'uint4', 'string'. shape: fixed sizes, () for a
+    scalar.
+    """
 
     dtype: str
     shape: tuple[int, ...]
@@ -43,7 +58,9 @@ class TensorType:
 
 
 class Package:
-    """The folder of one saved model. Raises BackendError for anything missing, damaged or not an ML Program."""
+    """The folder of one saved model. Raises BackendError for anything missing, damaged or not an
+    ML Program.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -54,7 +71,10 @@ class Package:
         except Exception as error:  # protobuf's DecodeError has no stable public home
             raise self.damaged(f"{file.name} is not a Core ML model ({error})") from error
         if self.spec.WhichOneof("Type") != "mlProgram":
-            raise self.damaged(f"{file.name} holds {self.spec.WhichOneof('Type') or 'no model'}, expected an ML Program")
+            raise self.damaged(
+                f"{file.name} holds {self.spec.WhichOneof('Type') or 'no model'}, expected an ML "
+                "Program"
+            )
         self._folder = file.parent
         self._readers: dict[str, _BlobStorageReader] = {}
 
@@ -63,9 +83,16 @@ class Package:
 
     def type_of(self, value: MIL_pb2.ValueType) -> TensorType:
         """Return dtype and shape of a tensor, or of the tensor inside a state."""
-        tensor = value.stateType.wrappedType.tensorType if value.WhichOneof("type") == "stateType" else value.tensorType
+        tensor = (
+            value.stateType.wrappedType.tensorType
+            if value.WhichOneof("type") == "stateType"
+            else value.tensorType
+        )
         if any(size.WhichOneof("dimension") != "constant" for size in tensor.dimensions):
-            raise BackendError(f"{self.path}: the program has a flexible shape; convert it with inputs of fixed size")
+            raise BackendError(
+                f"{self.path}: the program has a flexible shape; convert it with inputs of fixed "
+                "size"
+            )
         dtype = MIL_pb2.DataType.Name(tensor.dataType).lower()
         return TensorType(dtype, tuple(size.constant.size for size in tensor.dimensions))
 
@@ -73,13 +100,19 @@ class Package:
         """Refuse a weight that cannot lie whole inside its file, before a long run meets it."""
         file, offset = self._blob(value)
         kind = self.type_of(value.type)
-        needed = offset + 64 + (math.prod(kind.shape) * BITS.get(kind.dtype, 0) + 7) // 8  # 64: the blob's own header
+        needed = (
+            offset + 64 + (math.prod(kind.shape) * BITS.get(kind.dtype, 0) + 7) // 8
+        )  # 64: the blob's own header
         size = file.stat().st_size if file.is_file() else 0
         if size < needed:
-            raise self.damaged(f"{file.name} has {size} bytes, expected at least {needed}: missing or truncated")
+            raise self.damaged(
+                f"{file.name} has {size} bytes, expected at least {needed}: missing or truncated"
+            )
 
     def read(self, value: MIL_pb2.Value) -> Value:
-        """Return a constant: numbers in their STORAGE type (float16 widened), a string, or a list of strings."""
+        """Return a constant: numbers in their STORAGE type (float16 widened), a string, or a list
+        of strings.
+        """
         if value.WhichOneof("value") == "blobFileValue":
             return self._read_blob(value)
         if value.immediateValue.WhichOneof("value") == "list":
@@ -89,7 +122,9 @@ class Package:
     def _blob(self, value: MIL_pb2.Value) -> tuple[Path, int]:
         prefix, _, name = value.blobFileValue.fileName.partition("/")
         if prefix != "@model_path" or ".." in Path(name).parts:
-            raise self.damaged(f"weights are in {value.blobFileValue.fileName!r}, expected a file beside the model")
+            raise self.damaged(
+                f"weights are in {value.blobFileValue.fileName!r}, expected a file beside the model"
+            )
         return self._folder / name, value.blobFileValue.offset
 
     def _read_blob(self, value: MIL_pb2.Value) -> np.ndarray:
@@ -103,7 +138,9 @@ class Package:
         except (RuntimeError, ValueError, AttributeError) as error:
             raise self.damaged(f"{file.name} at byte {offset} is not {kind} ({error})") from error
         if flat.size != math.prod(kind.shape):
-            raise self.damaged(f"{file.name} at byte {offset} holds {flat.size} numbers, expected {kind}")
+            raise self.damaged(
+                f"{file.name} at byte {offset} holds {flat.size} numbers, expected {kind}"
+            )
         if kind.dtype == "float16":
             flat = flat.view(np.float16)  # the reader hands out the bits as uint16
         return flat.reshape(kind.shape).astype(STORAGE[kind.dtype], copy=False)
@@ -147,11 +184,17 @@ def _model_file(path: Path) -> Path:
     manifest = path / "Manifest.json"
     try:
         entries = json.loads(manifest.read_bytes())
-        file = path / "Data" / str(entries["itemInfoEntries"][entries["rootModelIdentifier"]]["path"])
+        file = (
+            path / "Data" / str(entries["itemInfoEntries"][entries["rootModelIdentifier"]]["path"])
+        )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BackendError(
-            f"{path}: Manifest.json is missing or damaged, expected a saved .mlpackage folder; run the conversion again"
+            f"{path}: Manifest.json is missing or damaged, expected a saved .mlpackage folder; run "
+            "the conversion again"
         ) from error
     if not file.is_file():
-        raise BackendError(f"{path}: the model file {file.name} is missing; delete the folder and run the conversion again")
+        raise BackendError(
+            f"{path}: the model file {file.name} is missing; delete the folder and run the "
+            "conversion again"
+        )
     return file

@@ -19,11 +19,18 @@ SCRATCH = 1 << 24  # numbers of one patch matrix or score matrix: 64 MiB
 
 
 def conv(
-    x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None = None, strides: np.ndarray | None = None,
-    pad_type: str = "valid", pad: np.ndarray | None = None, dilations: np.ndarray | None = None,
+    x: np.ndarray,
+    weight: np.ndarray,
+    bias: np.ndarray | None = None,
+    strides: np.ndarray | None = None,
+    pad_type: str = "valid",
+    pad: np.ndarray | None = None,
+    dilations: np.ndarray | None = None,
     groups: np.ndarray | int = 1,
 ) -> np.ndarray:
-    """Correlate x (N, C, *spatial) with weight (O, C/groups, *kernel), one to three spatial axes."""
+    """Correlate x (N, C, *spatial) with weight (O, C/groups, *kernel), one to three spatial
+    axes.
+    """
     kernel, groups = weight.shape[2:], int(groups)
     steps, gaps = _per_axis(strides, kernel), _per_axis(dilations, kernel)
     if x.shape[1] != weight.shape[1] * groups or weight.shape[0] % groups:
@@ -35,7 +42,9 @@ def conv(
     out = np.empty((x.shape[0], weight.shape[0], *windows.shape[2 : x.ndim]), np.float32)
     for n in range(x.shape[0]):
         pictures = np.split(windows[n], groups)
-        for part, filters, picture in zip(np.split(out[n], groups), np.split(weight, groups), pictures, strict=True):
+        for part, filters, picture in zip(
+            np.split(out[n], groups), np.split(weight, groups), pictures, strict=True
+        ):
             _correlate(picture, filters, part)
     if bias is not None:
         out += bias.reshape(-1, *[1] * len(kernel))
@@ -62,7 +71,11 @@ def _per_axis(given: np.ndarray | None, kernel: tuple[int, ...]) -> tuple[int, .
 
 
 def _padding(
-    kind: str, pad: np.ndarray | None, spatial: tuple[int, ...], reach: Sequence[int], steps: Sequence[int]
+    kind: str,
+    pad: np.ndarray | None,
+    spatial: tuple[int, ...],
+    reach: Sequence[int],
+    steps: Sequence[int],
 ) -> list[tuple[int, int]]:
     if kind == "valid":
         return [(0, 0)] * len(spatial)
@@ -71,15 +84,24 @@ def _padding(
     if kind not in ("same", "same_lower"):
         raise ValueError(f"pad_type {kind!r} with pad {pad}")
     # TensorFlow's rule, which coremltools' shape inference follows: ceil(size / step) outputs
-    totals = [max(0, (math.ceil(n / s) - 1) * s + k - n) for n, s, k in zip(spatial, steps, reach, strict=True)]
+    totals = [
+        max(0, (math.ceil(n / s) - 1) * s + k - n)
+        for n, s, k in zip(spatial, steps, reach, strict=True)
+    ]
     pairs = [(total // 2, total - total // 2) for total in totals]
     return pairs if kind == "same" else [(after, before) for before, after in pairs]
 
 
 def conv_transpose(
-    x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None = None, strides: np.ndarray | None = None,
-    pad_type: str = "valid", pad: np.ndarray | None = None, dilations: np.ndarray | None = None,
-    groups: np.ndarray | int = 1, output_shape: np.ndarray | None = None,
+    x: np.ndarray,
+    weight: np.ndarray,
+    bias: np.ndarray | None = None,
+    strides: np.ndarray | None = None,
+    pad_type: str = "valid",
+    pad: np.ndarray | None = None,
+    dilations: np.ndarray | None = None,
+    groups: np.ndarray | int = 1,
+    output_shape: np.ndarray | None = None,
 ) -> np.ndarray:
     """Spread x (N, C, *spatial) through weight (C, O/groups, *kernel); pad crops the result."""
     kernel, groups = weight.shape[2:], int(groups)
@@ -93,7 +115,10 @@ def conv_transpose(
     for tap in np.ndindex(*kernel):
         filters = weight[(slice(None), slice(None), *tap)].reshape(groups, -1, weight.shape[1])
         placed = filters.swapaxes(1, 2) @ columns  # (N, groups, O/groups, pixels)
-        at = tuple(slice(t * d, t * d + (n - 1) * s + 1, s) for t, (n, _, s, d) in zip(tap, geometry, strict=True))
+        at = tuple(
+            slice(t * d, t * d + (n - 1) * s + 1, s)
+            for t, (n, _, s, d) in zip(tap, geometry, strict=True)
+        )
         out[(slice(None), slice(None), *at)] += placed.reshape(x.shape[0], -1, *x.shape[2:])
     crops = _padding(pad_type, pad, x.shape[2:], kernel, steps)
     kept = [slice(before, size - after) for size, (before, after) in zip(full, crops, strict=True)]
@@ -109,7 +134,10 @@ def linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None = None) ->
 
 
 def matmul(
-    x: np.ndarray, y: np.ndarray, transpose_x: np.ndarray | bool = False, transpose_y: np.ndarray | bool = False
+    x: np.ndarray,
+    y: np.ndarray,
+    transpose_x: np.ndarray | bool = False,
+    transpose_y: np.ndarray | bool = False,
 ) -> np.ndarray:
     left = x.swapaxes(-1, -2) if transpose_x and x.ndim > 1 else x
     right = y.swapaxes(-1, -2) if transpose_y and y.ndim > 1 else y
@@ -120,7 +148,10 @@ def einsum(values: list[np.ndarray], equation: str) -> np.ndarray:
     """Multiply (..., C, H, W) by (..., W, H, U) for every H: the one product MIL's einsum knows."""
     left, right = values
     letters: dict[str, str] = {}
-    pattern = "".join(c if c in ",->" else letters.setdefault(c, "abcdefghij"[len(letters)]) for c in equation.replace(" ", ""))
+    pattern = "".join(
+        c if c in ",->" else letters.setdefault(c, "abcdefghij"[len(letters)])
+        for c in equation.replace(" ", "")
+    )
     if pattern not in ("abcd,adce->abce", "abc,cbd->abd") or left.ndim != right.ndim:
         raise ValueError(f"equation {equation!r}, expected 'nchw,nwhu->nchu' or 'chw,whr->chr'")
     return (left.swapaxes(-3, -2) @ right.swapaxes(-3, -2)).swapaxes(-3, -2)
@@ -129,14 +160,23 @@ def einsum(values: list[np.ndarray], equation: str) -> np.ndarray:
 def scaled_dot_product_attention(
     query: np.ndarray, key: np.ndarray, value: np.ndarray, attn_mask: np.ndarray | None = None
 ) -> np.ndarray:
-    """softmax(q k / sqrt(E) + mask) v over (*batch, L, E); a boolean mask says which keys take part."""
+    """softmax(q k / sqrt(E) + mask) v over (*batch, L, E); a boolean mask says which keys take
+    part.
+    """
     batch, length, source = query.shape[:-2], query.shape[-2], key.shape[-2]
     if key.shape[:-2] != batch or value.shape[:-2] != batch:
-        raise ValueError(f"batches {batch}, {key.shape[:-2]} and {value.shape[:-2]} of query, key and value differ")
+        raise ValueError(
+            f"batches {batch}, {key.shape[:-2]} and {value.shape[:-2]} of query, key and value "
+            "differ"
+        )
     out = np.empty((*batch, length, value.shape[-1]), np.float32)
     bias = None
     if attn_mask is not None:
-        bias = np.where(attn_mask, np.float32(0), np.float32(-np.inf)) if attn_mask.dtype == np.bool_ else attn_mask
+        bias = (
+            np.where(attn_mask, np.float32(0), np.float32(-np.inf))
+            if attn_mask.dtype == np.bool_
+            else attn_mask
+        )
         bias = np.broadcast_to(bias, (*batch, length, source))
     rows = max(1, SCRATCH // source)
     for at in np.ndindex(*batch):

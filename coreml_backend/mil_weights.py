@@ -1,6 +1,7 @@
 """Compressed weights of an ML Program, opened as Core ML opens them: the constexpr operations.
 
-Formulas from the iOS 16 and iOS 18 operation sets; jointly sparse and quantised weights are not implemented.
+Formulas from the iOS 16 and iOS 18 operation sets; jointly sparse and quantised weights are not
+implemented.
 """
 
 # mypy: disable-error-code="no-any-return"
@@ -14,15 +15,21 @@ from .mil_ops import Operations
 from .mil_package import unpack_bits
 
 
-def affine_dequantize(quantized_data: np.ndarray, zero_point: np.ndarray, scale: np.ndarray, axis: np.ndarray) -> np.ndarray:
+def affine_dequantize(
+    quantized_data: np.ndarray, zero_point: np.ndarray, scale: np.ndarray, axis: np.ndarray
+) -> np.ndarray:
     shape = [1] * quantized_data.ndim
     shape[int(axis)] = -1
     # a vector runs along `axis`, a scalar serves all
-    offset, factor = (v.astype(np.float32).reshape(shape if v.ndim else ()) for v in (zero_point, scale))
+    offset, factor = (
+        v.astype(np.float32).reshape(shape if v.ndim else ()) for v in (zero_point, scale)
+    )
     return (quantized_data.astype(np.float32) - offset) * factor
 
 
-def blockwise_shift_scale(data: np.ndarray, scale: np.ndarray, offset: np.ndarray | None = None) -> np.ndarray:
+def blockwise_shift_scale(
+    data: np.ndarray, scale: np.ndarray, offset: np.ndarray | None = None
+) -> np.ndarray:
     shifted = data.astype(np.float32)
     if offset is not None:
         shifted -= _spread(offset.astype(np.float32), data.shape)
@@ -30,18 +37,28 @@ def blockwise_shift_scale(data: np.ndarray, scale: np.ndarray, offset: np.ndarra
 
 
 def lut_to_dense(
-    indices: np.ndarray, lut: np.ndarray, shape: np.ndarray | None = None, vector_axis: np.ndarray | None = None
+    indices: np.ndarray,
+    lut: np.ndarray,
+    shape: np.ndarray | None = None,
+    vector_axis: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Look up a palette: iOS 16's packed bytes with a `shape`, or iOS 18's grouped tables of vectors."""
+    """Look up a palette: iOS 16's packed bytes with a `shape`, or iOS 18's grouped tables of
+    vectors.
+    """
     if shape is not None:
         if vector_axis is not None or lut.ndim != 1:
             raise ValueError("shape together with vector_axis or a grouped table")
         sizes = tuple(int(size) for size in shape)
         return lut[unpack_bits(indices, int(math.log2(lut.size)), math.prod(sizes))].reshape(sizes)
     if lut.ndim != indices.ndim + 2:
-        raise ValueError(f"a table of rank {lut.ndim} for indices of rank {indices.ndim}, expected rank {indices.ndim + 2}")
+        raise ValueError(
+            f"a table of rank {lut.ndim} for indices of rank {indices.ndim}, expected rank "
+            f"{indices.ndim + 2}"
+        )
     # which table serves each index, per axis
-    group = [np.arange(n) // (n // tables) for n, tables in zip(indices.shape, lut.shape, strict=False)]
+    group = [
+        np.arange(n) // (n // tables) for n, tables in zip(indices.shape, lut.shape, strict=False)
+    ]
     found = lut[(*np.ix_(*group), indices)]  # (*indices.shape, vector)
     if lut.shape[-1] == 1:
         return found[..., 0]
@@ -53,7 +70,9 @@ def lut_to_dense(
     return np.moveaxis(found, -1, axis + 1).reshape(merged)
 
 
-def sparse_to_dense(nonzero_data: np.ndarray, mask: np.ndarray, shape: np.ndarray | None = None) -> np.ndarray:
+def sparse_to_dense(
+    nonzero_data: np.ndarray, mask: np.ndarray, shape: np.ndarray | None = None
+) -> np.ndarray:
     if shape is not None:  # iOS 16 packs the mask
         sizes = tuple(int(size) for size in shape)
         mask = unpack_bits(mask, 1, math.prod(sizes)).reshape(sizes)
@@ -70,7 +89,11 @@ def constexpr_cast(source_val: np.ndarray, output_dtype: str) -> np.ndarray:
 
 def _spread(blocks: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     for axis, size in enumerate(shape):
-        blocks = blocks if blocks.shape[axis] == 1 else np.repeat(blocks, size // blocks.shape[axis], axis)
+        blocks = (
+            blocks
+            if blocks.shape[axis] == 1
+            else np.repeat(blocks, size // blocks.shape[axis], axis)
+        )
     return blocks
 
 

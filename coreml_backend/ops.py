@@ -1,7 +1,8 @@
 """MIL operations as the networks here use them.
 
-Feature maps are (1, C, H, W). Tokens are (1, S, C), or (1, C, 1, S) for the Neural Engine; `linear` and
-`layer_norm` tell the two apart by rank. Everything is float16. Mirrors `mlx_sdxs/layers.py`.
+Feature maps are (1, C, H, W). Tokens are (1, S, C), or (1, C, 1, S) for the Neural Engine;
+`linear` and `layer_norm` tell the two apart by rank. Everything is float16. Mirrors
+`mlx_sdxs/layers.py`.
 """
 
 from typing import Literal
@@ -16,9 +17,31 @@ from .compression import stored
 from .weights import Weights, half
 
 __all__ = [
-    "AttentionForm", "Downsample", "Function", "Program", "Resnet", "Upsample", "Var", "Weights", "affine", "attention",
-    "conv", "convolve", "ct", "from_tokens", "gelu", "group_norm", "half", "layer_norm", "linear", "mb", "pass_pipeline",
-    "silu", "to_tokens", "types", "upsample",
+    "AttentionForm",
+    "Downsample",
+    "Function",
+    "Program",
+    "Resnet",
+    "Upsample",
+    "Var",
+    "Weights",
+    "affine",
+    "attention",
+    "conv",
+    "convolve",
+    "ct",
+    "from_tokens",
+    "gelu",
+    "group_norm",
+    "half",
+    "layer_norm",
+    "linear",
+    "mb",
+    "pass_pipeline",
+    "silu",
+    "to_tokens",
+    "types",
+    "upsample",
 ]
 
 AttentionForm = Literal["sdpa", "matmul", "split_einsum"]
@@ -28,7 +51,11 @@ LAYER_NORM_EPS = 1e-5
 
 
 def conv(
-    *, x: Var, weights: Weights, stride: int = 1, pad: tuple[int, int, int, int] | None = None,
+    *,
+    x: Var,
+    weights: Weights,
+    stride: int = 1,
+    pad: tuple[int, int, int, int] | None = None,
     bias: np.ndarray | None = None,
 ) -> Var:
     """2-D convolution. pad: top, bottom, left, right; by default what keeps the size at stride 1.
@@ -38,29 +65,54 @@ def conv(
     kernel = weights.float32("weight")
     around = kernel.shape[-1] // 2
     return convolve(
-        x=x, kernel=stored(kernel, weights), bias=weights.bias() if bias is None else bias,
-        stride=stride, pad=pad or (around,) * 4, name=weights.label,
+        x=x,
+        kernel=stored(kernel, weights),
+        bias=weights.bias() if bias is None else bias,
+        stride=stride,
+        pad=pad or (around,) * 4,
+        name=weights.label,
     )
 
 
 def convolve(
-    *, x: Var, kernel: Var | np.ndarray, bias: np.ndarray | None, pad: tuple[int, int, int, int], name: str,
+    *,
+    x: Var,
+    kernel: Var | np.ndarray,
+    bias: np.ndarray | None,
+    pad: tuple[int, int, int, int],
+    name: str,
     stride: int = 1,
 ) -> Var:
     """2-D convolution with a kernel that is at hand, float16 (O, I, kH, kW)."""
     # "same" at stride 2 would be TensorFlow's, which pads bottom and right first
     optional = {} if bias is None else {"bias": half(bias, name)}
-    return mb.conv(x=x, weight=kernel, strides=[stride] * 2, pad_type="custom", pad=list(pad), name=name, **optional)
+    return mb.conv(
+        x=x,
+        weight=kernel,
+        strides=[stride] * 2,
+        pad_type="custom",
+        pad=list(pad),
+        name=name,
+        **optional,
+    )
 
 
 def linear(*, x: Var, weights: Weights, rows: slice | None = None, label: str = "") -> Var:
-    """Linear over the channels of tokens; `rows` takes part of the outputs, and `label` then names it."""
+    """Linear over the channels of tokens; `rows` takes part of the outputs, and `label` then names
+    it.
+    """
     kernel, bias = weights.float32("weight"), weights.bias()
     if rows is not None:
         kernel, bias = kernel[rows], None if bias is None else bias[rows]
     name = weights.label + label
     if x.rank == 4:
-        return convolve(x=x, kernel=stored(kernel[:, :, None, None], weights), bias=bias, pad=(0,) * 4, name=name)
+        return convolve(
+            x=x,
+            kernel=stored(kernel[:, :, None, None], weights),
+            bias=bias,
+            pad=(0,) * 4,
+            name=name,
+        )
     optional = {} if bias is None else {"bias": half(bias, name)}
     return mb.linear(x=x, weight=stored(kernel, weights), name=name, **optional)
 
@@ -77,8 +129,12 @@ def group_norm(*, x: Var, weights: Weights, groups: int, eps: float) -> Var:
     h = mb.layer_norm(x=h, axes=[2], epsilon=np.float16(eps), name=name)
     h = mb.reshape(x=h, shape=[1, channels, height, width])
     return mb.batch_norm(
-        x=h, mean=np.zeros(channels, np.float16), variance=np.ones(channels, np.float16),
-        gamma=half(weights.float32("weight"), name), beta=half(weights.float32("bias"), name), epsilon=np.float16(0),
+        x=h,
+        mean=np.zeros(channels, np.float16),
+        variance=np.ones(channels, np.float16),
+        gamma=half(weights.float32("weight"), name),
+        beta=half(weights.float32("bias"), name),
+        epsilon=np.float16(0),
     )
 
 
@@ -86,7 +142,14 @@ def layer_norm(*, x: Var, weights: Weights) -> Var:
     """LayerNorm over the channels of tokens."""
     gamma, beta = (half(weights.float32(part), weights.name) for part in ("weight", "bias"))
     axis = 1 if x.rank == 4 else 2
-    return mb.layer_norm(x=x, axes=[axis], gamma=gamma, beta=beta, epsilon=np.float16(LAYER_NORM_EPS), name=weights.label)
+    return mb.layer_norm(
+        x=x,
+        axes=[axis],
+        gamma=gamma,
+        beta=beta,
+        epsilon=np.float16(LAYER_NORM_EPS),
+        name=weights.label,
+    )
 
 
 def silu(*, x: Var) -> Var:
@@ -134,7 +197,9 @@ def attention(*, query: Var, key: Var, value: Var, heads: int, form: AttentionFo
     _, tokens, channels = query.shape
     q, k, v = (_split_heads(x, heads) for x in (query, key, value))  # (1, heads, tokens, head_dim)
     if form == "sdpa":
-        y = mb.scaled_dot_product_attention(query=q, key=k, value=v)  # scales by head_dim ** -0.5 itself
+        y = mb.scaled_dot_product_attention(
+            query=q, key=k, value=v
+        )  # scales by head_dim ** -0.5 itself
     else:
         scores = mb.matmul(x=affine(x=q, scale=(channels // heads) ** -0.5), y=k, transpose_y=True)
         y = mb.matmul(x=mb.softmax(x=scores, axis=-1), y=v)
@@ -143,18 +208,24 @@ def attention(*, query: Var, key: Var, value: Var, heads: int, form: AttentionFo
 
 def _split_heads(x: Var, heads: int) -> Var:
     _, tokens, channels = x.shape
-    return mb.transpose(x=mb.reshape(x=x, shape=[1, tokens, heads, channels // heads]), perm=[0, 2, 1, 3])
+    return mb.transpose(
+        x=mb.reshape(x=x, shape=[1, tokens, heads, channels // heads]), perm=[0, 2, 1, 3]
+    )
 
 
 def _split_einsum(query: Var, key: Var, value: Var, heads: int) -> Var:
-    """One small attention for each head, channels first throughout, as the Neural Engine likes it."""
+    """One small attention for each head, channels first throughout, as the Neural Engine likes
+    it.
+    """
     query = affine(x=query, scale=(query.shape[1] // heads) ** -0.5)
     key = mb.transpose(x=key, perm=[0, 3, 2, 1])  # (1, keys, 1, C)
     parts = [_in_heads(query, heads, 1), _in_heads(key, heads, 3), _in_heads(value, heads, 1)]
     outputs = []
     for q, k, v in zip(*parts, strict=True):
         scores = mb.einsum(values=[k, q], equation="bkhc,bchq->bkhq")  # (1, keys, 1, queries)
-        outputs.append(mb.einsum(values=[v, mb.softmax(x=scores, axis=1)], equation="bchk,bkhq->bchq"))
+        outputs.append(
+            mb.einsum(values=[v, mb.softmax(x=scores, axis=1)], equation="bchk,bkhq->bchq")
+        )
     return mb.concat(values=outputs, axis=1) if heads > 1 else outputs[0]
 
 
@@ -183,7 +254,9 @@ class Resnet:
         h = conv(x=h, weights=w["conv1"], bias=bias)
         h = silu(x=group_norm(x=h, weights=w["norm2"], groups=self.groups, eps=self.eps))
         h = conv(x=h, weights=w["conv2"])
-        return mb.add(x=h, y=conv(x=x, weights=w["conv_shortcut"]) if "conv_shortcut.weight" in w else x)
+        return mb.add(
+            x=h, y=conv(x=x, weights=w["conv_shortcut"]) if "conv_shortcut.weight" in w else x
+        )
 
 
 class Downsample:

@@ -18,9 +18,18 @@ INPUTS = ("float32", "image")
 STAGES = ("encode", "unet", "decode")
 WHOLE = ("frame",)
 CONTROLLED = ("controlled",)
-UNITS = {"ne": "cpu_and_ne", "gpu": "cpu_and_gpu", "cpu": "cpu_only", "all": "all"}  # as --placement spells them
+UNITS = {
+    "ne": "cpu_and_ne",
+    "gpu": "cpu_and_gpu",
+    "cpu": "cpu_only",
+    "all": "all",
+}  # as --placement spells them
 _CHOICES = {
-    "runtime": RUNTIMES, "compute_units": COMPUTE_UNITS, "attention": ATTENTIONS, "weights": WEIGHTS, "input": INPUTS,
+    "runtime": RUNTIMES,
+    "compute_units": COMPUTE_UNITS,
+    "attention": ATTENTIONS,
+    "weights": WEIGHTS,
+    "input": INPUTS,
 }
 _FREE = ("sizes", "placement", "noise_seed", "control")
 
@@ -29,11 +38,12 @@ _FREE = ("sizes", "placement", "noise_seed", "control")
 class CoreMLOptions:
     """Settings of one backend; `size` in pixels.
 
-    attention: 'sdpa' needs macOS 15, 'matmul' macOS 14, 'split_einsum' is the Neural Engine's layout.
-    weights: 'float16', or compressed, which costs accuracy that `sdxs convert` prints. input: pictures
-    as float32 arrays or as images. sizes: all that one package holds; empty for `size` alone. noise_seed:
-    builds that seed's noise in. placement: compute units of encode, unet and decode, or empty for one
-    program from picture to picture on `compute_units`. control: the program with the ControlNet in it.
+    attention: 'sdpa' needs macOS 15, 'matmul' macOS 14, 'split_einsum' is the Neural Engine's
+    layout. weights: 'float16', or compressed, which costs accuracy that `sdxs convert` prints.
+    input: pictures as float32 arrays or as images. sizes: all that one package holds; empty for
+    `size` alone. noise_seed: builds that seed's noise in. placement: compute units of encode, unet
+    and decode, or empty for one program from picture to picture on `compute_units`. control: the
+    program with the ControlNet in it.
     """
 
     size: int
@@ -49,18 +59,27 @@ class CoreMLOptions:
 
     @classmethod
     def parse(cls, options: BackendOptions) -> "CoreMLOptions":
-        """Read `BackendOptions.settings`. Raises UsageError for an unknown name or value, or another dtype."""
+        """Read `BackendOptions.settings`. Raises UsageError for an unknown name or value, or
+        another dtype.
+        """
         if options.dtype not in ("auto", "float16"):
-            raise UsageError(f"--dtype {options.dtype}: Core ML programs compute in float16; use --dtype auto")
+            raise UsageError(
+                f"--dtype {options.dtype}: Core ML programs compute in float16; use --dtype auto"
+            )
         chosen = dict(options.settings)
         for name, value in chosen.items():
             if name not in (*_CHOICES, *_FREE):
-                raise UsageError(f"coreml: unknown setting {name!r}; known are {', '.join((*_CHOICES, *_FREE))}")
+                raise UsageError(
+                    f"coreml: unknown setting {name!r}; known are {', '.join((*_CHOICES, *_FREE))}"
+                )
             if name in _CHOICES and value not in _CHOICES[name]:
                 flag = "--coreml-runtime" if name == "runtime" else f"--{name.replace('_', '-')}"
                 raise UsageError(f"{flag} {value}: expected one of {', '.join(_CHOICES[name])}")
         if "placement" in chosen and "compute_units" in chosen:
-            raise UsageError("--placement and --compute-units: each says where the program runs; give one of them")
+            raise UsageError(
+                "--placement and --compute-units: each says where the program runs; give one of "
+                "them"
+            )
         sizes = _parse_sizes(chosen.pop("sizes", ""), options.size)
         placement = parse_placement(chosen.pop("placement", ""))
         seed = chosen.pop("noise_seed", "")
@@ -68,9 +87,19 @@ class CoreMLOptions:
             raise UsageError(f"coreml: noise_seed {seed!r}: expected a whole number")
         control = chosen.pop("control", "") == "yes"
         if control and placement:
-            raise UsageError("--placement: a frame under --control is one program and runs on one unit; use --compute-units")
+            raise UsageError(
+                "--placement: a frame under --control is one program and runs on one unit; use "
+                "--compute-units"
+            )
         seeded = int(seed) if seed else None
-        return cls(options.size, **chosen, sizes=sizes, placement=placement, noise_seed=seeded, control=control)
+        return cls(
+            options.size,
+            **chosen,
+            sizes=sizes,
+            placement=placement,
+            noise_seed=seeded,
+            control=control,
+        )
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -84,7 +113,11 @@ class CoreMLOptions:
 
     def units(self, stage: str) -> str:
         """Compute units of one program, in coremltools' words."""
-        return UNITS[self.placement[STAGES.index(stage)]] if stage in STAGES and self.placement else self.compute_units
+        return (
+            UNITS[self.placement[STAGES.index(stage)]]
+            if stage in STAGES and self.placement
+            else self.compute_units
+        )
 
     def variant(self, stage: str = "frame") -> "Variant":
         """The program of one stage; runtime and compute units do not change it."""
@@ -96,23 +129,35 @@ class CoreMLOptions:
     def identity(self) -> dict[str, str]:
         """What a built package is told apart by, in words; 'sizes' is all of them."""
         facts = {
-            "sizes": "+".join(map(str, self.sizes or (self.size,))), "attention": self.attention, "input": self.input,
-            "weights": self.weights, "stages": "+".join(self.stages),
-            "noise": "noise as input" if self.noise_seed is None else f"noise of seed {self.noise_seed}",
+            "sizes": "+".join(map(str, self.sizes or (self.size,))),
+            "attention": self.attention,
+            "input": self.input,
+            "weights": self.weights,
+            "stages": "+".join(self.stages),
+            "noise": "noise as input"
+            if self.noise_seed is None
+            else f"noise of seed {self.noise_seed}",
         }
         facts |= {"control": "built in"} if self.control else {}
         return facts | ({"package": "several sizes"} if self.sizes else {})
 
 
 def parse_placement(text: str) -> tuple[str, ...]:
-    """'encode=ne,unet=gpu,decode=ne' -> ('ne', 'gpu', 'ne'); nothing for nothing. Raises UsageError."""
+    """'encode=ne,unet=gpu,decode=ne' -> ('ne', 'gpu', 'ne'); nothing for nothing. Raises
+    UsageError.
+    """
     if not text:
         return ()
     pairs = [part.partition("=")[::2] for part in text.split(",")]
     placed = dict(pairs)
-    if sorted(placed) != sorted(STAGES) or len(pairs) != len(STAGES) or not set(placed.values()) <= UNITS.keys():
+    if (
+        sorted(placed) != sorted(STAGES)
+        or len(pairs) != len(STAGES)
+        or not set(placed.values()) <= UNITS.keys()
+    ):
         raise UsageError(
-            f"--placement {text}: expected every stage once with one of {', '.join(UNITS)}, as encode=ne,unet=gpu,decode=ne"
+            f"--placement {text}: expected every stage once with one of {', '.join(UNITS)}, as "
+            "encode=ne,unet=gpu,decode=ne"
         )
     return tuple(placed[stage] for stage in STAGES)
 
@@ -125,7 +170,9 @@ def _parse_sizes(text: str, size: int) -> tuple[int, ...]:
         raise UsageError(f"--sizes {text}: expected different sides in pixels, as 256,512")
     sizes = tuple(sorted(map(int, parts)))
     if size not in sizes:
-        raise UsageError(f"--size {size}: is not among --sizes {text}; add it there or take one of them")
+        raise UsageError(
+            f"--size {size}: is not among --sizes {text}; add it there or take one of them"
+        )
     return sizes
 
 
@@ -133,5 +180,6 @@ def refuse_steps(checkpoint: Checkpoint) -> None:
     """Raise UsageError where a frame takes several steps: a program has one timestep built in."""
     if checkpoint.frame.steps > 1:
         raise UsageError(
-            f"--steps {checkpoint.frame.steps}: a Core ML program takes one step, its timestep is built in; use --backend mlx"
+            f"--steps {checkpoint.frame.steps}: a Core ML program takes one step, its timestep is "
+            "built in; use --backend mlx"
         )

@@ -17,19 +17,24 @@ from .runner import Progress, open_runner, require_pillow
 if TYPE_CHECKING:
     from .gate import Reference  # brings OpenCV along, before which MLX wants to be loaded
 
-# 9.0 is the first whose models run on macOS 27.2's GPU (MochiDiffusion#521); parts of it that are not public
-# are used, so another major version must be looked at first.
+# 9.0 is the first whose models run on macOS 27.2's GPU (MochiDiffusion#521); parts of it that are
+# not public are used, so another major version must be looked at first.
 SUPPORTED_COREMLTOOLS = 9
 LEAST_MACOS = 14
 BEST_MACOS = 15  # scaled_dot_product_attention, several functions in a package
-COREMLTOOLS_REMEDY = f"pip install 'coremltools>={SUPPORTED_COREMLTOOLS},<{SUPPORTED_COREMLTOOLS + 1}'"
+COREMLTOOLS_REMEDY = (
+    f"pip install 'coremltools>={SUPPORTED_COREMLTOOLS},<{SUPPORTED_COREMLTOOLS + 1}'"
+)
 
 
 def refuse_without_runtime(options: CoreMLOptions) -> None:
-    """Raise UsageError where Core ML itself cannot run, or what is needed to build for it is not here."""
+    """Raise UsageError where Core ML itself cannot run, or what is needed to build for it is not
+    here.
+    """
     if options.runtime == "coreml" and sys.platform != "darwin":
         raise UsageError(
-            "--backend coreml: Core ML needs macOS; use --backend mlx, or --coreml-runtime reference, a slow interpreter "
+            "--backend coreml: Core ML needs macOS; use --backend mlx, or --coreml-runtime "
+            "reference, a slow interpreter "
             "that shows what the program computes"
         )
     coremltools_version()
@@ -43,12 +48,17 @@ def _refuse_old_system(options: CoreMLOptions) -> None:
     system = platform.mac_ver()[0].partition(".")[0]
     if options.runtime != "coreml" or not system.isdecimal():
         return
-    needs = [(LEAST_MACOS, "Core ML as sdxs uses it", "--backend mlx"), (BEST_MACOS, "--attention sdpa", "--attention matmul"),
-             (BEST_MACOS, "--sizes", "one --size")]
+    needs = [
+        (LEAST_MACOS, "Core ML as sdxs uses it", "--backend mlx"),
+        (BEST_MACOS, "--attention sdpa", "--attention matmul"),
+        (BEST_MACOS, "--sizes", "one --size"),
+    ]
     asked = (True, options.attention == "sdpa", bool(options.sizes))
     for (least, what, instead), wanted in zip(needs, asked, strict=True):
         if wanted and int(system) < least:
-            raise UsageError(f"{what} needs macOS {least}, this is {platform.mac_ver()[0]}; use {instead}")
+            raise UsageError(
+                f"{what} needs macOS {least}, this is {platform.mac_ver()[0]}; use {instead}"
+            )
 
 
 def coremltools_version() -> str:
@@ -56,10 +66,13 @@ def coremltools_version() -> str:
     try:
         found = metadata.version("coremltools")
     except metadata.PackageNotFoundError:
-        raise UsageError(f"--backend coreml: coremltools is not installed; {COREMLTOOLS_REMEDY}") from None
+        raise UsageError(
+            f"--backend coreml: coremltools is not installed; {COREMLTOOLS_REMEDY}"
+        ) from None
     if not is_supported(found):
         raise UsageError(
-            f"--backend coreml: coremltools {found} is installed, expected {SUPPORTED_COREMLTOOLS}.x, which sdxs was "
+            f"--backend coreml: coremltools {found} is installed, expected "
+            f"{SUPPORTED_COREMLTOOLS}.x, which sdxs was "
             f"tested with; {COREMLTOOLS_REMEDY}"
         )
     return found
@@ -71,12 +84,17 @@ def is_supported(version: str) -> bool:
 
 
 def find_or_build(
-    checkpoint: Checkpoint, options: CoreMLOptions, reference: "Reference | None" = None,
-    progress: Progress | None = None, force: bool = False,
+    checkpoint: Checkpoint,
+    options: CoreMLOptions,
+    reference: "Reference | None" = None,
+    progress: Progress | None = None,
+    force: bool = False,
 ) -> cache.Built:
-    """Return the programs for `checkpoint`, building them if needed; with `reference`, none that was not held against it.
+    """Return the programs for `checkpoint`, building them if needed; with `reference`, none that
+    was not held against it.
 
-    Raises BackendError if the build fails or the gate refuses; then nothing is kept but two pictures.
+    Raises BackendError if the build fails or the gate refuses; then nothing is kept but two
+    pictures.
     """
     library, identity = coremltools_version(), options.identity()
     report = progress or (lambda step, done: None)
@@ -90,14 +108,19 @@ def find_or_build(
 
     key = cache.key(checkpoint, identity, library)
     built = cache.find_or_build(checkpoint.name, identity, key, make, force)
-    if reference is not None and not {gate_key(options, size) for size in _sizes(options)} <= built.record.gate_db.keys():
+    if (
+        reference is not None
+        and not {gate_key(options, size) for size in _sizes(options)} <= built.record.gate_db.keys()
+    ):
         # built where no reference was at hand, or met by other compute units
         cache.add_gate(built, check_sizes(checkpoint, options, built, reference, report))
     return built
 
 
 def gate_key(options: CoreMLOptions, size: int) -> str:
-    """What was held against the reference: units compute differently, so each choice of them is checked by itself."""
+    """What was held against the reference: units compute differently, so each choice of them is
+    checked by itself.
+    """
     where = "+".join(dict.fromkeys(options.units(stage) for stage in options.stages))
     return f"{size} by {where if options.runtime == 'coreml' else 'the interpreter'}"
 
@@ -107,7 +130,11 @@ def _sizes(options: CoreMLOptions) -> tuple[int, ...]:
 
 
 def check_sizes(
-    checkpoint: Checkpoint, options: CoreMLOptions, built: cache.Built, reference: "Reference", report: Progress
+    checkpoint: Checkpoint,
+    options: CoreMLOptions,
+    built: cache.Built,
+    reference: "Reference",
+    report: Progress,
 ) -> dict[str, float]:
     """Gate every size of a package: PSNR in dB by `gate_key`. Raises BackendError."""
     from .gate import PROBE_SEED, check
@@ -118,15 +145,20 @@ def check_sizes(
         report(f"check at {size} x {size} against the reference", 1.0)
         sized = replace(options, size=size)
         runners = [open_runner(built, stage, checkpoint, sized, report) for stage in options.stages]
-        gate_db[gate_key(options, size)] = round(check(checkpoint, size, runners, reference, cache.cache_folder(), seed), 1)
+        gate_db[gate_key(options, size)] = round(
+            check(checkpoint, size, runners, reference, cache.cache_folder(), seed), 1
+        )
     return gate_db
 
 
-def warm_up(checkpoint: Checkpoint, options: CoreMLOptions, built: cache.Built, progress: Progress) -> None:
-    """Let Core ML compile and meet every program now, showing it, instead of silently when a session starts.
+def warm_up(
+    checkpoint: Checkpoint, options: CoreMLOptions, built: cache.Built, progress: Progress
+) -> None:
+    """Let Core ML compile and meet every program now, showing it, instead of silently when a
+    session starts.
 
-    Core ML keeps what it prepares for the Neural Engine, 20 to 40 s of work. Does nothing where it has done
-    so before, or where the reference interpreter runs.
+    Core ML keeps what it prepares for the Neural Engine, 20 to 40 s of work. Does nothing where it
+    has done so before, or where the reference interpreter runs.
     """
     for stage in options.stages:
         met = built.compiled(stage).exists() and built.met(stage, options.units(stage)).exists()
@@ -134,8 +166,12 @@ def warm_up(checkpoint: Checkpoint, options: CoreMLOptions, built: cache.Built, 
             open_runner(built, stage, checkpoint, options, progress)
 
 
-def _build(checkpoint: Checkpoint, options: CoreMLOptions, partial: cache.Built, report: Progress) -> float:
-    """Write a package for each stage; return the largest relative error that compression cost the weights of one."""
+def _build(
+    checkpoint: Checkpoint, options: CoreMLOptions, partial: cache.Built, report: Progress
+) -> float:
+    """Write a package for each stage; return the largest relative error that compression cost the
+    weights of one.
+    """
     from .program import build, build_sizes, read_metadata
 
     errors = [0.0]
@@ -150,5 +186,7 @@ def _build(checkpoint: Checkpoint, options: CoreMLOptions, partial: cache.Built,
     return max(errors)
 
 
-def _share(report: Progress, start: float, share: float, stage: str) -> Callable[[str, float], None]:
+def _share(
+    report: Progress, start: float, share: float, stage: str
+) -> Callable[[str, float], None]:
     return lambda step, done: report(f"{step} {stage}", start + share * done)

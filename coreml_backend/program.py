@@ -51,10 +51,10 @@ FORMAT_VERSION = "1"
 class Variant:
     """Which program to build; everything that changes it apart from the checkpoint.
 
-    size: side of the picture. attention: 'sdpa' needs macOS 15, 'matmul' and 'split_einsum' (the Neural
-    Engine's layout) run on macOS 14. input: whether pictures go in and out as images or as float32
-    (1, 3, S, S) in 0..255. weights: how large tensors are stored. stage: 'controlled' is the whole frame with
-    the checkpoint's ControlNet in it. noise_seed: builds the noise in.
+    size: side of the picture. attention: 'sdpa' needs macOS 15, 'matmul' and 'split_einsum' (the
+    Neural Engine's layout) run on macOS 14. input: whether pictures go in and out as images or as
+    float32 (1, 3, S, S) in 0..255. weights: how large tensors are stored. stage: 'controlled' is
+    the whole frame with the checkpoint's ControlNet in it. noise_seed: builds the noise in.
     """
 
     size: int
@@ -66,11 +66,15 @@ class Variant:
 
     def __post_init__(self) -> None:
         for name, value, known in (
-            ("attention", self.attention, AttentionForm), ("input", self.input, InputForm),
-            ("weights", self.weights, Compression), ("stage", self.stage, Stage),
+            ("attention", self.attention, AttentionForm),
+            ("input", self.input, InputForm),
+            ("weights", self.weights, Compression),
+            ("stage", self.stage, Stage),
         ):
             if value not in get_args(known):
-                raise UsageError(f"Core ML {name} {value!r}: expected one of {', '.join(get_args(known))}")
+                raise UsageError(
+                    f"Core ML {name} {value!r}: expected one of {', '.join(get_args(known))}"
+                )
 
     @property
     def target(self) -> ct.target:
@@ -78,11 +82,14 @@ class Variant:
         return ct.target.iOS18 if self.attention == "sdpa" else ct.target.iOS17
 
 
-def build(checkpoint: Checkpoint, variant: Variant, path: Path, progress: Progress | None = None) -> None:
+def build(
+    checkpoint: Checkpoint, variant: Variant, path: Path, progress: Progress | None = None
+) -> None:
     """Write `variant` of `checkpoint` as an .mlpackage at `path`, which must not exist.
 
-    progress: called with what is being done and the share that is done. Raises UsageError for a size
-    that cannot be, WeightsError for weights that cannot be float16, BackendError if coremltools fails.
+    progress: called with what is being done and the share that is done. Raises UsageError for a
+    size that cannot be, WeightsError for weights that cannot be float16, BackendError if
+    coremltools fails.
     """
     report = progress or (lambda step, done: None)
     checkpoint.check_size(variant.size)
@@ -90,17 +97,26 @@ def build(checkpoint: Checkpoint, variant: Variant, path: Path, progress: Progre
     checkpoint.verify()
     report("build", 0.1)
     program, stores = mil_program(checkpoint, variant)
-    inputs = [_feature(name, variant, shape) for name, shape in input_shapes(checkpoint, variant).items()]
+    inputs = [
+        _feature(name, variant, shape) for name, shape in input_shapes(checkpoint, variant).items()
+    ]
     main = program.functions["main"]
-    main.set_output_types([_feature(var.name, variant) for var in main.outputs])  # ct.convert leaves a program's own
+    main.set_output_types(
+        [_feature(var.name, variant) for var in main.outputs]
+    )  # ct.convert leaves a program's own
     report("write", 0.4)
     metadata = _metadata(checkpoint, variant, stores)
     with _quiet():
         try:
             model = ct.convert(
-                program, inputs=inputs, convert_to="mlprogram", skip_model_load=True,
-                minimum_deployment_target=variant.target, compute_precision=ct.precision.FLOAT32,
-                pass_pipeline=ct.PassPipeline.CLEANUP, package_dir=str(path),
+                program,
+                inputs=inputs,
+                convert_to="mlprogram",
+                skip_model_load=True,
+                minimum_deployment_target=variant.target,
+                compute_precision=ct.precision.FLOAT32,
+                pass_pipeline=ct.PassPipeline.CLEANUP,
+                package_dir=str(path),
             )
         except (ValueError, RuntimeError, NotImplementedError) as error:
             raise BackendError(_why_not_written(path, str(error))) from error
@@ -111,43 +127,69 @@ def build(checkpoint: Checkpoint, variant: Variant, path: Path, progress: Progre
 def _why_not_written(path: Path, error: str) -> str:
     if not any(sign in error for sign in ("FileWriter", "filesystem error", "No space left")):
         return f"coremltools cannot write {path.name}: {error}"
-    # coremltools writes weights into the system's temporary folder first, and says of a full disk only "unknown error"
+    # coremltools writes weights into the system's temporary folder first, and says of a full disk
+    # only "unknown error"
     visible = next(folder for folder in path.absolute().parents if not folder.name.startswith("."))
     places = dict.fromkeys((visible, Path(tempfile.gettempdir())))
-    free = " and ".join(f"{place} ({shutil.disk_usage(place).free / 1e6:.0f} MB free)" for place in places)
-    return f"{path.name}: the disk refused what coremltools wrote; it needs room in {free}; free space, or set " \
+    free = " and ".join(
+        f"{place} ({shutil.disk_usage(place).free / 1e6:.0f} MB free)" for place in places
+    )
+    return (
+        f"{path.name}: the disk refused what coremltools wrote; it needs room in {free}; free "
+        "space, or set "
         "$SDXS_WEIGHTS and $TMPDIR to another disk"
+    )
 
 
 def mil_program(checkpoint: Checkpoint, variant: Variant) -> tuple[Program, tuple[Store, ...]]:
-    """The program before coremltools' passes, and what was read from the files of UNet, VAE and ControlNet.
+    """The program before coremltools' passes, and what was read from the files of UNet, VAE and
+    ControlNet.
 
     Raises UsageError if there is no ControlNet where one is asked for, or more than one step.
     """
     refuse_steps(checkpoint)
     control = checkpoint.control if variant.stage == "controlled" else None
     if variant.stage == "controlled" and control is None:
-        raise UsageError(f"Core ML stage 'controlled': {checkpoint.name} was opened without a ControlNet; add --control sketch")
+        raise UsageError(
+            f"Core ML stage 'controlled': {checkpoint.name} was opened without a ControlNet; add "
+            "--control sketch"
+        )
     side, blockwise = variant.size // checkpoint.vae.reduction, variant.target >= ct.target.iOS18
-    noise = seeded_noise(variant.noise_seed or 0, side, side, checkpoint.vae.latent_channels).transpose(0, 3, 1, 2)
+    noise = seeded_noise(
+        variant.noise_seed or 0, side, side, checkpoint.vae.latent_channels
+    ).transpose(0, 3, 1, 2)
     with (
         Store(checkpoint.unet_weights, variant.weights, blockwise) as unet,
         Store(checkpoint.vae_weights, variant.weights, blockwise) as vae,
-        Store(control.weights, variant.weights, blockwise) if control else contextlib.nullcontext() as control_store,
+        Store(control.weights, variant.weights, blockwise)
+        if control
+        else contextlib.nullcontext() as control_store,
     ):
-        frame, shapes = _frame(checkpoint, variant.attention, Weights(unet), Weights(vae)), input_shapes(checkpoint, variant)
+        frame, shapes = (
+            _frame(checkpoint, variant.attention, Weights(unet), Weights(vae)),
+            input_shapes(checkpoint, variant),
+        )
         stores: tuple[Store, ...] = (unet, vae)
         if control and control_store:
             stores = (*stores, control_store)
-            network = ControlNetModel(control.config, Weights(control_store, prefix="control_"), variant.attention)
+            network = ControlNetModel(
+                control.config, Weights(control_store, prefix="control_"), variant.attention
+            )
             frame = replace(frame, controlnet=network)
-        return _program(frame, shapes, variant.stage, variant.target, np.ascontiguousarray(noise)), stores
+        return _program(
+            frame, shapes, variant.stage, variant.target, np.ascontiguousarray(noise)
+        ), stores
 
 
 def build_sizes(
-    checkpoint: Checkpoint, variant: Variant, sizes: list[int], path: Path, progress: Progress | None = None
+    checkpoint: Checkpoint,
+    variant: Variant,
+    sizes: list[int],
+    path: Path,
+    progress: Progress | None = None,
 ) -> None:
-    """Write one .mlpackage with a function `size_<S>` for each size, all sharing one set of weights.
+    """Write one .mlpackage with a function `size_<S>` for each size, all sharing one set of
+    weights.
 
     The first size is the default. Needs macOS 15 whatever the attention. Raises as `build` does.
     """
@@ -168,7 +210,9 @@ def build_sizes(
                 raise BackendError(_why_not_written(path, str(error))) from error
         spec = ct.utils.load_spec(str(merged))
         single_metadata = ct.utils.load_spec(str(single)).description.metadata.userDefined
-        _write_metadata(merged, spec, dict(single_metadata) | {f"{METADATA_PREFIX}sizes": json.dumps(sizes)})
+        _write_metadata(
+            merged, spec, dict(single_metadata) | {f"{METADATA_PREFIX}sizes": json.dumps(sizes)}
+        )
         shutil.move(merged, path)
     report("done", 1.0)
 
@@ -176,12 +220,18 @@ def build_sizes(
 def read_metadata(path: Path) -> dict[str, str]:
     """What `build` recorded in a package, without the prefix."""
     stored = ct.utils.load_spec(str(path)).description.metadata.userDefined
-    return {key.removeprefix(METADATA_PREFIX): stored[key] for key in stored if key.startswith(METADATA_PREFIX)}
+    return {
+        key.removeprefix(METADATA_PREFIX): stored[key]
+        for key in stored
+        if key.startswith(METADATA_PREFIX)
+    }
 
 
 @dataclass(frozen=True)
 class Frame:
-    """One diffusion step between two pictures, as MIL operations; `mlx_sdxs.frame.Frame` in Core ML."""
+    """One diffusion step between two pictures, as MIL operations; `mlx_sdxs.frame.Frame` in Core
+    ML.
+    """
 
     unet: UNet2DConditionModel
     vae: AutoencoderTiny | AutoencoderKL
@@ -192,20 +242,32 @@ class Frame:
     def encode(self, picture: Var) -> Var:
         """float32 (1, 3, S, S) in 0..255 -> float32 latents (1, C, S/8, S/8)."""
         image = _to16(affine(x=picture, scale=1 / 127.5, offset=-1))
-        return mb.mul(x=_to32(self.vae.encode(image)), y=np.float32(self.scaling_factor), name="latents")
+        return mb.mul(
+            x=_to32(self.vae.encode(image)), y=np.float32(self.scaling_factor), name="latents"
+        )
 
     def denoise(
-        self, latents: Var, states: Var, noise: Var | np.ndarray, previous: Var, feedback: Var,
-        edges: Var | None = None, scale: Var | None = None,
+        self,
+        latents: Var,
+        states: Var,
+        noise: Var | np.ndarray,
+        previous: Var,
+        feedback: Var,
+        edges: Var | None = None,
+        scale: Var | None = None,
     ) -> Var:
         """float32 latents, the last frame's x0 and its share -> x0, float32 of the same shape.
 
-        edges, scale: what the ControlNet reads, float32 (1, 1, S, S) in 0..255, and its strength, (1,).
+        edges, scale: what the ControlNet reads, float32 (1, 1, S, S) in 0..255, and its strength,
+        (1,).
         """
         step = self.step
         latents = mb.add(x=latents, y=mb.mul(x=feedback, y=mb.sub(x=previous, y=latents)))
         noise = mb.mul(x=noise, y=np.float32(step.noise_scale))
-        sample = mb.add(x=affine(x=latents, scale=step.sqrt_alpha), y=affine(x=noise, scale=step.sqrt_one_minus_alpha))
+        sample = mb.add(
+            x=affine(x=latents, scale=step.sqrt_alpha),
+            y=affine(x=noise, scale=step.sqrt_one_minus_alpha),
+        )
         sample, states, timestep = _to16(sample), _to16(states), float(step.timestep)
         residuals = None
         if self.controlnet:
@@ -222,8 +284,9 @@ class Frame:
         return mb.clip(x=levels, alpha=np.float32(0), beta=np.float32(255), name="image")
 
     def _noise_minus_eps(self, features: Var, noise: Var) -> Var:
-        # One convolution over [features, n] with weights [-W | identity] subtracts inside the accumulator;
-        # see mlx_sdxs/frame.py. Its weights are never compressed: the identity must stay exact.
+        # One convolution over [features, n] with weights [-W | identity] subtracts inside the
+        # accumulator; see mlx_sdxs/frame.py. Its weights are never compressed: the identity must
+        # stay exact.
         layer = self.unet.weights["conv_out"]
         kernel = layer.float32("weight")
         identity = np.zeros((kernel.shape[0], kernel.shape[0], 3, 3), np.float32)
@@ -231,7 +294,9 @@ class Frame:
         return ops.convolve(
             x=mb.concat(values=[features, noise], axis=1),
             kernel=ops.half(np.concatenate([-kernel, identity], axis=1), layer.name),
-            bias=-layer.float32("bias"), pad=(1, 1, 1, 1), name=layer.label,
+            bias=-layer.float32("bias"),
+            pad=(1, 1, 1, 1),
+            name=layer.label,
         )
 
 
@@ -247,34 +312,56 @@ def _frame(checkpoint: Checkpoint, form: AttentionForm, unet: Weights, vae: Weig
     config = checkpoint.vae
     return Frame(
         unet=UNet2DConditionModel(checkpoint.unet, unet, form),
-        vae=AutoencoderTiny(config, vae) if isinstance(config, TinyVAEConfig) else AutoencoderKL(config, vae, form),
+        vae=AutoencoderTiny(config, vae)
+        if isinstance(config, TinyVAEConfig)
+        else AutoencoderKL(config, vae, form),
         step=one_step(checkpoint.scheduler, checkpoint.frame),
         scaling_factor=config.scaling_factor,
     )
 
 
 def input_shapes(checkpoint: Checkpoint, variant: Variant) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every input that the program takes, in order; all are float32, `picture` may be an image."""
+    """Name and shape of every input that the program takes, in order; all are float32, `picture`
+    may be an image.
+    """
     side = variant.size // checkpoint.vae.reduction
     latents: tuple[int, ...] = (1, checkpoint.vae.latent_channels, side, side)
     picture: dict[str, tuple[int, ...]] = {"picture": (1, 3, variant.size, variant.size)}
     denoise: dict[str, tuple[int, ...]] = {
         "encoder_hidden_states": (1, PROMPT_TOKENS, checkpoint.unet.cross_attention_dim),
-        "noise": latents, "previous": latents, "feedback": (1,),
+        "noise": latents,
+        "previous": latents,
+        "feedback": (1,),
     }
     if variant.noise_seed is not None:
         del denoise["noise"]
-    control: dict[str, tuple[int, ...]] = {"edges": (1, 1, variant.size, variant.size), "control_scale": (1,)}
+    control: dict[str, tuple[int, ...]] = {
+        "edges": (1, 1, variant.size, variant.size),
+        "control_scale": (1,),
+    }
     stages: dict[Stage, dict[str, tuple[int, ...]]] = {
         "controlled": picture | denoise | control,
-        "frame": picture | denoise, "encode": picture, "unet": {"latents": latents} | denoise, "decode": {"x0": latents},
+        "frame": picture | denoise,
+        "encode": picture,
+        "unet": {"latents": latents} | denoise,
+        "decode": {"x0": latents},
     }
     return stages[variant.stage]
 
 
-def _program(frame: Frame, shapes: dict[str, tuple[int, ...]], stage: Stage, target: ct.target, noise: np.ndarray) -> Program:
-    """One function, `main`. noise: float32 (1, C, S/8, S/8), used where the program has no such input."""
-    placeholders = {name: mb.placeholder(shape=shape, dtype=types.fp32) for name, shape in shapes.items()}
+def _program(
+    frame: Frame,
+    shapes: dict[str, tuple[int, ...]],
+    stage: Stage,
+    target: ct.target,
+    noise: np.ndarray,
+) -> Program:
+    """One function, `main`. noise: float32 (1, C, S/8, S/8), used where the program has no such
+    input.
+    """
+    placeholders = {
+        name: mb.placeholder(shape=shape, dtype=types.fp32) for name, shape in shapes.items()
+    }
     with Function(placeholders, opset_version=target) as function:
         given = function.inputs
         if stage == "decode":
@@ -283,9 +370,13 @@ def _program(frame: Frame, shapes: dict[str, tuple[int, ...]], stage: Stage, tar
             latents = frame.encode(given["picture"]) if "picture" in given else given["latents"]
             outputs = [latents]
         if stage in ("frame", "controlled", "unet"):
-            states, previous, feedback = (given[n] for n in ("encoder_hidden_states", "previous", "feedback"))
+            states, previous, feedback = (
+                given[n] for n in ("encoder_hidden_states", "previous", "feedback")
+            )
             control = [given[name] for name in ("edges", "control_scale") if name in given]
-            x0 = frame.denoise(latents, states, given.get("noise", noise), previous, feedback, *control)
+            x0 = frame.denoise(
+                latents, states, given.get("noise", noise), previous, feedback, *control
+            )
             outputs = [x0] if stage == "unet" else [frame.decode(x0), x0]
         function.set_outputs(outputs)
     program = Program()
@@ -293,13 +384,17 @@ def _program(frame: Frame, shapes: dict[str, tuple[int, ...]], stage: Stage, tar
     return program
 
 
-def _feature(name: str, variant: Variant, shape: tuple[int, ...] | None = None) -> ct.TensorType | ct.ImageType:
+def _feature(
+    name: str, variant: Variant, shape: tuple[int, ...] | None = None
+) -> ct.TensorType | ct.ImageType:
     if name in ("picture", "image") and variant.input == "image":
         return ct.ImageType(name=name, shape=shape, color_layout=ct.colorlayout.RGB)
     return ct.TensorType(name=name, shape=shape, dtype=np.float32)
 
 
-def _metadata(checkpoint: Checkpoint, variant: Variant, stores: tuple[Store, ...]) -> dict[str, str]:
+def _metadata(
+    checkpoint: Checkpoint, variant: Variant, stores: tuple[Store, ...]
+) -> dict[str, str]:
     """What a program was built from, and what compression did to its weights."""
     values = {
         "version": FORMAT_VERSION,
@@ -318,7 +413,9 @@ def _metadata(checkpoint: Checkpoint, variant: Variant, stores: tuple[Store, ...
 
 
 def _write_metadata(path: Path, spec: ct.proto.Model_pb2.Model, metadata: dict[str, str]) -> None:
-    """Replace a package's specification by `spec` with `metadata`; the weights beside it stay as they are."""
+    """Replace a package's specification by `spec` with `metadata`; the weights beside it stay as
+    they are.
+    """
     for key, value in metadata.items():
         spec.description.metadata.userDefined[key] = value
     (file,) = path.glob("Data/com.apple.CoreML/*.mlmodel")
@@ -331,7 +428,9 @@ def _share(report: Progress, start: float, share: float, step: str, done: float)
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep coremltools' progress bars, which have no switch, and the temporary folders it forgets to close quiet."""
+    """Keep coremltools' progress bars, which have no switch, and the temporary folders it forgets
+    to close quiet.
+    """
     bars = pass_pipeline.tqdm
     pass_pipeline.tqdm = lambda passes, **_: passes
     try:

@@ -28,7 +28,13 @@ if TYPE_CHECKING:
 Progress = Callable[[str, float], None]
 
 TAKES: Mapping[str, str] = MappingProxyType(
-    {"frame": "picture", "controlled": "picture", "encode": "picture", "unet": "latents", "decode": "x0"}
+    {
+        "frame": "picture",
+        "controlled": "picture",
+        "encode": "picture",
+        "unet": "latents",
+        "decode": "x0",
+    }
 )
 GIVES: Mapping[str, str] = MappingProxyType(
     {"frame": "image", "controlled": "image", "encode": "latents", "unet": "x0", "decode": "image"}
@@ -45,7 +51,9 @@ class Model(Protocol):
 class Runner:
     """One stage of a frame. Pictures are uint8 (S, S, 3) RGB, latents float32 (1, C, S/8, S/8)."""
 
-    def __init__(self, stage: str, model: Model, checkpoint: Checkpoint, options: CoreMLOptions) -> None:
+    def __init__(
+        self, stage: str, model: Model, checkpoint: Checkpoint, options: CoreMLOptions
+    ) -> None:
         """Raises UsageError if pictures are to be images and Pillow is missing."""
         from .program import input_shapes
 
@@ -55,7 +63,9 @@ class Runner:
         self._image = options.input == "image"
         shapes = input_shapes(checkpoint, replace(options.variant(stage), size=options.size))
         self._inputs = {
-            name: np.zeros(shape, np.float32) for name, shape in shapes.items() if not (self._image and name == "picture")
+            name: np.zeros(shape, np.float32)
+            for name, shape in shapes.items()
+            if not (self._image and name == "picture")
         }
         self._has_previous = False
         self._feedback = 0.0
@@ -72,10 +82,16 @@ class Runner:
         """Take noise and feedback. Raises BackendError if another noise is built in."""
         built_in = self._options.noise_seed
         if built_in is not None and params.seed != built_in:
-            raise BackendError(f"coreml: the noise of seed {built_in} is built into the program; drop --fixed-noise for others")
+            raise BackendError(
+                f"coreml: the noise of seed {built_in} is built into the program; drop "
+                "--fixed-noise for others"
+            )
         if "noise" in self._inputs:
             _, channels, height, width = self._inputs["noise"].shape
-            np.copyto(self._inputs["noise"], seeded_noise(params.seed, height, width, channels).transpose(0, 3, 1, 2))
+            np.copyto(
+                self._inputs["noise"],
+                seeded_noise(params.seed, height, width, channels).transpose(0, 3, 1, 2),
+            )
         self._feedback, self._text_only = params.feedback, params.text_only
         if "control_scale" in self._inputs:
             self._inputs["control_scale"][0] = params.control_scale
@@ -85,10 +101,11 @@ class Runner:
         self._has_previous = False
 
     def run(self, given: np.ndarray, edges: np.ndarray | None = None) -> tuple[np.ndarray, int]:
-        """Return what the stage makes of `given`, and the nanoseconds spent outside Core ML, 0 where it does not say.
+        """Return what the stage makes of `given`, and the nanoseconds spent outside Core ML, 0
+        where it does not say.
 
-        edges: for a stage with a ControlNet, uint8 (S, S). Raises BackendError if the prediction fails or is not
-        finite.
+        edges: for a stage with a ControlNet, uint8 (S, S). Raises BackendError if the prediction
+        fails or is not finite.
         """
         began = time.perf_counter_ns()
         if "edges" in self._inputs and edges is not None:
@@ -100,7 +117,8 @@ class Runner:
             raise
         except Exception as error:  # coremltools raises bare RuntimeError and worse
             raise BackendError(
-                f"coreml: prediction failed in {self.stage} ({error}); run `sdxs convert --force`, then `sdxs doctor`"
+                f"coreml: prediction failed in {self.stage} ({error}); run `sdxs convert --force`, "
+                "then `sdxs doctor`"
             ) from None
         if "x0" in outputs:
             self._remember(np.asarray(outputs["x0"]))
@@ -109,15 +127,22 @@ class Runner:
         return result, self._bridge_ns(time.perf_counter_ns() - began)
 
     def _fill(self, given: np.ndarray) -> "dict[str, Value]":
-        """The inputs of one prediction, in a fresh dict: `predict` may replace entries of the one it is given."""
+        """The inputs of one prediction, in a fresh dict: `predict` may replace entries of the one
+        it is given.
+        """
         name = TAKES[self.stage]
         if "feedback" in self._inputs and self._text_only:
-            self._inputs["previous"][:], self._inputs["feedback"][0] = 0.0, 1.0  # all of the latents are these zeros
+            self._inputs["previous"][:], self._inputs["feedback"][0] = (
+                0.0,
+                1.0,
+            )  # all of the latents are these zeros
         elif "feedback" in self._inputs:
             self._inputs["feedback"][0] = self._feedback if self._has_previous else 0.0
         if name == "picture" and self._image:
             return {name: self._as_image(given), **self._inputs}
-        np.copyto(self._inputs[name], given.transpose(2, 0, 1)[None] if name == "picture" else given)
+        np.copyto(
+            self._inputs[name], given.transpose(2, 0, 1)[None] if name == "picture" else given
+        )
         copies.count("backend in", self._inputs[name].nbytes)
         return dict(self._inputs)
 
@@ -129,9 +154,12 @@ class Runner:
         return Image.fromarray(picture)  # the bridge copies its bytes before it returns
 
     def _remember(self, x0: np.ndarray) -> None:
-        if not np.isfinite(x0).all():  # it would come out as a black picture, and stay with feedback
+        if not np.isfinite(
+            x0
+        ).all():  # it would come out as a black picture, and stay with feedback
             raise BackendError(
-                "coreml: the latents are not finite: float16 overflowed; try --compute-units cpu_only, "
+                "coreml: the latents are not finite: float16 overflowed; try --compute-units "
+                "cpu_only, "
                 "or --backend mlx --dtype float32"
             )
         if "previous" in self._inputs:
@@ -149,7 +177,9 @@ class Runner:
         return np.asarray(made.convert("RGB"))  # Core ML's bridge hands out RGBA
 
     def _bridge_ns(self, total_ns: int) -> int:
-        proxy = getattr(self._model, "_proxy", None)  # CompiledMLModel has no public accessor as MLModel does (9.0)
+        proxy = getattr(
+            self._model, "_proxy", None
+        )  # CompiledMLModel has no public accessor as MLModel does (9.0)
         inside = getattr(proxy, "get_last_predict_duration_in_nano_seconds", lambda: None)()
         return max(0, total_ns - int(inside)) if inside else 0
 
@@ -160,17 +190,26 @@ def require_pillow() -> None:
         import PIL.Image  # noqa: F401
     except ModuleNotFoundError:
         raise UsageError(
-            "--input image: coremltools takes images from Pillow only, which is not installed; pip install pillow, "
+            "--input image: coremltools takes images from Pillow only, which is not installed; pip "
+            "install pillow, "
             "or use --input float32"
         ) from None
 
 
 def open_runner(
-    built: cache.Built, stage: str, checkpoint: Checkpoint, options: CoreMLOptions, progress: Progress | None = None
+    built: cache.Built,
+    stage: str,
+    checkpoint: Checkpoint,
+    options: CoreMLOptions,
+    progress: Progress | None = None,
 ) -> Runner:
-    """Load one program on the runtime asked for, telling `progress` what takes long. Raises BackendError."""
-    model = _open_reference(built, stage, options) if options.runtime == "reference" else _open_coreml(
-        built, stage, options, progress or (lambda step, done: None)
+    """Load one program on the runtime asked for, telling `progress` what takes long. Raises
+    BackendError.
+    """
+    model = (
+        _open_reference(built, stage, options)
+        if options.runtime == "reference"
+        else _open_coreml(built, stage, options, progress or (lambda step, done: None))
     )
     return Runner(stage, model, checkpoint, options)
 
@@ -189,18 +228,26 @@ def _open_coreml(built: cache.Built, stage: str, options: CoreMLOptions, report:
     try:
         if not compiled.exists():
             report(f"Core ML compiles {stage}", 0.0)
-            partial = compiled.with_name(f".{compiled.name}")  # half of one, left by a kill, must not be found
+            partial = compiled.with_name(
+                f".{compiled.name}"
+            )  # half of one, left by a kill, must not be found
             shutil.rmtree(partial, ignore_errors=True)
             ct.models.utils.compile_model(str(package), str(partial))
             partial.rename(compiled)
         if not met.exists():
-            report(f"Core ML prepares {stage} for {units}, which takes up to a minute the first time", 0.5)
-        model: Model = ct.models.CompiledMLModel(str(compiled), ct.ComputeUnit[units.upper()], options.function)
+            report(
+                f"Core ML prepares {stage} for {units}, which takes up to a minute the first time",
+                0.5,
+            )
+        model: Model = ct.models.CompiledMLModel(
+            str(compiled), ct.ComputeUnit[units.upper()], options.function
+        )
         met.touch()
     except OSError as error:
         raise BackendError(cache.disk_message(compiled, error)) from None
     except Exception as error:  # coremltools raises bare Exception and RuntimeError
         raise BackendError(
-            f"coreml: {package} cannot be loaded ({error}); run `sdxs convert --force` and check `sdxs doctor`"
+            f"coreml: {package} cannot be loaded ({error}); run `sdxs convert --force` and check "
+            "`sdxs doctor`"
         ) from None
     return model

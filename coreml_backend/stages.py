@@ -1,4 +1,5 @@
-"""Stages of a frame that run one after the other in this process: what a section of the pipeline is.
+"""Stages of a frame that run one after the other in this process: what a section of the pipeline
+is.
 
 Satisfies the Backend protocol, except that what it takes and gives may be latents, float32
 (1, C, S/8, S/8), instead of pictures; `common.hosted` then hosts it all the same.
@@ -11,7 +12,14 @@ from dataclasses import replace
 import numpy as np
 
 from ..common import copies
-from ..common.backend import BackendOptions, FrameParams, MemoryUse, StageTimes, check_conditioning, check_edges
+from ..common.backend import (
+    BackendOptions,
+    FrameParams,
+    MemoryUse,
+    StageTimes,
+    check_conditioning,
+    check_edges,
+)
 from ..common.checkpoint import Checkpoint
 from ..common.errors import BackendError
 from ..common.hosted import Plane
@@ -48,13 +56,20 @@ class StagesBackend:
         return plane(GIVES[self.stages[-1]], self._checkpoint, self.options.size)
 
     def load(self) -> None:
-        """Build the programs if they are not cached, load them and run a blank frame. Raises SdxsError."""
+        """Build the programs if they are not cached, load them and run a blank frame. Raises
+        SdxsError.
+        """
         self.close()
         refuse_without_runtime(self.options)
         self._checkpoint.verify()
         self._built = find_or_build(self._checkpoint, self.options)
-        self._runners = [open_runner(self._built, stage, self._checkpoint, self.options) for stage in self.stages]
-        self.submit(np.zeros(self.takes.shape, self.takes.dtype), np.zeros((self.options.size,) * 2, np.uint8))
+        self._runners = [
+            open_runner(self._built, stage, self._checkpoint, self.options) for stage in self.stages
+        ]
+        self.submit(
+            np.zeros(self.takes.shape, self.takes.dtype),
+            np.zeros((self.options.size,) * 2, np.uint8),
+        )
         self.collect(np.empty(self.gives.shape, self.gives.dtype))
         self.forget()  # the warm-up's picture must not shine through
 
@@ -95,18 +110,28 @@ class StagesBackend:
         return times
 
     def memory(self) -> MemoryUse:
-        """Core ML tells nothing of its own memory; the process footprint does. model_bytes are the packages."""
+        """Core ML tells nothing of its own memory; the process footprint does. model_bytes are the
+        packages.
+        """
         stages = self.stages if self._runners else ()
-        return MemoryUse(0, 0, 0, sum(cache.size_bytes(self._built.package(stage)) for stage in stages))
+        return MemoryUse(
+            0, 0, 0, sum(cache.size_bytes(self._built.package(stage)) for stage in stages)
+        )
 
     def describe(self) -> dict[str, str]:
         options = self.options
         units = {stage: options.units(stage) for stage in self.stages}
-        device = " ".join(f"{stage}={unit}" for stage, unit in units.items()) if options.placement else options.compute_units
+        device = (
+            " ".join(f"{stage}={unit}" for stage, unit in units.items())
+            if options.placement
+            else options.compute_units
+        )
         facts = {"backend": self.name, "device": device, "dtype": options.weights}
         if options.runtime == "reference":
             facts["device"] = "CPU, NumPy"
-            facts["runtime"] = "reference interpreter, NOT Core ML; its times are no speed of Core ML"
+            facts["runtime"] = (
+                "reference interpreter, NOT Core ML; its times are no speed of Core ML"
+            )
         return facts | {"attention": options.attention, "input": options.input}
 
     def close(self) -> None:
@@ -119,7 +144,9 @@ class StagesBackend:
 
 
 def plane(what: str, checkpoint: Checkpoint, size: int) -> Plane:
-    """How a stage's input or output travels: 'picture' and 'image' as uint8, 'latents' and 'x0' as float32."""
+    """How a stage's input or output travels: 'picture' and 'image' as uint8, 'latents' and 'x0' as
+    float32.
+    """
     if what in ("picture", "image"):
         return Plane((size, size, 3))
     side = size // checkpoint.vae.reduction

@@ -1,7 +1,8 @@
 """UNet2DConditionModel in MIL: the twin of `mlx_sdxs/unet.py`, class by class.
 
-One timestep is built in: its embedding and every resnet's projection of it are constants, worked out
-here in float32 and added to a bias. Feature maps are (1, C, H, W); tokens as `ops.to_tokens` has them.
+One timestep is built in: its embedding and every resnet's projection of it are constants, worked
+out here in float32 and added to a bias. Feature maps are (1, C, H, W); tokens as `ops.to_tokens`
+has them.
 """
 
 import math
@@ -44,11 +45,17 @@ class TimestepEmbedding:
         half = self.config.block_out_channels[0] // 2
         exponents = np.arange(half, dtype=np.float32) / (half - self.config.freq_shift)
         angles = np.float32(timestep) * np.exp(-math.log(10000) * exponents).astype(np.float32)
-        waves = (np.cos(angles), np.sin(angles)) if self.config.flip_sin_to_cos else (np.sin(angles), np.cos(angles))
+        waves = (
+            (np.cos(angles), np.sin(angles))
+            if self.config.flip_sin_to_cos
+            else (np.sin(angles), np.cos(angles))
+        )
         x = np.concatenate(waves)
         for name in ("linear_1", "linear_2"):
             layer = self.weights[name]
-            x = layer.float32("weight") @ (x if name == "linear_1" else silu_numpy(x)) + layer.float32("bias")
+            x = layer.float32("weight") @ (
+                x if name == "linear_1" else silu_numpy(x)
+            ) + layer.float32("bias")
         return x
 
 
@@ -63,22 +70,29 @@ class Attention:
     def __call__(self, x: Var, context: Var) -> Var:
         w = self.weights
         query, key, value = (
-            linear(x=source, weights=w[name]) for source, name in ((x, "to_q"), (context, "to_k"), (context, "to_v"))
+            linear(x=source, weights=w[name])
+            for source, name in ((x, "to_q"), (context, "to_k"), (context, "to_v"))
         )
         y = attention(query=query, key=key, value=value, heads=self.heads, form=self.form)
         return linear(x=y, weights=w["to_out"][0])
 
 
 class GEGLU:
-    """Two linears from the halves of one tensor; the second gates the first through an exact GELU."""
+    """Two linears from the halves of one tensor; the second gates the first through an exact
+    GELU.
+    """
 
     def __init__(self, weights: Weights, outputs: int) -> None:
         self.weights = weights
         self.outputs = outputs
 
     def __call__(self, x: Var) -> Var:
-        hidden = linear(x=x, weights=self.weights["proj"], rows=slice(None, self.outputs), label="_hidden")
-        gate = linear(x=x, weights=self.weights["proj"], rows=slice(self.outputs, None), label="_gate")
+        hidden = linear(
+            x=x, weights=self.weights["proj"], rows=slice(None, self.outputs), label="_hidden"
+        )
+        gate = linear(
+            x=x, weights=self.weights["proj"], rows=slice(self.outputs, None), label="_gate"
+        )
         return mb.mul(x=hidden, y=gelu(x=gate))
 
 
@@ -92,7 +106,9 @@ class FeedForward:
 
 
 class BasicTransformerBlock:
-    def __init__(self, weights: Weights, channels: int, heads: int, only_cross: bool, form: AttentionForm) -> None:
+    def __init__(
+        self, weights: Weights, channels: int, heads: int, only_cross: bool, form: AttentionForm
+    ) -> None:
         self.weights = weights
         self.only_cross = only_cross
         self.attn1 = Attention(weights["attn1"], heads, form)
@@ -102,7 +118,9 @@ class BasicTransformerBlock:
     def __call__(self, x: Var, encoder_hidden_states: Var) -> Var:
         h = layer_norm(x=x, weights=self.weights["norm1"])
         x = mb.add(x=x, y=self.attn1(h, encoder_hidden_states if self.only_cross else h))
-        x = mb.add(x=x, y=self.attn2(layer_norm(x=x, weights=self.weights["norm2"]), encoder_hidden_states))
+        x = mb.add(
+            x=x, y=self.attn2(layer_norm(x=x, weights=self.weights["norm2"]), encoder_hidden_states)
+        )
         return mb.add(x=x, y=self.ff(layer_norm(x=x, weights=self.weights["norm3"])))
 
 
@@ -110,20 +128,29 @@ class Transformer2DModel:
     """Attention over all positions of a feature map, (1, C, H, W) in and out."""
 
     def __init__(
-        self, config: UNetConfig, block: int, only_cross: bool, weights: Weights, form: AttentionForm
+        self,
+        config: UNetConfig,
+        block: int,
+        only_cross: bool,
+        weights: Weights,
+        form: AttentionForm,
     ) -> None:
         channels, heads = config.block_out_channels[block], config.heads[block]
         self.config = config
         self.weights = weights
         self.form: AttentionForm = form
         self.transformer_blocks = [
-            BasicTransformerBlock(weights["transformer_blocks"][i], channels, heads, only_cross, form)
+            BasicTransformerBlock(
+                weights["transformer_blocks"][i], channels, heads, only_cross, form
+            )
             for i in range(config.transformer_layers_per_block[block])
         ]
 
     def __call__(self, x: Var, encoder_hidden_states: Var) -> Var:
         w, by_linear = self.weights, self.config.use_linear_projection
-        h = group_norm(x=x, weights=w["norm"], groups=self.config.norm_num_groups, eps=TRANSFORMER_NORM_EPS)
+        h = group_norm(
+            x=x, weights=w["norm"], groups=self.config.norm_num_groups, eps=TRANSFORMER_NORM_EPS
+        )
         if by_linear:
             h = linear(x=to_tokens(x=h, form=self.form), weights=w["proj_in"])
         else:
@@ -140,16 +167,20 @@ class Transformer2DModel:
 class DownBlock:
     """DownBlock2D or CrossAttnDownBlock2D."""
 
-    def __init__(self, config: UNetConfig, level: int, weights: Weights, form: AttentionForm) -> None:
+    def __init__(
+        self, config: UNetConfig, level: int, weights: Weights, form: AttentionForm
+    ) -> None:
         layers = config.layers_per_block[level]
         self.resnets = [
-            Resnet(weights["resnets"][j], config.norm_num_groups, config.norm_eps) for j in range(layers)
+            Resnet(weights["resnets"][j], config.norm_num_groups, config.norm_eps)
+            for j in range(layers)
         ]
         self.attentions: list[Transformer2DModel] = []
         if config.down_block_types[level] == "CrossAttnDownBlock2D":
             only_cross = config.only_cross_attention[level]
             self.attentions = [
-                Transformer2DModel(config, level, only_cross, weights["attentions"][j], form) for j in range(layers)
+                Transformer2DModel(config, level, only_cross, weights["attentions"][j], form)
+                for j in range(layers)
             ]
         self.downsamplers: list[Downsample] = []
         if level < len(config.block_out_channels) - 1:
@@ -173,7 +204,9 @@ class MidBlock:
 
     def __init__(self, config: UNetConfig, weights: Weights, form: AttentionForm) -> None:
         last = len(config.block_out_channels) - 1
-        self.resnets = [Resnet(weights["resnets"][j], config.norm_num_groups, config.norm_eps) for j in range(2)]
+        self.resnets = [
+            Resnet(weights["resnets"][j], config.norm_num_groups, config.norm_eps) for j in range(2)
+        ]
         self.attentions = [Transformer2DModel(config, last, False, weights["attentions"][0], form)]
 
     def __call__(self, x: Var, time: np.ndarray, states: Var) -> Var:
@@ -184,10 +217,13 @@ class MidBlock:
 class UpBlock:
     """UpBlock2D or CrossAttnUpBlock2D; takes its skips from the end of the list."""
 
-    def __init__(self, config: UNetConfig, level: int, weights: Weights, form: AttentionForm) -> None:
+    def __init__(
+        self, config: UNetConfig, level: int, weights: Weights, form: AttentionForm
+    ) -> None:
         last, layers = len(config.block_out_channels) - 1, len(up_resnet_channels(config, level))
         self.resnets = [
-            Resnet(weights["resnets"][j], config.norm_num_groups, config.norm_eps) for j in range(layers)
+            Resnet(weights["resnets"][j], config.norm_num_groups, config.norm_eps)
+            for j in range(layers)
         ]
         self.attentions: list[Transformer2DModel] = []
         if config.up_block_types[level] == "CrossAttnUpBlock2D":
@@ -227,10 +263,17 @@ class UNet2DConditionModel:
         encoder_hidden_states: float16 (1, 77, D). H and W must be multiples of the UNet's reduction
         (4 or 8 latent pixels).
         """
-        return conv(x=self.features(sample, timestep, encoder_hidden_states), weights=self.weights["conv_out"])
+        return conv(
+            x=self.features(sample, timestep, encoder_hidden_states),
+            weights=self.weights["conv_out"],
+        )
 
     def features(
-        self, sample: Var, timestep: float, encoder_hidden_states: Var, residuals: tuple[list[Var], Var] | None = None
+        self,
+        sample: Var,
+        timestep: float,
+        encoder_hidden_states: Var,
+        residuals: tuple[list[Var], Var] | None = None,
     ) -> Var:
         """Return what `conv_out` reads: (1, block_out_channels[0], H, W).
 
@@ -246,7 +289,10 @@ class UNet2DConditionModel:
         if self.mid_block:
             x = self.mid_block(x, time, states)
         if residuals is not None:
-            skips = [mb.add(x=skip, y=residual) for skip, residual in zip(skips, residuals[0], strict=True)]
+            skips = [
+                mb.add(x=skip, y=residual)
+                for skip, residual in zip(skips, residuals[0], strict=True)
+            ]
             x = mb.add(x=x, y=residuals[1])
         for up in self.up_blocks:
             x = up(x, time, states, skips)
@@ -257,7 +303,9 @@ class UNet2DConditionModel:
 def prompt_tokens(encoder_hidden_states: Var, form: AttentionForm) -> Var:
     """(1, 77, D) as the attentions of `form` read it."""
     if form == "split_einsum":
-        return mb.expand_dims(x=mb.transpose(x=encoder_hidden_states, perm=[0, 2, 1]), axes=[2])  # (1, D, 1, 77)
+        return mb.expand_dims(
+            x=mb.transpose(x=encoder_hidden_states, perm=[0, 2, 1]), axes=[2]
+        )  # (1, D, 1, 77)
     return encoder_hidden_states
 
 

@@ -1,4 +1,6 @@
-"""The reader that feeds the networks here a checkpoint's tensors, and what rounding them to float16 may not do."""
+"""The reader that feeds the networks here a checkpoint's tensors, and what rounding them to
+float16 may not do.
+"""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,7 +50,10 @@ class Store:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         del self._file
 
@@ -62,7 +67,9 @@ class Store:
 
 @dataclass(frozen=True)
 class Weights:
-    """The tensors of a file below one name, as `weights["conv1"]["weight"]` would be spelled with dots."""
+    """The tensors of a file below one name, as `weights["conv1"]["weight"]` would be spelled with
+    dots.
+    """
 
     store: Store
     name: str = ""
@@ -93,6 +100,7 @@ def half(values: np.ndarray, name: str) -> np.ndarray:
         rounded = values.astype(np.float16)
     if not np.isfinite(rounded).all():
         raise WeightsError(
-            f"{name}: holds values that float16 cannot; Core ML computes in float16, use `--backend mlx --dtype float32`"
+            f"{name}: holds values that float16 cannot; Core ML computes in float16, use "
+            "`--backend mlx --dtype float32`"
         )
     return rounded

@@ -1,9 +1,10 @@
-"""Does bench cry wolf, and does it see a wolf? Twenty runs of a backend against itself, twenty against a slower twin.
+"""Does bench cry wolf, and does it see a wolf? Twenty runs of a backend against itself, twenty
+against a slower twin.
 
-Run as `python -m sdxs.experiments.aa_test [--json PATH] [--runs 20] [--only same|slower|mlx]`; runs are added to
-those that PATH holds, so that the whole can be made in pieces. `same` is an identity backend that copies each frame a
-thousand times against itself, `slower` against one that does 5 % more of it, `mlx` MLX on the demo checkpoint
-against itself.
+Run as `python -m sdxs.experiments.aa_test [--json PATH] [--runs 20] [--only same|slower|mlx]`;
+runs are added to those that PATH holds, so that the whole can be made in pieces. `same` is an
+identity backend that copies each frame a thousand times against itself, `slower` against one that
+does 5 % more of it, `mlx` MLX on the demo checkpoint against itself.
 """
 
 import argparse
@@ -24,14 +25,18 @@ from ..common.errors import UsageError
 
 ROUNDS, TURNS, TURN_S = 12, 3, 0.15
 SIZE = 128
-COPIES = 1000  # about a millisecond: shorter than the slices in which a busy system hands out its cores
+COPIES = (
+    1000  # about a millisecond: shorter than the slices in which a busy system hands out its cores
+)
 PLANTED = 1.05
 KINDS = ("same", "slower", "mlx")
 MLX = "sdxs.mlx_sdxs.backend:MlxBackend"
 
 
 class CopyingBackend(IdentityBackend):
-    """Return every frame unchanged after copying it as often as its setting `copies` says: real work of a known amount."""
+    """Return every frame unchanged after copying it as often as its setting `copies` says: real
+    work of a known amount.
+    """
 
     name = "copying"
 
@@ -41,10 +46,13 @@ class CopyingBackend(IdentityBackend):
         if set(settings) != {"copies"}:
             raise UsageError(f"copying: settings {settings}: expected copies")
         self._copies = int(settings["copies"])
-        # Whole pages of their own: where two heap blocks lie to each other makes a copy between them up to 2 % slower,
-        # and differs with as little as the length of a setting (Mytkowicz et al. 2009).
+        # Whole pages of their own: where two heap blocks lie to each other makes a copy between
+        # them up to 2 % slower, and differs with as little as the length of a setting (Mytkowicz
+        # et al. 2009).
         size = int(np.prod(self._shape))
-        self._source, self._target = (np.frombuffer(mmap.mmap(-1, size), np.uint8) for _ in range(2))
+        self._source, self._target = (
+            np.frombuffer(mmap.mmap(-1, size), np.uint8) for _ in range(2)
+        )
 
     def collect(self, out: np.ndarray) -> StageTimes:
         frame, _ = self._frames[0]
@@ -59,10 +67,16 @@ def plan(kind: str) -> Plan:
     if kind == "mlx":
         pair = tuple(Entrant(label, MLX, BackendOptions(SIZE)) for label in ("first", "second"))
     else:
-        location = f"{CopyingBackend.__module__}:CopyingBackend".replace("__main__", "sdxs.experiments.aa_test")
+        location = f"{CopyingBackend.__module__}:CopyingBackend".replace(
+            "__main__", "sdxs.experiments.aa_test"
+        )
         factors = {"slower": PLANTED if kind == "slower" else 1, "quicker": 1}
         pair = tuple(
-            Entrant(label, location, BackendOptions(SIZE, settings=(("copies", str(round(COPIES * factor))),)))
+            Entrant(
+                label,
+                location,
+                BackendOptions(SIZE, settings=(("copies", str(round(COPIES * factor))),)),
+            )
             for label, factor in factors.items()
         )
     return Plan(pair, {}, ROUNDS, TURNS, TURN_S, profile=False, together=False, memory=False)
@@ -77,7 +91,9 @@ def run(kind: str) -> dict[str, object]:
 
 
 def judged(run: dict[str, object]) -> dict[str, object]:
-    """Work the ratio out from the medians of the rounds, which are all that it depends on, and say whether it is right."""
+    """Work the ratio out from the medians of the rounds, which are all that it depends on, and say
+    whether it is right.
+    """
     first, second = ([[t] for t in medians] for medians in run["round_medians_ms"].values())
     found = ratio(first, second)
     assert found is not None
@@ -86,14 +102,19 @@ def judged(run: dict[str, object]) -> dict[str, object]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--json", type=Path)
     parser.add_argument("--runs", type=int, default=20, help="0 only judges again what PATH holds")
     parser.add_argument("--only", choices=KINDS)
     options = parser.parse_args()
     runs: list[dict[str, object]] = []
     if options.json and options.json.exists():
-        runs = [judged(stored) for stored in json.loads(options.json.read_text(encoding="utf-8"))["runs"]]
+        runs = [
+            judged(stored)
+            for stored in json.loads(options.json.read_text(encoding="utf-8"))["runs"]
+        ]
     for _ in range(options.runs):
         for kind in (options.only,) if options.only else KINDS:
             runs.append(run(kind))
@@ -110,7 +131,8 @@ def main() -> None:
 def _write(path: Path, runs: list[dict[str, object]]) -> None:
     what = {"rounds": ROUNDS, "turns": TURNS, "turn_s": TURN_S, "size": SIZE, "planted": PLANTED}
     right = {
-        kind: f"{sum(bool(r['right']) for r in runs if r['kind'] == kind)} of {sum(r['kind'] == kind for r in runs)}"
+        kind: f"{sum(bool(r['right']) for r in runs if r['kind'] == kind)} of "
+        f"{sum(r['kind'] == kind for r in runs)}"
         for kind in KINDS
     }
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,9 @@
 """What MLX's cache of freed buffers is worth to a frame: its default limit on the CPU against ours.
 
-Run as `python -m sdxs.experiments.allocator [--json PATH] [--rounds 5] [--seconds 4]`. Each run is a process of its
-own, the two limits take turns, and the demo model renders the test card. Below the limit MLX keeps a buffer for the
-next frame; above it the pages go back to the system, which hands them out again one fault at a time.
+Run as `python -m sdxs.experiments.allocator [--json PATH] [--rounds 5] [--seconds 4]`. Each run is
+a process of its own, the two limits take turns, and the demo model renders the test card. Below
+the limit MLX keeps a buffer for the next frame; above it the pages go back to the system, which
+hands them out again one fault at a time.
 """
 
 import argparse
@@ -37,13 +38,19 @@ WARM_UP_FRAMES = 3
 
 
 def measure(limit: str, size: int, seconds: float) -> dict[str, float]:
-    """Render for so long in this process; milliseconds a frame, minor page faults a frame, bytes."""
+    """Render for so long in this process; milliseconds a frame, minor page faults a frame,
+    bytes.
+    """
     default = mx.set_cache_limit(mlx_backend.CACHE_LIMIT_BYTES)
     if limit == "default":
         mlx_backend.CACHE_LIMIT_BYTES = default
     backend = mlx_backend.MlxBackend(find("demo", download=False), BackendOptions(size))
     backend.load()
-    card, frame, picture = Synthetic(size), np.empty((size, size, 3), np.uint8), np.empty((size, size, 3), np.uint8)
+    card, frame, picture = (
+        Synthetic(size),
+        np.empty((size, size, 3), np.uint8),
+        np.empty((size, size, 3), np.uint8),
+    )
 
     def render() -> float:
         to_square_rgb(card.read(), frame)
@@ -74,7 +81,9 @@ def _page_faults() -> int:
 
 
 def summarised(size: int, runs: dict[str, list[dict[str, float]]]) -> dict[str, object]:
-    """Medians over the runs of each limit, and the best run's frame time, which a busy machine spoils least."""
+    """Medians over the runs of each limit, and the best run's frame time, which a busy machine
+    spoils least.
+    """
 
     def over_runs(take: Callable[[Iterable[float]], float], figure: str) -> dict[str, float]:
         return {limit: take(run[figure] for run in runs[limit]) for limit in LIMITS}
@@ -89,11 +98,18 @@ def summarised(size: int, runs: dict[str, list[dict[str, float]]]) -> dict[str, 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--json", type=Path)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=4.0)
-    parser.add_argument("--one", nargs=2, metavar=("LIMIT", "SIZE"), help="measure one in this process and print JSON")
+    parser.add_argument(
+        "--one",
+        nargs=2,
+        metavar=("LIMIT", "SIZE"),
+        help="measure one in this process and print JSON",
+    )
     options = parser.parse_args()
     if options.one:
         print(json.dumps(measure(options.one[0], int(options.one[1]), options.seconds)))
@@ -103,21 +119,47 @@ def main() -> None:
         runs: dict[str, list[dict[str, float]]] = {limit: [] for limit in LIMITS}
         for _ in range(options.rounds):
             for limit in LIMITS:
-                command = [sys.executable, "-m", "sdxs.experiments.allocator", "--seconds", str(options.seconds)]
-                done = subprocess.run([*command, "--one", limit, str(size)], check=True, capture_output=True, text=True)
+                command = [
+                    sys.executable,
+                    "-m",
+                    "sdxs.experiments.allocator",
+                    "--seconds",
+                    str(options.seconds),
+                ]
+                done = subprocess.run(
+                    [*command, "--one", limit, str(size)],
+                    check=True,
+                    capture_output=True,
+                    text=True,
+                )
                 runs[limit].append(json.loads(done.stdout))
         results.append(summarised(size, runs))
-        medians, best, faults = (results[-1][key] for key in ("median_ms", "best_ms", "page_faults_a_frame"))
-        print(f"{size} x {size}: " + ", ".join(f"{limit} {medians[limit]:.1f} ms, at best {best[limit]:.1f}, "
-                                               f"{faults[limit]:,.0f} page faults a frame" for limit in LIMITS), flush=True)
+        medians, best, faults = (
+            results[-1][key] for key in ("median_ms", "best_ms", "page_faults_a_frame")
+        )
+        print(
+            f"{size} x {size}: "
+            + ", ".join(
+                f"{limit} {medians[limit]:.1f} ms, at best {best[limit]:.1f}, "
+                f"{faults[limit]:,.0f} page faults a frame"
+                for limit in LIMITS
+            ),
+            flush=True,
+        )
     if options.json:
         library = blas.loaded()
         machine = {
-            "system": platform.platform(terse=True), "cores": cpu_count(), "python": platform.python_version(),
-            "mlx": mx.__version__, "device": str(mx.default_device()), "blas": library.origin if library else "none",
+            "system": platform.platform(terse=True),
+            "cores": cpu_count(),
+            "python": platform.python_version(),
+            "mlx": mx.__version__,
+            "device": str(mx.default_device()),
+            "blas": library.origin if library else "none",
         }
         options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps({"schema": 1, "machine": machine, "results": results}, indent=1) + "\n")
+        options.json.write_text(
+            json.dumps({"schema": 1, "machine": machine, "results": results}, indent=1) + "\n"
+        )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""What the ControlNet adds to a frame: FLOPs counted from the graph, and measured frame time beside the frame without.
+"""What the ControlNet adds to a frame: FLOPs counted from the graph, and measured frame time
+beside the frame without.
 
-`python -m sdxs.experiments.control_cost [--json PATH] [--rounds 3] [--sizes 512]`. Random weights in the published
-layouts: neither figure depends on their values. FLOPs are 2 per multiply-add of convolutions, linears and
-attention products; the rest is under 1 %.
+`python -m sdxs.experiments.control_cost [--json PATH] [--rounds 3] [--sizes 512]`. Random weights
+in the published layouts: neither figure depends on their values. FLOPs are 2 per multiply-add of
+convolutions, linears and attention products; the rest is under 1 %.
 """
 
 import argparse
@@ -35,8 +36,11 @@ def network_flops(layout: Layout, unet: UNetConfig, side: int) -> float:
         pixels = _side(name, unet, side) ** 2
         inner = name.rpartition(".to_")[0]
         # A prompt's keys and values are computed once, in 0.9 those of some attn1, too.
-        of_prompt = ".attn2" in name or layout.get(f"{inner}.to_k.weight", shape)[1] != layout.get(
-            f"{inner}.to_q.weight", shape)[1]
+        of_prompt = (
+            ".attn2" in name
+            or layout.get(f"{inner}.to_k.weight", shape)[1]
+            != layout.get(f"{inner}.to_q.weight", shape)[1]
+        )
         if of_prompt and ".to_" in name and name.endswith(("to_k.weight", "to_v.weight")):
             continue
         total += 2.0 * pixels * np.prod(shape, dtype=float)
@@ -72,7 +76,9 @@ def _skip_levels(unet: UNetConfig) -> list[int]:
 
 
 def frame_ms(checkpoint: Checkpoint, size: int, rounds: int) -> dict[str, dict[str, object]]:
-    """Median milliseconds of a frame without a ControlNet, with one at scale 0, and under control; rounds interleaved."""
+    """Median milliseconds of a frame without a ControlNet, with one at scale 0, and under control;
+    rounds interleaved.
+    """
     from dataclasses import replace
 
     generator = np.random.default_rng(0)
@@ -82,7 +88,10 @@ def frame_ms(checkpoint: Checkpoint, size: int, rounds: int) -> dict[str, dict[s
     times: dict[str, list[float]] = {"no ControlNet": [], "scale 0": [], "scale 1": []}
     backends = {
         name: MlxBackend(given, BackendOptions(size))
-        for name, given in (("no ControlNet", replace(checkpoint, control=None)), ("scale 0", checkpoint))
+        for name, given in (
+            ("no ControlNet", replace(checkpoint, control=None)),
+            ("scale 0", checkpoint),
+        )
     }
     for backend in backends.values():
         backend.load()
@@ -97,35 +106,57 @@ def frame_ms(checkpoint: Checkpoint, size: int, rounds: int) -> dict[str, dict[s
                 kept.append(1e3 * (time.perf_counter() - began))
     for backend in backends.values():
         backend.close()
-    return {case: {"median_ms": float(np.median(kept)), "raw_ms": kept} for case, kept in times.items()}
+    return {
+        case: {"median_ms": float(np.median(kept)), "raw_ms": kept} for case, kept in times.items()
+    }
 
 
 def main() -> None:
     """Count, measure, show, write: scripts may print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--json", type=Path)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--sizes", type=int, nargs="+", default=[512])
-    parser.add_argument("--tiny", action="store_true", help="a tenth of the width, to try the script")
+    parser.add_argument(
+        "--tiny", action="store_true", help="a tenth of the width, to try the script"
+    )
     options = parser.parse_args()
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        checkpoint = tiny_controlled(Path(folder), NAME) if options.tiny else write_controlled(
-            Path(folder), NAME, architecture(NAME), 1)
+        checkpoint = (
+            tiny_controlled(Path(folder), NAME)
+            if options.tiny
+            else write_controlled(Path(folder), NAME, architecture(NAME), 1)
+        )
         assert checkpoint.control is not None
         control, unet = controlnet_layout(checkpoint.control.config), unet_layout(checkpoint.unet)
         for size in options.sizes:
             row = {
-                "size": size, "control_parameters": parameter_count(control), "unet_parameters": parameter_count(unet),
-                "control_gflop": network_flops(control, checkpoint.control.config.unet, size // 8) / 1e9,
+                "size": size,
+                "control_parameters": parameter_count(control),
+                "unet_parameters": parameter_count(unet),
+                "control_gflop": network_flops(control, checkpoint.control.config.unet, size // 8)
+                / 1e9,
                 "unet_gflop": network_flops(unet, checkpoint.unet, size // 8) / 1e9,
                 "frame": frame_ms(checkpoint, size, options.rounds),
             }
             rows.append(row)
             print(row, flush=True)
     if options.json:
-        machine = {"system": platform.platform(terse=True), "cores": cpu_count(), "dtype": "float32"}
-        content = {"schema": 1, "machine": machine, "model": NAME, "weights": "random", "rows": rows}
+        machine = {
+            "system": platform.platform(terse=True),
+            "cores": cpu_count(),
+            "dtype": "float32",
+        }
+        content = {
+            "schema": 1,
+            "machine": machine,
+            "model": NAME,
+            "weights": "random",
+            "rows": rows,
+        }
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(content, indent=1) + "\n")
 

@@ -1,8 +1,10 @@
-"""Which form of a 3 x 3 convolution is fastest on this CPU, for every shape that SDXS and the demo have.
+"""Which form of a 3 x 3 convolution is fastest on this CPU, for every shape that SDXS and the demo
+have.
 
-Run as `python -m sdxs.experiments.conv_forms [--json PATH]`. Processor time of one thread, so that a
-shared machine disturbs it little; the least of several runs, in turns. `mlx_sdxs/conv.py` chooses by
-these figures, and the last column says whether its choice is within a tenth of the best.
+Run as `python -m sdxs.experiments.conv_forms [--json PATH]`. Processor time of one thread, so that
+a shared machine disturbs it little; the least of several runs, in turns. `mlx_sdxs/conv.py`
+chooses by these figures, and the last column says whether its choice is within a tenth of the
+best.
 """
 
 import argparse
@@ -22,17 +24,45 @@ from ..mlx_sdxs.ops import stepwise
 
 # side, inputs, outputs: TAESD at 512, the UNets of SDXS at 512, and small networks at 256
 SHAPES = (
-    (512, 3, 64), (512, 64, 64), (512, 64, 3), (256, 64, 64), (128, 64, 64), (64, 64, 64), (64, 64, 4),
-    (64, 320, 320), (64, 640, 320), (64, 960, 320), (32, 640, 640), (32, 1280, 640), (16, 1280, 1280), (16, 2560, 1280),
-    (256, 16, 16), (256, 16, 3), (128, 16, 16), (64, 16, 16), (32, 32, 32), (32, 64, 32), (16, 64, 64), (8, 128, 128),
+    (512, 3, 64),
+    (512, 64, 64),
+    (512, 64, 3),
+    (256, 64, 64),
+    (128, 64, 64),
+    (64, 64, 64),
+    (64, 64, 4),
+    (64, 320, 320),
+    (64, 640, 320),
+    (64, 960, 320),
+    (32, 640, 640),
+    (32, 1280, 640),
+    (16, 1280, 1280),
+    (16, 2560, 1280),
+    (256, 16, 16),
+    (256, 16, 3),
+    (128, 16, 16),
+    (64, 16, 16),
+    (32, 32, 32),
+    (32, 64, 32),
+    (16, 64, 64),
+    (8, 128, 128),
 )
-STRIDED = ((512, 64, 64), (256, 64, 64), (128, 64, 64), (64, 320, 320), (32, 640, 640), (256, 24, 24), (128, 24, 24))
+STRIDED = (
+    (512, 64, 64),
+    (256, 64, 64),
+    (128, 64, 64),
+    (64, 320, 320),
+    (32, 640, 640),
+    (256, 24, 24),
+    (128, 24, 24),
+)
 ROUNDS = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """CPU milliseconds of each form at one shape, and its largest error relative to the largest value.
+    """CPU milliseconds of each form at one shape, and its largest error relative to the largest
+    value.
 
     uncut_ms: of the chosen form with the map in one piece, where it goes through in strips; else 0.
     """
@@ -54,13 +84,23 @@ def measure(side: int, inputs: int, outputs: int, stride: int = 1) -> Row:
 
     random = np.random.default_rng(0)
     x = mx.array(random.standard_normal((1, side, side, inputs), dtype=np.float32))
-    weight = mx.array(random.standard_normal((outputs, 3, 3, inputs), dtype=np.float32) / np.float32(3 * inputs**0.5))
-    forms = ("direct", "windows") if stride == 2 else tuple(form for form in get_args(Form) if form != "windows")
+    weight = mx.array(
+        random.standard_normal((outputs, 3, 3, inputs), dtype=np.float32)
+        / np.float32(3 * inputs**0.5)
+    )
+    forms = (
+        ("direct", "windows")
+        if stride == 2
+        else tuple(form for form in get_args(Form) if form != "windows")
+    )
     weights = {form: transform_weight(weight, form) for form in forms}
     mx.eval(x, weights)
     exact = convolve(x, weight, "direct", stride=stride)
     largest = mx.abs(exact).max()
-    error = {f: float(mx.abs(convolve(x, w, f, stride=stride) - exact).max() / largest) for f, w in weights.items()}
+    error = {
+        f: float(mx.abs(convolve(x, w, f, stride=stride) - exact).max() / largest)
+        for f, w in weights.items()
+    }
     chosen = best_form(side, side, inputs, outputs, stride)
     cut = chosen not in ("direct", "shifts") and conv._strip_rows(x, weights[chosen]) < side
     ms = dict.fromkeys([*weights, *(["uncut"] if cut else [])], float("inf"))
@@ -75,7 +115,9 @@ def measure(side: int, inputs: int, outputs: int, stride: int = 1) -> Row:
                 ms[name] = min(ms[name], (time.process_time() - began) * 1e3)
     conv._STRIPS = strips
     uncut = ms.pop("uncut", 0.0)
-    return Row(side, inputs, outputs, stride, ms, error, chosen, ms[chosen] / min(ms.values()), uncut)
+    return Row(
+        side, inputs, outputs, stride, ms, error, chosen, ms[chosen] / min(ms.values()), uncut
+    )
 
 
 def main() -> None:
@@ -88,7 +130,11 @@ def main() -> None:
         times = "  ".join(f"{form} {ms:8.2f}" for form, ms in row.ms.items())
         whole = f", in one piece {row.uncut_ms:.2f} ms" if row.uncut_ms else ""
         verdict = f"{row.chosen} ({row.chosen_over_best:.2f} of the best{whole})"
-        print(f"{row.side:4} / {row.stride} {row.inputs:5} -> {row.outputs:<5} ms {times}   {verdict}", flush=True)
+        print(
+            f"{row.side:4} / {row.stride} {row.inputs:5} -> {row.outputs:<5} ms {times}   "
+            f"{verdict}",
+            flush=True,
+        )
     if options.json:
         library = blas.loaded()
         used = f"{library.origin} ({library.core})" if library else "MLX's own"

@@ -1,11 +1,13 @@
-"""What it costs to make a Core ML program: written straight from safetensors, and traced with PyTorch.
+"""What it costs to make a Core ML program: written straight from safetensors, and traced with
+PyTorch.
 
-`python -m sdxs.experiments.coreml_build [--json PATH]` (extra `[parity]`) writes SDXS-0.9 with random weights in its
-real layout, then builds the whole frame (encode, UNet, decode) by both routes, each in a process of its own, taken
-in turns; wall time is the whole process, from start to exit, peak memory the process's resident maximum as
-the kernel counts it (files mapped into memory included). The traced route is what a user of diffusers would write:
-torch.jit.trace and ct.convert with their defaults. It needs one repair, see `repair_cast`; whether coremltools
-still needs it is tried each time, on a tiny model.
+`python -m sdxs.experiments.coreml_build [--json PATH]` (extra `[parity]`) writes SDXS-0.9 with
+random weights in its real layout, then builds the whole frame (encode, UNet, decode) by both
+routes, each in a process of its own, taken in turns; wall time is the whole process, from start to
+exit, peak memory the process's resident maximum as the kernel counts it (files mapped into memory
+included). The traced route is what a user of diffusers would write: torch.jit.trace and ct.convert
+with their defaults. It needs one repair, see `repair_cast`; whether coremltools still needs it is
+tried each time, on a tiny model.
 """
 
 import argparse
@@ -25,13 +27,18 @@ from .random_checkpoint import architecture, tiny, write_checkpoint
 
 # Mixing at t = 999 as the paper's script has it: the textbook form.
 SQRT_ALPHA, SQRT_ONE_MINUS_ALPHA = 0.0683, 0.9977
-REPAIR = "coremltools.converters.mil.frontend.torch.ops._cast takes int() of arrays with one element, which NumPy 2 refuses"
+REPAIR = (
+    "coremltools.converters.mil.frontend.torch.ops._cast takes int() of arrays with one "
+    "element, which NumPy 2 refuses"
+)
 SIZES = (256, 512, 768)
 Figures = dict[str, float | int | str]
 
 
 def build_route(folder: Path, size: int, package: Path) -> Figures:
-    """Child: our route. PyTorch, if it is installed, is hidden: coremltools would load it for nothing."""
+    """Child: our route. PyTorch, if it is installed, is hidden: coremltools would load it for
+    nothing.
+    """
     sys.modules["torch"] = None  # type: ignore[assignment]
     began = time.perf_counter()
     from ..common.checkpoint import open_checkpoint
@@ -70,7 +77,9 @@ def traced_route(folder: Path, size: int, package: Path, repaired: bool = True) 
             super().__init__()
             self.unet, self.vae = unet, vae
 
-        def forward(self, picture: torch.Tensor, states: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        def forward(
+            self, picture: torch.Tensor, states: torch.Tensor, noise: torch.Tensor
+        ) -> torch.Tensor:
             latents = self.vae.encode(picture / 127.5 - 1, return_dict=False)[0]
             sample = SQRT_ALPHA * latents + SQRT_ONE_MINUS_ALPHA * noise
             eps = self.unet(sample, torch.tensor([999]), states, return_dict=False)[0]
@@ -88,19 +97,27 @@ def traced_route(folder: Path, size: int, package: Path, repaired: bool = True) 
         traced = torch.jit.trace(Frame().eval(), tuple(example.values()), check_trace=False)
     seen = time.perf_counter()
     model = ct.convert(
-        traced, inputs=[ct.TensorType(name=name, shape=tensor.shape) for name, tensor in example.items()],
-        convert_to="mlprogram", minimum_deployment_target=ct.target.iOS18, skip_model_load=True,
+        traced,
+        inputs=[ct.TensorType(name=name, shape=tensor.shape) for name, tensor in example.items()],
+        convert_to="mlprogram",
+        minimum_deployment_target=ct.target.iOS18,
+        skip_model_load=True,
     )
     converted = time.perf_counter()
     model.save(str(package))
     return {
-        "import_s": imported - began, "load_s": loaded - imported, "trace_s": seen - loaded, "convert_s": converted - seen,
+        "import_s": imported - began,
+        "load_s": loaded - imported,
+        "trace_s": seen - loaded,
+        "convert_s": converted - seen,
         "save_s": time.perf_counter() - converted,
     }
 
 
 def repair_cast() -> None:
-    """Let ct.convert (9.0) take `int(tensor)` of one element under NumPy 2; can go once coremltools does so itself."""
+    """Let ct.convert (9.0) take `int(tensor)` of one element under NumPy 2; can go once
+    coremltools does so itself.
+    """
     import numpy as np
     from coremltools.converters.mil.frontend.torch import ops
     from coremltools.converters.mil.mil import Builder as mb
@@ -121,13 +138,26 @@ CHILDREN = {
     "built": build_route,
     "built for three sizes": sizes_route,
     "traced": traced_route,
-    "traced as released": lambda folder, size, package: traced_route(folder, size, package, repaired=False),
+    "traced as released": lambda folder, size, package: traced_route(
+        folder, size, package, repaired=False
+    ),
 }
 
 
 def measure(route: str, folder: Path, size: int, package: Path) -> Figures:
-    """Run one route in a child: its own figures, wall time, peak memory, size of what it wrote, or how it failed."""
-    command = [sys.executable, "-m", "sdxs.experiments.coreml_build", "--child", route, str(folder), str(size), str(package)]
+    """Run one route in a child: its own figures, wall time, peak memory, size of what it wrote, or
+    how it failed.
+    """
+    command = [
+        sys.executable,
+        "-m",
+        "sdxs.experiments.coreml_build",
+        "--child",
+        route,
+        str(folder),
+        str(size),
+        str(package),
+    ]
     began = time.perf_counter()
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         process = subprocess.Popen(command, stdout=out, stderr=err)
@@ -137,16 +167,27 @@ def measure(route: str, folder: Path, size: int, package: Path) -> Figures:
         out.seek(0), err.seek(0)
         lines, complaint = out.read().splitlines(), err.read().strip().splitlines()
     cpu_s = usage.ru_utime + usage.ru_stime
-    figures: Figures = {"route": route, "exit_code": process.returncode, "wall_s": wall_s, "cpu_s": cpu_s}
+    figures: Figures = {
+        "route": route,
+        "exit_code": process.returncode,
+        "wall_s": wall_s,
+        "cpu_s": cpu_s,
+    }
     if process.returncode:
         return figures | {"error": complaint[-1] if complaint else ""}
     unit = 1 if sys.platform == "darwin" else 1024
     size_bytes = sum(path.stat().st_size for path in package.rglob("*") if path.is_file())
-    return figures | json.loads(lines[-1]) | {"peak_rss_bytes": usage.ru_maxrss * unit, "package_bytes": size_bytes}
+    return (
+        figures
+        | json.loads(lines[-1])
+        | {"peak_rss_bytes": usage.ru_maxrss * unit, "package_bytes": size_bytes}
+    )
 
 
 def compare(name: str, size: int, rounds: int, say: Callable[[str], None]) -> dict[str, object]:
-    """Both routes `rounds` times in turns; the traced one without its repair once, on a tiny model."""
+    """Both routes `rounds` times in turns; the traced one without its repair once, on a tiny
+    model.
+    """
     with tempfile.TemporaryDirectory() as temporary:
         base = Path(temporary)
         small = write_checkpoint(base / "tiny", tiny(architecture(name)))
@@ -161,9 +202,15 @@ def compare(name: str, size: int, rounds: int, say: Callable[[str], None]) -> di
         runs.append(measure("built for three sizes", folder, size, base / "sizes.mlpackage"))
         say(json.dumps(runs[-1]))
     return {
-        "model": name, "size": size, "weights": "random, float32, real layout", "traced_as_released_on_tiny": released,
-        "repair": REPAIR, "runs": runs,
-        "medians": {route: _medians(runs, route) for route in ("built", "traced", "built for three sizes")},
+        "model": name,
+        "size": size,
+        "weights": "random, float32, real layout",
+        "traced_as_released_on_tiny": released,
+        "repair": REPAIR,
+        "runs": runs,
+        "medians": {
+            route: _medians(runs, route) for route in ("built", "traced", "built for three sizes")
+        },
     }
 
 
@@ -172,14 +219,22 @@ def _medians(runs: list[Figures], route: str) -> dict[str, float]:
     keys = ("wall_s", "cpu_s", "peak_rss_bytes", "package_bytes")
     if not good:
         return {}
-    least = min(float(run["wall_s"]) for run in good)  # what other programs on the machine disturbed least
-    return {key: statistics.median(float(run[key]) for run in good) for key in keys} | {"least_wall_s": least}
+    least = min(
+        float(run["wall_s"]) for run in good
+    )  # what other programs on the machine disturbed least
+    return {key: statistics.median(float(run[key]) for run in good) for key in keys} | {
+        "least_wall_s": least
+    }
 
 
 def main() -> None:
     """Measure and show; scripts may print."""
-    parser = argparse.ArgumentParser(description="Compare building a Core ML program with tracing one.")
-    parser.add_argument("--model", default="sdxs-512-0.9", help="an architecture in experiments/architectures")
+    parser = argparse.ArgumentParser(
+        description="Compare building a Core ML program with tracing one."
+    )
+    parser.add_argument(
+        "--model", default="sdxs-512-0.9", help="an architecture in experiments/architectures"
+    )
     parser.add_argument("--size", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path, metavar="PATH", help="write every figure here")
@@ -192,11 +247,16 @@ def main() -> None:
     result = compare(options.model, options.size, options.rounds, print)
     packages = ("coremltools", "torch", "diffusers", "numpy", "safetensors")
     environment = {
-        "python": platform.python_version(), "system": platform.system(), "machine": platform.machine(),
-        "cpus": os.cpu_count(), **{package: version(package) for package in packages},
+        "python": platform.python_version(),
+        "system": platform.system(),
+        "machine": platform.machine(),
+        "cpus": os.cpu_count(),
+        **{package: version(package) for package in packages},
     }
     if options.json:
-        options.json.write_text(json.dumps({"environment": environment, **result}, indent=1) + "\n", encoding="utf-8")
+        options.json.write_text(
+            json.dumps({"environment": environment, **result}, indent=1) + "\n", encoding="utf-8"
+        )
     for route, medians in result["medians"].items():  # type: ignore[attr-defined]
         print(route, {key: round(value, 1) for key, value in medians.items()})
 

@@ -1,7 +1,9 @@
-"""The Core ML programs, as saved, through the reference interpreter with every float16 result rounded.
+"""The Core ML programs, as saved, through the reference interpreter with every float16 result
+rounded.
 
-What both `make parity` (against live diffusers) and the tests (against stored outputs) do, without torch. The
-interpreter is not Core ML: it shows that the program computes the right thing, not what Core ML makes of it.
+What both `make parity` (against live diffusers) and the tests (against stored outputs) do, without
+torch. The interpreter is not Core ML: it shows that the program computes the right thing, not what
+Core ML makes of it.
 """
 
 import tempfile
@@ -17,30 +19,38 @@ from ..coreml_backend.interpreter import Interpreter
 from ..coreml_backend.program import Variant, build
 from .make_fixtures import Arrays, Inputs
 
-X0_LIMIT = 5e-3  # relative L2 against diffusers in float32: float16 networks, errors of eps times 14.6
+X0_LIMIT = (
+    5e-3  # relative L2 against diffusers in float32: float16 networks, errors of eps times 14.6
+)
 PICTURE_LIMIT_DB = 50.0
 MLX_LIMIT_DB = 45.0  # against the MLX backend
 
 
 def run_program(checkpoint: Checkpoint, inputs: Inputs, attention: str = "sdpa") -> Arrays:
-    """Build the whole-frame program and render `inputs.frame` with it, as `make_fixtures.run_frame` does in MLX.
+    """Build the whole-frame program and render `inputs.frame` with it, as
+    `make_fixtures.run_frame` does in MLX.
 
     Returns x0, float32 (1, S/8, S/8, C), and picture, uint8 (S, S, 3).
     """
     size = inputs.frame.shape[0]
     side, channels = size // checkpoint.vae.reduction, checkpoint.vae.latent_channels
     noise = seeded_noise(inputs.seed, side, side, channels).transpose(0, 3, 1, 2)
-    return predict(checkpoint, Variant(size, attention, "float32"), {
-        "picture": inputs.frame.transpose(2, 0, 1)[None].astype(np.float32),
-        "encoder_hidden_states": TextEncoder(checkpoint).encode(inputs.prompt),
-        "noise": np.ascontiguousarray(noise),
-        "previous": np.zeros(noise.shape, np.float32),
-        "feedback": np.zeros(1, np.float32),
-    })
+    return predict(
+        checkpoint,
+        Variant(size, attention, "float32"),
+        {
+            "picture": inputs.frame.transpose(2, 0, 1)[None].astype(np.float32),
+            "encoder_hidden_states": TextEncoder(checkpoint).encode(inputs.prompt),
+            "noise": np.ascontiguousarray(noise),
+            "previous": np.zeros(noise.shape, np.float32),
+            "feedback": np.zeros(1, np.float32),
+        },
+    )
 
 
 def predict(checkpoint: Checkpoint, variant: Variant, feeds: Arrays) -> Arrays:
-    """Build a whole-frame program and run it through the interpreter, every result rounded to float16.
+    """Build a whole-frame program and run it through the interpreter, every result rounded to
+    float16.
 
     Returns x0, float32 (1, S/8, S/8, C), and picture, uint8 (S, S, 3).
     """

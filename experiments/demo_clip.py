@@ -19,12 +19,16 @@ WIDTH, HEIGHT, FPS = 320, 256, 20.0
 def window(photograph: np.ndarray, progress: float) -> np.ndarray:
     """Cut the window at `progress` (0 to 1) out of a photograph: (256, 320, 3)."""
     height, width = photograph.shape[:2]
-    span = min(width / WIDTH, height / HEIGHT) * (1.0 - 0.2 * progress)  # source pixels per window pixel
+    span = min(width / WIDTH, height / HEIGHT) * (
+        1.0 - 0.2 * progress
+    )  # source pixels per window pixel
     sway = np.sin(progress * np.pi * 2)
     centre = (width * (0.5 + 0.04 * sway), height * (0.5 - 0.06 * (1 - progress)))
     matrix = cv2.getRotationMatrix2D((0, 0), 2.5 * sway, 1 / span)
     matrix[:, 2] = np.array([WIDTH / 2, HEIGHT / 2]) - matrix[:, :2] @ np.array(centre)
-    return cv2.warpAffine(photograph, matrix, (WIDTH, HEIGHT), flags=cv2.INTER_AREA, borderMode=cv2.BORDER_REFLECT)
+    return cv2.warpAffine(
+        photograph, matrix, (WIDTH, HEIGHT), flags=cv2.INTER_AREA, borderMode=cv2.BORDER_REFLECT
+    )
 
 
 def main() -> None:

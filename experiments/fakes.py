@@ -111,10 +111,14 @@ class StagedBackend(FakeBackend):
 
     def load(self) -> None:
         super().load()
-        self._queues: list[queue.SimpleQueue[object]] = [queue.SimpleQueue() for _ in range(len(self.stages_ms) + 1)]
+        self._queues: list[queue.SimpleQueue[object]] = [
+            queue.SimpleQueue() for _ in range(len(self.stages_ms) + 1)
+        ]
         for number, ms in enumerate(self.stages_ms):
             work = (self._queues[number], self._queues[number + 1], ms)
-            threading.Thread(target=_run_stage, args=work, daemon=True, name=f"stage-{number}").start()
+            threading.Thread(
+                target=_run_stage, args=work, daemon=True, name=f"stage-{number}"
+            ).start()
 
     def submit(self, frame: np.ndarray) -> None:
         super().submit(frame)
@@ -134,7 +138,9 @@ class StagedBackend(FakeBackend):
             self._queues[0].put(None)
 
 
-def _run_stage(taken: "queue.SimpleQueue[object]", given: "queue.SimpleQueue[object]", ms: float) -> None:
+def _run_stage(
+    taken: "queue.SimpleQueue[object]", given: "queue.SimpleQueue[object]", ms: float
+) -> None:
     while (item := taken.get()) is not None:
         time.sleep(ms / 1000)
         given.put(item)
@@ -142,7 +148,8 @@ def _run_stage(taken: "queue.SimpleQueue[object]", given: "queue.SimpleQueue[obj
 
 
 class TickingCamera:
-    """A camera of a fixed rate: `read` returns the newest frame at its tick; late readers miss frames.
+    """A camera of a fixed rate: `read` returns the newest frame at its tick; late readers miss
+    frames.
 
     Every frame carries its number in the picture; `taken_ns[number]` is when the camera took it, so
     that whoever sees the picture can tell its age without trusting the loop's stamps. pre_ms: work
@@ -164,7 +171,9 @@ class TickingCamera:
         self._number = 0
 
     def read(self) -> np.ndarray:
-        tick = max(self._last_tick + 1, (time.perf_counter_ns() - self._began_ns) // self._interval_ns)
+        tick = max(
+            self._last_tick + 1, (time.perf_counter_ns() - self._began_ns) // self._interval_ns
+        )
         wait_ns = self._began_ns + tick * self._interval_ns - time.perf_counter_ns()
         if wait_ns > 0:
             time.sleep(wait_ns / 1e9)

@@ -1,9 +1,10 @@
-"""What each optimisation of the CUDA frame gains: alone, over the plain port, and in the end, when it alone is taken away.
+"""What each optimisation of the CUDA frame gains: alone, over the plain port, and in the end, when
+it alone is taken away.
 
-`MLX_USE_CUDA_GRAPHS=0 python -m sdxs.experiments.gpu_levers --model PATH [--json PATH]`. Time of the GPU's kernels by
-tracing, and of frames by the clock: two in flight from one thread, which the host limits, and batches of four on two
-threads, which the GPU limits. Then larger batches, as the backend would run them by itself. Needs CUDA and the `parity`
-extra, whose PyTorch traces.
+`MLX_USE_CUDA_GRAPHS=0 python -m sdxs.experiments.gpu_levers --model PATH [--json PATH]`. Time of
+the GPU's kernels by tracing, and of frames by the clock: two in flight from one thread, which the
+host limits, and batches of four on two threads, which the GPU limits. Then larger batches, as the
+backend would run them by itself. Needs CUDA and the `parity` extra, whose PyTorch traces.
 """
 
 import argparse
@@ -31,7 +32,12 @@ HOST_BOUND: tuple[Setting, ...] = (("lanes", "1"), ("depth", "2"))
 GPU_BOUND: tuple[Setting, ...] = (("lanes", "2"), ("batch", "4"))
 BATCHES: tuple[tuple[Setting, ...], ...] = tuple(
     (("lanes", lanes), ("batch", batch), ("depth", depth), ("attention", "fused"))
-    for lanes, batch, depth in (("2", "4", "12"), ("2", "8", "24"), ("2", "16", "48"), ("1", "16", "32"))
+    for lanes, batch, depth in (
+        ("2", "4", "12"),
+        ("2", "8", "24"),
+        ("2", "16", "48"),
+        ("1", "16", "32"),
+    )
 )
 DTYPE = "float16"
 WINDOWS, WINDOW_S = 3, 0.5
@@ -46,7 +52,8 @@ def _unfolded(self: frame.Frame, prompt: bool = False) -> frame.Frame:
     return self
 
 
-# What stands in for each lever: patches and settings. Folding comes without the folded attention, which builds on it.
+# What stands in for each lever: patches and settings. Folding comes without the folded attention,
+# which builds on it.
 WITHOUT: dict[str, tuple[tuple[Patch, ...], tuple[Setting, ...]]] = {
     "convolutions' weights laid out once": (((layers, "laid_out", _as_a_view),), ()),
     "norm, SiLU and bias in one kernel": ((), (("kernels", "off"),)),
@@ -57,15 +64,28 @@ WITHOUT: dict[str, tuple[tuple[Patch, ...], tuple[Setting, ...]]] = {
 ON: tuple[Setting, ...] = (("kernels", "on"), ("attention", "folded"))
 
 
-def measure_one(checkpoint: Checkpoint, size: int, lacking: Sequence[str], settings: Sequence[Setting], trace: bool
-                ) -> dict[str, object]:
-    """One variant: milliseconds of a frame in each window with the settings' frames in flight, and if asked its kernels'."""
+def measure_one(
+    checkpoint: Checkpoint,
+    size: int,
+    lacking: Sequence[str],
+    settings: Sequence[Setting],
+    trace: bool,
+) -> dict[str, object]:
+    """One variant: milliseconds of a frame in each window with the settings' frames in flight, and
+    if asked its kernels'.
+    """
     patches = [patch for lever in lacking for patch in WITHOUT[lever][0]]
-    chosen = dict(ON) | dict(settings) | {name: value for lever in lacking for name, value in WITHOUT[lever][1]}
+    chosen = (
+        dict(ON)
+        | dict(settings)
+        | {name: value for lever in lacking for name, value in WITHOUT[lever][1]}
+    )
     with patched(patches):
         backend = MlxBackend(checkpoint, BackendOptions(size, DTYPE, tuple(chosen.items())))
         backend.load()
-        pictures = list(np.random.default_rng(0).integers(0, 256, (8, size, size, 3), dtype=np.uint8))
+        pictures = list(
+            np.random.default_rng(0).integers(0, 256, (8, size, size, 3), dtype=np.uint8)
+        )
         out, windows = np.empty_like(pictures[0]), []
         for number in range(backend.depth):
             backend.submit(pictures[number % len(pictures)])
@@ -86,16 +106,24 @@ def measure_one(checkpoint: Checkpoint, size: int, lacking: Sequence[str], setti
 def measure(checkpoint: Checkpoint, size: int) -> dict[str, object]:
     every = tuple(WITHOUT)
     tried = {
-        "plain port": every, "all levers": (),
+        "plain port": every,
+        "all levers": (),
         **{f"only {lever}": tuple(other for other in every if other != lever) for lever in every},
         **{f"without {lever}": (lever,) for lever in every},
     }
     del tried["only cross-attention in two products"]  # without folding there is no such thing
     rows: dict[str, dict[str, object]] = {}
     for name, lacking in tried.items():
-        host, gpu = (measure_one(checkpoint, size, lacking, s, trace) for s, trace in ((HOST_BOUND, True), (GPU_BOUND, False)))
-        rows[name] = {"kernel_ms": host["kernel_ms"], "launches": host["launches"], "two in flight, ms": host["ms"],
-                      "batches of four, ms": gpu["ms"]}
+        host, gpu = (
+            measure_one(checkpoint, size, lacking, s, trace)
+            for s, trace in ((HOST_BOUND, True), (GPU_BOUND, False))
+        )
+        rows[name] = {
+            "kernel_ms": host["kernel_ms"],
+            "launches": host["launches"],
+            "two in flight, ms": host["ms"],
+            "batches of four, ms": gpu["ms"],
+        }
         print(name, rows[name], flush=True)
     batches = []
     for settings in BATCHES:
@@ -104,15 +132,24 @@ def measure(checkpoint: Checkpoint, size: int) -> dict[str, object]:
         print(batches[-1], flush=True)
     figures = ("kernel_ms", "two in flight, ms", "batches of four, ms")
     return {
-        "model": checkpoint.name, "size": size, "rows": rows, "batches": batches,
-        "gains": {figure: gains({name: np.atleast_1d(row[figure]).tolist() for name, row in rows.items()}, every)
-                  for figure in figures},
+        "model": checkpoint.name,
+        "size": size,
+        "rows": rows,
+        "batches": batches,
+        "gains": {
+            figure: gains(
+                {name: np.atleast_1d(row[figure]).tolist() for name, row in rows.items()}, every
+            )
+            for figure in figures
+        },
     }
 
 
 def main() -> None:
     """Measure, show, write: scripts may print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", required=True)
     parser.add_argument("--size", type=int)
     parser.add_argument("--json", type=Path)
@@ -121,8 +158,14 @@ def main() -> None:
     found = measure(checkpoint, options.size or checkpoint.frame.size)
     print(json.dumps(found["gains"], indent=1))
     if options.json:
-        machine = {"system": platform.platform(terse=True), "device": str(mx.device_info().get("device_name", ""))}
-        options.json.write_text(json.dumps({"schema": 1, "machine": machine, "mlx": mx.__version__, **found}, indent=1) + "\n")
+        machine = {
+            "system": platform.platform(terse=True),
+            "device": str(mx.device_info().get("device_name", "")),
+        }
+        options.json.write_text(
+            json.dumps({"schema": 1, "machine": machine, "mlx": mx.__version__, **found}, indent=1)
+            + "\n"
+        )
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
-"""What half precision costs: x0 and picture of a frame in float16 and bfloat16 beside the same in float32.
+"""What half precision costs: x0 and picture of a frame in float16 and bfloat16 beside the same in
+float32.
 
-`python -m sdxs.experiments.half_precision [--models demo demo-sketch] [--size 256] [--json PATH]`. The plain networks with
-MLX's own activations, norms and attention, as a GPU runs them, nothing folded, on MLX's default device. On a CPU that is
-slow, and its kernels round elsewhere than a GPU's: good for the size of the error, not for its last
-digit. Random weights of SDXS' layout come from `random_checkpoint.py`.
+`python -m sdxs.experiments.half_precision [--models demo demo-sketch] [--size 256] [--json PATH]`.
+The plain networks with MLX's own activations, norms and attention, as a GPU runs them, nothing
+folded, on MLX's default device. On a CPU that is slow, and its kernels round elsewhere than a
+GPU's: good for the size of the error, not for its last digit. Random weights of SDXS' layout come
+from `random_checkpoint.py`.
 """
 
 import argparse
@@ -33,19 +35,33 @@ from .levers import without
 DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
 PROMPT = "an oil painting"
 FLOAT32_ONLY = (
-    "SiLU and GELU as rational functions", "softmax by a binary exponent, head by head", "group statistics as products",
+    "SiLU and GELU as rational functions",
+    "softmax by a binary exponent, head by head",
+    "group statistics as products",
 )
 
 
-def render(checkpoint: Checkpoint, picture: np.ndarray, dtype: mx.Dtype) -> tuple[np.ndarray, np.ndarray]:
+def render(
+    checkpoint: Checkpoint, picture: np.ndarray, dtype: mx.Dtype
+) -> tuple[np.ndarray, np.ndarray]:
     """x0, float32 (1, S/8, S/8, C), and picture, uint8 (S, S, 3)."""
     unet = UNet2DConditionModel(checkpoint.unet)
     load_weights(unet, checkpoint.unet_weights, dtype)
     vae = load_vae(checkpoint.vae, checkpoint.vae_weights, dtype)
-    frame = Frame(unet, vae, frame_steps(checkpoint.scheduler, checkpoint.frame), checkpoint.vae.scaling_factor, dtype)
+    frame = Frame(
+        unet,
+        vae,
+        frame_steps(checkpoint.scheduler, checkpoint.frame),
+        checkpoint.vae.scaling_factor,
+        dtype,
+    )
     side = picture.shape[0] // checkpoint.vae.reduction
     noise = mx.array(seeded_noise(0, side, side, checkpoint.vae.latent_channels))
-    x0 = frame.denoise(frame.encode(mx.array(picture)), frame.prompt(mx.array(TextEncoder(checkpoint).encode(PROMPT))), noise)
+    x0 = frame.denoise(
+        frame.encode(mx.array(picture)),
+        frame.prompt(mx.array(TextEncoder(checkpoint).encode(PROMPT))),
+        noise,
+    )
     return np.array(x0), np.array(frame.decode(x0))
 
 
@@ -54,19 +70,29 @@ def judge(checkpoint: Checkpoint, size: int) -> dict[str, object]:
     picture = centre_square(read(FOLDER / "astronaut.jpg"), size)
     exact, shown = render(checkpoint, picture, mx.float32)
     row: dict[str, object] = {
-        "model": checkpoint.name, "size": size, "timestep": checkpoint.frame.timestep, "device": str(mx.default_device()),
+        "model": checkpoint.name,
+        "size": size,
+        "timestep": checkpoint.frame.timestep,
+        "device": str(mx.default_device()),
         "values at 0 or 255": round(float(np.isin(shown, (0, 255)).mean()), 3),
     }
     for name in ("float16", "bfloat16"):
         x0, made = render(checkpoint, picture, DTYPES[name])
-        away = np.linalg.norm((x0 - exact).astype(np.float64)) / np.linalg.norm(exact.astype(np.float64))
-        row[name] = {"x0 relative L2": float(f"{away:.3g}"), "picture dB": round(float(psnr(made, shown)), 1)}
+        away = np.linalg.norm((x0 - exact).astype(np.float64)) / np.linalg.norm(
+            exact.astype(np.float64)
+        )
+        row[name] = {
+            "x0 relative L2": float(f"{away:.3g}"),
+            "picture dB": round(float(psnr(made, shown)), 1),
+        }
     return row
 
 
 def main() -> None:
     """Measure, show, write: scripts may print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--models", nargs="+", default=["demo", "demo-sketch"])
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--json", type=Path)
@@ -77,7 +103,12 @@ def main() -> None:
             rows.append(judge(find(model, download=False), options.size))
             print(rows[-1], flush=True)
     if options.json:
-        content = {"schema": 1, "machine": platform.platform(terse=True), "prompt": PROMPT, "rows": rows}
+        content = {
+            "schema": 1,
+            "machine": platform.platform(terse=True),
+            "prompt": PROMPT,
+            "rows": rows,
+        }
         options.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 

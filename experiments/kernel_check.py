@@ -1,7 +1,7 @@
 """The custom GroupNorm kernel against its twin in plain MLX, on whatever GPU there is.
 
-`python -m sdxs.experiments.kernel_check [--json PATH]`. Both are held to float32 of the plain form; times are of a chain of
-launches, the host's part included.
+`python -m sdxs.experiments.kernel_check [--json PATH]`. Both are held to float32 of the plain
+form; times are of a chain of launches, the host's part included.
 """
 
 import argparse
@@ -18,15 +18,25 @@ from ..mlx_sdxs.layers import GroupNorm
 
 # (pictures, side, channels, groups): those of SDXS at 512, a batch, and groups of other widths
 SHAPES = (
-    (1, 64, 320, 32), (1, 64, 640, 32), (1, 64, 960, 32), (1, 32, 640, 32), (1, 32, 1920, 32), (1, 16, 1280, 32),
-    (1, 16, 2560, 32), (4, 64, 320, 32), (2, 8, 64, 32), (1, 64, 128, 16),
+    (1, 64, 320, 32),
+    (1, 64, 640, 32),
+    (1, 64, 960, 32),
+    (1, 32, 640, 32),
+    (1, 32, 1920, 32),
+    (1, 16, 1280, 32),
+    (1, 16, 2560, 32),
+    (4, 64, 320, 32),
+    (2, 8, 64, 32),
+    (1, 64, 128, 16),
 )
 LIMITS = {"float32": 1e-6, "float16": 1e-3, "bfloat16": 8e-3}  # relative L2
 REPEATS = 50
 
 
 def compare() -> list[dict[str, object]]:
-    """Every shape in every dtype: relative errors with a shift, of the kernel's and MLX's own form, and microseconds."""
+    """Every shape in every dtype: relative errors with a shift, of the kernel's and MLX's own
+    form, and microseconds.
+    """
     return [_compared(shape, name) for name in LIMITS for shape in SHAPES]
 
 
@@ -48,13 +58,18 @@ def _compared(shape: tuple[int, int, int, int], name: str) -> dict[str, object]:
     exact = norm(mx.float32).then_silu(x.astype(mx.float32) + shift.astype(mx.float32))
     own, kernel = norm(dtype), KernelGroupNorm(norm(dtype), shift)
     forms: dict[str, Callable[[], mx.array]] = {
-        "kernel": lambda: kernel.then_silu(x), "own": lambda: own.then_silu(x + shift),
+        "kernel": lambda: kernel.then_silu(x),
+        "own": lambda: own.then_silu(x + shift),
     }
     errors = {form: _relative(call(), exact) for form, call in forms.items()}
     plain = _relative(KernelGroupNorm(norm(dtype))(x), norm(mx.float32)(x.astype(mx.float32)))
     return {
-        "shape": list(shape), "dtype": name, "ok": max(errors["kernel"], plain) < LIMITS[name], "error": errors,
-        "error_without_activation": plain, "us": {form: _microseconds(call) for form, call in forms.items()},
+        "shape": list(shape),
+        "dtype": name,
+        "ok": max(errors["kernel"], plain) < LIMITS[name],
+        "error": errors,
+        "error_without_activation": plain,
+        "us": {form: _microseconds(call) for form, call in forms.items()},
     }
 
 
@@ -71,14 +86,21 @@ def _microseconds(call: Callable[[], mx.array]) -> float:
 
 def main() -> int:
     """Compare, show, write: scripts may print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     shapes = compare()
     for shape in shapes:
         print(shape)
     if options.json:
-        content = {"schema": 1, "device": str(mx.device_info().get("device_name", "")), "mlx": mx.__version__, "shapes": shapes}
+        content = {
+            "schema": 1,
+            "device": str(mx.device_info().get("device_name", "")),
+            "mlx": mx.__version__,
+            "shapes": shapes,
+        }
         options.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     return 0 if all(shape["ok"] for shape in shapes) else 1
 

@@ -1,7 +1,9 @@
-"""How long the GPU's kernels of one frame take, whatever the host does: by CUDA's own tracing, through PyTorch's profiler.
+"""How long the GPU's kernels of one frame take, whatever the host does: by CUDA's own tracing,
+through PyTorch's profiler.
 
-`python -m sdxs.experiments.kernel_time --model PATH [--mode compile+graph] [--json PATH]` measures PyTorch in one of its
-modes; `gpu_levers` measures MLX the same way, in a process of its own. Needs CUDA and the `parity` extra.
+`python -m sdxs.experiments.kernel_time --model PATH [--mode compile+graph] [--json PATH]` measures
+PyTorch in one of its modes; `gpu_levers` measures MLX the same way, in a process of its own. Needs
+CUDA and the `parity` extra.
 """
 
 import argparse
@@ -18,7 +20,9 @@ FRAMES = 10
 
 
 def kernels(backend: Backend, size: int) -> dict[str, float]:
-    """Milliseconds of kernels and number of launches of one frame, copies and fills counted; the backend is warm."""
+    """Milliseconds of kernels and number of launches of one frame, copies and fills counted; the
+    backend is warm.
+    """
     import torch
     from torch.profiler import ProfilerActivity, profile
 
@@ -31,12 +35,17 @@ def kernels(backend: Backend, size: int) -> dict[str, float]:
             backend.collect(out)
         torch.cuda.synchronize()
     times = [event.device_time for event in found.events() if event.device_time]
-    return {"kernel_ms": round(sum(times) / FRAMES / 1e3, 3), "launches": round(len(times) / FRAMES, 1)}
+    return {
+        "kernel_ms": round(sum(times) / FRAMES / 1e3, 3),
+        "launches": round(len(times) / FRAMES, 1),
+    }
 
 
 def main() -> None:
     """Measure, show, add to the results: scripts may print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", required=True)
     parser.add_argument("--size", type=int)
     parser.add_argument("--mode", default="compile+graph")
@@ -48,8 +57,15 @@ def main() -> None:
     size = options.size or checkpoint.frame.size
     backend = TorchBackend(checkpoint, BackendOptions(size, "float16", (("mode", options.mode),)))
     backend.load()
-    backend.set_conditioning(np.zeros((1, PROMPT_TOKENS, checkpoint.unet.cross_attention_dim), np.float32))
-    row = {"backend": f"torch:mode={options.mode}", "model": checkpoint.name, "size": size, **kernels(backend, size)}
+    backend.set_conditioning(
+        np.zeros((1, PROMPT_TOKENS, checkpoint.unet.cross_attention_dim), np.float32)
+    )
+    row = {
+        "backend": f"torch:mode={options.mode}",
+        "model": checkpoint.name,
+        "size": size,
+        **kernels(backend, size),
+    }
     backend.close()
     print(row)
     if options.json:

@@ -1,9 +1,11 @@
-"""What each optimisation of the CPU frame gains: alone, over the plain port, and in the end, when it alone is taken away.
+"""What each optimisation of the CPU frame gains: alone, over the plain port, and in the end, when
+it alone is taken away.
 
-`python -m sdxs.experiments.levers [--model demo] [--size 256] [--rounds 3] [--json PATH]`. Processor time of a single
-thread, one frame at a time, which a shared machine disturbs little; rounds go through all variants in turn, each loaded
-afresh. How many frames in flight gain is another matter, and measured by the clock: the last rows. Strips stand on the
-Winograd products and have no figure of their own; where no map is large enough for them they are left out.
+`python -m sdxs.experiments.levers [--model demo] [--size 256] [--rounds 3] [--json PATH]`.
+Processor time of a single thread, one frame at a time, which a shared machine disturbs little;
+rounds go through all variants in turn, each loaded afresh. How many frames in flight gain is
+another matter, and measured by the clock: the last rows. Strips stand on the Winograd products and
+have no figure of their own; where no map is large enough for them they are left out.
 """
 
 import argparse
@@ -57,10 +59,13 @@ def _unchanged() -> Callable[[frame.Frame], frame.Frame]:
 # What stands in for each lever, in the order of the table.
 WITHOUT: dict[str, tuple[Patch, ...]] = {
     "3 x 3 convolutions as Winograd products": ((conv, "best_form", _direct),),
-    "strided convolutions as one product": ((conv, "strided_form", lambda height, width: "direct"),),
+    "strided convolutions as one product": (
+        (conv, "strided_form", lambda height, width: "direct"),
+    ),
     STRIPS: ((conv, "_STRIPS", 1 << 30),),
     "SiLU and GELU as rational functions": (
-        *((module, "silu", nn.silu) for module in (layers, unet, controlnet)), (unet, "gelu", nn.gelu),
+        *((module, "silu", nn.silu) for module in (layers, unet, controlnet)),
+        (unet, "gelu", nn.gelu),
     ),
     "softmax by a binary exponent, head by head": ((unet, "attention", _attention_of_mlx),),
     "group statistics as products": ((layers.GroupNorm, "__call__", nn.GroupNorm.__call__),),
@@ -93,8 +98,13 @@ def variants(strips: bool) -> dict[str, tuple[str, ...]]:
     """Name -> the levers that it lacks. strips: whether any map is large enough to be cut."""
     every = tuple(WITHOUT)
     named = {
-        "plain port": every, "all levers": (),
-        **{f"only {lever}": tuple(other for other in every if other != lever) for lever in every if lever != STRIPS},
+        "plain port": every,
+        "all levers": (),
+        **{
+            f"only {lever}": tuple(other for other in every if other != lever)
+            for lever in every
+            if lever != STRIPS
+        },
         **{f"without {lever}": (lever,) for lever in every if lever != STRIPS},
     }
     return named | ({f"without {STRIPS}": (STRIPS,)} if strips else {})
@@ -103,12 +113,18 @@ def variants(strips: bool) -> dict[str, tuple[str, ...]]:
 def has_strips(checkpoint: Checkpoint, size: int) -> bool:
     """Whether the VAE's largest maps are cut into strips at this size."""
     vae = checkpoint.vae
-    channels = vae.decoder_block_out_channels[0] if isinstance(vae, TinyVAEConfig) else vae.block_out_channels[0]
+    channels = (
+        vae.decoder_block_out_channels[0]
+        if isinstance(vae, TinyVAEConfig)
+        else vae.block_out_channels[0]
+    )
     weight = mx.zeros((3, 6, channels, channels))
     return conv._strip_rows(mx.zeros((1, size, size, channels)), weight) < size
 
 
-def frame_ms(checkpoint: Checkpoint, size: int, frames: int, lanes: int, clock: Callable[[], float]) -> list[float]:
+def frame_ms(
+    checkpoint: Checkpoint, size: int, frames: int, lanes: int, clock: Callable[[], float]
+) -> list[float]:
     """Milliseconds of each of some frames by a clock, the networks loaded and warm."""
     backend = MlxBackend(checkpoint, BackendOptions(size, "float32", (("lanes", str(lanes)),)))
     backend.load()
@@ -128,8 +144,12 @@ def frame_ms(checkpoint: Checkpoint, size: int, frames: int, lanes: int, clock: 
     return times
 
 
-def gains(raw: dict[str, list[float]], levers: Sequence[str] = tuple(WITHOUT)) -> dict[str, dict[str, float]]:
-    """Per lever: how many times faster it makes the plain port, and how many times slower the end is without it."""
+def gains(
+    raw: dict[str, list[float]], levers: Sequence[str] = tuple(WITHOUT)
+) -> dict[str, dict[str, float]]:
+    """Per lever: how many times faster it makes the plain port, and how many times slower the end
+    is without it.
+    """
     median = {name: float(np.median(times)) for name, times in raw.items()}
     return {
         lever: {
@@ -153,23 +173,36 @@ def measure(checkpoint: Checkpoint, size: int, rounds: int, frames: int) -> dict
         for name, lacking in tried.items():
             with without(lacking), patched([ONE_THREAD]):
                 raw[name] += frame_ms(checkpoint, size, frames, 1, time.process_time)
-            print(f"round {number + 1} of {rounds}: {name}: {np.median(raw[name]):.1f} ms", flush=True)
+            print(
+                f"round {number + 1} of {rounds}: {name}: {np.median(raw[name]):.1f} ms", flush=True
+            )
         for lanes in (1, 2):
             for lacking in ((), ("step by step",)):
                 with without(lacking):
                     name = f"{lanes} in flight, {'all at once' if lacking else 'step by step'}"
-                    flight.setdefault(name, []).extend(frame_ms(checkpoint, size, 2 * frames, lanes, time.perf_counter))
-                    print(f"round {number + 1} of {rounds}: {name}: {np.mean(flight[name]):.1f} ms", flush=True)
+                    flight.setdefault(name, []).extend(
+                        frame_ms(checkpoint, size, 2 * frames, lanes, time.perf_counter)
+                    )
+                    print(
+                        f"round {number + 1} of {rounds}: {name}: {np.mean(flight[name]):.1f} ms",
+                        flush=True,
+                    )
     return {
-        "model": checkpoint.name, "size": size, "gains": gains(raw),
-        "cpu_ms": {name: round(float(np.median(times)), 2) for name, times in raw.items()}, "raw_cpu_ms": raw,
-        "clock_ms": {name: round(float(np.mean(times)), 2) for name, times in flight.items()}, "raw_clock_ms": flight,
+        "model": checkpoint.name,
+        "size": size,
+        "gains": gains(raw),
+        "cpu_ms": {name: round(float(np.median(times)), 2) for name, times in raw.items()},
+        "raw_cpu_ms": raw,
+        "clock_ms": {name: round(float(np.mean(times)), 2) for name, times in flight.items()},
+        "raw_clock_ms": flight,
     }
 
 
 def main() -> None:
     """Measure, show, write: scripts may print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", default="demo")
     parser.add_argument("--size", type=int)
     parser.add_argument("--rounds", type=int, default=3)
@@ -183,8 +216,14 @@ def main() -> None:
         library = blas.loaded()
         used = f"{library.origin} ({library.core})" if library else "MLX's own"
         machine = {"system": platform.platform(terse=True), "cores": os.cpu_count(), "blas": used}
-        content = json.loads(options.json.read_text()) if options.json.is_file() else {"schema": 1, "results": []}
-        content["results"] = [r for r in content["results"] if (r["model"], r["size"]) != (row["model"], row["size"])]
+        content = (
+            json.loads(options.json.read_text())
+            if options.json.is_file()
+            else {"schema": 1, "results": []}
+        )
+        content["results"] = [
+            r for r in content["results"] if (r["model"], r["size"]) != (row["model"], row["size"])
+        ]
         content["results"].append(row | {"machine": machine})
         options.json.write_text(json.dumps(content, indent=1) + "\n")
 

@@ -1,10 +1,11 @@
 """What the camera loop costs: rate, age of the picture, drops, with backends of known timing.
 
 Run as `python -m sdxs.experiments.loop_bench [--json PATH] [--seconds 10] [--rounds 3]`. Ages are
-glass to glass: from the camera's tick to the sink that reads the frame's number out of the picture.
-The paper's stage times (5 + 5 + 24.4 + 5 + 5 ms, its Phase 6) go through our loop as it ran them, one after
-the other, then with pre and post off the inference thread, then with three stages in a pipeline.
-Exits with 1 if a target is missed: by the median of the rounds, or, for what must be exact, in any round.
+glass to glass: from the camera's tick to the sink that reads the frame's number out of the
+picture. The paper's stage times (5 + 5 + 24.4 + 5 + 5 ms, its Phase 6) go through our loop as it
+ran them, one after the other, then with pre and post off the inference thread, then with three
+stages in a pipeline. Exits with 1 if a target is missed: by the median of the rounds, or, for what
+must be exact, in any round.
 """
 
 import argparse
@@ -58,7 +59,9 @@ HOSTED = Target(least_of_ideal=0.97 / 1.1, most_age_p95_ms=50 * 1.1, most_overhe
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One measurement: how the backend is made, what it must reach. Milliseconds; rates per second."""
+    """One measurement: how the backend is made, what it must reach. Milliseconds; rates per
+    second.
+    """
 
     name: str
     make: Callable[[BackendOptions], Backend]
@@ -76,15 +79,43 @@ def _hosted(options: BackendOptions) -> Backend:
 
 CASES = (
     Case("25 ms sleeping", lambda o: SleepingBackend(None, o), 1000 / BACKEND_MS, BACKEND_MS, FREE),
-    Case("25 ms computing, GIL released", lambda o: ComputingBackend(None, o), 1000 / BACKEND_MS, BACKEND_MS, FREE),
+    Case(
+        "25 ms computing, GIL released",
+        lambda o: ComputingBackend(None, o),
+        1000 / BACKEND_MS,
+        BACKEND_MS,
+        FREE,
+    ),
     Case("25 ms holding the GIL", lambda o: GilBackend(None, o), 1000 / BACKEND_MS, BACKEND_MS),
     Case("25 ms holding the GIL, hosted", _hosted, 1000 / BACKEND_MS, BACKEND_MS, HOSTED),
-    Case("paper's stages, sequential", lambda o: SleepingBackend(None, o, ms=INNER_MS), 1000 / (PRE_MS + INNER_MS + POST_MS),
-         INNER_MS, Target(least_of_ideal=0.95), sequential=True, pre_ms=PRE_MS, post_ms=POST_MS),
-    Case("paper's stages, threaded", lambda o: SleepingBackend(None, o, ms=INNER_MS), 1000 / INNER_MS, INNER_MS,
-         Target(least_fps=28), pre_ms=PRE_MS, post_ms=POST_MS),
-    Case("paper's stages, pipelined", lambda o: StagedBackend(None, o), 1000 / max(StagedBackend.stages_ms),
-         max(StagedBackend.stages_ms), Target(least_fps=40), pre_ms=PRE_MS, post_ms=POST_MS),
+    Case(
+        "paper's stages, sequential",
+        lambda o: SleepingBackend(None, o, ms=INNER_MS),
+        1000 / (PRE_MS + INNER_MS + POST_MS),
+        INNER_MS,
+        Target(least_of_ideal=0.95),
+        sequential=True,
+        pre_ms=PRE_MS,
+        post_ms=POST_MS,
+    ),
+    Case(
+        "paper's stages, threaded",
+        lambda o: SleepingBackend(None, o, ms=INNER_MS),
+        1000 / INNER_MS,
+        INNER_MS,
+        Target(least_fps=28),
+        pre_ms=PRE_MS,
+        post_ms=POST_MS,
+    ),
+    Case(
+        "paper's stages, pipelined",
+        lambda o: StagedBackend(None, o),
+        1000 / max(StagedBackend.stages_ms),
+        max(StagedBackend.stages_ms),
+        Target(least_fps=40),
+        pre_ms=PRE_MS,
+        post_ms=POST_MS,
+    ),
 )
 
 
@@ -95,7 +126,14 @@ def measure(case: Case, seconds: float) -> dict[str, object]:
     settings = LoopSettings(SIZE, sequential=case.sequential, skip_threshold=-1)
     prompt = Prompt("", np.zeros((1, 77, 64), np.float32))
     options = BackendOptions(SIZE)
-    loop = Loop(camera, [case.make(options)], settings, [prompt], FrameParams(), lambda _: prompt.encoder_hidden_states)
+    loop = Loop(
+        camera,
+        [case.make(options)],
+        settings,
+        [prompt],
+        FrameParams(),
+        lambda _: prompt.encoder_hidden_states,
+    )
     viewer = Viewer(SIZE, Look(), loop.stats, [sink], None)
 
     def show(frame: Frame) -> None:
@@ -123,7 +161,9 @@ def _figures(case: Case, sink: CountingSink, summary: Summary) -> dict[str, obje
     return {
         "fps": fps,
         "of_ideal": fps / case.ideal_fps,
-        "age_ms": dict(zip(("p50", "p95", "p99"), map(float, np.percentile(ages, [50, 95, 99])), strict=True)),
+        "age_ms": dict(
+            zip(("p50", "p95", "p99"), map(float, np.percentile(ages, [50, 95, 99])), strict=True)
+        ),
         "overhead_ms": float(np.median(intervals)) - 1000 / case.ideal_fps,
         "stages_ms": waits,
         "missing_before_last_shown": missing,
@@ -151,14 +191,22 @@ def missed(target: Target, rounds: Sequence[dict[str, object]]) -> list[str]:
     )
     complaints = [
         f"{name} {value:.3f}, expected {'at least' if sign > 0 else 'at most'} {limit:.3f}"
-        for name, value, limit, sign in found if limit is not None and sign * value < sign * limit
+        for name, value, limit, sign in found
+        if limit is not None and sign * value < sign * limit
     ]
     exact = ("drops_are_exact", "in_order")
-    return complaints + [f"{name} is false in round {n + 1}" for n, r in enumerate(rounds) for name in exact if not r[name]]
+    return complaints + [
+        f"{name} is false in round {n + 1}"
+        for n, r in enumerate(rounds)
+        for name in exact
+        if not r[name]
+    ]
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--json", type=Path)
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--rounds", type=int, default=3)
@@ -170,16 +218,26 @@ def main() -> int:
             rounds[case.name].append(figures)
             age = figures["age_ms"]
             print(
-                f"{case.name:32s} {figures['fps']:5.1f} fps, {figures['of_ideal']:.3f} of ideal; age "
+                f"{case.name:32s} {figures['fps']:5.1f} fps, {figures['of_ideal']:.3f} of ideal; "
+                "age "
                 + ", ".join(f"{k} {v:.1f}" for k, v in age.items())  # type: ignore[attr-defined]
                 + f" ms; overhead {figures['overhead_ms']:.2f} ms; drops {figures['counted_drops']}"
-                f" of {figures['captured']}, {'exact' if figures['drops_are_exact'] else 'NOT EXACT'}", flush=True,
+                f" of {figures['captured']}, "
+                f"{'exact' if figures['drops_are_exact'] else 'NOT EXACT'}",
+                flush=True,
             )
     misses = {case.name: missed(case.target, rounds[case.name]) for case in CASES}
     for name, complaints in misses.items():
-        print(f"{'MISSED' if complaints else 'good'}: {name}{': ' if complaints else ''}{'; '.join(complaints)}")
+        print(
+            f"{'MISSED' if complaints else 'good'}: "
+            f"{name}{': ' if complaints else ''}{'; '.join(complaints)}"
+        )
     if options.json:
-        machine = {"system": platform.platform(terse=True), "cores": cpu_count(), "python": platform.python_version()}
+        machine = {
+            "system": platform.platform(terse=True),
+            "cores": cpu_count(),
+            "python": platform.python_version(),
+        }
         results = [
             {
                 "case": {k: v for k, v in asdict(case).items() if k != "make"},
@@ -189,7 +247,13 @@ def main() -> int:
             }
             for case in CASES
         ]
-        measured = {"schema": 1, "machine": machine, "seconds": options.seconds, "camera_fps": 60, "results": results}
+        measured = {
+            "schema": 1,
+            "machine": machine,
+            "seconds": options.seconds,
+            "camera_fps": 60,
+            "results": results,
+        }
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(measured, indent=1) + "\n")
     return 1 if any(misses.values()) else 0

@@ -1,10 +1,11 @@
 """What only a Mac can tell, asked once: `make mac-check` there, and attach the JSON that it writes.
 
-Core ML on every compute unit and in every form of the program: how near it comes to the interpreter in exact
-arithmetic, which unit runs what, how long a frame and the bridge to it take, memory, whether images round as
-arrays do, whether the stage pipeline renders the same picture, how much of Python's lock a prediction leaves to other
-threads, whether a soak holds its memory; MLX on Metal in float16 against what diffusers made, and the kernel written for it.
-Every question is answered by itself: one that fails is noted and the rest goes on.
+Core ML on every compute unit and in every form of the program: how near it comes to the
+interpreter in exact arithmetic, which unit runs what, how long a frame and the bridge to it take,
+memory, whether images round as arrays do, whether the stage pipeline renders the same picture, how
+much of Python's lock a prediction leaves to other threads, whether a soak holds its memory; MLX on
+Metal in float16 against what diffusers made, and the kernel written for it. Every question is
+answered by itself: one that fails is noted and the rest goes on.
 """
 
 import argparse
@@ -51,9 +52,12 @@ from .random_checkpoint import architecture, write_checkpoint
 LOCATION = f"{CoreMLBackend.__module__}:{CoreMLBackend.__name__}"
 NE_GPU_NE = "encode=ne,unet=gpu,decode=ne"
 VARIANTS = (
-    {"attention": "sdpa", "compute_units": "cpu_and_gpu"}, {"attention": "sdpa", "compute_units": "all"},
-    {"attention": "sdpa", "compute_units": "cpu_only"}, {"attention": "matmul", "compute_units": "cpu_and_gpu"},
-    {"attention": "split_einsum", "compute_units": "cpu_and_ne"}, {"attention": "split_einsum", "compute_units": "all"},
+    {"attention": "sdpa", "compute_units": "cpu_and_gpu"},
+    {"attention": "sdpa", "compute_units": "all"},
+    {"attention": "sdpa", "compute_units": "cpu_only"},
+    {"attention": "matmul", "compute_units": "cpu_and_gpu"},
+    {"attention": "split_einsum", "compute_units": "cpu_and_ne"},
+    {"attention": "split_einsum", "compute_units": "all"},
     {"attention": "sdpa", "compute_units": "cpu_and_gpu", "weights": "palettize6"},
     {"attention": "split_einsum", "placement": NE_GPU_NE},
 )
@@ -65,7 +69,9 @@ Answer = dict[str, object]
 
 @dataclass(frozen=True)
 class Setup:
-    """One model and how to ask about it. runtime: 'coreml', or 'reference' for a rehearsal without a Mac."""
+    """One model and how to ask about it. runtime: 'coreml', or 'reference' for a rehearsal without
+    a Mac.
+    """
 
     checkpoint: Checkpoint
     size: int
@@ -78,7 +84,9 @@ class Setup:
 
 
 def exact_picture(setup: Setup) -> np.ndarray:
-    """The probe frame by the interpreter without any rounding: shares nothing with Metal and Core ML's kernels."""
+    """The probe frame by the interpreter without any rounding: shares nothing with Metal and Core
+    ML's kernels.
+    """
     options = CoreMLOptions.parse(BackendOptions(setup.size, "auto", (("runtime", "reference"),)))
     built = find_or_build(setup.checkpoint, options)
     runner = Runner("frame", Interpreter(built.package("frame")), setup.checkpoint, options)
@@ -88,7 +96,9 @@ def exact_picture(setup: Setup) -> np.ndarray:
     return runner.run(picture)[0]
 
 
-def render(backend: Backend, setup: Setup, frames: int) -> tuple[np.ndarray, list[float], list[float]]:
+def render(
+    backend: Backend, setup: Setup, frames: int
+) -> tuple[np.ndarray, list[float], list[float]]:
     """The probe frame `frames` times through a loaded backend, as many in flight as it takes.
 
     Returns the last picture, milliseconds from completion to completion, and those of the bridge.
@@ -128,10 +138,16 @@ def ask_variant(setup: Setup, chosen: dict[str, str], exact: np.ndarray) -> Answ
         picture, intervals, bridges = render(hosted, setup, setup.frames)
         quality = min(psnr(picture, exact), MOST_PSNR_DB)
         return {
-            **chosen, "ok": quality >= NEAR_DB or options.weights != "float16", "psnr_db": quality,
-            "build_s": made - began, "prepare_s": prepared - made, "load_s": loaded - prepared,
-            "frame_ms": spread(intervals[1:]), "bridge_ms": spread(bridges[1:]),
-            "footprint_after_load_bytes": after_load, "footprint_at_end_bytes": sum(map(footprint_bytes, pids)),
+            **chosen,
+            "ok": quality >= NEAR_DB or options.weights != "float16",
+            "psnr_db": quality,
+            "build_s": made - began,
+            "prepare_s": prepared - made,
+            "load_s": loaded - prepared,
+            "frame_ms": spread(intervals[1:]),
+            "bridge_ms": spread(bridges[1:]),
+            "footprint_after_load_bytes": after_load,
+            "footprint_at_end_bytes": sum(map(footprint_bytes, pids)),
             "weights_error": built.record.weights_error,
             "compute_plan": [asdict(plan) for plan in compute_plan.plans(built, options)],
         }
@@ -142,12 +158,17 @@ def ask_variant(setup: Setup, chosen: dict[str, str], exact: np.ndarray) -> Answ
 def ask_variants(setup: Setup) -> Answer:
     """Every form, each answered by itself."""
     exact = exact_picture(setup)
-    answers = [attempt(lambda chosen=chosen: ask_variant(setup, chosen, exact), chosen) for chosen in VARIANTS]
+    answers = [
+        attempt(lambda chosen=chosen: ask_variant(setup, chosen, exact), chosen)
+        for chosen in VARIANTS
+    ]
     return {"ok": all(answer["ok"] for answer in answers), "variants": answers}
 
 
 def ask_rounding(setup: Setup) -> Answer:
-    """Images in and out against float32 in and out: the program rounds by itself, so every level should agree."""
+    """Images in and out against float32 in and out: the program rounds by itself, so every level
+    should agree.
+    """
     pictures = []
     for form in ("float32", "image"):
         backend = CoreMLBackend(setup.checkpoint, setup.options(input=form))
@@ -155,11 +176,17 @@ def ask_rounding(setup: Setup) -> Answer:
         pictures.append(render(backend, setup, 1)[0].astype(int))
         backend.close()
     off = np.abs(pictures[0] - pictures[1])
-    return {"ok": int(off.max()) <= 1, "largest_difference": int(off.max()), "share_different": float((off > 0).mean())}
+    return {
+        "ok": int(off.max()) <= 1,
+        "largest_difference": int(off.max()),
+        "share_different": float((off > 0).mean()),
+    }
 
 
 def ask_gil(setup: Setup) -> Answer:
-    """What share of its speed another Python thread keeps while predictions run in the same process; no limit."""
+    """What share of its speed another Python thread keeps while predictions run in the same
+    process; no limit.
+    """
     backend = CoreMLBackend(setup.checkpoint, setup.options())
     backend.load()
     share = speed_kept(lambda: render(backend, setup, setup.frames))
@@ -168,7 +195,9 @@ def ask_gil(setup: Setup) -> Answer:
 
 
 def speed_kept(work: Callable[[], object]) -> float:
-    """How fast a counting thread runs beside `work`, 1 being its speed with the main thread asleep."""
+    """How fast a counting thread runs beside `work`, 1 being its speed with the main thread
+    asleep.
+    """
     count, stop = [0], threading.Event()
 
     def run() -> None:
@@ -190,7 +219,9 @@ def speed_kept(work: Callable[[], object]) -> float:
 
 
 def ask_soak(setup: Setup) -> Answer:
-    """Frames for `soak_s` in a hosted process: no crash (coremltools#2827), and memory that stays."""
+    """Frames for `soak_s` in a hosted process: no crash (coremltools#2827), and memory that
+    stays.
+    """
     hosted = HostedBackend("coreml", LOCATION, setup.checkpoint, setup.options())
     hosted.load()
     try:
@@ -203,11 +234,18 @@ def ask_soak(setup: Setup) -> Answer:
         hosted.close()
     half = len(footprints) // 2
     growth = float(np.mean(footprints[half:]) - np.mean(footprints[:half]))
-    return {"ok": growth <= GROWTH_LIMIT_BYTES, "frames": frames, "growth_bytes": growth, "peak_bytes": max(footprints)}
+    return {
+        "ok": growth <= GROWTH_LIMIT_BYTES,
+        "frames": frames,
+        "growth_bytes": growth,
+        "peak_bytes": max(footprints),
+    }
 
 
 def ask_mlx(setup: Setup) -> Answer:
-    """MLX against stored outputs of diffusers: x0 on this machine's device, the picture as a session has it."""
+    """MLX against stored outputs of diffusers: x0 on this machine's device, the picture as a
+    session has it.
+    """
     stored, answers = load_file(FIXTURES / "parity.safetensors"), []
     dtype = "float16" if mx.default_device() == mx.Device(mx.gpu) else "float32"
     with tempfile.TemporaryDirectory() as folder:
@@ -215,16 +253,32 @@ def ask_mlx(setup: Setup) -> Answer:
             given = open_checkpoint(tiny_checkpoint(Path(folder), name))
             inputs = tiny_inputs(given)
             ours = run_frame(given, inputs, dtype)
-            relative, quality = distances(ours, {what: stored[f"{name}/frame/{what}"] for what in ("x0", "picture")})
+            relative, quality = distances(
+                ours, {what: stored[f"{name}/frame/{what}"] for what in ("x0", "picture")}
+            )
             good = relative < METAL_LIMITS[0] and quality > METAL_LIMITS[1]
-            answers.append({"model": f"{name} tiny", "ok": good, "x0_relative_l2": relative, "psnr_db": quality})
+            answers.append(
+                {
+                    "model": f"{name} tiny",
+                    "ok": good,
+                    "x0_relative_l2": relative,
+                    "psnr_db": quality,
+                }
+            )
     backend = MlxBackend(setup.checkpoint, BackendOptions(setup.size, dtype))
     backend.load()
     picture, intervals, _ = render(backend, setup, setup.frames)
     quality = min(psnr(picture, exact_picture(setup)), MOST_PSNR_DB)
     backend.close()
     frame_ms = spread(intervals[1:])
-    answers.append({"model": setup.checkpoint.name, "ok": quality >= NEAR_DB, "psnr_db": quality, "frame_ms": frame_ms})
+    answers.append(
+        {
+            "model": setup.checkpoint.name,
+            "ok": quality >= NEAR_DB,
+            "psnr_db": quality,
+            "frame_ms": frame_ms,
+        }
+    )
     good, device = all(answer["ok"] for answer in answers), str(mx.default_device())
     return {"ok": good, "device": device, "dtype": dtype, "models": answers}
 
@@ -238,7 +292,11 @@ def ask_kernel(setup: Setup) -> Answer:
 
 
 QUESTIONS: dict[str, Callable[[Setup], Answer]] = {
-    "core ml": ask_variants, "image rounding": ask_rounding, "gil": ask_gil, "soak": ask_soak, "mlx": ask_mlx,
+    "core ml": ask_variants,
+    "image rounding": ask_rounding,
+    "gil": ask_gil,
+    "soak": ask_soak,
+    "mlx": ask_mlx,
     "kernel": ask_kernel,
 }
 
@@ -256,7 +314,9 @@ def run(setup: Setup, say: Callable[[str], None]) -> dict[str, Answer]:
     answers = {}
     for name, ask in QUESTIONS.items():
         began = time.perf_counter()
-        answers[name] = attempt(lambda ask=ask: ask(setup)) | {"seconds": time.perf_counter() - began}
+        answers[name] = attempt(lambda ask=ask: ask(setup)) | {
+            "seconds": time.perf_counter() - began
+        }
         verdict = "ok" if answers[name]["ok"] else f"FAILED {answers[name].get('error', '')}"
         say(f"{setup.checkpoint.name} at {setup.size}, {name}: {verdict}")
     return answers
@@ -266,16 +326,28 @@ def spread(values: list[float]) -> dict[str, float]:
     """p50, p95 and count of a series in ms; empty without one."""
     if not values:
         return {}
-    return {"p50": float(np.percentile(values, 50)), "p95": float(np.percentile(values, 95)), "count": len(values)}
+    return {
+        "p50": float(np.percentile(values, 50)),
+        "p95": float(np.percentile(values, 95)),
+        "count": len(values),
+    }
 
 
 def environment() -> dict[str, str]:
     packages = ("coremltools", "mlx", "numpy", "safetensors")
-    chip = subprocess.run(["sysctl", "-n", "machdep.cpu.brand_string"], capture_output=True, text=True).stdout.strip() \
-        if sys.platform == "darwin" else platform.processor()
+    chip = (
+        subprocess.run(
+            ["sysctl", "-n", "machdep.cpu.brand_string"], capture_output=True, text=True
+        ).stdout.strip()
+        if sys.platform == "darwin"
+        else platform.processor()
+    )
     return {
-        "system": f"{platform.system()} {platform.mac_ver()[0] or platform.release()}", "chip": chip,
-        "machine": platform.machine(), "python": platform.python_version(), "cpus": str(os.cpu_count()),
+        "system": f"{platform.system()} {platform.mac_ver()[0] or platform.release()}",
+        "chip": chip,
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+        "cpus": str(os.cpu_count()),
         **{package: version(package) for package in packages},
     }
 
@@ -283,17 +355,28 @@ def environment() -> dict[str, str]:
 def refuse_elsewhere(runtime: str) -> None:
     """Raise UsageError where there is no Core ML to ask."""
     if runtime == "coreml" and sys.platform != "darwin":
-        raise UsageError("mac-check asks Core ML and Metal what only they can tell, so it needs macOS; run it on a Mac")
+        raise UsageError(
+            "mac-check asks Core ML and Metal what only they can tell, so it needs macOS; run it "
+            "on a Mac"
+        )
 
 
 def main() -> int:
     """Ask, show and write; scripts may print."""
-    parser = argparse.ArgumentParser(description="Ask a Mac what only a Mac can tell; attach the JSON that this writes.")
+    parser = argparse.ArgumentParser(
+        description="Ask a Mac what only a Mac can tell; attach the JSON that this writes."
+    )
     parser.add_argument("--json", type=Path, default=Path("mac-check.json"), metavar="PATH")
-    parser.add_argument("--quick", action="store_true", help="the demo checkpoint only, not SDXS-0.9 in full size as well")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="the demo checkpoint only, not SDXS-0.9 in full size as well",
+    )
     parser.add_argument("--soak", type=float, default=300.0, metavar="SECONDS")
     parser.add_argument("--frames", type=int, default=60, help="of every timing")
-    parser.add_argument("--runtime", choices=("coreml", "reference"), default="coreml", help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--runtime", choices=("coreml", "reference"), default="coreml", help=argparse.SUPPRESS
+    )
     parser.add_argument("--size", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     try:
@@ -305,19 +388,33 @@ def main() -> int:
     rehearsal = options.runtime == "reference"
     models = {}
     with tempfile.TemporaryDirectory() as folder:
-        setups = [Setup(demo, options.size or demo.frame.size, options.runtime, options.soak, options.frames)]
+        setups = [
+            Setup(
+                demo, options.size or demo.frame.size, options.runtime, options.soak, options.frames
+            )
+        ]
         if not options.quick:
-            full = open_checkpoint(write_checkpoint(Path(folder) / "sdxs-512-0.9-random", architecture("sdxs-512-0.9")))
-            setups.append(Setup(full, full.frame.size, options.runtime, options.soak, options.frames))
+            full = open_checkpoint(
+                write_checkpoint(Path(folder) / "sdxs-512-0.9-random", architecture("sdxs-512-0.9"))
+            )
+            setups.append(
+                Setup(full, full.frame.size, options.runtime, options.soak, options.frames)
+            )
         for setup in setups:
             models[setup.checkpoint.name] = {"size": setup.size, **run(setup, print)}
     content = {
-        "schema": 1, "environment": environment(), "models": models,
-        "rehearsal": "by the reference interpreter, NOT Core ML: no figure here is one of a Mac" if rehearsal else None,
+        "schema": 1,
+        "environment": environment(),
+        "models": models,
+        "rehearsal": "by the reference interpreter, NOT Core ML: no figure here is one of a Mac"
+        if rehearsal
+        else None,
     }
     options.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     print(f"wrote {options.json}; please attach it to an issue of this project")
-    return 0 if all(models[name][question]["ok"] for name in models for question in QUESTIONS) else 1
+    return (
+        0 if all(models[name][question]["ok"] for name in models for question in QUESTIONS) else 1
+    )
 
 
 if __name__ == "__main__":

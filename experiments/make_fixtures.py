@@ -1,8 +1,9 @@
 """Make the committed parity fixtures; also what both sides of a parity check share, without torch.
 
-`python -m sdxs.experiments.make_fixtures` (extra `[parity]`) writes `tests/fixtures/`. Weights are not
-stored: they are drawn again, by `random_checkpoint`, and so are the inputs. What is stored is what
-diffusers and transformers made of them, computed in float64, and 3,000 texts with CLIPTokenizer's ids.
+`python -m sdxs.experiments.make_fixtures` (extra `[parity]`) writes `tests/fixtures/`. Weights are
+not stored: they are drawn again, by `random_checkpoint`, and so are the inputs. What is stored is
+what diffusers and transformers made of them, computed in float64, and 3,000 texts with
+CLIPTokenizer's ids.
 """
 
 import gzip
@@ -40,18 +41,23 @@ TOKENIZER = PACKAGE_FOLDER / "weights" / "demo" / "tokenizer"
 
 PADDINGS = ("<|endoftext|>", "!")  # CLIP's and OpenCLIP's
 
-NETWORK_LIMIT = 1e-4  # of max|a - b| / max|b|; float32 reaches 1e-5, the smallest mistake worth the name causes more
+# of max|a - b| / max|b|; float32 reaches 1e-5, the smallest mistake worth the name causes more
+NETWORK_LIMIT = 1e-4
 X0_LIMIT = 1e-3  # x0 multiplies the error of eps by 14.6
 PICTURE_LIMIT = 1e-3  # share of pixels that are off by more than one level of 255
 
 
 def limit(what: str) -> float:
     """The largest admitted `error` of one output."""
-    return PICTURE_LIMIT if what == "picture" else X0_LIMIT if what.startswith("x0") else NETWORK_LIMIT
+    return (
+        PICTURE_LIMIT if what == "picture" else X0_LIMIT if what.startswith("x0") else NETWORK_LIMIT
+    )
 
 
 def error(what: str, ours: np.ndarray, oracle: np.ndarray) -> float:
-    """max|ours - oracle| / max|oracle|; for the uint8 picture, the share of pixels off by more than one level."""
+    """max|ours - oracle| / max|oracle|; for the uint8 picture, the share of pixels off by more
+    than one level.
+    """
     if ours.shape != oracle.shape:
         raise ValueError(f"{what}: shapes {ours.shape} and {oracle.shape} differ")
     difference = np.abs(ours.astype(np.float64) - oracle.astype(np.float64))
@@ -62,7 +68,9 @@ def error(what: str, ours: np.ndarray, oracle: np.ndarray) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """How large the inputs are. `latents` and `picture` are (height, width), for one network alone."""
+    """How large the inputs are. `latents` and `picture` are (height, width), for one network
+    alone.
+    """
 
     batch: int
     latents: tuple[int, int]
@@ -105,7 +113,9 @@ def draw_inputs(checkpoint: Checkpoint, sizes: Sizes, seed: int) -> Inputs:
         states=normal(sizes.batch, CONTEXT_LENGTH, checkpoint.unet.cross_attention_dim),
         picture=generator.uniform(-1, 1, (sizes.batch, height, width, 3)).astype(np.float32),
         latents=2 * normal(sizes.batch, height // reduction, width // reduction, channels),
-        ids=generator.integers(0, checkpoint.text_encoder.vocab_size, (sizes.batch, CONTEXT_LENGTH)),
+        ids=generator.integers(
+            0, checkpoint.text_encoder.vocab_size, (sizes.batch, CONTEXT_LENGTH)
+        ),
         prompt="a portrait of an old sailor, oil on canvas",
         frame=generator.integers(0, 256, (sizes.frame, sizes.frame, 3), dtype=np.uint8),
         seed=seed + 1,
@@ -136,10 +146,11 @@ def run_text(checkpoint: Checkpoint, inputs: Inputs) -> Arrays:
 
 
 def run_frame(checkpoint: Checkpoint, inputs: Inputs, dtype: str = "float32") -> Arrays:
-    """From prompt and picture to picture as the camera loop does it; z and x0, float32 (1, S/8, S/8, C).
+    """From prompt and picture to picture as the camera loop does it; z and x0, float32 (1, S/8,
+    S/8, C).
 
-    dtype: of the networks, 'float32' or 'float16'. z is judged by itself because in x0 it is small beside
-    r (n - eps) as long as weights are random.
+    dtype: of the networks, 'float32' or 'float16'. z is judged by itself because in x0 it is small
+    beside r (n - eps) as long as weights are random.
     """
     size = inputs.frame.shape[0]
     states = TextEncoder(checkpoint).encode(inputs.prompt)
@@ -161,7 +172,11 @@ def run_frame(checkpoint: Checkpoint, inputs: Inputs, dtype: str = "float32") ->
     side = size // checkpoint.vae.reduction
     noise = mx.array(seeded_noise(inputs.seed, side, side, checkpoint.vae.latent_channels))
     z = frame.encode(mx.array(inputs.frame))
-    return {"z": np.array(z), "x0": np.array(frame.denoise(z, mx.array(states), noise)), "picture": picture}
+    return {
+        "z": np.array(z),
+        "x0": np.array(frame.denoise(z, mx.array(states), noise)),
+        "picture": picture,
+    }
 
 
 Part = Callable[[Checkpoint, Inputs], Arrays]
@@ -169,7 +184,9 @@ PARTS: dict[str, Part] = {"text": run_text, "vae": run_vae, "unet": run_unet, "f
 
 
 def open_parts(folder: Path) -> dict[str, tuple[str, Checkpoint]]:
-    """What there is to check in a checkpoint: label -> (part, checkpoint whose `vae` is the one meant)."""
+    """What there is to check in a checkpoint: label -> (part, checkpoint whose `vae` is the one
+    meant).
+    """
     checkpoint = open_checkpoint(folder)
     checkpoint.verify()
     parts = {part: (part, checkpoint) for part in PARTS}
@@ -191,8 +208,12 @@ def tiny_inputs(checkpoint: Checkpoint) -> Inputs:
 
 
 def weights_sample(folder: Path) -> np.ndarray:
-    """The last weights drawn for the UNet: other values mean that NumPy draws otherwise than it did."""
-    return load_file(folder / "unet" / "diffusion_pytorch_model.safetensors")["conv_out.weight"].ravel()[-8:]
+    """The last weights drawn for the UNet: other values mean that NumPy draws otherwise than it
+    did.
+    """
+    return load_file(folder / "unet" / "diffusion_pytorch_model.safetensors")[
+        "conv_out.weight"
+    ].ravel()[-8:]
 
 
 def padded_tokenizer(folder: Path, mark: str) -> Path:
@@ -213,43 +234,204 @@ def token_rows(texts: Iterable[str], folder: Path) -> np.ndarray:
 
 
 _EDGE_TEXTS = (
-    "", " ", "\t\r\n  ", "\xa0\u2003\u3000", "\u200b", "\ufeff", "\x00", "a\x00b", "\x1b[31mred\x1b[0m",
-    "\x1c\x1d\x85x", "<|startoftext|>", "<|endoftext|>", "a cat<|endoftext|>a dog", " <|endoftext|> ",
-    "<|STARTOFTEXT|>", "<|EndOfText|>x", "<|startoftext", "|endoftext|>", "<|start of text|>", "<<|endoftext|>>",
-    "</w>", "cat</w>", "!", "!!!", "...", "?!?!", "don't we'll I'm they've you're he'd it's", "DON'T IT'S WE'LL",
-    "rock 'n' roll", "'tis 'sblood ''s '' !'s", "l'\xe9t\xe9", "caf\xe9", "cafe\u0301", "\u0130stanbul",
-    "\u017ftra\xdfe STRASSE", "\ufb01n \uff21\uff22\uff23 \u212b \u2126",
-    "Z\u0351\u036b\u0343\u032aa\u0310\u0342l\u0363\u0321g\u030ao", "\u0301", "a\u0301\u0327", "\u1100\u1161\u11a8",
-    "\u03a3\u03a3\u03a3", "1234567890", "3.14159e-10", "\u0663\u0664\u0665", "\xbd \xb2 \u2167 \u3220", "x" * 300,
-    "word " * 200, "\U0001f600" * 100, "\U0001f468\u200d\U0001f469\u200d\U0001f467\u200d\U0001f466",
-    "\U0001f3f3\ufe0f\u200d\U0001f308", "\U0001f44d\U0001f3fd", "1\ufe0f\u20e3",
-    "\U0001f1e9\U0001f1ea\U0001f1eb\U0001f1f7", "\u732b\u304c\u5ea7\u3063\u3066\u3044\u308b",
-    "\u9ad8\u6e05\u30b9\u30b1\u30c3\u30c1\u3001\u5168\u8eab", "\ud55c\uad6d\uc5b4", "\u05e9\u05dc\u05d5\u05dd",
-    "\u0645\u0631\u062d\u0628\u0627", "\u0928\u092e\u0938\u094d\u0924\u0947", "\u0e2a\u0e27\u0e31\u0e2a\u0e14\u0e35",
-    "\U00020000", "\U0001d11e", "\ue000", "\ufffd", "\uffff", "&amp; &lt;b&gt; &nbsp;&#39;", "<b>bold</b>",
-    "(masterpiece:1.2), [ugly]", "{a|b}", "C:\\new\\table", "a\u2028b\u2029c", "https://example.org/a?b=c&d=e#f",
-    "name@example.org", "snake_case camelCase kebab-case", "a/b\\c", "100%", "$5 \u20ac5 \xa35",
-    "\u201cquoted\u201d \u2018single\u2019 \u2014 dash\u2026", "\u202eright to left", "soft\xadhyphen",
+    "",
+    " ",
+    "\t\r\n  ",
+    "\xa0\u2003\u3000",
+    "\u200b",
+    "\ufeff",
+    "\x00",
+    "a\x00b",
+    "\x1b[31mred\x1b[0m",
+    "\x1c\x1d\x85x",
+    "<|startoftext|>",
+    "<|endoftext|>",
+    "a cat<|endoftext|>a dog",
+    " <|endoftext|> ",
+    "<|STARTOFTEXT|>",
+    "<|EndOfText|>x",
+    "<|startoftext",
+    "|endoftext|>",
+    "<|start of text|>",
+    "<<|endoftext|>>",
+    "</w>",
+    "cat</w>",
+    "!",
+    "!!!",
+    "...",
+    "?!?!",
+    "don't we'll I'm they've you're he'd it's",
+    "DON'T IT'S WE'LL",
+    "rock 'n' roll",
+    "'tis 'sblood ''s '' !'s",
+    "l'\xe9t\xe9",
+    "caf\xe9",
+    "cafe\u0301",
+    "\u0130stanbul",
+    "\u017ftra\xdfe STRASSE",
+    "\ufb01n \uff21\uff22\uff23 \u212b \u2126",
+    "Z\u0351\u036b\u0343\u032aa\u0310\u0342l\u0363\u0321g\u030ao",
+    "\u0301",
+    "a\u0301\u0327",
+    "\u1100\u1161\u11a8",
+    "\u03a3\u03a3\u03a3",
+    "1234567890",
+    "3.14159e-10",
+    "\u0663\u0664\u0665",
+    "\xbd \xb2 \u2167 \u3220",
+    "x" * 300,
+    "word " * 200,
+    "\U0001f600" * 100,
+    "\U0001f468\u200d\U0001f469\u200d\U0001f467\u200d\U0001f466",
+    "\U0001f3f3\ufe0f\u200d\U0001f308",
+    "\U0001f44d\U0001f3fd",
+    "1\ufe0f\u20e3",
+    "\U0001f1e9\U0001f1ea\U0001f1eb\U0001f1f7",
+    "\u732b\u304c\u5ea7\u3063\u3066\u3044\u308b",
+    "\u9ad8\u6e05\u30b9\u30b1\u30c3\u30c1\u3001\u5168\u8eab",
+    "\ud55c\uad6d\uc5b4",
+    "\u05e9\u05dc\u05d5\u05dd",
+    "\u0645\u0631\u062d\u0628\u0627",
+    "\u0928\u092e\u0938\u094d\u0924\u0947",
+    "\u0e2a\u0e27\u0e31\u0e2a\u0e14\u0e35",
+    "\U00020000",
+    "\U0001d11e",
+    "\ue000",
+    "\ufffd",
+    "\uffff",
+    "&amp; &lt;b&gt; &nbsp;&#39;",
+    "<b>bold</b>",
+    "(masterpiece:1.2), [ugly]",
+    "{a|b}",
+    "C:\\new\\table",
+    "a\u2028b\u2029c",
+    "https://example.org/a?b=c&d=e#f",
+    "name@example.org",
+    "snake_case camelCase kebab-case",
+    "a/b\\c",
+    "100%",
+    "$5 \u20ac5 \xa35",
+    "\u201cquoted\u201d \u2018single\u2019 \u2014 dash\u2026",
+    "\u202eright to left",
+    "soft\xadhyphen",
     "tab\tand\nnewline",
 )
 _WORDS = (
-    "a", "photo", "of", "the", "astronaut", "riding", "horse", "on", "Mars", "in", "style", "painting", "highly",
-    "detailed", "8k", "UHD", "Greg", "Rutkowski", "trending", "artstation", "portrait", "woman", "man", "cat", "dog",
-    "city", "night", "rain", "neon", "cyberpunk", "Studio", "Ghibli", "watercolour", "masterpiece",
-    "supercalifragilistic", "chiaroscuro", "don't", "it's", "we'll", "I've", "you're", "they'd", "I'm", "O'Brien",
-    "rock'n'roll", "caf\xe9", "na\xefve", "\xdcber", "\xc5ngstr\xf6m", "\u732b", "\u98a8\u666f", "\u30a2\u30cb\u30e1",
-    "\u5973\u306e\u5b50", "\uadf8\ub9bc", "\u043a\u043e\u0448\u043a\u0430", "\u041c\u041e\u0421\u041a\u0412\u0410",
-    "\u03b3\u03ac\u03c4\u03b1", "\u05d7\u05ea\u05d5\u05dc", "\u0642\u0637\u0629",
-    "\u092c\u093f\u0932\u094d\u0932\u0940", "\u0e41\u0e21\u0e27",
+    "a",
+    "photo",
+    "of",
+    "the",
+    "astronaut",
+    "riding",
+    "horse",
+    "on",
+    "Mars",
+    "in",
+    "style",
+    "painting",
+    "highly",
+    "detailed",
+    "8k",
+    "UHD",
+    "Greg",
+    "Rutkowski",
+    "trending",
+    "artstation",
+    "portrait",
+    "woman",
+    "man",
+    "cat",
+    "dog",
+    "city",
+    "night",
+    "rain",
+    "neon",
+    "cyberpunk",
+    "Studio",
+    "Ghibli",
+    "watercolour",
+    "masterpiece",
+    "supercalifragilistic",
+    "chiaroscuro",
+    "don't",
+    "it's",
+    "we'll",
+    "I've",
+    "you're",
+    "they'd",
+    "I'm",
+    "O'Brien",
+    "rock'n'roll",
+    "caf\xe9",
+    "na\xefve",
+    "\xdcber",
+    "\xc5ngstr\xf6m",
+    "\u732b",
+    "\u98a8\u666f",
+    "\u30a2\u30cb\u30e1",
+    "\u5973\u306e\u5b50",
+    "\uadf8\ub9bc",
+    "\u043a\u043e\u0448\u043a\u0430",
+    "\u041c\u041e\u0421\u041a\u0412\u0410",
+    "\u03b3\u03ac\u03c4\u03b1",
+    "\u05d7\u05ea\u05d5\u05dc",
+    "\u0642\u0637\u0629",
+    "\u092c\u093f\u0932\u094d\u0932\u0940",
+    "\u0e41\u0e21\u0e27",
 )
 _EMOJI = (
-    "\U0001f600", "\U0001f680", "\u2764\ufe0f", "\U0001f44d\U0001f3fd", "\U0001f468\u200d\U0001f469\u200d\U0001f467",
-    "\U0001f3f3\ufe0f\u200d\U0001f308", "\U0001f1ef\U0001f1f5", "1\ufe0f\u20e3",
-    "\U0001f9d1\U0001f3ff\u200d\U0001f52c", "\u2603", "\u2b50", "\u2122",
+    "\U0001f600",
+    "\U0001f680",
+    "\u2764\ufe0f",
+    "\U0001f44d\U0001f3fd",
+    "\U0001f468\u200d\U0001f469\u200d\U0001f467",
+    "\U0001f3f3\ufe0f\u200d\U0001f308",
+    "\U0001f1ef\U0001f1f5",
+    "1\ufe0f\u20e3",
+    "\U0001f9d1\U0001f3ff\u200d\U0001f52c",
+    "\u2603",
+    "\u2b50",
+    "\u2122",
 )
 _MARKS = (
-    ",", ".", "!", "?", ";", ":", "-", "--", "...", "(", ")", "[", "]", "{", "}", "<", ">", "/", "\\", "|", "@", "#",
-    "$", "%", "^", "&", "*", "+", "=", "~", "`", "'", "\"", "\u2014", "\u2026", "\u3002", "\u201c", "&amp;",
+    ",",
+    ".",
+    "!",
+    "?",
+    ";",
+    ":",
+    "-",
+    "--",
+    "...",
+    "(",
+    ")",
+    "[",
+    "]",
+    "{",
+    "}",
+    "<",
+    ">",
+    "/",
+    "\\",
+    "|",
+    "@",
+    "#",
+    "$",
+    "%",
+    "^",
+    "&",
+    "*",
+    "+",
+    "=",
+    "~",
+    "`",
+    "'",
+    '"',
+    "\u2014",
+    "\u2026",
+    "\u3002",
+    "\u201c",
+    "&amp;",
 )
 _SPACES = (" ", " ", " ", " ", "", "  ", "\n", "\t", "\u00a0", "\u3000", "\u200b", "\u200d")
 
@@ -280,7 +462,9 @@ def make_texts(count: int, vocabulary: Iterable[str], seed: int = 0) -> list[str
         if kind < 0.84:  # letters with marks that combine, in any number
             return "".join(character(97, 123) + character(0x300, 0x370) for _ in range(3))
         if kind < 0.86:
-            return pick(("<|endoftext|>", "<|startoftext|>", "<|EndOfText|>", "<|endoftext", "</w>"))
+            return pick(
+                ("<|endoftext|>", "<|startoftext|>", "<|EndOfText|>", "<|endoftext", "</w>")
+            )
         if kind < 0.93:  # anything of Unicode's first plane but surrogates, which no text may hold
             return "".join(character(0, 0xD800) for _ in range(int(generator.integers(1, 6))))
         return character(0xE000, 0x30000) if kind < 0.97 else character(0, 0xA0)
@@ -330,7 +514,9 @@ def main() -> None:
             folder = tiny_checkpoint(Path(temporary), name)
             stored[f"{name}/weights"] = weights_sample(folder)
             for label, (part, checkpoint) in open_parts(folder).items():
-                for what, array in ORACLE[part](checkpoint, tiny_inputs(checkpoint), exact=True).items():
+                for what, array in ORACLE[part](
+                    checkpoint, tiny_inputs(checkpoint), exact=True
+                ).items():
                     if " by " not in what:
                         kept = array if array.dtype == np.uint8 else array.astype(np.float32)
                         stored[f"{name}/{label}/{what}"] = np.ascontiguousarray(kept)

@@ -1,12 +1,13 @@
 """Prove that our networks compute what diffusers and transformers compute (extra `[parity]`).
 
-`python -m sdxs.experiments.parity [--tiny-only] [--json PATH]`: every architecture, tiny and full size, is
-built by diffusers and transformers from its config, with random weights, saved by `save_pretrained`,
-opened like any checkpoint and compared in float32 on the CPU. Exits with 1 if any limit is passed.
+`python -m sdxs.experiments.parity [--tiny-only] [--json PATH]`: every architecture, tiny and full
+size, is built by diffusers and transformers from its config, with random weights, saved by
+`save_pretrained`, opened like any checkpoint and compared in float32 on the CPU. Exits with 1 if
+any limit is passed.
 
-The frame's oracle is the textbook form: x_t = sqrt(a) z + sqrt(1-a) n; x0 = (x_t - sqrt(1-a) eps) / sqrt(a).
-It divides by 0.068, so its own rounding in float32 would be read as our error: that arithmetic is
-done in float64, around networks in float32 (in float64 as well where `exact`).
+The frame's oracle is the textbook form: x_t = sqrt(a) z + sqrt(1-a) n; x0 = (x_t - sqrt(1-a) eps)
+/ sqrt(a). It divides by 0.068, so its own rounding in float32 would be read as our error: that
+arithmetic is done in float64, around networks in float32 (in float64 as well where `exact`).
 """
 
 import argparse
@@ -70,14 +71,17 @@ from .make_fixtures import (
 from .random_checkpoint import Architecture, architecture, tiny
 
 FULL = Sizes(batch=1, latents=(64, 64), picture=(256, 256), frame=512, timesteps=(999,))
-# The full VAE needs five times the memory and work of a UNet; its networks are the same at any size.
+# The full VAE needs five times the memory and work of a UNet; its networks are the same at any
+# size.
 FULL_KL = Sizes(batch=1, latents=(64, 64), picture=(256, 256), frame=256, timesteps=(999,))
 WITH_COREML = ("demo", "sdxs-512")
 _ONE_FILE = "100GB"  # keeps save_pretrained from splitting
 
 
 def randomise(model: torch.nn.Module, generator: torch.Generator) -> None:
-    """Redraw every parameter, norms and biases too: at 1 and 0, as built, they would hide a swap."""
+    """Redraw every parameter, norms and biases too: at 1 and 0, as built, they would hide a
+    swap.
+    """
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.normal_(generator=generator)
@@ -111,11 +115,18 @@ def save_checkpoint(folder: Path, configs: Architecture, seed: int) -> Path:
     del unet
     for name in ("vae", "vae_large"):
         if name in configs:
-            kind = AutoencoderTiny if configs[name]["_class_name"] == "AutoencoderTiny" else AutoencoderKL
+            kind = (
+                AutoencoderTiny
+                if configs[name]["_class_name"] == "AutoencoderTiny"
+                else AutoencoderKL
+            )
             vae = kind.from_config(configs[name])
             randomise(vae, generator)
             if isinstance(vae, AutoencoderTiny):
-                spread(vae, 60 * torch.randn(1, vae.config.latent_channels, 32, 32, generator=generator))
+                spread(
+                    vae,
+                    60 * torch.randn(1, vae.config.latent_channels, 32, 32, generator=generator),
+                )
             vae.save_pretrained(folder / name, max_shard_size=_ONE_FILE)
             del vae
     text_encoder = CLIPTextModel(CLIPTextConfig(**configs["text_encoder"]))
@@ -182,21 +193,29 @@ def oracle_vae(checkpoint: Checkpoint, inputs: Inputs, exact: bool = False) -> A
 
 def oracle_text(checkpoint: Checkpoint, inputs: Inputs, exact: bool = False) -> Arrays:
     """Twin of `run_text`."""
-    model = CLIPTextModel.from_pretrained(checkpoint.folder / "text_encoder").eval().to(_dtype(exact))
+    model = (
+        CLIPTextModel.from_pretrained(checkpoint.folder / "text_encoder").eval().to(_dtype(exact))
+    )
     return {"text": model(torch.from_numpy(inputs.ids)).last_hidden_state.numpy()}
 
 
 def oracle_frame(checkpoint: Checkpoint, inputs: Inputs, exact: bool = False) -> Arrays:
-    """Twin of `run_frame`; x0 also by EulerDiscreteScheduler's own step, where that reaches the timestep."""
+    """Twin of `run_frame`; x0 also by EulerDiscreteScheduler's own step, where that reaches the
+    timestep.
+    """
     dtype, t = _dtype(exact), checkpoint.frame.timestep
-    text_encoder = CLIPTextModel.from_pretrained(checkpoint.folder / "text_encoder").eval().to(dtype)
+    text_encoder = (
+        CLIPTextModel.from_pretrained(checkpoint.folder / "text_encoder").eval().to(dtype)
+    )
     ids = clip_ids([inputs.prompt], checkpoint.folder / "tokenizer")
     states = text_encoder(torch.from_numpy(ids)).last_hidden_state
     unet, vae = _unet(checkpoint, exact), _vae(checkpoint, exact)
     scheduler = EulerDiscreteScheduler.from_pretrained(checkpoint.folder / "scheduler")
     alpha = scheduler.alphas_cumprod[t].double()
     side = inputs.frame.shape[0] // checkpoint.vae.reduction
-    noise = _first(seeded_noise(inputs.seed, side, side, checkpoint.vae.latent_channels), torch.float64)
+    noise = _first(
+        seeded_noise(inputs.seed, side, side, checkpoint.vae.latent_channels), torch.float64
+    )
     noise = noise * checkpoint.frame.noise_scale
 
     image = _first(inputs.frame[None], torch.float64) / 127.5 - 1
@@ -211,7 +230,9 @@ def oracle_frame(checkpoint: Checkpoint, inputs: Inputs, exact: bool = False) ->
     if int(last) == t and checkpoint.frame.noise_scale == 1:
         noised = scheduler.add_noise(z.float(), noise.float(), scheduler.timesteps)
         eps = unet(scheduler.scale_model_input(noised, last).to(dtype), t, states).sample
-        outputs["x0 by EulerDiscreteScheduler"] = _last(scheduler.step(eps.float(), last, noised).prev_sample)
+        outputs["x0 by EulerDiscreteScheduler"] = _last(
+            scheduler.step(eps.float(), last, noised).prev_sample
+        )
 
     decoded = vae.decode((x0 / vae.config.scaling_factor).to(dtype)).sample.double()
     levels = ((decoded[0] + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
@@ -219,7 +240,9 @@ def oracle_frame(checkpoint: Checkpoint, inputs: Inputs, exact: bool = False) ->
 
 
 def spread_frame(folder: Path, sizes: Sizes, seed: int) -> None:
-    """Rescale TAESD's decoder for the very x0 that the frame will be made of: other latents give other brightness."""
+    """Rescale TAESD's decoder for the very x0 that the frame will be made of: other latents give
+    other brightness.
+    """
     checkpoint = open_checkpoint(folder)
     if isinstance(checkpoint.vae, TinyVAEConfig):
         x0 = ORACLE["frame"](checkpoint, draw_inputs(checkpoint, sizes, seed))["x0"]
@@ -230,7 +253,12 @@ def spread_frame(folder: Path, sizes: Sizes, seed: int) -> None:
 
 ORACLE: dict[str, Oracle] = {
     part: torch.no_grad()(run)
-    for part, run in {"text": oracle_text, "vae": oracle_vae, "unet": oracle_unet, "frame": oracle_frame}.items()
+    for part, run in {
+        "text": oracle_text,
+        "vae": oracle_vae,
+        "unet": oracle_unet,
+        "frame": oracle_frame,
+    }.items()
 }
 
 
@@ -269,7 +297,11 @@ def check_folder(name: str, folder: Path, sizes: Sizes, seed: int) -> Iterator[C
         mx.clear_cache()
         for what, expected in oracle.items():
             found = error(what, ours[what.split(" by ")[0]], expected)
-            note = f"{np.isin(expected, (0, 255)).mean():.0%} of values at 0 or 255" if what == "picture" else ""
+            note = (
+                f"{np.isin(expected, (0, 255)).mean():.0%} of values at 0 or 255"
+                if what == "picture"
+                else ""
+            )
             if what == "x0":
                 note = f"largest {np.abs(expected).max():.1f}"
             named = f"{label} {what}" if part == "vae" else what
@@ -278,20 +310,44 @@ def check_folder(name: str, folder: Path, sizes: Sizes, seed: int) -> Iterator[C
             yield from check_coreml(name, checkpoint, inputs, oracle, ours)
 
 
-def check_coreml(name: str, checkpoint: Checkpoint, inputs: Inputs, oracle: Arrays, mlx: Arrays) -> Iterator[Check]:
-    """Hold the Core ML program, through the interpreter in float16, against diffusers and against the MLX backend.
+def check_coreml(
+    name: str, checkpoint: Checkpoint, inputs: Inputs, oracle: Arrays, mlx: Arrays
+) -> Iterator[Check]:
+    """Hold the Core ML program, through the interpreter in float16, against diffusers and against
+    the MLX backend.
 
-    Pictures are compared by the root mean square of their difference, as a share of 255; the note has it in dB.
+    Pictures are compared by the root mean square of their difference, as a share of 255; the note
+    has it in dB.
     """
     started = time.perf_counter()
     made = run_program(checkpoint, inputs)
-    seconds, size = time.perf_counter() - started, f"{inputs.frame.shape[0]} x {inputs.frame.shape[0]}"
+    seconds, size = (
+        time.perf_counter() - started,
+        f"{inputs.frame.shape[0]} x {inputs.frame.shape[0]}",
+    )
     relative, quality = distances(made, oracle)
     _, against_mlx = distances(made, mlx)
-    yield Check(name, "Core ML program x0", relative, X0_LIMIT, seconds, f"relative L2, {size}, interpreter in float16")
-    for what, found, least in (("diffusers", quality, PICTURE_LIMIT_DB), ("MLX", against_mlx, MLX_LIMIT_DB)):
+    yield Check(
+        name,
+        "Core ML program x0",
+        relative,
+        X0_LIMIT,
+        seconds,
+        f"relative L2, {size}, interpreter in float16",
+    )
+    for what, found, least in (
+        ("diffusers", quality, PICTURE_LIMIT_DB),
+        ("MLX", against_mlx, MLX_LIMIT_DB),
+    ):
         note = f"{found:.1f} dB, {size}"
-        yield Check(name, f"Core ML picture to {what}", 10 ** (-found / 20), 10 ** (-least / 20), seconds, note)
+        yield Check(
+            name,
+            f"Core ML picture to {what}",
+            10 ** (-found / 20),
+            10 ** (-least / 20),
+            seconds,
+            note,
+        )
 
 
 def check_tokenizer() -> Iterator[Check]:
@@ -308,7 +364,9 @@ def check_tokenizer() -> Iterator[Check]:
 
 @torch.no_grad()
 def check_pipeline() -> Iterator[Check]:
-    """Open the demo as diffusers' own StableDiffusionPipeline and take the frame's step with its parts."""
+    """Open the demo as diffusers' own StableDiffusionPipeline and take the frame's step with its
+    parts.
+    """
     started = time.perf_counter()
     checkpoint = open_checkpoint(PACKAGE_FOLDER / "weights" / "demo")
     inputs, t = draw_inputs(checkpoint, TINY, seed=31), checkpoint.frame.timestep
@@ -318,13 +376,22 @@ def check_pipeline() -> Iterator[Check]:
     z = pipeline.vae.encode(_first(inputs.frame[None], torch.float32) / 127.5 - 1).latents
     x_t = alpha.sqrt() * z  # the demo is trained without noise
     x0 = (x_t - (1 - alpha).sqrt() * pipeline.unet(x_t, t, states).sample) / alpha.sqrt()
-    picture = ((pipeline.vae.decode(x0).sample[0] + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    picture = (
+        ((pipeline.vae.decode(x0).sample[0] + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    )
     found = error("picture", run_frame(checkpoint, inputs)["picture"], _last(picture[None])[0])
-    yield Check("demo", "StableDiffusionPipeline's parts", found, limit("picture"), time.perf_counter() - started)
+    yield Check(
+        "demo",
+        "StableDiffusionPipeline's parts",
+        found,
+        limit("picture"),
+        time.perf_counter() - started,
+    )
 
 
 def run_checks(tiny_only: bool, only: str = "") -> Iterator[Check]:
-    """Everything: tokenizer, the demo, five tiny architectures and, unless `tiny_only`, the same five full size.
+    """Everything: tokenizer, the demo, five tiny architectures and, unless `tiny_only`, the same
+    five full size.
 
     only: leave out whatever is not named so from the start.
     """
@@ -342,23 +409,35 @@ def run_checks(tiny_only: bool, only: str = "") -> Iterator[Check]:
             configs = architecture(name)
             full = FULL if configs["vae"]["_class_name"] == "AutoencoderTiny" else FULL_KL
             with tempfile.TemporaryDirectory() as temporary:
-                folder = save_checkpoint(Path(temporary) / name, tiny(configs) if size == "tiny" else configs, seed)
+                folder = save_checkpoint(
+                    Path(temporary) / name, tiny(configs) if size == "tiny" else configs, seed
+                )
                 sizes = TINY if size == "tiny" else full
                 spread_frame(folder, sizes, seed + 40)
                 yield from check_folder(f"{name} {size}", folder, sizes, seed + 40)
                 rmtree(folder)
         for seed, name in enumerate(CONTROL_NAMES):
-            if f"control of {name} {size}".startswith(only) and (size == "tiny" or name.startswith("sdxs")):
+            if f"control of {name} {size}".startswith(only) and (
+                size == "tiny" or name.startswith("sdxs")
+            ):
                 yield from check_control(name, size == "full", seed + 60)
 
 
 def check_import() -> Iterator[Check]:
-    """Tensors that `sdxs weights import` reads otherwise than torch wrote them, of both of torch.save's formats: 0."""
+    """Tensors that `sdxs weights import` reads otherwise than torch wrote them, of both of
+    torch.save's formats: 0.
+    """
     generator = torch.Generator().manual_seed(1)
     base = torch.randn(6, 8, generator=generator)
     state = {
-        "float32": base, "float16": base.half(), "bfloat16": base.bfloat16(), "turned": base.T, "row": base[2],
-        "whole": torch.arange(5), "scalar": torch.tensor(2.5), "parameter": torch.nn.Parameter(base.clone()),
+        "float32": base,
+        "float16": base.half(),
+        "bfloat16": base.bfloat16(),
+        "turned": base.T,
+        "row": base[2],
+        "whole": torch.arange(5),
+        "scalar": torch.tensor(2.5),
+        "parameter": torch.nn.Parameter(base.clone()),
     }
     for zipped in (True, False):
         started = time.perf_counter()
@@ -367,9 +446,17 @@ def check_import() -> Iterator[Check]:
             torch.save(state, source, _use_new_zipfile_serialization=zipped)
             done = import_torch(source, target_of(source), Path(temporary) / "manifest.json")
             found = load_torch_file(done.path)
-        unequal = [name for name, tensor in state.items() if not torch.equal(found[name], tensor.detach())]
-        yield Check("weights import", f"torch.save, {'zip' if zipped else 'legacy'}", len(unequal) / len(state), 0.0,
-                    time.perf_counter() - started, f"{len(state)} tensors")
+        unequal = [
+            name for name, tensor in state.items() if not torch.equal(found[name], tensor.detach())
+        ]
+        yield Check(
+            "weights import",
+            f"torch.save, {'zip' if zipped else 'legacy'}",
+            len(unequal) / len(state),
+            0.0,
+            time.perf_counter() - started,
+            f"{len(state)} tensors",
+        )
 
 
 def check_control(name: str, full: bool, seed: int) -> Iterator[Check]:
@@ -377,7 +464,13 @@ def check_control(name: str, full: bool, seed: int) -> Iterator[Check]:
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as temporary:
         for what, found, admitted in control_rows(Path(temporary), name, full, seed):
-            yield Check(f"control of {name} {'full' if full else 'tiny'}", what, found, admitted, time.perf_counter() - started)
+            yield Check(
+                f"control of {name} {'full' if full else 'tiny'}",
+                what,
+                found,
+                admitted,
+                time.perf_counter() - started,
+            )
             started = time.perf_counter()
     mx.clear_cache()
 
@@ -393,15 +486,25 @@ def environment() -> dict[str, str]:
     """Versions that a result depends on."""
     packages = ("torch", "diffusers", "transformers", "mlx", "numpy", "tokenizers", "safetensors")
     return {
-        "python": platform.python_version(), "system": platform.system(), "machine": platform.machine(),
-        "device": str(mx.default_device()), **{package: version(package) for package in packages},
+        "python": platform.python_version(),
+        "system": platform.system(),
+        "machine": platform.machine(),
+        "device": str(mx.default_device()),
+        **{package: version(package) for package in packages},
     }
 
 
 def main() -> None:
     """Run, show and judge."""
-    parser = argparse.ArgumentParser(description="Compare sdxs with diffusers and transformers on random weights.")
-    parser.add_argument("--only", metavar="NAME", default="", help="only checks whose name starts so: sdxs-512-0.9, control")
+    parser = argparse.ArgumentParser(
+        description="Compare sdxs with diffusers and transformers on random weights."
+    )
+    parser.add_argument(
+        "--only",
+        metavar="NAME",
+        default="",
+        help="only checks whose name starts so: sdxs-512-0.9, control",
+    )
     parser.add_argument("--tiny-only", action="store_true", help="leave the full-size networks out")
     parser.add_argument("--json", type=Path, metavar="PATH", help="write every figure here")
     options = parser.parse_args()
@@ -411,14 +514,29 @@ def main() -> None:
     for check in run_checks(options.tiny_only, options.only):
         checks.append(check)
         verdict = "ok" if check.passed else "FAILED"
-        console.print(f"{check.name:27} {check.what:32} {check.error:9.2e} {verdict}", highlight=False)
-    table = Table("checkpoint", "what", "error", "limit", "s", "note", "verdict", title="diffusers and transformers")
+        console.print(
+            f"{check.name:27} {check.what:32} {check.error:9.2e} {verdict}", highlight=False
+        )
+    table = Table(
+        "checkpoint",
+        "what",
+        "error",
+        "limit",
+        "s",
+        "note",
+        "verdict",
+        title="diffusers and transformers",
+    )
     for c in checks:
         verdict = "[green]ok[/]" if c.passed else "[red]FAILED[/]"
-        table.add_row(c.name, c.what, f"{c.error:.2e}", f"{c.limit:.0e}", f"{c.seconds:.1f}", c.note, verdict)
+        table.add_row(
+            c.name, c.what, f"{c.error:.2e}", f"{c.limit:.0e}", f"{c.seconds:.1f}", c.note, verdict
+        )
     console.print(table)
     failed, seconds = [c for c in checks if not c.passed], time.perf_counter() - started
-    console.print(f"{len(checks) - len(failed)} of {len(checks)} within their limits, {seconds:.0f} s")
+    console.print(
+        f"{len(checks) - len(failed)} of {len(checks)} within their limits, {seconds:.0f} s"
+    )
     if options.json:
         results = [asdict(c) | {"passed": c.passed} for c in checks]
         content = {"environment": environment(), "seconds": round(seconds, 1), "checks": results}

@@ -1,8 +1,9 @@
 """A long session: memory stays flat, and no thread, process or shared memory is left.
 
-Run as `python -m sdxs.experiments.soak --seconds 900 [--json PATH]`. The demo model renders the test card
-in real time, first in this process, then in a child, so many seconds each, while prompts, seed, feedback and smoothing
-change every second and a video is recorded. Exits with 1 if anonymous memory grew by more than 5 MB.
+Run as `python -m sdxs.experiments.soak --seconds 900 [--json PATH]`. The demo model renders the
+test card in real time, first in this process, then in a child, so many seconds each, while
+prompts, seed, feedback and smoothing change every second and a video is recorded. Exits with 1 if
+anonymous memory grew by more than 5 MB.
 """
 
 import argparse
@@ -28,7 +29,9 @@ from ..common.sink import VideoFileSink
 from ..common.source import Synthetic
 from ..common.text_encoder import TextEncoder
 from ..common.viewer import Viewer
-from ..mlx_sdxs.backend import MlxBackend  # first: it puts the BLAS in place before OpenCV loads its own
+from ..mlx_sdxs.backend import (
+    MlxBackend,
+)  # first: it puts the BLAS in place before OpenCV loads its own
 
 SIZE = 64
 ALLOWED_BYTES = 5_000_000
@@ -46,12 +49,25 @@ def soak(seconds: float, hosted: bool) -> dict[str, object]:
     encoder = TextEncoder(checkpoint)
     prompts = [Prompt(GALLERY[0], encoder.encode(GALLERY[0]))]
     source = Synthetic(SIZE)
-    loop = Loop(source, [backend], LoopSettings(SIZE, skip_threshold=-1), prompts, FrameParams(), encoder.encode)
+    loop = Loop(
+        source,
+        [backend],
+        LoopSettings(SIZE, skip_threshold=-1),
+        prompts,
+        FrameParams(),
+        encoder.encode,
+    )
     look = Look()
     samples: list[tuple[float, int]] = []
     footprints: list[int] = []
     with tempfile.TemporaryDirectory() as folder:
-        viewer = Viewer(SIZE, look, loop.stats, [VideoFileSink(Path(folder) / "soak.mp4", 30, realtime=True)], None)
+        viewer = Viewer(
+            SIZE,
+            look,
+            loop.stats,
+            [VideoFileSink(Path(folder) / "soak.mp4", 30, realtime=True)],
+            None,
+        )
         began = time.perf_counter()
 
         def show(frame: Frame) -> None:
@@ -74,17 +90,25 @@ def soak(seconds: float, hosted: bool) -> dict[str, object]:
                 print(f"{elapsed:.0f} s, {used / 1e6:.1f} MB", flush=True)
 
         summary = loop.run(show, lambda: None, viewer.close)
-    growth = growth_bytes(samples) if len(samples) >= 1 / WARM_UP_SHARE else None  # too few seconds to tell
+    growth = (
+        growth_bytes(samples) if len(samples) >= 1 / WARM_UP_SHARE else None
+    )  # too few seconds to tell
     for thread in set(threading.enumerate()) - threads:
         thread.join(PATIENCE_S)
     left_threads = [t.name for t in set(threading.enumerate()) - threads]
     return {
-        "hosted": hosted, "seconds": round(summary.seconds), "frames": summary.shown, "source_fps": source.fps,
-        "measured_fps": summary.fps, "captured": summary.captured,
+        "hosted": hosted,
+        "seconds": round(summary.seconds),
+        "frames": summary.shown,
+        "source_fps": source.fps,
+        "measured_fps": summary.fps,
+        "captured": summary.captured,
         "dropped": summary.dropped_before_inference + summary.dropped_before_display,
-        "growth_bytes": growth, "median_footprint_bytes": int(np.median(footprints)),
+        "growth_bytes": growth,
+        "median_footprint_bytes": int(np.median(footprints)),
         "median_anonymous_bytes": int(np.median([used for _, used in samples])),
-        "threads_left": left_threads, "processes_left": len(multiprocessing.active_children()),
+        "threads_left": left_threads,
+        "processes_left": len(multiprocessing.active_children()),
         "shared_memory_left": sorted(shared_memory_names() - segments),
         "anonymous_mb": [round(used / 1e6, 2) for _, used in samples],
     }
@@ -101,11 +125,17 @@ def shared_memory_names() -> set[str]:
     """Named shared memory on this machine, where it can be listed (Linux)."""
     folder = Path("/dev/shm")
     # Only what a session could have made: other programs have segments of their own.
-    return {path.name for path in folder.glob("*") if path.name.startswith(("sdxs", "psm"))} if folder.is_dir() else set()
+    return (
+        {path.name for path in folder.glob("*") if path.name.startswith(("sdxs", "psm"))}
+        if folder.is_dir()
+        else set()
+    )
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seconds", type=float, default=900)
     parser.add_argument("--mode", choices=("both", "in-process", "hosted"), default="both")
     parser.add_argument("--json", type=Path)
@@ -116,13 +146,21 @@ def main() -> int:
     for run in runs:
         left = [*run["threads_left"], *run["shared_memory_left"]]  # type: ignore[misc]
         growth = run["growth_bytes"]
-        fine = isinstance(growth, int) and growth <= ALLOWED_BYTES and not left and not run["processes_left"]
+        fine = (
+            isinstance(growth, int)
+            and growth <= ALLOWED_BYTES
+            and not left
+            and not run["processes_left"]
+        )
         good = good and fine
         print(
-            f"{'good' if fine else 'BAD'}: {'hosted' if run['hosted'] else 'in process'}, {run['frames']} frames in "
-            f"{run['seconds']} s ({run['measured_fps']:.1f} fps of the source's {run['source_fps']:g}), footprint "
+            f"{'good' if fine else 'BAD'}: {'hosted' if run['hosted'] else 'in process'}, "
+            f"{run['frames']} frames in "
+            f"{run['seconds']} s ({run['measured_fps']:.1f} fps of the source's "
+            f"{run['source_fps']:g}), footprint "
             f"{run['median_footprint_bytes'] / 1e6:.0f} MB, growth of anonymous memory "  # type: ignore[operator]
-            f"{f'{growth / 1e6:+.2f} MB' if isinstance(growth, int) else 'unknown'}, left over: {left or 'nothing'}"
+            f"{f'{growth / 1e6:+.2f} MB' if isinstance(growth, int) else 'unknown'}, left over: "
+            f"{left or 'nothing'}"
         )
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,9 @@
 """From the start of a process to its first picture: what a user waits for, part by part.
 
-`python -m sdxs.experiments.start_up [--models demo] [--rounds 5] [--json PATH]`. Every round is a new process: imports,
-weights verified and loaded (hashes of what was verified before are not computed again), warm-up, first frame, and a
-second one for comparison. The files are in the system's cache after the first round; the first is therefore listed apart.
+`python -m sdxs.experiments.start_up [--models demo] [--rounds 5] [--json PATH]`. Every round is a
+new process: imports, weights verified and loaded (hashes of what was verified before are not
+computed again), warm-up, first frame, and a second one for comparison. The files are in the
+system's cache after the first round; the first is therefore listed apart.
 """
 
 import argparse
@@ -18,7 +19,9 @@ import numpy as np
 
 
 def child(model: str, size: int, began: float) -> None:
-    """Print the milliseconds of each part as json. `began`: when the parent started this process, on the wall clock."""
+    """Print the milliseconds of each part as json. `began`: when the parent started this process,
+    on the wall clock.
+    """
     from ..common.backend import BackendOptions
     from ..common.checkpoint import find
     from ..common.text_encoder import TextEncoder
@@ -40,16 +43,36 @@ def child(model: str, size: int, began: float) -> None:
     backend.close()
     names, times = list(marks), [began, *marks.values()]
     parts = {name: round(1e3 * (times[i + 1] - times[i]), 1) for i, name in enumerate(names)}
-    print(json.dumps(parts | {"to the first picture": round(1e3 * (marks["first frame"] - began), 1),
-                              "model bytes": memory.model_bytes, "peak bytes": memory.peak_bytes}))
+    print(
+        json.dumps(
+            parts
+            | {
+                "to the first picture": round(1e3 * (marks["first frame"] - began), 1),
+                "model bytes": memory.model_bytes,
+                "peak bytes": memory.peak_bytes,
+            }
+        )
+    )
 
 
 def measure(model: str, size: int, rounds: int) -> dict[str, object]:
     """Start a process for every round."""
     raw = []
     for _ in range(rounds + 1):
-        command = [sys.executable, "-m", __spec__.name, "--child", model, "--size", str(size), "--began", str(time.time())]
-        raw.append(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
+        command = [
+            sys.executable,
+            "-m",
+            __spec__.name,
+            "--child",
+            model,
+            "--size",
+            str(size),
+            "--began",
+            str(time.time()),
+        ]
+        raw.append(
+            json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        )
         print(model, raw[-1], flush=True)
     first, *later = raw
     median = {key: float(np.median([row[key] for row in later])) for key in first}
@@ -58,7 +81,9 @@ def measure(model: str, size: int, rounds: int) -> dict[str, object]:
 
 def main() -> None:
     """Measure, show, write: scripts may print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--models", nargs="+", default=["demo"])
     parser.add_argument("--size", type=int, default=0)
     parser.add_argument("--rounds", type=int, default=5)
@@ -72,7 +97,10 @@ def main() -> None:
     rows = [measure(model, options.size, options.rounds) for model in options.models]
     if options.json:
         machine = {"system": platform.platform(terse=True), "cores": os.cpu_count()}
-        options.json.write_text(json.dumps({"schema": 1, "machine": machine, "rows": rows}, indent=1) + "\n", encoding="utf-8")
+        options.json.write_text(
+            json.dumps({"schema": 1, "machine": machine, "rows": rows}, indent=1) + "\n",
+            encoding="utf-8",
+        )
 
 
 if __name__ == "__main__":

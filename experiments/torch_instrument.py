@@ -1,4 +1,6 @@
-"""What bench asks of the torch peer: FLOPs by PyTorch's own counter, the device's peaks, the stages one by one."""
+"""What bench asks of the torch peer: FLOPs by PyTorch's own counter, the device's peaks, the
+stages one by one.
+"""
 
 import math
 import time
@@ -25,13 +27,25 @@ class TorchInstrument:
 
     @torch.inference_mode()
     def peaks(self, dtype: str) -> Peaks:
-        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        device = (
+            "cuda"
+            if torch.cuda.is_available()
+            else "mps"
+            if torch.backends.mps.is_available()
+            else "cpu"
+        )
         side, kind = 2048 if device == "cpu" else 8192, getattr(torch, dtype)
-        a, b = (torch.randn(side, side, device=device, dtype=kind) / math.sqrt(side) for _ in range(2))
+        a, b = (
+            torch.randn(side, side, device=device, dtype=kind) / math.sqrt(side) for _ in range(2)
+        )
         seconds = _best(lambda: a @ b, device)
         source = torch.randn(_COPY_BYTES // 4, device=device)
         copied = _best(lambda: source.clone(), device)
-        how = f"{side} x {side} matrix product, {dtype}; {_COPY_BYTES >> 20} MB copy, both through PyTorch"
+        how = (
+            f"{side} x {side} matrix product, {dtype}; {_COPY_BYTES >> 20} MB copy, both "
+            "through "
+            "PyTorch"
+        )
         return Peaks(2 * side**3 / seconds, 2 * _COPY_BYTES / copied, dtype, how)
 
     def notes(self, backend: Backend) -> list[str]:
@@ -43,7 +57,9 @@ class TorchInstrument:
             raise BackendError("torch: only the torch peer can be profiled")
         encode, denoise, decode = backend.stages
         calls: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-            "encode": encode, "unet": lambda z: denoise(z, backend.states, backend.noise), "decode": decode,
+            "encode": encode,
+            "unet": lambda z: denoise(z, backend.states, backend.noise),
+            "decode": decode,
         }
         if backend.graphed:
             calls = _captured(backend, calls)
@@ -70,7 +86,9 @@ class TorchInstrument:
 def _captured(
     backend: TorchBackend, calls: dict[str, Callable[[torch.Tensor], torch.Tensor]]
 ) -> dict[str, Callable[[torch.Tensor], torch.Tensor]]:
-    """A graph of each stage over fixed memory: a replay takes no argument and leaves its result where the next reads it."""
+    """A graph of each stage over fixed memory: a replay takes no argument and leaves its result
+    where the next reads it.
+    """
     given, replays = backend.picture, {}
     for name, call in calls.items():
         replay = backend.captured(lambda call=call, given=given: call(given))

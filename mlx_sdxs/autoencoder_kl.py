@@ -1,4 +1,5 @@
-"""AutoencoderKL, as in diffusers: Stable Diffusion's full VAE (`vae_large` of the SDXS checkpoints).
+"""AutoencoderKL, as in diffusers: Stable Diffusion's full VAE (`vae_large` of the SDXS
+checkpoints).
 
 Encoding returns the mean of the posterior: a live picture wants no sampling noise.
 """
@@ -26,7 +27,9 @@ class Attention(nn.Module):
     def __call__(self, x: mx.array) -> mx.array:
         batch, height, width, channels = x.shape
         h = self.group_norm(x).reshape(batch, 1, height * width, channels)
-        y = mx.fast.scaled_dot_product_attention(self.to_q(h), self.to_k(h), self.to_v(h), scale=channels**-0.5)
+        y = mx.fast.scaled_dot_product_attention(
+            self.to_q(h), self.to_k(h), self.to_v(h), scale=channels**-0.5
+        )
         return x + self.to_out[0](y).reshape(x.shape)
 
 
@@ -50,7 +53,9 @@ class Stage(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, count: int, groups: int) -> None:
         super().__init__()
-        self.resnets = [Resnet(inputs if j == 0 else outputs, outputs, groups, NORM_EPS) for j in range(count)]
+        self.resnets = [
+            Resnet(inputs if j == 0 else outputs, outputs, groups, NORM_EPS) for j in range(count)
+        ]
 
     def __call__(self, x: mx.array) -> mx.array:
         for resnet in self.resnets:
@@ -117,7 +122,9 @@ class AutoencoderKL(nn.Module):
             self.post_quant_conv = nn.Conv2d(latents, latents, 1)
 
     def encode(self, image: mx.array) -> mx.array:
-        """Picture (B, H, W, 3) in [-1, 1] -> mean of the unscaled latents (B, H/8, W/8, latent_channels)."""
+        """Picture (B, H, W, 3) in [-1, 1] -> mean of the unscaled latents (B, H/8, W/8,
+        latent_channels).
+        """
         moments = self.encoder(image)
         if "quant_conv" in self:
             moments = self.quant_conv(moments)

@@ -47,12 +47,16 @@ _MOST_LANES, _MOST_AT_ONCE, _MOST_IN_FLIGHT = 8, 16, 64
 
 
 class MlxBackend:
-    """Backend in MLX on the default device: Metal, CUDA or CPU. `MlxSettings` are its own settings."""
+    """Backend in MLX on the default device: Metal, CUDA or CPU. `MlxSettings` are its own
+    settings.
+    """
 
     name = "mlx"
 
     def __init__(self, checkpoint: Checkpoint, options: BackendOptions) -> None:
-        """Take what to run; nothing is loaded yet. Raises UsageError for a size, dtype or setting that cannot be."""
+        """Take what to run; nothing is loaded yet. Raises UsageError for a size, dtype or setting
+        that cannot be.
+        """
         checkpoint.check_size(options.size)
         self.dtype_name = _dtype_name(options.dtype)
         self.settings = MlxSettings.parse(options.settings)
@@ -79,18 +83,24 @@ class MlxBackend:
         frame = Frame(unet, vae, steps, checkpoint.vae.scaling_factor, dtype, controlnet=controlnet)
         frame = frame.fold(self._folded()) if len(steps) == 1 else frame
         if self._kernels():  # after folding, for the kernel takes the biases over
-            for network in frame.networks:  # not in the full VAE, whose groups are large; it was never timed there
+            for network in (
+                frame.networks
+            ):  # not in the full VAE, whose groups are large; it was never timed there
                 use_kernels(network)
         models = [model for model in (unet, vae, controlnet) if model is not None]
-        mx.eval([model.parameters() for model in models])  # what is lazy belongs to this thread alone
+        mx.eval(
+            [model.parameters() for model in models]
+        )  # what is lazy belongs to this thread alone
         self._frame, self._last = frame, None
         # A control of scale 0 costs nothing: it is another function.
         self._frames = [frame.without_control(), *([frame] if controlnet else [])]
-        self.set_conditioning(np.zeros((1, PROMPT_TOKENS, checkpoint.unet.cross_attention_dim), np.float32))
+        self.set_conditioning(
+            np.zeros((1, PROMPT_TOKENS, checkpoint.unet.cross_attention_dim), np.float32)
+        )
         if not on_gpu():
             blas.share_among(self.settings.lanes)
-        # On a GPU compilation fuses the elementwise work; on the CPU it needs a C++ compiler and gains nothing, and what
-        # counts there is that no frame waits for another's operations.
+        # On a GPU compilation fuses the elementwise work; on the CPU it needs a C++ compiler and
+        # gains nothing, and what counts there is that no frame waits for another's operations.
         frames = self._frames
 
         def make() -> list[Render]:
@@ -98,10 +108,15 @@ class MlxBackend:
 
         lanes, batch, keep = self.settings.lanes, self.settings.batch, self._keeps_pictures()
         alone = self.settings.callers
-        self._lanes = [CallersLane(make, keep)] if alone else [Lane(n, make, batch, keep) for n in range(lanes)]
+        self._lanes = (
+            [CallersLane(make, keep)]
+            if alone
+            else [Lane(n, make, batch, keep) for n in range(lanes)]
+        )
         for scale in range(len(frames)):
             self.set_params(FrameParams(control_scale=float(scale)))
-            # One after the other. On a GPU each compiles; a CPU's convolutions get their form from the first, once for all.
+            # One after the other. On a GPU each compiles; a CPU's convolutions get their form from
+            # the first, once for all.
             for lane in self._lanes if on_gpu() else self._lanes[:1]:
                 self._warm_up(lane)
         self.set_params(FrameParams())
@@ -112,7 +127,9 @@ class MlxBackend:
         """Have a lane compute a batch of every size."""
         blank = np.zeros((self._size, self._size, 3), np.uint8)
         for power in range(self.settings.batch.bit_length()):
-            jobs = [self._job(blank, np.zeros(blank.shape[:2], np.uint8)) for _ in range(1 << power)]
+            jobs = [
+                self._job(blank, np.zeros(blank.shape[:2], np.uint8)) for _ in range(1 << power)
+            ]
             lane.submit(*jobs)
             self._in_flight.extend((job, lane) for job in jobs)
             for _ in jobs:
@@ -126,27 +143,38 @@ class MlxBackend:
             raise UsageError(f"mlx: kernels={self.settings.kernels}: {error}") from None
         steps = self._checkpoint.frame.steps
         if self.settings.attention == "folded" and steps > 1:
-            raise UsageError(f"mlx: attention=folded goes with one step, not with {steps}; use attention=fused, or --steps 1")
+            raise UsageError(
+                f"mlx: attention=folded goes with one step, not with {steps}; use attention=fused, "
+                "or --steps 1"
+            )
         if self.settings.pictures == "host" and not on_cuda():
-            raise UsageError("mlx: pictures=host: only CUDA has memory that moves by itself; leave the setting out")
+            raise UsageError(
+                "mlx: pictures=host: only CUDA has memory that moves by itself; leave the setting "
+                "out"
+            )
 
     def _kernels(self) -> bool:
         return custom_kernels(self.settings.kernels)
 
     def _folded(self) -> bool:
         wanted, steps = self.settings.attention, self._checkpoint.frame.steps
-        return wanted == "folded" or (wanted == "auto" and on_cuda() and steps == self.settings.batch == 1)
+        return wanted == "folded" or (
+            wanted == "auto" and on_cuda() and steps == self.settings.batch == 1
+        )
 
     def _keeps_pictures(self) -> bool:
-        """By itself not in the caller's own lane: there it gained nothing on an H200 and at times cost (levers-gpu.json)."""
+        """By itself not in the caller's own lane: there it gained nothing on an H200 and at times
+        cost (levers-gpu.json).
+        """
         wanted = self.settings.pictures
         return wanted == "host" or (wanted == "auto" and on_cuda() and not self.settings.callers)
 
     def _cache_limit(self) -> int:
         """Bytes of buffers that MLX keeps for later frames.
 
-        Of a batch on a GPU all buffers are in use at once, for the host runs ahead, and without them each frame would
-        allocate anew; so there it is what they need, or half the GPU's memory, where MLX knows it, if that is less.
+        Of a batch on a GPU all buffers are in use at once, for the host runs ahead, and without
+        them each frame would allocate anew; so there it is what they need, or half the GPU's
+        memory, where MLX knows it, if that is less.
         """
         if not on_gpu() or self.settings.batch == 1:
             return CACHE_LIMIT_BYTES
@@ -162,14 +190,22 @@ class MlxBackend:
         states = mx.array(encoder_hidden_states)
         self._prompt = self._frames[0].prompt(states)
         mx.eval(self._prompt)
-        self._control_prompt = self._frames[-1].prompt(states)  # evaluated when a frame under control needs it
+        self._control_prompt = self._frames[-1].prompt(
+            states
+        )  # evaluated when a frame under control needs it
 
     def set_params(self, params: FrameParams) -> None:
         self._loaded_frame()
         check_control(params, self._checkpoint.control is not None)
         side = self._size // self._checkpoint.vae.reduction
-        self._noise = mx.array(seeded_noise(params.seed, side, side, self._checkpoint.vae.latent_channels))
-        self._feedback, self._control_scale, self._text_only = params.feedback, params.control_scale, params.text_only
+        self._noise = mx.array(
+            seeded_noise(params.seed, side, side, self._checkpoint.vae.latent_channels)
+        )
+        self._feedback, self._control_scale, self._text_only = (
+            params.feedback,
+            params.control_scale,
+            params.text_only,
+        )
 
     def submit(self, frame: np.ndarray, edges: np.ndarray | None = None) -> None:
         self._loaded_frame()
@@ -187,8 +223,15 @@ class MlxBackend:
         prompt = self._control_prompt if controlled else self._prompt
         mx.eval(prompt)
         return Job(
-            frame, prompt, self._noise, self._feedback, self._last, time.perf_counter_ns(),
-            check_edges(edges, self._size) if controlled else None, self._control_scale, self._text_only,
+            frame,
+            prompt,
+            self._noise,
+            self._feedback,
+            self._last,
+            time.perf_counter_ns(),
+            check_edges(edges, self._size) if controlled else None,
+            self._control_scale,
+            self._text_only,
         )
 
     def collect(self, out: np.ndarray) -> StageTimes:
@@ -228,7 +271,9 @@ class MlxBackend:
         }
 
     def close(self) -> None:
-        """Free the model, also after a load that failed. Ends MLX in the calling thread unless it is the main one."""
+        """Free the model, also after a load that failed. Ends MLX in the calling thread unless it
+        is the main one.
+        """
         if self._thread != threading.get_ident():
             return
         for lane in self._lanes:
@@ -247,7 +292,9 @@ class MlxBackend:
         if self._frame is None:
             raise BackendError("mlx: backend is not loaded; call load() first")
         if threading.get_ident() != self._thread:
-            raise BackendError("mlx: called from another thread than load(); MLX streams belong to one thread")
+            raise BackendError(
+                "mlx: called from another thread than load(); MLX streams belong to one thread"
+            )
         return self._frame
 
 
@@ -273,13 +320,13 @@ def _failed(error: Exception | None) -> str:
 class MlxSettings:
     """MLX's own settings, each optional.
 
-    lanes: threads that compute frames; by default one for each of a CPU's cores, up to four, and one on a GPU.
-    batch: how many waiting frames a lane computes at once, a power of two; 1 by default.
-    depth: frames in flight; by default one for each lane, with a batch enough to keep all lanes full.
-    kernels: "on", "off" or "auto", see `kernels.custom_kernels`.
-    attention: "fused", "folded" (`fold.PromptAttention`) or "auto": folded on CUDA without a batch, where the host's work
-    is what counts.
-    pictures: "host" (`residency`), "moving" or "auto": in the host's memory on CUDA with threads.
+    lanes: threads that compute frames; by default one for each of a CPU's cores, up to four, and
+    one on a GPU. batch: how many waiting frames a lane computes at once, a power of two; 1 by
+    default. depth: frames in flight; by default one for each lane, with a batch enough to keep all
+    lanes full. kernels: "on", "off" or "auto", see `kernels.custom_kernels`. attention: "fused",
+    "folded" (`fold.PromptAttention`) or "auto": folded on CUDA without a batch, where the host's
+    work is what counts. pictures: "host" (`residency`), "moving" or "auto": in the host's memory
+    on CUDA with threads.
     """
 
     lanes: int
@@ -299,19 +346,30 @@ class MlxSettings:
         """Raises UsageError for a setting that there is not, or a value that cannot be."""
         given = dict(settings)
         if unknown := sorted(given.keys() - set(cls.__slots__)):
-            raise UsageError(f"mlx: unknown setting {unknown[0]!r}; known are {', '.join(cls.__slots__)}")
-        choices = {"kernels": KINDS, "attention": ("auto", "fused", "folded"), "pictures": ("auto", "host", "moving")}
+            raise UsageError(
+                f"mlx: unknown setting {unknown[0]!r}; known are {', '.join(cls.__slots__)}"
+            )
+        choices = {
+            "kernels": KINDS,
+            "attention": ("auto", "fused", "folded"),
+            "pictures": ("auto", "host", "moving"),
+        }
         for name, known in choices.items():
             if given.get(name, "auto") not in known:
                 raise UsageError(f"mlx: {name}={given[name]}: expected {', '.join(known)}")
-        lanes = _whole("--lanes", given.get("lanes"), _MOST_LANES) or (1 if on_gpu() else min(4, os.cpu_count() or 1))
+        lanes = _whole("--lanes", given.get("lanes"), _MOST_LANES) or (
+            1 if on_gpu() else min(4, os.cpu_count() or 1)
+        )
         batch = _whole("mlx: batch", given.get("batch"), _MOST_AT_ONCE) or 1
         if batch & (batch - 1):
             raise UsageError(f"mlx: batch {batch}: expected a power of two, up to {_MOST_AT_ONCE}")
         enough = lanes if batch == 1 else min((lanes + 1) * batch, _MOST_IN_FLIGHT)
         depth = _whole("mlx: depth", given.get("depth"), _MOST_IN_FLIGHT) or enough
         if depth < batch:
-            raise UsageError(f"mlx: depth {depth}: no batch of {batch} would ever be full; expected at least {batch}")
+            raise UsageError(
+                f"mlx: depth {depth}: no batch of {batch} would ever be full; expected at least "
+                f"{batch}"
+            )
         return cls(lanes, batch, depth, *(given.get(name, "auto") for name in choices))
 
 
@@ -331,7 +389,8 @@ def _dtype_name(requested: str) -> str:
         raise UsageError(f"--dtype {requested}: expected auto, {', '.join(_DTYPES)}")
     if requested != "float32" and not on_gpu():
         raise UsageError(
-            f"--dtype {requested}: MLX computes half precision on a CPU 30 to 40 times slower than float32; "
+            f"--dtype {requested}: MLX computes half precision on a CPU 30 to 40 times slower than "
+            "float32; "
             "use --dtype float32, or a machine with a GPU"
         )
     return requested

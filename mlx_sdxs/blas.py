@@ -65,8 +65,10 @@ def load() -> None:
         return
     if "mlx.core" in sys.modules:
         warnings.warn(
-            "mlx was imported before sdxs.mlx_sdxs, so its slow reference BLAS stays in use; import sdxs.mlx_sdxs first",
-            SdxsWarning, stacklevel=3,
+            "mlx was imported before sdxs.mlx_sdxs, so its slow reference BLAS stays in use; "
+            "import sdxs.mlx_sdxs first",
+            SdxsWarning,
+            stacklevel=3,
         )
         return
     for origin, path in candidates():
@@ -74,14 +76,18 @@ def load() -> None:
             library = _open(path)
         except OSError as error:
             if origin == "$SDXS_BLAS":
-                raise BackendError(f"$SDXS_BLAS={path} cannot be loaded ({error}); name a libopenblas.so or unset it") from None
+                raise BackendError(
+                    f"$SDXS_BLAS={path} cannot be loaded ({error}); name a libopenblas.so or unset "
+                    "it"
+                ) from None
             continue  # cmeel's copy, for one, needs libgfortran5 from the system
         _loaded, _library = Blas(str(path), origin, _core_name(library)), library
         return
     warnings.warn(
         "no optimised BLAS found: MLX on this CPU will be 20 to 40 times slower; "
         "`pip install opencv-python-headless` or `apt install libopenblas0` brings one",
-        SdxsWarning, stacklevel=3,
+        SdxsWarning,
+        stacklevel=3,
     )
 
 

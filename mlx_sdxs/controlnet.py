@@ -1,9 +1,10 @@
-"""ControlNetModel, as in diffusers: a copy of a UNet's down path that reads edges and steers the UNet.
+"""ControlNetModel, as in diffusers: a copy of a UNet's down path that reads edges and steers the
+UNet.
 
-For SDXS-512-DreamShaper-sketch (six residuals at 320, 320, 320, 640, 640, 1280 channels and one for the
-middle) and for plain SD 1.5 ControlNets. Attribute tree and keys are the checkpoint's. NHWC.
-It is fed edges as white lines on black, in [0, 1]: SDXS' own demo turns a drawing in black on white
-around (255 - image) before it gets here.
+For SDXS-512-DreamShaper-sketch (six residuals at 320, 320, 320, 640, 640, 1280 channels and one
+for the middle) and for plain SD 1.5 ControlNets. Attribute tree and keys are the checkpoint's.
+NHWC. It is fed edges as white lines on black, in [0, 1]: SDXS' own demo turns a drawing in black
+on white around (255 - image) before it gets here.
 """
 
 import itertools
@@ -19,14 +20,18 @@ from .unet import Context, DownBlock, MidBlock, TimestepEmbedding
 
 
 class Residuals(NamedTuple):
-    """What a ControlNet adds to a UNet: to each skip of the down path, in order, and to the middle."""
+    """What a ControlNet adds to a UNet: to each skip of the down path, in order, and to the
+    middle.
+    """
 
     skips: list[mx.array]
     middle: mx.array
 
 
 class ConditioningEmbedding(nn.Module):
-    """Edges (B, 8h, 8w, 3) in [0, 1] -> (B, h, w, channels): convolutions, every second one halving the size."""
+    """Edges (B, 8h, 8w, 3) in [0, 1] -> (B, h, w, channels): convolutions, every second one
+    halving the size.
+    """
 
     def __init__(self, config: ControlNetConfig) -> None:
         super().__init__()
@@ -65,15 +70,22 @@ class ControlNetModel(nn.Module):
         self.controlnet_mid_block = nn.Conv2d(channels[-1], channels[-1], 1)
 
     def __call__(
-        self, sample: mx.array, timestep: float | None, encoder_hidden_states: Context, edges: mx.array, scale: mx.array
+        self,
+        sample: mx.array,
+        timestep: float | None,
+        encoder_hidden_states: Context,
+        edges: mx.array,
+        scale: mx.array,
     ) -> Residuals:
         """Residuals for `UNet2DConditionModel.features` of the same sample, timestep and prompt.
 
-        sample: (B, h, w, C). edges: (B, 8h, 8w, 3) RGB in [0, 1], white on black. scale: float32 scalar, the
-        strength of the control. timestep: None if `fold.fold` has built it in.
+        sample: (B, h, w, C). edges: (B, 8h, 8w, 3) RGB in [0, 1], white on black. scale: float32
+        scalar, the strength of the control. timestep: None if `fold.fold` has built it in.
         """
         time = None if timestep is None else silu(self.time_embedding(timestep, sample.dtype))
-        x = self.conv_in(sample) + self.controlnet_cond_embedding(edges[..., ::-1] if self._bgr else edges)
+        x = self.conv_in(sample) + self.controlnet_cond_embedding(
+            edges[..., ::-1] if self._bgr else edges
+        )
         skips = [x]
         for down in self.down_blocks:
             x, pushed = down(x, time, encoder_hidden_states)
@@ -81,5 +93,8 @@ class ControlNetModel(nn.Module):
         if "mid_block" in self:
             x = self.mid_block(x, time, encoder_hidden_states)
         scale = scale.astype(sample.dtype)
-        residuals = [conv(skip) * scale for conv, skip in zip(self.controlnet_down_blocks, skips, strict=True)]
+        residuals = [
+            conv(skip) * scale
+            for conv, skip in zip(self.controlnet_down_blocks, skips, strict=True)
+        ]
         return Residuals(residuals, self.controlnet_mid_block(x) * scale)

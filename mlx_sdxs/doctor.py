@@ -21,9 +21,23 @@ def checks() -> list[Check]:
         return [Check("mlx", False, f"cannot be imported ({error})", _install())]
     doubled = (mx.arange(3) * 2).tolist()
     if doubled != [0, 2, 4]:
-        return [Check("mlx", False, f"computes 2 * [0, 1, 2] = {doubled} on {mx.default_device()}", _install())]
+        return [
+            Check(
+                "mlx",
+                False,
+                f"computes 2 * [0, 1, 2] = {doubled} on {mx.default_device()}",
+                _install(),
+            )
+        ]
     on_gpu = mx.default_device().type == mx.DeviceType.gpu
-    found = [Check("mlx", True, f"mlx {metadata.version('mlx')}, computing on the {'GPU' if on_gpu else 'CPU'}"), _gpu(on_gpu)]
+    found = [
+        Check(
+            "mlx",
+            True,
+            f"mlx {metadata.version('mlx')}, computing on the {'GPU' if on_gpu else 'CPU'}",
+        ),
+        _gpu(on_gpu),
+    ]
     return found if on_gpu or not blas.is_needed() else [*found, _blas()]
 
 
@@ -31,12 +45,23 @@ def _gpu(on_gpu: bool) -> Check:
     import mlx.core as mx
 
     if not on_gpu:
-        finding = f"none that MLX can use; {os.cpu_count()} CPU cores run the demo model, SDXS-512 takes seconds a frame"
-        return Check("gpu", None, finding, "an Apple silicon Mac; on Linux with an NVIDIA GPU: pip install 'mlx[cuda]'")
+        finding = (
+            f"none that MLX can use; {os.cpu_count()} CPU cores run the demo model, "
+            "SDXS-512 "
+            "takes seconds a frame"
+        )
+        return Check(
+            "gpu",
+            None,
+            finding,
+            "an Apple silicon Mac; on Linux with an NVIDIA GPU: pip install 'mlx[cuda]'",
+        )
     info = mx.device_info()
     name = str(info.get("device_name", "unnamed"))
     working_set = int(info.get("max_recommended_working_set_size", 0) or info.get("memory_size", 0))
-    return Check("gpu", True, f"{name}, {working_set / 1e9:.1f} GB for models" if working_set else name)
+    return Check(
+        "gpu", True, f"{name}, {working_set / 1e9:.1f} GB for models" if working_set else name
+    )
 
 
 def _blas() -> Check:
@@ -44,9 +69,16 @@ def _blas() -> Check:
     finding = f"{library.origin} ({library.core})" if library else "MLX's reference BLAS"
     finding += f", {speed:.0f} GFLOP/s at {BLAS_SIDE} x {BLAS_SIDE}"
     if library is None:
-        return Check("blas", None, finding, "pip install opencv-python-headless, or apt install libopenblas0")
+        return Check(
+            "blas", None, finding, "pip install opencv-python-headless, or apt install libopenblas0"
+        )
     if speed < SLOW_GFLOPS:
-        return Check("blas", None, finding, "close what else computes, or name another libopenblas.so in $SDXS_BLAS")
+        return Check(
+            "blas",
+            None,
+            finding,
+            "close what else computes, or name another libopenblas.so in $SDXS_BLAS",
+        )
     return Check("blas", True, finding)
 
 

@@ -23,9 +23,11 @@ PROMPT_PLACES = 80  # 77 tokens and some room
 
 
 class PromptAttention(nn.Module):
-    """Cross-attention in two products: the prompt's keys are multiplied by the queries' weights, its values by the output's.
+    """Cross-attention in two products: the prompt's keys are multiplied by the queries' weights,
+    its values by the output's.
 
-    The same function as `Attention` with the keys and values of one prompt; scores pass through memory, in x' dtype.
+    The same function as `Attention` with the keys and values of one prompt; scores pass through
+    memory, in x' dtype.
     """
 
     def __init__(self, attention: Attention) -> None:
@@ -38,31 +40,48 @@ class PromptAttention(nn.Module):
         heads, (batch, tokens, channels) = self.attention._heads, x.shape
         mask = mx.where(mx.arange(PROMPT_PLACES) < PROMPT_TOKENS, 0.0, -math.inf).astype(x.dtype)
         scores = mx.addmm(mx.tile(mask, heads), x.reshape(-1, channels), keys)  # (B M, heads 80)
-        weights = mx.softmax(scores.reshape(-1, heads, PROMPT_PLACES), axis=-1, precise=True).reshape(scores.shape)
-        return mx.addmm(self.attention.to_out[0].bias, weights, values).reshape(batch, tokens, channels)
+        weights = mx.softmax(
+            scores.reshape(-1, heads, PROMPT_PLACES), axis=-1, precise=True
+        ).reshape(scores.shape)
+        return mx.addmm(self.attention.to_out[0].bias, weights, values).reshape(
+            batch, tokens, channels
+        )
 
     def keys_and_values(self, states: mx.array) -> tuple[mx.array, mx.array]:
-        """Prompt (1, 77, D) -> (C, heads 80) and (heads 80, C), three places of each 80 empty: products like multiples of 8."""
+        """Prompt (1, 77, D) -> (C, heads 80) and (heads 80, C), three places of each 80 empty:
+        products like multiples of 8.
+        """
         attention = self.attention
         channels, heads = attention.to_q.weight.shape[1], attention._heads
-        keys, values = (part[0].astype(mx.float32) for part in attention.keys_and_values(states))  # (heads, 77, head_dim)
+        keys, values = (
+            part[0].astype(mx.float32) for part in attention.keys_and_values(states)
+        )  # (heads, 77, head_dim)
         head_dim = keys.shape[-1]
-        queries = attention.to_q.weight.astype(mx.float32).reshape(heads, head_dim, channels) * head_dim**-0.5
+        queries = (
+            attention.to_q.weight.astype(mx.float32).reshape(heads, head_dim, channels)
+            * head_dim**-0.5
+        )
         output = attention.to_out[0].weight.astype(mx.float32).reshape(channels, heads, head_dim)
         seen = _padded(keys @ queries)  # (heads, 80, C)
         given = _padded(values @ output.transpose(1, 2, 0))
         dtype = states.dtype
-        return mx.contiguous(seen.reshape(-1, channels).T.astype(dtype)), given.reshape(-1, channels).astype(dtype)
+        return mx.contiguous(seen.reshape(-1, channels).T.astype(dtype)), given.reshape(
+            -1, channels
+        ).astype(dtype)
 
 
 def _padded(x: mx.array) -> mx.array:
     return mx.pad(x, ((0, 0), (0, PROMPT_PLACES - PROMPT_TOKENS), (0, 0)))
 
 
-def fold(unet: UNet2DConditionModel | ControlNetModel, timestep: float, prompt: bool = False) -> None:
-    """Fold `timestep` into `unet` and fuse its self-attentions, in place; with `prompt`, see `PromptAttention`.
+def fold(
+    unet: UNet2DConditionModel | ControlNetModel, timestep: float, prompt: bool = False
+) -> None:
+    """Fold `timestep` into `unet` and fuse its self-attentions, in place; with `prompt`, see
+    `PromptAttention`.
 
-    Afterwards `features` takes None for the timestep. The tensors that are no longer needed are dropped.
+    Afterwards `features` takes None for the timestep. The tensors that are no longer needed are
+    dropped.
     """
     dtype = unet.conv_in.weight.dtype
     time = silu(unet.time_embedding(timestep, mx.float32))
@@ -80,15 +99,22 @@ def fold(unet: UNet2DConditionModel | ControlNetModel, timestep: float, prompt: 
     mx.eval(unet.parameters())
 
 
-def prompt_products(unet: UNet2DConditionModel | ControlNetModel, encoder_hidden_states: mx.array) -> PromptProducts:
+def prompt_products(
+    unet: UNet2DConditionModel | ControlNetModel, encoder_hidden_states: mx.array
+) -> PromptProducts:
     """Keys and values of every cross-attention, in the order in which a frame needs them.
 
-    encoder_hidden_states: (1, 77, D). Each key and value is (1, heads, 77, head_dim), or as `PromptAttention` makes them.
+    encoder_hidden_states: (1, 77, D). Each key and value is (1, heads, 77, head_dim), or as
+    `PromptAttention` makes them.
     """
-    return [attention.keys_and_values(encoder_hidden_states) for attention in _cross_attentions(unet)]
+    return [
+        attention.keys_and_values(encoder_hidden_states) for attention in _cross_attentions(unet)
+    ]
 
 
-def _cross_attentions(unet: UNet2DConditionModel | ControlNetModel) -> Iterator[Attention | PromptAttention]:
+def _cross_attentions(
+    unet: UNet2DConditionModel | ControlNetModel,
+) -> Iterator[Attention | PromptAttention]:
     middle = [unet.mid_block] if "mid_block" in unet else []
     ups = unet.up_blocks if "up_blocks" in unet else []
     for block in [*unet.down_blocks, *middle, *ups]:

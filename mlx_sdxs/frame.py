@@ -1,7 +1,7 @@
 """The whole frame: uint8 picture and prompt in, uint8 picture out, as one function.
 
-z = encode(picture); x_t = sqrt(a) z + sqrt(1-a) n; eps = UNet(x_t, t, prompt);
-x0 = z + r (n - eps); picture = decode(x0). See `common/schedule.py` for the form of x0 and for several steps.
+z = encode(picture); x_t = sqrt(a) z + sqrt(1-a) n; eps = UNet(x_t, t, prompt); x0 = z + r (n -
+eps); picture = decode(x0). See `common/schedule.py` for the form of x0 and for several steps.
 """
 
 from dataclasses import dataclass, replace
@@ -22,7 +22,8 @@ Prompt = mx.array | PromptProducts
 
 @dataclass(frozen=True)
 class Frame:
-    """One diffusion step, or a few, between two pictures. Pure: the same inputs give the same picture.
+    """One diffusion step, or a few, between two pictures. Pure: the same inputs give the same
+    picture.
 
     Networks compute in `dtype`; mixing and x0 are float32 whatever it is.
     """
@@ -42,7 +43,8 @@ class Frame:
         return [self.controlnet, self.unet] if self.controlnet else [self.unet]
 
     def fold(self, prompt: bool = False) -> "Frame":
-        """Return the frame with its timestep built in, for one size of picture; its networks are changed by this.
+        """Return the frame with its timestep built in, for one size of picture; its networks are
+        changed by this.
 
         For one step only. prompt: whether cross-attention is folded, see `fold.PromptAttention`.
         """
@@ -58,23 +60,35 @@ class Frame:
         return replace(self, folded=True, last_weight=weight)
 
     def prompt(self, encoder_hidden_states: mx.array) -> Prompt:
-        """Make of float32 (1, 77, D) what the other methods take as `prompt`, computed once per prompt."""
+        """Make of float32 (1, 77, D) what the other methods take as `prompt`, computed once per
+        prompt.
+        """
         states = encoder_hidden_states.astype(self.dtype)
         if not self.folded:
             return states
-        return [product for network in self.networks for product in prompt_products(network, states)]
+        return [
+            product for network in self.networks for product in prompt_products(network, states)
+        ]
 
     def __call__(
-        self, picture: mx.array, prompt: Prompt, noise: mx.array, previous: mx.array, feedback: mx.array,
-        edges: mx.array | None = None, scale: mx.array | None = None,
+        self,
+        picture: mx.array,
+        prompt: Prompt,
+        noise: mx.array,
+        previous: mx.array,
+        feedback: mx.array,
+        edges: mx.array | None = None,
+        scale: mx.array | None = None,
     ) -> tuple[mx.array, mx.array]:
-        """Render one frame, or some at once; return the picture, uint8 as it was given, and its x0 for the next one.
+        """Render one frame, or some at once; return the picture, uint8 as it was given, and its x0
+        for the next one.
 
-        picture: uint8 (S, S, 3) RGB, or (B, S, S, 3), all under one prompt, noise and control. prompt: as
-        `prompt` returned it. noise, previous: float32 (1, S/8, S/8, C), `previous` being the last frame's x0.
-        feedback: its share in the latents that are noised, float32 scalar; at 0 the last frame makes no difference
-        at all. edges, scale: what the ControlNet reads, uint8 (S, S) or (B, S, S), white on black, and its strength,
-        float32 scalar; with one only.
+        picture: uint8 (S, S, 3) RGB, or (B, S, S, 3), all under one prompt, noise and control.
+        prompt: as `prompt` returned it. noise, previous: float32 (1, S/8, S/8, C), `previous`
+        being the last frame's x0. feedback: its share in the latents that are noised, float32
+        scalar; at 0 the last frame makes no difference at all. edges, scale: what the ControlNet
+        reads, uint8 (S, S) or (B, S, S), white on black, and its strength, float32 scalar; with
+        one only.
         """
         latents = self.encode(picture)
         x0 = self.denoise(latents + feedback * (previous - latents), prompt, noise, edges, scale)
@@ -86,15 +100,23 @@ class Frame:
         return self.vae.encode(image.astype(self.dtype)).astype(mx.float32) * self.scaling_factor
 
     def without_control(self) -> "Frame":
-        """The same frame, same weights, without its ControlNet: what a control of scale 0 would give, for less."""
+        """The same frame, same weights, without its ControlNet: what a control of scale 0 would
+        give, for less.
+        """
         return replace(self, controlnet=None)
 
     def denoise(
-        self, latents: mx.array, prompt: Prompt, noise: mx.array, edges: mx.array | None = None,
+        self,
+        latents: mx.array,
+        prompt: Prompt,
+        noise: mx.array,
+        edges: mx.array | None = None,
         scale: mx.array | None = None,
     ) -> mx.array:
         """float32 latents -> x0, float32 of the same shape."""
-        rest: mx.array | None = self.steps[0].noise_scale * noise if self.steps[0].noise_scale else None
+        rest: mx.array | None = (
+            self.steps[0].noise_scale * noise if self.steps[0].noise_scale else None
+        )
         for step in self.steps:
             sample = step.sqrt_alpha * latents
             if rest is not None:
@@ -104,7 +126,9 @@ class Frame:
             sample = sample.astype(self.dtype)
             residuals = None
             if self.controlnet is not None:
-                drawn = (edges.reshape(-1, *edges.shape[-2:], 1).astype(mx.float32) / 255).astype(self.dtype)
+                drawn = (edges.reshape(-1, *edges.shape[-2:], 1).astype(mx.float32) / 255).astype(
+                    self.dtype
+                )
                 condition = mx.broadcast_to(drawn, (*drawn.shape[:-1], 3))
                 residuals = self.controlnet(sample, timestep, states, condition, scale)
             features = self.unet.features(sample, timestep, states, residuals)

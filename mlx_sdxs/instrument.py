@@ -1,4 +1,6 @@
-"""What bench asks of MLX: a frame's work counted module by module, the device's peaks, and the stages one by one."""
+"""What bench asks of MLX: a frame's work counted module by module, the device's peaks, and the
+stages one by one.
+"""
 
 import math
 import time
@@ -28,11 +30,17 @@ class MlxInstrument:
     """See `common.bench.instrument.Instrument`."""
 
     def count(self, checkpoint: Checkpoint, size: int) -> list[StageCost]:
-        """Build the networks without their weights and call them; MLX works out shapes and computes nothing."""
+        """Build the networks without their weights and call them; MLX works out shapes and
+        computes nothing.
+        """
         checkpoint.check_size(size)
         side, channels = size // checkpoint.vae.reduction, checkpoint.vae.latent_channels
         tiny = isinstance(checkpoint.vae, TinyVAEConfig)
-        vae = AutoencoderTiny(checkpoint.vae) if tiny else autoencoder_kl.AutoencoderKL(checkpoint.vae)
+        vae = (
+            AutoencoderTiny(checkpoint.vae)
+            if tiny
+            else autoencoder_kl.AutoencoderKL(checkpoint.vae)
+        )
         network = UNet2DConditionModel(checkpoint.unet)
         latents = mx.zeros((1, side, side, channels))
         states = mx.zeros((1, PROMPT_TOKENS, checkpoint.unet.cross_attention_dim))
@@ -45,7 +53,9 @@ class MlxInstrument:
 
     def peaks(self, dtype: str) -> Peaks:
         kind = _DTYPES[dtype]
-        mx.set_cache_limit(CACHE_LIMIT_BYTES)  # as the backend has it; without it a copy measures page faults
+        mx.set_cache_limit(
+            CACHE_LIMIT_BYTES
+        )  # as the backend has it; without it a copy measures page faults
         side = 512
         while True:
             side *= 2
@@ -55,7 +65,11 @@ class MlxInstrument:
                 break
         source = mx.random.normal((_COPY_BYTES // 4,))
         copied = _best(lambda: source + 1)
-        how = f"{side} x {side} matrix product, {dtype}; {_COPY_BYTES >> 20} MB copy, both through MLX"
+        how = (
+            f"{side} x {side} matrix product, {dtype}; {_COPY_BYTES >> 20} MB copy, both "
+            "through "
+            "MLX"
+        )
         return Peaks(2 * side**3 / seconds, 2 * _COPY_BYTES / copied, dtype, how)
 
     def notes(self, backend: Backend) -> list[str]:
@@ -68,7 +82,9 @@ class MlxInstrument:
         # Each stage compiled as the whole frame is, so that only what the stages shared is lost.
         wrap = mx.compile if mx.default_device().type == mx.DeviceType.gpu else _as_it_is
         encode, denoise, decode = (wrap(f) for f in (frame.encode, frame.denoise, frame.decode))
-        times: dict[str, list[float]] = {name: [] for name in ("in", "encode", "unet", "decode", "out")}
+        times: dict[str, list[float]] = {
+            name: [] for name in ("in", "encode", "unet", "decode", "out")
+        }
         out = np.empty_like(picture)
         for number in range(frames + 2):
             stamps = [time.perf_counter_ns()]
@@ -94,7 +110,9 @@ def _as_it_is(function: Callable[..., mx.array]) -> Callable[..., mx.array]:
 
 
 def _best(make: Callable[[], mx.array]) -> float:
-    """Seconds of the fastest of several runs; several at once on a GPU, so that the host's part does not matter."""
+    """Seconds of the fastest of several runs; several at once on a GPU, so that the host's part
+    does not matter.
+    """
     mx.eval(make())
     best, at_once = math.inf, 4 if mx.default_device().type == mx.DeviceType.gpu else 1
     for _ in range(_REPEATS):
@@ -129,7 +147,9 @@ _COUNTED = (nn.Conv2d, nn.Linear, unet.Attention, autoencoder_kl.Attention)
 
 
 def _noting(kind: type, note: Callable[[int, int, int], None]) -> type:
-    """A class like `kind` whose instances note each call; works for whatever subclass does the computing."""
+    """A class like `kind` whose instances note each call; works for whatever subclass does the
+    computing.
+    """
 
     def called(self: nn.Module, x: mx.array, *others: mx.array) -> mx.array:
         y = kind.__call__(self, x, *others)
@@ -140,7 +160,9 @@ def _noting(kind: type, note: Callable[[int, int, int], None]) -> type:
         else:
             queries, width = x.size // x.shape[-1], x.shape[-1]
             keys = others[0].shape[1] if others else queries
-            note(4 * queries * keys * width, 0, 2 * queries * width + 2 * keys * width)  # q k and s v; q, k, v in, y out
+            note(
+                4 * queries * keys * width, 0, 2 * queries * width + 2 * keys * width
+            )  # q k and s v; q, k, v in, y out
         return y
 
     return type(f"Noting{kind.__name__}", (kind,), {"__call__": called})

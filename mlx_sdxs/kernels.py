@@ -1,8 +1,10 @@
-"""GroupNorm with its SiLU as one kernel, for CUDA and for Metal: MLX's own form takes four launches and three passes.
+"""GroupNorm with its SiLU as one kernel, for CUDA and for Metal: MLX's own form takes four
+launches and three passes.
 
-One block of threads computes one group of one picture: sums around a pivot, the group's first value, so that a mean far
-from 0 does not drown the variance; then the same values again, normalised. `layers.GroupNorm` is the twin in plain MLX
-that the kernel is tested against, and what stands in for it wherever `custom_kernels` says no.
+One block of threads computes one group of one picture: sums around a pivot, the group's first
+value, so that a mean far from 0 does not drown the variance; then the same values again,
+normalised. `layers.GroupNorm` is the twin in plain MLX that the kernel is tested against, and what
+stands in for it wherever `custom_kernels` says no.
 """
 
 import functools
@@ -17,13 +19,18 @@ from .ops import on_cuda, on_gpu
 
 KINDS = ("auto", "on", "off")
 _THREADS, _AHEAD = 1024, 8
-_BLOCKS, _MOST_PARTS, _LARGE = 128, 4, 512  # blocks of a launch at which parts end; pixels from which on they pay
+_BLOCKS, _MOST_PARTS, _LARGE = (
+    128,
+    4,
+    512,
+)  # blocks of a launch at which parts end; pixels from which on they pay
 
-# Both bodies: x is (B, H, W, C), a group is some neighbouring channels of it. A thread stays with one pair of channels
-# and goes through the pixels, AHEAD of them under way at once, or the memory's latency would be all it sees. One of
-# some blocks of a group adds up all of it, which is cheap, and writes its share: so that few groups fill many
-# multiprocessors without waiting for each other. SHIFT adds `shift` to x first, a convolution's bias. `numbers` are eps,
-# groups and parts. `thread` is a word of Metal's, so a thread is a worker here.
+# Both bodies: x is (B, H, W, C), a group is some neighbouring channels of it. A thread stays with
+# one pair of channels and goes through the pixels, AHEAD of them under way at once, or the
+# memory's latency would be all it sees. One of some blocks of a group adds up all of it, which is
+# cheap, and writes its share: so that few groups fill many multiprocessors without waiting for
+# each other. SHIFT adds `shift` to x first, a convolution's bias. `numbers` are eps, groups and
+# parts. `thread` is a word of Metal's, so a thread is a worker here.
 _SETUP = """
   const int channels = x_shape[3], groups = int(numbers[1]), pixels = x_shape[1] * x_shape[2];
   const int wide = channels / groups, pairs = wide / 2, parts = int(numbers[2]);
@@ -145,13 +152,18 @@ _METAL = f"""
     to[at + 1] = T(b);
   }}
 """
-_NAMES = {"name": "sdxs_group_norm", "input_names": ["x", "weight", "bias", "shift", "numbers"], "output_names": ["y"]}
+_NAMES = {
+    "name": "sdxs_group_norm",
+    "input_names": ["x", "weight", "bias", "shift", "numbers"],
+    "output_names": ["y"],
+}
 
 
 def custom_kernels(kind: str) -> bool:
     """Whether a frame uses the kernel: as asked with "on" or "off", and with "auto" on CUDA alone.
 
-    On Metal it waits for a Mac to have passed `make mac-check`. Raises ValueError for "on" where there is no GPU.
+    On Metal it waits for a Mac to have passed `make mac-check`. Raises ValueError for "on" where
+    there is no GPU.
     """
     if kind == "on" and not on_gpu():
         raise ValueError("custom kernels need Metal or CUDA; there is neither")
@@ -159,28 +171,57 @@ def custom_kernels(kind: str) -> bool:
 
 
 def group_norm(
-    x: mx.array, weight: mx.array, bias: mx.array, groups: int, eps: float, activate: bool, shift: mx.array | None = None
+    x: mx.array,
+    weight: mx.array,
+    bias: mx.array,
+    groups: int,
+    eps: float,
+    activate: bool,
+    shift: mx.array | None = None,
 ) -> mx.array:
-    """Normalise each group of neighbouring channels of x + shift, (B, H, W, C), on a GPU; with `activate` then SiLU.
+    """Normalise each group of neighbouring channels of x + shift, (B, H, W, C), on a GPU; with
+    `activate` then SiLU.
 
-    weight, bias, shift: (C,), of x' dtype. Sums are float32 whatever that is. C / groups must be even and at most 2,048, two
-    for each thread; raises ValueError.
+    weight, bias, shift: (C,), of x' dtype. Sums are float32 whatever that is. C / groups must be
+    even and at most 2,048, two for each thread; raises ValueError.
     """
     channels = x.shape[-1]
     if channels % groups or channels // groups % 2 or channels // groups > 2 * _THREADS:
-        raise ValueError(f"{channels} channels in {groups} groups: expected an even number in each, at most {2 * _THREADS}")
-    parts = max(1, min(_MOST_PARTS, _BLOCKS // (x.shape[0] * groups))) if x.shape[1] * x.shape[2] >= _LARGE else 1
+        raise ValueError(
+            f"{channels} channels in {groups} groups: expected an even number in each, at most "
+            f"{2 * _THREADS}"
+        )
+    parts = (
+        max(1, min(_MOST_PARTS, _BLOCKS // (x.shape[0] * groups)))
+        if x.shape[1] * x.shape[2] >= _LARGE
+        else 1
+    )
     (y,) = _kernel()(
-        inputs=[x, weight, bias, bias if shift is None else shift, mx.array([eps, groups, parts], dtype=mx.float32)],
-        template=[("T", x.dtype), ("AHEAD", _AHEAD), ("ACTIVATE", activate), ("SHIFT", shift is not None)],
-        grid=(x.shape[0] * groups * parts * _THREADS, 1, 1), threadgroup=(_THREADS, 1, 1),
-        output_shapes=[x.shape], output_dtypes=[x.dtype],
+        inputs=[
+            x,
+            weight,
+            bias,
+            bias if shift is None else shift,
+            mx.array([eps, groups, parts], dtype=mx.float32),
+        ],
+        template=[
+            ("T", x.dtype),
+            ("AHEAD", _AHEAD),
+            ("ACTIVATE", activate),
+            ("SHIFT", shift is not None),
+        ],
+        grid=(x.shape[0] * groups * parts * _THREADS, 1, 1),
+        threadgroup=(_THREADS, 1, 1),
+        output_shapes=[x.shape],
+        output_dtypes=[x.dtype],
     )
     return y
 
 
 class KernelGroupNorm(nn.Module):
-    """`layers.GroupNorm` by the kernel; takes over its weights, and the bias of the convolution before it if there is one."""
+    """`layers.GroupNorm` by the kernel; takes over its weights, and the bias of the convolution
+    before it if there is one.
+    """
 
     def __init__(self, norm: GroupNorm, shift: mx.array | None = None) -> None:
         super().__init__()
@@ -196,20 +237,26 @@ class KernelGroupNorm(nn.Module):
         return self._normalised(x, True)
 
     def _normalised(self, x: mx.array, activate: bool) -> mx.array:
-        return group_norm(x, self.weight, self.bias, self._groups, self._eps, activate, self.get("shift"))
+        return group_norm(
+            x, self.weight, self.bias, self._groups, self._eps, activate, self.get("shift")
+        )
 
 
 def use_kernels(model: nn.Module) -> None:
     """Replace every GroupNorm in `model` that `group_norm` takes, in place.
 
-    A resnet's second norm also adds the bias of the convolution before it, which is taken away there.
+    A resnet's second norm also adds the bias of the convolution before it, which is taken away
+    there.
     """
     for resnet in model.modules():
         if isinstance(resnet, Resnet) and _fits(resnet.norm2):
             resnet.norm2 = KernelGroupNorm(resnet.norm2, resnet.conv1.pop("bias"))
     leaves = tree_flatten(model.leaf_modules(), is_leaf=nn.Module.is_module)
-    norms = [(name, KernelGroupNorm(leaf)) for name, leaf in leaves
-             if isinstance(leaf, GroupNorm) and _fits(leaf)]
+    norms = [
+        (name, KernelGroupNorm(leaf))
+        for name, leaf in leaves
+        if isinstance(leaf, GroupNorm) and _fits(leaf)
+    ]
     model.update_modules(tree_unflatten(norms))
 
 

@@ -1,10 +1,10 @@
 """Frames in flight: worker threads that each compute whole frames over one shared set of weights.
 
-MLX submits work from the thread that evaluates, and a CPU stream is one thread, so one frame alone leaves
-the device waiting: on CUDA for the host to queue the next operation, on a CPU for everything outside
-the BLAS. A lane is a thread with its own streams and its own compiled function; frames are dealt
-out in turn and come back in order. On a GPU, whose multiprocessors one frame's small maps leave idle, a lane can
-also compute several waiting frames at once.
+MLX submits work from the thread that evaluates, and a CPU stream is one thread, so one frame alone
+leaves the device waiting: on CUDA for the host to queue the next operation, on a CPU for
+everything outside the BLAS. A lane is a thread with its own streams and its own compiled function;
+frames are dealt out in turn and come back in order. On a GPU, whose multiprocessors one frame's
+small maps leave idle, a lane can also compute several waiting frames at once.
 """
 
 import queue
@@ -20,7 +20,8 @@ from ..common import copies
 from . import residency
 
 Arrays = mx.array | list[tuple[mx.array, mx.array]]
-# picture uint8 ([B,] S, S, 3), prompt, noise, previous x0, its share[, edges, their strength] -> picture, x0: `frame.Frame`.
+# picture uint8 ([B,] S, S, 3), prompt, noise, previous x0, its share[, edges, their strength] ->
+# picture, x0: `frame.Frame`.
 Render = Callable[..., tuple[mx.array, mx.array]]
 JOIN_S = 5.0
 
@@ -29,8 +30,8 @@ JOIN_S = 5.0
 class Job:
     """One frame on its way. Its inputs are evaluated, so any thread may read them.
 
-    previous: the frame whose x0 is mixed in by `feedback`; a lane waits for it only if it has a share. edges:
-    what the ControlNet reads, uint8 (S, S); None for a frame without.
+    previous: the frame whose x0 is mixed in by `feedback`; a lane waits for it only if it has a
+    share. edges: what the ControlNet reads, uint8 (S, S); None for a frame without.
     """
 
     picture: np.ndarray
@@ -53,16 +54,22 @@ class Job:
         return self.previous if self.feedback and not self.text_only else None
 
     def alike(self, other: "Job") -> bool:
-        """Whether both can be computed at once: all but their pictures and edges is the same, and neither needs the other."""
+        """Whether both can be computed at once: all but their pictures and edges is the same, and
+        neither needs the other.
+        """
         return (
-            self.needed is other.needed is None and self.prompt is other.prompt and self.noise is other.noise
+            self.needed is other.needed is None
+            and self.prompt is other.prompt
+            and self.noise is other.noise
             and (self.edges is None) == (other.edges is None)
             and (self.control_scale, self.text_only) == (other.control_scale, other.text_only)
         )
 
 
 def _start(render: Render, jobs: Sequence[Job], keep: bool) -> mx.array:
-    """Set one frame going, or several that are alike; return their picture or pictures, to be evaluated."""
+    """Set one frame going, or several that are alike; return their picture or pictures, to be
+    evaluated.
+    """
     arguments = _arguments(jobs)
     _seen(arguments[0], keep)
     picture, x0 = render(*arguments)
@@ -73,16 +80,23 @@ def _start(render: Render, jobs: Sequence[Job], keep: bool) -> mx.array:
 
 
 class Lane:
-    """A thread that renders jobs with functions of its own, in their order; up to `batch` of those that wait at once."""
+    """A thread that renders jobs with functions of its own, in their order; up to `batch` of those
+    that wait at once.
+    """
 
-    def __init__(self, number: int, make: Callable[[], list[Render]], batch: int = 1, keep: bool = False) -> None:
-        """make: called in the thread; builds (and on a GPU compiles) one function, and a second for frames with edges.
+    def __init__(
+        self, number: int, make: Callable[[], list[Render]], batch: int = 1, keep: bool = False
+    ) -> None:
+        """make: called in the thread; builds (and on a GPU compiles) one function, and a second
+        for frames with edges.
 
         keep: whether pictures stay in the host's memory, see `residency`.
         """
         self._batch, self._keep = batch, keep
         self._jobs: queue.SimpleQueue[tuple[Job, ...] | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._work, args=(make,), name=f"sdxs-mlx-{number}", daemon=True)
+        self._thread = threading.Thread(
+            target=self._work, args=(make,), name=f"sdxs-mlx-{number}", daemon=True
+        )
         self._thread.start()
 
     def submit(self, *jobs: Job) -> None:
@@ -125,9 +139,11 @@ class Lane:
 
 
 class CallersLane:
-    """The lane without a thread: the calling one itself submits, and goes on while the device computes.
+    """The lane without a thread: the calling one itself submits, and goes on while the device
+    computes.
 
-    A frame on an H200 took 8.6 ms this way and 11.6 with a thread in between (two runs, not side by side).
+    A frame on an H200 took 8.6 ms this way and 11.6 with a thread in between (two runs, not side
+    by side).
     """
 
     def __init__(self, make: Callable[[], list[Render]], keep: bool = False) -> None:
@@ -161,11 +177,14 @@ class CallersLane:
 
 
 def _at_once(waiting: Sequence[Job], most: int) -> int:
-    """How many of the first jobs that wait go into one batch: as many as are alike, but a power of two.
+    """How many of the first jobs that wait go into one batch: as many as are alike, but a power of
+    two.
 
     Every size of batch is compiled, and has its convolutions planned, on its own; so there are few.
     """
-    alike = next((n for n in range(1, len(waiting)) if not waiting[n].alike(waiting[0])), len(waiting))
+    alike = next(
+        (n for n in range(1, len(waiting)) if not waiting[n].alike(waiting[0])), len(waiting)
+    )
     return 1 << (min(alike, most).bit_length() - 1)
 
 
@@ -191,7 +210,10 @@ def _arguments(jobs: Sequence[Job]) -> tuple[Arrays, ...]:
     job = jobs[0]
     before = job.needed
     if job.text_only or before is None or before.x0 is None:
-        previous, feedback = mx.zeros_like(job.noise), float(job.text_only)  # all of the latents are then these zeros
+        previous, feedback = (
+            mx.zeros_like(job.noise),
+            float(job.text_only),
+        )  # all of the latents are then these zeros
     else:
         previous, feedback = before.x0, job.feedback
     control: tuple[mx.array, ...] = ()
@@ -204,5 +226,7 @@ def _arguments(jobs: Sequence[Job]) -> tuple[Arrays, ...]:
 
 
 def _joined(arrays: Sequence[np.ndarray]) -> mx.array:
-    """One array as it is, several as one with an axis more; copied once, and once more if there are several."""
+    """One array as it is, several as one with an axis more; copied once, and once more if there
+    are several.
+    """
     return mx.array(arrays[0] if len(arrays) == 1 else np.stack(arrays))

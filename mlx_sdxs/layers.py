@@ -10,7 +10,9 @@ from .ops import on_gpu, settle, silu
 
 
 class GroupNorm(nn.GroupNorm):
-    """GroupNorm over (B, H, W, C) that groups neighbouring channels, as PyTorch does; MLX's default strides them."""
+    """GroupNorm over (B, H, W, C) that groups neighbouring channels, as PyTorch does; MLX's
+    default strides them.
+    """
 
     def __init__(self, groups: int, channels: int, eps: float) -> None:
         super().__init__(groups, channels, eps=eps, pytorch_compatible=True)
@@ -18,8 +20,9 @@ class GroupNorm(nn.GroupNorm):
     def __call__(self, x: mx.array) -> mx.array:
         if on_gpu():
             return super().__call__(x)
-        # On a CPU MLX adds up a whole group in one float32: off by 2e-4 at 512 x 512, and twice as slow. A product
-        # with ones adds in blocks and is off by 4e-7. Can go when MLX's own stays below 1e-6.
+        # On a CPU MLX adds up a whole group in one float32: off by 2e-4 at 512 x 512, and twice as
+        # slow. A product with ones adds in blocks and is off by 4e-7. Can go when MLX's own stays
+        # below 1e-6.
         mean = self._of_groups(x)
         deviation = x - mean
         scale = self.weight * mx.rsqrt(self._of_groups(deviation * deviation) + self.eps)
@@ -34,15 +37,17 @@ class GroupNorm(nn.GroupNorm):
         batch, height, width, channels = x.shape
         ones = mx.full((1, height * width), 1 / (height * width))
         means = (ones @ x.reshape(batch, -1, channels)).reshape(batch, 1, 1, self.num_groups, -1)
-        return mx.broadcast_to(means.mean(axis=-1, keepdims=True), means.shape[:-1] + (channels // self.num_groups,)).reshape(
-            batch, 1, 1, channels
-        )
+        return mx.broadcast_to(
+            means.mean(axis=-1, keepdims=True), means.shape[:-1] + (channels // self.num_groups,)
+        ).reshape(batch, 1, 1, channels)
 
 
 class Resnet(nn.Module):
     """ResnetBlock2D; `time_embed_dim` 0 leaves the time projection out (the VAE has none)."""
 
-    def __init__(self, inputs: int, outputs: int, groups: int, eps: float, time_embed_dim: int = 0) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, groups: int, eps: float, time_embed_dim: int = 0
+    ) -> None:
         super().__init__()
         self.norm1 = GroupNorm(groups, inputs, eps)
         self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1)
@@ -100,21 +105,23 @@ def load_weights(model: nn.Module, path: Path, dtype: mx.Dtype) -> None:
     """
     try:
         tensors = mx.load(str(path), format="safetensors")
-        model.load_weights([
-            (key, laid_out(tensor, dtype))
-            for key, tensor in tensors.items()
-        ])
+        model.load_weights([(key, laid_out(tensor, dtype)) for key, tensor in tensors.items()])
         mx.eval(model.parameters())
     except (ValueError, RuntimeError) as error:
-        raise WeightsError(f"{path}: {error}; run `sdxs weights verify` or replace the file") from None
+        raise WeightsError(
+            f"{path}: {error}; run `sdxs weights verify` or replace the file"
+        ) from None
 
 
 def laid_out(tensor: mx.array, dtype: mx.Dtype) -> mx.array:
     """A tensor of a file as MLX computes with it, in one piece.
 
-    A transposed view would do, and `astype` leaves it alone if the file has the dtype; CUDA then copies it in every frame.
+    A transposed view would do, and `astype` leaves it alone if the file has the dtype; CUDA then
+    copies it in every frame.
     """
-    return mx.contiguous((tensor.transpose(0, 2, 3, 1) if tensor.ndim == 4 else tensor).astype(dtype))
+    return mx.contiguous(
+        (tensor.transpose(0, 2, 3, 1) if tensor.ndim == 4 else tensor).astype(dtype)
+    )
 
 
 def parameter_bytes(model: nn.Module) -> int:

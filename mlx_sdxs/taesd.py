@@ -16,8 +16,10 @@ class Block(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv = [
-            nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU(),
-            nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU(),
+            nn.Conv2d(channels, channels, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(channels, channels, 3, padding=1),
+            nn.ReLU(),
             nn.Conv2d(channels, channels, 3, padding=1),
         ]
 
@@ -53,7 +55,8 @@ def _encoder(config: TinyVAEConfig) -> Layers:
     layers: list[nn.Module] = []
     for stage, count in enumerate(config.num_encoder_blocks):
         layers.append(
-            nn.Conv2d(3, width, 3, padding=1) if stage == 0
+            nn.Conv2d(3, width, 3, padding=1)
+            if stage == 0
             else nn.Conv2d(width, width, 3, padding=1, stride=2, bias=False)
         )
         layers += [Block(width) for _ in range(count)]

@@ -15,7 +15,8 @@ from ..common.layout import up_resnet_channels
 from .layers import Downsample, GroupNorm, Resnet, Upsample
 from .ops import attention, gelu, silu
 
-# What attention looks at: features or the prompt, (B, N, D), or keys and values that were made before.
+# What attention looks at: features or the prompt, (B, N, D), or keys and values that were made
+# before.
 Context = mx.array | Iterator[tuple[mx.array, mx.array]]
 TRANSFORMER_NORM_EPS = 1e-6  # diffusers' Transformer2DModel; every other GroupNorm uses norm_eps
 
@@ -33,15 +34,23 @@ class TimestepEmbedding(nn.Module):
 
     def __call__(self, timestep: float, dtype: mx.Dtype) -> mx.array:
         half = self._channels // 2
-        frequencies = mx.exp(-math.log(10000) * mx.arange(half, dtype=mx.float32) / (half - self._freq_shift))
+        frequencies = mx.exp(
+            -math.log(10000) * mx.arange(half, dtype=mx.float32) / (half - self._freq_shift)
+        )
         angles = timestep * frequencies[None]
-        waves = (mx.cos(angles), mx.sin(angles)) if self._flip_sin_to_cos else (mx.sin(angles), mx.cos(angles))
+        waves = (
+            (mx.cos(angles), mx.sin(angles))
+            if self._flip_sin_to_cos
+            else (mx.sin(angles), mx.cos(angles))
+        )
         features = mx.concatenate(waves, axis=-1).astype(dtype)  # (1, channels)
         return self.linear_2(silu(self.linear_1(features)))
 
 
 class Attention(nn.Module):
-    """Multi-head attention; `context` is x itself, the prompt, or what `fold.prompt_products` made of the prompt."""
+    """Multi-head attention; `context` is x itself, the prompt, or what `fold.prompt_products` made
+    of the prompt.
+    """
 
     def __init__(self, channels: int, context: int, heads: int) -> None:
         super().__init__()
@@ -119,12 +128,16 @@ class Transformer2DModel(nn.Module):
         channels, heads = config.block_out_channels[block], config.heads[block]
         self._linear = config.use_linear_projection
         self.norm = GroupNorm(config.norm_num_groups, channels, TRANSFORMER_NORM_EPS)
-        self.proj_in = nn.Linear(channels, channels) if self._linear else nn.Conv2d(channels, channels, 1)
+        self.proj_in = (
+            nn.Linear(channels, channels) if self._linear else nn.Conv2d(channels, channels, 1)
+        )
         self.transformer_blocks = [
             BasicTransformerBlock(channels, heads, config.cross_attention_dim, only_cross)
             for _ in range(config.transformer_layers_per_block[block])
         ]
-        self.proj_out = nn.Linear(channels, channels) if self._linear else nn.Conv2d(channels, channels, 1)
+        self.proj_out = (
+            nn.Linear(channels, channels) if self._linear else nn.Conv2d(channels, channels, 1)
+        )
 
     def __call__(self, x: mx.array, encoder_hidden_states: Context) -> mx.array:
         batch, height, width, channels = x.shape
@@ -141,8 +154,13 @@ class DownBlock(nn.Module):
         super().__init__()
         channels, layers = config.block_out_channels, config.layers_per_block[level]
         self.resnets = [
-            Resnet(channels[level - 1 if level and j == 0 else level], channels[level],
-                   config.norm_num_groups, config.norm_eps, config.time_embed_dim)
+            Resnet(
+                channels[level - 1 if level and j == 0 else level],
+                channels[level],
+                config.norm_num_groups,
+                config.norm_eps,
+                config.time_embed_dim,
+            )
             for j in range(layers)
         ]
         if config.down_block_types[level] == "CrossAttnDownBlock2D":
@@ -151,7 +169,9 @@ class DownBlock(nn.Module):
         if level < len(channels) - 1:
             self.downsamplers = [Downsample(channels[level])]
 
-    def __call__(self, x: mx.array, time: mx.array | None, states: Context) -> tuple[mx.array, list[mx.array]]:
+    def __call__(
+        self, x: mx.array, time: mx.array | None, states: Context
+    ) -> tuple[mx.array, list[mx.array]]:
         skips = []
         for j, resnet in enumerate(self.resnets):
             x = resnet(x, time)
@@ -171,7 +191,9 @@ class MidBlock(nn.Module):
         super().__init__()
         channels, last = config.block_out_channels[-1], len(config.block_out_channels) - 1
         self.resnets = [
-            Resnet(channels, channels, config.norm_num_groups, config.norm_eps, config.time_embed_dim)
+            Resnet(
+                channels, channels, config.norm_num_groups, config.norm_eps, config.time_embed_dim
+            )
             for _ in range(2)
         ]
         self.attentions = [Transformer2DModel(config, last, only_cross=False)]
@@ -189,7 +211,13 @@ class UpBlock(nn.Module):
         last = len(config.block_out_channels) - 1
         shapes = up_resnet_channels(config, level)
         self.resnets = [
-            Resnet(hidden + skip, outputs, config.norm_num_groups, config.norm_eps, config.time_embed_dim)
+            Resnet(
+                hidden + skip,
+                outputs,
+                config.norm_num_groups,
+                config.norm_eps,
+                config.time_embed_dim,
+            )
             for hidden, skip, outputs in shapes
         ]
         if config.up_block_types[level] == "CrossAttnUpBlock2D":
@@ -198,7 +226,9 @@ class UpBlock(nn.Module):
         if level < last:
             self.upsamplers = [Upsample(shapes[-1][2])]
 
-    def __call__(self, x: mx.array, time: mx.array | None, states: Context, skips: list[mx.array]) -> mx.array:
+    def __call__(
+        self, x: mx.array, time: mx.array | None, states: Context, skips: list[mx.array]
+    ) -> mx.array:
         for j, resnet in enumerate(self.resnets):
             x = resnet(mx.concatenate([x, skips.pop()], axis=-1), time)
             if "attentions" in self:
@@ -221,23 +251,28 @@ class UNet2DConditionModel(nn.Module):
         self.conv_norm_out = GroupNorm(config.norm_num_groups, channels[0], config.norm_eps)
         self.conv_out = nn.Conv2d(channels[0], config.out_channels, 3, padding=1)
 
-    def __call__(self, sample: mx.array, timestep: float, encoder_hidden_states: mx.array) -> mx.array:
+    def __call__(
+        self, sample: mx.array, timestep: float, encoder_hidden_states: mx.array
+    ) -> mx.array:
         """Return eps, shaped and typed like `sample` (B, H, W, C).
 
-        encoder_hidden_states: (B, 77, D) of the same dtype, or (1, 77, D) for all B. H and W must be multiples of the
-        UNet's reduction (4 or 8 latent pixels).
+        encoder_hidden_states: (B, 77, D) of the same dtype, or (1, 77, D) for all B. H and W must
+        be multiples of the UNet's reduction (4 or 8 latent pixels).
         """
         return self.conv_out(self.features(sample, timestep, encoder_hidden_states))
 
     def features(
-        self, sample: mx.array, timestep: float | None, encoder_hidden_states: Context,
+        self,
+        sample: mx.array,
+        timestep: float | None,
+        encoder_hidden_states: Context,
         residuals: tuple[list[mx.array], mx.array] | None = None,
     ) -> mx.array:
         """Return what `conv_out` reads: (B, H, W, block_out_channels[0]).
 
-        timestep: None if `fold.fold` has built it in. encoder_hidden_states: or an iterator over the
-        keys and values that `fold.prompt_products` made of them. residuals: what a ControlNet adds to
-        the skips and to the middle.
+        timestep: None if `fold.fold` has built it in. encoder_hidden_states: or an iterator over
+        the keys and values that `fold.prompt_products` made of them. residuals: what a ControlNet
+        adds to the skips and to the middle.
         """
         # every resnet projects silu(time)
         time = None if timestep is None else silu(self.time_embedding(timestep, sample.dtype))

@@ -1,4 +1,6 @@
-"""A report of bench made up in full, for tests of what reads one. Numbers are arbitrary but fit each other."""
+"""A report of bench made up in full, for tests of what reads one. Numbers are arbitrary but fit
+each other.
+"""
 
 import numpy as np
 
@@ -23,41 +25,68 @@ from sdxs.common.bench.report import (
 from sdxs.common.bench.roofline import roofline
 
 COSTS = [
-    StageCost("encode", 10**9, 10**5, 10**7), StageCost("unet", 4 * 10**9, 10**7, 10**7),
+    StageCost("encode", 10**9, 10**5, 10**7),
+    StageCost("unet", 4 * 10**9, 10**7, 10**7),
     StageCost("decode", 10**9, 10**5, 10**7),
 ]
 PEAKS = Peaks(1e12, 1e11, "float16", "made up")
 
 
-def backend(label: str, milliseconds: float, seed: int, rounds: int = 8, dtype: str = "float16") -> BackendReport:
+def backend(
+    label: str, milliseconds: float, seed: int, rounds: int = 8, dtype: str = "float16"
+) -> BackendReport:
     """One whose rounds differ by a percent and whose frames differ by two."""
     chance = np.random.default_rng(seed)
-    made = BackendReport(label, f"nowhere:{label}", {}, False, {"backend": label, "device": "made up", "dtype": dtype})
+    made = BackendReport(
+        label,
+        f"nowhere:{label}",
+        {},
+        False,
+        {"backend": label, "device": "made up", "dtype": dtype},
+    )
     for number in range(rounds):
         middle = milliseconds * (1 + 0.01 * chance.standard_normal())
         frames = [float(t) for t in middle * (1 + 0.02 * np.abs(chance.standard_normal(20)))]
         made.rounds.append(Round(number, [middle * 2], frames, frames, 0.5))
     made.summary = statistics.summary(made.frames)
-    made.memory = [MemoryPoint(m, 10**8, 10**7, 2 * 10**7, 10**6, 5 * 10**6) for m in ("load", "warm-up", "end")]
+    made.memory = [
+        MemoryPoint(m, 10**8, 10**7, 2 * 10**7, 10**6, 5 * 10**6)
+        for m in ("load", "warm-up", "end")
+    ]
     frames_seen = list(range(0, 310, 10))
     used = [10**8 + 100 * f for f in frames_seen]
     made.memory_over_time = MemoryOverTime(frames_seen, used, statistics.growth(frames_seen, used))
     made.copies = {"backend in": 196608.0, "backend out": 196608.0}
     shares = {"encode": 0.2, "unet": 0.6, "decode": 0.2}
-    made.stages_ms = {"pre": [1.0], **{name: [share * milliseconds] for name, share in shares.items()}}
+    made.stages_ms = {
+        "pre": [1.0],
+        **{name: [share * milliseconds] for name, share in shares.items()},
+    }
     made.roofline = roofline(COSTS, PEAKS, made.stages_ms, milliseconds, "float16")
-    points = [ContentionPoint(share, False, share * 1e10, [milliseconds * (1 + share)] * 3) for share in (0.0, 0.5, 1.0)]
-    made.contention = Contention(3, 1e10, [*points, ContentionPoint(1.0, True, 0.0, [milliseconds * 1.1] * 3)])
+    points = [
+        ContentionPoint(share, False, share * 1e10, [milliseconds * (1 + share)] * 3)
+        for share in (0.0, 0.5, 1.0)
+    ]
+    made.contention = Contention(
+        3, 1e10, [*points, ContentionPoint(1.0, True, 0.0, [milliseconds * 1.1] * 3)]
+    )
     return made
 
 
 def report(first_ms: float = 20.0, second_ms: float = 10.0) -> Report:
     """Two backends, everything measured."""
     made = Report(
-        SCHEMA, True, "finished", "2026-01-01T00:00:00+00:00", 60.0,
-        Work("made-up", {"unet": "ab" * 32, "vae": "cd" * 32}, 328_180_000, 512, 0, "an oil painting"),
+        SCHEMA,
+        True,
+        "finished",
+        "2026-01-01T00:00:00+00:00",
+        60.0,
+        Work(
+            "made-up", {"unet": "ab" * 32, "vae": "cd" * 32}, 328_180_000, 512, 0, "an oil painting"
+        ),
         Machine("Linux", "a chip", "", 8, 2**34, "3.12.0", {"mlx": "1"}, {"MLX_X": "1"}, "abc"),
-        Settings(8, 3, 0.4, True), [{"load": "0.10 0.10 0.10"}, {"load": "0.20 0.10 0.10", "power": "mains"}],
+        Settings(8, 3, 0.4, True),
+        [{"load": "0.10 0.10 0.10"}, {"load": "0.20 0.10 0.10", "power": "mains"}],
         [backend("one", first_ms, 1), backend("two", second_ms, 2)],
     )
     one, two = made.backends

@@ -27,7 +27,8 @@ class Command:
     def __call__(self, *arguments: object) -> Result:
         self._monkeypatch.setattr(sys, "argv", ["sdxs", *map(str, arguments)])
         self._monkeypatch.setattr(cli._state, "abandoned", False)
-        # A loaded machine may need longer to end a thread than a user who wants to leave has patience ...
+        # A loaded machine may need longer to end a thread than a user who wants to leave has
+        # patience ...
         self._monkeypatch.setattr("sdxs.common.loop.JOIN_S", PATIENCE_S)
         # ... and whoever leaves at once takes the test run along, with exit code 0 and no word.
         self._monkeypatch.setattr(cli, "_leave_at_once", _fail)
@@ -41,4 +42,6 @@ class Command:
 
 
 def _fail(code: int) -> None:
-    pytest.fail(f"the session left a thread behind and would have ended this process, with exit code {code}")
+    pytest.fail(
+        f"the session left a thread behind and would have ended this process, with exit code {code}"
+    )

@@ -1,4 +1,6 @@
-"""What the tests run on: the demo checkpoint, tiny random ones in the real layout, and the command itself."""
+"""What the tests run on: the demo checkpoint, tiny random ones in the real layout, and the command
+itself.
+"""
 
 import signal
 from collections.abc import Iterator
@@ -22,7 +24,8 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # A shell lets what it runs in the background ignore Ctrl-C, and children inherit that; the tests interrupt some.
+    # A shell lets what it runs in the background ignore Ctrl-C, and children inherit that; the
+    # tests interrupt some.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
@@ -40,7 +43,9 @@ def tiny_folder(tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def tiny_sdxs(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     """A tiny sdxs-512-0.9 that nobody writes to."""
-    return open_checkpoint(write_checkpoint(tmp_path_factory.mktemp("tiny"), tiny(architecture("sdxs-512-0.9"))))
+    return open_checkpoint(
+        write_checkpoint(tmp_path_factory.mktemp("tiny"), tiny(architecture("sdxs-512-0.9")))
+    )
 
 
 @pytest.fixture

@@ -38,11 +38,15 @@ def mark(moment: str, pid: int | None = None) -> None:
 
 
 class MomentBackend(IdentityBackend):
-    """Base: calls `_come(moment)` on 'load', on 'close' and, in `collect` of frame number `frame`, on 'frame'."""
+    """Base: calls `_come(moment)` on 'load', on 'close' and, in `collect` of frame number `frame`,
+    on 'frame'.
+    """
 
     name = "fake"
 
-    def __init__(self, checkpoint: object, options: BackendOptions, on: str = "frame", frame: int = 0) -> None:
+    def __init__(
+        self, checkpoint: object, options: BackendOptions, on: str = "frame", frame: int = 0
+    ) -> None:
         super().__init__(checkpoint, options)
         self._on = on
         self._frame = frame
@@ -75,7 +79,11 @@ class FailingBackend(MomentBackend):
     """Raises on 'load', on 'frame' number 100, or on 'close'."""
 
     def __init__(
-        self, checkpoint: object, options: BackendOptions, on: str = "frame", frame: int = 100,
+        self,
+        checkpoint: object,
+        options: BackendOptions,
+        on: str = "frame",
+        frame: int = 100,
         error: type[BaseException] = BackendError,
     ) -> None:
         super().__init__(checkpoint, options, on, frame)
@@ -89,13 +97,20 @@ class StuckBackend(MomentBackend):
     """Never returns from 'load', 'frame' or 'close'; holds the GIL meanwhile if told to."""
 
     def __init__(
-        self, checkpoint: object, options: BackendOptions, on: str = "frame", frame: int = 0, hold_gil: bool = False
+        self,
+        checkpoint: object,
+        options: BackendOptions,
+        on: str = "frame",
+        frame: int = 0,
+        hold_gil: bool = False,
     ) -> None:
         super().__init__(checkpoint, options, on, frame)
         self._hold_gil = hold_gil
 
     def _come(self) -> None:
-        library = (ctypes.PyDLL if self._hold_gil else ctypes.CDLL)(None)  # calls through PyDLL keep the GIL
+        library = (ctypes.PyDLL if self._hold_gil else ctypes.CDLL)(
+            None
+        )  # calls through PyDLL keep the GIL
         while True:
             library.sleep(3600)
 
@@ -104,7 +119,11 @@ class SuicidalBackend(MomentBackend):
     """Ends its process on frame number 3: with SIGKILL, or with an exit code."""
 
     def __init__(
-        self, checkpoint: object, options: BackendOptions, frame: int = 3, exit_code: int | None = None
+        self,
+        checkpoint: object,
+        options: BackendOptions,
+        frame: int = 3,
+        exit_code: int | None = None,
     ) -> None:
         super().__init__(checkpoint, options, "frame", frame)
         self._exit_code = exit_code
@@ -116,7 +135,9 @@ class SuicidalBackend(MomentBackend):
 
 
 class LitteringBackend(StuckBackend):
-    """Starts a process that keeps everything of this one open, then never returns from its first frame."""
+    """Starts a process that keeps everything of this one open, then never returns from its first
+    frame.
+    """
 
     def load(self) -> None:
         # A process of its own that ends by itself, should the test not come to end it.

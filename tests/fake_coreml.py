@@ -1,8 +1,9 @@
-"""coremltools' calls into Core ML, as they are documented and as its bridge is written; they bite who breaks a rule.
+"""coremltools' calls into Core ML, as they are documented and as its bridge is written; they bite
+who breaks a rule.
 
-Programs run on the reference interpreter. Array inputs must be float32, writable, contiguous and stay where they
-are for the model's life (coremltools#2827, #2829); an image must be Pillow's in mode RGB, and comes back as
-RGBA; the dict that `predict` is given is its own to change.
+Programs run on the reference interpreter. Array inputs must be float32, writable, contiguous and
+stay where they are for the model's life (coremltools#2827, #2829); an image must be Pillow's in
+mode RGB, and comes back as RGBA; the dict that `predict` is given is its own to change.
 """
 
 import time
@@ -23,7 +24,9 @@ class StrictModel:
     fails = False
     refuses_to_load = False
 
-    def __init__(self, path: str, compute_units: ct.ComputeUnit, function_name: str | None = None) -> None:
+    def __init__(
+        self, path: str, compute_units: ct.ComputeUnit, function_name: str | None = None
+    ) -> None:
         if not isinstance(path, str) or not isinstance(compute_units, ct.ComputeUnit):
             raise TypeError('The "path" parameter must be of type "str".')
         assert path.endswith(".mlmodelc")
@@ -32,7 +35,9 @@ class StrictModel:
         self.compute_unit = compute_units
         self.function_name = function_name
         self.path = path
-        self._model = Interpreter(Path(path).with_suffix(".mlpackage"), function_name, round_float16=True)
+        self._model = Interpreter(
+            Path(path).with_suffix(".mlpackage"), function_name, round_float16=True
+        )
         self._addresses: dict[str, int] = {}
         self._proxy = self
         self._inside_ns: int | None = None
@@ -46,7 +51,9 @@ class StrictModel:
 
         began = time.perf_counter_ns()
         if type(data) is not dict:
-            raise TypeError(f'"data" parameter must be either a dict or list of dict, but got {type(data)}.')
+            raise TypeError(
+                f'"data" parameter must be either a dict or list of dict, but got {type(data)}.'
+            )
         for name, value in data.items():
             if self._model.inputs[name].image:
                 if not isinstance(value, Image.Image) or value.mode != "RGB":
@@ -54,7 +61,9 @@ class StrictModel:
                 continue
             assert isinstance(value, np.ndarray) and value.dtype == np.float32, name
             assert value.flags.c_contiguous and value.flags.writeable, name
-            assert self._addresses.setdefault(name, value.ctypes.data) == value.ctypes.data, f"{name} moved between calls"
+            assert self._addresses.setdefault(name, value.ctypes.data) == value.ctypes.data, (
+                f"{name} moved between calls"
+            )
         if StrictModel.fails:
             raise RuntimeError("Error in declaring network.")
         outputs: dict[str, object] = dict(self._model.predict(data))
@@ -75,7 +84,8 @@ def compile_model(model: str, destination_path: str) -> str:
     return destination_path
 
 
-# A compute plan, with the classes that coremltools' carries; devices are told apart by their class alone.
+# A compute plan, with the classes that coremltools' carries; devices are told apart by their class
+# alone.
 
 
 class MLCPUComputeDevice:
@@ -128,26 +138,37 @@ class Structure:
 
 
 class StrictPlan:
-    """ct.models.compute_plan.MLComputePlan: norms on the CPU, what lies in a nested block nowhere else than its kind."""
+    """ct.models.compute_plan.MLComputePlan: norms on the CPU, what lies in a nested block nowhere
+    else than its kind.
+    """
 
     def __init__(self, path: str, compute_units: ct.ComputeUnit) -> None:
-        units = {ct.ComputeUnit.CPU_AND_NE: MLNeuralEngineComputeDevice(), ct.ComputeUnit.CPU_ONLY: MLCPUComputeDevice()}
+        units = {
+            ct.ComputeUnit.CPU_AND_NE: MLNeuralEngineComputeDevice(),
+            ct.ComputeUnit.CPU_ONLY: MLCPUComputeDevice(),
+        }
         self._main = units.get(compute_units, MLGPUComputeDevice())
         package = Path(path).with_suffix(".mlpackage")
         spec = ct.utils.load_spec(str(package)).mlProgram
         functions = {}
         for name, function in spec.functions.items():
             (block,) = function.block_specializations.values()
-            functions[name] = ProgramFunction(Block([Operation(f"ios18.{op.type}") for op in block.operations]))
+            functions[name] = ProgramFunction(
+                Block([Operation(f"ios18.{op.type}") for op in block.operations])
+            )
         self.model_structure = Structure(Program(functions))
 
     @classmethod
-    def load_from_path(cls, path: str, compute_units: ct.ComputeUnit = ct.ComputeUnit.ALL) -> "StrictPlan":
+    def load_from_path(
+        cls, path: str, compute_units: ct.ComputeUnit = ct.ComputeUnit.ALL
+    ) -> "StrictPlan":
         if not isinstance(path, str) or not path.endswith(".mlmodelc") or not Path(path).exists():
             raise RuntimeError(f"{path} is not a compiled model")
         return cls(path, compute_units)
 
-    def get_compute_device_usage_for_mlprogram_operation(self, operation: Operation) -> Usage | None:
+    def get_compute_device_usage_for_mlprogram_operation(
+        self, operation: Operation
+    ) -> Usage | None:
         assert isinstance(operation, Operation)
         kind = operation.operator_name.rpartition(".")[2]
         if kind.startswith("const"):

@@ -1,4 +1,5 @@
-"""A model hub on 127.0.0.1, as much of one as the hub's own client library needs, with faults on order.
+"""A model hub on 127.0.0.1, as much of one as the hub's own client library needs, with faults on
+order.
 
 Serves one repository at one revision. Files ending in .safetensors are "large": the hub knows their
 sha256 and redirects to where they are stored; the others it knows by git's hash.
@@ -27,12 +28,18 @@ class FakeHub:
 
     def __init__(self, known: Entry, folder: Path) -> None:
         self.known = known
-        self.files = {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+        self.files = {
+            p.relative_to(folder).as_posix(): p.read_bytes()
+            for p in folder.rglob("*")
+            if p.is_file()
+        }
         self.refuse = 0  # answer everything with this HTTP status
         self.refuse_files = 0  # answer file requests with this HTTP status
         self.login_page = False  # answer everything with html, as a hotel's network does
         self.ignore_range = False
-        self.damaged: set[str] = set()  # files whose stored bytes are not what the hub says they are
+        self.damaged: set[str] = (
+            set()
+        )  # files whose stored bytes are not what the hub says they are
         self.cut: dict[str, int] = {}  # file -> bytes sent before the connection breaks, once
         self.down_after_cut = False  # and nothing is served from then on
         self.requests: list[tuple[str, str, int]] = []  # method, path, first byte asked for
@@ -54,7 +61,10 @@ class FakeHub:
         size = len(self.files[name])
         about: Json = {"type": "file", "path": name, "size": size, "oid": self.hash(name)}
         if name.endswith(".safetensors"):
-            about |= {"oid": "f" * 40, "lfs": {"oid": self.hash(name), "size": size, "pointerSize": 130}}
+            about |= {
+                "oid": "f" * 40,
+                "lfs": {"oid": self.hash(name), "size": size, "pointerSize": 130},
+            }
         return about
 
 
@@ -124,7 +134,9 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
             start = 0 if hub.ignore_range else hub.requests[-1][2]
             self.send_response(206 if start else 200)
             if start:
-                self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+                self.send_header(
+                    "Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}"
+                )
             self.send_header("Content-Length", str(len(content) - start))
             self.end_headers()
             if name in hub.cut:
@@ -161,11 +173,17 @@ def serve(hub: FakeHub) -> Iterator[None]:
 
 
 def point_client_at(port: int, home: Path, patch: pytest.MonkeyPatch) -> None:
-    """Send the hub's library to this server and to an empty home; it read its environment when it was imported."""
+    """Send the hub's library to this server and to an empty home; it read its environment when it
+    was imported.
+    """
     endpoint = f"http://127.0.0.1:{port}"
     constants = huggingface_hub.constants
     patch.setattr(constants, "ENDPOINT", endpoint)
-    patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", endpoint + "/{repo_id}/resolve/{revision}/{filename}")
+    patch.setattr(
+        constants,
+        "HUGGINGFACE_CO_URL_TEMPLATE",
+        endpoint + "/{repo_id}/resolve/{revision}/{filename}",
+    )
     patch.setattr(constants, "HF_HUB_CACHE", str(home / "hub"))
     patch.setattr(constants, "HF_TOKEN_PATH", str(home / "token"))
     patch.setattr(constants, "HF_STORED_TOKENS_PATH", str(home / "stored_tokens"))
@@ -178,8 +196,14 @@ def point_client_at(port: int, home: Path, patch: pytest.MonkeyPatch) -> None:
 
 def register(patch: pytest.MonkeyPatch, **changes: str) -> Entry:
     """Put one more checkpoint into the registry for the duration of a test."""
-    values = {"name": "test-model", "repo": "someone/test-model", "revision": "0123456789" * 4,
-              "licence": "MIT", "note": "", "pickle_only": ""}
+    values = {
+        "name": "test-model",
+        "repo": "someone/test-model",
+        "revision": "0123456789" * 4,
+        "licence": "MIT",
+        "note": "",
+        "pickle_only": "",
+    }
     known = Entry(**(values | changes))
     patch.setitem(ENTRIES, known.name, known)
     return known

@@ -25,7 +25,9 @@ class Pipeline:
 
 
 def simulate(stages_ms: tuple[float, ...], depth: int, frames: int) -> tuple[float, float, int]:
-    """Frames per second, median latency in ms, and the most frames in flight, with a frame always at hand."""
+    """Frames per second, median latency in ms, and the most frames in flight, with a frame always
+    at hand.
+    """
     pipeline, admission, now = Pipeline(stages_ms), Admission(depth), 0
     submitted: deque[int] = deque()
     latencies, finished, most = [], [], 0
@@ -49,9 +51,18 @@ def simulate(stages_ms: tuple[float, ...], depth: int, frames: int) -> tuple[flo
 
 @pytest.mark.parametrize(
     ("stages", "depth"),
-    [((25.0,), 1), ((5, 24.4, 5), 3), ((10, 10, 10), 3), ((24.4, 5, 5), 3), ((5, 5, 24.4), 3), ((3, 20), 2)],
+    [
+        ((25.0,), 1),
+        ((5, 24.4, 5), 3),
+        ((10, 10, 10), 3),
+        ((24.4, 5, 5), 3),
+        ((5, 5, 24.4), 3),
+        ((3, 20), 2),
+    ],
 )
-def test_full_rate_at_nearly_the_latency_of_an_empty_pipeline(stages: tuple[float, ...], depth: int) -> None:
+def test_full_rate_at_nearly_the_latency_of_an_empty_pipeline(
+    stages: tuple[float, ...], depth: int
+) -> None:
     rate, latency, most = simulate(stages, depth, 1000)
     assert rate >= 0.98 * 1000 / max(stages)
     # an eager pipeline would queue up to depth times its slowest stage
@@ -81,7 +92,9 @@ def test_depth_one_submits_only_into_an_empty_backend() -> None:
     assert admission.window_ns() == (0, FOREVER_NS)
 
 
-def simulate_camera(stages_ms: tuple[float, ...], depth: int, camera_ms: float, seconds: float) -> float:
+def simulate_camera(
+    stages_ms: tuple[float, ...], depth: int, camera_ms: float, seconds: float
+) -> float:
     """Rate with a camera that has a new frame every `camera_ms`; a frame is used once."""
     pipeline, admission, now, used, finished = Pipeline(stages_ms), Admission(depth), 0, -1, []
     while now < seconds * 1e9:
@@ -103,7 +116,9 @@ def simulate_camera(stages_ms: tuple[float, ...], depth: int, camera_ms: float, 
 
 @pytest.mark.parametrize("camera_ms", [1000 / 60, 1000 / 120, 1000 / 45])
 def test_a_real_camera_keeps_the_pipeline_full(camera_ms: float) -> None:
-    """Bug: with estimates missing, the loop did not wait for the camera and stayed at one frame in flight."""
+    """Bug: with estimates missing, the loop did not wait for the camera and stayed at one frame in
+    flight.
+    """
     assert simulate_camera((5, 24.4, 5), 3, camera_ms, 20) >= 40
 
 

@@ -22,7 +22,12 @@ SIZE = 64
 def documented() -> str:
     """The lines of the package's own documentation."""
     lines = (sdxs.api.__doc__ or "").splitlines()
-    return textwrap.dedent("\n".join(line for line in lines if line.startswith("    ") or not line)).strip() + "\n"
+    return (
+        textwrap.dedent(
+            "\n".join(line for line in lines if line.startswith("    ") or not line)
+        ).strip()
+        + "\n"
+    )
 
 
 def run(code: str, tmp_path: Path) -> str:
@@ -48,16 +53,34 @@ def test_the_readmes_lines_run(tmp_path: Path) -> None:
 
 def test_it_renders_what_a_live_session_renders(command: Command, tmp_path: Path) -> None:
     source = tmp_path / "in.png"
-    cv2.imwrite(str(source), np.random.default_rng(0).integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8))
-    done = command("live", "--model", "demo", "--size", SIZE, "--source", source, "--headless", "--frames", 1,
-                   "--prompt", "pop art", "--out", tmp_path / "out.png")
+    cv2.imwrite(
+        str(source), np.random.default_rng(0).integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
+    )
+    done = command(
+        "live",
+        "--model",
+        "demo",
+        "--size",
+        SIZE,
+        "--source",
+        source,
+        "--headless",
+        "--frames",
+        1,
+        "--prompt",
+        "pop art",
+        "--out",
+        tmp_path / "out.png",
+    )
     assert done.code == 0, done.err
     with open_model("demo", size=SIZE) as model:
         frame = cv2.cvtColor(cv2.imread(str(source)), cv2.COLOR_BGR2RGB)
         before = frame.copy()
         picture = model(frame, "pop art")
         np.testing.assert_array_equal(frame, before)
-    np.testing.assert_array_equal(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), cv2.imread(str(tmp_path / "out.png")))
+    np.testing.assert_array_equal(
+        cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), cv2.imread(str(tmp_path / "out.png"))
+    )
 
 
 def test_every_call_is_its_own(tmp_path: Path) -> None:
@@ -66,8 +89,10 @@ def test_every_call_is_its_own(tmp_path: Path) -> None:
     frame = generator.integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
     with open_model(str(folder), size=SIZE, control="sketch", edges="canny", still=True) as model:
         calls = {
-            "held": lambda: model(frame, "a cat"), "free": lambda: model(frame, "a cat", control_scale=0),
-            "other prompt": lambda: model(frame, "a dog"), "other seed": lambda: model(frame, "a cat", seed=1),
+            "held": lambda: model(frame, "a cat"),
+            "free": lambda: model(frame, "a cat", control_scale=0),
+            "other prompt": lambda: model(frame, "a dog"),
+            "other seed": lambda: model(frame, "a cat", seed=1),
             "prompt alone": lambda: model(None, "a cat"),
         }
         pictures = {name: call() for name, call in calls.items()}
@@ -81,19 +106,31 @@ def test_every_call_is_its_own(tmp_path: Path) -> None:
             model(None, "a cat", control_scale=0.5)
 
 
-@pytest.mark.parametrize(("options", "said"), [
-    ({"backend": "tpu"}, "--backend tpu: expected one of mlx, coreml, identity"),
-    ({"model": "sdxl"}, "unknown model 'sdxl'"), ({"size": 63}, "needs a multiple of"), ({"edges": "hed"}, "--edges hed"),
-    ({"control": "sketch"}, "no sketch ControlNet for demo"), ({"strength": 0.5}, "trained for timestep"),
-    ({"dtype": "float8"}, "--dtype float8"), ({"settings": (("colour", "red"),)}, "unknown setting 'colour'"),
-])
-def test_what_cannot_be_is_refused_as_on_the_command_line(options: dict[str, object], said: str) -> None:
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"backend": "tpu"}, "--backend tpu: expected one of mlx, coreml, identity"),
+        ({"model": "sdxl"}, "unknown model 'sdxl'"),
+        ({"size": 63}, "needs a multiple of"),
+        ({"edges": "hed"}, "--edges hed"),
+        ({"control": "sketch"}, "no sketch ControlNet for demo"),
+        ({"strength": 0.5}, "trained for timestep"),
+        ({"dtype": "float8"}, "--dtype float8"),
+        ({"settings": (("colour", "red"),)}, "unknown setting 'colour'"),
+    ],
+)
+def test_what_cannot_be_is_refused_as_on_the_command_line(
+    options: dict[str, object], said: str
+) -> None:
     with pytest.raises(UsageError, match=said):
         open_model(**({"model": "demo"} | options))  # type: ignore[arg-type]
 
 
 def test_the_demo_cannot_paint_from_a_prompt_alone() -> None:
-    with open_model("demo", size=SIZE) as model, pytest.raises(UsageError, match="paints over a picture"):
+    with (
+        open_model("demo", size=SIZE) as model,
+        pytest.raises(UsageError, match="paints over a picture"),
+    ):
         model(None, "a cat")
 
 

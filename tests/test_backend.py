@@ -21,7 +21,9 @@ SIZE = 64
 
 @pytest.fixture(params=["mlx", "identity"])
 def backend(request: pytest.FixtureRequest, tiny_sdxs: Checkpoint) -> Iterator[Backend]:
-    made: Backend = (MlxBackend if request.param == "mlx" else IdentityBackend)(tiny_sdxs, BackendOptions(SIZE))
+    made: Backend = (MlxBackend if request.param == "mlx" else IdentityBackend)(
+        tiny_sdxs, BackendOptions(SIZE)
+    )
     made.load()
     yield made
     made.close()
@@ -182,7 +184,9 @@ def test_options_that_cannot_be(tiny_sdxs: Checkpoint, options: BackendOptions, 
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_half_precision_on_a_cpu_is_refused_with_the_reason(tiny_sdxs: Checkpoint, dtype: str) -> None:
+def test_half_precision_on_a_cpu_is_refused_with_the_reason(
+    tiny_sdxs: Checkpoint, dtype: str
+) -> None:
     from sdxs.mlx_sdxs import backend as module
 
     if module.on_gpu():
@@ -201,7 +205,9 @@ def test_memory_names_the_weights(mlx: MlxBackend, tiny_sdxs: Checkpoint) -> Non
 
 
 def test_a_load_that_fails_in_a_thread_does_not_abort_the_process(tmp_path: Path) -> None:
-    """Bug: MLX's streams were left behind, and the interpreter aborted at exit in half of the runs."""
+    """Bug: MLX's streams were left behind, and the interpreter aborted at exit in half of the
+    runs.
+    """
     script = f"""
 import threading, sys
 from pathlib import Path
@@ -227,5 +233,7 @@ thread.start()
 thread.join()
 """
     for _ in range(3):
-        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [sys.executable, "-c", script], capture_output=True, text=True, check=False
+        )
         assert done.returncode == 0, done.stderr

@@ -1,4 +1,6 @@
-"""Work counted two ways, against known figures and by hand; stages, peaks and what follows from them."""
+"""Work counted two ways, against known figures and by hand; stages, peaks and what follows from
+them.
+"""
 
 import json
 from pathlib import Path
@@ -26,7 +28,9 @@ def configs_only(folder: Path, name: str) -> Checkpoint:
     """A full-size checkpoint without its weights: counting needs none."""
     for part, config in architecture(name).items():
         (folder / part).mkdir(parents=True)
-        (folder / part / f"{'scheduler_config' if part == 'scheduler' else 'config'}.json").write_text(json.dumps(config))
+        (
+            folder / part / f"{'scheduler_config' if part == 'scheduler' else 'config'}.json"
+        ).write_text(json.dumps(config))
     return open_checkpoint(folder, name)
 
 
@@ -34,7 +38,9 @@ def configs_only(folder: Path, name: str) -> Checkpoint:
     ("name", "gflop"),
     [("sdxs-512-0.9", (122, 418, 141)), ("sdxs-512-dreamshaper", (122, 369, 141))],
 )
-def test_full_size_counts_equal_those_measured_through_torch(name: str, gflop: tuple[int, ...], tmp_path: Path) -> None:
+def test_full_size_counts_equal_those_measured_through_torch(
+    name: str, gflop: tuple[int, ...], tmp_path: Path
+) -> None:
     """Figures of PyTorch's FlopCounterMode on diffusers' models at 512, to the GFLOP."""
     costs = MlxInstrument().count(configs_only(tmp_path, name), 512)
     assert [cost.stage for cost in costs] == STAGES
@@ -48,18 +54,33 @@ def test_weights_counted_are_the_layers_of_the_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_mlx_by_module_and_core_ml_by_operation_agree_within_two_percent(name: str, tmp_path: Path) -> None:
+def test_mlx_by_module_and_core_ml_by_operation_agree_within_two_percent(
+    name: str, tmp_path: Path
+) -> None:
     checkpoint = open_checkpoint(write_checkpoint(tmp_path, tiny(architecture(name))), name)
-    pairs = list(zip(MlxInstrument().count(checkpoint, 128), CoreMLInstrument().count(checkpoint, 128), strict=True))
+    pairs = list(
+        zip(
+            MlxInstrument().count(checkpoint, 128),
+            CoreMLInstrument().count(checkpoint, 128),
+            strict=True,
+        )
+    )
     for mlx, coreml in pairs:
         assert coreml.stage == mlx.stage and coreml.flops == pytest.approx(mlx.flops, rel=0.02)
         assert coreml.activations == pytest.approx(mlx.activations, rel=0.05)
-        assert coreml.weights == pytest.approx(mlx.weights, rel=0.05)  # Core ML has folded the time projections away
+        assert coreml.weights == pytest.approx(
+            mlx.weights, rel=0.05
+        )  # Core ML has folded the time projections away
 
 
 @pytest.mark.parametrize("form", ["matmul", "split_einsum"])
-def test_another_form_of_attention_is_the_same_arithmetic(form: AttentionForm, tiny_sdxs: Checkpoint) -> None:
-    plain, other = CoreMLInstrument().count(tiny_sdxs, 64), CoreMLInstrument().count(tiny_sdxs, 64, form)
+def test_another_form_of_attention_is_the_same_arithmetic(
+    form: AttentionForm, tiny_sdxs: Checkpoint
+) -> None:
+    plain, other = (
+        CoreMLInstrument().count(tiny_sdxs, 64),
+        CoreMLInstrument().count(tiny_sdxs, 64, form),
+    )
     assert [cost.flops for cost in other] == pytest.approx([cost.flops for cost in plain], rel=1e-6)
     assert other[1].activations > plain[1].activations  # the scores are written out
 
@@ -67,7 +88,9 @@ def test_another_form_of_attention_is_the_same_arithmetic(form: AttentionForm, t
 def test_a_convolution_counted_by_hand(demo: Checkpoint) -> None:
     """The demo's encoder at 64: its first convolution is 3 to 16 channels, 3 x 3, at 64 x 64."""
     small, large = (MlxInstrument().count(demo, size)[0] for size in (64, 128))
-    assert large.flops == 4 * small.flops and large.weights == small.weights  # all convolutions: four times the pixels
+    assert (
+        large.flops == 4 * small.flops and large.weights == small.weights
+    )  # all convolutions: four times the pixels
     width = demo.vae.encoder_block_out_channels[0]
     first = 2 * 64 * 64 * width * 3 * 9
     assert small.flops > first and (small.flops - first) % (2 * 9 * width) == 0
@@ -99,11 +122,15 @@ def test_stages_of_mlx_add_up_to_its_frame(tiny_sdxs: Checkpoint) -> None:
     with pytest.raises(BackendError, match="only a loaded MLX backend"):
         MlxInstrument().profile(backend, np.zeros((64, 64, 3), np.uint8), 1)
     with pytest.raises(BackendError, match="only a loaded MLX backend"):
-        MlxInstrument().profile(IdentityBackend(None, BackendOptions(64)), np.zeros((64, 64, 3), np.uint8), 1)
+        MlxInstrument().profile(
+            IdentityBackend(None, BackendOptions(64)), np.zeros((64, 64, 3), np.uint8), 1
+        )
 
 
 def test_stage_programs_of_core_ml_run_in_a_row(tiny_sdxs: Checkpoint) -> None:
-    """Through the interpreter, whose times mean nothing: that they fit each other is what is shown."""
+    """Through the interpreter, whose times mean nothing: that they fit each other is what is
+    shown.
+    """
     backend = CoreMLBackend(tiny_sdxs, BackendOptions(64, settings=(("runtime", "reference"),)))
     stages = CoreMLInstrument().profile(backend, np.zeros((64, 64, 3), np.uint8), 1)
     assert list(stages) == [*STAGES, "out"] and all(len(times) == 1 for times in stages.values())
@@ -114,7 +141,9 @@ def test_stage_programs_of_core_ml_run_in_a_row(tiny_sdxs: Checkpoint) -> None:
 def test_peak_programs_of_core_ml_compute_what_is_counted(tmp_path: Path) -> None:
     """What runs on a Mac to find its peaks, run here by the interpreter on a small size."""
     layers = write_product(tmp_path / "product.mlpackage", 32)
-    weight = np.random.default_rng(1).standard_normal((32, 32), np.float32) / np.sqrt(32, dtype=np.float32)
+    weight = np.random.default_rng(1).standard_normal((32, 32), np.float32) / np.sqrt(
+        32, dtype=np.float32
+    )
     x = np.random.default_rng(0).standard_normal((1, 32, 32)).astype(np.float32)
     expected = x
     for _ in range(layers):
@@ -136,8 +165,14 @@ def test_a_stage_right_of_the_ridge_gains_nothing_from_fewer_bits() -> None:
     """The paper's case: much arithmetic on each weight."""
     costs = [StageCost("unet", 10**12, 10**6, 10**6)]
     found = roofline(costs, PEAKS, {"unet": [1250.0]}, 1250.0, "float16").stages[0]
-    assert (found.bound, found.roof_ms, found.share) == ("compute", pytest.approx(1000), pytest.approx(0.8))
-    assert found.int8_saves_ms == pytest.approx(0.01) and found.int4_saves_ms == pytest.approx(0.015)
+    assert (found.bound, found.roof_ms, found.share) == (
+        "compute",
+        pytest.approx(1000),
+        pytest.approx(0.8),
+    )
+    assert found.int8_saves_ms == pytest.approx(0.01) and found.int4_saves_ms == pytest.approx(
+        0.015
+    )
     assert "it is compute-bound" in found.verdict and "buy nothing" in found.verdict
 
 
@@ -146,21 +181,37 @@ def test_a_stage_left_of_the_ridge_gains_what_its_weights_take() -> None:
     found = roofline(costs, PEAKS, {"unet": [25.0]}, 25.0, "float16").stages[0]
     assert found.bound == "memory" and found.roof_ms == pytest.approx(20.02)
     assert found.int8_saves_ms == pytest.approx(10) and found.int4_saves_ms == pytest.approx(15)
-    assert "memory-bound" in found.verdict and "could help" in found.verdict and "60.0 %" in found.verdict
+    assert (
+        "memory-bound" in found.verdict
+        and "could help" in found.verdict
+        and "60.0 %" in found.verdict
+    )
 
 
 @pytest.mark.parametrize(
-    ("measured_ms", "said"), [(10_000.0, "neither limits it"), (2500.0, "room for better"), (500.0, "fewer")]
+    ("measured_ms", "said"),
+    [(10_000.0, "neither limits it"), (2500.0, "room for better"), (500.0, "fewer")],
 )
 def test_the_verdict_follows_the_share_of_the_roof(measured_ms: float, said: str) -> None:
     costs = [StageCost("decode", 10**12, 10**6, 10**6)]
-    assert said in roofline(costs, PEAKS, {"decode": [measured_ms]}, measured_ms, "float16").stages[0].verdict
+    assert (
+        said
+        in roofline(costs, PEAKS, {"decode": [measured_ms]}, measured_ms, "float16")
+        .stages[0]
+        .verdict
+    )
 
 
 def test_a_smaller_unet_buys_what_amdahl_allows() -> None:
     costs = [StageCost(name, 10**9, 10**6, 10**6) for name in STAGES]
-    found = roofline(costs, PEAKS, {"encode": [10.0], "unet": [30.0], "decode": [10.0]}, 45.0, "float16")
-    assert "60%" in found.frame_verdict and "1.43 times" in found.frame_verdict and "2.50 times" in found.frame_verdict
+    found = roofline(
+        costs, PEAKS, {"encode": [10.0], "unet": [30.0], "decode": [10.0]}, 45.0, "float16"
+    )
+    assert (
+        "60%" in found.frame_verdict
+        and "1.43 times" in found.frame_verdict
+        and "2.50 times" in found.frame_verdict
+    )
     whole = found.stages[-1]
     assert (whole.stage, whole.measured_ms, whole.flops) == ("frame", 45.0, 3 * 10**9)
 

@@ -1,4 +1,6 @@
-"""The page that bench writes, opened in a real browser: its plots are there and drawn, in light and in dark."""
+"""The page that bench writes, opened in a real browser: its plots are there and drawn, in light
+and in dark.
+"""
 
 import re
 import shutil
@@ -20,13 +22,30 @@ WIDTH, HEIGHT = 900, 5000
 
 
 def browser() -> str:
-    found = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
-    return found or pytest.skip("no headless browser: neither chromium nor google-chrome is installed (apt install chromium)")
+    found = next(
+        (
+            path
+            for name in ("chromium", "chromium-browser", "google-chrome")
+            if (path := shutil.which(name))
+        ),
+        None,
+    )
+    return found or pytest.skip(
+        "no headless browser: neither chromium nor google-chrome is installed (apt install "
+        "chromium)"
+    )
 
 
 def open_in(chromium: str, profile: Path, *arguments: str) -> str:
     """Run it once, headless and without a network; what it prints."""
-    quiet = ("--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--proxy-server=127.0.0.1:9", "--no-first-run")
+    quiet = (
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--hide-scrollbars",
+        "--proxy-server=127.0.0.1:9",
+        "--no-first-run",
+    )
     command = [chromium, *quiet, f"--user-data-dir={profile}", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
     assert done.returncode == 0, done.stderr
@@ -42,7 +61,9 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_every_plot_is_in_the_browsers_document_with_marks_and_readouts(page: Path, tmp_path: Path) -> None:
+def test_every_plot_is_in_the_browsers_document_with_marks_and_readouts(
+    page: Path, tmp_path: Path
+) -> None:
     seen = open_in(browser(), tmp_path / "profile", "--dump-dom", page.as_uri())
     for name in PLOTS:
         drawn = re.search(rf'<svg id="{name}".*?</svg>', seen, re.DOTALL)
@@ -57,8 +78,12 @@ def test_light_and_dark_are_drawn(page: Path, tmp_path: Path) -> None:
     for mode, setting in (("light", 1), ("dark", 0)):
         shot = tmp_path / f"{mode}.png"
         open_in(
-            chromium, tmp_path / mode, f"--blink-settings=preferredColorScheme={setting}", f"--window-size={WIDTH},{HEIGHT}",
-            f"--screenshot={shot}", page.as_uri(),
+            chromium,
+            tmp_path / mode,
+            f"--blink-settings=preferredColorScheme={setting}",
+            f"--window-size={WIDTH},{HEIGHT}",
+            f"--screenshot={shot}",
+            page.as_uri(),
         )
         pictures[mode] = cv2.imread(str(shot))
     corners = {mode: int(picture[2, 2].mean()) for mode, picture in pictures.items()}

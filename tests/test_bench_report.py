@@ -38,7 +38,11 @@ def test_a_report_fits_its_schema_and_comes_back_as_it_was(written: Path) -> Non
     assert read_report(written) == bench_samples.report()
 
 
-@pytest.mark.parametrize("path", sorted([*RESULTS.glob("bench-*.json"), *RESULTS.glob("gpu-*.json")]), ids=lambda p: p.name)
+@pytest.mark.parametrize(
+    "path",
+    sorted([*RESULTS.glob("bench-*.json"), *RESULTS.glob("gpu-*.json")]),
+    ids=lambda p: p.name,
+)
 def test_committed_results_fit_the_schema(path: Path) -> None:
     jsonschema.validate(json.loads(path.read_text()), json.loads(SCHEMA_FILE.read_text()))
     assert read_report(path).complete
@@ -50,15 +54,38 @@ def test_committed_results_fit_the_schema(path: Path) -> None:
         (lambda text: text[: len(text) // 2], "not readable as json"),
         (lambda text: "[1, 2]", "schema None, expected 1"),
         (lambda text: text.replace('"schema": 1', '"schema": 2', 1), "schema 2, expected 1"),
-        (lambda text: text.replace('"size": 512', '"size": "large"', 1), r"report.work.size is str, expected int"),
+        (
+            lambda text: text.replace('"size": 512', '"size": "large"', 1),
+            r"report.work.size is str, expected int",
+        ),
         (lambda text: text.replace('"seed": 0,', "", 1), r"report.work.seed is missing"),
-        (lambda text: text.replace('"seed": 0', '"seed": 0, "sauce": 1', 1), r"report.work has an unknown 'sauce'"),
-        (lambda text: text.replace('"complete": true', '"complete": 1', 1), r"report.complete is int, expected bool"),
-        (lambda text: text.replace('"size": 512', '"size": true', 1), r"report.work.size is bool, expected int"),
+        (
+            lambda text: text.replace('"seed": 0', '"seed": 0, "sauce": 1', 1),
+            r"report.work has an unknown 'sauce'",
+        ),
+        (
+            lambda text: text.replace('"complete": true', '"complete": 1', 1),
+            r"report.complete is int, expected bool",
+        ),
+        (
+            lambda text: text.replace('"size": 512', '"size": true', 1),
+            r"report.work.size is bool, expected int",
+        ),
     ],
-    ids=["cut off", "no report", "of the future", "wrong type", "missing", "unknown", "number for truth", "truth for number"],
+    ids=[
+        "cut off",
+        "no report",
+        "of the future",
+        "wrong type",
+        "missing",
+        "unknown",
+        "number for truth",
+        "truth for number",
+    ],
 )
-def test_a_damaged_file_is_refused_by_name(written: Path, damage: Callable[[str], str], said: str) -> None:
+def test_a_damaged_file_is_refused_by_name(
+    written: Path, damage: Callable[[str], str], said: str
+) -> None:
     written.write_text(damage(written.read_text()))
     with pytest.raises(UsageError, match=said) as caught:
         read_report(written)
@@ -96,7 +123,10 @@ def _other(change: Callable[[Report], None]) -> Report:
         (lambda r: r.work.weights.update(unet="ef" * 32), "weights is"),
         (lambda r: r.backends[0].describe.update(dtype="float32"), "computed in float16"),
         (lambda r: r.backends[0].settings.update(mode="x"), "was set otherwise"),
-        (lambda r: setattr(r.machine, "chip", "another"), "different machines: chip is 'a chip' and 'another'"),
+        (
+            lambda r: setattr(r.machine, "chip", "another"),
+            "different machines: chip is 'a chip' and 'another'",
+        ),
         (lambda r: r.backends.clear(), "no measured backend in common"),
     ],
 )
@@ -134,8 +164,15 @@ def test_warnings_say_what_to_do() -> None:
     report.counts[0].flops["coreml"] *= 2
     said = "\n".join(advice.warnings(report))
     for part in (
-        "load average was 7.5", "plug the machine in", "--rounds 6", "without --keep", "failed in 1 of 8 rounds (it died)",
-        "slower from the first rounds", "more than 1.5 times", "little more than the slowest", "ways of counting differ",
+        "load average was 7.5",
+        "plug the machine in",
+        "--rounds 6",
+        "without --keep",
+        "failed in 1 of 8 rounds (it died)",
+        "slower from the first rounds",
+        "more than 1.5 times",
+        "little more than the slowest",
+        "ways of counting differ",
     ):
         assert part in said
 
@@ -191,7 +228,9 @@ def test_a_program_that_is_missing_or_fails_tells_nothing() -> None:
     assert "load" in machine.conditions() and machine.versions()["numpy"]
 
 
-def test_a_copy_without_a_repository_names_the_commit_it_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_copy_without_a_repository_names_the_commit_it_is_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(machine, "PACKAGE_FOLDER", tmp_path)
     assert machine.git_revision() == ""
     monkeypatch.setenv("SDXS_GIT_REVISION", "abc")

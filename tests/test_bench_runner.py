@@ -1,4 +1,6 @@
-"""bench at work: real processes, raw times kept, failures and interruptions that cost only what they hit."""
+"""bench at work: real processes, raw times kept, failures and interruptions that cost only what
+they hit.
+"""
 
 import json
 import os
@@ -33,17 +35,31 @@ MLX = "sdxs.mlx_sdxs.backend:MlxBackend"
 INSTRUMENT = "sdxs.mlx_sdxs.instrument:MlxInstrument"
 
 
-def entrant(label: str, location: str = IDENTITY, instrument: str = "", isolated: bool = False) -> Entrant:
+def entrant(
+    label: str, location: str = IDENTITY, instrument: str = "", isolated: bool = False
+) -> Entrant:
     return Entrant(label, location, BackendOptions(SIZE), instrument, isolated)
 
 
 def plan(*entrants: Entrant, **changes: object) -> Plan:
     """A short one: two rounds of two short turns and nothing else."""
-    base = Plan(entrants, {}, rounds=2, turns=2, turn_s=0.01, profile=False, together=False, memory=False, memory_s=0.3)
+    base = Plan(
+        entrants,
+        {},
+        rounds=2,
+        turns=2,
+        turn_s=0.01,
+        profile=False,
+        together=False,
+        memory=False,
+        memory_s=0.3,
+    )
     return replace(base, **changes)  # type: ignore[arg-type]
 
 
-def run(checkpoint: Checkpoint, asked: Plan, say: Callable[[str], None] = lambda line: None) -> tuple[Report, list[Report]]:
+def run(
+    checkpoint: Checkpoint, asked: Plan, say: Callable[[str], None] = lambda line: None
+) -> tuple[Report, list[Report]]:
     """The report, and how often it was saved on the way."""
     saved: list[Report] = []
     return Runner(asked, checkpoint, saved.append, say).run(), saved
@@ -63,7 +79,9 @@ def test_every_raw_time_is_kept_and_warm_ups_are_apart(tiny_sdxs: Checkpoint) ->
     assert len(saved) >= 3 and report.work.unet_parameters > 10_000 and report.machine.git
 
 
-def test_rounds_go_through_processes_of_their_own_unless_kept(tiny_sdxs: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rounds_go_through_processes_of_their_own_unless_kept(
+    tiny_sdxs: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
     started: list[str] = []
     original = Worker.__init__
 
@@ -79,7 +97,9 @@ def test_rounds_go_through_processes_of_their_own_unless_kept(tiny_sdxs: Checkpo
     assert started == ["a", "b"] and [len(b.frames) for b in report.backends] == [2, 2]
 
 
-def test_turns_alternate_and_change_sides(tiny_sdxs: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_turns_alternate_and_change_sides(
+    tiny_sdxs: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
     order: list[str] = []
     original = Worker.send
 
@@ -94,25 +114,40 @@ def test_turns_alternate_and_change_sides(tiny_sdxs: Checkpoint, monkeypatch: py
 
 
 def test_a_backend_that_dies_in_a_round_loses_that_round_only(tiny_sdxs: Checkpoint) -> None:
-    report, _ = run(tiny_sdxs, plan(entrant("good"), entrant("dies", "fake_backends:SuicidalBackend")))
+    report, _ = run(
+        tiny_sdxs, plan(entrant("good"), entrant("dies", "fake_backends:SuicidalBackend"))
+    )
     good, dies = report.backends
     assert len(good.frames) == 2 and all(not r.error for r in good.rounds)
     assert len(dies.rounds) == 2 and all("killed by signal 9" in r.error for r in dies.rounds)
     assert not report.complete and report.ended == "finished"
     assert len(report.failures) == 2 and "dies, round 1: " in report.failures[0]
-    assert any("dies failed in 2 of 2 rounds" in line and "the others are kept" in line for line in report.warnings)
+    assert any(
+        "dies failed in 2 of 2 rounds" in line and "the others are kept" in line
+        for line in report.warnings
+    )
 
 
 def test_a_kept_backend_that_dies_is_started_again(tiny_sdxs: Checkpoint) -> None:
-    """It lives for three frames after its start, so its first turn succeeds and its second does not."""
-    asked = plan(entrant("good"), entrant("dies", "fake_backends:SuicidalBackend"), fresh=False, turns=1, rounds=3)
+    """It lives for three frames after its start, so its first turn succeeds and its second does
+    not.
+    """
+    asked = plan(
+        entrant("good"),
+        entrant("dies", "fake_backends:SuicidalBackend"),
+        fresh=False,
+        turns=1,
+        rounds=3,
+    )
     report, _ = run(tiny_sdxs, asked)
     assert len(report.backends[0].frames) == 3
     assert len(report.backends[1].rounds) == 3 and all(r.error for r in report.backends[1].rounds)
 
 
 def test_a_backend_that_cannot_load_is_said_so_and_the_others_run(tiny_sdxs: Checkpoint) -> None:
-    report, _ = run(tiny_sdxs, plan(entrant("fails", "fake_backends:FAILS_ON_LOAD"), entrant("good")))
+    report, _ = run(
+        tiny_sdxs, plan(entrant("fails", "fake_backends:FAILS_ON_LOAD"), entrant("good"))
+    )
     fails, good = report.backends
     assert len(good.frames) == 2 and not fails.frames and fails.summary is None
     assert all("cannot do its load" in r.error for r in fails.rounds)
@@ -137,8 +172,21 @@ def test_stop_keeps_what_was_measured_and_marks_it(tiny_sdxs: Checkpoint) -> Non
 
 def test_ctrl_c_writes_the_partial_report(tmp_path: Path) -> None:
     path = tmp_path / "partial.json"
-    command = [sys.executable, "-m", "sdxs.cli", "bench", "--backend", "identity", "--rounds", "500", "--json", str(path)]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    command = [
+        sys.executable,
+        "-m",
+        "sdxs.cli",
+        "bench",
+        "--backend",
+        "identity",
+        "--rounds",
+        "500",
+        "--json",
+        str(path),
+    ]
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
         assert process.stderr is not None
         for line in process.stderr:
             if line.startswith("round 3 "):
@@ -147,13 +195,21 @@ def test_ctrl_c_writes_the_partial_report(tmp_path: Path) -> None:
         out, _ = process.communicate(timeout=60)
     assert process.returncode == 130
     report = read_report(path)
-    assert not report.complete and report.ended == "interrupted" and len(report.backends[0].frames) >= 2
+    assert (
+        not report.complete
+        and report.ended == "interrupted"
+        and len(report.backends[0].frames) >= 2
+    )
     assert "wrote" in out and "interrupted" in out
 
 
 def test_memory_copies_stages_and_roofline_of_mlx(tiny_sdxs: Checkpoint) -> None:
     asked = plan(
-        entrant("mlx", MLX, INSTRUMENT), entrant("identity"), memory=True, profile=True, profile_frames=2,
+        entrant("mlx", MLX, INSTRUMENT),
+        entrant("identity"),
+        memory=True,
+        profile=True,
+        profile_frames=2,
         counters={"mlx": INSTRUMENT, "coreml": "sdxs.coreml_backend.instrument:CoreMLInstrument"},
     )
     report, _ = run(tiny_sdxs, asked)
@@ -163,9 +219,27 @@ def test_memory_copies_stages_and_roofline_of_mlx(tiny_sdxs: Checkpoint) -> None
     assert mlx.memory[0].footprint_bytes > identity.memory[0].footprint_bytes > 10_000_000
     assert mlx.memory[-1].model_bytes > 1_000_000 and mlx.memory_over_time is not None
     assert len(mlx.memory_over_time.frames) == len(mlx.memory_over_time.footprint_bytes) >= 2
-    assert list(mlx.stages_ms) == ["pre", "in", "encode", "unet", "decode", "out", "post", "hosting"]
-    assert all(len(times) == 2 and min(times) > 0 for name, times in mlx.stages_ms.items() if name != "hosting")
-    assert mlx.roofline is not None and [s.stage for s in mlx.roofline.stages] == ["encode", "unet", "decode", "frame"]
+    assert list(mlx.stages_ms) == [
+        "pre",
+        "in",
+        "encode",
+        "unet",
+        "decode",
+        "out",
+        "post",
+        "hosting",
+    ]
+    assert all(
+        len(times) == 2 and min(times) > 0
+        for name, times in mlx.stages_ms.items()
+        if name != "hosting"
+    )
+    assert mlx.roofline is not None and [s.stage for s in mlx.roofline.stages] == [
+        "encode",
+        "unet",
+        "decode",
+        "frame",
+    ]
     assert mlx.roofline.peak.flops_per_s > 1e8 and mlx.roofline.peak.bytes_per_s > 1e8
     for count in report.counts:
         assert count.flops["coreml"] == pytest.approx(count.flops["mlx"], rel=0.02)
@@ -173,11 +247,18 @@ def test_memory_copies_stages_and_roofline_of_mlx(tiny_sdxs: Checkpoint) -> None
 
 
 def test_contention_measures_its_traffic_and_has_a_control(tiny_sdxs: Checkpoint) -> None:
-    report, _ = run(tiny_sdxs, plan(entrant("a"), contention=True, contention_s=0.1, sweeps=1, rounds=1))
+    report, _ = run(
+        tiny_sdxs, plan(entrant("a"), contention=True, contention_s=0.1, sweeps=1, rounds=1)
+    )
     curve = report.backends[0].contention
     assert curve is not None and curve.saturation_bytes_per_s > 1e8 and curve.processes >= 1
     assert [(p.wanted_share, p.cached) for p in curve.points] == [
-        (0.0, False), (0.25, False), (0.5, False), (0.75, False), (1.0, False), (1.0, True)
+        (0.0, False),
+        (0.25, False),
+        (0.5, False),
+        (0.75, False),
+        (1.0, False),
+        (1.0, True),
     ]
     rates = [p.traffic_bytes_per_s for p in curve.points]
     assert rates[0] == 0 and rates[5] == 0 and min(rates[1:5]) > 0
@@ -191,7 +272,8 @@ def test_traffic_keeps_to_its_rate() -> None:
         began = time.monotonic()
         while time.monotonic() - began < 1 or traffic.measured_rate() == 0:
             assert time.monotonic() - began < 30, "no block was copied in half a minute"
-        # one block of 8 MB may be over, and what is made up for; a busy machine may hold it back, nothing drives it on
+        # one block of 8 MB may be over, and what is made up for; a busy machine may hold it back,
+        # nothing drives it on
         assert traffic.measured_rate() < 1.3e8
         traffic.set_rate(0)
         assert traffic.measured_rate() == 0
@@ -202,7 +284,11 @@ def test_two_at_once_against_each_alone(tiny_sdxs: Checkpoint) -> None:
     asked = plan(entrant("a", MLX), entrant("b", MLX), together=True, contention_s=0.2)
     report, _ = run(tiny_sdxs, asked)
     both = report.together
-    assert both is not None and both.labels == ["a", "b"] and min(*both.alone_fps, *both.together_fps) > 0
+    assert (
+        both is not None
+        and both.labels == ["a", "b"]
+        and min(*both.alone_fps, *both.together_fps) > 0
+    )
     assert min(both.footprint_bytes) > 10_000_000
     floors, _ = run(tiny_sdxs, plan(entrant("a", sleeping), entrant("b"), together=True))
     assert floors.together is None  # who computes nothing is no neighbour
@@ -216,7 +302,9 @@ def test_hosting_is_in_the_figure_only_when_asked_for(tiny_sdxs: Checkpoint) -> 
 
 
 def test_frames_in_flight_count_by_what_each_takes_of_the_stream(tiny_sdxs: Checkpoint) -> None:
-    """Three stages of 20 ms: a frame every 20 ms, each 60 ms old. Bunches of finished frames must not look quick."""
+    """Three stages of 20 ms: a frame every 20 ms, each 60 ms old. Bunches of finished frames must
+    not look quick.
+    """
     report, _ = run(tiny_sdxs, plan(entrant("staged", "fake_backends:QuickStages"), turn_s=0.3))
     staged = report.backends[0]
     assert staged.summary is not None and staged.latency is not None
@@ -226,14 +314,24 @@ def test_frames_in_flight_count_by_what_each_takes_of_the_stream(tiny_sdxs: Chec
 
 def test_another_precision_refuses_a_ratio(tiny_sdxs: Checkpoint) -> None:
     report, _ = run(tiny_sdxs, plan(entrant("a"), entrant("b")))
-    report.backends[0].describe["dtype"], report.backends[1].describe["dtype"] = "float16", "float32"
+    report.backends[0].describe["dtype"], report.backends[1].describe["dtype"] = (
+        "float16",
+        "float32",
+    )
     assert "a computes in float16, b in float32" in ratios(report.backends)[0].refused
     report.backends[1].describe["dtype"] = "uint8"
-    assert ratios(report.backends) == []  # the floor is shown, but nobody wants to know how often it fits into a frame
+    assert (
+        ratios(report.backends) == []
+    )  # the floor is shown, but nobody wants to know how often it fits into a frame
 
 
 def test_errors_of_the_backend_come_out_of_a_worker_as_they_were(tiny_sdxs: Checkpoint) -> None:
-    worker = Worker(entrant("fails", "fake_backends:FAILS_ON_LOAD"), tiny_sdxs, np.zeros((1, 77, 64), np.float32), 0)
+    worker = Worker(
+        entrant("fails", "fake_backends:FAILS_ON_LOAD"),
+        tiny_sdxs,
+        np.zeros((1, 77, 64), np.float32),
+        0,
+    )
     try:
         with pytest.raises(BackendError, match="cannot do its load"):
             worker.ask(Load())
@@ -245,10 +343,16 @@ def test_errors_of_the_backend_come_out_of_a_worker_as_they_were(tiny_sdxs: Chec
 
 
 def by_hand(size: int) -> dict[str, int]:
-    """A 1280 x 720 camera picture, cropped to 720 x 720 without a copy, on its way into a video file."""
+    """A 1280 x 720 camera picture, cropped to 720 x 720 without a copy, on its way into a video
+    file.
+    """
     square = size * size * 3
     return {
-        "source": 1280 * 720 * 3, "resize": square, "to RGB": square, "similarity": square, "last picture": square,
+        "source": 1280 * 720 * 3,
+        "resize": square,
+        "to RGB": square,
+        "similarity": square,
+        "last picture": square,
         "video": square,
     }
 
@@ -268,11 +372,16 @@ def test_copies_of_mlx_equal_a_count_by_hand(tiny_sdxs: Checkpoint) -> None:
         counted = count_copies(backend, SIZE, np.zeros((1, 77, 64), np.float32), 0, 3)
     finally:
         backend.close()
-    assert counted == by_hand(SIZE) | {"backend in": SIZE * SIZE * 3, "backend out": SIZE * SIZE * 3}
+    assert counted == by_hand(SIZE) | {
+        "backend in": SIZE * SIZE * 3,
+        "backend out": SIZE * SIZE * 3,
+    }
 
 
 def test_copies_of_core_ml_equal_a_count_by_hand(tiny_sdxs: Checkpoint) -> None:
-    """Through the interpreter: the bridge's own copies are Core ML's and not seen, ours are the same."""
+    """Through the interpreter: the bridge's own copies are Core ML's and not seen, ours are the
+    same.
+    """
     backend = CoreMLBackend(tiny_sdxs, BackendOptions(SIZE, settings=(("runtime", "reference"),)))
     backend.load()
     try:
@@ -280,7 +389,12 @@ def test_copies_of_core_ml_equal_a_count_by_hand(tiny_sdxs: Checkpoint) -> None:
     finally:
         backend.close()
     numbers, latents = 3 * SIZE * SIZE, 4 * (SIZE // 8) ** 2
-    expected = {"backend in": 4 * numbers, "previous x0": 4 * latents, "to 8 bits": numbers, "backend out": numbers}
+    expected = {
+        "backend in": 4 * numbers,
+        "previous x0": 4 * latents,
+        "to 8 bits": numbers,
+        "backend out": numbers,
+    }
     assert counted == by_hand(SIZE) | expected
 
 
@@ -291,7 +405,10 @@ def test_a_hosted_backend_copies_there_and_back() -> None:
         counted = count_copies(backend, SIZE, np.zeros((1, 77, 64), np.float32), 0, 3)
     finally:
         backend.close()
-    assert counted == by_hand(SIZE) | {"to its process": SIZE * SIZE * 3, "from its process": SIZE * SIZE * 3}
+    assert counted == by_hand(SIZE) | {
+        "to its process": SIZE * SIZE * 3,
+        "from its process": SIZE * SIZE * 3,
+    }
 
 
 def test_a_lent_backend_hands_its_errors_to_the_caller() -> None:
@@ -313,7 +430,10 @@ def test_the_command_measures_and_writes(tmp_path: Path, command: Command) -> No
     done = command("bench", "--quick", "--rounds", 2, *two, "--json", path, "--html", page)
     assert done.code == 0, done.err
     report = read_report(path)
-    assert [b.label for b in report.backends] == ["identity", "identity (2)"] and report.work.model == "demo"
+    assert [b.label for b in report.backends] == [
+        "identity",
+        "identity (2)",
+    ] and report.work.model == "demo"
     assert "identity takes" in done.out and page.read_text().startswith("<!doctype html>")
     assert command("bench", "--show", path).out.splitlines()[0] in done.out
     assert json.loads(path.read_text())["settings"]["rounds"] == 2
@@ -326,16 +446,36 @@ def test_the_interpreter_is_never_a_speed(spec: str, command: Command) -> None:
     assert done.code == 2 and ("no speed" in done.err or "needs macOS" in done.err)
 
 
-@pytest.mark.parametrize("arguments", [("--backend", "fast"), ("--size", "100"), ("--rounds", "0"), ("--model", "nothing")])
-def test_what_cannot_be_is_refused_before_anything_runs(arguments: tuple[str, str], command: Command) -> None:
+@pytest.mark.parametrize(
+    "arguments",
+    [("--backend", "fast"), ("--size", "100"), ("--rounds", "0"), ("--model", "nothing")],
+)
+def test_what_cannot_be_is_refused_before_anything_runs(
+    arguments: tuple[str, str], command: Command
+) -> None:
     assert command("bench", *arguments).code == 2
 
 
 @pytest.mark.parametrize("name", ["identity", "mlx"])
-def test_a_setting_that_a_backend_does_not_know_fails_by_name(name: str, tmp_path: Path, command: Command) -> None:
-    """Bug: MLX and identity ignored settings in silence. The other backend is measured all the same."""
+def test_a_setting_that_a_backend_does_not_know_fails_by_name(
+    name: str, tmp_path: Path, command: Command
+) -> None:
+    """Bug: MLX and identity ignored settings in silence. The other backend is measured all the
+    same.
+    """
     spec = f"{name}:colour=red"
-    done = command("bench", "--quick", "--rounds", 1, "--backend", "identity", "--backend", spec, "--json", tmp_path / "r.json")
+    done = command(
+        "bench",
+        "--quick",
+        "--rounds",
+        1,
+        "--backend",
+        "identity",
+        "--backend",
+        spec,
+        "--json",
+        tmp_path / "r.json",
+    )
     assert done.code == 1 and f"{name}: unknown setting 'colour'" in done.out
     assert [bool(b.frames) for b in read_report(tmp_path / "r.json").backends] == [True, False]
 

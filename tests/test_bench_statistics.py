@@ -18,7 +18,9 @@ RUNS = 100
 def rounds_of(
     chance: np.random.Generator, count: int, factor: float, noise: float = 0.01
 ) -> tuple[list[list[float]], list[list[float]]]:
-    """Two backends in alternation: a machine that drifts by 20 % under both, rounds that differ, frames that are skewed."""
+    """Two backends in alternation: a machine that drifts by 20 % under both, rounds that differ,
+    frames that are skewed.
+    """
     first, second = [], []
     for number in range(count):
         machine = 10 * (1 + 0.2 * np.sin(number) + 0.05 * chance.standard_normal())
@@ -40,7 +42,9 @@ def test_five_percent_is_found_in_95_of_100_runs_at_least() -> None:
     chance = np.random.default_rng(5)
     found = [ratio(*rounds_of(chance, 12, 1.05)) for _ in range(RUNS)]
     assert sum(interval is not None and interval.low > 1 for interval in found) >= 95
-    assert np.median([interval.value for interval in found if interval]) == pytest.approx(1.05, abs=0.005)
+    assert np.median([interval.value for interval in found if interval]) == pytest.approx(
+        1.05, abs=0.005
+    )
 
 
 def test_one_disturbed_round_does_not_decide() -> None:
@@ -62,7 +66,9 @@ def test_few_rounds_give_a_wide_interval_or_none() -> None:
     first, second = rounds_of(np.random.default_rng(3), 3, 1.0)
     narrow = ratio(*rounds_of(np.random.default_rng(3), 12, 1.0))
     wide = ratio(first, second)
-    assert wide is not None and narrow is not None and wide.high - wide.low > narrow.high - narrow.low
+    assert (
+        wide is not None and narrow is not None and wide.high - wide.low > narrow.high - narrow.low
+    )
     assert ratio(first[:1], second[:1]) is None
 
 
@@ -94,6 +100,11 @@ def test_growth_finds_a_leak_and_no_more() -> None:
     frames = np.arange(0, 600, 20)
     noise = 5_000 * chance.standard_normal(len(frames))
     leaking, steady = growth(frames, 1e8 + 1000 * frames + noise), growth(frames, 1e8 + noise)
-    assert leaking is not None and leaking.low > 900_000 and leaking.contains(1e6) and leaking.contains(leaking.value)
+    assert (
+        leaking is not None
+        and leaking.low > 900_000
+        and leaking.contains(1e6)
+        and leaking.contains(leaking.value)
+    )
     assert steady is not None and steady.contains(0)
     assert growth(frames[:5], noise[:5]) is None

@@ -9,7 +9,9 @@ import pytest
 from sdxs.common.errors import BackendError, SdxsWarning
 from sdxs.mlx_sdxs import blas
 
-linux_cpu = pytest.mark.skipif(not blas.is_needed(), reason="only MLX's CPU build on Linux needs a BLAS")
+linux_cpu = pytest.mark.skipif(
+    not blas.is_needed(), reason="only MLX's CPU build on Linux needs a BLAS"
+)
 
 
 def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -39,7 +41,9 @@ def test_mlx_multiplies_through_it() -> None:
         "everything.dladdr(address, ctypes.byref(info))\n"
         "print(info.file.decode())\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], check=True, capture_output=True, text=True
+    )
     assert "openblas" in done.stdout
 
 
@@ -56,7 +60,9 @@ def test_no_blas_warns_once_and_names_the_remedy(monkeypatch: pytest.MonkeyPatch
 def test_a_candidate_that_does_not_load_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
     fresh(monkeypatch)
     real = list(blas.candidates())[-1]
-    monkeypatch.setattr(blas, "candidates", lambda: iter([("cmeel-openblas", "/nowhere/libopenblas.so"), real]))
+    monkeypatch.setattr(
+        blas, "candidates", lambda: iter([("cmeel-openblas", "/nowhere/libopenblas.so"), real])
+    )
     blas.load()
     library = blas.loaded()
     assert library is not None
@@ -64,7 +70,9 @@ def test_a_candidate_that_does_not_load_is_passed_over(monkeypatch: pytest.Monke
 
 
 @linux_cpu
-def test_a_named_library_that_does_not_load_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_named_library_that_does_not_load_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     fresh(monkeypatch)
     broken = tmp_path / "libopenblas.so"
     broken.write_text("not a library")
@@ -84,6 +92,9 @@ def test_importing_mlx_first_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_core_is_named_for_chips_an_old_openblas_does_not_know() -> None:
     avx2 = {"avx2", "fma"}
-    assert blas._core_for({"avx512f", "avx512dq", "avx512cd", "avx512bw", "avx512vl"} | avx2) == "SkylakeX"
+    assert (
+        blas._core_for({"avx512f", "avx512dq", "avx512cd", "avx512bw", "avx512vl"} | avx2)
+        == "SkylakeX"
+    )
     assert blas._core_for(avx2 | {"avx512f"}) == "Haswell"
     assert blas._core_for({"sse2"}) is None

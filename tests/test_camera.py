@@ -1,4 +1,6 @@
-"""The camera: hiccups are retried, a lost one is reopened, a gone one ends the session with what was recorded."""
+"""The camera: hiccups are retried, a lost one is reopened, a gone one ends the session with what
+was recorded.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +16,9 @@ from sdxs.common.source import READ_TRIES, Camera, Synthetic, VideoFile
 
 
 class FakeCapture:
-    """cv2.VideoCapture that fails as told: `script` yields True for a frame, False for a failed read."""
+    """cv2.VideoCapture that fails as told: `script` yields True for a frame, False for a failed
+    read.
+    """
 
     script: Iterator[bool] = iter(())
     opened = 0
@@ -74,8 +78,21 @@ def test_camera_gone_ends_with_code_3_and_the_recording_intact(
 ) -> None:
     camera.script = iter([True] * 5 + [False] * 3 + [True] * 5)
     out = tmp_path / "frames"
-    done = command("live", "--backend", "identity", "--model", "demo", "--size", 64, "--source", "0", "--headless",
-                   "--every-frame", "--out", out)
+    done = command(
+        "live",
+        "--backend",
+        "identity",
+        "--model",
+        "demo",
+        "--size",
+        64,
+        "--source",
+        "0",
+        "--headless",
+        "--every-frame",
+        "--out",
+        out,
+    )
     assert done.code == 3 and done.err.count("error:") == 1 and f"wrote {out}" in done.out
     assert len(list(out.iterdir())) == 10
 
@@ -85,8 +102,21 @@ def test_camera_gone_leaves_a_playable_video(
 ) -> None:
     camera.script = iter([True] * 10)
     out = tmp_path / "out.mp4"
-    done = command("live", "--backend", "identity", "--model", "demo", "--size", 64, "--source", "0", "--headless",
-                   "--every-frame", "--out", out)
+    done = command(
+        "live",
+        "--backend",
+        "identity",
+        "--model",
+        "demo",
+        "--size",
+        64,
+        "--source",
+        "0",
+        "--headless",
+        "--every-frame",
+        "--out",
+        out,
+    )
     assert done.code == 3
     monkeypatch.undo()  # the real VideoCapture
     assert [p.name for p in tmp_path.iterdir()] == ["out.mp4"] and VideoFile(out).length == 10

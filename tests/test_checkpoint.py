@@ -20,14 +20,18 @@ from .fake_hub import point_client_at, register
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """No test sees this machine's own weights, hub cache or network; the weights folder here is empty."""
+    """No test sees this machine's own weights, hub cache or network; the weights folder here is
+    empty.
+    """
     monkeypatch.setenv("SDXS_WEIGHTS", str(tmp_path / "weights"))
     point_client_at(9, tmp_path / "home", monkeypatch)
     return tmp_path / "weights"
 
 
 def edit(path: Path, **changes: JsonValue) -> None:
-    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | changes), encoding="utf-8")
+    path.write_text(
+        json.dumps(json.loads(path.read_text(encoding="utf-8")) | changes), encoding="utf-8"
+    )
 
 
 def test_the_demo_opens_and_verifies(demo: Checkpoint) -> None:
@@ -37,7 +41,9 @@ def test_the_demo_opens_and_verifies(demo: Checkpoint) -> None:
     assert (demo.folder / SUMS).is_file()
 
 
-@pytest.mark.parametrize("name", ["unet/diffusion_pytorch_model.safetensors", "tokenizer/vocab.json", "sdxs.json"])
+@pytest.mark.parametrize(
+    "name", ["unet/diffusion_pytorch_model.safetensors", "tokenizer/vocab.json", "sdxs.json"]
+)
 def test_a_changed_byte_in_the_demo_is_noticed(demo: Checkpoint, tmp_path: Path, name: str) -> None:
     folder = Path(shutil.copytree(demo.folder, tmp_path / "copy"))
     content = bytearray((folder / name).read_bytes())
@@ -57,11 +63,17 @@ def test_a_name_is_looked_for_in_the_weights_folder_first(
     shutil.copytree(tiny_folder, elsewhere / known.name)
     assert local_folder(known) == (elsewhere / known.name, "weights")
     found = find(known.name)
-    assert (found.name, found.origin, found.folder) == (known.name, "weights", elsewhere / known.name)
+    assert (found.name, found.origin, found.folder) == (
+        known.name,
+        "weights",
+        elsewhere / known.name,
+    )
     found.verify()
 
 
-def test_the_weights_folder_comes_before_what_ships_with_the_code(tiny_folder: Path, elsewhere: Path) -> None:
+def test_the_weights_folder_comes_before_what_ships_with_the_code(
+    tiny_folder: Path, elsewhere: Path
+) -> None:
     assert find("demo").folder != elsewhere / "demo"
     shutil.copytree(tiny_folder, elsewhere / "demo")
     assert find("demo").folder == elsewhere / "demo"
@@ -76,7 +88,9 @@ def test_a_known_name_is_a_name_even_if_a_folder_is_called_so(
     assert find("./demo").origin == "path"
 
 
-def test_a_path_is_opened_in_every_way_of_writing_it(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_path_is_opened_in_every_way_of_writing_it(
+    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tiny_folder.parent)
     monkeypatch.setenv("HOME", str(tiny_folder.parent))
     for model in (str(tiny_folder), "tiny", "./tiny", "~/tiny", "tiny/"):
@@ -87,7 +101,9 @@ def test_a_path_is_opened_in_every_way_of_writing_it(tiny_folder: Path, monkeypa
     assert find(".").name == "tiny"
 
 
-@pytest.mark.parametrize("model", ["./nowhere", "no/where", "~/nowhere", "~no-such-user/x", "/", ""])
+@pytest.mark.parametrize(
+    "model", ["./nowhere", "no/where", "~/nowhere", "~no-such-user/x", "/", ""]
+)
 def test_a_path_without_a_checkpoint(model: str) -> None:
     with pytest.raises(UsageError) as caught:
         find(model)
@@ -102,8 +118,13 @@ def test_a_weights_file_is_not_a_checkpoint(tiny_folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("asked", "meant"),
-    [("sdxs-512-09", "sdxs-512-0.9"), ("SD-TURBO", "sd-turbo"), ("sdxs", "sdxs-512-0.9"), ("dmeo", "demo"),
-     ("sdxs-dreamshaper", "sdxs-512-dreamshaper")],
+    [
+        ("sdxs-512-09", "sdxs-512-0.9"),
+        ("SD-TURBO", "sd-turbo"),
+        ("sdxs", "sdxs-512-0.9"),
+        ("dmeo", "demo"),
+        ("sdxs-dreamshaper", "sdxs-512-dreamshaper"),
+    ],
 )
 def test_an_unknown_model_is_answered_with_the_nearest(asked: str, meant: str) -> None:
     with pytest.raises(UsageError) as caught:
@@ -121,7 +142,14 @@ def test_an_unknown_model_near_nothing() -> None:
 
 
 def test_the_registry_is_pinned_and_complete() -> None:
-    assert {"demo", "sdxs-512-0.9", "sdxs-512-dreamshaper", "sd-turbo", "tiny-sd", "small-sd"} <= set(ENTRIES)
+    assert {
+        "demo",
+        "sdxs-512-0.9",
+        "sdxs-512-dreamshaper",
+        "sd-turbo",
+        "tiny-sd",
+        "small-sd",
+    } <= set(ENTRIES)
     for name, known in ENTRIES.items():
         assert known.name == name and known.licence and known.note
         assert entry(name) is known
@@ -136,7 +164,9 @@ def test_only_safetensors_json_and_text_are_asked_for() -> None:
 
 
 def test_a_vae_that_the_demo_does_not_have() -> None:
-    with pytest.raises(WeightsError, match="demo with the VAE 'vae_large' is not in this installation"):
+    with pytest.raises(
+        WeightsError, match="demo with the VAE 'vae_large' is not in this installation"
+    ):
         find("demo", vae_folder="vae_large")
 
 
@@ -151,7 +181,9 @@ def test_the_other_vae_of_a_path(tiny_folder: Path) -> None:
 def test_nothing_here_and_no_network_names_the_demo() -> None:
     with pytest.raises(WeightsError) as caught:
         find("sdxs-512-0.9")
-    assert "sdxs-512-0.9 is not complete on this machine and the hub cannot be reached" in str(caught.value)
+    assert "sdxs-512-0.9 is not complete on this machine and the hub cannot be reached" in str(
+        caught.value
+    )
     assert "`--model demo` needs no network" in str(caught.value)
 
 
@@ -160,17 +192,25 @@ def test_a_size_that_fits(tiny_sdxs: Checkpoint, size: int) -> None:
     tiny_sdxs.check_size(size)
 
 
-@pytest.mark.parametrize(("size", "nearest"), [(0, 32), (-64, 32), (31, 32), (33, 32), (500, 512), (513, 512)])
+@pytest.mark.parametrize(
+    ("size", "nearest"), [(0, 32), (-64, 32), (31, 32), (33, 32), (500, 512), (513, 512)]
+)
 def test_a_size_that_does_not_fit(tiny_sdxs: Checkpoint, size: int, nearest: int) -> None:
     assert tiny_sdxs.size_multiple == 32
-    with pytest.raises(UsageError, match=rf"--size {size}: \S+ needs a multiple of 32; the nearest is {nearest}$"):
+    with pytest.raises(
+        UsageError, match=rf"--size {size}: \S+ needs a multiple of 32; the nearest is {nearest}$"
+    ):
         tiny_sdxs.check_size(size)
 
 
 @pytest.mark.parametrize(
     ("part", "changes", "complaint"),
     [
-        ("text_encoder", {"hidden_size": 128}, "cross_attention_dim and text encoder hidden_size differ (64, 128)"),
+        (
+            "text_encoder",
+            {"hidden_size": 128},
+            "cross_attention_dim and text encoder hidden_size differ (64, 128)",
+        ),
         ("unet", {"in_channels": 8}, "unet in_channels and vae latent_channels differ (8, 4)"),
         ("unet", {"out_channels": 8}, "unet out_channels and vae latent_channels differ (8, 4)"),
         ("vae", {"latent_channels": 16}, "unet in_channels and vae latent_channels differ (4, 16)"),
@@ -192,7 +232,13 @@ def test_a_frame_size_that_the_networks_cannot_take(tiny_folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "part", ["unet/config.json", "vae/config.json", "text_encoder/config.json", "scheduler/scheduler_config.json"]
+    "part",
+    [
+        "unet/config.json",
+        "vae/config.json",
+        "text_encoder/config.json",
+        "scheduler/scheduler_config.json",
+    ],
 )
 def test_a_missing_config(tiny_folder: Path, part: str) -> None:
     (tiny_folder / part).unlink()
@@ -206,8 +252,11 @@ def test_an_unknown_config_value_is_refused_on_opening(tiny_folder: Path) -> Non
         find(str(tiny_folder))
 
 
-WEIGHTS = ["unet/diffusion_pytorch_model.safetensors", "vae/diffusion_pytorch_model.safetensors",
-           "text_encoder/model.safetensors"]
+WEIGHTS = [
+    "unet/diffusion_pytorch_model.safetensors",
+    "vae/diffusion_pytorch_model.safetensors",
+    "text_encoder/model.safetensors",
+]
 
 
 @pytest.mark.parametrize("name", WEIGHTS)
@@ -244,7 +293,13 @@ def test_weights_of_another_model_are_refused(tiny_folder: Path, demo: Checkpoin
 
 def rename_text(folder: Path, prefix: str) -> None:
     path = folder / "text_encoder" / "model.safetensors"
-    save_file({prefix + name.removeprefix("text_model."): tensor for name, tensor in load_file(path).items()}, path)
+    save_file(
+        {
+            prefix + name.removeprefix("text_model."): tensor
+            for name, tensor in load_file(path).items()
+        },
+        path,
+    )
 
 
 @pytest.mark.parametrize("prefix", ["", "text_model."])
@@ -309,7 +364,9 @@ def test_the_weights_folder_can_be_chosen(tmp_path: Path, monkeypatch: pytest.Mo
     assert weights_folder() == tmp_path / "models"
 
 
-def test_a_source_checkout_keeps_its_own_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_source_checkout_keeps_its_own_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("SDXS_WEIGHTS")
     monkeypatch.setattr(checkpoint_module, "PACKAGE_FOLDER", tmp_path)
     (tmp_path / "pyproject.toml").touch()

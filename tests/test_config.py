@@ -1,4 +1,6 @@
-"""Configs are read from a checkpoint's own json; what is not implemented is refused by file, key and value."""
+"""Configs are read from a checkpoint's own json; what is not implemented is refused by file, key
+and value.
+"""
 
 import json
 from dataclasses import fields as dataclass_fields
@@ -215,7 +217,9 @@ def test_a_value_that_is_not_implemented_is_refused_by_name(
     assert "; " in message and "\n" not in message
 
 
-@pytest.mark.parametrize("kind", ["unet", "tiny_vae", "kl_vae", "text_encoder", "scheduler", "frame"])
+@pytest.mark.parametrize(
+    "kind", ["unet", "tiny_vae", "kl_vae", "text_encoder", "scheduler", "frame"]
+)
 def test_unknown_keys_are_ignored(read: Reader, kind: str) -> None:
     plain = getattr(read, kind)()
     assert getattr(read, kind)(invented_tomorrow={"a": [1]}, _diffusers_version="9.9") == plain
@@ -246,7 +250,9 @@ def test_the_papers_unet(read: Reader) -> None:
 @pytest.mark.parametrize(
     ("value", "mid_block"), [(ABSENT, True), (None, False), ("UNetMidBlock2DCrossAttn", True)]
 )
-def test_an_absent_mid_block_type_is_not_a_null_one(read: Reader, value: JsonValue, mid_block: bool) -> None:
+def test_an_absent_mid_block_type_is_not_a_null_one(
+    read: Reader, value: JsonValue, mid_block: bool
+) -> None:
     assert read.unet(mid_block_type=value).mid_block is mid_block
 
 
@@ -283,8 +289,20 @@ def test_only_cross_attention_is_a_flag_or_a_list(
 
 def test_an_absent_key_has_diffusers_default(read: Reader) -> None:
     absent: Json = dict.fromkeys(
-        ("in_channels", "out_channels", "layers_per_block", "cross_attention_dim", "use_linear_projection",
-         "norm_num_groups", "norm_eps", "flip_sin_to_cos", "freq_shift", "act_fn", "_class_name"), ABSENT
+        (
+            "in_channels",
+            "out_channels",
+            "layers_per_block",
+            "cross_attention_dim",
+            "use_linear_projection",
+            "norm_num_groups",
+            "norm_eps",
+            "flip_sin_to_cos",
+            "freq_shift",
+            "act_fn",
+            "_class_name",
+        ),
+        ABSENT,
     )
     config = read.unet(**absent)
     assert (config.in_channels, config.out_channels, config.layers_per_block) == (4, 4, (2, 2, 2))
@@ -326,13 +344,22 @@ def test_sdxs_json_may_admit_other_timesteps_and_more_steps(read: Reader) -> Non
     assert read.frame(timestep=600, timesteps=[400, 600]).timesteps == (400, 600)
 
 
-@pytest.mark.parametrize(("changes", "said"), [
-    ({"timesteps": [0, 900]}, "around timestep 999"), ({"timesteps": [0]}, "around timestep 999"),
-    ({"timesteps": [0, 999, 1000]}, "around timestep 999"), ({"timesteps": [0, 1000]}, "up to 999"),
-    ({"timesteps": [999, 0]}, "around timestep"), ({"timesteps": "all"}, "a list of whole numbers"),
-    ({"max_steps": 0}, "at least 1"), ({"max_steps": 51}, "1 to 50"),
-])
-def test_timesteps_and_steps_that_cannot_be(read: Reader, changes: dict[str, JsonValue], said: str) -> None:
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"timesteps": [0, 900]}, "around timestep 999"),
+        ({"timesteps": [0]}, "around timestep 999"),
+        ({"timesteps": [0, 999, 1000]}, "around timestep 999"),
+        ({"timesteps": [0, 1000]}, "up to 999"),
+        ({"timesteps": [999, 0]}, "around timestep"),
+        ({"timesteps": "all"}, "a list of whole numbers"),
+        ({"max_steps": 0}, "at least 1"),
+        ({"max_steps": 51}, "1 to 50"),
+    ],
+)
+def test_timesteps_and_steps_that_cannot_be(
+    read: Reader, changes: dict[str, JsonValue], said: str
+) -> None:
     with pytest.raises(ConfigError, match=said):
         read.frame(**changes)
 
@@ -346,7 +373,9 @@ def test_what_is_known_of_a_checkpoint_without_sdxs_json_comes_second(tmp_path: 
 
 
 def test_the_default_timestep_must_exist_in_the_schedule(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"timestep is absent, expected 0 to 499.*write the value"):
+    with pytest.raises(
+        ConfigError, match=r"timestep is absent, expected 0 to 499.*write the value"
+    ):
         FrameConfig.read(tmp_path / "sdxs.json", 500)
 
 

@@ -1,4 +1,6 @@
-"""`--control` from the command line to the backend: edges travel with their frame, keys change the strength."""
+"""`--control` from the command line to the backend: edges travel with their frame, keys change the
+strength.
+"""
 
 from pathlib import Path
 
@@ -40,14 +42,27 @@ class ShowsEdges(IdentityBackend):
 
 
 @pytest.mark.parametrize("hosted", [False, True])
-def test_every_frame_comes_with_its_own_edges(hosted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_frame_comes_with_its_own_edges(
+    hosted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     options = BackendOptions(SIZE)
-    backend = HostedBackend("edges", f"{__name__}:ShowsEdges", None, options) if hosted else ShowsEdges(None, options)
+    backend = (
+        HostedBackend("edges", f"{__name__}:ShowsEdges", None, options)
+        if hosted
+        else ShowsEdges(None, options)
+    )
     if hosted:
         monkeypatch.syspath_prepend(str(Path(__file__).parent))
     prompt = Prompt("", np.zeros((1, 77, 4), np.float32))
     settings = LoopSettings(SIZE, frames=6, realtime=False, skip_threshold=-1, edges="canny")
-    loop = Loop(Synthetic(SIZE), [backend], settings, [prompt], FrameParams(), lambda text: prompt.encoder_hidden_states)
+    loop = Loop(
+        Synthetic(SIZE),
+        [backend],
+        settings,
+        [prompt],
+        FrameParams(),
+        lambda text: prompt.encoder_hidden_states,
+    )
     shown: list[np.ndarray] = []
     loop.run(lambda frame: shown.append(frame.outputs[0].copy()), lambda: None, lambda: None)
     source, edges, expected = Synthetic(SIZE), Edges("canny", SIZE), []
@@ -61,7 +76,9 @@ def test_every_frame_comes_with_its_own_edges(hosted: bool, monkeypatch: pytest.
 
 
 def test_hosted_edges_are_checked() -> None:
-    backend = HostedBackend("identity", "sdxs.common.backend:IdentityBackend", None, BackendOptions(SIZE))
+    backend = HostedBackend(
+        "identity", "sdxs.common.backend:IdentityBackend", None, BackendOptions(SIZE)
+    )
     backend.load()
     with pytest.raises(BackendError, match="expected contiguous uint8"):
         backend.submit(np.zeros((SIZE, SIZE, 3), np.uint8), np.zeros((SIZE, SIZE + 1), np.uint8))
@@ -71,7 +88,14 @@ def test_hosted_edges_are_checked() -> None:
 def test_without_a_control_no_edges_are_drawn() -> None:
     prompt = Prompt("", np.zeros((1, 77, 4), np.float32))
     settings = LoopSettings(SIZE, frames=1, realtime=False)
-    loop = Loop(Synthetic(SIZE), [ShowsEdges(None, BackendOptions(SIZE))], settings, [prompt], FrameParams(), lambda text: None)
+    loop = Loop(
+        Synthetic(SIZE),
+        [ShowsEdges(None, BackendOptions(SIZE))],
+        settings,
+        [prompt],
+        FrameParams(),
+        lambda text: None,
+    )
     shown: list[Frame] = []
     loop.run(lambda frame: shown.append(frame), lambda: None, lambda: None)
     assert shown[0].edges is None and not shown[0].outputs[0].any()
@@ -87,7 +111,9 @@ def test_the_command_renders_under_control(command: Command, folder: Path, tmp_p
     base = ("--model", folder)
     free = render(command, tmp_path / "a.png", *base)
     held = render(command, tmp_path / "b.png", *base, "--control", "sketch")
-    other = render(command, tmp_path / "c.png", *base, "--control", folder / "controlnet", "--edges", "canny")
+    other = render(
+        command, tmp_path / "c.png", *base, "--control", folder / "controlnet", "--edges", "canny"
+    )
     weak = render(command, tmp_path / "d.png", *base, "--control", "sketch", "--control-scale", 0)
     assert np.abs(free - held).mean() > 1 and (held != other).any()
     np.testing.assert_array_equal(weak, free)
@@ -95,12 +121,15 @@ def test_the_command_renders_under_control(command: Command, folder: Path, tmp_p
     np.testing.assert_array_equal(isolated, held)
 
 
-@pytest.mark.parametrize(("options", "said"), [
-    (("--control-scale", 0.5), "nothing reads edges in this session; add --control sketch"),
-    (("--edges", "canny"), "nothing reads edges in this session; add --control sketch"),
-    (("--control", "sketch", "--edges", "hed"), "--edges hed: expected canny or soft"),
-    (("--control", "depth"), "--control depth: expected none, sketch"),
-])
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--control-scale", 0.5), "nothing reads edges in this session; add --control sketch"),
+        (("--edges", "canny"), "nothing reads edges in this session; add --control sketch"),
+        (("--control", "sketch", "--edges", "hed"), "--edges hed: expected canny or soft"),
+        (("--control", "depth"), "--control depth: expected none, sketch"),
+    ],
+)
 def test_what_cannot_be_is_refused(
     options: tuple[object, ...], said: str, command: Command, folder: Path, tmp_path: Path
 ) -> None:

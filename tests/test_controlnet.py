@@ -1,4 +1,6 @@
-"""The ControlNet against what diffusers made of the same weights, its place in the frame, and what does not fit."""
+"""The ControlNet against what diffusers made of the same weights, its place in the frame, and what
+does not fit.
+"""
 
 import json
 from collections.abc import Callable
@@ -26,7 +28,13 @@ from sdxs.experiments.control_parity import (
     tiny_controlled,
 )
 from sdxs.experiments.make_fixtures import NETWORK_LIMIT, X0_LIMIT, error
-from sdxs.experiments.random_checkpoint import architecture, control_config, tiny, write_checkpoint, write_control
+from sdxs.experiments.random_checkpoint import (
+    architecture,
+    control_config,
+    tiny,
+    write_checkpoint,
+    write_control,
+)
 from sdxs.mlx_sdxs.backend import MlxBackend
 from sdxs.mlx_sdxs.controlnet import ControlNetModel
 
@@ -48,13 +56,21 @@ def controlled(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Chec
 
 
 @pytest.mark.parametrize("name", CONTROL_NAMES)
-def test_residuals_and_x0_equal_diffusers(name: str, controlled: Callable[[str], Checkpoint]) -> None:
+def test_residuals_and_x0_equal_diffusers(
+    name: str, controlled: Callable[[str], Checkpoint]
+) -> None:
     checkpoint = controlled(name)
     ours = run_control(checkpoint, draw_control_inputs(checkpoint, SIZE, seed=7))
-    assert {f"{name}/{what}" for what in ours} == {key for key in STORED if key.startswith(f"{name}/")}
+    assert {f"{name}/{what}" for what in ours} == {
+        key for key in STORED if key.startswith(f"{name}/")
+    }
     for what, array in ours.items():
-        assert error(what, array, STORED[f"{name}/{what}"]) <= (X0_LIMIT if what.startswith("x0") else NETWORK_LIMIT), what
-    assert error("x0", ours["x0 controlled"], ours["x0 free"]) > 0.01, "the control makes no difference"
+        assert error(what, array, STORED[f"{name}/{what}"]) <= (
+            X0_LIMIT if what.startswith("x0") else NETWORK_LIMIT
+        ), what
+    assert error("x0", ours["x0 controlled"], ours["x0 free"]) > 0.01, (
+        "the control makes no difference"
+    )
 
 
 def full_config(name: str = DREAMSHAPER) -> ControlNetConfig:
@@ -62,7 +78,9 @@ def full_config(name: str = DREAMSHAPER) -> ControlNetConfig:
 
 
 def test_the_published_sketch_controlnet_has_this_layout() -> None:
-    """746 MB of float32, its size on the hub, is what its config's layout comes to, middle block and all."""
+    """746 MB of float32, its size on the hub, is what its config's layout comes to, middle block
+    and all.
+    """
     config = full_config()
     assert skip_channels(config.unet) == (320, 320, 320, 640, 640, 1280)
     assert round(4 * parameter_count(controlnet_layout(config)) / 1e6) == 746
@@ -84,7 +102,11 @@ def test_attributes_are_the_files_keys(name: str) -> None:
 
 
 def test_its_norms_have_the_eps_of_diffusers() -> None:
-    norms = {k: m for k, m in ControlNetModel(full_config()).named_modules() if isinstance(m, nn.GroupNorm)}
+    norms = {
+        k: m
+        for k, m in ControlNetModel(full_config()).named_modules()
+        if isinstance(m, nn.GroupNorm)
+    }
     inner = {k for k in norms if "attentions" in k}
     assert inner and {norms[k].eps for k in inner if k.endswith(".norm")} == {1e-6}
     assert {m.eps for k, m in norms.items() if k not in inner} == {1e-5}
@@ -104,8 +126,10 @@ def backend(controlled: Callable[[str], Checkpoint]):
 
 def drawing(seed: int) -> tuple[np.ndarray, np.ndarray]:
     generator = np.random.default_rng(seed)
-    return (generator.integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8),
-            (255 * (generator.random((SIZE, SIZE)) < 0.1)).astype(np.uint8))
+    return (
+        generator.integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8),
+        (255 * (generator.random((SIZE, SIZE)) < 0.1)).astype(np.uint8),
+    )
 
 
 def render(backend: MlxBackend, picture: np.ndarray, edges: np.ndarray | None) -> np.ndarray:
@@ -123,7 +147,9 @@ def test_scale_is_live_and_zero_is_the_frame_without_control(
     for scale in (0.0, 0.5, 1.0):
         backend.set_params(FrameParams(control_scale=scale))
         pictures[scale] = render(backend, picture, edges)
-    assert (pictures[0.5] != pictures[1.0]).mean() > 0.1 and (pictures[0.5] != pictures[0.0]).mean() > 0.1
+    assert (pictures[0.5] != pictures[1.0]).mean() > 0.1 and (
+        pictures[0.5] != pictures[0.0]
+    ).mean() > 0.1
     backend.set_params(FrameParams(control_scale=1.0))
     np.testing.assert_array_equal(render(backend, picture, edges), pictures[1.0])
     assert (render(backend, picture, drawing(2)[1]) != pictures[1.0]).any()
@@ -135,11 +161,15 @@ def test_scale_is_live_and_zero_is_the_frame_without_control(
     free.close()
 
 
-def test_a_scale_of_zero_does_not_run_the_controlnet(backend: MlxBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_scale_of_zero_does_not_run_the_controlnet(
+    backend: MlxBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
     picture, edges = drawing(1)
     calls: list[object] = []
     original = ControlNetModel.__call__
-    monkeypatch.setattr(ControlNetModel, "__call__", lambda self, *a: calls.append(1) or original(self, *a))
+    monkeypatch.setattr(
+        ControlNetModel, "__call__", lambda self, *a: calls.append(1) or original(self, *a)
+    )
     backend.set_params(FrameParams(control_scale=0.0))
     render(backend, picture, None)
     assert not calls
@@ -148,9 +178,16 @@ def test_a_scale_of_zero_does_not_run_the_controlnet(backend: MlxBackend, monkey
     assert calls
 
 
-@pytest.mark.parametrize("edges", [
-    None, np.zeros((SIZE, SIZE), np.float32), np.zeros((SIZE, SIZE, 3), np.uint8), np.zeros((SIZE, 2 * SIZE), np.uint8)[:, ::2],
-], ids=["none", "float", "colour", "strided"])
+@pytest.mark.parametrize(
+    "edges",
+    [
+        None,
+        np.zeros((SIZE, SIZE), np.float32),
+        np.zeros((SIZE, SIZE, 3), np.uint8),
+        np.zeros((SIZE, 2 * SIZE), np.uint8)[:, ::2],
+    ],
+    ids=["none", "float", "colour", "strided"],
+)
 def test_wrong_edges_are_refused(backend: MlxBackend, edges: np.ndarray | None) -> None:
     backend.set_params(FrameParams(control_scale=1.0))
     with pytest.raises(BackendError, match="edges"):
@@ -177,18 +214,27 @@ def config(**changes: object) -> dict[str, object]:
     return control_config(tiny(architecture(DREAMSHAPER))["unet"]) | changes  # type: ignore[return-value]
 
 
-@pytest.mark.parametrize(("changes", "said"), [
-    ({"cross_attention_dim": 128}, "cross_attention_dim is 128, dream needs 64"),
-    ({"layers_per_block": 2}, "number of residuals is 9, dream needs 6"),
-    ({"block_out_channels": [32, 64, 64]}, r"widths of residuals is \(32, 32, 32, 64, 64, 64\), dream needs"),
-    ({"conditioning_embedding_out_channels": [16, 32, 96]}, "reduction of the picture is 4, dream needs 8"),
-    ({"in_channels": 8}, "in_channels is 8, dream needs 4"),
-    ({"conditioning_channels": 1}, "conditioning_channels is 1, dream needs 3"),
-    ({"_class_name": "UNet2DConditionModel"}, "_class_name is"),
-    ({"global_pool_conditions": True}, "global_pool_conditions is true"),
-    ({"controlnet_conditioning_channel_order": "hsv"}, "controlnet_conditioning_channel_order"),
-    ({"class_embed_type": "timestep"}, "class_embed_type"),
-])
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"cross_attention_dim": 128}, "cross_attention_dim is 128, dream needs 64"),
+        ({"layers_per_block": 2}, "number of residuals is 9, dream needs 6"),
+        (
+            {"block_out_channels": [32, 64, 64]},
+            r"widths of residuals is \(32, 32, 32, 64, 64, 64\), dream needs",
+        ),
+        (
+            {"conditioning_embedding_out_channels": [16, 32, 96]},
+            "reduction of the picture is 4, dream needs 8",
+        ),
+        ({"in_channels": 8}, "in_channels is 8, dream needs 4"),
+        ({"conditioning_channels": 1}, "conditioning_channels is 1, dream needs 3"),
+        ({"_class_name": "UNet2DConditionModel"}, "_class_name is"),
+        ({"global_pool_conditions": True}, "global_pool_conditions is true"),
+        ({"controlnet_conditioning_channel_order": "hsv"}, "controlnet_conditioning_channel_order"),
+        ({"class_embed_type": "timestep"}, "class_embed_type"),
+    ],
+)
 def test_a_controlnet_of_another_model_is_refused(
     changes: dict[str, object], said: str, dreamshaper: Path, tmp_path: Path
 ) -> None:
@@ -199,19 +245,25 @@ def test_a_controlnet_of_another_model_is_refused(
         with_control(open_checkpoint(dreamshaper), str(folder))
 
 
-def test_sketch_of_09_and_dreamshaper_do_not_mix(tiny_sdxs: Checkpoint, dreamshaper: Path, tmp_path: Path) -> None:
+def test_sketch_of_09_and_dreamshaper_do_not_mix(
+    tiny_sdxs: Checkpoint, dreamshaper: Path, tmp_path: Path
+) -> None:
     """At full size it is the prompt's width, 1024 against 768."""
     full = architecture("sdxs-512-0.9")["unet"]
     assert (full["cross_attention_dim"], full_config().unet.cross_attention_dim) == (1024, 768)
     unet = ControlNetConfig.parse(Fields(control_config(full), "here")).unet
     (tmp_path / "c").mkdir()
-    (tmp_path / "c" / "config.json").write_text(json.dumps(control_config(architecture(DREAMSHAPER)["unet"])))
+    (tmp_path / "c" / "config.json").write_text(
+        json.dumps(control_config(architecture(DREAMSHAPER)["unet"]))
+    )
     with pytest.raises(ConfigError, match="cross_attention_dim is 768, tiny needs 1024"):
         with_control(replace(tiny_sdxs, name="tiny", unet=unet), str(tmp_path / "c"))
 
 
 def test_a_missing_tensor_is_named(dreamshaper: Path) -> None:
-    folder = write_control(dreamshaper / "controlnet", control_config(tiny(architecture(DREAMSHAPER))["unet"]))
+    folder = write_control(
+        dreamshaper / "controlnet", control_config(tiny(architecture(DREAMSHAPER))["unet"])
+    )
     path = folder / "diffusion_pytorch_model.safetensors"
     tensors = load_file(path)
     del tensors["controlnet_mid_block.weight"]
@@ -226,9 +278,14 @@ def test_sketch_is_found_beside_its_checkpoint_or_by_its_name(
     monkeypatch.setenv("SDXS_WEIGHTS", str(tmp_path / "weights"))
     checkpoint = open_checkpoint(dreamshaper, DREAMSHAPER)
     assert with_control(checkpoint, "none").control is None
-    with pytest.raises(WeightsError, match="sketch is not on this machine and cannot be pulled: published as a pickle"):
+    with pytest.raises(
+        WeightsError,
+        match="sketch is not on this machine and cannot be pulled: published as a pickle",
+    ):
         with_control(checkpoint, "sketch")
-    with pytest.raises(UsageError, match="no sketch ControlNet for demo .known: .*; demo-sketch.*trained for demo$"):
+    with pytest.raises(
+        UsageError, match="no sketch ControlNet for demo .known: .*; demo-sketch.*trained for demo$"
+    ):
         with_control(replace(find("demo", download=False), folder=dreamshaper), "sketch")
     with pytest.raises(UsageError, match="--control canny: expected none, sketch, or a folder"):
         with_control(checkpoint, "canny")
@@ -237,7 +294,9 @@ def test_sketch_is_found_beside_its_checkpoint_or_by_its_name(
     found = with_control(checkpoint, "sketch").control
     assert found is not None and found.folder == known
     listed = command("weights", "list")
-    assert any("sketch" in line and "weights" in line for line in listed.out.splitlines()), listed.out
+    assert any("sketch" in line and "weights" in line for line in listed.out.splitlines()), (
+        listed.out
+    )
     own = write_control(dreamshaper / "controlnet", small)
     found = with_control(checkpoint, "sketch").control
     assert found is not None and found.folder == own
@@ -249,12 +308,20 @@ def test_colours_go_in_the_order_the_config_names(controlled: Callable[[str], Ch
     models = []
     for bgr in (False, True):
         models.append(ControlNetModel(replace(control.config, bgr=bgr)))
-        models[-1].load_weights([(k, mx.array(v).transpose(0, 2, 3, 1) if v.ndim == 4 else mx.array(v))
-                                 for k, v in load_file(control.weights).items()])
+        models[-1].load_weights(
+            [
+                (k, mx.array(v).transpose(0, 2, 3, 1) if v.ndim == 4 else mx.array(v))
+                for k, v in load_file(control.weights).items()
+            ]
+        )
     generator = np.random.default_rng(0)
-    sample, states, edges = (mx.array(generator.standard_normal(shape, dtype=np.float32))
-                             for shape in ((1, 8, 8, 4), (1, 77, 64), (1, 64, 64, 3)))
+    sample, states, edges = (
+        mx.array(generator.standard_normal(shape, dtype=np.float32))
+        for shape in ((1, 8, 8, 4), (1, 77, 64), (1, 64, 64, 3))
+    )
     straight = models[0](sample, 999.0, states, edges, mx.array(1.0)).middle
     turned = models[1](sample, 999.0, states, edges[..., ::-1], mx.array(1.0)).middle
     assert mx.array_equal(straight, turned)
-    assert not mx.array_equal(straight, models[1](sample, 999.0, states, edges, mx.array(1.0)).middle)
+    assert not mx.array_equal(
+        straight, models[1](sample, 999.0, states, edges, mx.array(1.0)).middle
+    )

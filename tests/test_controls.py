@@ -23,7 +23,9 @@ ENTER, BACKSPACE, ESCAPE = 13, 8, 27
 
 
 def controls(*prompts: str, feedback: float = 0.0, ema: float = 0.0) -> Controls:
-    return Controls(prompts or ("a", "b", "c"), FrameParams(seed=3, feedback=feedback), Look(ema=ema))
+    return Controls(
+        prompts or ("a", "b", "c"), FrameParams(seed=3, feedback=feedback), Look(ema=ema)
+    )
 
 
 def press(under_test: Controls, keys: str) -> list[Event | None]:
@@ -32,16 +34,31 @@ def press(under_test: Controls, keys: str) -> list[Event | None]:
 
 @pytest.mark.parametrize(
     ("key", "event"),
-    [("q", Event.QUIT), ("s", Event.SNAPSHOT), ("r", Event.RECORD), (" ", Event.PAUSE), ("n", Event.PROMPT),
-     ("p", Event.PROMPT), ("+", Event.PARAMS), ("-", Event.PARAMS), ("f", Event.FULL_SCREEN), ("e", Event.LOOK),
-     ("Q", Event.QUIT), ("\x1b", Event.QUIT)],
+    [
+        ("q", Event.QUIT),
+        ("s", Event.SNAPSHOT),
+        ("r", Event.RECORD),
+        (" ", Event.PAUSE),
+        ("n", Event.PROMPT),
+        ("p", Event.PROMPT),
+        ("+", Event.PARAMS),
+        ("-", Event.PARAMS),
+        ("f", Event.FULL_SCREEN),
+        ("e", Event.LOOK),
+        ("Q", Event.QUIT),
+        ("\x1b", Event.QUIT),
+    ],
 )
 def test_events(key: str, event: Event) -> None:
     assert press(controls(), key) == [event]
 
 
 def test_every_key_of_the_help_does_something_and_no_other_key_is_left_out() -> None:
-    named = {part for keys, _ in HELP for part in keys.replace("space", " ").split("/" if "/" in keys else " or ")}
+    named = {
+        part
+        for keys, _ in HELP
+        for part in keys.replace("space", " ").split("/" if "/" in keys else " or ")
+    }
     named = {key.strip() or " " for key in named} - {"esc"}
     assert named == set(Controls._ACTIONS) - {"="}  # the same key as +, without shift
 
@@ -52,7 +69,11 @@ def test_keys_without_a_meaning_change_nothing(key: int) -> None:
     assert under_test.press(key) is None
     press(under_test, "t")
     assert under_test.press(key if key != 200 else 0) is None
-    assert (under_test.prompt, under_test.params, under_test.look) == ("a", FrameParams(seed=3), Look(typed=""))
+    assert (under_test.prompt, under_test.params, under_test.look) == (
+        "a",
+        FrameParams(seed=3),
+        Look(typed=""),
+    )
 
 
 def test_prompts_go_round_both_ways() -> None:
@@ -146,7 +167,9 @@ Wait = Callable[[Viewer], bool]
 
 
 class ScriptedWindow:
-    """Hands out keys; an entry that is a condition holds the following ones back until it is met."""
+    """Hands out keys; an entry that is a condition holds the following ones back until it is
+    met.
+    """
 
     def __init__(self) -> None:
         self.closed = False
@@ -155,7 +178,9 @@ class ScriptedWindow:
         self.pictures: list[np.ndarray] = []
         self.full_screen = 0
         self._waiting: Wait | None = None
-        self._patience = 4000  # looks, 20 to 30 a second: a condition that is never met fails the test
+        self._patience = (
+            4000  # looks, 20 to 30 a second: a condition that is never met fails the test
+        )
 
     def write(self, picture: np.ndarray, shown_ns: int) -> None:
         assert shown_ns > 0
@@ -196,11 +221,17 @@ def run(
     monkeypatch.setattr(sessions, "Window", lambda: window)
     monkeypatch.chdir(tmp_path)
 
-    def session(*script: int | Wait | str, **plan: object) -> tuple[Session, ScriptedWindow, Summary]:
+    def session(
+        *script: int | Wait | str, **plan: object
+    ) -> tuple[Session, ScriptedWindow, Summary]:
         wanted = Plan("synthetic", 64, ("first",), skip_threshold=-1, **plan)  # type: ignore[arg-type]
         made = open_session(wanted, demo, [IdentityBackend(demo, BackendOptions(64))])
         window.viewer = made._viewer
-        steps = [part for step in script for part in (map(ord, step) if isinstance(step, str) else (step,))]
+        steps = [
+            part
+            for step in script
+            for part in (map(ord, step) if isinstance(step, str) else (step,))
+        ]
         window.script = iter([shown(1), *steps])
         return made, window, made.run(lambda *_: None)
 
@@ -208,12 +239,20 @@ def run(
 
 
 def test_snapshots_of_one_second_have_names_of_their_own(
-    run: Callable[..., tuple[Session, ScriptedWindow, Summary]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Callable[..., tuple[Session, ScriptedWindow, Summary]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(sessions.time, "strftime", lambda _: "sdxs-now")
     session, _, _ = run("sss", "r", shown(2), "r", "r", shown(2), "rq")
     names = sorted(path.name for path in tmp_path.iterdir())
-    assert names == ["sdxs-now-2.mp4", "sdxs-now-2.png", "sdxs-now-3.png", "sdxs-now.mp4", "sdxs-now.png"]
+    assert names == [
+        "sdxs-now-2.mp4",
+        "sdxs-now-2.png",
+        "sdxs-now-3.png",
+        "sdxs-now.mp4",
+        "sdxs-now.png",
+    ]
     assert sorted(path.name for path in session.files) == names
     assert VideoFile(tmp_path / "sdxs-now-2.mp4").read() is not None
 
@@ -221,16 +260,22 @@ def test_snapshots_of_one_second_have_names_of_their_own(
 def test_no_overlay_in_any_file(
     run: Callable[..., tuple[Session, ScriptedWindow, Summary]], tmp_path: Path
 ) -> None:
-    _, window, _ = run("h", "r", shown(2), "s", shown(2), "rq", outs=(tmp_path / "out.mp4", tmp_path / "out.png"))
+    _, window, _ = run(
+        "h", "r", shown(2), "s", shown(2), "rq", outs=(tmp_path / "out.mp4", tmp_path / "out.png")
+    )
     assert window.pictures[-1].shape == (720, 720, 3)
     for path in tmp_path.iterdir():
         picture = cv2.imread(str(path)) if path.suffix == ".png" else VideoFile(path).read()
         assert picture is not None and picture.shape == (64, 64, 3)
-        assert abs(read_counter(picture)) < 10_000, path  # the test card's counter is where the overlay would be
+        assert abs(read_counter(picture)) < 10_000, (
+            path
+        )  # the test card's counter is where the overlay would be
 
 
 def test_full_disk_and_read_only_folder_become_notes(
-    run: Callable[..., tuple[Session, ScriptedWindow, Summary]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Callable[..., tuple[Session, ScriptedWindow, Summary]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     notes: list[str] = []
     monkeypatch.setattr(Viewer, "say", lambda _self, note, _seconds=0: notes.append(note))
@@ -247,7 +292,9 @@ def test_full_disk_and_read_only_folder_become_notes(
 
 
 def test_a_recording_that_meets_a_full_disk_stops_alone(
-    run: Callable[..., tuple[Session, ScriptedWindow, Summary]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Callable[..., tuple[Session, ScriptedWindow, Summary]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def full(viewer: Viewer) -> bool:
         monkeypatch.setattr("sdxs.common.sink.DISK_CHECK_FRAMES", 1)
@@ -256,11 +303,17 @@ def test_a_recording_that_meets_a_full_disk_stops_alone(
 
     notes: list[str] = []
     say = Viewer.say
-    monkeypatch.setattr(Viewer, "say", lambda self, note, s=4.0: (notes.append(note), say(self, note, s))[1])
-    _, _, summary = run("r", shown(2), full, lambda viewer: viewer._recording is None, shown(2), "q")
+    monkeypatch.setattr(
+        Viewer, "say", lambda self, note, s=4.0: (notes.append(note), say(self, note, s))[1]
+    )
+    _, _, summary = run(
+        "r", shown(2), full, lambda viewer: viewer._recording is None, shown(2), "q"
+    )
     assert summary.ended == "stopped"
     assert "disk is full" in notes[-1] and notes[-1].startswith("recording stopped")
-    assert [path.suffix for path in tmp_path.iterdir()] == [".mp4"], "what was recorded until then is kept"
+    assert [path.suffix for path in tmp_path.iterdir()] == [".mp4"], (
+        "what was recorded until then is kept"
+    )
 
 
 def test_pause_shows_notes_and_typing_without_a_new_frame(
@@ -284,7 +337,9 @@ def test_pause_shows_notes_and_typing_without_a_new_frame(
 
     held: list[bool] = []
     looks: list[int] = []
-    check = _Renderer.check  # called again and again while the inference thread is held, and has nothing in flight
+    check = (
+        _Renderer.check
+    )  # called again and again while the inference thread is held, and has nothing in flight
     monkeypatch.setattr(_Renderer, "check", lambda self: (held.append(True), check(self))[1])
     _, window, _ = run(" ", still, mark, "t", mark, "x", mark, ENTER, "d", mark, " ", shown(2), "q")
     (frames, paused), (_, opened), (_, typed), (after, beside) = counts
@@ -295,17 +350,19 @@ def test_pause_shows_notes_and_typing_without_a_new_frame(
 
 
 def test_a_typed_prompt_reaches_the_frames_and_the_gallery_is_at_hand(
-    run: Callable[..., tuple[Session, ScriptedWindow, Summary]]
+    run: Callable[..., tuple[Session, ScriptedWindow, Summary]],
 ) -> None:
     def prompt_is(text: str) -> Wait:
         return lambda viewer: viewer._prompt == text
 
-    session, _, _ = run("tred", ENTER, prompt_is("red"), "n", prompt_is(GALLERY[0]), "pp", prompt_is("first"), "q")
+    session, _, _ = run(
+        "tred", ENTER, prompt_is("red"), "n", prompt_is(GALLERY[0]), "pp", prompt_is("first"), "q"
+    )
     assert session._controls.prompts == ["first", "red", *GALLERY]
 
 
 def test_prompts_are_encoded_ahead_of_their_turn(
-    run: Callable[..., tuple[Session, ScriptedWindow, Summary]]
+    run: Callable[..., tuple[Session, ScriptedWindow, Summary]],
 ) -> None:
     def all_ahead(viewer: Viewer) -> bool:
         return not made[0]._ahead.is_alive()
@@ -337,12 +394,14 @@ def test_a_prompt_that_cannot_be_encoded_is_a_note(
         return encode(self, prompt)
 
     monkeypatch.setattr(sessions.TextEncoder, "encode", fail)
-    _, _, summary = run("tbad", ENTER, lambda v: v._note[0] == "prompt not changed: no such word", shown(1), "q")
+    _, _, summary = run(
+        "tbad", ENTER, lambda v: v._note[0] == "prompt not changed: no such word", shown(1), "q"
+    )
     assert summary.ended == "stopped"
 
 
 def test_the_close_button_ends_the_session_even_while_typing(
-    run: Callable[..., tuple[Session, ScriptedWindow, Summary]]
+    run: Callable[..., tuple[Session, ScriptedWindow, Summary]],
 ) -> None:
     def close(viewer: Viewer) -> bool:
         viewer._window.closed = True  # type: ignore[union-attr]

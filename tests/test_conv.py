@@ -7,7 +7,14 @@ import pytest
 
 import sdxs.mlx_sdxs  # noqa: F401 - first, for MLX's BLAS
 from sdxs.mlx_sdxs import conv as module
-from sdxs.mlx_sdxs.conv import FoldedConv, best_form, convolve, fold_convolutions, minimal_filter, transform_weight
+from sdxs.mlx_sdxs.conv import (
+    FoldedConv,
+    best_form,
+    convolve,
+    fold_convolutions,
+    minimal_filter,
+    transform_weight,
+)
 
 FORMS = ["direct", "rows4", "tiles4", "tiles2", "shifts"]
 
@@ -42,9 +49,14 @@ def test_every_form_is_the_same_convolution(
 
 def test_a_folded_network_is_the_same_and_drops_what_it_no_longer_needs() -> None:
     chain = nn.Sequential(
-        nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1, stride=2, bias=False),
-        nn.Conv2d(16, 32, 3, padding=1), nn.Conv2d(32, 32, 3, padding=1, bias=False), nn.Conv2d(32, 4, 1),
-        nn.Conv2d(4, 16, 3, padding=1), nn.Conv2d(16, 3, 3, padding=1),
+        nn.Conv2d(3, 16, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(16, 16, 3, padding=1, stride=2, bias=False),
+        nn.Conv2d(16, 32, 3, padding=1),
+        nn.Conv2d(32, 32, 3, padding=1, bias=False),
+        nn.Conv2d(32, 4, 1),
+        nn.Conv2d(4, 16, 3, padding=1),
+        nn.Conv2d(16, 3, 3, padding=1),
     )
     x = random((1, 64, 64, 3))
     expected = chain(x)
@@ -52,7 +64,14 @@ def test_a_folded_network_is_the_same_and_drops_what_it_no_longer_needs() -> Non
     got = chain(x)
     assert float(mx.abs(got - expected).max() / mx.abs(expected).max()) < 1e-5
     kinds = [type(layer).__name__ for layer in chain.layers]
-    assert kinds == ["FoldedConv", "ReLU", *["FoldedConv"] * 3, "Conv2d", "FoldedConv", "FoldedConv"]
+    assert kinds == [
+        "FoldedConv",
+        "ReLU",
+        *["FoldedConv"] * 3,
+        "Conv2d",
+        "FoldedConv",
+        "FoldedConv",
+    ]
     assert chain.layers[3].weight.shape == (3, 6, 16, 32)
     assert mx.array_equal(chain(x), got)
 
@@ -60,9 +79,15 @@ def test_a_folded_network_is_the_same_and_drops_what_it_no_longer_needs() -> Non
 @pytest.mark.parametrize(
     ("shape", "form"),
     [
-        ((64, 64, 320, 320), "tiles4"), ((16, 16, 1280, 1280), "tiles2"), ((512, 512, 64, 64), "rows4"),
-        ((512, 512, 64, 3), "shifts"), ((512, 512, 3, 64), "direct"), ((90, 90, 320, 320), "direct"),
-        ((8, 8, 128, 128), "direct"), ((32, 32, 64, 32), "tiles4"), ((32, 32, 16, 16), "rows4"),
+        ((64, 64, 320, 320), "tiles4"),
+        ((16, 16, 1280, 1280), "tiles2"),
+        ((512, 512, 64, 64), "rows4"),
+        ((512, 512, 64, 3), "shifts"),
+        ((512, 512, 3, 64), "direct"),
+        ((90, 90, 320, 320), "direct"),
+        ((8, 8, 128, 128), "direct"),
+        ((32, 32, 64, 32), "tiles4"),
+        ((32, 32, 16, 16), "rows4"),
     ],
 )
 def test_the_form_follows_the_shape(shape: tuple[int, int, int, int], form: str) -> None:
@@ -71,7 +96,11 @@ def test_the_form_follows_the_shape(shape: tuple[int, int, int, int], form: str)
 
 @pytest.mark.parametrize(("height", "width", "inputs"), [(16, 12, 5), (8, 8, 16), (24, 20, 3)])
 def test_windows_are_a_convolution_of_stride_two(height: int, width: int, inputs: int) -> None:
-    x, weight, bias = random((2, height, width, inputs)), random((7, 3, 3, inputs), 1), random((7,), 2)
+    x, weight, bias = (
+        random((2, height, width, inputs)),
+        random((7, 3, 3, inputs), 1),
+        random((7,), 2),
+    )
     got = convolve(x, transform_weight(weight, "windows"), "windows", bias, stride=2)
     expected = mx.conv2d(x, weight, stride=2, padding=1) + bias
     assert got.shape == expected.shape
@@ -79,11 +108,14 @@ def test_windows_are_a_convolution_of_stride_two(height: int, width: int, inputs
 
 
 @pytest.mark.parametrize(
-    ("form", "height", "stride"), [("windows", 16, 1), ("windows", 15, 2), ("rows4", 16, 2), ("shifts", 16, 2)]
+    ("form", "height", "stride"),
+    [("windows", 16, 1), ("windows", 15, 2), ("rows4", 16, 2), ("shifts", 16, 2)],
 )
 def test_a_form_refuses_what_it_cannot_take(form: str, height: int, stride: int) -> None:
     weight = transform_weight(random((4, 3, 3, 4)), form)
-    with pytest.raises(ValueError, match=f"form '{form}' cannot take a map of {height} x 16 with stride {stride}"):
+    with pytest.raises(
+        ValueError, match=f"form '{form}' cannot take a map of {height} x 16 with stride {stride}"
+    ):
         convolve(random((1, height, 16, 4)), weight, form, stride=stride)
 
 
@@ -99,7 +131,9 @@ def test_strips_make_the_same_picture(form: str, monkeypatch: pytest.MonkeyPatch
     prepared = transform_weight(weight, form)
     assert module._strip_rows(x, prepared) == 40  # too small to be cut
     whole = convolve(x, prepared, form, bias, stride)
-    monkeypatch.setattr(module, "_STRIP_BYTES", 12 * 64 * 4 * 4)  # twelve rows: 40 are three strips and a short one
+    monkeypatch.setattr(
+        module, "_STRIP_BYTES", 12 * 64 * 4 * 4
+    )  # twelve rows: 40 are three strips and a short one
     monkeypatch.setattr(module, "_STRIPS", 2)
     cut = module._convolve_one(x, prepared, form, bias)
     assert module._strip_rows(x, prepared) == 12

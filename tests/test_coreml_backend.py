@@ -1,4 +1,6 @@
-"""The Core ML backend: end to end on the interpreter, its cache and gate, and its calls into Core ML against a strict fake."""
+"""The Core ML backend: end to end on the interpreter, its cache and gate, and its calls into Core
+ML against a strict fake.
+"""
 
 import itertools
 import sys
@@ -93,8 +95,26 @@ def test_feedback_equals_mlx_frame_after_frame(coreml: CoreMLBackend, demo: Chec
 
 def test_clip_to_video_names_the_interpreter(command: Command, tmp_path: Path) -> None:
     out, stats = tmp_path / "out.mp4", tmp_path / "stats.json"
-    done = command("live", "--backend", "coreml", "--coreml-runtime", "reference", "--model", "demo", "--size", SIZE,
-                   "--source", CLIP, "--frames", 4, "--headless", "--out", out, "--stats", stats)
+    done = command(
+        "live",
+        "--backend",
+        "coreml",
+        "--coreml-runtime",
+        "reference",
+        "--model",
+        "demo",
+        "--size",
+        SIZE,
+        "--source",
+        CLIP,
+        "--frames",
+        4,
+        "--headless",
+        "--out",
+        out,
+        "--stats",
+        stats,
+    )
     assert done.code == 0, done.err
     assert "NOT Core ML" in done.out and "NOT Core ML" in stats.read_text()
     assert VideoFile(out).length == 4
@@ -102,17 +122,28 @@ def test_clip_to_video_names_the_interpreter(command: Command, tmp_path: Path) -
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="Core ML runs there")
 def test_without_macos_one_clear_line(command: Command, tmp_path: Path) -> None:
-    done = command("live", "--backend", "coreml", "--model", "demo", "--headless", "--out", tmp_path / "o.mp4")
-    assert done.code == 2 and "Core ML needs macOS" in done.err and "--coreml-runtime reference" in done.err
+    done = command(
+        "live", "--backend", "coreml", "--model", "demo", "--headless", "--out", tmp_path / "o.mp4"
+    )
+    assert (
+        done.code == 2
+        and "Core ML needs macOS" in done.err
+        and "--coreml-runtime reference" in done.err
+    )
     assert len(done.err.strip().splitlines()) == 1
 
 
 @pytest.mark.parametrize(
     ("settings", "says"),
-    [((("runtime", "fast"),), "--coreml-runtime fast"), ((("attention", "flash"),), "--attention flash"),
-     ((("colour", "red"),), "unknown setting 'colour'")],
+    [
+        ((("runtime", "fast"),), "--coreml-runtime fast"),
+        ((("attention", "flash"),), "--attention flash"),
+        ((("colour", "red"),), "unknown setting 'colour'"),
+    ],
 )
-def test_settings_that_cannot_be(demo: Checkpoint, settings: tuple[tuple[str, str], ...], says: str) -> None:
+def test_settings_that_cannot_be(
+    demo: Checkpoint, settings: tuple[tuple[str, str], ...], says: str
+) -> None:
     with pytest.raises(UsageError, match=says):
         CoreMLBackend(demo, BackendOptions(SIZE, "auto", settings))
     with pytest.raises(UsageError, match="float16"):
@@ -130,7 +161,9 @@ def test_second_start_finds_the_program(demo: Checkpoint, empty_cache: Path) -> 
 
 
 @pytest.mark.parametrize("where", ["weight.bin", "model.mlmodel"])
-def test_a_package_damaged_by_one_byte_is_rebuilt_and_said(demo: Checkpoint, empty_cache: Path, where: str) -> None:
+def test_a_package_damaged_by_one_byte_is_rebuilt_and_said(
+    demo: Checkpoint, empty_cache: Path, where: str
+) -> None:
     options = CoreMLOptions.parse(REFERENCE)
     built = find_or_build(demo, options)
     file = next(built.package("frame").rglob(where))
@@ -171,20 +204,26 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(
     assert [p.name for p in empty_cache.iterdir()] == ["hashes.json"]
 
 
-def test_the_gate_refuses_a_program_that_renders_something_else(demo: Checkpoint, empty_cache: Path) -> None:
+def test_the_gate_refuses_a_program_that_renders_something_else(
+    demo: Checkpoint, empty_cache: Path
+) -> None:
     def wrong(frame: np.ndarray, _states: np.ndarray, _seed: int) -> np.ndarray:
         return 255 - frame
 
     with pytest.raises(BackendError, match="dB from the reference"):
         find_or_build(demo, CoreMLOptions.parse(REFERENCE), wrong)
     assert sorted(p.name for p in empty_cache.iterdir()) == [
-        "hashes.json", "refused-demo-program.png", "refused-demo-reference.png",
+        "hashes.json",
+        "refused-demo-program.png",
+        "refused-demo-reference.png",
     ]
 
 
 @pytest.fixture
 def on_macos(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """A Core ML that keeps to its documented rules, on a system that says it is macOS; what was compiled there."""
+    """A Core ML that keeps to its documented rules, on a system that says it is macOS; what was
+    compiled there.
+    """
     compiled: list[str] = []
 
     def compile_model(model: str, destination_path: str) -> str:
@@ -201,7 +240,9 @@ def on_macos(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     yield compiled
 
 
-def test_calls_into_core_ml_keep_its_rules(demo: Checkpoint, on_macos: list[str], empty_cache: Path) -> None:
+def test_calls_into_core_ml_keep_its_rules(
+    demo: Checkpoint, on_macos: list[str], empty_cache: Path
+) -> None:
     backend = CoreMLBackend(demo, BackendOptions(SIZE, "auto", (("compute_units", "cpu_and_ne"),)))
     backend.load()
     first = render(backend, picture())
@@ -246,11 +287,18 @@ def test_convert_builds_lists_and_repeats(command: Command, empty_cache: Path) -
     built = command("convert", "--model", "demo", "--size", SIZE)
     assert built.code == 0 and "is ready" in built.out and "not built before" in built.err
     assert "demo" in command("convert", "--list").out
-    assert command("convert", "--model", "demo", "--size", SIZE, "--force").err.count("asked to build it again") == 1
+    assert (
+        command("convert", "--model", "demo", "--size", SIZE, "--force").err.count(
+            "asked to build it again"
+        )
+        == 1
+    )
     assert command("convert", "--model", "demo", "--weights", "float8").code == 2
 
 
-def test_key_changes_with_everything_that_is_built_from(demo: Checkpoint, tiny_sdxs: Checkpoint) -> None:
+def test_key_changes_with_everything_that_is_built_from(
+    demo: Checkpoint, tiny_sdxs: Checkpoint
+) -> None:
     keys = [
         cache.key(checkpoint, variant, library)
         for checkpoint, variant, library in itertools.product(

@@ -1,4 +1,6 @@
-"""The ControlNet as an ML Program: what the saved program computes, through the interpreter, and the backend around it."""
+"""The ControlNet as an ML Program: what the saved program computes, through the interpreter, and
+the backend around it.
+"""
 
 import json
 from collections.abc import Callable
@@ -58,26 +60,40 @@ def mlx_picture(checkpoint: Checkpoint, inputs: ControlInputs, scale: float) -> 
     unet = UNet2DConditionModel(checkpoint.unet)
     load_weights(unet, checkpoint.unet_weights, mx.float32)
     frame = Frame(
-        unet, load_vae(checkpoint.vae, checkpoint.vae_weights, mx.float32),
-        frame_steps(checkpoint.scheduler, checkpoint.frame), checkpoint.vae.scaling_factor, mx.float32,
+        unet,
+        load_vae(checkpoint.vae, checkpoint.vae_weights, mx.float32),
+        frame_steps(checkpoint.scheduler, checkpoint.frame),
+        checkpoint.vae.scaling_factor,
+        mx.float32,
         controlnet=load_controlnet(checkpoint.control, mx.float32),
     )
     noise = mx.array(inputs.noise)
     picture, _ = frame(
-        mx.array(inputs.picture), frame.prompt(mx.array(inputs.states)), noise, mx.zeros_like(noise), mx.array(0.0),
-        mx.array(inputs.edges), mx.array(scale),
+        mx.array(inputs.picture),
+        frame.prompt(mx.array(inputs.states)),
+        noise,
+        mx.zeros_like(noise),
+        mx.array(0.0),
+        mx.array(inputs.edges),
+        mx.array(scale),
     )
     return np.array(picture)
 
 
-@pytest.mark.parametrize(("name", "attention"), [(DREAMSHAPER, "sdpa"), (DREAMSHAPER, "split_einsum"), ("sd-turbo", "matmul")])
+@pytest.mark.parametrize(
+    ("name", "attention"),
+    [(DREAMSHAPER, "sdpa"), (DREAMSHAPER, "split_einsum"), ("sd-turbo", "matmul")],
+)
 def test_the_program_computes_what_diffusers_and_mlx_compute(
     name: str, attention: str, checkpoints: Callable[[str], Checkpoint]
 ) -> None:
     checkpoint = checkpoints(name)
     inputs = draw_control_inputs(checkpoint, SIZE, seed=7)
     for scale, what in ((SCALE, "x0 controlled"), (0.0, "x0 free")):
-        made, oracle = run_control_program(checkpoint, inputs, scale, attention), STORED[f"{name}/{what}"]
+        made, oracle = (
+            run_control_program(checkpoint, inputs, scale, attention),
+            STORED[f"{name}/{what}"],
+        )
         assert np.linalg.norm(made["x0"] - oracle) / np.linalg.norm(oracle) < X0_LIMIT, what
         assert psnr(made["picture"], mlx_picture(checkpoint, inputs, scale)) > LEAST_DB, what
 
@@ -88,7 +104,9 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def backend(checkpoints: Callable[[str], Checkpoint], weights: Path, monkeypatch: pytest.MonkeyPatch):
+def backend(
+    checkpoints: Callable[[str], Checkpoint], weights: Path, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setenv("SDXS_WEIGHTS", str(weights))
     made = CoreMLBackend(checkpoints(DREAMSHAPER), OPTIONS)
     made.load()
@@ -104,7 +122,9 @@ def render(backend: CoreMLBackend, picture: np.ndarray, edges: np.ndarray | None
     return out
 
 
-def test_the_backend_changes_program_with_the_scale(backend: CoreMLBackend, checkpoints: Callable[[str], Checkpoint]) -> None:
+def test_the_backend_changes_program_with_the_scale(
+    backend: CoreMLBackend, checkpoints: Callable[[str], Checkpoint]
+) -> None:
     inputs = draw_control_inputs(checkpoints(DREAMSHAPER), SIZE, seed=3)
     pictures = {}
     for scale in (0.0, 0.5, 1.0, 0.0):
@@ -135,7 +155,10 @@ def test_feedback_does_not_reach_back_over_a_change_of_program(
 
 
 def test_a_picture_from_the_prompt_alone(backend: CoreMLBackend) -> None:
-    pictures = [np.random.default_rng(seed).integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8) for seed in (1, 2)]
+    pictures = [
+        np.random.default_rng(seed).integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
+        for seed in (1, 2)
+    ]
     backend.set_params(FrameParams(3, feedback=0.5, text_only=True))
     first, second = (render(backend, picture, None) for picture in pictures)
     np.testing.assert_array_equal(first, second)
@@ -145,7 +168,9 @@ def test_a_picture_from_the_prompt_alone(backend: CoreMLBackend) -> None:
 
 def test_what_a_program_cannot_do_is_refused(checkpoints: Callable[[str], Checkpoint]) -> None:
     checkpoint = checkpoints(DREAMSHAPER)
-    placed = BackendOptions(SIZE, "auto", (*OPTIONS.settings, ("placement", "encode=ne,unet=gpu,decode=ne")))
+    placed = BackendOptions(
+        SIZE, "auto", (*OPTIONS.settings, ("placement", "encode=ne,unet=gpu,decode=ne"))
+    )
     with pytest.raises(UsageError, match="--placement: a frame under --control is one program"):
         CoreMLBackend(checkpoint, placed)
     stepped = replace(checkpoint, control=None, frame=replace(checkpoint.frame, steps=2))
@@ -157,19 +182,50 @@ def test_what_a_program_cannot_do_is_refused(checkpoints: Callable[[str], Checkp
 
 def test_programs_with_and_without_control_are_told_apart() -> None:
     free, held = (CoreMLOptions.parse(options) for options in (OPTIONS, controlled(OPTIONS)))
-    assert free.identity() != held.identity() and free.stages == ("frame",) and held.stages == ("controlled",)
+    assert (
+        free.identity() != held.identity()
+        and free.stages == ("frame",)
+        and held.stages == ("controlled",)
+    )
 
 
 def test_the_command_builds_both_programs_checks_them_and_renders(
-    command: Command, checkpoints: Callable[[str], Checkpoint], weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    command: Command,
+    checkpoints: Callable[[str], Checkpoint],
+    weights: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("SDXS_WEIGHTS", str(weights))
-    common = ("live", "--headless", "--source", "synthetic", "--frames", 1, "--size", SIZE, "--control", "sketch",
-              "--model", checkpoints(DREAMSHAPER).folder)
-    coreml = command(*common, "--backend", "coreml", "--coreml-runtime", "reference", "--out", tmp_path / "coreml.png")
+    common = (
+        "live",
+        "--headless",
+        "--source",
+        "synthetic",
+        "--frames",
+        1,
+        "--size",
+        SIZE,
+        "--control",
+        "sketch",
+        "--model",
+        checkpoints(DREAMSHAPER).folder,
+    )
+    coreml = command(
+        *common,
+        "--backend",
+        "coreml",
+        "--coreml-runtime",
+        "reference",
+        "--out",
+        tmp_path / "coreml.png",
+    )
     assert coreml.code == 0, coreml.err
     records = [json.loads(path.read_text()) for path in weights.glob("coreml/*/record.json")]
-    gates = {record["variant"].get("control", "none"): min(record["gate_db"].values()) for record in records}
+    gates = {
+        record["variant"].get("control", "none"): min(record["gate_db"].values())
+        for record in records
+    }
     assert gates.keys() == {"none", "built in"} and min(gates.values()) > 45
     mlx = command(*common, "--out", tmp_path / "mlx.png")
     assert mlx.code == 0, mlx.err

@@ -1,4 +1,6 @@
-"""What can go wrong with a conversion or a built program: one clear line each, nothing half-built."""
+"""What can go wrong with a conversion or a built program: one clear line each, nothing
+half-built.
+"""
 
 import signal
 import subprocess
@@ -30,17 +32,26 @@ def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def left_in(weights: Path) -> list[str]:
-    """What a conversion left, apart from the note of the hashes; folders in the temporary place count too."""
+    """What a conversion left, apart from the note of the hashes; folders in the temporary place
+    count too.
+    """
     names = [path.name for path in (weights / "coreml").glob("*") if path.name != "hashes.json"]
-    return names + [str(path) for path in (weights.parent / "temporary").rglob("*") if path.is_file()]
+    return names + [
+        str(path) for path in (weights.parent / "temporary").rglob("*") if path.is_file()
+    ]
 
 
 def start_convert(*arguments: str, largest_file: int | None = None) -> subprocess.Popen[str]:
-    """`sdxs convert` in a process of its own, which may write files of no more than `largest_file` bytes."""
+    """`sdxs convert` in a process of its own, which may write files of no more than `largest_file`
+    bytes.
+    """
     lines = [
         "import resource, signal, sys",
-        "signal.signal(signal.SIGINT, signal.default_int_handler)",  # a shell lets what it runs in the background ignore it
-        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({largest_file}, {largest_file}))" if largest_file else "",
+        # a shell lets what it runs in the background ignore it
+        "signal.signal(signal.SIGINT, signal.default_int_handler)",
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({largest_file}, {largest_file}))"
+        if largest_file
+        else "",
         "from sdxs.cli import main",
         "main()",
     ]
@@ -67,7 +78,9 @@ def test_an_interrupted_conversion_leaves_nothing(weights: Path, moment: str) ->
     assert left_in(weights) == []
 
 
-def test_what_a_killed_conversion_left_is_cleared_away_by_the_next(weights: Path, demo: Checkpoint) -> None:
+def test_what_a_killed_conversion_left_is_cleared_away_by_the_next(
+    weights: Path, demo: Checkpoint
+) -> None:
     process = start_convert("--model", "demo")
     assert process.stderr
     next(line for line in process.stderr if "write frame" in line)
@@ -87,14 +100,20 @@ def test_a_disk_that_takes_no_more_is_one_clear_line(weights: Path, room: int) -
     _, err = process.communicate()
     *_, last = err.strip().splitlines()
     assert process.returncode == 1 and "Traceback" not in err
-    assert last.startswith("error: ") and "disk" in last and "free" in last and "$SDXS_WEIGHTS" in last
+    assert (
+        last.startswith("error: ") and "disk" in last and "free" in last and "$SDXS_WEIGHTS" in last
+    )
     assert left_in(weights) == []
 
 
 def test_several_sizes_on_a_disk_that_takes_no_more(weights: Path) -> None:
     process = start_convert("--model", "demo", "--sizes", "64,128", largest_file=5_000_000)
     _, err = process.communicate()
-    assert process.returncode == 1 and "disk" in err.strip().splitlines()[-1] and "Traceback" not in err
+    assert (
+        process.returncode == 1
+        and "disk" in err.strip().splitlines()[-1]
+        and "Traceback" not in err
+    )
     assert left_in(weights) == []
 
 
@@ -112,20 +131,42 @@ def test_another_coremltools_is_named(
         return found
 
     monkeypatch.setattr(metadata, "version", version)
-    for arguments in (("convert", "--model", "demo"),
-                      ("live", "--backend", "coreml", "--coreml-runtime", "reference", "--model", "demo", "--headless",
-                       "--out", weights / "out.mp4")):
+    for arguments in (
+        ("convert", "--model", "demo"),
+        (
+            "live",
+            "--backend",
+            "coreml",
+            "--coreml-runtime",
+            "reference",
+            "--model",
+            "demo",
+            "--headless",
+            "--out",
+            weights / "out.mp4",
+        ),
+    ):
         done = command(*arguments)
         assert done.code == 2 and len(done.err.strip().splitlines()) == 1
-        assert (f"coremltools {found} is installed, expected 9.x" if found else "coremltools is not installed") in done.err
+        assert (
+            f"coremltools {found} is installed, expected 9.x"
+            if found
+            else "coremltools is not installed"
+        ) in done.err
         assert "pip install 'coremltools>=9,<10'" in done.err
     assert left_in(weights) == []
     (check,) = doctor.checks()
-    assert check.ok is False and "coremltools" in check.finding and "coremltools>=9,<10" in check.remedy
+    assert (
+        check.ok is False
+        and "coremltools" in check.finding
+        and "coremltools>=9,<10" in check.remedy
+    )
 
 
 @pytest.mark.parametrize("where", ["weight.bin", "record.json"])
-def test_one_damaged_byte_is_noticed_said_and_repaired(weights: Path, command: Command, where: str) -> None:
+def test_one_damaged_byte_is_noticed_said_and_repaired(
+    weights: Path, command: Command, where: str
+) -> None:
     assert command("convert", "--model", "demo", "--size", SIZE).code == 0
     (folder,) = (weights / "coreml").glob("demo-*")
     file = next(folder.rglob(where))
@@ -144,7 +185,9 @@ def test_a_stale_program_is_not_found_under_new_weights(weights: Path, tmp_path:
 
     folders = []
     for seed in (0, 1):
-        checkpoint = open_checkpoint(write_checkpoint(tmp_path / "same", tiny(architecture("sdxs-512-0.9")), seed=seed))
+        checkpoint = open_checkpoint(
+            write_checkpoint(tmp_path / "same", tiny(architecture("sdxs-512-0.9")), seed=seed)
+        )
         folders.append(find_or_build(checkpoint, REFERENCE).folder)
     assert folders[0] != folders[1]
 

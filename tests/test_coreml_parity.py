@@ -1,7 +1,8 @@
-"""The Core ML programs against what diffusers made of the same weights and inputs, and that a mistake would show.
+"""The Core ML programs against what diffusers made of the same weights and inputs, and that a
+mistake would show.
 
-Programs run through the interpreter, every float16 result rounded. Stored outputs are those of `test_parity`.
-`make parity` compares with live diffusers, full size too.
+Programs run through the interpreter, every float16 result rounded. Stored outputs are those of
+`test_parity`. `make parity` compares with live diffusers, full size too.
 """
 
 from collections.abc import Callable
@@ -42,7 +43,8 @@ SDXS = ("sdxs-512-0.9", "sdxs-512-dreamshaper")
 
 @pytest.mark.parametrize(
     ("name", "attention"),
-    [(name, form) for name in SDXS for form in ("sdpa", "matmul", "split_einsum")] + [("sd-turbo", "sdpa")],
+    [(name, form) for name in SDXS for form in ("sdpa", "matmul", "split_einsum")]
+    + [("sd-turbo", "sdpa")],
 )
 def test_the_program_equals_diffusers(checkpoint: Open, name: str, attention: str) -> None:
     given = checkpoint(name)
@@ -56,30 +58,42 @@ def test_the_program_equals_mlx_on_the_demo(demo: Checkpoint) -> None:
     assert quality > MLX_LIMIT_DB
 
 
-# Planted errors: what a builder of these programs could get wrong. Each must fail the comparison above.
+# Planted errors: what a builder of these programs could get wrong. Each must fail the comparison
+# above.
 
 
 def wrong_heads(monkeypatch: pytest.MonkeyPatch) -> None:
     """The number of heads read as their dimension."""
     right = unet.attention
     monkeypatch.setattr(
-        unet, "attention", lambda *, query, key, value, heads, form: right(
-            query=query, key=key, value=value, heads=(query.shape[2] if form != "split_einsum" else query.shape[1]) // heads,
+        unet,
+        "attention",
+        lambda *, query, key, value, heads, form: right(
+            query=query,
+            key=key,
+            value=value,
+            heads=(query.shape[2] if form != "split_einsum" else query.shape[1]) // heads,
             form=form,
-        )
+        ),
     )
 
 
 def wrong_timestep(monkeypatch: pytest.MonkeyPatch) -> None:
     """The last timestep counted from 1."""
     right = unet.TimestepEmbedding.__call__
-    monkeypatch.setattr(unet.TimestepEmbedding, "__call__", lambda self, timestep: right(self, timestep + 1))
+    monkeypatch.setattr(
+        unet.TimestepEmbedding, "__call__", lambda self, timestep: right(self, timestep + 1)
+    )
 
 
 def wrong_padding(monkeypatch: pytest.MonkeyPatch) -> None:
     """TensorFlow's 'same' at stride 2: bottom and right only."""
     right = ops.Downsample.__init__
-    monkeypatch.setattr(ops.Downsample, "__init__", lambda self, weights, symmetric=True: right(self, weights, False))
+    monkeypatch.setattr(
+        ops.Downsample,
+        "__init__",
+        lambda self, weights, symmetric=True: right(self, weights, False),
+    )
 
 
 def swapped_scale(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,17 +114,23 @@ def missing_projection(monkeypatch: pytest.MonkeyPatch) -> None:
     def forward(self: unet.Attention, x: ops.Var, context: ops.Var) -> ops.Var:
         w = self.weights
         query, key, value = (
-            ops.linear(x=source, weights=w[name]) for source, name in ((x, "to_q"), (context, "to_k"), (context, "to_v"))
+            ops.linear(x=source, weights=w[name])
+            for source, name in ((x, "to_q"), (context, "to_k"), (context, "to_v"))
         )
         return ops.attention(query=query, key=key, value=value, heads=self.heads, form=self.form)
 
     monkeypatch.setattr(unet.Attention, "__call__", forward)
 
 
-@pytest.mark.parametrize("plant", [wrong_heads, wrong_timestep, wrong_padding, swapped_scale, missing_projection])
+@pytest.mark.parametrize(
+    "plant", [wrong_heads, wrong_timestep, wrong_padding, swapped_scale, missing_projection]
+)
 @pytest.mark.parametrize("name", SDXS)
 def test_a_planted_error_is_caught(
-    checkpoint: Open, name: str, plant: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
+    checkpoint: Open,
+    name: str,
+    plant: Callable[[pytest.MonkeyPatch], None],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     given = checkpoint(name)
     plant(monkeypatch)

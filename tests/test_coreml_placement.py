@@ -1,4 +1,6 @@
-"""Stages on compute units of their own: exactly what one program computes, in order, and whoever dies is named."""
+"""Stages on compute units of their own: exactly what one program computes, in order, and whoever
+dies is named.
+"""
 
 import json
 import os
@@ -35,7 +37,9 @@ def shared_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def own_cache(shared_weights: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Build into a folder of these tests; and when one ends, nothing of it may be in shared memory."""
+    """Build into a folder of these tests; and when one ends, nothing of it may be in shared
+    memory.
+    """
     monkeypatch.setenv("SDXS_WEIGHTS", str(shared_weights))
     before = shared_memory_names()
     yield
@@ -43,7 +47,11 @@ def own_cache(shared_weights: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
 
 
 def shared_memory_names() -> set[str]:
-    return {path.name for path in Path("/dev/shm").glob("*") if path.name.startswith(("sdxs", "psm", "pym"))}
+    return {
+        path.name
+        for path in Path("/dev/shm").glob("*")
+        if path.name.startswith(("sdxs", "psm", "pym"))
+    }
 
 
 def until(condition: Callable[[], object], what: str) -> None:
@@ -58,11 +66,19 @@ def is_running(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] if Path("/proc").exists() else True
+    return (
+        "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        if Path("/proc").exists()
+        else True
+    )
 
 
 def options(placement: str = "", size: int = SIZE) -> BackendOptions:
-    return BackendOptions(size, "auto", (("runtime", "reference"), *((("placement", placement),) if placement else ())))
+    return BackendOptions(
+        size,
+        "auto",
+        (("runtime", "reference"), *((("placement", placement),) if placement else ())),
+    )
 
 
 def picture(seed: int) -> np.ndarray:
@@ -72,7 +88,9 @@ def picture(seed: int) -> np.ndarray:
 
 
 def session(backend: Backend, width: int) -> list[np.ndarray]:
-    """Seven frames, as many in flight as the backend takes; prompt (of `width`) and feedback change underway."""
+    """Seven frames, as many in flight as the backend takes; prompt (of `width`) and feedback
+    change underway.
+    """
     generator = np.random.default_rng(5)
     prompts = [generator.standard_normal((1, 77, width), dtype=np.float32) for _ in range(2)]
     pictures: list[np.ndarray] = []
@@ -112,8 +130,12 @@ def expected(demo: Checkpoint, shared_weights: Path) -> list[np.ndarray]:
 
 @pytest.mark.parametrize(
     ("placement", "depth"),
-    [(NE_GPU_NE, 3), ("encode=ne,unet=gpu,decode=gpu", 3), ("encode=cpu,unet=gpu,decode=ne", 3),
-     ("encode=ne,unet=ne,decode=ne", 1)],
+    [
+        (NE_GPU_NE, 3),
+        ("encode=ne,unet=gpu,decode=gpu", 3),
+        ("encode=cpu,unet=gpu,decode=ne", 3),
+        ("encode=ne,unet=ne,decode=ne", 1),
+    ],
 )
 def test_a_pipeline_renders_exactly_what_one_program_does(
     demo: Checkpoint, expected: list[np.ndarray], placement: str, depth: int
@@ -122,13 +144,17 @@ def test_a_pipeline_renders_exactly_what_one_program_does(
     assert backend.depth == depth
     backend.load()
     try:
-        for ours, theirs in zip(session(backend, demo.unet.cross_attention_dim), expected, strict=True):
+        for ours, theirs in zip(
+            session(backend, demo.unet.cross_attention_dim), expected, strict=True
+        ):
             np.testing.assert_array_equal(ours, theirs)
     finally:
         backend.close()
 
 
-def test_hosted_it_is_one_backend_of_depth_three_over_two_processes(demo: Checkpoint, expected: list[np.ndarray]) -> None:
+def test_hosted_it_is_one_backend_of_depth_three_over_two_processes(
+    demo: Checkpoint, expected: list[np.ndarray]
+) -> None:
     hosted = HostedBackend("coreml", COREML, demo, options(NE_GPU_NE))
     hosted.load()
     facts = hosted.describe()
@@ -136,9 +162,13 @@ def test_hosted_it_is_one_backend_of_depth_three_over_two_processes(demo: Checkp
     try:
         assert hosted.depth == 3 and len({*pids, os.getpid()}) == 3
         assert facts["placement"] == NE_GPU_NE and "NOT Core ML" in facts["runtime"]
-        for ours, theirs in zip(session(hosted, demo.unet.cross_attention_dim), expected, strict=True):
+        for ours, theirs in zip(
+            session(hosted, demo.unet.cross_attention_dim), expected, strict=True
+        ):
             np.testing.assert_array_equal(ours, theirs)
-        assert hosted.memory().model_bytes > demo.unet_weights.stat().st_size / 4, "three programs hold the demo's weights"
+        assert hosted.memory().model_bytes > demo.unet_weights.stat().st_size / 4, (
+            "three programs hold the demo's weights"
+        )
     finally:
         hosted.close()
     until(lambda: not any(map(is_running, pids)), "both processes to end")
@@ -146,7 +176,9 @@ def test_hosted_it_is_one_backend_of_depth_three_over_two_processes(demo: Checkp
 
 @pytest.mark.parametrize("victim", ["process", "process of unet"])
 @pytest.mark.parametrize("busy", [True, False], ids=["busy", "idle"])
-def test_a_killed_child_is_one_clear_line_and_leaves_no_orphan(demo: Checkpoint, victim: str, busy: bool) -> None:
+def test_a_killed_child_is_one_clear_line_and_leaves_no_orphan(
+    demo: Checkpoint, victim: str, busy: bool
+) -> None:
     hosted = HostedBackend("coreml", COREML, demo, options(NE_GPU_NE))
     hosted.load()
     facts = hosted.describe()
@@ -156,7 +188,9 @@ def test_a_killed_child_is_one_clear_line_and_leaves_no_orphan(demo: Checkpoint,
             hosted.submit(picture(number))
     os.kill(int(facts[victim]), signal.SIGKILL)
     named = "coreml unet on gpu" if victim == "process of unet" else "coreml"
-    with pytest.raises(BackendError, match=rf"^{named}: the backend's process was killed by signal 9 \(SIGKILL\)") as caught:
+    with pytest.raises(
+        BackendError, match=rf"^{named}: the backend's process was killed by signal 9 \(SIGKILL\)"
+    ) as caught:
         if busy:
             hosted.collect(np.empty((SIZE, SIZE, 3), np.uint8))
         hosted.memory()  # how the loop asks for a sign of life
@@ -192,26 +226,41 @@ class Recorder:
         self.events.append(f"{self.name} closed")
 
 
-def test_the_unet_works_on_one_frame_while_the_next_is_encoded_and_the_last_decoded(demo: Checkpoint) -> None:
+def test_the_unet_works_on_one_frame_while_the_next_is_encoded_and_the_last_decoded(
+    demo: Checkpoint,
+) -> None:
     events: list[str] = []
     backend = CoreMLBackend(demo, options(NE_GPU_NE))
     blank = np.zeros((SIZE, SIZE, 3), np.uint8)
-    backend._sections = [Section((name,), Recorder(name, events), blank) for name in ("encode", "unet", "decode")]
+    backend._sections = [
+        Section((name,), Recorder(name, events), blank) for name in ("encode", "unet", "decode")
+    ]
     for _ in range(3):
         backend.submit(blank)
     times = backend.collect(blank)
     backend.submit(blank)
     assert times.bridge_ns == 3 and backend.memory().model_bytes == 21
-    began, awaited = (lambda what: events.index(f"{what} begins")), (lambda what: events.index(f"{what} awaited"))
+    began, awaited = (
+        (lambda what: events.index(f"{what} begins")),
+        (lambda what: events.index(f"{what} awaited")),
+    )
     assert began("unet 0") < began("encode 1") < began("unet 1") < awaited("unet 0")
-    assert began("unet 1") < began("decode 0") < began("encode 3") and "unet 1 awaited" not in events
+    assert (
+        began("unet 1") < began("decode 0") < began("encode 3") and "unet 1 awaited" not in events
+    )
     backend.close()
     assert events[-3:] == ["encode closed", "unet closed", "decode closed"]
 
 
 @pytest.mark.parametrize(
     "wrong",
-    ["encode=ne", "encode=ne,unet=gpu,decode=tpu", "encode=ne,unet=gpu,unet=gpu", "ne,gpu,ne", "encode=ne,unet=,decode=ne"],
+    [
+        "encode=ne",
+        "encode=ne,unet=gpu,decode=tpu",
+        "encode=ne,unet=gpu,unet=gpu",
+        "ne,gpu,ne",
+        "encode=ne,unet=,decode=ne",
+    ],
 )
 def test_a_placement_that_cannot_be_is_refused(wrong: str) -> None:
     with pytest.raises(UsageError, match="--placement .*encode=ne,unet=gpu,decode=ne"):
@@ -230,16 +279,27 @@ def test_stages_are_cut_where_the_unit_changes() -> None:
 
     assert cut("") == [("cpu_and_gpu", ("frame",))]
     assert cut(NE_GPU_NE) == [("ne", ("encode",)), ("gpu", ("unet",)), ("ne", ("decode",))]
-    assert cut("decode=gpu,unet=gpu,encode=ne") == [("ne", ("encode",)), ("gpu", ("unet", "decode"))]
+    assert cut("decode=gpu,unet=gpu,encode=ne") == [
+        ("ne", ("encode",)),
+        ("gpu", ("unet", "decode")),
+    ]
     placed = CoreMLOptions(SIZE, placement=parse_placement(NE_GPU_NE))
-    assert [placed.units(stage) for stage in placed.stages] == ["cpu_and_ne", "cpu_and_gpu", "cpu_and_ne"]
+    assert [placed.units(stage) for stage in placed.stages] == [
+        "cpu_and_ne",
+        "cpu_and_gpu",
+        "cpu_and_ne",
+    ]
 
 
 def test_a_plane_takes_nothing_else() -> None:
     latents = Plane((1, 4, 8, 8), "float32")
     latents.check(np.zeros((1, 4, 8, 8), np.float32))
     assert latents.nbytes == 1024
-    for wrong in (np.zeros((1, 4, 8, 8)), np.zeros((1, 8, 8, 4), np.float32), np.zeros((1, 4, 8, 16), np.float32)[..., ::2]):
+    for wrong in (
+        np.zeros((1, 4, 8, 8)),
+        np.zeros((1, 8, 8, 4), np.float32),
+        np.zeros((1, 4, 8, 16), np.float32)[..., ::2],
+    ):
         with pytest.raises(BackendError, match="expected contiguous float32"):
             latents.check(wrong)
 
@@ -247,9 +307,30 @@ def test_a_plane_takes_nothing_else() -> None:
 def test_the_clip_through_a_pipeline_from_the_command_line(tmp_path: Path) -> None:
     out, stats = tmp_path / "out.mp4", tmp_path / "stats.json"
     command = [
-        sys.executable, "-m", "sdxs.cli", "live", "--backend", "coreml", "--coreml-runtime", "reference", "--model", "demo",
-        "--size", str(SIZE), "--placement", NE_GPU_NE, "--source", str(CLIP), "--frames", "5", "--headless", "--out", str(out),
-        "--stats", str(stats), "--verbose",
+        sys.executable,
+        "-m",
+        "sdxs.cli",
+        "live",
+        "--backend",
+        "coreml",
+        "--coreml-runtime",
+        "reference",
+        "--model",
+        "demo",
+        "--size",
+        str(SIZE),
+        "--placement",
+        NE_GPU_NE,
+        "--source",
+        str(CLIP),
+        "--frames",
+        "5",
+        "--headless",
+        "--out",
+        str(out),
+        "--stats",
+        str(stats),
+        "--verbose",
     ]  # in a process of its own: a session that leaves a slow frame in flight behind ends it
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -257,4 +338,7 @@ def test_the_clip_through_a_pipeline_from_the_command_line(tmp_path: Path) -> No
     assert "NOT Core ML" in done.stdout and facts["placement"] == NE_GPU_NE
     assert all(f"operations of {stage}" in done.stderr for stage in ("encode", "unet", "decode"))
     assert VideoFile(out).length == 5
-    until(lambda: not any(is_running(int(facts[name])) for name in ("process", "process of unet")), "both processes to end")
+    until(
+        lambda: not any(is_running(int(facts[name])) for name in ("process", "process of unet")),
+        "both processes to end",
+    )

@@ -1,4 +1,6 @@
-"""The ML Programs as saved: structure that no tolerance sees, and numbers against MLX through the interpreter."""
+"""The ML Programs as saved: structure that no tolerance sees, and numbers against MLX through the
+interpreter.
+"""
 
 import json
 import math
@@ -20,7 +22,14 @@ from sdxs.coreml_backend import compression, weights
 from sdxs.coreml_backend.compression import cluster
 from sdxs.coreml_backend.interpreter import Interpreter
 from sdxs.coreml_backend.ops import ct
-from sdxs.coreml_backend.program import Variant, build, build_sizes, input_shapes, mil_program, read_metadata
+from sdxs.coreml_backend.program import (
+    Variant,
+    build,
+    build_sizes,
+    input_shapes,
+    mil_program,
+    read_metadata,
+)
 from sdxs.experiments.random_checkpoint import architecture, tiny, write_checkpoint
 from sdxs.mlx_sdxs.backend import load_vae, load_weights
 from sdxs.mlx_sdxs.frame import Frame
@@ -30,8 +39,12 @@ SIZE = 64
 ATTENTIONS = ("sdpa", "matmul", "split_einsum")
 # checkpoint, its VAE folder: every published architecture, and the full VAE
 CASES = [
-    ("sdxs-512-0.9", "vae"), ("sdxs-512-dreamshaper", "vae"), ("sdxs-512-0.9", "vae_large"),
-    ("sd-turbo", "vae"), ("tiny-sd", "vae"), ("small-sd", "vae"),
+    ("sdxs-512-0.9", "vae"),
+    ("sdxs-512-dreamshaper", "vae"),
+    ("sdxs-512-0.9", "vae_large"),
+    ("sd-turbo", "vae"),
+    ("tiny-sd", "vae"),
+    ("small-sd", "vae"),
 ]
 Open = Callable[[str, str], Checkpoint]
 Operation = ct.proto.MIL_pb2.Operation
@@ -66,11 +79,15 @@ class Saved:
         return values[0] if kind in ("strings", "floats", "bools") else values
 
     def shape(self, op: Operation, key: str) -> tuple[int, ...]:
-        (output,) = (o for o in self.producer(op, key).outputs if o.name == op.inputs[key].arguments[0].name)
+        (output,) = (
+            o for o in self.producer(op, key).outputs if o.name == op.inputs[key].arguments[0].name
+        )
         return tuple(d.constant.size for d in output.type.tensorType.dimensions)
 
     def dtype(self, op: Operation, key: str) -> str:
-        (output,) = (o for o in self.producer(op, key).outputs if o.name == op.inputs[key].arguments[0].name)
+        (output,) = (
+            o for o in self.producer(op, key).outputs if o.name == op.inputs[key].arguments[0].name
+        )
         return ct.proto.MIL_pb2.DataType.Name(output.type.tensorType.dataType)
 
     @property
@@ -86,8 +103,8 @@ def name_of(op: Operation) -> str:
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Open:
     """Tiny checkpoints by architecture, written once.
 
-    Their tensors are float16 already: what is left between Core ML's program and MLX is then not the
-    rounding of the weights.
+    Their tensors are float16 already: what is left between Core ML's program and MLX is then not
+    the rounding of the weights.
     """
     folder = tmp_path_factory.mktemp("coreml")
 
@@ -121,8 +138,12 @@ def arguments(given: Checkpoint, size: int) -> dict[str, np.ndarray]:
     latents = (1, given.vae.latent_channels, side, side)
     return {
         "picture": generator.integers(0, 256, (1, 3, size, size)).astype(np.float32),
-        "encoder_hidden_states": generator.standard_normal((1, 77, given.unet.cross_attention_dim), dtype=np.float32),
-        "noise": np.ascontiguousarray(seeded_noise(1, side, side, latents[1]).transpose(0, 3, 1, 2)),
+        "encoder_hidden_states": generator.standard_normal(
+            (1, 77, given.unet.cross_attention_dim), dtype=np.float32
+        ),
+        "noise": np.ascontiguousarray(
+            seeded_noise(1, side, side, latents[1]).transpose(0, 3, 1, 2)
+        ),
         "previous": generator.standard_normal(latents, dtype=np.float32),
         "feedback": np.array([0.3], np.float32),
     }
@@ -133,13 +154,23 @@ def mlx_frame(given: Checkpoint, inputs: Mapping[str, np.ndarray]) -> tuple[np.n
     unet = UNet2DConditionModel(given.unet)
     load_weights(unet, given.unet_weights, mx.float32)
     vae = load_vae(given.vae, given.vae_weights, mx.float32)
-    frame = Frame(unet, vae, (one_step(given.scheduler, given.frame),), given.vae.scaling_factor, mx.float32)
-    last = {name: value.transpose(0, 2, 3, 1) if value.ndim == 4 else value for name, value in inputs.items()}
-    picture, x0 = frame(
-        mx.array(last["picture"][0].astype(np.uint8)), mx.array(last["encoder_hidden_states"]), mx.array(last["noise"]),
-        mx.array(last["previous"]), mx.array(last["feedback"][0]),
+    frame = Frame(
+        unet, vae, (one_step(given.scheduler, given.frame),), given.vae.scaling_factor, mx.float32
     )
-    return np.array(picture, np.float32).transpose(2, 0, 1)[None], np.array(x0).transpose(0, 3, 1, 2)
+    last = {
+        name: value.transpose(0, 2, 3, 1) if value.ndim == 4 else value
+        for name, value in inputs.items()
+    }
+    picture, x0 = frame(
+        mx.array(last["picture"][0].astype(np.uint8)),
+        mx.array(last["encoder_hidden_states"]),
+        mx.array(last["noise"]),
+        mx.array(last["previous"]),
+        mx.array(last["feedback"][0]),
+    )
+    return np.array(picture, np.float32).transpose(2, 0, 1)[None], np.array(x0).transpose(
+        0, 3, 1, 2
+    )
 
 
 def distance(found: np.ndarray, expected: np.ndarray) -> float:
@@ -163,10 +194,12 @@ def test_the_program_computes_what_mlx_computes(
     inputs = arguments(given, SIZE)
     picture, x0 = mlx_frame(given, inputs)
     exact = Interpreter(program.path).predict(inputs)
-    # what remains is float16 constants: biases with the time embedding in them, and eps; measured 2e-5 to 5e-5
+    # what remains is float16 constants: biases with the time embedding in them, and eps; measured
+    # 2e-5 to 5e-5
     assert distance(exact["x0"], x0) < 2e-4
     assert psnr(exact["image"], picture) > 60
-    # every result rounded to float16, as Core ML stores it; measured 7e-4 to 1.2e-3 and 51.8 dB or more
+    # every result rounded to float16, as Core ML stores it; measured 7e-4 to 1.2e-3 and 51.8 dB or
+    # more
     rounded = Interpreter(program.path, round_float16=True).predict(inputs)
     assert distance(rounded["x0"], x0) < 5e-3
     assert psnr(rounded["image"], picture) > 50
@@ -204,7 +237,9 @@ def test_built_in_noise_is_the_seeded_noise(saved: Callable[..., Saved], checkpo
 
 
 @pytest.mark.parametrize(("name", "vae_folder"), CASES)
-def test_every_tensor_of_the_checkpoint_reaches_the_program(checkpoint: Open, name: str, vae_folder: str) -> None:
+def test_every_tensor_of_the_checkpoint_reaches_the_program(
+    checkpoint: Open, name: str, vae_folder: str
+) -> None:
     given = checkpoint(name, vae_folder)
     _, (unet, vae) = mil_program(given, Variant(SIZE))
     assert unet.read == set(unet_layout(given.unet))
@@ -219,7 +254,10 @@ def test_every_tensor_of_the_checkpoint_reaches_the_program(checkpoint: Open, na
 def test_norms_gelu_padding_and_strides(
     saved: Callable[..., Saved], checkpoint: Open, name: str, vae_folder: str, attention: str
 ) -> None:
-    given, program = checkpoint(name, vae_folder), saved(Variant(SIZE, attention, "float32"), name, vae_folder)
+    given, program = (
+        checkpoint(name, vae_folder),
+        saved(Variant(SIZE, attention, "float32"), name, vae_folder),
+    )
     full_vae = isinstance(given.vae, KLVAEConfig)
     counts = {"group": 0, "layer": 0}
     for op in program.of("layer_norm"):
@@ -236,8 +274,12 @@ def test_norms_gelu_padding_and_strides(
             assert program.constant(op, "axes") == [2], label
             assert program.shape(op, "x")[1] == given.unet.norm_num_groups, label
     layout = [*unet_layout(given.unet), *(vae_layout(given.vae) if full_vae else ())]
-    assert counts["group"] + counts["layer"] == sum(key.endswith("weight") and "norm" in key for key in layout)
-    assert counts["layer"] == sum(key.endswith("weight") and "transformer_blocks" in key and "norm" in key for key in layout)
+    assert counts["group"] + counts["layer"] == sum(
+        key.endswith("weight") and "norm" in key for key in layout
+    )
+    assert counts["layer"] == sum(
+        key.endswith("weight") and "transformer_blocks" in key and "norm" in key for key in layout
+    )
     assert all(program.constant(op, "epsilon") == 0 for op in program.of("batch_norm"))
     assert len(program.of("batch_norm")) == counts["group"]
     assert {program.constant(op, "mode") for op in program.of("gelu")} == {"EXACT"}
@@ -247,7 +289,9 @@ def test_norms_gelu_padding_and_strides(
         bottom_right = full_vae and label.startswith("encoder") and "downsamplers" in label
         assert program.constant(op, "pad_type") == "custom", label
         assert pad == ([0, 1, 0, 1] if bottom_right else [kernel // 2] * 4), label
-        down = "downsamplers" in label or (label.startswith("encoder_layers") and "bias" not in op.inputs)
+        down = "downsamplers" in label or (
+            label.startswith("encoder_layers") and "bias" not in op.inputs
+        )
         assert stride == ([2, 2] if down else [1, 1]), label
 
 
@@ -256,7 +300,10 @@ def test_norms_gelu_padding_and_strides(
 def test_heads_and_scale(
     saved: Callable[..., Saved], checkpoint: Open, name: str, vae_folder: str, attention: str
 ) -> None:
-    given, program = checkpoint(name, vae_folder), saved(Variant(SIZE, attention, "float32"), name, vae_folder)
+    given, program = (
+        checkpoint(name, vae_folder),
+        saved(Variant(SIZE, attention, "float32"), name, vae_folder),
+    )
     config = given.unet
     found = sorted(heads_of(program, attention))
     expected = []
@@ -291,10 +338,17 @@ def heads_of(program: Saved, attention: str) -> Iterator[tuple[int, int]]:
         else:
             assert program.constant(softmax, "axis") == [1]
             query = program.producers[product.inputs["values"].arguments[1].name]
-            scale, heads = (program.producer(query, "x"), len(query.outputs)) if query.type == "split" else (query, 1)
+            scale, heads = (
+                (program.producer(query, "x"), len(query.outputs))
+                if query.type == "split"
+                else (query, 1)
+            )
             head_dim = program.shape(scale, "x")[1] // heads
             assert program.constant(scale, "y") == np.float16(head_dim**-0.5)
-            if query.type != "split" or query.outputs[0].name == product.inputs["values"].arguments[1].name:
+            if (
+                query.type != "split"
+                or query.outputs[0].name == product.inputs["values"].arguments[1].name
+            ):
                 yield heads, head_dim
 
 
@@ -303,12 +357,28 @@ def test_networks_are_float16_and_the_arithmetic_between_them_is_float32(
     saved: Callable[..., Saved], attention: str
 ) -> None:
     program = saved(Variant(SIZE, attention, "float32"))
-    for kind in ("conv", "linear", "layer_norm", "batch_norm", "silu", "gelu", "softmax", "scaled_dot_product_attention"):
-        assert {program.dtype(op, next(k for k in ("x", "query") if k in op.inputs)) for op in program.of(kind)} <= {"FLOAT16"}
+    for kind in (
+        "conv",
+        "linear",
+        "layer_norm",
+        "batch_norm",
+        "silu",
+        "gelu",
+        "softmax",
+        "scaled_dot_product_attention",
+    ):
+        assert {
+            program.dtype(op, next(k for k in ("x", "query") if k in op.inputs))
+            for op in program.of(kind)
+        } <= {"FLOAT16"}
     for kind in ("conv", "linear"):
         assert {program.dtype(op, "weight") for op in program.of(kind)} <= {"FLOAT16"}
     x0 = program.producers["x0"]
-    assert (x0.type, program.dtype(x0, "x"), program.dtype(x0, "y")) == ("add", "FLOAT32", "FLOAT32")
+    assert (x0.type, program.dtype(x0, "x"), program.dtype(x0, "y")) == (
+        "add",
+        "FLOAT32",
+        "FLOAT32",
+    )
     # x0 = z + r (n - eps): one convolution subtracts, its result is scaled after the cast
     scaled = program.producer(x0, "y")
     assert program.constant(scaled, "y") == pytest.approx(14.61, abs=0.01)
@@ -322,7 +392,9 @@ def test_networks_are_float16_and_the_arithmetic_between_them_is_float32(
     ("attention", "opset", "version"),
     [("sdpa", "CoreML8", 9), ("matmul", "CoreML7", 8), ("split_einsum", "CoreML7", 8)],
 )
-def test_the_oldest_system_that_runs_it(saved: Callable[..., Saved], attention: str, opset: str, version: int) -> None:
+def test_the_oldest_system_that_runs_it(
+    saved: Callable[..., Saved], attention: str, opset: str, version: int
+) -> None:
     program = saved(Variant(SIZE, attention, "float32"))
     assert (program.function.opset, program.spec.specificationVersion) == (opset, version)
     assert bool(program.of("scaled_dot_product_attention")) == (attention == "sdpa")
@@ -332,7 +404,11 @@ def test_the_oldest_system_that_runs_it(saved: Callable[..., Saved], attention: 
 @pytest.mark.parametrize(
     ("stage", "inputs", "outputs"),
     [
-        ("frame", ["picture", "encoder_hidden_states", "noise", "previous", "feedback"], ["image", "x0"]),
+        (
+            "frame",
+            ["picture", "encoder_hidden_states", "noise", "previous", "feedback"],
+            ["image", "x0"],
+        ),
         ("encode", ["picture"], ["latents"]),
         ("unet", ["latents", "encoder_hidden_states", "noise", "previous", "feedback"], ["x0"]),
         ("decode", ["x0"], ["image"]),
@@ -340,14 +416,21 @@ def test_the_oldest_system_that_runs_it(saved: Callable[..., Saved], attention: 
 )
 @pytest.mark.parametrize("pictures", ["image", "float32"])
 def test_inputs_and_outputs(
-    saved: Callable[..., Saved], checkpoint: Open, stage: str, inputs: list[str], outputs: list[str], pictures: str
+    saved: Callable[..., Saved],
+    checkpoint: Open,
+    stage: str,
+    inputs: list[str],
+    outputs: list[str],
+    pictures: str,
 ) -> None:
     variant = Variant(SIZE, input=pictures, stage=stage)
     description = saved(variant).spec.description
     assert [f.name for f in description.input] == inputs
     assert [f.name for f in description.output] == outputs
     shapes = input_shapes(checkpoint("sdxs-512-0.9"), variant) | {
-        "image": (1, 3, SIZE, SIZE), "x0": (1, 4, 8, 8), "latents": (1, 4, 8, 8),
+        "image": (1, 3, SIZE, SIZE),
+        "x0": (1, 4, 8, 8),
+        "latents": (1, 4, 8, 8),
     }
     for feature in [*description.input, *description.output]:
         if feature.name in ("picture", "image") and pictures == "image":
@@ -364,7 +447,12 @@ def test_metadata_says_what_was_built(saved: Callable[..., Saved], checkpoint: O
     variant = Variant(SIZE, "matmul", "float32")
     metadata = read_metadata(saved(variant).path)
     assert json.loads(metadata["variant"]) == {
-        "size": SIZE, "attention": "matmul", "input": "float32", "weights": "float16", "stage": "frame", "noise_seed": None,
+        "size": SIZE,
+        "attention": "matmul",
+        "input": "float32",
+        "weights": "float16",
+        "stage": "frame",
+        "noise_seed": None,
     }
     assert metadata["version"]
     assert len(metadata["unet_sha256"]) == len(metadata["vae_sha256"]) == 64
@@ -375,7 +463,9 @@ def test_metadata_says_what_was_built(saved: Callable[..., Saved], checkpoint: O
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "matmul"])
-def test_compression_trades_bytes_for_error(saved: Callable[..., Saved], checkpoint: Open, attention: str) -> None:
+def test_compression_trades_bytes_for_error(
+    saved: Callable[..., Saved], checkpoint: Open, attention: str
+) -> None:
     """macOS 15 and macOS 14 spell the same compression in different operations."""
     given = checkpoint("sdxs-512-0.9")
     inputs = arguments(given, SIZE)
@@ -384,24 +474,44 @@ def test_compression_trades_bytes_for_error(saved: Callable[..., Saved], checkpo
     for stored in ("float16", "int8", "palettize8", "palettize6", "palettize4", "palettize2"):
         program = saved(Variant(SIZE, attention, "float32", stored))
         error = float(read_metadata(program.path).get("weights_relative_error", 0))
-        found.append((stored, program.weight_bytes, error, distance(Interpreter(program.path).predict(inputs)["x0"], x0)))
+        found.append(
+            (
+                stored,
+                program.weight_bytes,
+                error,
+                distance(Interpreter(program.path).predict(inputs)["x0"], x0),
+            )
+        )
     _, sizes, errors, distances = zip(*found, strict=True)
     assert sizes[0] > sizes[1] and list(sizes[2:]) == sorted(sizes[2:], reverse=True), found
     assert errors[0] == 0 and list(errors[2:]) == sorted(errors[2:]), found
     # Lloyd and Max on normal weights: 0.098, 0.34; a uniform 8-bit grid of one channel about 0.007
-    assert errors[1] < 0.01 and errors[2] < 0.01 and errors[3] < 0.03 and errors[4] < 0.1 and errors[5] < 0.35, found
+    assert (
+        errors[1] < 0.01
+        and errors[2] < 0.01
+        and errors[3] < 0.03
+        and errors[4] < 0.1
+        and errors[5] < 0.35
+    ), found
     # the picture's error follows the weights': a wrong table or scale would give 1 or more
     assert all(d < 2e-4 + 3 * e for d, e in zip(distances, errors, strict=True)), found
 
 
-def test_small_tensors_and_the_subtracting_convolution_stay_float16(saved: Callable[..., Saved]) -> None:
+def test_small_tensors_and_the_subtracting_convolution_stay_float16(
+    saved: Callable[..., Saved],
+) -> None:
     program = saved(Variant(SIZE, input="float32", weights="palettize4"))
     compressed = [
-        op for kind in ("conv", "linear") for op in program.of(kind)
+        op
+        for kind in ("conv", "linear")
+        for op in program.of(kind)
         if program.producer(op, "weight").type.startswith("constexpr_")
     ]
     assert compressed
-    assert all(math.prod(program.shape(op, "weight")) > compression.COMPRESSION_THRESHOLD for op in compressed)
+    assert all(
+        math.prod(program.shape(op, "weight")) > compression.COMPRESSION_THRESHOLD
+        for op in compressed
+    )
     assert not any(name_of(op).endswith("conv_out") for op in compressed)
 
 
@@ -421,10 +531,14 @@ def test_cluster_finds_the_values_there_are() -> None:
 # Several sizes, errors, silence
 
 
-def test_sizes_share_one_set_of_weights(saved: Callable[..., Saved], checkpoint: Open, tmp_path: Path) -> None:
+def test_sizes_share_one_set_of_weights(
+    saved: Callable[..., Saved], checkpoint: Open, tmp_path: Path
+) -> None:
     given, path = checkpoint("sdxs-512-0.9"), tmp_path / "sizes.mlpackage"
     steps: list[tuple[str, float]] = []
-    build_sizes(given, Variant(SIZE, input="float32"), [SIZE, 96], path, lambda *step: steps.append(step))
+    build_sizes(
+        given, Variant(SIZE, input="float32"), [SIZE, 96], path, lambda *step: steps.append(step)
+    )
     single = saved(Variant(SIZE, input="float32"))
     assert Saved(path, "size_64").weight_bytes < 1.01 * single.weight_bytes
     assert single.spec.description.output  # one function describes itself at the top
@@ -461,19 +575,29 @@ def test_weights_beyond_float16_are_refused() -> None:
 
 
 def test_bfloat16_weights_are_refused_with_the_way_out(tmp_path: Path) -> None:
-    header = json.dumps({"conv_in.bias": {"dtype": "BF16", "shape": [1], "data_offsets": [0, 2]}}).encode()
+    header = json.dumps(
+        {"conv_in.bias": {"dtype": "BF16", "shape": [1], "data_offsets": [0, 2]}}
+    ).encode()
     path = tmp_path / "bfloat16.safetensors"
     path.write_bytes(len(header).to_bytes(8, "little") + header + b"\x80\x3f")
-    with pytest.raises(WeightsError, match=r"'conv_in.bias' is bfloat16.*--backend mlx"), weights.Store(path):
+    with (
+        pytest.raises(WeightsError, match=r"'conv_in.bias' is bfloat16.*--backend mlx"),
+        weights.Store(path),
+    ):
         pass
 
 
 def test_importing_the_package_is_cheap_and_silent() -> None:
-    code = "import sys, sdxs.coreml_backend; assert 'coremltools' not in sys.modules; import sdxs.coreml_backend.program"
+    code = (
+        "import sys, sdxs.coreml_backend; assert 'coremltools' not in sys.modules; import "
+        "sdxs.coreml_backend.program"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("", "")
 
 
-def test_building_is_silent(checkpoint: Open, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_building_is_silent(
+    checkpoint: Open, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     build(checkpoint("sdxs-512-0.9"), Variant(SIZE), tmp_path / "quiet.mlpackage")
     assert capfd.readouterr() == ("", "")

@@ -1,4 +1,6 @@
-"""Every form of the program from the command line, its calls into Core ML against a strict fake, and its compute plan."""
+"""Every form of the program from the command line, its calls into Core ML against a strict fake,
+and its compute plan.
+"""
 
 import json
 import sys
@@ -70,7 +72,9 @@ def render(demo: Checkpoint, *frames: np.ndarray, **chosen: str) -> list[np.ndar
     """What a backend with these settings makes of `frames`, under one prompt."""
     backend = CoreMLBackend(demo, BackendOptions(frames[0].shape[0], "auto", settings(**chosen)))
     backend.load()
-    states = np.random.default_rng(1).standard_normal((1, 77, demo.unet.cross_attention_dim), dtype=np.float32)
+    states = np.random.default_rng(1).standard_normal(
+        (1, 77, demo.unet.cross_attention_dim), dtype=np.float32
+    )
     backend.set_conditioning(states)
     pictures = []
     for frame in frames:
@@ -82,11 +86,21 @@ def render(demo: Checkpoint, *frames: np.ndarray, **chosen: str) -> list[np.ndar
 
 
 @pytest.mark.parametrize("placement", ["", "encode=ne,unet=ne,decode=ne"])
-def test_an_image_goes_in_and_out_as_core_ml_wants_it(demo: Checkpoint, on_macos: None, placement: str) -> None:
-    """Pillow's, in RGB; it comes back with an alpha channel. The program rounds, so the picture is the same."""
+def test_an_image_goes_in_and_out_as_core_ml_wants_it(
+    demo: Checkpoint, on_macos: None, placement: str
+) -> None:
+    """Pillow's, in RGB; it comes back with an alpha channel. The program rounds, so the picture is
+    the same.
+    """
     more = {"placement": placement} if placement else {}
-    assert np.array_equal(render(demo, picture(), input="image", **more)[0], render(demo, picture())[0])
-    assert all(model.compute_unit == ct.ComputeUnit.CPU_AND_NE for model in StrictModel.made[:3] if placement)
+    assert np.array_equal(
+        render(demo, picture(), input="image", **more)[0], render(demo, picture())[0]
+    )
+    assert all(
+        model.compute_unit == ct.ComputeUnit.CPU_AND_NE
+        for model in StrictModel.made[:3]
+        if placement
+    )
 
 
 def test_the_fake_bites_who_passes_an_array_for_an_image(
@@ -118,8 +132,13 @@ def test_the_fake_bites_who_breaks_a_rule(
 
     monkeypatch.setattr(Runner, "_fill", wrong)
     kept = []  # what moved must not come to lie where it lay before
-    monkeypatch.setattr(StrictModel, "predict", lambda self, data, right=StrictModel.predict: (kept.append(dict(data)),
-                                                                                             right(self, data))[1])
+    monkeypatch.setattr(
+        StrictModel,
+        "predict",
+        lambda self, data, right=StrictModel.predict: (kept.append(dict(data)), right(self, data))[
+            1
+        ],
+    )
     with pytest.raises(BackendError, match="prediction failed"):
         render(demo, picture(), picture(1))
 
@@ -129,16 +148,40 @@ def test_without_pillow_an_image_is_one_clear_line(
 ) -> None:
     monkeypatch.setitem(sys.modules, "PIL", None)
     monkeypatch.setitem(sys.modules, "PIL.Image", None)
-    done = command("live", "--backend", "coreml", "--model", "demo", "--input", "image", "--size", SIZE, "--headless",
-                   "--source", CLIP, "--frames", 1, "--stats", "/dev/null")
-    assert done.code == 2 and "pip install pillow" in done.err and len(done.err.strip().splitlines()) == 1
+    done = command(
+        "live",
+        "--backend",
+        "coreml",
+        "--model",
+        "demo",
+        "--input",
+        "image",
+        "--size",
+        SIZE,
+        "--headless",
+        "--source",
+        CLIP,
+        "--frames",
+        1,
+        "--stats",
+        "/dev/null",
+    )
+    assert (
+        done.code == 2
+        and "pip install pillow" in done.err
+        and len(done.err.strip().splitlines()) == 1
+    )
 
 
 @pytest.mark.parametrize(
     ("system", "chosen", "says"),
-    [("13.6", {"attention": "matmul"}, "macOS 14.*--backend mlx"), ("14.7", {}, "sdpa needs macOS 15.*--attention matmul"),
-     ("14.7", {"attention": "matmul", "sizes": "64,128"}, "--sizes needs macOS 15"), ("14.7", {"attention": "matmul"}, ""),
-     ("15.1", {"sizes": "64,128"}, "")],
+    [
+        ("13.6", {"attention": "matmul"}, "macOS 14.*--backend mlx"),
+        ("14.7", {}, "sdpa needs macOS 15.*--attention matmul"),
+        ("14.7", {"attention": "matmul", "sizes": "64,128"}, "--sizes needs macOS 15"),
+        ("14.7", {"attention": "matmul"}, ""),
+        ("15.1", {"sizes": "64,128"}, ""),
+    ],
 )
 def test_an_older_macos_is_one_clear_line(
     on_macos: None, monkeypatch: pytest.MonkeyPatch, system: str, chosen: dict[str, str], says: str
@@ -165,10 +208,14 @@ def test_latents_that_overflow_are_an_error_and_no_black_picture(
         render(demo, picture())
 
 
-def test_sizes_share_a_package_and_each_is_a_function_of_it(demo: Checkpoint, on_macos: None, empty_cache: Path) -> None:
+def test_sizes_share_a_package_and_each_is_a_function_of_it(
+    demo: Checkpoint, on_macos: None, empty_cache: Path
+) -> None:
     for size in (64, 128):
         frame = picture(size=size)
-        assert np.array_equal(render(demo, frame, sizes="64,128")[0], render(demo, frame, runtime="reference")[0])
+        assert np.array_equal(
+            render(demo, frame, sizes="64,128")[0], render(demo, frame, runtime="reference")[0]
+        )
     functions = [model.function_name for model in StrictModel.made]
     assert functions == ["size_64", "size_128"]
     assert len({model.path for model in StrictModel.made}) == 1
@@ -181,7 +228,9 @@ def test_sizes_share_a_package_and_each_is_a_function_of_it(demo: Checkpoint, on
 
 
 def test_noise_that_is_built_in_is_the_seeds_and_no_other_is_taken_for_it(demo: Checkpoint) -> None:
-    backend = CoreMLBackend(demo, BackendOptions(SIZE, "auto", settings(runtime="reference", noise_seed="3")))
+    backend = CoreMLBackend(
+        demo, BackendOptions(SIZE, "auto", settings(runtime="reference", noise_seed="3"))
+    )
     backend.load()
     backend.set_params(FrameParams(seed=3, feedback=0.2))
     with pytest.raises(BackendError, match="seed 3 is built into the program"):
@@ -191,22 +240,34 @@ def test_noise_that_is_built_in_is_the_seeds_and_no_other_is_taken_for_it(demo: 
         CoreMLBackend(demo, BackendOptions(SIZE, "auto", settings(noise_seed="-1")))
 
 
-def test_a_start_compiles_once_says_so_and_prepares_each_unit_once(demo: Checkpoint, on_macos: None, empty_cache: Path) -> None:
+def test_a_start_compiles_once_says_so_and_prepares_each_unit_once(
+    demo: Checkpoint, on_macos: None, empty_cache: Path
+) -> None:
     steps: list[str] = []
     placed = CoreMLOptions(SIZE, placement=parse_placement("encode=ne,unet=gpu,decode=ne"))
 
     def start(options: CoreMLOptions) -> list[str]:
         steps.clear()
-        warm_up(demo, options, find_or_build(demo, options, progress=lambda step, _: steps.append(step)),
-                lambda step, _: steps.append(step))
+        warm_up(
+            demo,
+            options,
+            find_or_build(demo, options, progress=lambda step, _: steps.append(step)),
+            lambda step, _: steps.append(step),
+        )
         return [step for step in steps if "Core ML" in step]
 
     first = start(placed)
-    assert [step for step in first if "compiles" in step] == [f"Core ML compiles {s}" for s in ("encode", "unet", "decode")]
-    assert "Core ML prepares unet for cpu_and_gpu, which takes up to a minute the first time" in first
+    assert [step for step in first if "compiles" in step] == [
+        f"Core ML compiles {s}" for s in ("encode", "unet", "decode")
+    ]
+    assert (
+        "Core ML prepares unet for cpu_and_gpu, which takes up to a minute the first time" in first
+    )
     assert start(placed) == []
     moved = CoreMLOptions(SIZE, placement=parse_placement("encode=ne,unet=ne,decode=ne"))
-    assert start(moved) == ["Core ML prepares unet for cpu_and_ne, which takes up to a minute the first time"]
+    assert start(moved) == [
+        "Core ML prepares unet for cpu_and_ne, which takes up to a minute the first time"
+    ]
     StrictModel.refuses_to_load = True
     with pytest.raises(BackendError, match="cannot be loaded.*sdxs convert --force"):
         CoreMLBackend(demo, BackendOptions(SIZE)).load()
@@ -232,9 +293,15 @@ def test_a_program_is_held_against_the_reference_by_every_choice_of_units(
     for _ in range(2):
         built = find_or_build(demo, CoreMLOptions(SIZE), right)
     with pytest.raises(BackendError, match="dB from the reference"):
-        find_or_build(demo, CoreMLOptions(SIZE, compute_units="cpu_and_ne"), lambda frame, _states, _seed: 255 - frame)
+        find_or_build(
+            demo,
+            CoreMLOptions(SIZE, compute_units="cpu_and_ne"),
+            lambda frame, _states, _seed: 255 - frame,
+        )
     find_or_build(demo, CoreMLOptions(SIZE, compute_units="cpu_and_ne"), right)
-    assert list(built.record.gate_db) == ["64 by cpu_and_gpu", "64 by cpu_and_ne"] and len(asked) == 2
+    assert (
+        list(built.record.gate_db) == ["64 by cpu_and_gpu", "64 by cpu_and_ne"] and len(asked) == 2
+    )
 
 
 # The command line
@@ -246,8 +313,10 @@ def test_convert_prints_what_compression_costs(command: Command, empty_cache: Pa
     assert plain.code == small.code == 0, small.err
     assert "weights are off by" not in plain.out and "int8 weights are off by 0." in small.out
     assert all(" dB at 64" in done.out for done in (plain, small))
-    records = {json.loads(path.read_text())["variant"]["weights"]: json.loads(path.read_text())
-               for path in empty_cache.glob("*/record.json")}
+    records = {
+        json.loads(path.read_text())["variant"]["weights"]: json.loads(path.read_text())
+        for path in empty_cache.glob("*/record.json")
+    }
     assert 0 == records["float16"]["weights_error"] < records["int8"]["weights_error"] < 0.02
     (plain_db,), (small_db,) = (records[form]["gate_db"].values() for form in ("float16", "int8"))
     assert plain_db > small_db > 35
@@ -258,23 +327,52 @@ def test_convert_prints_what_compression_costs(command: Command, empty_cache: Pa
 def test_too_much_compression_is_refused_with_both_pictures(
     command: Command, empty_cache: Path, tiny_sdxs: Checkpoint
 ) -> None:
-    """Two bits leave a third of random weights' energy behind, and SDXS multiplies the error of eps by 14.6."""
-    done = command("convert", "--model", tiny_sdxs.folder, "--size", SIZE, "--weights", "palettize2")
+    """Two bits leave a third of random weights' energy behind, and SDXS multiplies the error of
+    eps by 14.6.
+    """
+    done = command(
+        "convert", "--model", tiny_sdxs.folder, "--size", SIZE, "--weights", "palettize2"
+    )
     assert done.code == 1 and "dB from the reference" in done.err and "is ready" not in done.out
-    assert len(list(empty_cache.glob("refused-*.png"))) == 2 and not list(empty_cache.glob("*/record.json"))
+    assert len(list(empty_cache.glob("refused-*.png"))) == 2 and not list(
+        empty_cache.glob("*/record.json")
+    )
 
 
 @pytest.mark.parametrize(
     ("chosen", "size"),
-    [(("--input", "image"), 64), (("--sizes", "64,128", "--size", 128), 128), (("--weights", "palettize8"), 64),
-     (("--fixed-noise", "--seed", 5), 64), (("--attention", "split_einsum"), 64)],
+    [
+        (("--input", "image"), 64),
+        (("--sizes", "64,128", "--size", 128), 128),
+        (("--weights", "palettize8"), 64),
+        (("--fixed-noise", "--seed", 5), 64),
+        (("--attention", "split_einsum"), 64),
+    ],
     ids=["image", "sizes", "weights", "noise", "attention"],
 )
-def test_every_form_goes_live(command: Command, tmp_path: Path, chosen: tuple[object, ...], size: int) -> None:
+def test_every_form_goes_live(
+    command: Command, tmp_path: Path, chosen: tuple[object, ...], size: int
+) -> None:
     out = tmp_path / "out.mp4"
     size_option = () if "--size" in chosen else ("--size", size)
-    done = command("live", "--backend", "coreml", "--coreml-runtime", "reference", "--model", "demo", *size_option, *chosen,
-                   "--source", CLIP, "--frames", 2, "--headless", "--out", out)
+    done = command(
+        "live",
+        "--backend",
+        "coreml",
+        "--coreml-runtime",
+        "reference",
+        "--model",
+        "demo",
+        *size_option,
+        *chosen,
+        "--source",
+        CLIP,
+        "--frames",
+        2,
+        "--headless",
+        "--out",
+        out,
+    )
     assert done.code == 0, done.err
     assert ("weights are off by" in done.err) == ("--weights" in chosen)
     (first,) = [VideoFile(out).read() for _ in range(1)]
@@ -282,17 +380,41 @@ def test_every_form_goes_live(command: Command, tmp_path: Path, chosen: tuple[ob
 
 
 def test_convert_builds_several_sizes_and_checks_each(command: Command, empty_cache: Path) -> None:
-    done = command("convert", "--model", "demo", "--sizes", "64,128", "--input", "image", "--fixed-noise", 2)
+    done = command(
+        "convert", "--model", "demo", "--sizes", "64,128", "--input", "image", "--fixed-noise", 2
+    )
     assert done.code == 0 and " dB at 64" in done.out and " dB at 128" in done.out
     (record,) = [json.loads(path.read_text()) for path in empty_cache.glob("*/record.json")]
-    assert record["variant"]["sizes"] == "64+128" and record["variant"]["noise"] == "noise of seed 2"
+    assert (
+        record["variant"]["sizes"] == "64+128" and record["variant"]["noise"] == "noise of seed 2"
+    )
     assert record["variant"]["input"] == "image"
 
 
-def test_an_option_of_core_ml_for_another_backend_is_refused(command: Command, tmp_path: Path) -> None:
-    for chosen in (("--placement", "encode=ne,unet=gpu,decode=ne"), ("--input", "image"), ("--compute-units", "all"),
-                   ("--weights", "int8"), ("--sizes", "64,128"), ("--fixed-noise",), ("--verbose",), ("--attention", "matmul")):
-        done = command("live", "--backend", "mlx", "--model", "demo", *chosen, "--headless", "--out", tmp_path / "o.mp4")
+def test_an_option_of_core_ml_for_another_backend_is_refused(
+    command: Command, tmp_path: Path
+) -> None:
+    for chosen in (
+        ("--placement", "encode=ne,unet=gpu,decode=ne"),
+        ("--input", "image"),
+        ("--compute-units", "all"),
+        ("--weights", "int8"),
+        ("--sizes", "64,128"),
+        ("--fixed-noise",),
+        ("--verbose",),
+        ("--attention", "matmul"),
+    ):
+        done = command(
+            "live",
+            "--backend",
+            "mlx",
+            "--model",
+            "demo",
+            *chosen,
+            "--headless",
+            "--out",
+            tmp_path / "o.mp4",
+        )
         assert done.code == 2 and "--backend coreml" in done.err, chosen
 
 
@@ -307,22 +429,35 @@ def test_the_compute_plan_counts_operations_by_unit(demo: Checkpoint, on_macos: 
     spec = ct.utils.load_spec(str(built.package("frame"))).mlProgram.functions["main"]
     (block,) = spec.block_specializations.values()
     kinds = [op.type for op in block.operations if not op.type.startswith("const")]
-    assert plan.operations == {"ne": len(kinds) - kinds.count("layer_norm"), "cpu": kinds.count("layer_norm")}
-    assert plan.kinds["cpu"] == {"layer_norm": kinds.count("layer_norm")} and plan.kinds["ne"]["conv"] == kinds.count("conv")
+    assert plan.operations == {
+        "ne": len(kinds) - kinds.count("layer_norm"),
+        "cpu": kinds.count("layer_norm"),
+    }
+    assert plan.kinds["cpu"] == {"layer_norm": kinds.count("layer_norm")} and plan.kinds["ne"][
+        "conv"
+    ] == kinds.count("conv")
     assert plan.cost == {"ne": 1.0, "cpu": 0.0}
     assert str(plan).startswith("frame on cpu_and_ne: operations on ")
     assert f"on cpu: layer_norm x {plan.operations['cpu']}" in str(plan)
 
 
 def test_the_compute_plan_of_each_stage_and_size(demo: Checkpoint, on_macos: None) -> None:
-    options = CoreMLOptions(SIZE, sizes=(64, 128), placement=parse_placement("encode=ne,unet=gpu,decode=ne"))
+    options = CoreMLOptions(
+        SIZE, sizes=(64, 128), placement=parse_placement("encode=ne,unet=gpu,decode=ne")
+    )
     built = find_or_build(demo, options)
     warm_up(demo, options, built, lambda step, done: None)
     plans = compute_plan.plans(built, options)
     assert [(plan.stage, plan.compute_units) for plan in plans] == [
-        ("encode", "cpu_and_ne"), ("unet", "cpu_and_gpu"), ("decode", "cpu_and_ne"),
+        ("encode", "cpu_and_ne"),
+        ("unet", "cpu_and_gpu"),
+        ("decode", "cpu_and_ne"),
     ]
-    assert [max(plan.operations, key=plan.operations.__getitem__) for plan in plans] == ["ne", "gpu", "ne"]
+    assert [max(plan.operations, key=plan.operations.__getitem__) for plan in plans] == [
+        "ne",
+        "gpu",
+        "ne",
+    ]
 
 
 def test_nested_operations_and_unknown_devices_are_counted() -> None:
@@ -330,7 +465,9 @@ def test_nested_operations_and_unknown_devices_are_counted() -> None:
     plan = object.__new__(fake_coreml.StrictPlan)
     plan._main = type("MLQuantumComputeDevice", (), {})()
     found = compute_plan.count(plan, [fake_coreml.Operation("ios18.cond", [inner])], "frame", "all")
-    assert found.operations == {"MLQuantumComputeDevice": 2} and found.kinds["MLQuantumComputeDevice"] == {"cond": 1, "conv": 1}
+    assert found.operations == {"MLQuantumComputeDevice": 2} and found.kinds[
+        "MLQuantumComputeDevice"
+    ] == {"cond": 1, "conv": 1}
 
 
 def test_without_a_plan_one_clear_line(demo: Checkpoint, on_macos: None, tmp_path: Path) -> None:
@@ -348,12 +485,21 @@ def test_the_strict_plan_has_the_face_of_coremltools() -> None:
     from coremltools.models import compute_device
     from coremltools.models import compute_plan as real
 
-    for name in ("load_from_path", "model_structure", "get_compute_device_usage_for_mlprogram_operation",
-                 "get_estimated_cost_for_mlprogram_operation"):
-        assert hasattr(real.MLComputePlan, name) and (name == "model_structure" or hasattr(fake_coreml.StrictPlan, name))
+    for name in (
+        "load_from_path",
+        "model_structure",
+        "get_compute_device_usage_for_mlprogram_operation",
+        "get_estimated_cost_for_mlprogram_operation",
+    ):
+        assert hasattr(real.MLComputePlan, name) and (
+            name == "model_structure" or hasattr(fake_coreml.StrictPlan, name)
+        )
     for name in compute_plan.UNITS:
         assert hasattr(compute_device, name) and hasattr(fake_coreml, name)
-    assert {"operator_name", "blocks"} <= real.MLModelStructureProgramOperation.__dataclass_fields__.keys()
+    assert {
+        "operator_name",
+        "blocks",
+    } <= real.MLModelStructureProgramOperation.__dataclass_fields__.keys()
     assert "preferred_compute_device" in real.MLComputePlanDeviceUsage.__dataclass_fields__
     assert "weight" in real.MLComputePlanCost.__dataclass_fields__
 
@@ -361,5 +507,7 @@ def test_the_strict_plan_has_the_face_of_coremltools() -> None:
 def test_the_picture_is_the_reference_runtimes_whatever_the_form(demo: Checkpoint) -> None:
     plain = render(demo, picture(), runtime="reference")[0]
     for chosen in ({"input": "image"}, {"noise_seed": "0"}):
-        assert np.array_equal(render(demo, picture(), runtime="reference", **chosen)[0], plain), chosen
+        assert np.array_equal(render(demo, picture(), runtime="reference", **chosen)[0], plain), (
+            chosen
+        )
     assert 35 < psnr(render(demo, picture(), runtime="reference", weights="int8")[0], plain) < 90

@@ -1,4 +1,6 @@
-"""The recipe at toy size: two steps of every stage, stopped and taken up again, and the checkpoint that comes out."""
+"""The recipe at toy size: two steps of every stage, stopped and taken up again, and the checkpoint
+that comes out.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,11 +18,23 @@ from sdxs.common.checkpoint import Checkpoint, open_checkpoint
 from sdxs.common.config import UNetConfig, read_vae_config
 from sdxs.common.prompts import GALLERY
 from sdxs.common.text_encoder import TextEncoder
-from sdxs.experiments.distill import architecture, export, losses, pairs, phase10, photographs, phrases, recipe, stages
+from sdxs.experiments.distill import (
+    architecture,
+    export,
+    losses,
+    pairs,
+    phase10,
+    photographs,
+    phrases,
+    recipe,
+    stages,
+)
 from sdxs.experiments.distill.training import Flat, Log, Plan, train
 from sdxs.mlx_sdxs.backend import MlxBackend
 
-SETTINGS = recipe.Settings(squares=6, steps=(2, 2, 2, 2, 2), each=1, workers=1, configs=architecture.toy())
+SETTINGS = recipe.Settings(
+    squares=6, steps=(2, 2, 2, 2, 2), each=1, workers=1, configs=architecture.toy()
+)
 
 
 def quiet(stage: str, done: float, loss: float) -> None:
@@ -29,7 +43,9 @@ def quiet(stage: str, done: float, loss: float) -> None:
 
 def demo_split() -> photographs.Split:
     folder = recipe.TOKENIZER.parents[2] / "docs" / "demo"
-    return photographs.Split(tuple(folder / f"{name}.jpg" for name in ("astronaut", "cat", "coffee")), ())
+    return photographs.Split(
+        tuple(folder / f"{name}.jpg" for name in ("astronaut", "cat", "coffee")), ()
+    )
 
 
 @pytest.fixture(scope="module")
@@ -46,19 +62,31 @@ def test_every_stage_leaves_its_state_and_its_log(trained: tuple[Path, recipe.Ne
     assert all(f'"stage": "{name}", "step": 2' in log for name in recipe.STAGES)
 
 
-def test_a_finished_run_is_loaded_and_not_trained_again(trained: tuple[Path, recipe.Networks]) -> None:
+def test_a_finished_run_is_loaded_and_not_trained_again(
+    trained: tuple[Path, recipe.Networks],
+) -> None:
     out, networks = trained
     before = (out / "log.jsonl").read_text()
     loaded = recipe.run(demo_split(), out, recipe.TOKENIZER, SETTINGS, quiet)
     assert (out / "log.jsonl").read_text() == before
-    for ours, theirs in ((networks.unet, loaded.unet), (networks.vae, loaded.vae), (networks.text, loaded.text)):
-        for (key, a), (_, b) in zip(tree_flatten(ours.parameters()), tree_flatten(theirs.parameters()), strict=True):
+    for ours, theirs in (
+        (networks.unet, loaded.unet),
+        (networks.vae, loaded.vae),
+        (networks.text, loaded.text),
+    ):
+        for (key, a), (_, b) in zip(
+            tree_flatten(ours.parameters()), tree_flatten(theirs.parameters()), strict=True
+        ):
             assert mx.array_equal(a, b), key
 
 
-def test_the_checkpoint_opens_verifies_and_renders(trained: tuple[Path, recipe.Networks], tmp_path: Path) -> None:
+def test_the_checkpoint_opens_verifies_and_renders(
+    trained: tuple[Path, recipe.Networks], tmp_path: Path
+) -> None:
     _, networks = trained
-    checkpoint = open_checkpoint(export.write(networks, SETTINGS.configs, recipe.TOKENIZER, tmp_path / "toy"))
+    checkpoint = open_checkpoint(
+        export.write(networks, SETTINGS.configs, recipe.TOKENIZER, tmp_path / "toy")
+    )
     checkpoint.verify()
     stored = load_file(checkpoint.unet_weights)["conv_in.weight"]  # O, I, kH, kW
     kept = np.array(networks.unet.conv_in.weight.astype(mx.float16))  # O, kH, kW, I
@@ -76,7 +104,9 @@ def test_the_checkpoint_opens_verifies_and_renders(trained: tuple[Path, recipe.N
     backend.collect(made)
     backend.close()
     step = recipe.one_step(checkpoint.scheduler, checkpoint.frame)
-    painted = stages.Painter(networks.unet, networks.vae, step)(stages.unit(mx.array(picture[None])), mx.array(states))
+    painted = stages.Painter(networks.unet, networks.vae, step)(
+        stages.unit(mx.array(picture[None])), mx.array(states)
+    )
     painted = np.clip(np.array(painted)[0] * 255, 0, 255)
     assert np.abs(made - painted).mean() < 2  # what was trained is what is rendered
 
@@ -109,10 +139,15 @@ def test_stopped_and_taken_up_again_is_as_if_never_stopped(tmp_path: Path) -> No
         return line_batch(generator)
 
     with pytest.raises(KeyboardInterrupt):
-        train(plan, halved, line_loss, interrupted, tmp_path / "halved", Log(tmp_path / "log"), quiet)
+        train(
+            plan, halved, line_loss, interrupted, tmp_path / "halved", Log(tmp_path / "log"), quiet
+        )
     fresh = Line()
     train(plan, fresh, line_loss, line_batch, tmp_path / "halved", Log(tmp_path / "log"), quiet)
-    assert mx.allclose(whole.weight, fresh.weight, atol=1e-6) and float(mx.abs(whole.weight).sum()) > 0.1
+    assert (
+        mx.allclose(whole.weight, fresh.weight, atol=1e-6)
+        and float(mx.abs(whole.weight).sum()) > 0.1
+    )
 
 
 def test_adam_over_one_vector_is_adam(tmp_path: Path) -> None:
@@ -123,7 +158,9 @@ def test_adam_over_one_vector_is_adam(tmp_path: Path) -> None:
         gradient = {"weight": scale * mx.ones((3, 2)), "bias": -scale * mx.ones(3)}
         vector.update(gradient, 0.1)
         optimizer.update(plain, gradient)
-    assert mx.allclose(flat.weight, plain.weight, atol=1e-6) and mx.allclose(flat.bias, plain.bias, atol=1e-6)
+    assert mx.allclose(flat.weight, plain.weight, atol=1e-6) and mx.allclose(
+        flat.bias, plain.bias, atol=1e-6
+    )
 
 
 def test_losses_are_nothing_for_equals_and_something_otherwise() -> None:
@@ -140,8 +177,12 @@ def test_held_out_words_are_not_trained_on() -> None:
         assert prompt in known
         found = phrases.held_out_prompts(prompt)
         assert not known & {*found["held-out templates"], *found["held-out phrases"]}
-        assert not set(phrases.HELD_OUT_PHRASES[prompt]) & {p for each in phrases.PHRASES.values() for p in each}
-    assert not set(phrases.TEMPLATES) & set(phrases.HELD_OUT_TEMPLATES) and not known & set(phrases.NEVER_TRAINED)
+        assert not set(phrases.HELD_OUT_PHRASES[prompt]) & {
+            p for each in phrases.PHRASES.values() for p in each
+        }
+    assert not set(phrases.TEMPLATES) & set(phrases.HELD_OUT_TEMPLATES) and not known & set(
+        phrases.NEVER_TRAINED
+    )
 
 
 def test_pairs_are_found_again_and_made_anew_for_another_request(tmp_path: Path) -> None:
@@ -150,31 +191,49 @@ def test_pairs_are_found_again_and_made_anew_for_another_request(tmp_path: Path)
     stamp = (tmp_path / "pairs.npy").stat().st_mtime_ns
     again = pairs.make_pairs(request, tmp_path, lambda count: None, workers=1)
     assert np.array_equal(first, again) and (tmp_path / "pairs.npy").stat().st_mtime_ns == stamp
-    other = pairs.make_pairs(pairs.Request((), 2, 32, seed=1, drawn=1.0), tmp_path, lambda count: None, workers=1)
+    other = pairs.make_pairs(
+        pairs.Request((), 2, 32, seed=1, drawn=1.0), tmp_path, lambda count: None, workers=1
+    )
     assert not np.array_equal(first, other)
 
 
 def test_the_shipped_demo_is_the_recipes_architecture_and_small(demo: Checkpoint) -> None:
-    assert UNetConfig.read(demo.folder / "unet" / "config.json") == architecture.unet_config(architecture.DEMO)
-    assert read_vae_config(demo.folder / "vae" / "config.json") == architecture.vae_config(architecture.DEMO)
+    assert UNetConfig.read(demo.folder / "unet" / "config.json") == architecture.unet_config(
+        architecture.DEMO
+    )
+    assert read_vae_config(demo.folder / "vae" / "config.json") == architecture.vae_config(
+        architecture.DEMO
+    )
     assert sum(p.stat().st_size for p in demo.folder.rglob("*") if p.is_file()) <= 12e6
 
 
 def test_a_mixture_has_its_own_two_teachers_and_the_way_between_their_prompts() -> None:
     """Planes of one colour each, and prompts of one direction each, tell what a row was made of."""
     levels = np.arange(11) * 20
-    pairs = np.broadcast_to(levels.astype(np.uint8)[None, :, None, None, None], (3, 11, 64, 64, 3)).copy()
+    pairs = np.broadcast_to(
+        levels.astype(np.uint8)[None, :, None, None, None], (3, 11, 64, 64, 3)
+    ).copy()
     pairs[:, :, 32:] += 5  # a window from the lower half is 5 brighter
-    states = [np.eye(10, dtype=np.float32)[style][None, None].repeat(2, axis=0).repeat(77, axis=1) for style in range(10)]
+    states = [
+        np.eye(10, dtype=np.float32)[style][None, None].repeat(2, axis=0).repeat(77, axis=1)
+        for style in range(10)
+    ]
     generator = np.random.Generator(np.random.PCG64(1))
     shares = []
     for _ in range(8):
-        photographs, wanted, ways, order = stages.blend_batch(stages.Pictures(pairs), states, generator, 2, 32)
+        photographs, wanted, ways, order = stages.blend_batch(
+            stages.Pictures(pairs), states, generator, 2, 32
+        )
         assert photographs.shape == wanted.shape == (20, 32, 32, 3) and ways.shape == (20, 77, 10)
         assert sorted(np.array(order).tolist()) == list(range(20))
         lower = np.array(photographs).astype(float)
-        for row, (picture, way) in enumerate(zip(np.array(wanted) * 255, np.array(ways), strict=True)):
-            here, angles = row // 2, np.arcsin(np.clip(way[0], 0, 1)) / (np.pi / 2)  # of a quarter circle: the shares
+        for row, (picture, way) in enumerate(
+            zip(np.array(wanted) * 255, np.array(ways), strict=True)
+        ):
+            here, angles = (
+                row // 2,
+                np.arcsin(np.clip(way[0], 0, 1)) / (np.pi / 2),
+            )  # of a quarter circle: the shares
             there = int(np.argmax(np.where(np.arange(10) == here, -1, way[0])))
             share = angles[there]
             mixed = (1 - share) * levels[here + 1] + share * levels[there + 1]
@@ -188,12 +247,21 @@ def test_stages_without_steps_leave_the_clock_to_the_others() -> None:
     whole = recipe.Settings(seconds=100.0)
     assert sum(whole.plan(k).seconds for k in range(5)) == pytest.approx(100.0)
     last = recipe.Settings(seconds=100.0, steps=(0, 0, 0, 0, 5))
-    assert [last.plan(k).seconds for k in range(5)] == [pytest.approx(share / 0.18 * 100) for share in last.shares]
+    assert [last.plan(k).seconds for k in range(5)] == [
+        pytest.approx(share / 0.18 * 100) for share in last.shares
+    ]
     assert last.plan(4) == Plan("blend", 5, 3e-4, pytest.approx(100.0), 4)
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"steps": (1, 2, 3, 4)}, {"rates": (1e-3,) * 6}, {"window": 100}, {"window": 288}, {"window": 0}]
+    "wrong",
+    [
+        {"steps": (1, 2, 3, 4)},
+        {"rates": (1e-3,) * 6},
+        {"window": 100},
+        {"window": 288},
+        {"window": 0},
+    ],
 )
 def test_settings_that_cannot_be(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="expected"):

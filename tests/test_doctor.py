@@ -18,7 +18,17 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_table_and_exit_code(command: Command) -> None:
     done = command("doctor")
     assert done.code == 0 and "will run here" in done.out
-    for name in ("python", "packages", "demo weights", "disk", "display", "camera 0", "hub", "mlx", "coreml"):
+    for name in (
+        "python",
+        "packages",
+        "demo weights",
+        "disk",
+        "display",
+        "camera 0",
+        "hub",
+        "mlx",
+        "coreml",
+    ):
         assert name in done.out
 
 
@@ -40,8 +50,12 @@ def test_a_probe_that_fails_becomes_a_finding() -> None:
     assert "ZeroDivisionError: odd" in checks[0].finding and checks[1].finding == "full"
 
 
-@pytest.mark.parametrize(("version", "ok"), [((3, 10), False), ((3, 11), True), ((3, 13), True), ((3, 14), False)])
-def test_python_versions(monkeypatch: pytest.MonkeyPatch, version: tuple[int, int], ok: bool) -> None:
+@pytest.mark.parametrize(
+    ("version", "ok"), [((3, 10), False), ((3, 11), True), ((3, 13), True), ((3, 14), False)]
+)
+def test_python_versions(
+    monkeypatch: pytest.MonkeyPatch, version: tuple[int, int], ok: bool
+) -> None:
     monkeypatch.setattr(doctor.sys, "version_info", (*version, 0))
     assert doctor.python().ok is ok
 
@@ -56,7 +70,9 @@ def test_demo_needs_one_backend_and_its_weights() -> None:
     good = [Check(name, True, "") for name in ("python", "packages", "demo weights")]
     assert can_run_demo([*good, Check("mlx", True, "")], ["mlx"])
     assert not can_run_demo([*good, Check("mlx", False, "", "x")], ["mlx"])
-    assert not can_run_demo([*good[:2], Check("demo weights", False, "", "x"), Check("mlx", True, "")], ["mlx"])
+    assert not can_run_demo(
+        [*good[:2], Check("demo weights", False, "", "x"), Check("mlx", True, "")], ["mlx"]
+    )
 
 
 def test_absent_camera_names_the_other_ways() -> None:

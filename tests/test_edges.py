@@ -1,4 +1,6 @@
-"""Edges: where they are, that they hold still on a noisy still picture, and that they follow what moves."""
+"""Edges: where they are, that they hold still on a noisy still picture, and that they follow what
+moves.
+"""
 
 import numpy as np
 import pytest
@@ -46,16 +48,24 @@ def test_edges_are_white_where_things_end_and_black_elsewhere(kind: str, hystere
 
 def test_canny_without_memory_is_opencvs() -> None:
     picture = noisy(scene(), 1)
-    np.testing.assert_array_equal(draw(Edges("canny", SIZE, hysteresis=False), picture), outline(picture))
+    np.testing.assert_array_equal(
+        draw(Edges("canny", SIZE, hysteresis=False), picture), outline(picture)
+    )
 
 
 def shimmer(kind: str, hysteresis: bool) -> float:
-    """Edge pixels that change from frame to frame on a still, noisy picture, as a share of all edge pixels."""
+    """Edge pixels that change from frame to frame on a still, noisy picture, as a share of all
+    edge pixels.
+    """
     edges, card = Edges(kind, 2 * SIZE, hysteresis), np.empty((2 * SIZE, 2 * SIZE, 3), np.uint8)
     to_square_rgb(Synthetic(2 * SIZE).read(), card)
-    card[100:, :] = np.random.default_rng(9).integers(80, 120, card[100:].shape)  # texture, where noise decides
+    card[100:, :] = np.random.default_rng(9).integers(
+        80, 120, card[100:].shape
+    )  # texture, where noise decides
     frames = [draw(edges, noisy(card, seed)) > 127 for seed in range(12)][4:]
-    return float(np.mean([(a != b).sum() / b.sum() for a, b in zip(frames[1:], frames[:-1], strict=True)]))
+    return float(
+        np.mean([(a != b).sum() / b.sum() for a, b in zip(frames[1:], frames[:-1], strict=True)])
+    )
 
 
 def test_memory_holds_edges_still_and_soft_ones_are_stiller() -> None:
@@ -105,5 +115,7 @@ def test_f_score() -> None:
     other = np.roll(line, 2, axis=0)
     far = np.roll(line, 10, axis=0)
     assert f_score(line, line) == 1 and f_score(line, other) == 1 and f_score(line, far) == 0
-    assert f_score(line, np.maximum(line, far)) == pytest.approx(2 / 3)  # all of it right, half of it found
+    assert f_score(line, np.maximum(line, far)) == pytest.approx(
+        2 / 3
+    )  # all of it right, half of it found
     assert f_score(line * 0, line * 0) == 1 and f_score(line, line * 0) == 0

@@ -1,4 +1,6 @@
-"""Encoded prompts on disk: by text and encoder, whole or not at all, and never believed when damaged."""
+"""Encoded prompts on disk: by text and encoder, whole or not at all, and never believed when
+damaged.
+"""
 
 import os
 import warnings
@@ -35,7 +37,9 @@ def entries(folder: Path) -> list[Path]:
     return sorted(folder.rglob("*.safetensors"))
 
 
-def test_a_prompt_is_encoded_once_for_all_sessions(tiny_sdxs: Checkpoint, folder: Path, encoded: list[int]) -> None:
+def test_a_prompt_is_encoded_once_for_all_sessions(
+    tiny_sdxs: Checkpoint, folder: Path, encoded: list[int]
+) -> None:
     first = TextEncoder(tiny_sdxs).encode("a cat")
     again = TextEncoder(tiny_sdxs).encode("a cat")
     np.testing.assert_array_equal(again, first)
@@ -45,7 +49,9 @@ def test_a_prompt_is_encoded_once_for_all_sessions(tiny_sdxs: Checkpoint, folder
     assert not [path for path in folder.rglob("*") if path.name.startswith(".partial")]
 
 
-def test_another_encoder_has_entries_of_its_own(tiny_folder: Path, folder: Path, encoded: list[int]) -> None:
+def test_another_encoder_has_entries_of_its_own(
+    tiny_folder: Path, folder: Path, encoded: list[int]
+) -> None:
     checkpoint = open_checkpoint(tiny_folder)
     TextEncoder(checkpoint).encode("a cat")
     before = encoder_hash(checkpoint)
@@ -71,10 +77,17 @@ def _flip(path: Path) -> None:
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("damage", [
-    _flip, lambda path: path.write_bytes(path.read_bytes()[:-100]), lambda path: path.write_bytes(b""),
-    lambda path: path.write_bytes(b"\x80\x04."), lambda path: save_file({"states": np.ones((1, 77, 8), np.float32)}, path),
-], ids=["one bit", "truncated", "empty", "pickle", "another shape"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        _flip,
+        lambda path: path.write_bytes(path.read_bytes()[:-100]),
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_bytes(b"\x80\x04."),
+        lambda path: save_file({"states": np.ones((1, 77, 8), np.float32)}, path),
+    ],
+    ids=["one bit", "truncated", "empty", "pickle", "another shape"],
+)
 def test_a_damaged_entry_is_named_ignored_and_made_again(
     damage: Callable[[Path], None], tiny_sdxs: Checkpoint, folder: Path, encoded: list[int]
 ) -> None:
@@ -91,7 +104,9 @@ def test_a_damaged_entry_is_named_ignored_and_made_again(
     assert len(encoded) == 2
 
 
-def test_an_entry_under_another_texts_name_is_not_believed(tiny_sdxs: Checkpoint, folder: Path) -> None:
+def test_an_entry_under_another_texts_name_is_not_believed(
+    tiny_sdxs: Checkpoint, folder: Path
+) -> None:
     cache = EmbeddingCache(tiny_sdxs)
     cache.write("a cat", TextEncoder(tiny_sdxs).encode("a cat"))
     (entry,) = entries(folder)
@@ -115,7 +130,9 @@ def test_a_long_prompt_warns_from_the_cache_too(tiny_sdxs: Checkpoint, folder: P
             TextEncoder(tiny_sdxs).encode("cat " * 100)
 
 
-def test_the_oldest_entries_go(tiny_sdxs: Checkpoint, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_oldest_entries_go(
+    tiny_sdxs: Checkpoint, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(embedding_cache, "MOST_ENTRIES", 3)
     cache = EmbeddingCache(tiny_sdxs)
     for number in range(5):

@@ -1,4 +1,6 @@
-"""Short forms of the long measurements: a soak and interrupted sessions. CI runs a longer soak beside the tests."""
+"""Short forms of the long measurements: a soak and interrupted sessions. CI runs a longer soak
+beside the tests.
+"""
 
 import signal
 from dataclasses import replace
@@ -19,7 +21,9 @@ def test_a_session_leaves_nothing_behind(hosted: bool) -> None:
 def test_growth_is_seen() -> None:
     flat = [(float(n), 100_000_000 + n % 3) for n in range(100)]
     leaking = [(float(n), 100_000_000 + 200_000 * n) for n in range(100)]
-    assert abs(growth_bytes(flat)) < 10 and growth_bytes(leaking) == pytest.approx(10_000_000, rel=0.05)
+    assert abs(growth_bytes(flat)) < 10 and growth_bytes(leaking) == pytest.approx(
+        10_000_000, rel=0.05
+    )
 
 
 def test_pythons_own_farewell_is_right_and_any_other_code_1_is_not() -> None:
@@ -36,5 +40,6 @@ def test_pythons_own_farewell_is_right_and_any_other_code_1_is_not() -> None:
 @pytest.mark.parametrize("after_s", [0.02, 0.1, 0.6, 1.3, 2.5])
 def test_a_signal_at_any_moment(after_s: float, number: signal.Signals, isolate: bool) -> None:
     outcome = interrupt(number, after_s, isolate)
-    # `python -m sdxs.experiments.interrupts` holds it to the one second of the README; a busy machine gets more.
+    # `python -m sdxs.experiments.interrupts` holds it to the one second of the README; a busy
+    # machine gets more.
     assert outcome.right and outcome.exit_s < 10, outcome

@@ -1,4 +1,6 @@
-"""The judge itself: full marks for a perfect painter, none for one deaf to its prompt, no flicker for doing nothing."""
+"""The judge itself: full marks for a perfect painter, none for one deaf to its prompt, no flicker
+for doing nothing.
+"""
 
 import numpy as np
 import pytest
@@ -22,8 +24,15 @@ def test_similarity_is_one_for_equals_and_less_otherwise(pictures: list[np.ndarr
     assert 0.5 < evaluate.ssim(cat, (cat * 0.8).astype(np.uint8)) < 0.999
 
 
-def test_full_marks_for_the_teachers_themselves_and_none_for_shuffled_prompts(pictures: list[np.ndarray]) -> None:
-    style = {text: prompt for prompt in GALLERY for texts in phrases.held_out_prompts(prompt).values() for text in texts}
+def test_full_marks_for_the_teachers_themselves_and_none_for_shuffled_prompts(
+    pictures: list[np.ndarray],
+) -> None:
+    style = {
+        text: prompt
+        for prompt in GALLERY
+        for texts in phrases.held_out_prompts(prompt).values()
+        for text in texts
+    }
 
     def painter(text: str, picture: np.ndarray) -> np.ndarray:
         return teachers.render(style.get(text, GALLERY[0]), picture)
@@ -32,12 +41,16 @@ def test_full_marks_for_the_teachers_themselves_and_none_for_shuffled_prompts(pi
     for kind, count in (("canonical", 30), ("held-out templates", 200), ("held-out phrases", 120)):
         assert found[kind]["accuracy"] == 1 and found[kind]["renderings"] == count
         assert found[kind]["accuracy with shuffled prompts"] == 0
-        assert np.array_equal(np.array(found[kind]["confusion"]), np.eye(10, dtype=int) * (count // 10))
+        assert np.array_equal(
+            np.array(found[kind]["confusion"]), np.eye(10, dtype=int) * (count // 10)
+        )
     assert set(found["never trained"]) == set(phrases.NEVER_TRAINED)
 
 
 def test_a_painter_deaf_to_its_prompt_is_right_once_in_ten(pictures: list[np.ndarray]) -> None:
-    found = evaluate.judge_prompts(lambda text, picture: teachers.render("pop art", picture), pictures[:1], each=1)
+    found = evaluate.judge_prompts(
+        lambda text, picture: teachers.render("pop art", picture), pictures[:1], each=1
+    )
     assert found["canonical"]["accuracy"] == pytest.approx(0.1)
     assert found["canonical"]["misread"]["dark fantasy"] == ["pop art"]
 

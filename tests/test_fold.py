@@ -20,8 +20,12 @@ def random(shape: tuple[int, ...], seed: int) -> mx.array:
 
 
 @pytest.fixture(params=NAMES)
-def unets(request: pytest.FixtureRequest, tmp_path) -> tuple[UNet2DConditionModel, UNet2DConditionModel, int]:
-    checkpoint = open_checkpoint(write_checkpoint(tmp_path / "c", tiny(architecture(request.param))), request.param)
+def unets(
+    request: pytest.FixtureRequest, tmp_path
+) -> tuple[UNet2DConditionModel, UNet2DConditionModel, int]:
+    checkpoint = open_checkpoint(
+        write_checkpoint(tmp_path / "c", tiny(architecture(request.param))), request.param
+    )
     made = []
     for _ in range(2):
         made.append(UNet2DConditionModel(checkpoint.unet))
@@ -32,7 +36,10 @@ def unets(request: pytest.FixtureRequest, tmp_path) -> tuple[UNet2DConditionMode
 def test_the_folded_unet_is_the_plain_one(unets) -> None:
     plain, folded, width = unets
     fold(folded, 999.0)
-    sample, states = random((1, 16, 16, plain.conv_in.weight.shape[-1]), 1), random((1, 77, width), 2)
+    sample, states = (
+        random((1, 16, 16, plain.conv_in.weight.shape[-1]), 1),
+        random((1, 77, width), 2),
+    )
     expected = plain.features(sample, 999.0, states)
     products = prompt_products(folded, states)
     got = folded.features(sample, None, iter(products))
@@ -48,9 +55,14 @@ def test_several_pictures_under_one_prompt(unets, prompt: bool) -> None:
     """Also with cross-attention in two products."""
     plain, folded, width = unets
     fold(folded, 999.0, prompt)
-    sample, states = random((3, 16, 16, plain.conv_in.weight.shape[-1]), 1), random((1, 77, width), 2)
+    sample, states = (
+        random((3, 16, 16, plain.conv_in.weight.shape[-1]), 1),
+        random((1, 77, width), 2),
+    )
     expected = plain.features(sample, 999.0, states)
-    assert mx.allclose(expected[1:2], plain.features(sample[1:2], 999.0, states), rtol=1e-4, atol=1e-4)
+    assert mx.allclose(
+        expected[1:2], plain.features(sample[1:2], 999.0, states), rtol=1e-4, atol=1e-4
+    )
     products = prompt_products(folded, states)
     assert (products[0][0].ndim == 2) == prompt
     left = iter(products)
@@ -62,7 +74,10 @@ def test_several_pictures_under_one_prompt(unets, prompt: bool) -> None:
 def test_every_product_of_the_prompt_is_used_once(unets) -> None:
     _, folded, width = unets
     fold(folded, 999.0)
-    sample, states = random((1, 16, 16, folded.conv_in.weight.shape[-1]), 1), random((1, 77, width), 2)
+    sample, states = (
+        random((1, 16, 16, folded.conv_in.weight.shape[-1]), 1),
+        random((1, 77, width), 2),
+    )
     left = iter(prompt_products(folded, states))
     mx.eval(folded.features(sample, None, left))
     assert next(left, None) is None

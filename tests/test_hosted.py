@@ -1,4 +1,6 @@
-"""A hosted backend: the protocol as in the same process, and every way in which either side can die."""
+"""A hosted backend: the protocol as in the same process, and every way in which either side can
+die.
+"""
 
 import os
 import signal
@@ -29,7 +31,9 @@ CLIP = ROOT / "docs" / "demo" / "clip.mp4"
 SHARED_MEMORY = Path("/dev/shm")  # where Linux shows it; macOS shows it nowhere
 PATIENCE_S = 60.0
 SOON_S = 20.0  # nominally at once, or a quarter of a second; a busy machine takes longer
-needs_a_signal = pytest.mark.xfail(sys.platform == "darwin", reason="not seen on macOS yet", strict=False)
+needs_a_signal = pytest.mark.xfail(
+    sys.platform == "darwin", reason="not seen on macOS yet", strict=False
+)
 
 
 def picture(seed: int = 0) -> np.ndarray:
@@ -80,7 +84,9 @@ class Marks:
 
 
 @pytest.fixture
-def marks(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Marks]:
+def marks(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Marks]:
     folder = tmp_path_factory.mktemp("marks")
     monkeypatch.setenv(MARKS, str(folder))
     made = Marks(folder)
@@ -95,8 +101,14 @@ def host() -> Iterator[Callable[[str], HostedBackend]]:
     made: list[HostedBackend] = []
 
     def build(location: str) -> HostedBackend:
-        made.append(HostedBackend("fake", location if ":" in location else f"fake_backends:{location}", None,
-                                  BackendOptions(SIZE)))
+        made.append(
+            HostedBackend(
+                "fake",
+                location if ":" in location else f"fake_backends:{location}",
+                None,
+                BackendOptions(SIZE),
+            )
+        )
         return made[-1]
 
     yield build
@@ -108,7 +120,11 @@ def host() -> Iterator[Callable[[str], HostedBackend]]:
 
 
 def shared_memory_names() -> set[str]:
-    return {path.name for path in SHARED_MEMORY.glob("*") if path.name.startswith(("sdxs", "psm", "pym"))}
+    return {
+        path.name
+        for path in SHARED_MEMORY.glob("*")
+        if path.name.startswith(("sdxs", "psm", "pym"))
+    }
 
 
 IDENTITY = "sdxs.common.backend:IdentityBackend"
@@ -127,7 +143,10 @@ def pair(request: pytest.FixtureRequest, tiny_sdxs: Checkpoint) -> Iterator[Pair
     if request.param == "mlx":
         both = MlxBackend(tiny_sdxs, options), HostedBackend("mlx", MLX, tiny_sdxs, options)
     else:
-        both = IdentityBackend(tiny_sdxs, options), HostedBackend("identity", IDENTITY, tiny_sdxs, options)
+        both = (
+            IdentityBackend(tiny_sdxs, options),
+            HostedBackend("identity", IDENTITY, tiny_sdxs, options),
+        )
     for backend in both:
         backend.load()
     yield both
@@ -229,8 +248,10 @@ def test_use_without_a_child_is_refused(host: Host, closed: bool) -> None:
         backend.close()
         backend.close()
     for act in (
-        lambda: backend.submit(picture()), lambda: backend.collect(picture()),
-        lambda: backend.set_conditioning(states()), lambda: backend.set_params(FrameParams()),
+        lambda: backend.submit(picture()),
+        lambda: backend.collect(picture()),
+        lambda: backend.set_conditioning(states()),
+        lambda: backend.set_params(FrameParams()),
     ):
         with pytest.raises(BackendError, match="fake: backend is not loaded; call load"):
             act()
@@ -277,7 +298,8 @@ def test_a_pipeline_of_three_overlaps_and_keeps_order(host: Host) -> None:
                 np.testing.assert_array_equal(out, picture(seed - 2))
         return time.monotonic() - began
 
-    # At least 12 x 60 ms one by one, 14 x 20 ms overlapped; on a busy machine one try may be held up.
+    # At least 12 x 60 ms one by one, 14 x 20 ms overlapped; on a busy machine one try may be held
+    # up.
     assert any(took() < 0.72 for _ in range(10))
 
 
@@ -300,7 +322,10 @@ def test_a_call_that_holds_the_gil_leaves_this_process_free(host: Host) -> None:
     ("location", "says"),
     [
         ("FAILS_ON_LOAD", "^fake: cannot do its load; this is a test"),
-        ("no_such_module:Backend", "^ModuleNotFoundError in the backend's process: No module named 'no_such_module'"),
+        (
+            "no_such_module:Backend",
+            "^ModuleNotFoundError in the backend's process: No module named 'no_such_module'",
+        ),
         ("fake_backends:NoSuchClass", "^AttributeError in the backend's process: .*NoSuchClass"),
     ],
 )
@@ -321,11 +346,15 @@ def test_failure_on_a_frame_leaves_the_next_one_alone(host: Host) -> None:
         np.testing.assert_array_equal(render(backend, picture(seed)), picture(seed))
     with pytest.raises(BackendError, match="^fake: cannot do its frame; this is a test") as caught:
         render(backend, picture())
-    assert "in _come" in caught.value.__notes__[0] and "fake_backends.py" in caught.value.__notes__[0]
+    assert (
+        "in _come" in caught.value.__notes__[0] and "fake_backends.py" in caught.value.__notes__[0]
+    )
     backend.set_conditioning(states())  # it can still be talked to
 
 
-@pytest.mark.parametrize(("location", "kind"), [("FAILS_FOREIGN", "KeyError"), ("EXITS", "SystemExit")])
+@pytest.mark.parametrize(
+    ("location", "kind"), [("FAILS_FOREIGN", "KeyError"), ("EXITS", "SystemExit")]
+)
 def test_foreign_exceptions_arrive_as_a_backend_error(host: Host, location: str, kind: str) -> None:
     backend = host(location)
     backend.load()
@@ -368,7 +397,10 @@ def test_warnings_arrive_once(host: Host) -> None:
         backend.close()
     heard = [(str(each.message), each.category) for each in caught]
     assert heard == [
-        ("on load", SdxsWarning), ("on a frame", SdxsWarning), ("on a frame", SdxsWarning), ("on close", RuntimeWarning)
+        ("on load", SdxsWarning),
+        ("on a frame", SdxsWarning),
+        ("on a frame", SdxsWarning),
+        ("on close", RuntimeWarning),
     ]
     assert Path(caught[0].filename).name == "fake_backends.py"
 
@@ -446,11 +478,15 @@ def test_other_deaths_are_named_too(host: Host, marks: Marks) -> None:
     backend = host("STUCK_ON_FRAME")
     backend.load()
     Killer(marks, "frame", signal.SIGSEGV)
-    with pytest.raises(BackendError, match=r"killed by signal 11 \(SIGSEGV\); start the session again"):
+    with pytest.raises(
+        BackendError, match=r"killed by signal 11 \(SIGSEGV\); start the session again"
+    ):
         render(backend, picture())
     backend = host("ENDS_WITH_7")
     backend.load()
-    with pytest.raises(BackendError, match="ended by itself with exit code 7; start the session again"):
+    with pytest.raises(
+        BackendError, match="ended by itself with exit code 7; start the session again"
+    ):
         for seed in range(4):
             render(backend, picture(seed))
 
@@ -476,7 +512,9 @@ def test_a_child_that_hangs_on_close_is_killed(host: Host, marks: Marks, locatio
     assert not is_running(pid)
 
 
-def test_a_load_that_takes_too_long_is_given_up(host: Host, marks: Marks, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_load_that_takes_too_long_is_given_up(
+    host: Host, marks: Marks, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("sdxs.common.hosted.LOAD_TIMEOUT_S", 0.5)
     backend = host("STUCK_ON_LOAD")
     with pytest.raises(BackendError, match="did not answer in time"):
@@ -485,7 +523,9 @@ def test_a_load_that_takes_too_long_is_given_up(host: Host, marks: Marks, monkey
 
 
 def test_a_failed_request_does_not_keep_its_buffer(host: Host) -> None:
-    """Bug: the error's context held the failed send, and with it a buffer that complained when it was freed (Python 3.13)."""
+    """Bug: the error's context held the failed send, and with it a buffer that complained when it
+    was freed (Python 3.13).
+    """
     backend = host(IDENTITY)
     backend.load()
     os.kill(backend.pid, signal.SIGKILL)
@@ -497,8 +537,12 @@ def test_a_failed_request_does_not_keep_its_buffer(host: Host) -> None:
         assert caught_from(lambda _, act=act: act(), backend).__context__ is None
 
 
-def test_an_interrupted_request_does_not_put_answers_out_of_step(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Bug: Ctrl-C between a request and the wait for its answer left the answer to the next request."""
+def test_an_interrupted_request_does_not_put_answers_out_of_step(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bug: Ctrl-C between a request and the wait for its answer left the answer to the next
+    request.
+    """
     backend = host(IDENTITY)
     backend.load()
     child = backend._child
@@ -560,8 +604,12 @@ class Parent:
     def __init__(self, code: str, location: str) -> None:
         path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
         self.process = subprocess.Popen(
-            [sys.executable, "-c", PARENT + code, location], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            env={**os.environ, "PYTHONPATH": path}, start_new_session=True,
+            [sys.executable, "-c", PARENT + code, location],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": path},
+            start_new_session=True,
         )
 
     def await_line(self, said: str) -> None:
@@ -569,7 +617,9 @@ class Parent:
         assert self.process.stdout.readline() == f"{said}\n", self.process.communicate()[1]
 
     def end(self) -> int:
-        """Wait until every process that it started has ended too, which closes the pipes, and has said nothing."""
+        """Wait until every process that it started has ended too, which closes the pipes, and has
+        said nothing.
+        """
         try:
             said, complained = self.process.communicate(timeout=PATIENCE_S)
         except subprocess.TimeoutExpired:
@@ -605,13 +655,16 @@ def test_killed_parent_leaves_nothing(marks: Marks, moment: str, location: str) 
 
 def test_parent_killed_while_the_child_is_starting_leaves_nothing() -> None:
     before = shared_memory_names()
-    parent = Parent("""
+    parent = Parent(
+        """
 import multiprocessing
 threading.Thread(target=backend.load, daemon=True).start()
 while not multiprocessing.active_children():
     time.sleep(0.001)
 os.kill(os.getpid(), signal.SIGKILL)
-""", IDENTITY)
+""",
+        IDENTITY,
+    )
     assert parent.end() == -signal.SIGKILL
     until(lambda: shared_memory_names() <= before, "shared memory to be gone")
 
@@ -619,7 +672,8 @@ os.kill(os.getpid(), signal.SIGKILL)
 @pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
 def test_signals_to_the_whole_group_leave_the_child_alive(number: str) -> None:
     """From its first moment on: signals come all the time that it is starting."""
-    parent = Parent(f"""
+    parent = Parent(
+        f"""
 signal.signal(signal.{number}, lambda *_: None)
 thread = threading.Thread(target=backend.load)
 thread.start()
@@ -629,25 +683,31 @@ while thread.is_alive():
 os.killpg(os.getpgrp(), signal.{number})
 render()
 backend.close()
-""", IDENTITY)
+""",
+        IDENTITY,
+    )
     assert parent.end() == 0
 
 
 @pytest.mark.parametrize("location", [IDENTITY, "fake_backends:HOLDS_GIL_ON_FRAME"])
 def test_who_never_closes_still_ends(marks: Marks, location: str) -> None:
-    parent = Parent("""
+    parent = Parent(
+        """
 backend.load()
 threading.excepthook = lambda _: None
 threading.Thread(target=render, daemon=True).start()
 if "GIL" in sys.argv[1]:
     while not os.path.exists(os.path.join(os.environ["FAKE_BACKEND_MARKS"], "frame")):
         time.sleep(0.001)
-""", location)
+""",
+        location,
+    )
     assert parent.end() == 0
 
 
 def test_killed_child_is_reported_without_noise() -> None:
-    parent = Parent("""
+    parent = Parent(
+        """
 backend.load()
 os.kill(backend.pid, signal.SIGKILL)
 try:
@@ -655,7 +715,9 @@ try:
 except Exception as error:
     assert "SIGKILL" in str(error)
 backend.close()
-""", IDENTITY)
+""",
+        IDENTITY,
+    )
     assert parent.end() == 0
 
 
@@ -697,14 +759,18 @@ def test_isolated_session_writes_the_same_video(command: Command, tmp_path: Path
 
 
 def test_two_backends_beside_each_other(command: Command, tmp_path: Path) -> None:
-    done = command(*LIVE, "--backend", "identity", "--compare", "identity", "--out", tmp_path / "out.mp4")
+    done = command(
+        *LIVE, "--backend", "identity", "--compare", "identity", "--out", tmp_path / "out.mp4"
+    )
     assert done.code == 0 and "8 frames" in done.out, done
     assert "rendered 8 frames identically" in done.out
     frames = read_all(tmp_path / "out.mp4")
     assert len(frames) == 8 and frames[0].shape == (SIZE, 3 * SIZE, 3)
 
 
-def test_child_killed_during_a_session(command: Command, tmp_path: Path, use: Callable[[str], None]) -> None:
+def test_child_killed_during_a_session(
+    command: Command, tmp_path: Path, use: Callable[[str], None]
+) -> None:
     use("SuicidalBackend")
     done = command(*LIVE, "--backend", "fake", "--isolate", "--out", tmp_path / "out.mp4")
     assert "killed by signal 9 (SIGKILL)" in complaint(done)
@@ -716,7 +782,12 @@ def test_child_killed_during_a_session(command: Command, tmp_path: Path, use: Ca
 @pytest.mark.parametrize("hosted", [False, True], ids=["in process", "hosted"])
 @pytest.mark.parametrize(("moment", "frames"), [("LOAD", 0), ("FRAME", 3), ("CLOSE", 8)])
 def test_backend_that_fails(
-    command: Command, tmp_path: Path, use: Callable[[str], None], moment: str, frames: int, hosted: bool
+    command: Command,
+    tmp_path: Path,
+    use: Callable[[str], None],
+    moment: str,
+    frames: int,
+    hosted: bool,
 ) -> None:
     use(f"FAILS_ON_{moment}")
     isolate = ("--isolate",) if hosted else ()

@@ -34,7 +34,9 @@ def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def hub(tiny_sdxs: Checkpoint, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
+def hub(
+    tiny_sdxs: Checkpoint, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[FakeHub]:
     """A hub that holds the tiny checkpoint as `test-model`, and things nobody asked for."""
     assert weights
     fake = FakeHub(register(monkeypatch), tiny_sdxs.folder)
@@ -53,7 +55,9 @@ def cache(hub: FakeHub) -> Path:
     for name in hub.known.files():
         huggingface_hub.hf_hub_download(hub.known.repo, name, revision=hub.known.revision)
     hub.requests.clear()
-    return Path(constants.HF_HUB_CACHE, "models--someone--test-model", "snapshots", hub.known.revision)
+    return Path(
+        constants.HF_HUB_CACHE, "models--someone--test-model", "snapshots", hub.known.revision
+    )
 
 
 def refusal(hub: FakeHub, weights: Path, vae_folder: str = "vae") -> str:
@@ -69,7 +73,9 @@ def test_pull_fetches_the_needed_files_only_and_records_them(hub: FakeHub, weigh
     folder = pull(hub.known, weights)
     assert folder == weights / "test-model"
     assert hub.downloads() == list(hub.known.files())
-    assert {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()} == set(hub.known.files())
+    assert {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()} == set(
+        hub.known.files()
+    )
     record = read_manifest(weights / "manifest.json")["test-model"]
     assert (record.repo, record.revision) == (hub.known.repo, hub.known.revision)
     assert {name: file.sha256 for name, file in record.files.items()} == {
@@ -90,7 +96,9 @@ def test_find_pulls_once_and_then_needs_no_network(hub: FakeHub) -> None:
 
 
 def test_find_without_download_says_how_to_get_it(hub: FakeHub) -> None:
-    with pytest.raises(WeightsError, match="not on this machine; run `sdxs weights pull test-model`"):
+    with pytest.raises(
+        WeightsError, match="not on this machine; run `sdxs weights pull test-model`"
+    ):
         find("test-model", download=False)
     assert hub.requests == []
 
@@ -102,7 +110,9 @@ def test_a_broken_connection_is_resumed_within_a_pull(hub: FakeHub, weights: Pat
     assert ("GET", f"/stored/{UNET}", 3 * CHUNK) in hub.requests
 
 
-def test_an_interrupted_pull_leaves_nothing_and_resumes_in_the_next(hub: FakeHub, weights: Path) -> None:
+def test_an_interrupted_pull_leaves_nothing_and_resumes_in_the_next(
+    hub: FakeHub, weights: Path
+) -> None:
     hub.cut[UNET], hub.down_after_cut = 3 * CHUNK + 5, True
     assert "HTTP 503" in refusal(hub, weights)
     done = hub.downloads()[:-1]
@@ -117,7 +127,9 @@ def test_an_interrupted_pull_leaves_nothing_and_resumes_in_the_next(hub: FakeHub
     assert not (weights / ".partial-test-model").exists()
 
 
-def test_a_server_that_cannot_resume_sends_the_whole_file_again(hub: FakeHub, weights: Path) -> None:
+def test_a_server_that_cannot_resume_sends_the_whole_file_again(
+    hub: FakeHub, weights: Path
+) -> None:
     hub.cut[UNET], hub.ignore_range = 3 * CHUNK, True
     assert (pull(hub.known, weights) / UNET).read_bytes() == hub.files[UNET]
 
@@ -136,7 +148,9 @@ def test_ctrl_c_leaves_nothing_under_the_final_name(
 
 
 @pytest.mark.parametrize("name", [UNET, "unet/config.json"], ids=["sha256", "git hash"])
-def test_a_file_with_a_wrong_hash_is_refused_and_removed(hub: FakeHub, weights: Path, name: str) -> None:
+def test_a_file_with_a_wrong_hash_is_refused_and_removed(
+    hub: FakeHub, weights: Path, name: str
+) -> None:
     hub.damaged = {name}
     message = refusal(hub, weights)
     assert f"{name} does not match the hash the hub reports ({hub.hash(name)[:12]}" in message
@@ -156,7 +170,9 @@ def test_more_bytes_than_the_file_has_are_thrown_away(hub: FakeHub, weights: Pat
 
 def test_a_file_missing_in_the_repository_is_named(hub: FakeHub, weights: Path) -> None:
     del hub.files["tokenizer/merges.txt"]
-    assert "someone/test-model at revision 012345678901 has no tokenizer/merges.txt" in refusal(hub, weights)
+    assert "someone/test-model at revision 012345678901 has no tokenizer/merges.txt" in refusal(
+        hub, weights
+    )
     assert hub.downloads() == []
 
 
@@ -171,22 +187,34 @@ def test_no_network_and_nothing_local_names_the_demo(
     with pytest.raises(WeightsError) as caught:
         find("test-model")
     message = str(caught.value)
-    assert "test-model is not complete on this machine and the hub cannot be reached (ConnectError)" in message
+    assert (
+        "test-model is not complete on this machine and the hub cannot be reached (ConnectError)"
+        in message
+    )
     assert "`--model demo` needs no network" in message
     assert "\n" not in message
     assert not (weights / "test-model").exists()
 
 
-def test_offline_mode_is_no_network(hub: FakeHub, weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_offline_mode_is_no_network(
+    hub: FakeHub, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert "cannot be reached (OfflineModeIsEnabled)" in refusal(hub, weights)
 
 
 @pytest.mark.parametrize(
     ("status", "remedy"),
-    [(401, "hf auth login"), (403, "hf auth login"), (404, "is gone, update sdxs"), (500, "try again later")],
+    [
+        (401, "hf auth login"),
+        (403, "hf auth login"),
+        (404, "is gone, update sdxs"),
+        (500, "try again later"),
+    ],
 )
-def test_a_refusal_says_which_and_what_to_do(hub: FakeHub, weights: Path, status: int, remedy: str) -> None:
+def test_a_refusal_says_which_and_what_to_do(
+    hub: FakeHub, weights: Path, status: int, remedy: str
+) -> None:
     hub.refuse = status
     message = refusal(hub, weights)
     assert f"the hub refused someone/test-model (HTTP {status})" in message
@@ -220,7 +248,9 @@ def test_a_full_disk_is_seen_before_the_download(
     assert pull(hub.known, weights).is_dir()
 
 
-def test_a_disk_that_fills_up_is_one_line(hub: FakeHub, weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_fills_up_is_one_line(
+    hub: FakeHub, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -252,7 +282,10 @@ def test_another_vae_is_added_to_an_existing_pull(hub: FakeHub, weights: Path) -
     hub.requests.clear()
     large = find("test-model", vae_folder="vae_large")
     large.verify()
-    assert hub.downloads() == ["vae_large/config.json", "vae_large/diffusion_pytorch_model.safetensors"]
+    assert hub.downloads() == [
+        "vae_large/config.json",
+        "vae_large/diffusion_pytorch_model.safetensors",
+    ]
     assert (large.folder / "vae" / "config.json").is_file()
     recorded = read_manifest(weights / "manifest.json")["test-model"].files
     assert set(recorded) == {*hub.known.files("vae"), *hub.known.files("vae_large")}
@@ -283,7 +316,9 @@ def test_pull_repairs_a_damaged_file_and_keeps_the_others(hub: FakeHub, weights:
 
 
 @pytest.mark.parametrize("name", ["tiny-sd", "small-sd", "sdxs-512-dreamshaper-sketch"])
-def test_a_checkpoint_published_as_a_pickle_is_refused(hub: FakeHub, weights: Path, name: str) -> None:
+def test_a_checkpoint_published_as_a_pickle_is_refused(
+    hub: FakeHub, weights: Path, name: str
+) -> None:
     with pytest.raises(WeightsError, match=f"{name} cannot be pulled: published as a pickle only"):
         find(name)
     with pytest.raises(WeightsError, match=f"{name} cannot be pulled: published as a pickle only"):
@@ -297,7 +332,9 @@ def test_the_demo_is_not_pulled(hub: FakeHub, weights: Path) -> None:
     assert hub.requests == []
 
 
-def test_the_hub_cache_is_preferred_over_the_network(hub: FakeHub, cache: Path, weights: Path) -> None:
+def test_the_hub_cache_is_preferred_over_the_network(
+    hub: FakeHub, cache: Path, weights: Path
+) -> None:
     checkpoint = find("test-model")
     checkpoint.verify()
     assert (checkpoint.origin, checkpoint.folder) == ("hub cache", cache)
@@ -307,12 +344,16 @@ def test_the_hub_cache_is_preferred_over_the_network(hub: FakeHub, cache: Path, 
     assert set(record.files) == set(hub.known.files())
 
 
-def test_the_weights_folder_is_preferred_over_the_hub_cache(hub: FakeHub, cache: Path, weights: Path) -> None:
+def test_the_weights_folder_is_preferred_over_the_hub_cache(
+    hub: FakeHub, cache: Path, weights: Path
+) -> None:
     pull(hub.known, weights)
     assert cache.is_dir() and find("test-model").origin == "weights"
 
 
-def test_the_hub_cache_is_hashed_once(hub: FakeHub, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_hub_cache_is_hashed_once(
+    hub: FakeHub, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     hashed: list[Path] = []
 
     def counting(path: Path) -> str:
@@ -331,7 +372,9 @@ def test_the_hub_cache_is_hashed_once(hub: FakeHub, cache: Path, monkeypatch: py
 
 
 @pytest.mark.parametrize("name", [UNET, "tokenizer/merges.txt"], ids=["sha256", "git hash"])
-def test_a_damaged_hub_cache_is_refused(hub: FakeHub, cache: Path, weights: Path, name: str) -> None:
+def test_a_damaged_hub_cache_is_refused(
+    hub: FakeHub, cache: Path, weights: Path, name: str
+) -> None:
     blob = (cache / name).resolve()
     content = bytearray(blob.read_bytes())
     content[-1] ^= 1
@@ -364,5 +407,7 @@ from sdxs.common.checkpoint import find
 find("demo").verify()
 print(json.dumps([m for m in sys.modules if m.startswith(("huggingface_hub", "httpx"))]))
 """
-    output = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    output = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True
+    ).stdout
     assert json.loads(output) == []

@@ -23,7 +23,9 @@ def test_the_square_is_the_middle_one() -> None:
     assert (out == 255).all()
 
 
-@pytest.mark.parametrize("text", ["", "an oil painting", "a prompt far too long to fit under a small picture " * 4])
+@pytest.mark.parametrize(
+    "text", ["", "an oil painting", "a prompt far too long to fit under a small picture " * 4]
+)
 def test_label_touches_only_the_foot(text: str) -> None:
     picture = np.full((128, 128, 3), 200, np.uint8)
     label(picture, text)

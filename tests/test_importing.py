@@ -1,6 +1,8 @@
-"""`sdxs weights import`: torch.save's files become safetensors, and a hostile pickle does nothing and is named.
+"""`sdxs weights import`: torch.save's files become safetensors, and a hostile pickle does nothing
+and is named.
 
-No torch here: files are written the way torch.save writes them; `experiments/parity.py` imports real ones.
+No torch here: files are written the way torch.save writes them; `experiments/parity.py` imports
+real ones.
 """
 
 import collections
@@ -25,7 +27,12 @@ from sdxs.common.importing import import_torch, target_of
 from sdxs.common.manifest import read_manifest
 from sdxs.common.tensors import sha256
 
-STORAGE = {"float32": "FloatStorage", "float16": "HalfStorage", "int64": "LongStorage", "uint16": "BFloat16Storage"}
+STORAGE = {
+    "float32": "FloatStorage",
+    "float16": "HalfStorage",
+    "int64": "LongStorage",
+    "uint16": "BFloat16Storage",
+}
 Tensors = dict[str, np.ndarray]
 
 
@@ -77,12 +84,23 @@ def tensor(key: str, array: np.ndarray, *view: object, **changes: object) -> Cal
     strides = tuple(stride // array.itemsize for stride in array.strides)
     facts = {"offset": 0, "shape": array.shape, "strides": strides, "count": array.size} | changes
     storage = Stored(key, array.dtype.name, facts["count"], *view)  # type: ignore[arg-type]
-    return Call(Global("torch._utils", "_rebuild_tensor_v2"), storage, facts["offset"], facts["shape"], facts["strides"],
-                False, Call(Global("collections", "OrderedDict")))
+    return Call(
+        Global("torch._utils", "_rebuild_tensor_v2"),
+        storage,
+        facts["offset"],
+        facts["shape"],
+        facts["strides"],
+        False,
+        Call(Global("collections", "OrderedDict")),
+    )
 
 
 def write_zip(
-    path: Path, value: object, arrays: dict[str, bytes], protocol: int = 2, compression: int = zipfile.ZIP_STORED
+    path: Path,
+    value: object,
+    arrays: dict[str, bytes],
+    protocol: int = 2,
+    compression: int = zipfile.ZIP_STORED,
 ) -> Path:
     with zipfile.ZipFile(path, "w", compression) as archive:
         archive.writestr("archive/data.pkl", pickled(value, protocol))
@@ -97,10 +115,18 @@ def write_legacy(path: Path, tensors: Tensors) -> Path:
     """torch.save before 1.6, or with _use_new_zipfile_serialization=False."""
     keys = [str(i) for i in range(len(tensors))]
     parts = [
-        0x1950A86A20F9469CFC6C, 1001, {"protocol_version": 1001, "little_endian": True, "type_sizes": {"int": 4}},
-        {name: tensor(key, array, None) for key, (name, array) in zip(keys, tensors.items(), strict=True)}, keys,
+        0x1950A86A20F9469CFC6C,
+        1001,
+        {"protocol_version": 1001, "little_endian": True, "type_sizes": {"int": 4}},
+        {
+            name: tensor(key, array, None)
+            for key, (name, array) in zip(keys, tensors.items(), strict=True)
+        },
+        keys,
     ]
-    storages = b"".join(struct.pack("<q", array.size) + array.tobytes() for array in tensors.values())
+    storages = b"".join(
+        struct.pack("<q", array.size) + array.tobytes() for array in tensors.values()
+    )
     path.write_bytes(b"".join(map(pickled, parts)) + storages)
     return path
 
@@ -108,7 +134,9 @@ def write_legacy(path: Path, tensors: Tensors) -> Path:
 def write_torch(path: Path, tensors: Tensors) -> Path:
     """torch.save today."""
     state = {name: tensor(str(i), array) for i, (name, array) in enumerate(tensors.items())}
-    return write_zip(path, state, {str(i): array.tobytes() for i, array in enumerate(tensors.values())})
+    return write_zip(
+        path, state, {str(i): array.tobytes() for i, array in enumerate(tensors.values())}
+    )
 
 
 def draw() -> Tensors:
@@ -128,7 +156,9 @@ def run(source: Path) -> Tensors:
 
 
 @pytest.mark.parametrize("write", [write_torch, write_legacy])
-def test_tensors_come_over_bit_for_bit(write: Callable[[Path, Tensors], Path], tmp_path: Path) -> None:
+def test_tensors_come_over_bit_for_bit(
+    write: Callable[[Path, Tensors], Path], tmp_path: Path
+) -> None:
     expected = draw()
     found = run(write(tmp_path / "model.bin", expected))
     assert found.keys() == expected.keys()
@@ -140,7 +170,9 @@ def test_tensors_come_over_bit_for_bit(write: Callable[[Path, Tensors], Path], t
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 def test_every_protocol_torch_may_be_told_to_use(protocol: int, tmp_path: Path) -> None:
     array = np.arange(6, dtype=np.float32).reshape(2, 3)
-    found = run(write_zip(tmp_path / "m.pt", {"a": tensor("0", array)}, {"0": array.tobytes()}, protocol))
+    found = run(
+        write_zip(tmp_path / "m.pt", {"a": tensor("0", array)}, {"0": array.tobytes()}, protocol)
+    )
     np.testing.assert_array_equal(found["a"], array)
 
 
@@ -164,16 +196,26 @@ def test_bfloat16_stays_bfloat16(tmp_path: Path) -> None:
     assert done.path.read_bytes()[-4:] == bits.tobytes()
 
 
-def test_a_state_dict_inside_a_training_checkpoint_is_taken_and_the_rest_named(tmp_path: Path) -> None:
+def test_a_state_dict_inside_a_training_checkpoint_is_taken_and_the_rest_named(
+    tmp_path: Path,
+) -> None:
     array = np.ones(3, np.float32)
-    ordered = collections.OrderedDict(a=Call(Global("torch._utils", "_rebuild_parameter"), tensor("0", array), True, None))
-    source = write_zip(tmp_path / "m.ckpt", {"epoch": 3, "state_dict": ordered}, {"0": array.tobytes()})
+    ordered = collections.OrderedDict(
+        a=Call(Global("torch._utils", "_rebuild_parameter"), tensor("0", array), True, None)
+    )
+    source = write_zip(
+        tmp_path / "m.ckpt", {"epoch": 3, "state_dict": ordered}, {"0": array.tobytes()}
+    )
     done = import_torch(source, target_of(source), tmp_path / "manifest.json")
     assert done.ignored == ("epoch",) and done.tensors == 1
 
 
-def test_both_hashes_are_recorded_and_verified(tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A whole checkpoint whose UNet exists as a pickle only: after the import it opens and verifies."""
+def test_both_hashes_are_recorded_and_verified(
+    tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A whole checkpoint whose UNet exists as a pickle only: after the import it opens and
+    verifies.
+    """
     monkeypatch.setenv("SDXS_WEIGHTS", str(tmp_path))
     weights = tiny_folder / "unet" / "diffusion_pytorch_model.safetensors"
     tensors = load_file(weights)
@@ -194,7 +236,9 @@ def test_both_hashes_are_recorded_and_verified(tmp_path: Path, tiny_folder: Path
 
 
 def test_a_text_encoder_gets_the_name_its_layout_asks_for() -> None:
-    assert target_of(Path("text_encoder/pytorch_model.bin")) == Path("text_encoder/model.safetensors")
+    assert target_of(Path("text_encoder/pytorch_model.bin")) == Path(
+        "text_encoder/model.safetensors"
+    )
 
 
 # Hostile files. Each is offered as the whole pickle of an otherwise sound zip.
@@ -210,25 +254,56 @@ def _raw(code: bytes) -> bytes:
 HOSTILE: dict[str, tuple[object, str]] = {
     "writes a file": (Call(Global("builtins", "open"), MARK, "w"), "asks for 'builtins.open'"),
     "runs a shell": (Call(Global("os", "system"), f"touch '{MARK}'"), "asks for 'os.system'"),
-    "runs a shell, posix": (Call(Global("posix", "system"), f"touch '{MARK}'"), "asks for 'posix.system'"),
-    "starts a process": (Call(Global("subprocess", "Popen"), ("touch", MARK)), "asks for 'subprocess.Popen'"),
-    "evaluates": (Call(Global("builtins", "eval"), f"open('{MARK}', 'w')"), "asks for 'builtins.eval'"),
-    "executes": (Call(Global("builtins", "exec"), f"open('{MARK}', 'w')"), "asks for 'builtins.exec'"),
-    "imports": (Call(Global("importlib", "import_module"), "antigravity"), "asks for 'importlib.import_module'"),
-    "reaches for attributes": (Call(Global("builtins", "getattr"), Global("torch", "FloatStorage"), "__class__"),
-                               "asks for 'builtins.getattr'"),
-    "reaches through a dotted name": (Global("torch._utils", "_rebuild_tensor_v2.__globals__"),
-                                      "_rebuild_tensor_v2.__globals__"),
+    "runs a shell, posix": (
+        Call(Global("posix", "system"), f"touch '{MARK}'"),
+        "asks for 'posix.system'",
+    ),
+    "starts a process": (
+        Call(Global("subprocess", "Popen"), ("touch", MARK)),
+        "asks for 'subprocess.Popen'",
+    ),
+    "evaluates": (
+        Call(Global("builtins", "eval"), f"open('{MARK}', 'w')"),
+        "asks for 'builtins.eval'",
+    ),
+    "executes": (
+        Call(Global("builtins", "exec"), f"open('{MARK}', 'w')"),
+        "asks for 'builtins.exec'",
+    ),
+    "imports": (
+        Call(Global("importlib", "import_module"), "antigravity"),
+        "asks for 'importlib.import_module'",
+    ),
+    "reaches for attributes": (
+        Call(Global("builtins", "getattr"), Global("torch", "FloatStorage"), "__class__"),
+        "asks for 'builtins.getattr'",
+    ),
+    "reaches through a dotted name": (
+        Global("torch._utils", "_rebuild_tensor_v2.__globals__"),
+        "_rebuild_tensor_v2.__globals__",
+    ),
     "loads another pickle": (Call(Global("torch", "load"), MARK), "asks for 'torch.load'"),
-    "loads another library": (Call(Global("torch.ops", "load_library"), MARK), "asks for 'torch.ops.load_library'"),
-    "calls a storage class": (Call(Global("torch", "FloatStorage"), 10**9), "calls the name torch.FloatStorage"),
+    "loads another library": (
+        Call(Global("torch.ops", "load_library"), MARK),
+        "asks for 'torch.ops.load_library'",
+    ),
+    "calls a storage class": (
+        Call(Global("torch", "FloatStorage"), 10**9),
+        "calls the name torch.FloatStorage",
+    ),
     "calls a dictionary": (_raw(b"})R"), "calls a dict"),
-    "sets state of a name": (_raw(b"ctorch\nFloatStorage\n}b"), "sets the state of the name torch.FloatStorage"),
+    "sets state of a name": (
+        _raw(b"ctorch\nFloatStorage\n}b"),
+        "sets the state of the name torch.FloatStorage",
+    ),
     "instance by INST": (_raw(b"(S'" + MARK.encode() + b"'\nios\nsystem\n"), "opcode INST"),
     "instance by OBJ": (_raw(b"(ctorch\nFloatStorage\no"), "opcode OBJ"),
     "instance by NEWOBJ": (_raw(b"ctorch\nFloatStorage\n)\x81"), "opcode NEWOBJ"),
     "extension registry": (_raw(b"\x82\x01"), "opcode EXT1"),
-    "persistent id that is a path": (_raw(b"X\x0b\x00\x00\x00/etc/passwdQ"), "no storage of scalars"),
+    "persistent id that is a path": (
+        _raw(b"X\x0b\x00\x00\x00/etc/passwdQ"),
+        "no storage of scalars",
+    ),
     "persistent id as text": (_raw(b"P/etc/passwd\n"), "opcode PERSID"),
     "stack global": (_raw(b"\x8c\x02os\x8c\x06system\x93"), "asks for 'os.system'"),
     "buffer outside": (_raw(b"\x97"), "opcode NEXT_BUFFER"),
@@ -236,22 +311,42 @@ HOSTILE: dict[str, tuple[object, str]] = {
     "empty stack": (_raw(b"0"), "makes no sense"),
     "memo that is not there": (_raw(b"h\x07"), "makes no sense"),
     "a list": ([1, 2, 3], "holds a list"),
-    "a string among tensors": ({"a": tensor("0", ARRAY), "b": "text"}, "'b' is a str, not a tensor"),
-    "a name among tensors": ({"a": Global("torch", "FloatStorage")}, "'a' is the name torch.FloatStorage"),
+    "a string among tensors": (
+        {"a": tensor("0", ARRAY), "b": "text"},
+        "'b' is a str, not a tensor",
+    ),
+    "a name among tensors": (
+        {"a": Global("torch", "FloatStorage")},
+        "'a' is the name torch.FloatStorage",
+    ),
     "key that is a tuple": ({("a",): tensor("0", ARRAY)}, "a key that is a tuple"),
-    "reads past its storage": ({"a": tensor("0", ARRAY, shape=(5,))}, "reaches to scalar 4 of a storage with 4"),
-    "reads before its storage": ({"a": tensor("0", ARRAY, offset=-1)}, "no storage, size and stride"),
+    "reads past its storage": (
+        {"a": tensor("0", ARRAY, shape=(5,))},
+        "reaches to scalar 4 of a storage with 4",
+    ),
+    "reads before its storage": (
+        {"a": tensor("0", ARRAY, offset=-1)},
+        "no storage, size and stride",
+    ),
     "negative stride": ({"a": tensor("0", ARRAY, strides=(-1,))}, "no storage, size and stride"),
-    "a terabyte by stride 0": ({"a": tensor("0", ARRAY, shape=(1 << 40,), strides=(0,))}, "its tensors claim"),
+    "a terabyte by stride 0": (
+        {"a": tensor("0", ARRAY, shape=(1 << 40,), strides=(0,))},
+        "its tensors claim",
+    ),
     "storage that is not there": ({"a": tensor("../../0", ARRAY)}, "is not in the zip"),
     "storage of another size": ({"a": tensor("0", ARRAY, count=400)}, "storage '0' has 16 bytes"),
-    "one storage as two": ({"a": tensor("0", ARRAY), "b": tensor("0", ARRAY.astype(np.float16))}, "described in two ways"),
+    "one storage as two": (
+        {"a": tensor("0", ARRAY), "b": tensor("0", ARRAY.astype(np.float16))},
+        "described in two ways",
+    ),
     "sizes without strides": ({"a": tensor("0", ARRAY, strides=())}, "1 sizes and 0 strides"),
 }
 
 
 @pytest.mark.parametrize("what", HOSTILE)
-def test_a_hostile_pickle_does_nothing_and_is_named(what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hostile_pickle_does_nothing_and_is_named(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     value, named = HOSTILE[what]
     monkeypatch.chdir(tmp_path)
     source = tmp_path / "model.bin"
@@ -262,12 +357,16 @@ def test_a_hostile_pickle_does_nothing_and_is_named(what: str, tmp_path: Path, m
     with pytest.raises(WeightsError) as caught:
         import_torch(source, target_of(source), tmp_path / "manifest.json")
     message = str(caught.value)
-    assert message.startswith(f"{source}: not imported: ") and named in message and "\n" not in message
+    assert (
+        message.startswith(f"{source}: not imported: ") and named in message and "\n" not in message
+    )
     assert sorted(tmp_path.iterdir()) == before, "the pickle left something behind"
 
 
 def test_the_hostile_pickles_would_do_harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same bytes in Python's own unpickler write the file: what the tests above refuse is real."""
+    """The same bytes in Python's own unpickler write the file: what the tests above refuse is
+    real.
+    """
     monkeypatch.chdir(tmp_path)
     for what in ("writes a file", "runs a shell", "evaluates"):
         assert not (tmp_path / MARK).exists()
@@ -277,13 +376,18 @@ def test_the_hostile_pickles_would_do_harm(tmp_path: Path, monkeypatch: pytest.M
         (tmp_path / MARK).unlink()
 
 
-def test_a_hostile_legacy_file_does_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hostile_legacy_file_does_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     source = tmp_path / "model.bin"
     for content in (
         pickled(Call(Global("builtins", "open"), MARK, "w")),
-        pickled(0x1950A86A20F9469CFC6C) + pickled(1001) + pickled({"little_endian": True})
-        + pickled(Call(Global("os", "system"), f"touch '{MARK}'")) + pickled([]),
+        pickled(0x1950A86A20F9469CFC6C)
+        + pickled(1001)
+        + pickled({"little_endian": True})
+        + pickled(Call(Global("os", "system"), f"touch '{MARK}'"))
+        + pickled([]),
     ):
         source.write_bytes(content)
         with pytest.raises(WeightsError, match="asks for"):
@@ -291,13 +395,25 @@ def test_a_hostile_legacy_file_does_nothing(tmp_path: Path, monkeypatch: pytest.
         assert [path.name for path in tmp_path.iterdir()] == ["model.bin"]
 
 
-@pytest.mark.parametrize(("damage", "said"), [
-    (lambda content: content[: len(content) // 2], "neither of the formats|damaged or truncated|makes no sense"),
-    (lambda content: b"", "neither of the formats"),
-    (lambda content: b"\x80\x02}.", "none that torch.save wrote"),
-    (lambda content: content.replace(b"archive/byteorder", b"archive/byteOrder", 1), "damaged or truncated"),
-], ids=["half", "empty", "bare pickle", "zip entry renamed"])
-def test_damage_is_told_in_one_line(damage: Callable[[bytes], bytes], said: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (
+            lambda content: content[: len(content) // 2],
+            "neither of the formats|damaged or truncated|makes no sense",
+        ),
+        (lambda content: b"", "neither of the formats"),
+        (lambda content: b"\x80\x02}.", "none that torch.save wrote"),
+        (
+            lambda content: content.replace(b"archive/byteorder", b"archive/byteOrder", 1),
+            "damaged or truncated",
+        ),
+    ],
+    ids=["half", "empty", "bare pickle", "zip entry renamed"],
+)
+def test_damage_is_told_in_one_line(
+    damage: Callable[[bytes], bytes], said: str, tmp_path: Path
+) -> None:
     source = write_torch(tmp_path / "m.bin", draw())
     source.write_bytes(damage(source.read_bytes()))
     with pytest.raises(WeightsError, match=said) as caught:
@@ -316,12 +432,20 @@ def test_a_truncated_legacy_file_is_damage(tmp_path: Path) -> None:
 def test_a_compressed_zip_is_refused(tmp_path: Path) -> None:
     """A zip bomb: 100 KB that unpack to 100 MB."""
     array = np.zeros(25_000_000, np.float32)
-    source = write_zip(tmp_path / "m.bin", {"a": tensor("0", array)}, {"0": array.tobytes()}, 2, zipfile.ZIP_DEFLATED)
+    source = write_zip(
+        tmp_path / "m.bin",
+        {"a": tensor("0", array)},
+        {"0": array.tobytes()},
+        2,
+        zipfile.ZIP_DEFLATED,
+    )
     with pytest.raises(WeightsError, match="is compressed"):
         import_torch(source, target_of(source), tmp_path / "manifest.json")
 
 
-def test_command_imports_and_says_both_hashes(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_command_imports_and_says_both_hashes(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("SDXS_WEIGHTS", str(tmp_path / "weights"))
     (tmp_path / "weights").mkdir()
     source = write_torch(tmp_path / "m.bin", draw())

@@ -26,7 +26,9 @@ FOREIGN = {  # third-party module -> the places that may import it
     "pickle": (),
 }
 FILES = sorted(
-    path for folder in ("common", "mlx_sdxs", "coreml_backend", "api", "experiments") for path in (ROOT / folder).rglob("*.py")
+    path
+    for folder in ("common", "mlx_sdxs", "coreml_backend", "api", "experiments")
+    for path in (ROOT / folder).rglob("*.py")
 ) + [ROOT / "cli.py"]
 
 
@@ -60,7 +62,9 @@ def test_only_allowed_arrows(path: Path) -> None:
             assert top in ALLOWED[home], f"{path.name} imports {module}"
         if top in FOREIGN:
             allowed = FOREIGN[top]
-            assert path.relative_to(ROOT).as_posix().startswith(allowed or ("nowhere",)), f"{path} imports {module}"
+            assert path.relative_to(ROOT).as_posix().startswith(allowed or ("nowhere",)), (
+                f"{path} imports {module}"
+            )
 
 
 def test_no_import_cycle() -> None:
@@ -78,11 +82,19 @@ def test_no_import_cycle() -> None:
         visit(name, ())
 
 
-@pytest.mark.parametrize("path", [p for p in FILES if p.name != "cli.py" and "experiments" not in p.parts], ids=name_of)
+@pytest.mark.parametrize(
+    "path", [p for p in FILES if p.name != "cli.py" and "experiments" not in p.parts], ids=name_of
+)
 def test_only_the_command_line_prints_or_exits(path: Path) -> None:
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Call):
-            assert ast.unparse(node.func) not in {"print", "exit", "sys.exit", "quit", "os._exit"}, f"line {node.lineno}"
+            assert ast.unparse(node.func) not in {
+                "print",
+                "exit",
+                "sys.exit",
+                "quit",
+                "os._exit",
+            }, f"line {node.lineno}"
 
 
 def test_the_check_sees_a_forbidden_arrow(tmp_path: Path) -> None:

@@ -1,4 +1,6 @@
-"""Where the custom kernel is used and what a model becomes with it; the kernel itself needs a GPU (`kernel_check`)."""
+"""Where the custom kernel is used and what a model becomes with it; the kernel itself needs a GPU
+(`kernel_check`).
+"""
 
 import re
 
@@ -22,10 +24,14 @@ from sdxs.mlx_sdxs.ops import silu
 from sdxs.mlx_sdxs.unet import UNet2DConditionModel
 
 
-@pytest.mark.parametrize(("gpu", "cuda", "used"), [
-    (False, False, {"auto": False, "off": False}), (True, False, {"auto": False, "on": True, "off": False}),
-    (True, True, {"auto": True, "on": True, "off": False}),
-])
+@pytest.mark.parametrize(
+    ("gpu", "cuda", "used"),
+    [
+        (False, False, {"auto": False, "off": False}),
+        (True, False, {"auto": False, "on": True, "off": False}),
+        (True, True, {"auto": True, "on": True, "off": False}),
+    ],
+)
 def test_on_cuda_by_itself_on_metal_when_asked(
     gpu: bool, cuda: bool, used: dict[str, bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -44,7 +50,17 @@ def test_metal_s_own_words_are_no_names_in_its_kernel() -> None:
     """What could be seen without a Mac: `thread` is an address space there."""
     body = re.sub(r"\b(threadgroup float2|const device T\*|device T\*)", "", kernels._METAL)
     words = set(re.findall(r"[A-Za-z_]\w*", body))
-    assert not words & {"thread", "device", "constant", "threadgroup", "kernel", "vertex", "fragment", "half", "sampler"}
+    assert not words & {
+        "thread",
+        "device",
+        "constant",
+        "threadgroup",
+        "kernel",
+        "vertex",
+        "fragment",
+        "half",
+        "sampler",
+    }
     assert {"thread_position_in_threadgroup", "numbers", "shift", "y"} <= words
 
 
@@ -56,7 +72,13 @@ def test_groups_of_an_odd_or_a_great_width_are_refused(channels: int) -> None:
 
 
 def twin(
-    x: mx.array, weight: mx.array, bias: mx.array, groups: int, eps: float, activate: bool, shift: mx.array | None = None
+    x: mx.array,
+    weight: mx.array,
+    bias: mx.array,
+    groups: int,
+    eps: float,
+    activate: bool,
+    shift: mx.array | None = None,
 ) -> mx.array:
     """What the kernel computes, in plain MLX."""
     norm = GroupNorm(groups, x.shape[-1], eps)
@@ -73,20 +95,32 @@ def test_a_unet_with_kernels_is_the_same_unet(tmp_path, monkeypatch: pytest.Monk
         return twin(x, *others)
 
     monkeypatch.setattr(kernels, "group_norm", watched)
-    checkpoint = open_checkpoint(write_checkpoint(tmp_path / "c", tiny(architecture("sdxs-512-0.9"))), "sdxs-512-0.9")
+    checkpoint = open_checkpoint(
+        write_checkpoint(tmp_path / "c", tiny(architecture("sdxs-512-0.9"))), "sdxs-512-0.9"
+    )
     plain, other = (UNet2DConditionModel(checkpoint.unet) for _ in range(2))
     for unet in (plain, other):
         load_weights(unet, checkpoint.unet_weights, mx.float32)
     use_kernels(other)
     resnets = [module for module in other.modules() if isinstance(module, Resnet)]
-    assert all("bias" not in resnet.conv1 and isinstance(resnet.norm1, KernelGroupNorm) for resnet in resnets)
+    assert all(
+        "bias" not in resnet.conv1 and isinstance(resnet.norm1, KernelGroupNorm)
+        for resnet in resnets
+    )
     generator = np.random.default_rng(1)
-    sample = mx.array(generator.standard_normal((2, 16, 16, checkpoint.unet.in_channels), dtype=np.float32))
-    states = mx.array(generator.standard_normal((1, 77, checkpoint.unet.cross_attention_dim), dtype=np.float32))
+    sample = mx.array(
+        generator.standard_normal((2, 16, 16, checkpoint.unet.in_channels), dtype=np.float32)
+    )
+    states = mx.array(
+        generator.standard_normal((1, 77, checkpoint.unet.cross_attention_dim), dtype=np.float32)
+    )
     expected, made = (unet.features(sample, 999.0, states) for unet in (plain, other))
     assert float(mx.abs(made - expected).max() / mx.abs(expected).max()) < 1e-5
-    # every resnet twice, its second norm with the convolution's bias; the transformers' norms without SiLU; the last
-    assert calls.count((True, True)) == len(resnets) and calls.count((True, False)) == len(resnets) + 1
+    # every resnet twice, its second norm with the convolution's bias; the transformers' norms
+    # without SiLU; the last
+    assert (
+        calls.count((True, True)) == len(resnets) and calls.count((True, False)) == len(resnets) + 1
+    )
     assert (False, False) in calls and (False, True) not in calls
 
 
@@ -101,7 +135,10 @@ def test_a_backend_with_kernels_renders_the_same(tmp_path, monkeypatch: pytest.M
 
     monkeypatch.setattr(kernels, "group_norm", watched)
     monkeypatch.setattr(frame, "fold_convolutions", lambda network: None)  # a GPU has none of them
-    picture, edges = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8), np.eye(64, dtype=np.uint8) * 255
+    picture, edges = (
+        np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8),
+        np.eye(64, dtype=np.uint8) * 255,
+    )
     made = []
     for custom in (False, True):
         monkeypatch.setattr(backend_module, "custom_kernels", lambda kind, custom=custom: custom)
@@ -120,7 +157,11 @@ def test_a_backend_with_kernels_renders_the_same(tmp_path, monkeypatch: pytest.M
 def test_groups_of_an_odd_width_keep_mlx_s_form(demo: Checkpoint) -> None:
     unet = UNet2DConditionModel(demo.unet)
     use_kernels(unet)
-    norms = {type(module) for module in unet.modules() if isinstance(module, (GroupNorm, KernelGroupNorm))}
+    norms = {
+        type(module)
+        for module in unet.modules()
+        if isinstance(module, (GroupNorm, KernelGroupNorm))
+    }
     assert GroupNorm in norms
     for module in unet.modules():
         if isinstance(module, GroupNorm):

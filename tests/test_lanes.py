@@ -26,12 +26,20 @@ def pictures(count: int) -> list[np.ndarray]:
 
 
 def render_all(
-    checkpoint: Checkpoint, lanes: int, feedback: float, at_once: int, more: tuple[tuple[str, str], ...] = ()
+    checkpoint: Checkpoint,
+    lanes: int,
+    feedback: float,
+    at_once: int,
+    more: tuple[tuple[str, str], ...] = (),
 ) -> list[np.ndarray]:
     backend = MlxBackend(checkpoint, BackendOptions(SIZE, settings=(("lanes", str(lanes)), *more)))
     backend.load()
-    assert backend.depth == int(dict(more).get("depth", lanes)) and backend.describe()["lanes"] == str(lanes)
-    backend.set_conditioning(np.random.default_rng(1).standard_normal((1, 77, 64), dtype=np.float32))
+    assert backend.depth == int(dict(more).get("depth", lanes)) and backend.describe()[
+        "lanes"
+    ] == str(lanes)
+    backend.set_conditioning(
+        np.random.default_rng(1).standard_normal((1, 77, 64), dtype=np.float32)
+    )
     backend.set_params(FrameParams(seed=3, feedback=feedback))
     out, waiting = [], 0
     for frame in pictures(7):
@@ -61,7 +69,9 @@ def test_frames_in_flight_change_no_picture(tiny_sdxs: Checkpoint, feedback: flo
 def test_a_prompt_change_leaves_frames_in_flight_as_they_were(tiny_sdxs: Checkpoint) -> None:
     backend = MlxBackend(tiny_sdxs, BackendOptions(SIZE, settings=(("lanes", "2"),)))
     backend.load()
-    states = [np.random.default_rng(n).standard_normal((1, 77, 64), dtype=np.float32) for n in (1, 2)]
+    states = [
+        np.random.default_rng(n).standard_normal((1, 77, 64), dtype=np.float32) for n in (1, 2)
+    ]
     frame, out = pictures(1)[0], [np.empty((SIZE, SIZE, 3), np.uint8) for _ in range(3)]
     backend.set_conditioning(states[0])
     backend.submit(frame)
@@ -130,7 +140,9 @@ def test_one_lane_is_the_callers_own_thread_and_may_be_fed_ahead(tiny_sdxs: Chec
 
 
 @pytest.mark.parametrize("lanes", ["1", "2"])
-def test_a_frame_that_cannot_be_built_is_reported_when_collected(tiny_sdxs: Checkpoint, lanes: str) -> None:
+def test_a_frame_that_cannot_be_built_is_reported_when_collected(
+    tiny_sdxs: Checkpoint, lanes: str
+) -> None:
     backend = MlxBackend(tiny_sdxs, BackendOptions(SIZE, settings=(("lanes", lanes),)))
     backend.load()
     good, frame, out = backend._prompt, pictures(1)[0], np.empty((SIZE, SIZE, 3), np.uint8)
@@ -151,18 +163,27 @@ def test_a_number_of_lanes_that_cannot_be(tiny_sdxs: Checkpoint, value: str) -> 
 
 
 def test_an_unknown_setting_is_refused(tiny_sdxs: Checkpoint) -> None:
-    with pytest.raises(UsageError, match="'speed'; known are lanes, batch, depth, kernels, attention, pictures"):
+    with pytest.raises(
+        UsageError, match="'speed'; known are lanes, batch, depth, kernels, attention, pictures"
+    ):
         MlxBackend(tiny_sdxs, BackendOptions(SIZE, settings=(("speed", "high"),)))
 
 
-@pytest.mark.parametrize(("name", "value", "message"), [
-    ("batch", "3", "batch 3: expected a power of two, up to 16"),
-    ("batch", "32", "batch 32: expected a whole number from 1 to 16"),
-    ("depth", "0", "depth 0: expected a whole number from 1 to 64"), ("kernels", "yes", "kernels=yes: expected auto, on, off"),
-    ("attention", "sdpa", "attention=sdpa: expected auto, fused, folded"),
-    ("pictures", "here", "pictures=here: expected auto, host, moving"), ("pictures", "host", "pictures=host: only CUDA"),
-])
-def test_a_setting_that_cannot_be(tiny_sdxs: Checkpoint, name: str, value: str, message: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("batch", "3", "batch 3: expected a power of two, up to 16"),
+        ("batch", "32", "batch 32: expected a whole number from 1 to 16"),
+        ("depth", "0", "depth 0: expected a whole number from 1 to 64"),
+        ("kernels", "yes", "kernels=yes: expected auto, on, off"),
+        ("attention", "sdpa", "attention=sdpa: expected auto, fused, folded"),
+        ("pictures", "here", "pictures=here: expected auto, host, moving"),
+        ("pictures", "host", "pictures=host: only CUDA"),
+    ],
+)
+def test_a_setting_that_cannot_be(
+    tiny_sdxs: Checkpoint, name: str, value: str, message: str
+) -> None:
     with pytest.raises(UsageError, match=message):
         MlxBackend(tiny_sdxs, BackendOptions(SIZE, settings=((name, value),)))
 
@@ -185,13 +206,20 @@ def test_how_many_frames_are_in_flight() -> None:
         depth(batch="4", depth="2")
 
 
-def test_what_cuda_decides_by_itself(tiny_sdxs: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cuda_decides_by_itself(
+    tiny_sdxs: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def described(**settings: str) -> tuple[str, str]:
-        said = MlxBackend(tiny_sdxs, BackendOptions(SIZE, "float32", tuple(settings.items()))).describe()
+        said = MlxBackend(
+            tiny_sdxs, BackendOptions(SIZE, "float32", tuple(settings.items()))
+        ).describe()
         return said["attention"], said["pictures"]
 
     host, moving = "in the host's memory", "as MLX has them"
-    assert described(lanes="2") == ("fused", moving) and described(attention="folded") == ("folded", moving)
+    assert described(lanes="2") == ("fused", moving) and described(attention="folded") == (
+        "folded",
+        moving,
+    )
     monkeypatch.setattr(module, "on_cuda", lambda: True)
     assert described(lanes="1") == ("folded", moving) and described(lanes="2") == ("folded", host)
     assert described(lanes="1", batch="4") == ("fused", host)
@@ -199,38 +227,64 @@ def test_what_cuda_decides_by_itself(tiny_sdxs: Checkpoint, monkeypatch: pytest.
     assert described(lanes="4", pictures="moving") == ("folded", moving)
 
 
-def test_a_batch_has_room_for_its_buffers(tiny_sdxs: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_has_room_for_its_buffers(
+    tiny_sdxs: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def limit(size: int, **settings: str) -> int:
-        return MlxBackend(tiny_sdxs, BackendOptions(size, "float32", tuple(settings.items())))._cache_limit()
+        return MlxBackend(
+            tiny_sdxs, BackendOptions(size, "float32", tuple(settings.items()))
+        )._cache_limit()
 
-    assert limit(512, lanes="2", batch="4") == module.CACHE_LIMIT_BYTES  # a CPU computes them one after the other
+    assert (
+        limit(512, lanes="2", batch="4") == module.CACHE_LIMIT_BYTES
+    )  # a CPU computes them one after the other
     monkeypatch.setattr(module, "on_gpu", lambda: True)
     monkeypatch.setattr(module.mx, "device_info", lambda: {"total_memory": 100 * 2**30})
     assert limit(512, lanes="4") == module.CACHE_LIMIT_BYTES
-    assert limit(512, lanes="2", batch="4") == 16 * 2**30 and limit(64, lanes="2", batch="4") == module.CACHE_LIMIT_BYTES
+    assert (
+        limit(512, lanes="2", batch="4") == 16 * 2**30
+        and limit(64, lanes="2", batch="4") == module.CACHE_LIMIT_BYTES
+    )
     assert limit(512, lanes="4", batch="16") == 50 * 2**30
 
 
 @pytest.mark.parametrize("feedback", [0.0, 0.5])
 def test_folded_attention_changes_no_picture(tiny_sdxs: Checkpoint, feedback: float) -> None:
     fused, folded = (
-        render_all(tiny_sdxs, 2, feedback, 2, (("attention", attention),)) for attention in ("fused", "folded")
+        render_all(tiny_sdxs, 2, feedback, 2, (("attention", attention),))
+        for attention in ("fused", "folded")
     )
     for one, other in zip(fused, folded, strict=True):
         assert np.abs(one.astype(int) - other).max() <= 1
 
 
 def job(prompt: str = "a", edges: np.ndarray | None = None, **changes: object) -> Job:
-    given = {"noise": "n", "feedback": 0.0, "previous": None, "edges": edges, "submitted_ns": 0} | changes
+    given = {
+        "noise": "n",
+        "feedback": 0.0,
+        "previous": None,
+        "edges": edges,
+        "submitted_ns": 0,
+    } | changes
     return Job(np.zeros(1), prompt, **given)  # type: ignore[arg-type]
 
 
 def test_only_jobs_that_are_alike_are_computed_at_once() -> None:
     edges = np.zeros((2, 2), np.uint8)
     first = job()
-    for other in (job("b"), job(noise="m"), job(edges=edges), job(text_only=True), job(feedback=0.5, previous=first)):
+    for other in (
+        job("b"),
+        job(noise="m"),
+        job(edges=edges),
+        job(text_only=True),
+        job(feedback=0.5, previous=first),
+    ):
         assert not first.alike(other) and not other.alike(first)
-    assert first.alike(job()) and first.alike(job(feedback=0.5)) and job(edges=edges).alike(job(edges=edges.copy()))
+    assert (
+        first.alike(job())
+        and first.alike(job(feedback=0.5))
+        and job(edges=edges).alike(job(edges=edges.copy()))
+    )
     needing = job(feedback=0.5, previous=first)
     assert _at_once([needing, job()], 4) == 1
     alike = [job() for _ in range(7)]
@@ -239,7 +293,9 @@ def test_only_jobs_that_are_alike_are_computed_at_once() -> None:
 
 
 @pytest.mark.parametrize("feedback", [0.0, 0.5])
-def test_a_batch_changes_no_picture(tiny_sdxs: Checkpoint, feedback: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_changes_no_picture(
+    tiny_sdxs: Checkpoint, feedback: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sizes, held = [], threading.Event()
     start = lanes_module._start
 
@@ -263,7 +319,11 @@ def test_a_batch_changes_no_picture(tiny_sdxs: Checkpoint, feedback: float, monk
     for one, other in zip(alone, batched, strict=True):
         assert np.abs(one.astype(int) - other).max() <= 1
     assert sizes[:3] == [1, 2, 4]  # of the warm-up
-    assert sum(sizes[3:]) == 7 and (4 in sizes[3:]) == (feedback == 0.0) and (max(sizes[3:]) == 1) == (feedback != 0.0)
+    assert (
+        sum(sizes[3:]) == 7
+        and (4 in sizes[3:]) == (feedback == 0.0)
+        and (max(sizes[3:]) == 1) == (feedback != 0.0)
+    )
 
 
 def test_a_batch_that_fails_is_reported_for_every_frame_of_it(tiny_sdxs: Checkpoint) -> None:
@@ -286,7 +346,10 @@ def test_a_batch_that_fails_is_reported_for_every_frame_of_it(tiny_sdxs: Checkpo
 def test_edges_go_with_their_own_frames_of_a_batch(tmp_path: Path) -> None:
     checkpoint = tiny_controlled(tmp_path, "sdxs-512-dreamshaper")
     generator = np.random.default_rng(2)
-    frames, drawn = pictures(4), [generator.integers(0, 256, (SIZE, SIZE), dtype=np.uint8) for _ in range(4)]
+    frames, drawn = (
+        pictures(4),
+        [generator.integers(0, 256, (SIZE, SIZE), dtype=np.uint8) for _ in range(4)],
+    )
     rendered = []
     for settings in ((("lanes", "1"),), (("lanes", "1"), ("batch", "4"))):
         backend = MlxBackend(checkpoint, BackendOptions(SIZE, settings=settings))

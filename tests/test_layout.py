@@ -1,4 +1,5 @@
-"""The attribute trees of the MLX modules, the layout derived from the config and the published sizes agree.
+"""The attribute trees of the MLX modules, the layout derived from the config and the published
+sizes agree.
 
 Full size throughout: parameters stay lazy, so building a network costs milliseconds and no memory.
 """
@@ -16,7 +17,11 @@ from sdxs.mlx_sdxs.taesd import AutoencoderTiny
 from sdxs.mlx_sdxs.unet import UNet2DConditionModel
 
 UNET_MILLIONS = {
-    "sdxs-512-0.9": 328.18, "sdxs-512-dreamshaper": 315.75, "sd-turbo": 865.91, "small-sd": 579.38, "tiny-sd": 323.38,
+    "sdxs-512-0.9": 328.18,
+    "sdxs-512-dreamshaper": 315.75,
+    "sd-turbo": 865.91,
+    "small-sd": 579.38,
+    "tiny-sd": 323.38,
 }
 # CLIP ViT-L/14's text tower, and OpenCLIP ViT-H/14's without its last layer.
 TEXT_MILLIONS = {768: 123.06, 1024: 340.39}
@@ -27,7 +32,9 @@ def _configs(name: str, size: str) -> Architecture:
 
 
 def _file_shapes(model: nn.Module) -> Layout:
-    """Keys and shapes of a module's parameters as a checkpoint stores them: convolutions O, I, kH, kW."""
+    """Keys and shapes of a module's parameters as a checkpoint stores them: convolutions O, I, kH,
+    kW.
+    """
     shapes = {}
     for key, array in nn.utils.tree_flatten(model.parameters()):
         assert isinstance(array, mx.array)
@@ -63,7 +70,12 @@ def test_unet_has_the_published_number_of_parameters(name: str) -> None:
 
 def test_vaes_have_the_published_number_of_parameters() -> None:
     configs = architecture("sdxs-512-0.9")
-    assert round(parameter_count(vae_layout(TinyVAEConfig.parse(Fields(configs["vae"], "vae")))) / 1e6, 2) == 2.45
+    assert (
+        round(
+            parameter_count(vae_layout(TinyVAEConfig.parse(Fields(configs["vae"], "vae")))) / 1e6, 2
+        )
+        == 2.45
+    )
     large = KLVAEConfig.parse(Fields(configs["vae_large"], "vae_large"))
     assert round(parameter_count(vae_layout(large)) / 1e6, 2) == 83.65
 
@@ -74,4 +86,7 @@ def test_text_encoder_has_the_published_number_of_parameters(name: str) -> None:
     config = CLIPTextConfig(
         **{key: text[key] for key in CLIPTextConfig.__dataclass_fields__}  # type: ignore[arg-type]
     )
-    assert round(parameter_count(text_encoder_layout(config)) / 1e6, 2) == TEXT_MILLIONS[config.hidden_size]
+    assert (
+        round(parameter_count(text_encoder_layout(config)) / 1e6, 2)
+        == TEXT_MILLIONS[config.hidden_size]
+    )

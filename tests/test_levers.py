@@ -1,4 +1,6 @@
-"""The table of levers: taking one away changes the speed and nothing else, and everything is put back."""
+"""The table of levers: taking one away changes the speed and nothing else, and everything is put
+back.
+"""
 
 import mlx.core as mx
 import numpy as np
@@ -17,8 +19,13 @@ pytestmark = pytest.mark.skipif(on_gpu(), reason="the levers are those of a CPU"
 def picture(demo: Checkpoint) -> np.ndarray:
     backend = MlxBackend(demo, BackendOptions(64, "float32", (("lanes", "1"),)))
     backend.load()
-    backend.set_conditioning(np.random.default_rng(1).standard_normal((1, 77, 64), dtype=np.float32))
-    shown, made = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8), np.empty((64, 64, 3), np.uint8)
+    backend.set_conditioning(
+        np.random.default_rng(1).standard_normal((1, 77, 64), dtype=np.float32)
+    )
+    shown, made = (
+        np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8),
+        np.empty((64, 64, 3), np.uint8),
+    )
     backend.submit(shown)
     backend.collect(made)
     backend.close()
@@ -32,7 +39,9 @@ ALL = tuple(levers.WITHOUT)
 def test_a_frame_without_a_lever_is_the_same_frame(
     lacking: tuple[str, ...], demo: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(conv, "_STRIP_BYTES", 64 * 64 * 24)  # the largest maps of this small frame are cut in four
+    monkeypatch.setattr(
+        conv, "_STRIP_BYTES", 64 * 64 * 24
+    )  # the largest maps of this small frame are cut in four
     monkeypatch.setattr(conv, "_STRIPS", 2)
     rows_of, cut = conv._strip_rows, []
 
@@ -41,13 +50,17 @@ def test_a_frame_without_a_lever_is_the_same_frame(
         return rows_of(x, weight)
 
     monkeypatch.setattr(conv, "_strip_rows", watched)
-    before = [getattr(owner, name) for patches in levers.WITHOUT.values() for owner, name, _ in patches]
+    before = [
+        getattr(owner, name) for patches in levers.WITHOUT.values() for owner, name, _ in patches
+    ]
     with levers.without(lacking):
         for owner, name, value in (patch for lever in lacking for patch in levers.WITHOUT[lever]):
             assert getattr(owner, name) is value
         made = picture(demo)
     assert any(cut) == (levers.STRIPS not in lacking)
-    assert [getattr(owner, name) for patches in levers.WITHOUT.values() for owner, name, _ in patches] == before
+    assert [
+        getattr(owner, name) for patches in levers.WITHOUT.values() for owner, name, _ in patches
+    ] == before
     assert np.abs(made.astype(int) - picture(demo)).max() <= 1
 
 
@@ -56,7 +69,9 @@ def test_gains_are_ratios_of_medians() -> None:
     lever = next(iter(levers.WITHOUT))
     raw |= {"plain port": [40.0, 41.0, 39.0], f"only {lever}": [20.0], f"without {lever}": [30.0]}
     assert levers.gains(raw)[lever] == {"alone": 2.0, "in the end": 3.0}
-    assert levers.gains(raw)[levers.STRIPS] == {"in the end": 1.0}  # nothing without the products that they cut
+    assert levers.gains(raw)[levers.STRIPS] == {
+        "in the end": 1.0
+    }  # nothing without the products that they cut
     assert levers.variants(True)[f"only {lever}"] == ALL[1:]
     assert f"without {levers.STRIPS}" not in levers.variants(False)
 

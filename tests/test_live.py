@@ -1,4 +1,6 @@
-"""`sdxs live` end to end: real clip in, files out, and one clear line for everything that can go wrong."""
+"""`sdxs live` end to end: real clip in, files out, and one clear line for everything that can go
+wrong.
+"""
 
 import json
 import os
@@ -29,7 +31,9 @@ def read_all(path: Path) -> list[np.ndarray]:
 
 def test_clip_to_video_image_and_folder_at_once(command: Command, tmp_path: Path) -> None:
     outs = [tmp_path / "out.mp4", tmp_path / "out.png", tmp_path / "frames"]
-    done = command(*LIVE, "--source", CLIP, "--frames", 5, *(x for out in outs for x in ("--out", out)))
+    done = command(
+        *LIVE, "--source", CLIP, "--frames", 5, *(x for out in outs for x in ("--out", out))
+    )
     assert done.code == 0, done.err
     assert "5 frames" in done.out
     frames = read_all(outs[0])
@@ -59,19 +63,46 @@ def test_prompts_take_turns_and_the_sheet_shows_each(command: Command, tmp_path:
 
 def test_side_by_side_shows_the_camera(command: Command, tmp_path: Path) -> None:
     out = tmp_path / "out.png"
-    done = command(*LIVE, "--backend", "identity", "--source", CLIP, "--frames", 1, "--side-by-side", "--out", out)
+    done = command(
+        *LIVE,
+        "--backend",
+        "identity",
+        "--source",
+        CLIP,
+        "--frames",
+        1,
+        "--side-by-side",
+        "--out",
+        out,
+    )
     assert done.code == 0
     picture = cv2.imread(str(out))
     assert picture.shape == (64, 128, 3)
     np.testing.assert_array_equal(picture[:40, :64], picture[:40, 64:])
 
 
-def test_seed_repeats_a_session_and_another_seed_does_not(command: Command, tmp_path: Path, tiny_folder: Path) -> None:
+def test_seed_repeats_a_session_and_another_seed_does_not(
+    command: Command, tmp_path: Path, tiny_folder: Path
+) -> None:
     pictures = []
     for n, seed in enumerate((7, 7, 8)):
         out = tmp_path / f"{n}.png"
-        done = command("live", "--model", tiny_folder, "--size", 64, "--headless", "--source", "synthetic",
-                       "--frames", 1, "--seed", seed, "--out", out)
+        done = command(
+            "live",
+            "--model",
+            tiny_folder,
+            "--size",
+            64,
+            "--headless",
+            "--source",
+            "synthetic",
+            "--frames",
+            1,
+            "--seed",
+            seed,
+            "--out",
+            out,
+        )
         assert done.code == 0, done.err
         pictures.append(out.read_bytes())
     assert pictures[0] == pictures[1] != pictures[2]
@@ -87,7 +118,17 @@ def test_image_of_odd_size(command: Command, tmp_path: Path, shape: tuple[int, i
 
 def test_long_prompt_is_cut_with_a_warning(command: Command, tmp_path: Path) -> None:
     long = "a very long description of a pencil sketch " * 20
-    done = command(*LIVE, "--source", "synthetic", "--frames", 1, "--prompt", long, "--out", tmp_path / "out.png")
+    done = command(
+        *LIVE,
+        "--source",
+        "synthetic",
+        "--frames",
+        1,
+        "--prompt",
+        long,
+        "--out",
+        tmp_path / "out.png",
+    )
     assert done.code == 0
     assert done.err.count("warning:") == 1 and "75 fit" in done.err
 
@@ -116,8 +157,22 @@ def refuse(command: Command, code: int, says: str, *arguments: object) -> None:
     ],
     ids=lambda value: str(value[0]) if isinstance(value, tuple) else None,
 )
-def test_bad_arguments(command: Command, tmp_path: Path, code: int, says: str, arguments: tuple[object, ...]) -> None:
-    refuse(command, code, says, *LIVE, "--source", CLIP, "--frames", 2, "--out", tmp_path / "out.mp4", *arguments)
+def test_bad_arguments(
+    command: Command, tmp_path: Path, code: int, says: str, arguments: tuple[object, ...]
+) -> None:
+    refuse(
+        command,
+        code,
+        says,
+        *LIVE,
+        "--source",
+        CLIP,
+        "--frames",
+        2,
+        "--out",
+        tmp_path / "out.mp4",
+        *arguments,
+    )
     assert not list(tmp_path.iterdir())
 
 
@@ -127,11 +182,31 @@ def test_options_click_refuses_end_with_2(command: Command, tmp_path: Path) -> N
 
 
 def test_half_precision_on_a_cpu(command: Command, tmp_path: Path) -> None:
-    refuse(command, 2, "use --dtype float32", *LIVE, "--dtype", "float16", "--source", CLIP, "--out", tmp_path / "o.mp4")
+    refuse(
+        command,
+        2,
+        "use --dtype float32",
+        *LIVE,
+        "--dtype",
+        "float16",
+        "--source",
+        CLIP,
+        "--out",
+        tmp_path / "o.mp4",
+    )
 
 
 def test_out_not_writable(command: Command, tmp_path: Path) -> None:
-    refuse(command, 1, "cannot be written", *LIVE, "--source", CLIP, "--out", tmp_path / "missing" / "out.mp4")
+    refuse(
+        command,
+        1,
+        "cannot be written",
+        *LIVE,
+        "--source",
+        CLIP,
+        "--out",
+        tmp_path / "missing" / "out.mp4",
+    )
     refuse(command, 1, "cannot be written", *LIVE, "--source", CLIP, "--out", "/proc/out.mp4")
     refuse(command, 2, "unknown kind", *LIVE, "--source", CLIP, "--out", tmp_path / "out.doc")
     assert not list(tmp_path.iterdir())
@@ -143,7 +218,16 @@ def test_headless_without_out(command: Command) -> None:
 
 def test_unreadable_video_leaves_no_output(command: Command, tmp_path: Path) -> None:
     (tmp_path / "in.mp4").write_bytes(CLIP.read_bytes()[:20_000])
-    refuse(command, 1, "not a video", *LIVE, "--source", tmp_path / "in.mp4", "--out", tmp_path / "out.mp4")
+    refuse(
+        command,
+        1,
+        "not a video",
+        *LIVE,
+        "--source",
+        tmp_path / "in.mp4",
+        "--out",
+        tmp_path / "out.mp4",
+    )
     assert [p.name for p in tmp_path.iterdir()] == ["in.mp4"]
 
 
@@ -156,17 +240,43 @@ def test_unreadable_video_leaves_no_output(command: Command, tmp_path: Path) -> 
     ],
     ids=["missing", "truncated", "pickle"],
 )
-def test_damaged_weights(command: Command, tmp_path: Path, tiny_folder: Path, damage: object, says: str) -> None:
+def test_damaged_weights(
+    command: Command, tmp_path: Path, tiny_folder: Path, damage: object, says: str
+) -> None:
     damage(tiny_folder / "unet" / "diffusion_pytorch_model.safetensors")  # type: ignore[operator]
     out = tmp_path / "out.mp4"
-    refuse(command, 1, says, "live", "--model", tiny_folder, "--size", 64, "--headless", "--source", CLIP, "--out", out)
+    refuse(
+        command,
+        1,
+        says,
+        "live",
+        "--model",
+        tiny_folder,
+        "--size",
+        64,
+        "--headless",
+        "--source",
+        CLIP,
+        "--out",
+        out,
+    )
     assert not out.exists()
 
 
 def test_unknown_config_value(command: Command, tmp_path: Path, tiny_folder: Path) -> None:
     config = tiny_folder / "unet" / "config.json"
     config.write_text(config.read_text().replace('"silu"', '"mish"'))
-    refuse(command, 1, 'act_fn is "mish"', "live", "--model", tiny_folder, "--headless", "--out", tmp_path / "out.mp4")
+    refuse(
+        command,
+        1,
+        'act_fn is "mish"',
+        "live",
+        "--model",
+        tiny_folder,
+        "--headless",
+        "--out",
+        tmp_path / "out.mp4",
+    )
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -174,7 +284,9 @@ def test_interrupted_session_keeps_a_playable_video(tmp_path: Path, number: sign
     out = tmp_path / "out.mp4"
     arguments = [*map(str, LIVE), "--source", "synthetic", "--out", str(out), "--frames", "100000"]
     command = [sys.executable, "-m", "sdxs.cli", *arguments]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ)
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ
+    )
     assert process.stderr is not None
     for line in process.stderr:  # the first progress line says that frames are being written
         if line.startswith("frame"):
@@ -209,7 +321,9 @@ def test_disk_full_while_recording_keeps_what_was_recorded(
     from sdxs.common import sink as sinks
 
     free = iter([10**12] + [10**6] * 100)
-    monkeypatch.setattr(sinks.shutil, "disk_usage", lambda _: type("Usage", (), {"free": next(free)})())
+    monkeypatch.setattr(
+        sinks.shutil, "disk_usage", lambda _: type("Usage", (), {"free": next(free)})()
+    )
     out = tmp_path / "out.mp4"
     done = command(*LIVE, "--backend", "identity", "--source", CLIP, "--out", out)
     assert done.code == 1 and done.err.count("error:") == 1 and "disk is full" in done.err
@@ -219,13 +333,29 @@ def test_disk_full_while_recording_keeps_what_was_recorded(
 
 def test_realtime_files_keep_their_pace(command: Command, tmp_path: Path) -> None:
     """A clip of 60 frames at 20 a second takes three seconds, and so does its recording."""
-    done = command(*LIVE, "--backend", "identity", "--source", CLIP, "--realtime", "--frames", 20, "--out", tmp_path / "o.mp4",
-                   "--stats", tmp_path / "s.json")
+    done = command(
+        *LIVE,
+        "--backend",
+        "identity",
+        "--source",
+        CLIP,
+        "--realtime",
+        "--frames",
+        20,
+        "--out",
+        tmp_path / "o.mp4",
+        "--stats",
+        tmp_path / "s.json",
+    )
     assert done.code == 0
     stats = json.loads((tmp_path / "s.json").read_text())
     between_first_and_last_s = 19 / stats["fps"]
-    assert between_first_and_last_s >= 0.9  # 19 frames at 20 a second, or more on a machine that cannot keep up
-    assert len(read_all(tmp_path / "o.mp4")) == pytest.approx(20 * between_first_and_last_s + 1, abs=2)
+    assert (
+        between_first_and_last_s >= 0.9
+    )  # 19 frames at 20 a second, or more on a machine that cannot keep up
+    assert len(read_all(tmp_path / "o.mp4")) == pytest.approx(
+        20 * between_first_and_last_s + 1, abs=2
+    )
 
 
 def test_stats_hold_the_figures_of_the_summary(command: Command, tmp_path: Path) -> None:
@@ -239,8 +369,14 @@ def test_stats_hold_the_figures_of_the_summary(command: Command, tmp_path: Path)
     assert stats["flicker"]["ratio"] > 0
 
 
-@pytest.mark.parametrize("outputs", [("--out", "in.mp4"), ("--contact-sheet", "same.png", "--out", "same.png"),
-                                     ("--out", "a.mp4", "--out", "./a.mp4")])
+@pytest.mark.parametrize(
+    "outputs",
+    [
+        ("--out", "in.mp4"),
+        ("--contact-sheet", "same.png", "--out", "same.png"),
+        ("--out", "a.mp4", "--out", "./a.mp4"),
+    ],
+)
 def test_one_file_named_twice_is_refused_before_it_is_overwritten(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, outputs: tuple[str, ...]
 ) -> None:
@@ -248,7 +384,9 @@ def test_one_file_named_twice_is_refused_before_it_is_overwritten(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "in.mp4").write_bytes(CLIP.read_bytes())
     refuse(command, 2, "overwrite", *LIVE, "--backend", "identity", "--source", "in.mp4", *outputs)
-    assert (tmp_path / "in.mp4").read_bytes() == CLIP.read_bytes() and len(list(tmp_path.iterdir())) == 1
+    assert (tmp_path / "in.mp4").read_bytes() == CLIP.read_bytes() and len(
+        list(tmp_path.iterdir())
+    ) == 1
 
 
 def test_a_video_that_does_not_say_its_length_is_rendered_whole(
@@ -272,17 +410,33 @@ def test_a_video_that_does_not_say_its_length_is_rendered_whole(
     assert done.code == 0 and "60 frames" in done.out
 
 
-def test_a_realtime_clip_is_captured_whole_and_accounted_for(command: Command, tmp_path: Path) -> None:
+def test_a_realtime_clip_is_captured_whole_and_accounted_for(
+    command: Command, tmp_path: Path
+) -> None:
     """That it waits for the model is shown in test_loop.py."""
-    done = command(*LIVE, "--isolate", "--source", CLIP, "--realtime", "--out", tmp_path / "out.mp4",
-                   "--stats", tmp_path / "s.json")
+    done = command(
+        *LIVE,
+        "--isolate",
+        "--source",
+        CLIP,
+        "--realtime",
+        "--out",
+        tmp_path / "out.mp4",
+        "--stats",
+        tmp_path / "s.json",
+    )
     assert done.code == 0
     stats = json.loads((tmp_path / "s.json").read_text())
     assert stats["captured"] == 60 and stats["shown"] >= 1
-    assert stats["captured"] == stats["shown"] + stats["dropped_before_inference"] + stats["dropped_before_display"]
+    assert (
+        stats["captured"]
+        == stats["shown"] + stats["dropped_before_inference"] + stats["dropped_before_display"]
+    )
 
 
-def test_figures_are_kept_when_a_session_fails(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_figures_are_kept_when_a_session_fails(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from sdxs.common.backend import IdentityBackend, StageTimes
     from sdxs.common.errors import BackendError
 
@@ -303,10 +457,25 @@ def test_figures_are_kept_when_a_session_fails(command: Command, tmp_path: Path,
     assert stats["shown"] == 9 and stats["ended"] == "failed"
 
 
-def test_comparing_equal_backends_says_that_they_are_equal(command: Command, tmp_path: Path) -> None:
+def test_comparing_equal_backends_says_that_they_are_equal(
+    command: Command, tmp_path: Path
+) -> None:
     """Bug: identical pictures were reported at 0.0 dB."""
-    done = command(*LIVE, "--backend", "identity", "--compare", "identity", "--source", CLIP, "--frames", 5, "--blend", 0.5,
-                   "--out", tmp_path / "o.mp4")
+    done = command(
+        *LIVE,
+        "--backend",
+        "identity",
+        "--compare",
+        "identity",
+        "--source",
+        CLIP,
+        "--frames",
+        5,
+        "--blend",
+        0.5,
+        "--out",
+        tmp_path / "o.mp4",
+    )
     assert done.code == 0 and "rendered 5 frames identically" in done.out and "dB" not in done.out
 
 
@@ -316,12 +485,36 @@ def test_a_session_that_leaves_a_thread_behind_fails_its_test(
     """Bug: the command ended the whole test run half-way, with exit code 0 and without a word."""
     monkeypatch.setattr("sdxs.common.loop.Loop.abandoned", True)
     with pytest.raises(pytest.fail.Exception, match="left a thread behind"):
-        command(*LIVE, "--backend", "identity", "--source", CLIP, "--frames", 2, "--out", tmp_path / "o.mp4")
+        command(
+            *LIVE,
+            "--backend",
+            "identity",
+            "--source",
+            CLIP,
+            "--frames",
+            2,
+            "--out",
+            tmp_path / "o.mp4",
+        )
 
 
-def test_a_slow_close_of_two_backends_is_waited_for(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Bug: with 0.6 s for everything, comparing backends lost their memory and ended the process by force."""
-    options = (*LIVE, "--backend", "identity", "--compare", "identity", "--source", CLIP, "--frames", 2)
+def test_a_slow_close_of_two_backends_is_waited_for(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bug: with 0.6 s for everything, comparing backends lost their memory and ended the process
+    by force.
+    """
+    options = (
+        *LIVE,
+        "--backend",
+        "identity",
+        "--compare",
+        "identity",
+        "--source",
+        CLIP,
+        "--frames",
+        2,
+    )
     monkeypatch.setattr("command.PATIENCE_S", 0.0)
     done = command(*options, "--out", tmp_path / "o.mp4", "--stats", tmp_path / "s.json")
     assert done.code == 0, done
@@ -329,5 +522,16 @@ def test_a_slow_close_of_two_backends_is_waited_for(command: Command, tmp_path: 
 
 
 def test_sequential_refuses_what_it_would_ignore(command: Command, tmp_path: Path) -> None:
-    refuse(command, 2, "--loop sequential", *LIVE, "--loop", "sequential", "--skip", 2, "--out", tmp_path / "o.mp4")
+    refuse(
+        command,
+        2,
+        "--loop sequential",
+        *LIVE,
+        "--loop",
+        "sequential",
+        "--skip",
+        2,
+        "--out",
+        tmp_path / "o.mp4",
+    )
     refuse(command, 2, "--compare nope", *LIVE, "--compare", "nope", "--out", tmp_path / "o.mp4")

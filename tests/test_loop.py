@@ -100,13 +100,19 @@ def states(value: float) -> np.ndarray:
     return np.full((1, 77, 4), value, np.float32)
 
 
-def make(source: object, *backends: Backend, prompts: Sequence[str] = ("0",), **settings: object) -> Loop:
+def make(
+    source: object, *backends: Backend, prompts: Sequence[str] = ("0",), **settings: object
+) -> Loop:
     made = LoopSettings(SIZE, **({"realtime": False, "skip_threshold": -1} | settings))  # type: ignore[arg-type]
     encoded = [Prompt(text, states(float(text))) for text in prompts]
     return Loop(source, backends, made, encoded, FrameParams(), lambda text: states(float(text)))  # type: ignore[arg-type]
 
 
-def run(loop: Loop, on_show: Callable[[Frame], None] | None = None, finish: Callable[[], None] | None = None) -> Run:
+def run(
+    loop: Loop,
+    on_show: Callable[[Frame], None] | None = None,
+    finish: Callable[[], None] | None = None,
+) -> Run:
     """Run a loop to its end and check what must hold after every session."""
     before = set(threading.enumerate())
     result = Run(loop)
@@ -137,7 +143,9 @@ def run(loop: Loop, on_show: Callable[[Frame], None] | None = None, finish: Call
 
 
 def end(loop: Loop) -> None:
-    """Wait for threads that a session had to leave behind: none may be inside OpenCV when the interpreter ends."""
+    """Wait for threads that a session had to leave behind: none may be inside OpenCV when the
+    interpreter ends.
+    """
     for thread in loop._threads:
         if thread.ident is not None:
             thread.join(PATIENCE_S)
@@ -163,7 +171,8 @@ def test_a_pipeline_of_three_keeps_the_order() -> None:
 
 
 def test_realtime_drops_are_counted_exactly() -> None:
-    """Every number that was captured and not shown is a counted drop; none is lost or counted twice.
+    """Every number that was captured and not shown is a counted drop; none is lost or counted
+    twice.
 
     Captured, rendered and shown wait for each other so that both kinds of drops must happen.
     """
@@ -193,7 +202,10 @@ def test_realtime_drops_are_counted_exactly() -> None:
         if number in (120, 140, 160):
             until(lambda: count("submit") >= number / 20 - 4)
 
-    done = run(make(Cards(200, before), backend, realtime=True), lambda _: until(lambda: count("collect") >= 4))
+    done = run(
+        make(Cards(200, before), backend, realtime=True),
+        lambda _: until(lambda: count("collect") >= 4),
+    )
     assert done.error is None and done.summary is not None
     summary = done.summary
     assert summary.captured == 200
@@ -222,7 +234,8 @@ def test_the_freshest_frame_wins() -> None:
 
     backend = Held()
     done = run(make(Cards(30, before), backend, realtime=True))
-    # What the display gets of the first frame is a race of its own: the second may replace it in the slot.
+    # What the display gets of the first frame is a race of its own: the second may replace it in
+    # the slot.
     assert [number for name, number in backend.calls if name == "submit"] == [0, 29]
     assert done.numbers[-1] == 29
 
@@ -256,8 +269,14 @@ def test_a_new_prompt_is_encoded_beside_the_session_and_used_between_frames() ->
         return states(7)
 
     backend = Recording()
-    loop = Loop(Cards(400), [backend], LoopSettings(SIZE, realtime=False, skip_threshold=-1),
-                [Prompt("0", states(0))], FrameParams(), encode)
+    loop = Loop(
+        Cards(400),
+        [backend],
+        LoopSettings(SIZE, realtime=False, skip_threshold=-1),
+        [Prompt("0", states(0))],
+        FrameParams(),
+        encode,
+    )
     shown_meanwhile: list[int] = []
 
     def on_show(frame: Frame) -> None:
@@ -296,15 +315,23 @@ def test_pause_holds_the_picture_and_goes_on() -> None:
 
     began = time.perf_counter()
     done = run(loop, on_show)
-    assert time.perf_counter() - began >= 0.2 and done.summary is not None and done.summary.shown == 40
+    assert (
+        time.perf_counter() - began >= 0.2 and done.summary is not None and done.summary.shown == 40
+    )
     assert not loop.paused
 
 
 def test_two_backends_get_the_same_frames() -> None:
     first, second = Recording(), Recording()
     done = run(make(Cards(20), first, second))
-    assert done.summary is not None and done.summary.psnr_db is None and done.summary.identical_frames == 20
-    frames = [[value for name, value in backend.calls if name == "submit"] for backend in (first, second)]
+    assert (
+        done.summary is not None
+        and done.summary.psnr_db is None
+        and done.summary.identical_frames == 20
+    )
+    frames = [
+        [value for name, value in backend.calls if name == "submit"] for backend in (first, second)
+    ]
     assert frames[0] == frames[1] == list(range(20))
 
 
@@ -313,7 +340,11 @@ class Still(Cards):
 
     def read(self) -> np.ndarray | None:  # type: ignore[override]
         picture = super().read()
-        return None if picture is None else np.full_like(picture, 100 if self._read <= self._left // 2 else 104)
+        return (
+            None
+            if picture is None
+            else np.full_like(picture, 100 if self._read <= self._left // 2 else 104)
+        )
 
 
 @pytest.mark.parametrize(("threshold", "inferred"), [(-1, 20), (0, 2), (3, 2), (5, 1)])
@@ -329,7 +360,14 @@ def test_feedback_is_never_skipped() -> None:
 
 def run_still(threshold: float, params: FrameParams) -> Summary:
     settings = LoopSettings(SIZE, realtime=False, skip_threshold=threshold)
-    loop = Loop(Still(20), [IdentityBackend(None, OPTIONS)], settings, [Prompt("0", states(0))], params, states)  # type: ignore[arg-type]
+    loop = Loop(
+        Still(20),
+        [IdentityBackend(None, OPTIONS)],
+        settings,
+        [Prompt("0", states(0))],
+        params,
+        states,
+    )  # type: ignore[arg-type]
     summary = loop.run(lambda _: None, lambda: None, lambda: None)
     assert summary.shown == 20
     return summary
@@ -337,10 +375,18 @@ def run_still(threshold: float, params: FrameParams) -> Summary:
 
 def test_a_changed_prompt_is_rendered_though_the_input_is_unchanged() -> None:
     backend = Recording()
-    loop = Loop(Still(20), [backend], LoopSettings(SIZE, hold=5, realtime=False),
-                [Prompt("1", states(1)), Prompt("2", states(2))], FrameParams(), states)  # type: ignore[arg-type]
+    loop = Loop(
+        Still(20),
+        [backend],
+        LoopSettings(SIZE, hold=5, realtime=False),
+        [Prompt("1", states(1)), Prompt("2", states(2))],
+        FrameParams(),
+        states,
+    )  # type: ignore[arg-type]
     loop.run(lambda _: None, lambda: None, lambda: None)
-    assert [name for name, _ in backend.calls].count("submit") == 4  # one per turn of the prompts; one turn falls on the change
+    assert [name for name, _ in backend.calls].count(
+        "submit"
+    ) == 4  # one per turn of the prompts; one turn falls on the change
 
 
 class Failing(IdentityBackend):
@@ -382,7 +428,9 @@ def test_a_source_that_is_lost_ends_the_session_and_is_reported() -> None:
     assert isinstance(done.error, SourceLost) and done.error.exit_code == 3
 
 
-@pytest.mark.parametrize("mode", [{"realtime": True}, {"realtime": False}, {"sequential": True}], ids=str)
+@pytest.mark.parametrize(
+    "mode", [{"realtime": True}, {"realtime": False}, {"sequential": True}], ids=str
+)
 def test_a_read_that_never_returns_is_noticed_and_left_behind(mode: dict[str, object]) -> None:
     """Bug: only the live loop noticed."""
     shown, release = threading.Event(), threading.Event()
@@ -452,12 +500,16 @@ def test_sinks_that_cannot_be_closed_are_reported() -> None:
     def finish() -> None:
         raise SinkError("planted")
 
-    assert isinstance(run(make(Cards(3), IdentityBackend(None, OPTIONS)), None, finish).error, SinkError)
+    assert isinstance(
+        run(make(Cards(3), IdentityBackend(None, OPTIONS)), None, finish).error, SinkError
+    )
 
 
 @pytest.mark.parametrize("moment", [0, 1, 50])
 @pytest.mark.parametrize("realtime", [False, True])
-def test_stop_ends_at_any_moment_and_every_frame_is_accounted_for(moment: int, realtime: bool) -> None:
+def test_stop_ends_at_any_moment_and_every_frame_is_accounted_for(
+    moment: int, realtime: bool
+) -> None:
     loop = make(Cards(100_000), SleepingBackend(None, OPTIONS, ms=5), realtime=realtime)
     stopped: list[float] = []
 
@@ -477,7 +529,12 @@ def test_stop_ends_at_any_moment_and_every_frame_is_accounted_for(moment: int, r
     assert done.error is None and done.summary is not None and done.summary.ended == "stopped"
     made = done.summary
     if not loop.abandoned:
-        shown_or_not = made.shown + made.dropped_before_inference + made.dropped_before_display + made.under_way_at_end
+        shown_or_not = (
+            made.shown
+            + made.dropped_before_inference
+            + made.dropped_before_display
+            + made.under_way_at_end
+        )
         assert made.captured == shown_or_not, "a frame is unaccounted for"
 
 
@@ -512,8 +569,12 @@ class SlowToClose(IdentityBackend):
             raise BackendError(self._error)
 
 
-def test_a_session_that_ends_in_order_waits_for_its_backends(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Bug: a close of more than 0.6 s lost the backend's memory and its last error, and left a thread behind."""
+def test_a_session_that_ends_in_order_waits_for_its_backends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Bug: a close of more than 0.6 s lost the backend's memory and its last error, and left a
+    thread behind.
+    """
     monkeypatch.setattr("sdxs.common.loop.JOIN_S", 0.0)
     loop = make(Cards(100), SlowToClose(threading.Event(), 0.2), frames=3)
     done = run(loop)
@@ -541,15 +602,29 @@ def test_summary_names_stages_latency_and_memory() -> None:
     done = run(make(Cards(30), SleepingBackend(None, OPTIONS, ms=4)))
     assert done.summary is not None
     stages = done.summary.stages_ms
-    assert {"capture", "wait for inference", "backend", "inference", "wait for display", "display"} <= stages.keys()
+    assert {
+        "capture",
+        "wait for inference",
+        "backend",
+        "inference",
+        "wait for display",
+        "display",
+    } <= stages.keys()
     assert 4 <= stages["backend"].p50 < 400  # milliseconds, not seconds or nanoseconds
     assert done.summary.latency_ms.p99 >= done.summary.latency_ms.p50 >= 4
-    assert done.summary.memory[0].keys() == {"active_bytes", "peak_bytes", "cache_bytes", "model_bytes"}
+    assert done.summary.memory[0].keys() == {
+        "active_bytes",
+        "peak_bytes",
+        "cache_bytes",
+        "model_bytes",
+    }
     assert done.summary.process_peak_bytes > 10e6
 
 
 def test_a_slow_last_frame_is_no_lost_source() -> None:
-    """Bug: a source that had ended in order was reported as lost while its last frame was being rendered."""
+    """Bug: a source that had ended in order was reported as lost while its last frame was being
+    rendered.
+    """
     loop = make(Cards(3), SleepingBackend(None, OPTIONS, ms=1200), realtime=True, stall_s=1.0)
     done = run(loop)
     assert done.error is None and done.numbers[-1] == 2
@@ -569,16 +644,28 @@ def test_pause_holds_in_the_sequential_loop_too() -> None:
 
 
 def test_an_unfinished_prompt_does_not_hold_up_the_end() -> None:
-    """Bug: the interpreter waited for the encoder; now the session says that a thread was left behind."""
+    """Bug: the interpreter waited for the encoder; now the session says that a thread was left
+    behind.
+    """
     release = threading.Event()
 
     def encode(text: str) -> np.ndarray:
         release.wait(PATIENCE_S)
         return states(1)
 
-    loop = Loop(Cards(100), [IdentityBackend(None, OPTIONS)], LoopSettings(SIZE, realtime=False, skip_threshold=-1),
-                [Prompt("0", states(0))], FrameParams(), encode)  # type: ignore[arg-type]
-    loop.run(lambda frame: loop.set_prompt("new") and None if frame.id == 3 else None, lambda: None, lambda: None)  # type: ignore[func-returns-value]
+    loop = Loop(
+        Cards(100),
+        [IdentityBackend(None, OPTIONS)],
+        LoopSettings(SIZE, realtime=False, skip_threshold=-1),
+        [Prompt("0", states(0))],
+        FrameParams(),
+        encode,
+    )  # type: ignore[arg-type]
+    loop.run(
+        lambda frame: loop.set_prompt("new") and None if frame.id == 3 else None,
+        lambda: None,
+        lambda: None,
+    )  # type: ignore[func-returns-value]
     abandoned = loop.abandoned
     release.set()
     end(loop)
@@ -613,7 +700,9 @@ def test_a_hosted_child_that_dies_with_nothing_to_do_is_reported_within_a_second
             loop.pause(idle == "paused")
             timer.start()
 
-    done = run(loop, on_show, lambda: noticed.append(time.perf_counter()))  # before anything is waited for
+    done = run(
+        loop, on_show, lambda: noticed.append(time.perf_counter())
+    )  # before anything is waited for
     silent.set()
     end(loop)
     timer.join()
@@ -636,7 +725,9 @@ def test_a_clip_waits_for_the_model() -> None:
 
 
 def test_a_frame_that_comes_after_pause_is_not_shown_when_it_ends() -> None:
-    """Bug: a frame for which the backend had been waiting went in during the pause and came out after it, seconds old."""
+    """Bug: a frame for which the backend had been waiting went in during the pause and came out
+    after it, seconds old.
+    """
     backend, paused = Recording(), threading.Event()
     waits: list[int] = []
 
@@ -657,7 +748,9 @@ def test_a_frame_that_comes_after_pause_is_not_shown_when_it_ends() -> None:
 
     def on_show(_: Frame) -> None:
         if not waits:
-            waits.extend(entered.acquire(timeout=PATIENCE_S) for _ in range(2))  # it waits for the second frame
+            waits.extend(
+                entered.acquire(timeout=PATIENCE_S) for _ in range(2)
+            )  # it waits for the second frame
             loop.pause(True)
             paused.set()
 
@@ -665,7 +758,11 @@ def test_a_frame_that_comes_after_pause_is_not_shown_when_it_ends() -> None:
     assert done.error is None and done.summary is not None and waits == [True, True]
     assert not set(range(1, 19)) & set(done.numbers), done.numbers
     summary = done.summary
-    assert summary.captured == 60 == summary.shown + summary.dropped_before_inference + summary.dropped_before_display
+    assert (
+        summary.captured
+        == 60
+        == summary.shown + summary.dropped_before_inference + summary.dropped_before_display
+    )
 
 
 class Steered(Recording):
@@ -686,10 +783,21 @@ class Steered(Recording):
 
 
 @pytest.mark.parametrize("sequential", [False, True])
-def test_a_transition_takes_its_time_on_the_files_clock_and_loses_no_frame(sequential: bool) -> None:
+def test_a_transition_takes_its_time_on_the_files_clock_and_loses_no_frame(
+    sequential: bool,
+) -> None:
     """Cards come at 1,000 a second, so 0.01 s are ten frames."""
     backend = Steered()
-    result = run(make(Cards(40), backend, prompts=("1", "3"), hold=20, transition_s=0.01, sequential=sequential))
+    result = run(
+        make(
+            Cards(40),
+            backend,
+            prompts=("1", "3"),
+            hold=20,
+            transition_s=0.01,
+            sequential=sequential,
+        )
+    )
     assert result.numbers == list(range(40)) and result.prompts == ["1"] * 20 + ["3"] * 20
     steps = backend.at_submit
     assert steps[:20] == [1.0] * 20 and steps[30:] == [3.0] * 10
@@ -711,7 +819,10 @@ def test_without_a_transition_a_prompt_changes_at_once() -> None:
     backend = Steered()
     run(make(Cards(10), backend, prompts=("1", "3"), hold=5))
     assert backend.at_submit == [1.0] * 5 + [3.0] * 5
-    assert [call for call in backend.calls if call[0] == "prompt"] == [("prompt", 1.0), ("prompt", 3.0)]
+    assert [call for call in backend.calls if call[0] == "prompt"] == [
+        ("prompt", 1.0),
+        ("prompt", 3.0),
+    ]
 
 
 def test_unchanged_frames_are_rendered_while_a_transition_runs() -> None:
@@ -723,6 +834,10 @@ def test_unchanged_frames_are_rendered_while_a_transition_runs() -> None:
             return None if picture is None else np.zeros_like(picture)
 
     backend = Steered()
-    loop = make(Still(40), backend, prompts=("1", "3"), hold=20, transition_s=0.01, skip_threshold=0)
+    loop = make(
+        Still(40), backend, prompts=("1", "3"), hold=20, transition_s=0.01, skip_threshold=0
+    )
     loop.run(lambda frame: None, lambda: None, lambda: None)
-    assert backend.at_submit == pytest.approx([1.0, *(1 + 2 * t * t * (3 - 2 * t) for t in np.linspace(0, 1, 11))], abs=1e-5)
+    assert backend.at_submit == pytest.approx(
+        [1.0, *(1 + 2 * t * t * (3 - 2 * t) for t in np.linspace(0, 1, 11))], abs=1e-5
+    )

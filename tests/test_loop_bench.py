@@ -16,12 +16,16 @@ def test_targets_are_judged_by_the_median_and_exactness_in_every_round() -> None
     said = missed(FREE, [late, late, a_round()])
     assert [line.split(",")[0] for line in said] == ["age_ms p95 51.000", "overhead_ms 1.200"]
     assert missed(Target(least_fps=40), [a_round()]) == ["fps 39.200, expected at least 40.000"]
-    assert missed(Target(), [a_round(), a_round(drops_are_exact=False)]) == ["drops_are_exact is false in round 2"]
+    assert missed(Target(), [a_round(), a_round(drops_are_exact=False)]) == [
+        "drops_are_exact is false in round 2"
+    ]
 
 
 def test_drops_add_up_in_a_short_run_of_every_kind(monkeypatch: pytest.MonkeyPatch) -> None:
     """How fast it was is no matter here."""
-    monkeypatch.setattr("sdxs.common.loop.JOIN_S", 30.0)  # a thread that is left behind has a frame that nobody counts
+    monkeypatch.setattr(
+        "sdxs.common.loop.JOIN_S", 30.0
+    )  # a thread that is left behind has a frame that nobody counts
     for case in (CASES[0], CASES[4], CASES[6]):  # threaded, sequential, pipelined
         figures = measure(case, 0.3)
         assert figures["drops_are_exact"] and figures["in_order"], figures

@@ -1,4 +1,6 @@
-"""The script that a Mac owner runs once: its rehearsal on the interpreter, and how it treats what fails."""
+"""The script that a Mac owner runs once: its rehearsal on the interpreter, and how it treats what
+fails.
+"""
 
 import ctypes
 import json
@@ -24,10 +26,13 @@ def setup(demo: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="it runs there")
 def test_elsewhere_one_clear_line() -> None:
-    done = subprocess.run([sys.executable, "-m", "sdxs.experiments.mac_check"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "sdxs.experiments.mac_check"], capture_output=True, text=True
+    )
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.splitlines() == [
-        "error: mac-check asks Core ML and Metal what only they can tell, so it needs macOS; run it on a Mac"
+        "error: mac-check asks Core ML and Metal what only they can tell, so it needs macOS; run "
+        "it on a Mac"
     ]
 
 
@@ -38,15 +43,24 @@ def test_a_rehearsal_answers_every_question(setup: Setup, monkeypatch: pytest.Mo
     assert answers.keys() == QUESTIONS.keys() and len(said) == len(QUESTIONS)
     assert all(answer["ok"] for answer in answers.values()), answers
     plain, placed = answers["core ml"]["variants"]  # type: ignore[misc]
-    assert plain["psnr_db"] > 45 and placed["placement"] == mac_check.NE_GPU_NE and placed["psnr_db"] > 45
-    assert plain["frame_ms"]["count"] == 1 and placed["footprint_at_end_bytes"] > plain["footprint_at_end_bytes"] > 1e7
+    assert (
+        plain["psnr_db"] > 45
+        and placed["placement"] == mac_check.NE_GPU_NE
+        and placed["psnr_db"] > 45
+    )
+    assert (
+        plain["frame_ms"]["count"] == 1
+        and placed["footprint_at_end_bytes"] > plain["footprint_at_end_bytes"] > 1e7
+    )
     assert answers["image rounding"]["largest_difference"] == 0
     assert 0 < answers["gil"]["speed_kept"] < 2  # type: ignore[operator]
     assert answers["soak"]["frames"] >= 16  # type: ignore[operator]
     assert answers["mlx"]["dtype"] == "float32" or sys.platform == "darwin"
 
 
-def test_what_fails_is_an_answer_and_the_rest_goes_on(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_fails_is_an_answer_and_the_rest_goes_on(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked: list[str] = []
 
     def fails(_: Setup) -> dict[str, object]:
@@ -58,11 +72,16 @@ def test_what_fails_is_an_answer_and_the_rest_goes_on(setup: Setup, monkeypatch:
 
     monkeypatch.setattr(mac_check, "QUESTIONS", {"first": fails, "second": works})
     answers = run(setup, lambda line: None)
-    assert answers["first"]["ok"] is False and answers["first"]["error"] == "RuntimeError: Error in declaring network."
+    assert (
+        answers["first"]["ok"] is False
+        and answers["first"]["error"] == "RuntimeError: Error in declaring network."
+    )
     assert asked == ["second"] and answers["second"]["ok"]
 
 
-def test_a_variant_that_cannot_load_or_is_off_is_noted_by_itself(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_variant_that_cannot_load_or_is_off_is_noted_by_itself(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def ask(_: Setup, chosen: dict[str, str], _exact: np.ndarray) -> dict[str, object]:
         if chosen["compute_units"] == "all":
             raise RuntimeError("no such unit")
@@ -70,11 +89,14 @@ def test_a_variant_that_cannot_load_or_is_off_is_noted_by_itself(setup: Setup, m
 
     monkeypatch.setattr(mac_check, "ask_variant", ask)
     monkeypatch.setattr(mac_check, "exact_picture", lambda _: np.zeros((SIZE, SIZE, 3), np.uint8))
-    monkeypatch.setattr(mac_check, "VARIANTS", ({"compute_units": "all"}, {"compute_units": "cpu_only"}))
+    monkeypatch.setattr(
+        mac_check, "VARIANTS", ({"compute_units": "all"}, {"compute_units": "cpu_only"})
+    )
     answer = mac_check.ask_variants(setup)
     assert not answer["ok"]
     assert answer["variants"] == [
-        {"compute_units": "all", "ok": False, "error": "RuntimeError: no such unit"}, {"compute_units": "cpu_only", "ok": True},
+        {"compute_units": "all", "ok": False, "error": "RuntimeError: no such unit"},
+        {"compute_units": "cpu_only", "ok": True},
     ]
 
 
@@ -90,7 +112,9 @@ def test_the_file_says_what_it_is_from(
 ) -> None:
     monkeypatch.setattr(mac_check, "QUESTIONS", {"only": lambda _: {"ok": good}})
     path = tmp_path / "mac.json"
-    monkeypatch.setattr(sys, "argv", ["mac_check", "--runtime", "reference", "--quick", "--json", str(path)])
+    monkeypatch.setattr(
+        sys, "argv", ["mac_check", "--runtime", "reference", "--quick", "--json", str(path)]
+    )
     assert mac_check.main() == (0 if good else 1)
     content = json.loads(path.read_text())
     assert "NOT Core ML" in content["rehearsal"] and content["environment"]["coremltools"]
@@ -99,7 +123,11 @@ def test_the_file_says_what_it_is_from(
 
 
 def test_a_call_that_holds_the_lock_shows() -> None:
-    """One long call each: on a busy machine, what happens between short ones would count for more than they do."""
-    held = speed_kept(lambda: ctypes.PyDLL(None).usleep(500_000))  # unlike CDLL, calls keep the lock
+    """One long call each: on a busy machine, what happens between short ones would count for more
+    than they do.
+    """
+    held = speed_kept(
+        lambda: ctypes.PyDLL(None).usleep(500_000)
+    )  # unlike CDLL, calls keep the lock
     released = speed_kept(lambda: ctypes.CDLL(None).usleep(500_000))
     assert held < 0.5 * released, (held, released)

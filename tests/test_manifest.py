@@ -83,7 +83,10 @@ def test_a_changed_byte_under_sums(folder: Path, manifest: Path) -> None:
     write_sums(folder)
     (folder / "unet" / "model.safetensors").write_bytes(b"weightz")
     message = refusal(folder, manifest)
-    assert "model.safetensors: sha256 is" in message and "the file has changed or is damaged" in message
+    assert (
+        "model.safetensors: sha256 is" in message
+        and "the file has changed or is damaged" in message
+    )
 
 
 def test_a_missing_file_under_sums(folder: Path, manifest: Path) -> None:
@@ -93,7 +96,8 @@ def test_a_missing_file_under_sums(folder: Path, manifest: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["nonsense", "0" * 63 + "  name", "0" * 64 + " name", "0" * 64 + "  ", "x" * 64 + "  name", ""]
+    "line",
+    ["nonsense", "0" * 63 + "  name", "0" * 64 + " name", "0" * 64 + "  ", "x" * 64 + "  name", ""],
 )
 def test_a_malformed_line_of_sums(folder: Path, manifest: Path, line: str) -> None:
     (folder / SUMS).write_text(f"{'0' * 64}  unet/config.json\n{line}\n", encoding="utf-8")
@@ -107,7 +111,9 @@ def test_sums_that_are_not_text(folder: Path, manifest: Path) -> None:
 
 def test_sums_in_binary_mode_and_upper_case(folder: Path, manifest: Path) -> None:
     weights = folder / "unet" / "model.safetensors"
-    (folder / SUMS).write_text(f"{sha256(weights).upper()} *unet/model.safetensors\n", encoding="utf-8")
+    (folder / SUMS).write_text(
+        f"{sha256(weights).upper()} *unet/model.safetensors\n", encoding="utf-8"
+    )
     assert verify_hashes(folder, manifest) == 1
 
 
@@ -134,7 +140,11 @@ def test_a_touched_file_is_hashed_once_more_and_then_trusted(
 
 
 def test_a_touched_file_in_a_read_only_place_is_only_hashed(
-    folder: Path, manifest: Path, recorded: Path, hashed: list[Path], monkeypatch: pytest.MonkeyPatch
+    folder: Path,
+    manifest: Path,
+    recorded: Path,
+    hashed: list[Path],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def denied(*_: object) -> None:
         raise PermissionError(30, "Read-only file system")
@@ -145,7 +155,9 @@ def test_a_touched_file_in_a_read_only_place_is_only_hashed(
     assert hashed == [recorded, recorded]
 
 
-def test_a_changed_file_is_noticed_by_its_time(folder: Path, manifest: Path, recorded: Path) -> None:
+def test_a_changed_file_is_noticed_by_its_time(
+    folder: Path, manifest: Path, recorded: Path
+) -> None:
     recorded.write_bytes(b"weightz")
     os.utime(recorded, ns=(1, 1))
     assert "the file has changed or is damaged" in refusal(folder, manifest)
@@ -178,8 +190,13 @@ def test_weights_and_manifest_can_move_together(manifest: Path, recorded: Path) 
 
 
 def test_record_keys(tmp_path: Path) -> None:
-    assert record_key(tmp_path / "weights" / "model", tmp_path / "weights" / "manifest.json") == "model"
-    assert record_key(tmp_path / "model", tmp_path / "weights" / "manifest.json") == str(tmp_path.resolve() / "model")
+    assert (
+        record_key(tmp_path / "weights" / "model", tmp_path / "weights" / "manifest.json")
+        == "model"
+    )
+    assert record_key(tmp_path / "model", tmp_path / "weights" / "manifest.json") == str(
+        tmp_path.resolve() / "model"
+    )
 
 
 def test_records_of_two_folders_stand_side_by_side(manifest: Path, recorded: Path) -> None:
@@ -187,13 +204,17 @@ def test_records_of_two_folders_stand_side_by_side(manifest: Path, recorded: Pat
     write_record(manifest, other)
     records = read_manifest(manifest)
     assert records["other"] == other and set(records) == {"model", "other"}
-    assert records["model"].files["unet/model.safetensors"] == FileRecord.of(recorded, sha256(recorded))
+    assert records["model"].files["unet/model.safetensors"] == FileRecord.of(
+        recorded, sha256(recorded)
+    )
 
 
 def test_another_revision_replaces_the_record(folder: Path, manifest: Path, recorded: Path) -> None:
     add_files(manifest, folder, "someone/model", "abc", {"unet/config.json": "0" * 64})
     assert len(read_manifest(manifest)["model"].files) == 2
-    add_files(manifest, folder, "someone/model", "def", {"unet/model.safetensors": sha256(recorded)})
+    add_files(
+        manifest, folder, "someone/model", "def", {"unet/model.safetensors": sha256(recorded)}
+    )
     record = read_manifest(manifest)["model"]
     assert record.revision == "def" and set(record.files) == {"unet/model.safetensors"}
 
@@ -205,10 +226,20 @@ def test_no_manifest_is_no_record(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "content",
     [
-        "", "{", "[]", "7", "{}", '{"schema": 1}', '{"schema": 1, "checkpoints": [7]}', "\xff",
-        '{"schema": 1, "checkpoints": [{"folder": "m", "repo": "r", "revision": "v", "files": []}]}',
-        '{"schema": 1, "checkpoints": [{"folder": "m", "repo": "r", "revision": "v", "files": {"a": {}}}]}',
-        '{"schema": 1, "checkpoints": [{"folder": "m", "repo": "r", "revision": "v", "files": {"a": '
+        "",
+        "{",
+        "[]",
+        "7",
+        "{}",
+        '{"schema": 1}',
+        '{"schema": 1, "checkpoints": [7]}',
+        "\xff",
+        '{"schema": 1, "checkpoints": [{"folder": "m", "repo": "r", "revision": "v", '
+        '"files": []}]}',
+        '{"schema": 1, "checkpoints": [{"folder": "m", "repo": "r", "revision": "v", "files": '
+        '{"a": {}}}]}',
+        '{"schema": 1, "checkpoints": [{"folder": "m", "repo": "r", "revision": "v", "files": '
+        '{"a": '
         '{"sha256": "0", "bytes": "many", "mtime_ns": 1}}}]}',
         "[" * 100_000,
     ],
@@ -217,15 +248,22 @@ def test_no_manifest_is_no_record(tmp_path: Path) -> None:
 def test_a_damaged_manifest(folder: Path, manifest: Path, content: str) -> None:
     manifest.write_bytes(content.encode("latin-1"))
     message = refusal(folder, manifest)
-    assert f"{manifest}: damaged" in message and "delete it and pull the checkpoints again" in message
+    assert (
+        f"{manifest}: damaged" in message and "delete it and pull the checkpoints again" in message
+    )
 
 
 def test_a_manifest_of_a_later_version(folder: Path, manifest: Path, recorded: Path) -> None:
-    stored = json.loads(manifest.read_text(encoding="utf-8")) | {"schema": 2, "checkpoints": {"new": "form"}}
+    stored = json.loads(manifest.read_text(encoding="utf-8")) | {
+        "schema": 2,
+        "checkpoints": {"new": "form"},
+    }
     manifest.write_text(json.dumps(stored), encoding="utf-8")
     assert "schema 2, expected 1; it is from another version of sdxs" in refusal(folder, manifest)
     with pytest.raises(WeightsError, match="schema 2"):  # and is not overwritten
-        add_files(manifest, folder, "someone/model", "abc", {"unet/model.safetensors": sha256(recorded)})
+        add_files(
+            manifest, folder, "someone/model", "abc", {"unet/model.safetensors": sha256(recorded)}
+        )
 
 
 def test_a_failing_write_keeps_the_old_manifest(
@@ -257,6 +295,8 @@ def test_the_manifest_is_never_seen_half_written(
         return replace_path(self, target)
 
     monkeypatch.setattr(Path, "replace", watching)
-    add_files(manifest, folder, "someone/model", "def", {"unet/model.safetensors": sha256(recorded)})
+    add_files(
+        manifest, folder, "someone/model", "def", {"unet/model.safetensors": sha256(recorded)}
+    )
     assert seen == [before]
     assert read_manifest(manifest)["model"].revision == "def"

@@ -11,13 +11,19 @@ import pytest
 from sdxs.common.errors import SdxsError
 from sdxs.common.memory import anonymous_bytes, footprint_bytes
 
-CHILD = "import sys; block = bytearray(b'x') * int(sys.argv[1]); print('ready', flush=True); input()"
+CHILD = (
+    "import sys; block = bytearray(b'x') * int(sys.argv[1]); print('ready', flush=True); input()"
+)
 
 
-def use_of_child(block_bytes: int, measure: Callable[[int], int] = footprint_bytes) -> tuple[int, int]:
+def use_of_child(
+    block_bytes: int, measure: Callable[[int], int] = footprint_bytes
+) -> tuple[int, int]:
     """Memory and pid of a Python that holds a block of memory; it has ended on return."""
     command = [sys.executable, "-c", CHILD, str(block_bytes)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as child:
         assert child.stdout is not None and child.stdout.readline() == "ready\n"
         used = measure(child.pid)
         child.communicate("\n")
@@ -25,7 +31,9 @@ def use_of_child(block_bytes: int, measure: Callable[[int], int] = footprint_byt
 
 
 # Other processes that map Python's libraries, or stop doing so, move the footprint.
-@pytest.mark.parametrize(("measure", "margin"), [(anonymous_bytes, 1_500_000), (footprint_bytes, 10_000_000)])
+@pytest.mark.parametrize(
+    ("measure", "margin"), [(anonymous_bytes, 1_500_000), (footprint_bytes, 10_000_000)]
+)
 def test_memory_grows_by_what_is_allocated(measure: Callable[[int], int], margin: int) -> None:
     small, _ = use_of_child(1_000_000, measure)
     large, _ = use_of_child(81_000_000, measure)

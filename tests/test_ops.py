@@ -10,7 +10,9 @@ import pytest
 import sdxs.mlx_sdxs  # noqa: F401 - first, for MLX's BLAS
 from sdxs.mlx_sdxs import ops
 
-pytestmark = pytest.mark.skipif(ops.on_gpu(), reason="the CPU forms are not used where MLX has a GPU")
+pytestmark = pytest.mark.skipif(
+    ops.on_gpu(), reason="the CPU forms are not used where MLX has a GPU"
+)
 
 X = np.concatenate([np.linspace(-40, 40, 40_000), [1e-30, -1e-30, 1e4, -1e4]]).astype(np.float32)
 
@@ -46,7 +48,9 @@ def softmax_product(q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("spread", [1.0, 30.0], ids=["soft", "nearly hard"])
 @pytest.mark.parametrize("rows", [1, 7, 64])
-def test_attention_in_pieces_of_any_size(spread: float, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_attention_in_pieces_of_any_size(
+    spread: float, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(ops, "_CACHED_SCORES", rows * 50)
     random = np.random.default_rng(0)
     q, k, v = (random.standard_normal((2, 3, n, 16), dtype=np.float32) for n in (40, 50, 50))
@@ -55,14 +59,20 @@ def test_attention_in_pieces_of_any_size(spread: float, rows: int, monkeypatch: 
 
 
 def test_attention_can_be_trained_through() -> None:
-    """The softmax adds to the bits of a float; its gradient is stated, and must be the softmax's own."""
+    """The softmax adds to the bits of a float; its gradient is stated, and must be the softmax's
+    own.
+    """
     random = np.random.default_rng(1)
-    q, k, v, given = (mx.array(random.standard_normal((2, 3, 20, 16), dtype=np.float32)) for _ in range(4))
+    q, k, v, given = (
+        mx.array(random.standard_normal((2, 3, 20, 16), dtype=np.float32)) for _ in range(4)
+    )
 
     def plain(q: mx.array, k: mx.array, v: mx.array) -> mx.array:
         return (mx.softmax(q @ k.swapaxes(-1, -2) * 16**-0.5, axis=-1) @ v * given).sum()
 
-    ours = mx.grad(lambda q, k, v: (ops.attention(q, k, v) * given).sum(), argnums=(0, 1, 2))(q, k, v)
+    ours = mx.grad(lambda q, k, v: (ops.attention(q, k, v) * given).sum(), argnums=(0, 1, 2))(
+        q, k, v
+    )
     for mine, expected in zip(ours, mx.grad(plain, argnums=(0, 1, 2))(q, k, v), strict=True):
         assert mx.allclose(mine, expected, rtol=1e-3, atol=1e-4)
 
@@ -80,7 +90,9 @@ def test_settle_computes_only_where_it_is_asked_to() -> None:
     with ops.stepwise():
         assert not pending(chain())
         other: list[bool] = []
-        thread = threading.Thread(target=lambda: (other.append(pending(chain())), mx.clear_streams()))
+        thread = threading.Thread(
+            target=lambda: (other.append(pending(chain())), mx.clear_streams())
+        )
         thread.start()
         thread.join()
         assert other == [True]  # each thread for itself

@@ -1,7 +1,8 @@
-"""Our networks against what diffusers and transformers made of the same weights and inputs (no torch here).
+"""Our networks against what diffusers and transformers made of the same weights and inputs (no
+torch here).
 
-The stored outputs were computed in float64 by `experiments/make_fixtures.py`; weights and inputs are
-drawn again. `make parity` compares with the live libraries, full size too.
+The stored outputs were computed in float64 by `experiments/make_fixtures.py`; weights and inputs
+are drawn again. `make parity` compares with the live libraries, full size too.
 """
 
 import math
@@ -34,7 +35,9 @@ from sdxs.mlx_sdxs.taesd import AutoencoderTiny
 from sdxs.mlx_sdxs.unet import GEGLU, UNet2DConditionModel
 
 STORED = load_file(FIXTURES / "parity.safetensors")
-CASES = sorted({(key.split("/")[0], key.split("/")[1]) for key in STORED if not key.endswith("/weights")})
+CASES = sorted(
+    {(key.split("/")[0], key.split("/")[1]) for key in STORED if not key.endswith("/weights")}
+)
 Folders = Callable[[str], Path]
 
 
@@ -66,7 +69,9 @@ def test_weights_are_drawn_as_when_the_fixtures_were_made(name: str, folders: Fo
 def test_equals_diffusers(name: str, label: str, folders: Folders) -> None:
     part, checkpoint = open_parts(folders(name))[label]
     outputs = PARTS[part](checkpoint, tiny_inputs(checkpoint))
-    assert outputs.keys() == {key.split("/")[2] for key in STORED if key.startswith(f"{name}/{label}/")}
+    assert outputs.keys() == {
+        key.split("/")[2] for key in STORED if key.startswith(f"{name}/{label}/")
+    }
     for what, ours in outputs.items():
         oracle = STORED[f"{name}/{label}/{what}"]
         assert error(what, ours, oracle) <= limit(what), what
@@ -85,7 +90,9 @@ def test_stored_pictures_can_tell_a_difference(name: str) -> None:
 
 
 def _norms(model: nn.Module) -> dict[str, nn.GroupNorm]:
-    return {name: module for name, module in model.named_modules() if isinstance(module, nn.GroupNorm)}
+    return {
+        name: module for name, module in model.named_modules() if isinstance(module, nn.GroupNorm)
+    }
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -93,7 +100,9 @@ def test_unet_norms_have_the_eps_of_diffusers(name: str, folders: Folders) -> No
     checkpoint = open_checkpoint(folders(name))
     unet = UNet2DConditionModel(checkpoint.unet)
     norms = _norms(unet)
-    assert norms and all(norm.pytorch_compatible and norm.num_groups == 8 for norm in norms.values())
+    assert norms and all(
+        norm.pytorch_compatible and norm.num_groups == 8 for norm in norms.values()
+    )
     inner = {key for key in norms if "attentions" in key}
     assert inner and all(key.endswith(".norm") for key in inner)
     assert {norms[key].eps for key in inner} == {1e-6}
@@ -108,7 +117,9 @@ def test_full_vae_norms_have_the_eps_of_diffusers(folders: Folders) -> None:
     assert norms and all(norm.pytorch_compatible and norm.eps == 1e-6 for norm in norms.values())
 
 
-def test_taesd_has_no_norm_and_only_its_outer_convolutions_have_biases(tiny_sdxs: Checkpoint) -> None:
+def test_taesd_has_no_norm_and_only_its_outer_convolutions_have_biases(
+    tiny_sdxs: Checkpoint,
+) -> None:
     assert isinstance(tiny_sdxs.vae, TinyVAEConfig)
     vae = AutoencoderTiny(tiny_sdxs.vae)
     assert not _norms(vae)
@@ -120,9 +131,14 @@ def test_taesd_has_no_norm_and_only_its_outer_convolutions_have_biases(tiny_sdxs
 
 def test_group_norm_of_a_whole_picture_is_exact() -> None:
     """Bug: MLX's own, on a CPU, adds up a million values in one float32 and was off by 2e-4."""
-    x = np.random.Generator(np.random.PCG64(2)).standard_normal((1, 512, 512, 8), dtype=np.float32) + 1
+    x = (
+        np.random.Generator(np.random.PCG64(2)).standard_normal((1, 512, 512, 8), dtype=np.float32)
+        + 1
+    )
     wide = x.astype(np.float64).reshape(1, -1, 2, 4)
-    expected = (wide - wide.mean((1, 3), keepdims=True)) / np.sqrt(wide.var((1, 3), keepdims=True) + 1e-6)
+    expected = (wide - wide.mean((1, 3), keepdims=True)) / np.sqrt(
+        wide.var((1, 3), keepdims=True) + 1e-6
+    )
     ours = np.array(GroupNorm(2, 8, 1e-6)(mx.array(x)))
     np.testing.assert_allclose(ours, expected.reshape(x.shape), rtol=0, atol=1e-5)
 
@@ -139,7 +155,9 @@ def test_geglu_is_exact() -> None:
 def test_text_activations_are_exact() -> None:
     x = np.linspace(-6, 6, 49, dtype=np.float32)
     np.testing.assert_allclose(gelu(x), _exact_gelu(x), atol=1e-6)
-    np.testing.assert_allclose(quick_gelu(x), [v / (1 + math.exp(-1.702 * v)) for v in x], atol=1e-6)
+    np.testing.assert_allclose(
+        quick_gelu(x), [v / (1 + math.exp(-1.702 * v)) for v in x], atol=1e-6
+    )
 
 
 def _exact_gelu(x: np.ndarray) -> list[float]:

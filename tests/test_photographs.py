@@ -24,7 +24,9 @@ def save(path: Path, picture: np.ndarray) -> Path:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Thirty scenes, numbered as a collection numbers them; scene 3 twice, and two views with telling names."""
+    """Thirty scenes, numbered as a collection numbers them; scene 3 twice, and two views with
+    telling names.
+    """
     for k in range(30):
         save(tmp_path / f"pack_{k:04}.png", scene(k))
     save(tmp_path / "again.png", np.clip(scene(3).astype(int) + 6, 0, 255).astype(np.uint8))
@@ -53,22 +55,37 @@ def test_views_of_one_scene_are_never_parted(folder: Path, share: float) -> None
 
 
 def test_original_names_in_a_manifest_count(folder: Path) -> None:
-    rows = [{"file": f"pack_{k:04}.png", "original": f"harbour_{k}.jpg" if k < 6 else f"{k:04}.jpg"} for k in range(30)]
+    rows = [
+        {"file": f"pack_{k:04}.png", "original": f"harbour_{k}.jpg" if k < 6 else f"{k:04}.jpg"}
+        for k in range(30)
+    ]
     (folder / "manifest.json").write_text(json.dumps(rows))
     split = photographs.split(folder, share=0.5)
     assert len({side(split, f"pack_{k:04}.png") for k in range(6)}) == 1
 
 
-def test_reserved_scenes_are_not_trained_on(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_reserved_scenes_are_not_trained_on(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     elsewhere = save(tmp_path_factory.mktemp("reserved") / "x.jpg", scene(3))
     split = photographs.split(folder, [elsewhere], share=0.0)
     assert {p.name for p in split.held_out} == {"pack_0003.png", "again.png"}
 
 
-@pytest.mark.parametrize(("name", "expected"), [
-    ("aloeL.jpg", "aloe"), ("aloeR.jpg", "aloe"), ("view1.png", "view"), ("view_12.png", "view"), ("left05.jpg", ""),
-    ("scene right.jpg", "scene"), ("categorization_012.webp", "categorization_012"), ("0001.jpg", ""), ("1280x1024.jpg", ""),
-])
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("aloeL.jpg", "aloe"),
+        ("aloeR.jpg", "aloe"),
+        ("view1.png", "view"),
+        ("view_12.png", "view"),
+        ("left05.jpg", ""),
+        ("scene right.jpg", "scene"),
+        ("categorization_012.webp", "categorization_012"),
+        ("0001.jpg", ""),
+        ("1280x1024.jpg", ""),
+    ],
+)
 def test_stems(name: str, expected: str) -> None:
     assert photographs.stem(name) == expected
 
@@ -78,10 +95,13 @@ def test_exif_orientation_is_honoured(tmp_path: Path) -> None:
     picture[:, :40] = 255  # bright on the left
     path = save(tmp_path / "a.jpg", picture)
     plain = path.read_bytes()
-    # one EXIF entry: orientation 6, the camera was turned, the picture wants a quarter turn clockwise
+    # one EXIF entry: orientation 6, the camera was turned, the picture wants a quarter turn
+    # clockwise
     tiff = b"II*\0\x08\0\0\0" + b"\x01\0" + b"\x12\x01\x03\0\x01\0\0\0\x06\0\0\0" + b"\0\0\0\0"
     body = b"Exif\0\0" + tiff
-    path.write_bytes(plain[:2] + b"\xff\xe1" + (len(body) + 2).to_bytes(2, "big") + body + plain[2:])
+    path.write_bytes(
+        plain[:2] + b"\xff\xe1" + (len(body) + 2).to_bytes(2, "big") + body + plain[2:]
+    )
     turned = photographs.read(path)
     assert turned.shape == (80, 40, 3)
     assert turned[:30].mean() > 240 and turned[50:].mean() < 15
@@ -108,7 +128,9 @@ def test_at_most_fifteen_percent_are_drawn(folder: Path, monkeypatch: pytest.Mon
     files = tuple(str(p) for p in photographs.list_photographs(folder))
     drawn: list[int] = []
     real = photographs.drawn_picture
-    monkeypatch.setattr(photographs, "drawn_picture", lambda size, g: drawn.append(1) or real(size, g))
+    monkeypatch.setattr(
+        photographs, "drawn_picture", lambda size, g: drawn.append(1) or real(size, g)
+    )
     for index in range(300):
         pairs.square(pairs.Request(files, 300, 32, seed=0), index)
     assert 10 <= len(drawn) <= 45

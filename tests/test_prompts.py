@@ -36,23 +36,39 @@ def test_files_that_hold_no_prompts(tmp_path: Path, content: bytes | None) -> No
         read_prompts(str(path))
 
 
-@pytest.mark.parametrize("text", [
-    "an oil painting", "a portrait (oil)", "(very) old town", "a cat and a dog", "", "time 10:30", "[ugly]",
-    "a (small) cat and (one) dog", "C:\\new\\table", ":)", "a@b", "(a: b) c",
-])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "an oil painting",
+        "a portrait (oil)",
+        "(very) old town",
+        "a cat and a dog",
+        "",
+        "time 10:30",
+        "[ugly]",
+        "a (small) cat and (one) dog",
+        "C:\\new\\table",
+        ":)",
+        "a@b",
+        "(a: b) c",
+    ],
+)
 def test_plain_text_stays_plain(text: str) -> None:
     assert parse_prompt(text) == ParsedPrompt(((Part(text),),))
 
 
-@pytest.mark.parametrize(("text", "parts"), [
-    ("(oil painting:1.3) and (neon:0.7)", (Part("oil painting", 1.3), Part("neon", 0.7))),
-    ("  ( a : 2 )  and (b)and more", None),
-    ("(a) and (b)", (Part("a"), Part("b"))),
-    ("(a:.5) and (b:2.) and (c:1)", (Part("a", 0.5), Part("b", 2), Part("c"))),
-    ("(salt and pepper:1) and (b:2)", (Part("salt and pepper"), Part("b", 2))),
-    (r"(a smile \:\):1) and (\(b\):2)", (Part("a smile :)"), Part("(b)", 2))),
-    ("(a:1)", (Part("a"),)),
-])
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("(oil painting:1.3) and (neon:0.7)", (Part("oil painting", 1.3), Part("neon", 0.7))),
+        ("  ( a : 2 )  and (b)and more", None),
+        ("(a) and (b)", (Part("a"), Part("b"))),
+        ("(a:.5) and (b:2.) and (c:1)", (Part("a", 0.5), Part("b", 2), Part("c"))),
+        ("(salt and pepper:1) and (b:2)", (Part("salt and pepper"), Part("b", 2))),
+        (r"(a smile \:\):1) and (\(b\):2)", (Part("a smile :)"), Part("(b)", 2))),
+        ("(a:1)", (Part("a"),)),
+    ],
+)
 def test_blends(text: str, parts: tuple[Part, ...] | None) -> None:
     if parts is None:
         with pytest.raises(UsageError):
@@ -61,30 +77,33 @@ def test_blends(text: str, parts: tuple[Part, ...] | None) -> None:
         assert parse_prompt(text) == ParsedPrompt((parts,))
 
 
-@pytest.mark.parametrize(("text", "said"), [
-    ("(oil:1.3 and (neon:0.7)", "expected (TEXT:WEIGHT)"),
-    ("(oil:1.3) (neon:0.7)", "expected ' and '"),
-    ("(oil:1.3) or (neon:0.7)", "expected ' and '"),
-    ("(oil:1.3) and neon", "expected (TEXT:WEIGHT)"),
-    ("oil and (neon:0.7)", "expected (TEXT:WEIGHT)"),
-    ("(oil:1.3) and ", "expected ' and '"),
-    ("(:1.3) and (b:1)", "a part without text"),
-    ("(oil:) and (b:1)", "weight ''"),
-    ("(oil:lots) and (b:1)", "weight 'lots'"),
-    ("(oil:1,3) and (b:1)", "weight '1,3'"),
-    ("(oil:1e3) and (b:1)", "weight '1e3'"),
-    ("(oil:nan) and (b:1)", "weight 'nan'"),
-    ("(oil:-1) and (b:1)", "a number above 0; a distilled model"),
-    ("(oil:0) and (b:1)", "a number above 0; a distilled model"),
-    ("(oil:1000) and (b:1)", "at most 100"),
-    ("(oil:1.3)", "two parts or more"),
-    ("a >> ", "nothing before or after"),
-    (">> a", "nothing before or after"),
-    ("a >> b @ 1.1", "0 to 1"),
-    ("a >> b @ middle", "'middle' after '@'"),
-    ("a >> b @ -1", "'-1' after '@'"),
-    ("a >> (b:2) @ 0.5", "two parts or more"),
-])
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("(oil:1.3 and (neon:0.7)", "expected (TEXT:WEIGHT)"),
+        ("(oil:1.3) (neon:0.7)", "expected ' and '"),
+        ("(oil:1.3) or (neon:0.7)", "expected ' and '"),
+        ("(oil:1.3) and neon", "expected (TEXT:WEIGHT)"),
+        ("oil and (neon:0.7)", "expected (TEXT:WEIGHT)"),
+        ("(oil:1.3) and ", "expected ' and '"),
+        ("(:1.3) and (b:1)", "a part without text"),
+        ("(oil:) and (b:1)", "weight ''"),
+        ("(oil:lots) and (b:1)", "weight 'lots'"),
+        ("(oil:1,3) and (b:1)", "weight '1,3'"),
+        ("(oil:1e3) and (b:1)", "weight '1e3'"),
+        ("(oil:nan) and (b:1)", "weight 'nan'"),
+        ("(oil:-1) and (b:1)", "a number above 0; a distilled model"),
+        ("(oil:0) and (b:1)", "a number above 0; a distilled model"),
+        ("(oil:1000) and (b:1)", "at most 100"),
+        ("(oil:1.3)", "two parts or more"),
+        ("a >> ", "nothing before or after"),
+        (">> a", "nothing before or after"),
+        ("a >> b @ 1.1", "0 to 1"),
+        ("a >> b @ middle", "'middle' after '@'"),
+        ("a >> b @ -1", "'-1' after '@'"),
+        ("a >> (b:2) @ 0.5", "two parts or more"),
+    ],
+)
 def test_malformed_syntax_is_quoted(text: str, said: str) -> None:
     with pytest.raises(UsageError) as caught:
         parse_prompt(text)
@@ -94,7 +113,10 @@ def test_malformed_syntax_is_quoted(text: str, said: str) -> None:
 
 def test_banks_have_a_place() -> None:
     parsed = parse_prompt("a cat >> (b:1) and (c:3) >> d @ 1.25")
-    assert parsed.stops == ((Part("a cat"),), (Part("b"), Part("c", 3)), (Part("d"),)) and parsed.position == 1.25
+    assert (
+        parsed.stops == ((Part("a cat"),), (Part("b"), Part("c", 3)), (Part("d"),))
+        and parsed.position == 1.25
+    )
     assert parsed.texts == ("a cat", "b", "c", "d")
     assert parse_prompt("a >> b").position == 0
 
@@ -107,7 +129,9 @@ def test_moving_in_a_bank_stops_at_its_ends() -> None:
     assert move("me@home", 0.1) == "me@home"
 
 
-@pytest.mark.parametrize(("text", "seconds"), [("2s", 2), ("500ms", 0.5), ("2", 2), (".5 s", 0.5), ("0s", 0)])
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("2s", 2), ("500ms", 0.5), ("2", 2), (".5 s", 0.5), ("0s", 0)]
+)
 def test_times(text: str, seconds: float) -> None:
     assert read_seconds("--transition", text) == seconds
 
@@ -120,5 +144,7 @@ def test_times_that_are_none(text: str) -> None:
 
 def test_a_negative_prompt_is_refused_with_the_reason() -> None:
     refuse_negative("", "demo")
-    with pytest.raises(UsageError, match="demo renders a frame in one pass without classifier-free guidance"):
+    with pytest.raises(
+        UsageError, match="demo renders a frame in one pass without classifier-free guidance"
+    ):
         refuse_negative("ugly", "demo")

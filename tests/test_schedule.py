@@ -7,7 +7,9 @@ from sdxs.common.config import FrameConfig, SchedulerConfig
 from sdxs.common.errors import ConfigError, UsageError
 from sdxs.common.schedule import alphas_cumprod, frame_steps, one_step, seeded_noise
 
-SDXS = SchedulerConfig(num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+SDXS = SchedulerConfig(
+    num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear"
+)
 
 
 def test_sdxs_step_is_the_last_timestep_with_its_published_constants() -> None:
@@ -54,9 +56,19 @@ def test_another_timestep_is_taken_from_the_checkpoint() -> None:
 
 def test_noise_is_the_same_on_every_machine() -> None:
     assert seeded_noise(0, 2, 2, 4).ravel()[:6].tolist() == [
-        0.125732421875, -0.132080078125, 0.640625, 0.10491943359375, -0.53564453125, 0.361572265625,
+        0.125732421875,
+        -0.132080078125,
+        0.640625,
+        0.10491943359375,
+        -0.53564453125,
+        0.361572265625,
     ]
-    assert seeded_noise(7, 64, 64, 4).ravel()[-4:].tolist() == [1.548828125, 1.904296875, 0.7958984375, -0.44775390625]
+    assert seeded_noise(7, 64, 64, 4).ravel()[-4:].tolist() == [
+        1.548828125,
+        1.904296875,
+        0.7958984375,
+        -0.44775390625,
+    ]
 
 
 def test_noise_is_float32_of_values_that_half_precision_holds() -> None:
@@ -71,14 +83,21 @@ def test_noise_follows_its_seed() -> None:
     assert (seeded_noise(5, 8, 8, 4) != seeded_noise(6, 8, 8, 4)).any()
 
 
-# EulerDiscreteScheduler("trailing") of diffusers 0.42: timesteps, sigmas, and where it takes z = 0.3, n = -1.1
-# when the network is eps = tanh(0.7 x + 0.001 t).
+# EulerDiscreteScheduler("trailing") of diffusers 0.42: timesteps, sigmas, and where it takes z =
+# 0.3, n = -1.1 when the network is eps = tanh(0.7 x + 0.001 t).
 EULER = {
     1: ((999,), (14.614646911621094,), -19.288553437068373),
     2: ((999, 499), (14.614646911621094, 1.6128870248794556), -17.288037727261308),
-    3: ((999, 666, 332), (14.614646911621094, 2.9183084964752197, 0.9292148947715759), -15.672136035143467),
-    4: ((999, 749, 499, 249), (14.614646911621094, 4.081730842590332, 1.6128870248794556, 0.6932054162025452),
-        -14.274962918092454),
+    3: (
+        (999, 666, 332),
+        (14.614646911621094, 2.9183084964752197, 0.9292148947715759),
+        -15.672136035143467,
+    ),
+    4: (
+        (999, 749, 499, 249),
+        (14.614646911621094, 4.081730842590332, 1.6128870248794556, 0.6932054162025452),
+        -14.274962918092454,
+    ),
 }
 
 
@@ -90,7 +109,9 @@ def test_steps_are_those_of_diffusers_euler(count: int) -> None:
     np.testing.assert_allclose([step.ratio for step in steps], sigmas, rtol=1e-6)
     z, n = 0.3, -1.1
     for step in steps:  # as both frames do it
-        eps = np.tanh(0.7 * (step.sqrt_alpha * z + step.sqrt_one_minus_alpha * n) + 0.001 * step.timestep)
+        eps = np.tanh(
+            0.7 * (step.sqrt_alpha * z + step.sqrt_one_minus_alpha * n) + 0.001 * step.timestep
+        )
         z, n = z + step.ratio * (n - eps), eps
     assert z == pytest.approx(expected, rel=1e-6)
 
@@ -103,21 +124,31 @@ def test_steps_from_a_lower_timestep_are_spread_below_it() -> None:
 TURBO = FrameConfig(timesteps=(0, 999), max_steps=4)
 
 
-@pytest.mark.parametrize(("strength", "timestep"), [(None, 999), (1.0, 999), (0.5, 499), (0.001, 0)])
+@pytest.mark.parametrize(
+    ("strength", "timestep"), [(None, 999), (1.0, 999), (0.5, 499), (0.001, 0)]
+)
 def test_strength_chooses_the_timestep(strength: float | None, timestep: int) -> None:
     assert TURBO.at(strength, None, 1000, "sd-turbo").timestep == timestep
 
 
-@pytest.mark.parametrize(("frame", "strength", "steps", "said"), [
-    (FrameConfig(), 0.5, None, "trained for timestep 999 alone.*--control-scale.*--blend"),
-    (FrameConfig(timestep=500, noise_scale=0.0, timesteps=(500, 500)), 1.0, None, "trained for timestep 500 alone"),
-    (FrameConfig(timestep=700, timesteps=(399, 799)), 0.9, None, "renders from 0.4 to 0.8"),
-    (TURBO, 0.0, None, "renders from 0.001 to 1"),
-    (FrameConfig(), None, 2, "distilled to take one step"),
-    (TURBO, None, 5, "takes 1 to 4 steps"),
-    (TURBO, None, 0, "takes 1 to 4 steps"),
-    (TURBO, 0.002, 4, "no room for so many"),
-])
+@pytest.mark.parametrize(
+    ("frame", "strength", "steps", "said"),
+    [
+        (FrameConfig(), 0.5, None, "trained for timestep 999 alone.*--control-scale.*--blend"),
+        (
+            FrameConfig(timestep=500, noise_scale=0.0, timesteps=(500, 500)),
+            1.0,
+            None,
+            "trained for timestep 500 alone",
+        ),
+        (FrameConfig(timestep=700, timesteps=(399, 799)), 0.9, None, "renders from 0.4 to 0.8"),
+        (TURBO, 0.0, None, "renders from 0.001 to 1"),
+        (FrameConfig(), None, 2, "distilled to take one step"),
+        (TURBO, None, 5, "takes 1 to 4 steps"),
+        (TURBO, None, 0, "takes 1 to 4 steps"),
+        (TURBO, 0.002, 4, "no room for so many"),
+    ],
+)
 def test_strength_and_steps_are_refused_with_the_reason(
     frame: FrameConfig, strength: float | None, steps: int | None, said: str
 ) -> None:

@@ -25,7 +25,9 @@ def test_five_frames_of_each_prompt_evenly_spaced(tmp_path: Path) -> None:
     rows = np.split(cv2.imread(str(tmp_path / "sheet.png")), 3)
     assert rows[0].shape == (32, 160, 3)
     assert [[int(row[0, 32 * i, 0]) for i in range(5)] for row in rows] == [
-        [10] * 5, [5, 15, 25, 35, 45], [55, 65, 75, 85, 95],
+        [10] * 5,
+        [5, 15, 25, 35, 45],
+        [55, 65, 75, 85, 95],
     ]
 
 

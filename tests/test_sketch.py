@@ -1,4 +1,6 @@
-"""The sketch checkpoint's recipe at toy size, and the judge of structure on renderers whose figures are known."""
+"""The sketch checkpoint's recipe at toy size, and the judge of structure on renderers whose
+figures are known.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +18,15 @@ from sdxs.common.schedule import OneStep, one_step, seeded_noise
 from sdxs.common.temporal import psnr
 from sdxs.common.text_encoder import TextEncoder
 from sdxs.experiments.control_parity import ControlInputs, run_control_program
-from sdxs.experiments.distill import architecture, evaluate_sketch, export, photographs, recipe, sketch, teachers
+from sdxs.experiments.distill import (
+    architecture,
+    evaluate_sketch,
+    export,
+    photographs,
+    recipe,
+    sketch,
+    teachers,
+)
 from sdxs.experiments.distill.evaluate import BackendPainter
 from sdxs.experiments.distill.training import load_stage
 from sdxs.mlx_sdxs.backend import MlxBackend, load_vae
@@ -31,7 +41,9 @@ def quiet(stage: str, done: float, loss: float) -> None:
 
 
 def split() -> photographs.Split:
-    return photographs.Split(tuple(FOLDER / f"{name}.jpg" for name in ("astronaut", "cat", "coffee")), ())
+    return photographs.Split(
+        tuple(FOLDER / f"{name}.jpg" for name in ("astronaut", "cat", "coffee")), ()
+    )
 
 
 def step() -> OneStep:
@@ -42,11 +54,22 @@ def step() -> OneStep:
 def base(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     """The toy's own demo, not trained at all."""
     networks = recipe.build(architecture.toy(), 0)
-    return find(str(export.write(networks, architecture.toy(), recipe.TOKENIZER, tmp_path_factory.mktemp("toy") / "base")))
+    return find(
+        str(
+            export.write(
+                networks,
+                architecture.toy(),
+                recipe.TOKENIZER,
+                tmp_path_factory.mktemp("toy") / "base",
+            )
+        )
+    )
 
 
 @pytest.fixture(scope="module")
-def trained(base: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, sketch.Sketcher]]:
+def trained(
+    base: Checkpoint, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Path, sketch.Sketcher]]:
     out = tmp_path_factory.mktemp("sketch")
     yield out, sketch.run(split(), out, base, CONFIGS, SETTINGS, quiet)
 
@@ -63,11 +86,16 @@ def test_ink_stands_out_whatever_the_picture(prompt: str, dark: bool, level: int
 
 
 @pytest.mark.parametrize("configs", [architecture.SKETCH, CONFIGS], ids=["shipped", "toy"])
-def test_before_training_noise_passes_through_and_leaves_almost_nothing(configs: architecture.Configs) -> None:
+def test_before_training_noise_passes_through_and_leaves_almost_nothing(
+    configs: architecture.Configs,
+) -> None:
     sketcher = sketch.build(configs, step(), 0)
     channels = configs["unet"]["in_channels"]
     generator = np.random.default_rng(0)
-    z, noise = (mx.array(generator.standard_normal((2, 16, 16, channels), dtype=np.float32)) for _ in range(2))
+    z, noise = (
+        mx.array(generator.standard_normal((2, 16, 16, channels), dtype=np.float32))
+        for _ in range(2)
+    )
     states = mx.array(generator.standard_normal((2, 77, 64), dtype=np.float32))
     edges = mx.array((generator.random((2, 128, 128)) < 0.1).astype(np.float32))
     x0 = sketcher(z, noise, states, edges, mx.ones((2, 1, 1, 1)))
@@ -81,29 +109,40 @@ def test_a_unet_too_narrow_to_carry_its_latents_is_refused() -> None:
         sketch.build(narrow, step(), 0)
 
 
-def test_training_moves_everything_but_what_carries_the_noise(trained: tuple[Path, sketch.Sketcher]) -> None:
+def test_training_moves_everything_but_what_carries_the_noise(
+    trained: tuple[Path, sketch.Sketcher],
+) -> None:
     out, sketcher = trained
     fresh = dict(tree_flatten(sketch.build(CONFIGS, step(), SETTINGS.seed).parameters()))
     now = dict(tree_flatten(sketcher.parameters()))
-    carrying = ("unet.conv_in.", "unet.conv_out.", "unet.conv_norm_out.", "unet.up_blocks.2.resnets.1.conv_shortcut.")
+    carrying = (
+        "unet.conv_in.",
+        "unet.conv_out.",
+        "unet.conv_norm_out.",
+        "unet.up_blocks.2.resnets.1.conv_shortcut.",
+    )
     for key, value in now.items():
         same = mx.array_equal(value, fresh[key])
         assert same or not key.startswith(carrying), key
-    # Decay alone moves a value by at most 1e-7 of itself a step. The control adds nothing before its last convolutions have
-    # moved, which takes the first of the two steps.
+    # Decay alone moves a value by at most 1e-7 of itself a step. The control adds nothing before
+    # its last convolutions have moved, which takes the first of the two steps.
     still = [key for key, value in now.items() if float(mx.abs(value - fresh[key]).max()) < 5e-7]
     assert [key for key in still if not key.startswith(carrying)] == []
     assert '"stage": "sketch", "step": 2' in (out / "log.jsonl").read_text()
 
 
-def test_what_is_there_is_not_made_again(trained: tuple[Path, sketch.Sketcher], base: Checkpoint) -> None:
+def test_what_is_there_is_not_made_again(
+    trained: tuple[Path, sketch.Sketcher], base: Checkpoint
+) -> None:
     out, sketcher = trained
     made = (out / "material" / "inked.npy").stat().st_mtime_ns
     again = sketch.run(split(), out, base, CONFIGS, SETTINGS, quiet)
     assert (out / "material" / "inked.npy").stat().st_mtime_ns == made
     restored = sketch.build(CONFIGS, step(), 9)
     load_stage(out / "state" / "sketch.safetensors", restored)
-    for (key, a), (_, b), (_, c) in zip(*(tree_flatten(m.parameters()) for m in (sketcher, again, restored)), strict=True):
+    for (key, a), (_, b), (_, c) in zip(
+        *(tree_flatten(m.parameters()) for m in (sketcher, again, restored)), strict=True
+    ):
         assert mx.array_equal(a, b) and mx.array_equal(a, c), key
 
 
@@ -115,10 +154,15 @@ def test_the_checkpoint_renders_what_the_trainer_sees(
     sketcher.update(trained_sketcher.parameters())
     for conv in sketcher.controlnet.controlnet_down_blocks:  # two steps leave too little to see
         conv.weight = 0.2 * mx.random.normal(conv.weight.shape, key=mx.random.key(1))
-    checkpoint = with_control(find(str(sketch.write(sketcher, CONFIGS, base, tmp_path / "toy-sketch"))), "sketch")
+    checkpoint = with_control(
+        find(str(sketch.write(sketcher, CONFIGS, base, tmp_path / "toy-sketch"))), "sketch"
+    )
     checkpoint.verify()
     picture = photographs.drawn_picture(64, np.random.Generator(np.random.PCG64(3)))
-    edges, states = sketch.edges_of(picture, "soft"), np.random.default_rng(1).standard_normal((1, 77, 64), dtype=np.float32)
+    edges, states = (
+        sketch.edges_of(picture, "soft"),
+        np.random.default_rng(1).standard_normal((1, 77, 64), dtype=np.float32),
+    )
     backend = MlxBackend(checkpoint, BackendOptions(64))
     backend.load()
     backend.set_conditioning(states)
@@ -144,17 +188,25 @@ def test_the_judge_tells_structure_from_none() -> None:
     pictures = [photographs.centre_square(photographs.read(path), 128) for path in split().train]
 
     def obedient(prompt: str, picture: np.ndarray, edges: np.ndarray, scale: float) -> np.ndarray:
-        return sketch.ink(prompt, teachers.render(prompt, picture), edges) if scale else np.full_like(picture, 128)
+        return (
+            sketch.ink(prompt, teachers.render(prompt, picture), edges)
+            if scale
+            else np.full_like(picture, 128)
+        )
 
     found = evaluate_sketch.judge(obedient, teachers.render, pictures)
     means = found["mean F-score"]
     assert means["control, canny edges"] > 0.95
     assert means["plain image-to-image at t = 999"] == 0
     assert means["control, another picture's edges"] < means["control, soft edges"] - 0.2
-    assert means["the demo at t = 500"] == means["teacher"]  # the stand-in for the demo is the teacher
+    assert (
+        means["the demo at t = 500"] == means["teacher"]
+    )  # the stand-in for the demo is the teacher
     assert set(found["by prompt"]) == set(GALLERY)
     right = found["nearest teacher right"]
-    assert right["canny"] == 1 and right["plain"] <= 0.2  # what is always grey is nearest to one and the same
+    assert (
+        right["canny"] == 1 and right["plain"] <= 0.2
+    )  # what is always grey is nearest to one and the same
     assert evaluate_sketch.sheet(obedient, pictures).shape == (6 * 128, 6 * 128, 3)
 
 
@@ -166,14 +218,20 @@ def shipped() -> Checkpoint:
 def test_the_shipped_checkpoint_is_sdxs_way_of_working(shipped: Checkpoint) -> None:
     shipped.verify()
     assert shipped.control is not None and shipped.control.folder == shipped.folder / "controlnet"
-    assert (shipped.frame.timestep, shipped.frame.noise_scale, shipped.frame.size) == (999, 1.0, 256)
+    assert (shipped.frame.timestep, shipped.frame.noise_scale, shipped.frame.size) == (
+        999,
+        1.0,
+        256,
+    )
     demo = find("demo", download=False)
     for part in ("vae", "text_encoder", "tokenizer"):
         for path in (demo.folder / part).iterdir():
             assert (shipped.folder / part / path.name).read_bytes() == path.read_bytes()
 
 
-def test_the_cameras_structure_survives_in_pictures_it_was_not_trained_on(shipped: Checkpoint) -> None:
+def test_the_cameras_structure_survives_in_pictures_it_was_not_trained_on(
+    shipped: Checkpoint,
+) -> None:
     pictures = [photographs.centre_square(photographs.read(path), 256) for path in split().train]
     renderer = BackendPainter(shipped, 256)
     means = evaluate_sketch.judge(renderer, teachers.render, pictures)["mean F-score"]
@@ -186,7 +244,9 @@ def test_the_cameras_structure_survives_in_pictures_it_was_not_trained_on(shippe
 def test_the_shipped_core_ml_program_draws_the_same(shipped: Checkpoint) -> None:
     picture = photographs.centre_square(photographs.read(split().train[0]), 128)
     states = TextEncoder(shipped).encode("a pencil sketch")
-    inputs = ControlInputs(picture, sketch.edges_of(picture, "soft"), states, seeded_noise(0, 16, 16, 16))
+    inputs = ControlInputs(
+        picture, sketch.edges_of(picture, "soft"), states, seeded_noise(0, 16, 16, 16)
+    )
     backend = MlxBackend(shipped, BackendOptions(128))
     backend.load()
     backend.set_conditioning(states)
@@ -195,5 +255,6 @@ def test_the_shipped_core_ml_program_draws_the_same(shipped: Checkpoint) -> None
     made = np.empty_like(picture)
     backend.collect(made)
     backend.close()
-    # Half precision against single: noise passes through the whole network at 14.6 times what it is in x0.
+    # Half precision against single: noise passes through the whole network at 14.6 times what it
+    # is in x0.
     assert psnr(run_control_program(shipped, inputs, 1.0)["picture"], made) > 38

@@ -81,7 +81,9 @@ def test_counter_survives_a_video(tmp_path: Path) -> None:
         ("cut.mp4", CLIP.read_bytes()[:20_000], "not a video"),
     ],
 )
-def test_files_that_are_not_what_they_say(tmp_path: Path, name: str, content: bytes | None, says: str) -> None:
+def test_files_that_are_not_what_they_say(
+    tmp_path: Path, name: str, content: bytes | None, says: str
+) -> None:
     path = tmp_path / name
     if content is not None:
         path.write_bytes(content)

@@ -1,4 +1,6 @@
-"""A session's figures: exact while they are few, sampled when they are many, never growing without end."""
+"""A session's figures: exact while they are few, sampled when they are many, never growing without
+end.
+"""
 
 import numpy as np
 import pytest
@@ -11,7 +13,9 @@ def test_percentiles_are_exact_while_everything_is_kept() -> None:
     series = Series()
     for value in range(1, 10_001):
         series.add(float(value))
-    assert series.spread() == Spread(*(round(float(p), 3) for p in np.percentile(np.arange(1, 10_001), [50, 95, 99])))
+    assert series.spread() == Spread(
+        *(round(float(p), 3) for p in np.percentile(np.arange(1, 10_001), [50, 95, 99]))
+    )
 
 
 def test_a_long_session_is_sampled_evenly_in_bounded_memory() -> None:
@@ -35,4 +39,8 @@ def test_rate_and_latency_of_the_last_frames() -> None:
     assert stats.fps == pytest.approx(20) and stats.recent_latency_ms == pytest.approx(30)
     summary = stats.summary(0, (3, 4), "test")
     assert summary.fps == pytest.approx(20) and summary.latency_ms.p99 == pytest.approx(30)
-    assert (summary.shown, summary.dropped_before_inference, summary.dropped_before_display) == (100, 3, 4)
+    assert (summary.shown, summary.dropped_before_inference, summary.dropped_before_display) == (
+        100,
+        3,
+        4,
+    )

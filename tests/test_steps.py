@@ -1,4 +1,6 @@
-"""`--strength` and `--steps`: Euler's steps through the real frame, and refusals on the command line."""
+"""`--strength` and `--steps`: Euler's steps through the real frame, and refusals on the command
+line.
+"""
 
 import json
 from dataclasses import replace
@@ -24,7 +26,9 @@ LIVE = ("live", "--headless", "--source", "synthetic", "--frames", 1)
 @pytest.fixture(scope="module")
 def turbo(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     """A tiny sd-turbo that says, as the registry does of the real one, what it was trained for."""
-    folder = write_checkpoint(tmp_path_factory.mktemp("turbo") / "turbo", tiny(architecture("sd-turbo")))
+    folder = write_checkpoint(
+        tmp_path_factory.mktemp("turbo") / "turbo", tiny(architecture("sd-turbo"))
+    )
     (folder / "sdxs.json").write_text(json.dumps({"timesteps": [0, 999], "max_steps": 4}))
     return open_checkpoint(folder)
 
@@ -33,9 +37,15 @@ def draw(shape: tuple[int, ...], seed: int) -> np.ndarray:
     return np.random.Generator(np.random.PCG64(seed)).standard_normal(shape, dtype=np.float32)
 
 
-@pytest.mark.parametrize(("strength", "steps", "noise_scale"), [(None, 1, 1), (None, 4, 1), (0.5, 3, 1), (0.5, 2, 0)])
-def test_the_frame_takes_eulers_steps(turbo: Checkpoint, strength: float | None, steps: int, noise_scale: float) -> None:
-    """Against the textbook form in float64, as diffusers' scheduler has it: x' = x + (sigma' - sigma) eps."""
+@pytest.mark.parametrize(
+    ("strength", "steps", "noise_scale"), [(None, 1, 1), (None, 4, 1), (0.5, 3, 1), (0.5, 2, 0)]
+)
+def test_the_frame_takes_eulers_steps(
+    turbo: Checkpoint, strength: float | None, steps: int, noise_scale: float
+) -> None:
+    """Against the textbook form in float64, as diffusers' scheduler has it: x' = x + (sigma' -
+    sigma) eps.
+    """
     told = turbo.at(strength, steps)
     told = replace(told, frame=replace(told.frame, noise_scale=noise_scale))
     unet, vae = UNet2DConditionModel(told.unet), load_vae(told.vae, told.vae_weights, mx.float32)
@@ -43,7 +53,9 @@ def test_the_frame_takes_eulers_steps(turbo: Checkpoint, strength: float | None,
     schedule = frame_steps(told.scheduler, told.frame)
     latents, noise, states = draw((1, 8, 8, 4), 1), draw((1, 8, 8, 4), 2), draw((1, 77, 64), 3)
     frame = Frame(unet, vae, schedule, told.vae.scaling_factor, mx.float32)
-    ours = np.array(frame.denoise(mx.array(latents), frame.prompt(mx.array(states)), mx.array(noise)))
+    ours = np.array(
+        frame.denoise(mx.array(latents), frame.prompt(mx.array(states)), mx.array(noise))
+    )
 
     alphas = alphas_cumprod(told.scheduler).astype(np.float64)
     sigmas = [((1 - alphas[s.timestep]) / alphas[s.timestep]) ** 0.5 for s in schedule] + [0.0]
@@ -69,20 +81,28 @@ def test_each_setting_gives_a_picture_of_its_own(turbo: Checkpoint) -> None:
         backend.collect(out)
         backend.close()
         outputs.append(out)
-    np.testing.assert_array_equal(outputs[0], outputs[1])  # strength 1 and one step are what it does anyway
+    np.testing.assert_array_equal(
+        outputs[0], outputs[1]
+    )  # strength 1 and one step are what it does anyway
     for i, one in enumerate(outputs[1:]):
         for other in outputs[2 + i :]:
             assert np.abs(one.astype(int) - other).mean() > 0.5
 
 
 def test_a_picture_from_the_prompt_alone_starts_from_latents_of_zero(turbo: Checkpoint) -> None:
-    """As text to image does: x = sigma n, whatever frame is given, and whatever was rendered before."""
+    """As text to image does: x = sigma n, whatever frame is given, and whatever was rendered
+    before.
+    """
     states = draw((1, 77, 64), 3)
     unet, vae = UNet2DConditionModel(turbo.unet), load_vae(turbo.vae, turbo.vae_weights, mx.float32)
     load_weights(unet, turbo.unet_weights, mx.float32)
-    frame = Frame(unet, vae, frame_steps(turbo.scheduler, turbo.frame), turbo.vae.scaling_factor, mx.float32)
+    frame = Frame(
+        unet, vae, frame_steps(turbo.scheduler, turbo.frame), turbo.vae.scaling_factor, mx.float32
+    )
     noise = mx.array(seeded_noise(5, 8, 8, 4))
-    expected = frame.decode(frame.denoise(mx.zeros_like(noise), frame.prompt(mx.array(states)), noise))
+    expected = frame.decode(
+        frame.denoise(mx.zeros_like(noise), frame.prompt(mx.array(states)), noise)
+    )
     backend = MlxBackend(turbo, BackendOptions(64))
     backend.load()
     backend.set_conditioning(states)
@@ -95,7 +115,9 @@ def test_a_picture_from_the_prompt_alone_starts_from_latents_of_zero(turbo: Chec
     backend.close()
 
 
-def test_the_command_tells_a_checkpoint_that_admits_it(command: Command, turbo: Checkpoint, tmp_path: Path) -> None:
+def test_the_command_tells_a_checkpoint_that_admits_it(
+    command: Command, turbo: Checkpoint, tmp_path: Path
+) -> None:
     out = ("--out", tmp_path / "out.png", "--size", 64)
     assert command(*LIVE, "--model", turbo.folder, "--strength", 0.5, "--steps", 2, *out).code == 0
     first = (tmp_path / "out.png").read_bytes()
@@ -103,17 +125,22 @@ def test_the_command_tells_a_checkpoint_that_admits_it(command: Command, turbo: 
     assert (tmp_path / "out.png").read_bytes() != first
 
 
-@pytest.mark.parametrize(("options", "said"), [
-    (("--strength", 0.5), "alone, and at any other it paints coloured glass"),
-    (("--steps", 2), "distilled to take one step"),
-    (("--negative-prompt", "ugly"), "without classifier-free guidance"),
-    (("--transition", "soon"), "expected a time"),
-    (("--prompt", "(a:1.2) and b"), "expected (TEXT:WEIGHT)"),
-    (("--prompt", "fine", "--prompt", "(a:1.2) and b"), "expected (TEXT:WEIGHT)"),
-])
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--strength", 0.5), "alone, and at any other it paints coloured glass"),
+        (("--steps", 2), "distilled to take one step"),
+        (("--negative-prompt", "ugly"), "without classifier-free guidance"),
+        (("--transition", "soon"), "expected a time"),
+        (("--prompt", "(a:1.2) and b"), "expected (TEXT:WEIGHT)"),
+        (("--prompt", "fine", "--prompt", "(a:1.2) and b"), "expected (TEXT:WEIGHT)"),
+    ],
+)
 def test_what_cannot_be_is_refused_before_anything_starts(
     options: tuple[object, ...], said: str, command: Command, tmp_path: Path, tiny_folder: Path
 ) -> None:
-    done = command(*LIVE, "--model", tiny_folder, "--size", 64, "--out", tmp_path / "out.png", *options)
+    done = command(
+        *LIVE, "--model", tiny_folder, "--size", 64, "--out", tmp_path / "out.png", *options
+    )
     assert done.code == 2 and said in done.err and done.err.count("\n") == 1
     assert not (tmp_path / "out.png").exists()

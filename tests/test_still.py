@@ -22,13 +22,17 @@ SIZE = 64
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_checkpoint(tmp_path_factory.mktemp("still") / "tiny", tiny(architecture("sdxs-512-0.9")))
+    return write_checkpoint(
+        tmp_path_factory.mktemp("still") / "tiny", tiny(architecture("sdxs-512-0.9"))
+    )
 
 
 @pytest.fixture
 def made(command: Command, folder: Path, tmp_path: Path) -> Callable[..., Path]:
     def make(*options: object, name: str = "a.png") -> Path:
-        done = command("image", "--model", folder, "--size", SIZE, "--out", tmp_path / name, *options)
+        done = command(
+            "image", "--model", folder, "--size", SIZE, "--out", tmp_path / name, *options
+        )
         assert done.code == 0, done.err
         assert f"wrote {tmp_path / name}" in done.out
         return tmp_path / name
@@ -47,7 +51,9 @@ def pixels(path: Path) -> np.ndarray:
     return cv2.imread(str(path))
 
 
-def test_a_picture_from_the_prompt_alone_and_over_another(made: Callable[..., Path], source: Path) -> None:
+def test_a_picture_from_the_prompt_alone_and_over_another(
+    made: Callable[..., Path], source: Path
+) -> None:
     text, again = made("--prompt", "a cat", name="a.png"), made("--prompt", "a cat", name="b.png")
     other = made("--prompt", "a cat", "--seed", 3, name="c.png")
     over = made("--prompt", "a cat", "--input", source, name="d.png")
@@ -56,8 +62,12 @@ def test_a_picture_from_the_prompt_alone_and_over_another(made: Callable[..., Pa
     assert pixels(text).shape == (SIZE, SIZE, 3)
 
 
-def test_the_record_says_how_it_was_made(made: Callable[..., Path], folder: Path, source: Path) -> None:
-    record = read_record(made("--prompt", "(ink:1) and (caf\u00e9 \u732b:2)", "--seed", 7, "--input", source))
+def test_the_record_says_how_it_was_made(
+    made: Callable[..., Path], folder: Path, source: Path
+) -> None:
+    record = read_record(
+        made("--prompt", "(ink:1) and (caf\u00e9 \u732b:2)", "--seed", 7, "--input", source)
+    )
     assert record["prompt"] == "(ink:1) and (caf\u00e9 \u732b:2)"
     assert (record["schema"], record["seed"], record["size"]) == (1, 7, SIZE)
     assert record["timestep"] == 999 and record["backend"]["backend"] == "mlx"  # type: ignore[index]
@@ -67,31 +77,45 @@ def test_the_record_says_how_it_was_made(made: Callable[..., Path], folder: Path
 
 
 @pytest.mark.parametrize("over", [False, True])
-def test_a_picture_repeats_from_its_own_record(over: bool, made: Callable[..., Path], source: Path, command: Command) -> None:
-    first = made("--prompt", "a cat >> a dog @ 0.3", "--seed", 5, *(("--input", source) if over else ()))
+def test_a_picture_repeats_from_its_own_record(
+    over: bool, made: Callable[..., Path], source: Path, command: Command
+) -> None:
+    first = made(
+        "--prompt", "a cat >> a dog @ 0.3", "--seed", 5, *(("--input", source) if over else ())
+    )
     again = first.with_name("again.png")
     done = command("image", "--from-metadata", first, "--out", again)
     assert done.code == 0 and "warning" not in done.err, done.err
     assert again.read_bytes() == first.read_bytes()
 
 
-def test_the_input_may_have_moved_but_not_changed(made: Callable[..., Path], source: Path, command: Command) -> None:
+def test_the_input_may_have_moved_but_not_changed(
+    made: Callable[..., Path], source: Path, command: Command
+) -> None:
     first = made("--prompt", "a cat", "--input", source)
     moved = source.rename(source.with_name("moved.png"))
     gone = command("image", "--from-metadata", first, "--out", first.with_name("again.png"))
     assert gone.code == 1 and "no such file" in gone.err
-    done = command("image", "--from-metadata", first, "--input", moved, "--out", first.with_name("again.png"))
+    done = command(
+        "image", "--from-metadata", first, "--input", moved, "--out", first.with_name("again.png")
+    )
     assert done.code == 0, done.err
     np.testing.assert_array_equal(pixels(first.with_name("again.png")), pixels(first))
     cv2.imwrite(str(moved), 255 - pixels(moved))
-    changed = command("image", "--from-metadata", first, "--input", moved, "--out", first.with_name("again.png"))
+    changed = command(
+        "image", "--from-metadata", first, "--input", moved, "--out", first.with_name("again.png")
+    )
     assert changed.code == 2 and "source was" in changed.err
 
 
-def test_other_weights_are_refused(made: Callable[..., Path], command: Command, tmp_path: Path) -> None:
+def test_other_weights_are_refused(
+    made: Callable[..., Path], command: Command, tmp_path: Path
+) -> None:
     first = made("--prompt", "a cat")
     other = write_checkpoint(tmp_path / "other", tiny(architecture("sdxs-512-0.9")), seed=9)
-    done = command("image", "--from-metadata", first, "--model", other, "--out", first.with_name("again.png"))
+    done = command(
+        "image", "--from-metadata", first, "--model", other, "--out", first.with_name("again.png")
+    )
     assert done.code == 2 and "the picture cannot be repeated with it" in done.err
     assert not first.with_name("again.png").exists()
 
@@ -102,22 +126,35 @@ def rewrite(path: Path, change: Callable[[dict[str, object]], object]) -> Path:
     changed = change(record)
     bare = cv2.imencode(".png", pixels(path))[1].tobytes()
     copy = path.with_name("changed.png")
-    copy.write_bytes(with_text(bare, KEYWORD, changed if isinstance(changed, str) else json.dumps(changed)))
+    copy.write_bytes(
+        with_text(bare, KEYWORD, changed if isinstance(changed, str) else json.dumps(changed))
+    )
     return copy
 
 
-@pytest.mark.parametrize(("change", "code", "said"), [
-    (lambda r: r | {"schema": 2, "sdxs": "9.1"}, 2, "schema 2, written by sdxs 9.1; this version reads up to 1; update sdxs"),
-    (lambda r: r | {"schema": "1"}, 1, "its record is damaged"),
-    (lambda r: r | {"schema": True}, 1, "its record is damaged"),
-    (lambda r: {k: v for k, v in r.items() if k != "hashes"}, 1, "its record is damaged"),
-    (lambda r: r | {"request": r["request"] | {"colour": "red"}}, 1, "its record is damaged"),
-    (lambda r: "not json", 1, "its record is damaged"),
-    (lambda r: "[1]", 1, "its record is damaged"),
-    (lambda r: "[" * 100_000, 1, "its record is damaged"),
-])
+@pytest.mark.parametrize(
+    ("change", "code", "said"),
+    [
+        (
+            lambda r: r | {"schema": 2, "sdxs": "9.1"},
+            2,
+            "schema 2, written by sdxs 9.1; this version reads up to 1; update sdxs",
+        ),
+        (lambda r: r | {"schema": "1"}, 1, "its record is damaged"),
+        (lambda r: r | {"schema": True}, 1, "its record is damaged"),
+        (lambda r: {k: v for k, v in r.items() if k != "hashes"}, 1, "its record is damaged"),
+        (lambda r: r | {"request": r["request"] | {"colour": "red"}}, 1, "its record is damaged"),
+        (lambda r: "not json", 1, "its record is damaged"),
+        (lambda r: "[1]", 1, "its record is damaged"),
+        (lambda r: "[" * 100_000, 1, "its record is damaged"),
+    ],
+)
 def test_records_that_cannot_be_repeated(
-    change: Callable[[dict[str, object]], object], code: int, said: str, made: Callable[..., Path], command: Command
+    change: Callable[[dict[str, object]], object],
+    code: int,
+    said: str,
+    made: Callable[..., Path],
+    command: Command,
 ) -> None:
     path = rewrite(made("--prompt", "a cat"), change)
     done = command("image", "--from-metadata", path, "--out", path.with_name("again.png"))
@@ -126,23 +163,40 @@ def test_records_that_cannot_be_repeated(
 
 
 def test_a_difference_in_pixels_is_a_warning(made: Callable[..., Path], command: Command) -> None:
-    path = rewrite(made("--prompt", "a cat"), lambda r: r | {"hashes": r["hashes"] | {"pixels": "0" * 64}, "sdxs": "0.0.1"})
+    path = rewrite(
+        made("--prompt", "a cat"),
+        lambda r: r | {"hashes": r["hashes"] | {"pixels": "0" * 64}, "sdxs": "0.0.1"},
+    )
     done = command("image", "--from-metadata", path, "--out", path.with_name("again.png"))
     assert done.code == 0 and "not bit for bit" in done.err and "sdxs 0.0.1, now" in done.err
 
 
-@pytest.mark.parametrize(("options", "said"), [
-    (("--from-metadata", "a.png", "--seed", 3), "drop --seed: only --out, --input and --model go with it"),
-    (("--from-metadata", "a.png", "--negative-prompt", "x"), "without classifier-free guidance"),
-    (("--out", "a.jpg"), "expected a .png"),
-    (("--prompt", "(a:1.2) and"), "expected"),
-    (("--steps", 3), "distilled to take one step"),
-    (("--strength", 0.5), "trained for timestep 999 alone"),
-    (("--control-scale", 0.5), "no edges to hold to"),
-    (("--backend", "tpu"), "expected one of"),
-])
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (
+            ("--from-metadata", "a.png", "--seed", 3),
+            "drop --seed: only --out, --input and --model go with it",
+        ),
+        (
+            ("--from-metadata", "a.png", "--negative-prompt", "x"),
+            "without classifier-free guidance",
+        ),
+        (("--out", "a.jpg"), "expected a .png"),
+        (("--prompt", "(a:1.2) and"), "expected"),
+        (("--steps", 3), "distilled to take one step"),
+        (("--strength", 0.5), "trained for timestep 999 alone"),
+        (("--control-scale", 0.5), "no edges to hold to"),
+        (("--backend", "tpu"), "expected one of"),
+    ],
+)
 def test_what_cannot_be_is_refused(
-    options: tuple[object, ...], said: str, folder: Path, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    options: tuple[object, ...],
+    said: str,
+    folder: Path,
+    command: Command,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     size = () if "--from-metadata" in options else ("--size", SIZE)
@@ -181,6 +235,9 @@ def test_text_in_a_png_is_sound_and_damage_is_seen(source: Path) -> None:
 
 
 def test_a_newer_record_is_told_from_a_damaged_one(made: Callable[..., Path]) -> None:
-    newer = rewrite(made("--prompt", "a cat"), lambda r: r | {"schema": 3, "request": {"prompt": "a", "unknown": 1}})
+    newer = rewrite(
+        made("--prompt", "a cat"),
+        lambda r: r | {"schema": 3, "request": {"prompt": "a", "unknown": 1}},
+    )
     with pytest.raises(UsageError, match="update sdxs"):
         read_record(newer)

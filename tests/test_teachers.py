@@ -1,4 +1,6 @@
-"""The ten teachers are deterministic, unlike each other, tied to the picture and not to the screen, and steady."""
+"""The ten teachers are deterministic, unlike each other, tied to the picture and not to the
+screen, and steady.
+"""
 
 from pathlib import Path
 
@@ -17,19 +19,26 @@ MOVE = 8
 
 @pytest.fixture(scope="module")
 def stills() -> dict[str, np.ndarray]:
-    return {n: photographs.centre_square(photographs.read(PHOTOGRAPHS / f"{n}.jpg"), 192) for n in NAMES}
+    return {
+        n: photographs.centre_square(photographs.read(PHOTOGRAPHS / f"{n}.jpg"), 192) for n in NAMES
+    }
 
 
 def test_there_is_a_teacher_for_every_prompt_of_the_gallery() -> None:
     assert tuple(teachers.TEACHERS) == GALLERY
 
 
-def test_each_differs_from_the_photograph_and_from_every_other(stills: dict[str, np.ndarray]) -> None:
+def test_each_differs_from_the_photograph_and_from_every_other(
+    stills: dict[str, np.ndarray],
+) -> None:
     for still in stills.values():
         pictures = {"photograph": still} | {p: teachers.render(p, still) for p in GALLERY}
         names = list(pictures)
-        near = {(a, b): psnr(pictures[a], pictures[b]) for i, a in enumerate(names) for b in names[:i]}
-        # the nearest two, HDR and the photograph of the cat, are 22 dB apart; a copy would be infinitely near
+        near = {
+            (a, b): psnr(pictures[a], pictures[b]) for i, a in enumerate(names) for b in names[:i]
+        }
+        # the nearest two, HDR and the photograph of the cat, are 22 dB apart; a copy would be
+        # infinitely near
         assert max(near.values()) < 24, max(near, key=near.__getitem__)
 
 
@@ -46,7 +55,9 @@ def test_same_picture_in_same_picture_out(prompt: str, stills: dict[str, np.ndar
 def test_a_rendering_moves_with_its_picture(prompt: str) -> None:
     photograph = photographs.read(PHOTOGRAPHS / "astronaut.jpg")
     here = teachers.render(prompt, np.ascontiguousarray(photograph[100:356, 100:356]))
-    there = teachers.render(prompt, np.ascontiguousarray(photograph[100:356, 100 + MOVE : 356 + MOVE]))
+    there = teachers.render(
+        prompt, np.ascontiguousarray(photograph[100:356, 100 + MOVE : 356 + MOVE])
+    )
     middle = slice(72, 184)  # what no border can reach
     moved = np.abs(here[middle, 72 + MOVE : 184 + MOVE].astype(int) - there[middle, middle])
     assert moved.max() <= 2
@@ -57,15 +68,30 @@ def test_a_little_noise_changes_a_little(prompt: str, stills: dict[str, np.ndarr
     generator = np.random.Generator(np.random.PCG64(5))
     changed, given = 0.0, 0.0
     for still in stills.values():
-        noisy = np.clip(np.round(still + generator.normal(0, 3, still.shape)), 0, 255).astype(np.uint8)
+        noisy = np.clip(np.round(still + generator.normal(0, 3, still.shape)), 0, 255).astype(
+            np.uint8
+        )
         given += float(np.abs(thumbnail(noisy) - thumbnail(still)).mean())
-        changed += float(np.abs(thumbnail(teachers.render(prompt, noisy)) - thumbnail(teachers.render(prompt, still))).mean())
-    assert changed <= 1.4 * given  # a pencil amplifies faint strokes by 1.2; a hard threshold would by 2 and more
+        changed += float(
+            np.abs(
+                thumbnail(teachers.render(prompt, noisy))
+                - thumbnail(teachers.render(prompt, still))
+            ).mean()
+        )
+    assert (
+        changed <= 1.4 * given
+    )  # a pencil amplifies faint strokes by 1.2; a hard threshold would by 2 and more
 
 
 @pytest.mark.parametrize("prompt", GALLERY)
-def test_no_place_jumps_when_the_light_changes_by_two_levels(prompt: str, stills: dict[str, np.ndarray]) -> None:
+def test_no_place_jumps_when_the_light_changes_by_two_levels(
+    prompt: str, stills: dict[str, np.ndarray]
+) -> None:
     for still in stills.values():
         before = np.minimum(still, 253)
-        jump = np.abs(teachers.render(prompt, before + 2).astype(int) - teachers.render(prompt, before)).max(axis=-1)
-        assert np.percentile(jump, 99.9) <= 32  # pop art's soft stairs make 25 of it; a hard stair makes 100 and more
+        jump = np.abs(
+            teachers.render(prompt, before + 2).astype(int) - teachers.render(prompt, before)
+        ).max(axis=-1)
+        assert (
+            np.percentile(jump, 99.9) <= 32
+        )  # pop art's soft stairs make 25 of it; a hard stair makes 100 and more

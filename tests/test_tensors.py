@@ -23,7 +23,9 @@ def path(tmp_path: Path) -> Path:
 
 def save(path: Path, dtype: type = np.float32, **changes: np.ndarray | None) -> Path:
     """A file of LAYOUT; a change to None leaves the tensor out. `__` stands for a dot."""
-    tensors: dict[str, np.ndarray | None] = {name: np.ones(shape, dtype) for name, shape in LAYOUT.items()}
+    tensors: dict[str, np.ndarray | None] = {
+        name: np.ones(shape, dtype) for name, shape in LAYOUT.items()
+    }
     tensors |= {name.replace("__", "."): value for name, value in changes.items()}
     path.parent.mkdir(exist_ok=True)
     save_file({name: value for name, value in tensors.items() if value is not None}, path)
@@ -32,7 +34,9 @@ def save(path: Path, dtype: type = np.float32, **changes: np.ndarray | None) -> 
 
 def save_raw(path: Path, dtype: str, item_bytes: int) -> Path:
     """A file of one tensor of a dtype that numpy does not have."""
-    header = json.dumps({"a": {"dtype": dtype, "shape": [2], "data_offsets": [0, 2 * item_bytes]}}).encode()
+    header = json.dumps(
+        {"a": {"dtype": dtype, "shape": [2], "data_offsets": [0, 2 * item_bytes]}}
+    ).encode()
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(2 * item_bytes))
     return path
@@ -67,7 +71,10 @@ def test_a_missing_file(path: Path) -> None:
 def test_a_pickle_beside_a_missing_file_is_named(path: Path) -> None:
     path.parent.mkdir()
     (path.parent / "diffusion_pytorch_model.bin").write_bytes(b"\x80\x02}.")
-    assert "the folder holds diffusion_pytorch_model.bin, a pickle, which is never loaded" in refusal(path)
+    assert (
+        "the folder holds diffusion_pytorch_model.bin, a pickle, which is never loaded"
+        in refusal(path)
+    )
 
 
 @pytest.mark.parametrize("length", [0, 1, 7, 8, 9, 60, -4, -1])
@@ -102,14 +109,18 @@ class Bomb:
 
 
 @pytest.mark.parametrize("protocol", [2, 5])
-def test_a_bare_pickle_under_a_safetensors_name_is_refused_unopened(path: Path, protocol: int, tmp_path: Path) -> None:
+def test_a_bare_pickle_under_a_safetensors_name_is_refused_unopened(
+    path: Path, protocol: int, tmp_path: Path
+) -> None:
     path.parent.mkdir()
     path.write_bytes(pickle.dumps(Bomb(tmp_path / "mark"), protocol))
     assert "this is a pickle under a safetensors name" in refusal(path)
     assert not (tmp_path / "mark").exists()
 
 
-def test_a_zipped_pickle_under_a_safetensors_name_is_refused_unopened(path: Path, tmp_path: Path) -> None:
+def test_a_zipped_pickle_under_a_safetensors_name_is_refused_unopened(
+    path: Path, tmp_path: Path
+) -> None:
     path.parent.mkdir()
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("archive/data.pkl", pickle.dumps(Bomb(tmp_path / "mark")))

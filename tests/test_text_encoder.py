@@ -1,4 +1,6 @@
-"""The text encoder beyond parity (`test_parity.py`): causality, stored precision, names, one prompt end to end."""
+"""The text encoder beyond parity (`test_parity.py`): causality, stored precision, names, one
+prompt end to end.
+"""
 
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +17,9 @@ IDS = np.random.Generator(np.random.PCG64(3)).integers(0, 8000, (1, 77))
 
 
 def _encode(checkpoint: Checkpoint, ids: np.ndarray) -> np.ndarray:
-    return encode_tokens(ids, checkpoint.text_encoder, checkpoint.text_encoder_weights, checkpoint.text_prefix())
+    return encode_tokens(
+        ids, checkpoint.text_encoder, checkpoint.text_encoder_weights, checkpoint.text_prefix()
+    )
 
 
 def test_a_prompt_becomes_finite_float32_states(tiny_sdxs: Checkpoint) -> None:
@@ -70,5 +74,7 @@ def test_half_precision_weights_are_computed_in_float32(tiny_folder: Path) -> No
 
 def test_the_config_chooses_the_activation(tiny_sdxs: Checkpoint) -> None:
     assert tiny_sdxs.text_encoder.hidden_act == "gelu"
-    other = replace(tiny_sdxs, text_encoder=replace(tiny_sdxs.text_encoder, hidden_act="quick_gelu"))
+    other = replace(
+        tiny_sdxs, text_encoder=replace(tiny_sdxs.text_encoder, hidden_act="quick_gelu")
+    )
     assert np.abs(_encode(other, IDS) - _encode(tiny_sdxs, IDS)).max() > 1e-3

@@ -1,4 +1,6 @@
-"""The tokenizer equals transformers' CLIPTokenizer, and says so when it cannot do what was asked."""
+"""The tokenizer equals transformers' CLIPTokenizer, and says so when it cannot do what was
+asked.
+"""
 
 import json
 import shutil
@@ -34,7 +36,9 @@ def test_equals_transformers_on_3000_texts() -> None:
 
 
 def test_equals_transformers_where_the_padding_is_an_exclamation_mark(tmp_path: Path) -> None:
-    """Bug: '!!!' inside a prompt became one token, because only the marks of start and end counted as special."""
+    """Bug: '!!!' inside a prompt became one token, because only the marks of start and end counted
+    as special.
+    """
     texts, expected = read_tokenizer("!")
     ours = token_rows(texts, padded_tokenizer(tmp_path, "!"))
     assert [text for text, a, b in zip(texts, ours, expected, strict=True) if (a != b).any()] == []
@@ -60,8 +64,12 @@ def test_seventy_five_tokens_fit(tokenizer: ClipTokenizer) -> None:
     assert ids[0, 0] == START and ids[0, 76] == END and len(set(ids[0, 1:76].tolist())) == 1
 
 
-def test_a_longer_prompt_is_cut_with_a_warning_and_keeps_its_end_mark(tokenizer: ClipTokenizer) -> None:
-    with pytest.warns(SdxsWarning, match="prompt has 77 tokens and 75 fit; ignored from 'dog house' on"):
+def test_a_longer_prompt_is_cut_with_a_warning_and_keeps_its_end_mark(
+    tokenizer: ClipTokenizer,
+) -> None:
+    with pytest.warns(
+        SdxsWarning, match="prompt has 77 tokens and 75 fit; ignored from 'dog house' on"
+    ):
         ids = tokenizer.encode("cat " * 75 + "dog house")
     assert ids.shape == (1, 77) and ids[0, 76] == END
     assert (ids == tokenizer.encode("cat " * 75)).all()
@@ -78,7 +86,9 @@ def test_white_space_case_and_composition_make_no_difference(tokenizer: ClipToke
 
 @pytest.mark.parametrize("pad", ["!", {"content": "!", "__type": "AddedToken"}])
 def test_padding_is_what_special_tokens_map_says(folder: Path, pad: str | dict[str, str]) -> None:
-    (folder / "special_tokens_map.json").write_text(json.dumps({"pad_token": pad}), encoding="utf-8")
+    (folder / "special_tokens_map.json").write_text(
+        json.dumps({"pad_token": pad}), encoding="utf-8"
+    )
     assert ClipTokenizer(folder).encode("").tolist() == [[START, END] + [BANG] * 75]
 
 

@@ -1,4 +1,6 @@
-"""The torch peer, where the parity extra is installed: the same picture as MLX's, in every form that runs here."""
+"""The torch peer, where the parity extra is installed: the same picture as MLX's, in every form
+that runs here.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,14 +32,18 @@ def picture() -> np.ndarray:
 
 
 @pytest.fixture
-def rendered(tiny_sdxs: Checkpoint, prompt: np.ndarray, picture: np.ndarray) -> Iterator[np.ndarray]:
+def rendered(
+    tiny_sdxs: Checkpoint, prompt: np.ndarray, picture: np.ndarray
+) -> Iterator[np.ndarray]:
     backend = MlxBackend(tiny_sdxs, BackendOptions(SIZE))
     backend.load()
     yield _render(backend, prompt, picture)
     backend.close()
 
 
-def _render(backend: MlxBackend | TorchBackend, prompt: np.ndarray, picture: np.ndarray) -> np.ndarray:
+def _render(
+    backend: MlxBackend | TorchBackend, prompt: np.ndarray, picture: np.ndarray
+) -> np.ndarray:
     backend.set_conditioning(prompt)
     backend.set_params(FrameParams(3))
     out = np.empty_like(picture)
@@ -61,7 +67,9 @@ def test_the_same_picture_as_mlx(
     assert np.abs(other.astype(int) - rendered.astype(int)).max() <= 1
     assert backend.describe()["mode"] == mode and backend.memory().model_bytes > 1_000_000
     stages = TorchInstrument().profile(backend, picture, 2)
-    assert list(stages) == ["in", "encode", "unet", "decode", "out"] and all(len(times) == 2 for times in stages.values())
+    assert list(stages) == ["in", "encode", "unet", "decode", "out"] and all(
+        len(times) == 2 for times in stages.values()
+    )
     backend.close()
     assert backend.memory().model_bytes == 0
 
@@ -77,12 +85,16 @@ def test_a_graph_needs_cuda(mode: str, tiny_sdxs: Checkpoint) -> None:
 
 
 @pytest.mark.parametrize("settings", [(("mode", "fast"),), (("colour", "red"),)])
-def test_unknown_settings_are_refused(settings: tuple[tuple[str, str], ...], tiny_sdxs: Checkpoint) -> None:
+def test_unknown_settings_are_refused(
+    settings: tuple[tuple[str, str], ...], tiny_sdxs: Checkpoint
+) -> None:
     with pytest.raises(UsageError, match="expected mode"):
         TorchBackend(tiny_sdxs, BackendOptions(SIZE, settings=settings))
 
 
-def test_what_the_peer_cannot_is_refused(tiny_sdxs: Checkpoint, picture: np.ndarray, tmp_path: Path) -> None:
+def test_what_the_peer_cannot_is_refused(
+    tiny_sdxs: Checkpoint, picture: np.ndarray, tmp_path: Path
+) -> None:
     backend = _made(tiny_sdxs, "eager")
     backend.load()
     with pytest.raises(UsageError, match="no latent feedback"):

@@ -1,4 +1,6 @@
-"""What the command line refuses, in one line each, and what it must not lose when several things go wrong."""
+"""What the command line refuses, in one line each, and what it must not lose when several things
+go wrong.
+"""
 
 import os
 import signal
@@ -44,9 +46,15 @@ def refused(command: Command, code: int, *arguments: object) -> str:
     ],
 )
 def test_the_parsers_own_refusals_are_one_line_and_code_2(
-    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, says: str, arguments: tuple[object, ...]
+    command: Command,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    says: str,
+    arguments: tuple[object, ...],
 ) -> None:
-    """Bug: they were a box of five lines; nan passed every range; an empty --out filled the current folder."""
+    """Bug: they were a box of five lines; nan passed every range; an empty --out filled the
+    current folder.
+    """
     monkeypatch.chdir(tmp_path)
     assert says in refused(command, 2, *arguments)
     assert not list(tmp_path.iterdir())
@@ -69,7 +77,10 @@ def test_without_a_command_the_help_is_shown(command: Command, arguments: tuple[
     [
         ("--coreml-runtime", ("--backend", "mlx", "--coreml-runtime", "foo")),
         ("--compute-units", ("--backend", "mlx", "--compute-units", "all")),
-        ("--attention", ("--backend", "identity", "--attention", "sdpa")),  # the default, but it was asked for
+        (
+            "--attention",
+            ("--backend", "identity", "--attention", "sdpa"),
+        ),  # the default, but it was asked for
         ("--placement", ("--backend", "mlx", "--placement", "encode=ne,unet=gpu,decode=ne")),
         ("--input", ("--backend", "mlx", "--input", "image")),
         ("--weights", ("--backend", "identity", "--weights", "int8")),
@@ -94,11 +105,17 @@ def test_an_option_that_no_chosen_backend_knows_is_refused(
 def test_lanes_reach_the_backend(command: Command, tmp_path: Path) -> None:
     said = command(*LIVE, "--lanes", 3, "--out", tmp_path / "o.mp4").out
     assert "lanes 3" in said and "kernels MLX's own" in said
-    assert refused(command, 2, *LIVE, "--lanes", 9, "--out", tmp_path / "p.mp4").startswith("error: --lanes 9: expected")
+    assert refused(command, 2, *LIVE, "--lanes", 9, "--out", tmp_path / "p.mp4").startswith(
+        "error: --lanes 9: expected"
+    )
 
 
-def test_an_option_that_one_of_two_backends_knows_is_taken(command: Command, tmp_path: Path) -> None:
-    done = command(*LIVE, "--compare", "identity", "--dtype", "float32", "--out", tmp_path / "o.mp4")
+def test_an_option_that_one_of_two_backends_knows_is_taken(
+    command: Command, tmp_path: Path
+) -> None:
+    done = command(
+        *LIVE, "--compare", "identity", "--dtype", "float32", "--out", tmp_path / "o.mp4"
+    )
     assert done.code == 0, done.err
 
 
@@ -113,11 +130,15 @@ def test_the_table_names_parameters_and_backends_that_exist() -> None:
 def test_a_seed_that_makes_no_difference_is_said(command: Command, tmp_path: Path) -> None:
     """Bug: the demo was trained without noise, and --seed was silently without effect."""
     done = command(*LIVE, "--seed", 3, "--out", tmp_path / "o.mp4")
-    assert done.code == 0 and done.err.count("warning:") == 1 and "makes no difference" in done.err, done
+    assert (
+        done.code == 0 and done.err.count("warning:") == 1 and "makes no difference" in done.err
+    ), done
     assert "warning:" not in command(*LIVE, "--out", tmp_path / "o.mp4").err
 
 
-def test_a_seed_that_counts_is_not_warned_of(command: Command, tmp_path: Path, tiny_folder: Path) -> None:
+def test_a_seed_that_counts_is_not_warned_of(
+    command: Command, tmp_path: Path, tiny_folder: Path
+) -> None:
     done = command(*LIVE, "--model", tiny_folder, "--seed", 3, "--out", tmp_path / "o.mp4")
     assert done.code == 0 and "warning:" not in done.err, done
 
@@ -135,24 +156,39 @@ def test_a_seed_that_counts_is_not_warned_of(command: Command, tmp_path: Path, t
     ],
 )
 def test_wrong_names_in_the_right_words(
-    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, says: str, arguments: tuple[str, ...]
+    command: Command,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    code: int,
+    says: str,
+    arguments: tuple[str, ...],
 ) -> None:
-    """Bugs: '/tmp: no such file'; OpenCV's own words; 'reinstall sdxs'; a FileExistsError; PNGs in a folder '.mp4'."""
+    """Bugs: '/tmp: no such file'; OpenCV's own words; 'reinstall sdxs'; a FileExistsError; PNGs in
+    a folder '.mp4'.
+    """
     monkeypatch.chdir(tmp_path)
     (tmp_path / "afile").write_bytes(b"mine")
     (tmp_path / "binary.txt").write_bytes(b"\x7fELF\x02\x01\x00\x00prompt")
-    said = refused(command, code, *LIVE, *(() if "--out" in arguments else ("--out", "o.mp4")), *arguments)
+    said = refused(
+        command, code, *LIVE, *(() if "--out" in arguments else ("--out", "o.mp4")), *arguments
+    )
     assert says in said and "reinstall" not in said
     assert sorted(path.name for path in tmp_path.iterdir()) == ["afile", "binary.txt"]
     assert (tmp_path / "afile").read_bytes() == b"mine"
 
 
-def test_licences_are_whole_in_a_narrow_terminal(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Bug: at 80 columns `creativeml-openrail-m` was cut, and that table is where licences are named."""
+def test_licences_are_whole_in_a_narrow_terminal(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bug: at 80 columns `creativeml-openrail-m` was cut, and that table is where licences are
+    named.
+    """
     monkeypatch.setattr(cli.out, "_width", 80)
     listed = command("weights", "list").out
     assert max(map(len, listed.splitlines()[:-1])) <= 80
-    joined = "".join(line.split("\u2502")[3].strip() for line in listed.splitlines() if line.count("\u2502") == 5)
+    joined = "".join(
+        line.split("\u2502")[3].strip() for line in listed.splitlines() if line.count("\u2502") == 5
+    )
     for known in ENTRIES.values():
         assert known.licence.replace(" ", "") in joined.replace(" ", "")
 
@@ -168,18 +204,41 @@ def test_first_of_keeps_the_others_as_notes() -> None:
 def test_figures_that_cannot_be_written_do_not_hide_why_the_session_failed(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Bug: a full disk ended the recording, and then only the statistics were complained of; the lost image never was."""
+    """Bug: a full disk ended the recording, and then only the statistics were complained of; the
+    lost image never was.
+    """
     from sdxs.common import session, sink
 
     def full(path: Path, _: bytes) -> None:
         raise SinkError(f"{path.name}: cannot be written")
 
     free = iter([10**12] + [10**6] * 100)
-    monkeypatch.setattr(sink.shutil, "disk_usage", lambda _: type("Usage", (), {"free": next(free)})())
+    monkeypatch.setattr(
+        sink.shutil, "disk_usage", lambda _: type("Usage", (), {"free": next(free)})()
+    )
     monkeypatch.setattr(session, "write_whole", full)
     monkeypatch.setattr(sink, "write_whole", full)
-    outputs = ("--out", tmp_path / "o.mp4", "--out", tmp_path / "o.png", "--stats", tmp_path / "s.json")
-    done = command("live", "--model", "demo", "--size", 64, "--headless", "--source", CLIP, "--backend", "identity", *outputs)
+    outputs = (
+        "--out",
+        tmp_path / "o.mp4",
+        "--out",
+        tmp_path / "o.png",
+        "--stats",
+        tmp_path / "s.json",
+    )
+    done = command(
+        "live",
+        "--model",
+        "demo",
+        "--size",
+        64,
+        "--headless",
+        "--source",
+        CLIP,
+        "--backend",
+        "identity",
+        *outputs,
+    )
     assert done.code == 1 and done.err.count("error:") == 1
     said = done.err[done.err.index("error:") :].splitlines()
     assert "the disk is full" in said[0]
@@ -209,25 +268,42 @@ cli.main()
 
 
 @pytest.mark.parametrize("mode", [(), ("--every-frame",), ("--loop", "sequential")], ids=str)
-def test_a_camera_whose_read_never_returns_ends_with_code_3(tmp_path: Path, mode: tuple[str, ...]) -> None:
+def test_a_camera_whose_read_never_returns_ends_with_code_3(
+    tmp_path: Path, mode: tuple[str, ...]
+) -> None:
     """In a process of its own, which has to leave a thread behind."""
     out = tmp_path / "frames"
-    arguments = ("live", "--model", "demo", "--backend", "identity", "--size", "64", "--headless", "--source", "0",
-                 "--out", str(out), *mode)
+    arguments = (
+        "live",
+        "--model",
+        "demo",
+        "--backend",
+        "identity",
+        "--size",
+        "64",
+        "--headless",
+        "--source",
+        "0",
+        "--out",
+        str(out),
+        *mode,
+    )
     command = [sys.executable, "-c", STALLING, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=os.environ)
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=120, check=False, env=os.environ
+    )
     assert done.returncode == 3, done.stderr
     errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
     assert len(errors) == 1 and "camera 0 has delivered no frame for" in errors[0]
     assert f"wrote {out}" in done.stdout and 1 <= len(list(out.iterdir())) <= 5
 
 
-
-
 def test_an_import_that_was_interrupted_is_an_interruption(
     command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Bug: SIGINT inside NumPy's or OpenCV's import came out as their ImportError, with a traceback and exit code 1."""
+    """Bug: SIGINT inside NumPy's or OpenCV's import came out as their ImportError, with a
+    traceback and exit code 1.
+    """
 
     def examine(_: object) -> None:
         try:
@@ -237,5 +313,9 @@ def test_an_import_that_was_interrupted_is_an_interruption(
 
     monkeypatch.setattr("sdxs.common.doctor.examine", examine)
     done = command("doctor")
-    assert done.code == 130 and done.err.strip().endswith("interrupted") and "Traceback" not in done.err
+    assert (
+        done.code == 130
+        and done.err.strip().endswith("interrupted")
+        and "Traceback" not in done.err
+    )
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

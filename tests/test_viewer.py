@@ -1,4 +1,6 @@
-"""What reaches files and window: composition, overlay, snapshots, recordings, and nothing lost when one fails."""
+"""What reaches files and window: composition, overlay, snapshots, recordings, and nothing lost
+when one fails.
+"""
 
 from pathlib import Path
 
@@ -37,15 +39,23 @@ class Kept:
 
 def frame(number: int = 0, outputs: int = 1, prompt: str = "an oil painting") -> Frame:
     made = Frame(
-        np.full((SIZE, SIZE, 3), 50, np.uint8), [np.full((SIZE, SIZE, 3), 100 + 50 * n, np.uint8) for n in range(outputs)]
+        np.full((SIZE, SIZE, 3), 50, np.uint8),
+        [np.full((SIZE, SIZE, 3), 100 + 50 * n, np.uint8) for n in range(outputs)],
     )
     made.id, made.prompt = number, prompt
     return made
 
 
-@pytest.mark.parametrize(("outputs", "view", "width"), [
-    (1, View.OUTPUT, 1), (2, View.OUTPUT, 2), (1, View.SIDE_BY_SIDE, 2), (2, View.SIDE_BY_SIDE, 3), (1, View.SPLIT, 1),
-])
+@pytest.mark.parametrize(
+    ("outputs", "view", "width"),
+    [
+        (1, View.OUTPUT, 1),
+        (2, View.OUTPUT, 2),
+        (1, View.SIDE_BY_SIDE, 2),
+        (2, View.SIDE_BY_SIDE, 3),
+        (1, View.SPLIT, 1),
+    ],
+)
 def test_composition(outputs: int, view: View, width: int) -> None:
     picture = compose(frame(outputs=outputs), view)
     assert picture.shape == (SIZE, width * SIZE, 3)
@@ -66,9 +76,14 @@ def test_overlay_is_drawn_into_the_window_and_into_no_file() -> None:
 def test_overlay_says_when_a_stand_in_renders(monkeypatch: pytest.MonkeyPatch) -> None:
     """A figure beside the interpreter's pictures must not pass for Core ML's."""
     written: list[str] = []
-    monkeypatch.setattr(viewer_module, "text_block", lambda canvas, lines, top: written.extend(lines))
+    monkeypatch.setattr(
+        viewer_module, "text_block", lambda canvas, lines, top: written.extend(lines)
+    )
     stats = Stats()
-    stats.backends = [{"backend": "coreml", "runtime": "reference interpreter, NOT Core ML; no speed"}, {"backend": "mlx"}]
+    stats.backends = [
+        {"backend": "coreml", "runtime": "reference interpreter, NOT Core ML; no speed"},
+        {"backend": "mlx"},
+    ]
     Viewer(SIZE, Look(overlay=True), stats, [], Kept()).show(frame())
     assert "reference interpreter, NOT Core ML" in written
 
@@ -102,13 +117,17 @@ def test_a_snapshot_that_fails_is_a_note_and_no_end(tmp_path: Path) -> None:
     viewer.show(frame(1))
 
 
-def test_recording_starts_and_stops_and_plays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_recording_starts_and_stops_and_plays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     viewer = Viewer(SIZE, Look(), Stats(), [], Kept())
     assert viewer.toggle_recording(tmp_path / "a.mp4")
     for number in range(5):
         viewer.show(frame(number))
     assert not viewer.toggle_recording(tmp_path / "unused.mp4")
-    assert [p.name for p in tmp_path.iterdir()] == ["a.mp4"] and VideoFile(tmp_path / "a.mp4").read() is not None
+    assert [p.name for p in tmp_path.iterdir()] == ["a.mp4"] and VideoFile(
+        tmp_path / "a.mp4"
+    ).read() is not None
 
 
 def test_a_recording_on_a_full_disk_stops_with_what_it_has_and_the_session_goes_on(
@@ -121,7 +140,9 @@ def test_a_recording_on_a_full_disk_stops_with_what_it_has_and_the_session_goes_
     monkeypatch.setattr(sinks.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000})())
     import time
 
-    deadline = time.monotonic() + 30  # the recording keeps wall-clock time: its next frame is due after 1/30 s
+    deadline = (
+        time.monotonic() + 30
+    )  # the recording keeps wall-clock time: its next frame is due after 1/30 s
     while not (tmp_path / "a.avi").exists() and time.monotonic() < deadline:
         viewer.show(frame(1))
     assert VideoFile(tmp_path / "a.avi").read() is not None

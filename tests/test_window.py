@@ -1,4 +1,6 @@
-"""The window's own logic, on a stand-in for OpenCV's; and the real one where there is a display to show it on."""
+"""The window's own logic, on a stand-in for OpenCV's; and the real one where there is a display to
+show it on.
+"""
 
 import os
 import subprocess
@@ -81,8 +83,17 @@ def test_the_close_button_ends_it_once(screen: Screen) -> None:
 
 @pytest.mark.parametrize(
     ("code", "key"),
-    [(ord("q"), ord("q")), (13, 13), (27, 27), (0xFF0D, 13), (0xFF1B, 27), (0xFF08, 8), (0xFFAB, ord("+")),
-     (0x1000000 + 0x4E2D, 0x4E2D), (0xE9, 0xE9)],
+    [
+        (ord("q"), ord("q")),
+        (13, 13),
+        (27, 27),
+        (0xFF0D, 13),
+        (0xFF1B, 27),
+        (0xFF08, 8),
+        (0xFFAB, ord("+")),
+        (0x1000000 + 0x4E2D, 0x4E2D),
+        (0xE9, 0xE9),
+    ],
 )
 def test_key_codes_of_every_toolkit(code: int, key: int) -> None:
     assert key_of(code) == key
@@ -95,18 +106,24 @@ def test_keys_without_a_character_mean_nothing(code: int) -> None:
 
 def test_bars_keep_proportions() -> None:
     wide = with_bars(picture(), 200, 100)
-    assert wide.shape == (64, 128, 3) and (wide[:, 32:96, 0] == 200).all() and not wide[:, :32].any()
+    assert (
+        wide.shape == (64, 128, 3) and (wide[:, 32:96, 0] == 200).all() and not wide[:, :32].any()
+    )
     assert with_bars(picture(), 0, 0).shape == (64, 64, 3)
 
 
-def test_a_display_that_does_not_answer_is_refused_and_aborts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_display_that_does_not_answer_is_refused_and_aborts_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """OpenCV aborts the process that asks for a window there; only the probe may die."""
     monkeypatch.setattr(cv2, "getBuildInformation", lambda: "  GUI:  QT5\n")
     monkeypatch.setattr(sinks.sys, "platform", "linux")
     monkeypatch.setenv("DISPLAY", ":77")
 
     def aborted(*_: object, **__: object) -> "subprocess.CompletedProcess[str]":
-        return subprocess.CompletedProcess([], -6, "", "qt.qpa.xcb: could not connect to display :77\n")
+        return subprocess.CompletedProcess(
+            [], -6, "", "qt.qpa.xcb: could not connect to display :77\n"
+        )
 
     monkeypatch.setattr(sinks.subprocess, "run", aborted)
     assert "could not connect to display :77" in window_obstacle()
@@ -117,7 +134,10 @@ def test_a_real_window() -> None:
         pytest.skip(f"no window here: {window_obstacle()}")
     script = (
         "import numpy as np\nfrom sdxs.common.sink import Window\nwindow = Window()\n"
-        "for _ in range(5): window.write(np.zeros((720, 720, 3), np.uint8), 0); window.key()\nwindow.close()"
+        "for _ in range(5): window.write(np.zeros((720, 720, 3), np.uint8), 0); "
+        "window.key()\nwindow.close()"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=os.environ, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, env=os.environ, check=False
+    )
     assert done.returncode == 0, done.stderr

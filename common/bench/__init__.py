@@ -1,1 +1,3 @@
-"""The instrument: which backend, on this machine, for this model, and why. Knows no backend; they come by name."""
+"""The instrument: which backend, on this machine, for this model, and why. Knows no backend; they
+come by name.
+"""

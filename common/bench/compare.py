@@ -10,7 +10,9 @@ from .statistics import Interval
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One backend in both reports. ratio: how many times as long it takes in the second as in the first."""
+    """One backend in both reports. ratio: how many times as long it takes in the second as in the
+    first.
+    """
 
     label: str
     first_ms: float
@@ -28,10 +30,12 @@ class Change:
 
 
 def compare(first: Report, second: Report, across_machines: bool = False) -> list[Change]:
-    """Every backend that both have. Raises UsageError for runs that are not of the same work or machine.
+    """Every backend that both have. Raises UsageError for runs that are not of the same work or
+    machine.
 
-    Different commits, versions and environments are what one compares; another model, size, seed or
-    precision is other work. across_machines: allow different machines; rounds were not paired then either.
+    Different commits, versions and environments are what one compares; another model, size, seed
+    or precision is other work. across_machines: allow different machines; rounds were not paired
+    then either.
     """
     _refuse_other_work(first, second)
     if not across_machines:
@@ -43,11 +47,24 @@ def compare(first: Report, second: Report, across_machines: bool = False) -> lis
         if other is None or not backend.frames or not other.frames:
             continue
         _refuse_other_precision(backend, other)
-        before, after = statistics.summary(backend.frames).median, statistics.summary(other.frames).median
-        changes.append(Change(backend.label, before, after, statistics.unpaired_ratio(other.frames, backend.frames)))
+        before, after = (
+            statistics.summary(backend.frames).median,
+            statistics.summary(other.frames).median,
+        )
+        changes.append(
+            Change(
+                backend.label,
+                before,
+                after,
+                statistics.unpaired_ratio(other.frames, backend.frames),
+            )
+        )
     if not changes:
         names = [", ".join(b.label for b in r.backends) or "none" for r in (first, second)]
-        raise UsageError(f"the reports have no measured backend in common ({names[0]}; {names[1]}): measure the same ones")
+        raise UsageError(
+            f"the reports have no measured backend in common ({names[0]}; {names[1]}): measure the "
+            "same ones"
+        )
     return changes
 
 
@@ -56,7 +73,8 @@ def _refuse_other_work(first: Report, second: Report) -> None:
         one, other = getattr(first.work, what), getattr(second.work, what)
         if one != other:
             raise UsageError(
-                f"these runs are not of the same work: {what} is {one} in the first and {other} in the second; "
+                f"these runs are not of the same work: {what} is {one} in the first and {other} in "
+                "the second; "
                 "measure both alike"
             )
 
@@ -66,7 +84,8 @@ def _refuse_other_machine(first: Report, second: Report) -> None:
         one, other = getattr(first.machine, what), getattr(second.machine, what)
         if one != other:
             raise UsageError(
-                f"these runs are of different machines: {what} is {one!r} and {other!r}; add --across-machines if that "
+                f"these runs are of different machines: {what} is {one!r} and {other!r}; add "
+                "--across-machines if that "
                 "is what you want to compare"
             )
 
@@ -74,6 +93,12 @@ def _refuse_other_machine(first: Report, second: Report) -> None:
 def _refuse_other_precision(one: BackendReport, other: BackendReport) -> None:
     first, second = one.describe.get("dtype", ""), other.describe.get("dtype", "")
     if first != second:
-        raise UsageError(f"{one.label} computed in {first} in the first run and in {second} in the second; measure both alike")
+        raise UsageError(
+            f"{one.label} computed in {first} in the first run and in {second} in the second; "
+            "measure both alike"
+        )
     if one.settings != other.settings or one.isolated != other.isolated:
-        raise UsageError(f"{one.label} was set otherwise: {one.settings} and {other.settings}; measure both alike")
+        raise UsageError(
+            f"{one.label} was set otherwise: {one.settings} and {other.settings}; measure both "
+            "alike"
+        )

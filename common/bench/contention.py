@@ -1,8 +1,8 @@
 """Traffic on the memory bus, from processes that do nothing else, at a rate that can be set.
 
-Each copies blocks of a buffer far larger than any cache; bytes are counted as read plus written (what a
-write first fetches comes on top of that, unseen). It takes cores as well as bandwidth, so there is a
-control: the same processes as busy on a block that stays in the cache.
+Each copies blocks of a buffer far larger than any cache; bytes are counted as read plus written
+(what a write first fetches comes on top of that, unseen). It takes cores as well as bandwidth, so
+there is a control: the same processes as busy on a block that stays in the cache.
 """
 
 import threading
@@ -28,7 +28,9 @@ CATCH_UP_S = 0.05  # a process that was kept from running makes up for no more t
 
 @dataclass(frozen=True, slots=True)
 class SetRate:
-    """Bytes a second, read plus written; infinity for as fast as it goes, 0 for none. cached: the control."""
+    """Bytes a second, read plus written; infinity for as fast as it goes, 0 for none. cached: the
+    control.
+    """
 
     bytes_per_s: float
     cached: bool = False
@@ -55,7 +57,12 @@ class Traffic:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         for child in self._children:
             child.end(None)
 
@@ -86,7 +93,9 @@ class Traffic:
 
 
 class _Copier(threading.Thread):
-    """Copies in a thread of its own, while the process answers; NumPy lets go of the GIL meanwhile."""
+    """Copies in a thread of its own, while the process answers; NumPy lets go of the GIL
+    meanwhile.
+    """
 
     def __init__(self, buffer_bytes: int) -> None:
         super().__init__(name="sdxs-traffic", daemon=True)

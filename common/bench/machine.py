@@ -1,4 +1,6 @@
-"""What a run is measured on and under: the machine, its versions, and what it was doing meanwhile."""
+"""What a run is measured on and under: the machine, its versions, and what it was doing
+meanwhile.
+"""
 
 import os
 import platform
@@ -13,10 +15,29 @@ from ..checkpoint import PACKAGE_FOLDER
 from .report import Machine
 
 PACKAGES = (
-    "sdxs", "mlx", "mlx-metal", "mlx-cpu", "mlx-cuda-13", "coremltools", "torch", "diffusers", "numpy", "opencv-python",
-    "opencv-python-headless", "safetensors",
+    "sdxs",
+    "mlx",
+    "mlx-metal",
+    "mlx-cpu",
+    "mlx-cuda-13",
+    "coremltools",
+    "torch",
+    "diffusers",
+    "numpy",
+    "opencv-python",
+    "opencv-python-headless",
+    "safetensors",
 )
-TELLING = ("MLX_", "OPENBLAS_", "OMP_", "MKL_", "VECLIB_", "PYTORCH_", "TORCH", "SDXS_BLAS")  # environment that changes speed
+TELLING = (
+    "MLX_",
+    "OPENBLAS_",
+    "OMP_",
+    "MKL_",
+    "VECLIB_",
+    "PYTORCH_",
+    "TORCH",
+    "SDXS_BLAS",
+)  # environment that changes speed
 _ASK_S = 10.0
 
 
@@ -30,7 +51,11 @@ def machine() -> Machine:
         memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         python=platform.python_version(),
         versions=versions(),
-        environment={name: _shareable(value) for name, value in sorted(os.environ.items()) if name.startswith(TELLING)},
+        environment={
+            name: _shareable(value)
+            for name, value in sorted(os.environ.items())
+            if name.startswith(TELLING)
+        },
         git=git_revision(),
     )
 
@@ -52,16 +77,22 @@ def versions() -> dict[str, str]:
 
 
 def git_revision() -> str:
-    """Commit of the checkout this code lies in, with '+changes' if it differs; else what $SDXS_GIT_REVISION says, or ''."""
+    """Commit of the checkout this code lies in, with '+changes' if it differs; else what
+    $SDXS_GIT_REVISION says, or ''.
+    """
     if not (PACKAGE_FOLDER / ".git").exists():
         return os.environ.get("SDXS_GIT_REVISION", "")
     commit = _ask("git", "-C", str(PACKAGE_FOLDER), "rev-parse", "--short=12", "HEAD")
-    changed = _ask("git", "-C", str(PACKAGE_FOLDER), "status", "--porcelain", "--untracked-files=no")
+    changed = _ask(
+        "git", "-C", str(PACKAGE_FOLDER), "status", "--porcelain", "--untracked-files=no"
+    )
     return f"{commit}{'+changes' if changed else ''}"
 
 
 def conditions() -> dict[str, str]:
-    """What the system tells of load, power and heat now. Keys: load, power, thermal, governor, gpu; absent if it is silent."""
+    """What the system tells of load, power and heat now. Keys: load, power, thermal, governor,
+    gpu; absent if it is silent.
+    """
     found = {"load": " ".join(f"{load:.2f}" for load in os.getloadavg())}
     if sys.platform == "darwin":
         found["power"] = _first_match(_ask("pmset", "-g", "batt"), r"drawing from '([^']+)'")
@@ -80,15 +111,21 @@ def conditions() -> dict[str, str]:
 def _chip() -> str:
     if sys.platform == "darwin":
         return _ask("sysctl", "-n", "machdep.cpu.brand_string")
-    return _first_match(_text(Path("/proc/cpuinfo")), r"model name\s*:\s*(.+)") or platform.processor()
+    return (
+        _first_match(_text(Path("/proc/cpuinfo")), r"model name\s*:\s*(.+)") or platform.processor()
+    )
 
 
 def _accelerator() -> str:
     if sys.platform == "darwin":
-        cores = _first_match(_ask("ioreg", "-rc", "AGXAccelerator"), r'"gpu-core-count"\s*=\s*(\d+)')
+        cores = _first_match(
+            _ask("ioreg", "-rc", "AGXAccelerator"), r'"gpu-core-count"\s*=\s*(\d+)'
+        )
         return f"{cores} GPU cores" if cores else ""
     if shutil.which("nvidia-smi"):
-        return _ask("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader")
+        return _ask(
+            "nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"
+        )
     return ""
 
 
@@ -103,7 +140,11 @@ def _linux_power(folder: Path) -> str:
 
 def _linux_thermal(folder: Path) -> str:
     """The hottest zone in degrees Celsius."""
-    degrees = [int(text) / 1000 for p in folder.glob("thermal_zone*/temp") if (text := _text(p)).lstrip("-").isdigit()]
+    degrees = [
+        int(text) / 1000
+        for p in folder.glob("thermal_zone*/temp")
+        if (text := _text(p)).lstrip("-").isdigit()
+    ]
     return f"{max(degrees):.0f} C" if degrees else ""
 
 

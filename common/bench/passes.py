@@ -1,4 +1,5 @@
-"""What is measured around a backend with the loop's own code: bytes copied per frame, time before and after.
+"""What is measured around a backend with the loop's own code: bytes copied per frame, time before
+and after.
 
 Imported in a worker after its backend, because it brings OpenCV along.
 """
@@ -32,7 +33,9 @@ T = TypeVar("T")
 
 
 class StillCamera:
-    """As a camera would, writes every picture into memory of its own: uint8 (720, 1280, 3) BGR, all different."""
+    """As a camera would, writes every picture into memory of its own: uint8 (720, 1280, 3) BGR,
+    all different.
+    """
 
     name = "camera of 1280 x 720"
     fps = 30.0
@@ -54,7 +57,9 @@ class StillCamera:
 
 
 class LentBackend:
-    """A loaded backend on loan to a loop: calls are carried out by the thread that loaded it, whoever makes them."""
+    """A loaded backend on loan to a loop: calls are carried out by the thread that loaded it,
+    whoever makes them.
+    """
 
     def __init__(self, backend: Backend) -> None:
         self.name, self.depth = backend.name, backend.depth
@@ -62,7 +67,9 @@ class LentBackend:
         self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
 
     def serve_until(self, done: Callable[[], object]) -> None:
-        """Run `done` in another thread and carry out its calls on this one until it has ended. Raises what it raises."""
+        """Run `done` in another thread and carry out its calls on this one until it has ended.
+        Raises what it raises.
+        """
         result: Future[object] = Future()
 
         def work() -> None:
@@ -117,17 +124,24 @@ class LentBackend:
         return self._backend.describe()
 
 
-def count_copies(backend: Backend, size: int, conditioning: np.ndarray, seed: int, frames: int) -> dict[str, float]:
+def count_copies(
+    backend: Backend, size: int, conditioning: np.ndarray, seed: int, frames: int
+) -> dict[str, float]:
     """Bytes that are copied for each frame of a live session into a video file, by hand.
 
-    The loop with its threads as `sdxs live` runs it, from a camera of 1280 x 720, every frame rendered.
+    The loop with its threads as `sdxs live` runs it, from a camera of 1280 x 720, every frame
+    rendered.
     """
     settings = LoopSettings(size, frames=frames, realtime=False)
     prompt = Prompt("", conditioning)
     lent = LentBackend(backend)
-    loop = Loop(StillCamera(), [lent], settings, [prompt], FrameParams(seed), lambda _: conditioning)
+    loop = Loop(
+        StillCamera(), [lent], settings, [prompt], FrameParams(seed), lambda _: conditioning
+    )
     with tempfile.TemporaryDirectory() as folder:
-        viewer = Viewer(size, Look(), loop.stats, [VideoFileSink(Path(folder) / "copies.avi", 30.0)], None)
+        viewer = Viewer(
+            size, Look(), loop.stats, [VideoFileSink(Path(folder) / "copies.avi", 30.0)], None
+        )
         copies.take()
         lent.serve_until(lambda: loop.run(viewer.show, lambda: None, viewer.close))
     assert loop.summary is not None
@@ -135,14 +149,18 @@ def count_copies(backend: Backend, size: int, conditioning: np.ndarray, seed: in
 
 
 def profile_surroundings(size: int, frames: int) -> dict[str, list[float]]:
-    """Milliseconds: pre (crop, resize, colour order), post (smoothing, camera blend, colour order), hosting.
+    """Milliseconds: pre (crop, resize, colour order), post (smoothing, camera blend, colour
+    order), hosting.
 
-    hosting: what a process of its own adds to a frame, there and back, measured with a backend that does nothing.
+    hosting: what a process of its own adds to a frame, there and back, measured with a backend
+    that does nothing.
     """
     camera, smoother = StillCamera(), Smoother(size)
     square, picture = np.empty((size, size, 3), np.uint8), np.empty((size, size, 3), np.uint8)
     times: dict[str, list[float]] = {"pre": [], "post": [], "hosting": []}
-    hosted = HostedBackend("identity", f"{IdentityBackend.__module__}:IdentityBackend", None, BackendOptions(size))
+    hosted = HostedBackend(
+        "identity", f"{IdentityBackend.__module__}:IdentityBackend", None, BackendOptions(size)
+    )
     hosted.load()
     try:
         for number in range(frames + 2):

@@ -1,4 +1,6 @@
-"""The figures of a report as PNG files, drawn by matplotlib (the `plot` extra) from the marks that the page shows."""
+"""The figures of a report as PNG files, drawn by matplotlib (the `plot` extra) from the marks that
+the page shows.
+"""
 
 from pathlib import Path
 
@@ -12,12 +14,24 @@ from .svg import HEIGHT, WIDTH, Mark
 
 DPI = 200
 _INCH = 100  # pixels of the page in an inch here
-_COLOURS = ("#1f6feb", "#c2410c", "#13795b", "#8a3ffc", "#a16207", "#57606a", "#be185d", "#0e7490", "#6b4f3a")  # as report.css
+_COLOURS = (
+    "#1f6feb",
+    "#c2410c",
+    "#13795b",
+    "#8a3ffc",
+    "#a16207",
+    "#57606a",
+    "#be185d",
+    "#0e7490",
+    "#6b4f3a",
+)  # as report.css
 _ROOF = "#57606a"
 
 
 def write(report: Report, folder: Path) -> list[Path]:
-    """Write each figure as `<name>.png` into `folder`, which is made, and return the files. Raises SinkError."""
+    """Write each figure as `<name>.png` into `folder`, which is made, and return the files. Raises
+    SinkError.
+    """
     written = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -25,17 +39,22 @@ def write(report: Report, folder: Path) -> list[Path]:
             written.append(folder / f"{figure.plot.name}.png")
             _draw(figure).savefig(written[-1], dpi=DPI)
     except OSError as error:
-        raise SinkError(f"{folder}: plots cannot be written ({error.strerror}); name another folder") from None
+        raise SinkError(
+            f"{folder}: plots cannot be written ({error.strerror}); name another folder"
+        ) from None
     return written
 
 
 def _draw(figure: Figure) -> Canvas:
     plot = figure.plot
-    canvas = Canvas(figsize=(WIDTH / _INCH, max(plot.height, HEIGHT * 0.6) / _INCH + 0.5), layout="constrained")
+    canvas = Canvas(
+        figsize=(WIDTH / _INCH, max(plot.height, HEIGHT * 0.6) / _INCH + 0.5), layout="constrained"
+    )
     axes = canvas.add_subplot()
     axes.set_title(figure.title, loc="left")
     for axis, scale, limit, label in (
-        (plot.x, axes.set_xscale, axes.set_xlim, axes.set_xlabel), (plot.y, axes.set_yscale, axes.set_ylim, axes.set_ylabel),
+        (plot.x, axes.set_xscale, axes.set_xlim, axes.set_xlabel),
+        (plot.y, axes.set_yscale, axes.set_ylim, axes.set_ylabel),
     ):
         scale("log" if axis.log else "linear")
         limit(axis.low, axis.high)
@@ -45,9 +64,18 @@ def _draw(figure: Figure) -> Canvas:
     axes.grid(alpha=0.3)
     for mark in plot.marks:
         _mark(axes, mark)
-    handles = [axes.plot([], [], color=_colour(style), linewidth=5, label=label)[0] for label, style in figure.legend]
+    handles = [
+        axes.plot([], [], color=_colour(style), linewidth=5, label=label)[0]
+        for label, style in figure.legend
+    ]
     if handles:
-        canvas.legend(handles=handles, loc="outside lower center", ncols=min(4, len(handles)), fontsize="small", frameon=False)
+        canvas.legend(
+            handles=handles,
+            loc="outside lower center",
+            ncols=min(4, len(handles)),
+            fontsize="small",
+            frameon=False,
+        )
     return canvas
 
 
@@ -55,16 +83,36 @@ def _mark(axes: Axes, mark: Mark) -> None:
     across, up = [p[0] for p in mark.points], [p[1] for p in mark.points]
     colour = _colour(mark.style)
     if mark.kind == "line":
-        axes.plot(across, up, color=colour, linestyle="--" if mark.style == "roof" else "-", linewidth=1.6)
+        axes.plot(
+            across, up, color=colour, linestyle="--" if mark.style == "roof" else "-", linewidth=1.6
+        )
     elif mark.kind == "area":
         axes.fill(across, up, facecolor=colour, alpha=0.3, edgecolor=colour)
     elif mark.kind == "bar":
-        axes.barh((up[0] + up[1]) / 2, across[1] - across[0], up[0] - up[1], left=across[0], color=colour)
+        axes.barh(
+            (up[0] + up[1]) / 2, across[1] - across[0], up[0] - up[1], left=across[0], color=colour
+        )
     elif mark.kind == "text":
-        side = {"ha": "right", "xytext": (-6, 0)} if mark.right else {"ha": "left", "xytext": (6, 0)}
-        axes.annotate(mark.readout, mark.points[0], textcoords="offset points", va="center", fontsize="small", **side)
+        side = (
+            {"ha": "right", "xytext": (-6, 0)} if mark.right else {"ha": "left", "xytext": (6, 0)}
+        )
+        axes.annotate(
+            mark.readout,
+            mark.points[0],
+            textcoords="offset points",
+            va="center",
+            fontsize="small",
+            **side,
+        )
     else:
-        axes.plot(across, up, "o", color=colour, markerfacecolor="white" if mark.kind == "hollow" else colour, zorder=3)
+        axes.plot(
+            across,
+            up,
+            "o",
+            color=colour,
+            markerfacecolor="white" if mark.kind == "hollow" else colour,
+            zorder=3,
+        )
 
 
 def _colour(style: str) -> str:

@@ -1,6 +1,8 @@
-"""What a run of bench leaves: these dataclasses, as JSON. `schema.json` beside this file is made from them.
+"""What a run of bench leaves: these dataclasses, as JSON. `schema.json` beside this file is made
+from them.
 
-Milliseconds, bytes, FLOPs and bytes a second throughout. Raw times are kept: every figure can be worked out again.
+Milliseconds, bytes, FLOPs and bytes a second throughout. Raw times are kept: every figure can be
+worked out again.
 """
 
 import json
@@ -32,7 +34,9 @@ class Machine:
 
 @dataclass(slots=True)
 class Work:
-    """What was computed; runs that differ here refuse to be compared. weights: sha256 of UNet and VAE."""
+    """What was computed; runs that differ here refuse to be compared. weights: sha256 of UNet and
+    VAE.
+    """
 
     model: str
     weights: dict[str, str]
@@ -44,7 +48,9 @@ class Work:
 
 @dataclass(slots=True)
 class Settings:
-    """How it was measured. fresh: each round in processes of its own; otherwise all rounds in the same ones."""
+    """How it was measured. fresh: each round in processes of its own; otherwise all rounds in the
+    same ones.
+    """
 
     rounds: int
     turns: int
@@ -68,7 +74,8 @@ class Round:
 class MemoryPoint:
     """At a moment: 'load', 'warm-up' or 'end'.
 
-    footprint: of the process, phys_footprint on macOS, PSS on Linux; the rest as the framework says.
+    footprint: of the process, phys_footprint on macOS, PSS on Linux; the rest as the framework
+    says.
     """
 
     moment: str
@@ -81,7 +88,9 @@ class MemoryPoint:
 
 @dataclass(slots=True)
 class MemoryOverTime:
-    """Footprint as frames went by; growth in bytes for every 1,000 frames, None where there were too few samples."""
+    """Footprint as frames went by; growth in bytes for every 1,000 frames, None where there were
+    too few samples.
+    """
 
     frames: list[int]
     footprint_bytes: list[int]
@@ -90,7 +99,9 @@ class MemoryOverTime:
 
 @dataclass(slots=True)
 class Peak:
-    """What the machine does at best through this backend's framework, or, for a CPU's memory, through plain copies."""
+    """What the machine does at best through this backend's framework, or, for a CPU's memory,
+    through plain copies.
+    """
 
     flops_per_s: float
     bytes_per_s: float
@@ -102,8 +113,9 @@ class Peak:
 class StageRoof:
     """One stage against the machine's roof.
 
-    bound: 'compute' or 'memory', by which side of the ridge point it lies on. share: of the attainable rate that
-    was reached. The savings are the most milliseconds that weights of fewer bits, or half the arithmetic, can take off.
+    bound: 'compute' or 'memory', by which side of the ridge point it lies on. share: of the
+    attainable rate that was reached. The savings are the most milliseconds that weights of fewer
+    bits, or half the arithmetic, can take off.
     """
 
     stage: str
@@ -133,7 +145,9 @@ class Roofline:
 
 @dataclass(slots=True)
 class ContentionPoint:
-    """One backend while other processes move memory. cached: the control, just as busy but within the cache."""
+    """One backend while other processes move memory. cached: the control, just as busy but within
+    the cache.
+    """
 
     wanted_share: float
     cached: bool
@@ -152,7 +166,8 @@ class Contention:
 class BackendReport:
     """Everything about one entrant.
 
-    copies: bytes per frame by hand. stages_ms: of a separate pass, each waited for. notes: what its framework tells.
+    copies: bytes per frame by hand. stages_ms: of a separate pass, each waited for. notes: what
+    its framework tells.
     """
 
     label: str
@@ -173,7 +188,9 @@ class BackendReport:
 
     @property
     def latency(self) -> Summary | None:
-        """From submit to collect, of every round; longer than a frame's share of time if several are in flight."""
+        """From submit to collect, of every round; longer than a frame's share of time if several
+        are in flight.
+        """
         return summary([r.latency_ms for r in self.rounds if r.latency_ms]) if self.frames else None
 
     @property
@@ -184,7 +201,9 @@ class BackendReport:
 
 @dataclass(slots=True)
 class Ratio:
-    """How many times as long `first` takes as `second`; `refused` says why they are not compared."""
+    """How many times as long `first` takes as `second`; `refused` says why they are not
+    compared.
+    """
 
     first: str
     second: str
@@ -194,7 +213,9 @@ class Ratio:
 
 @dataclass(slots=True)
 class Together:
-    """Two backends resident and running at once, against each alone just before. Rates in frames a second."""
+    """Two backends resident and running at once, against each alone just before. Rates in frames a
+    second.
+    """
 
     labels: list[str]
     alone_fps: list[float]
@@ -221,7 +242,9 @@ class PaperRow:
 
 @dataclass(slots=True)
 class Report:
-    """A run. complete: every pass that was asked for was made; otherwise `ended` says what happened."""
+    """A run. complete: every pass that was asked for was made; otherwise `ended` says what
+    happened.
+    """
 
     schema: int
     complete: bool
@@ -246,20 +269,29 @@ class Report:
 
 def schema_text() -> str:
     """The JSON schema of a report, as `schema.json` has it."""
-    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "A report of `sdxs bench`"}
+    head = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "A report of `sdxs bench`",
+    }
     return json.dumps(head | describe(Report), indent=1) + "\n"
 
 
 def read_report(path: Path) -> Report:
-    """Read what `--json` wrote. Raises UsageError for a file that is not there, damaged, or of another version."""
+    """Read what `--json` wrote. Raises UsageError for a file that is not there, damaged, or of
+    another version.
+    """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise UsageError(f"{path}: not readable as json ({error}); expected a file that `sdxs bench --json` wrote") from None
+        raise UsageError(
+            f"{path}: not readable as json ({error}); expected a file that `sdxs bench --json` "
+            "wrote"
+        ) from None
     schema = values.get("schema") if isinstance(values, dict) else None
     if schema != SCHEMA:
         raise UsageError(
-            f"{path}: schema {schema!r}, expected {SCHEMA}; it was written by another version of sdxs, or is no report of "
+            f"{path}: schema {schema!r}, expected {SCHEMA}; it was written by another version of "
+            "sdxs, or is no report of "
             "bench: use that version, or measure again"
         )
     try:

@@ -1,8 +1,9 @@
-"""Carry a plan out: rounds in alternation, then memory, copies, stages, roofline, contention, both at once.
+"""Carry a plan out: rounds in alternation, then memory, copies, stages, roofline, contention, both
+at once.
 
-The headline comes first and alone; every other pass runs after it and cannot disturb it. A backend that
-fails loses the round or the pass it was in, and the report says so. `stop` ends the run between two
-answers; what was measured until then is kept and marked as partial.
+The headline comes first and alone; every other pass runs after it and cannot disturb it. A backend
+that fails loses the round or the pass it was in, and the report says so. `stop` ends the run
+between two answers; what was measured until then is kept and marked as partial.
 """
 
 import math
@@ -37,7 +38,20 @@ from .report import (
 )
 from .roofline import roofline
 from .worker import Count as CountWork
-from .worker import CountCopies, Entrant, Loaded, Measure, MeasurePeaks, Notes, Profile, Run, Timed, Use, Watch, Worker
+from .worker import (
+    CountCopies,
+    Entrant,
+    Loaded,
+    Measure,
+    MeasurePeaks,
+    Notes,
+    Profile,
+    Run,
+    Timed,
+    Use,
+    Watch,
+    Worker,
+)
 
 FLOOR_DTYPE = "uint8"  # what the identity backend says, which computes nothing
 LEVELS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -46,7 +60,8 @@ COPY_FRAMES = 20
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is asked for. Seconds are per turn, per level of traffic and per memory pass; the rest see `Settings`.
+    """What is asked for. Seconds are per turn, per level of traffic and per memory pass; the rest
+    see `Settings`.
 
     counters: ways of counting a frame's work, by name -> 'module:Class' of an Instrument.
     """
@@ -70,17 +85,23 @@ class Plan:
 
 
 class Stopped(BaseException):
-    """The user asked for the end; no failure of a backend's, so nothing that handles those may catch it."""
+    """The user asked for the end; no failure of a backend's, so nothing that handles those may
+    catch it.
+    """
 
 
 class Runner:
     """One run of bench over one checkpoint. `report` is complete in itself at every moment."""
 
     def __init__(
-        self, plan: Plan, checkpoint: Checkpoint, save: Callable[[Report], None] = lambda report: None,
+        self,
+        plan: Plan,
+        checkpoint: Checkpoint,
+        save: Callable[[Report], None] = lambda report: None,
         say: Callable[[str], None] = lambda line: None,
     ) -> None:
-        """Read the prompt's states and the machine. save: called after every step with the report until then.
+        """Read the prompt's states and the machine. save: called after every step with the report
+        until then.
 
         say: told what is being done. Raises UsageError, ConfigError, WeightsError.
         """
@@ -96,10 +117,19 @@ class Runner:
         self._peaks: dict[tuple[str, str], Peaks] = {}
         self._began = time.perf_counter()
         self.report = Report(
-            SCHEMA, False, "running", datetime.now(UTC).isoformat(timespec="seconds"), 0.0,
-            work_of(checkpoint, self._size, plan.seed, plan.prompt), machine(),
-            Settings(plan.rounds, plan.turns, plan.turn_s, plan.fresh), [conditions()],
-            [BackendReport(e.label, e.location, dict(e.options.settings), e.isolated, {}) for e in plan.entrants],
+            SCHEMA,
+            False,
+            "running",
+            datetime.now(UTC).isoformat(timespec="seconds"),
+            0.0,
+            work_of(checkpoint, self._size, plan.seed, plan.prompt),
+            machine(),
+            Settings(plan.rounds, plan.turns, plan.turn_s, plan.fresh),
+            [conditions()],
+            [
+                BackendReport(e.label, e.location, dict(e.options.settings), e.isolated, {})
+                for e in plan.entrants
+            ],
         )
         self._crew = Crew(self._start, plan.fresh, self.report.failures.append)
         self._of = {backend.label: backend for backend in self.report.backends}
@@ -109,7 +139,9 @@ class Runner:
         self._stopped = True
 
     def run(self) -> Report:
-        """Do everything and return the report. A backend's failure goes into it; a mistake of ours is raised."""
+        """Do everything and return the report. A backend's failure goes into it; a mistake of ours
+        is raised.
+        """
         ended = "failed"
         try:
             self._rounds()
@@ -138,12 +170,17 @@ class Runner:
             self._say(f"round {number + 1} of {plan.rounds}")
             during = f"round {number + 1}"
             with self._crew.of(plan.entrants, during) as crew:
-                records = {label: Round(number, [], [], [], loaded.load_s) for label, (_, loaded) in crew.items()}
+                records = {
+                    label: Round(number, [], [], [], loaded.load_s)
+                    for label, (_, loaded) in crew.items()
+                }
                 for label, (_, loaded) in crew.items():
                     self._of[label].describe = _without_process(loaded.describe)
                 for entrant in plan.entrants:
                     if entrant.label not in crew:
-                        self._of[entrant.label].rounds.append(Round(number, [], [], [], 0.0, self.report.failures[-1]))
+                        self._of[entrant.label].rounds.append(
+                            Round(number, [], [], [], 0.0, self.report.failures[-1])
+                        )
                 try:
                     self._turns(crew, records, during)
                 finally:
@@ -151,8 +188,12 @@ class Runner:
                         self._of[label].rounds.append(record)
             self._save_now()
 
-    def _turns(self, crew: Mapping[str, tuple[Worker, Loaded]], records: Mapping[str, Round], during: str) -> None:
-        """A B A B, and the other way about in every second round, so that nobody always follows the same neighbour."""
+    def _turns(
+        self, crew: Mapping[str, tuple[Worker, Loaded]], records: Mapping[str, Round], during: str
+    ) -> None:
+        """A B A B, and the other way about in every second round, so that nobody always follows
+        the same neighbour.
+        """
         for turn in range(self._plan.turns):
             order = list(records)
             for label in order if next(iter(records.values())).number % 2 == 0 else order[::-1]:
@@ -182,7 +223,9 @@ class Runner:
             self._save_now()
 
     def _memory(self, worker: Worker, loaded: Loaded) -> bool:
-        """Memory at load, after warm-up and at the end, and over time in between. Returns whether it went well."""
+        """Memory at load, after warm-up and at the end, and over time in between. Returns whether
+        it went well.
+        """
         of, during = self._of[worker.entrant.label], "the memory pass"
         of.memory = [_point("load", loaded.use)]
         for moment in ("warm-up", "end"):
@@ -192,7 +235,9 @@ class Runner:
                     return False
                 frames, used = [f for f, _ in seen], [b for _, b in seen]
                 settled = slice(len(frames) // 4, None)  # the first quarter still fills caches
-                of.memory_over_time = MemoryOverTime(frames, used, statistics.growth(frames[settled], used[settled]))
+                of.memory_over_time = MemoryOverTime(
+                    frames, used, statistics.growth(frames[settled], used[settled])
+                )
             ran = self._crew.ask(worker, Run(0, warm=3), during)
             use = ran if isinstance(ran, Failed) else self._crew.ask(worker, Measure(), during)
             if isinstance(use, Failed):
@@ -208,17 +253,29 @@ class Runner:
         return True
 
     def _count(self) -> None:
-        """Count the work in every way there is, each in a process of its own: coremltools and MLX need not meet."""
+        """Count the work in every way there is, each in a process of its own: coremltools and MLX
+        need not meet.
+        """
         for name, location in self._plan.counters.items():
             self._say(f"counting operations: {name}")
-            worker = self._start(Entrant(f"count {name}", "", self._plan.entrants[0].options, location))
+            worker = self._start(
+                Entrant(f"count {name}", "", self._plan.entrants[0].options, location)
+            )
             costs = self._crew.ask(worker, CountWork(), "counting operations")
             if not isinstance(costs, Failed):
                 self._costs[name] = costs
                 worker.end()
         stages = dict.fromkeys(cost.stage for costs in self._costs.values() for cost in costs)
         self.report.counts = [
-            Count(stage, {name: cost.flops for name, costs in self._costs.items() for cost in costs if cost.stage == stage})
+            Count(
+                stage,
+                {
+                    name: cost.flops
+                    for name, costs in self._costs.items()
+                    for cost in costs
+                    if cost.stage == stage
+                },
+            )
             for stage in stages
         ]
 
@@ -244,14 +301,23 @@ class Runner:
             with Traffic() as traffic:
                 host = traffic.saturation(0.5)
         of.roofline = roofline(
-            next(iter(self._costs.values())), peaks, stages, statistics.summary(of.frames).median, dtype, host
+            next(iter(self._costs.values())),
+            peaks,
+            stages,
+            statistics.summary(of.frames).median,
+            dtype,
+            host,
         )
 
     def _peaks_of(self, entrant: Entrant, dtype: str) -> Peaks | None:
-        """Once for each framework and precision, in a process of its own, whose memory is not the backend's."""
+        """Once for each framework and precision, in a process of its own, whose memory is not the
+        backend's.
+        """
         key = entrant.instrument, dtype
         if key not in self._peaks:
-            worker = self._start(Entrant(f"{entrant.label}'s framework", "", entrant.options, entrant.instrument))
+            worker = self._start(
+                Entrant(f"{entrant.label}'s framework", "", entrant.options, entrant.instrument)
+            )
             peaks = self._crew.ask(worker, MeasurePeaks(dtype), "measuring the machine's peaks")
             if isinstance(peaks, Failed):
                 return None
@@ -261,7 +327,9 @@ class Runner:
 
     def _both_at_once(self) -> None:
         """The first two that are no floor: each alone, then both at the same time."""
-        pair = [e for e in self._able() if self._of[e.label].describe.get("dtype") != FLOOR_DTYPE][:2]
+        pair = [e for e in self._able() if self._of[e.label].describe.get("dtype") != FLOOR_DTYPE][
+            :2
+        ]
         if len(pair) < 2:
             return
         during = "running both at once"
@@ -275,7 +343,11 @@ class Runner:
             if any(isinstance(answer, Failed) for answer in alone):
                 return
             together = self._crew.ask_at_once(both, request, during)
-            used = [self._crew.ask(worker, Measure(), during) for worker in both if not isinstance(together[0], Failed)]
+            used = [
+                self._crew.ask(worker, Measure(), during)
+                for worker in both
+                if not isinstance(together[0], Failed)
+            ]
         rates = [[_fps(t) for t in timed if isinstance(t, Timed)] for timed in (alone, together)]
         bytes_used = [use.footprint_bytes for use in used if isinstance(use, Use)]
         if all(len(values) == 2 for values in (*rates, bytes_used)):
@@ -287,7 +359,9 @@ class Runner:
         with Traffic() as traffic:
             saturation = traffic.saturation()
             for entrant in self._able():
-                curve = self._of[entrant.label].contention = Contention(traffic.processes, saturation, [])
+                curve = self._of[entrant.label].contention = Contention(
+                    traffic.processes, saturation, []
+                )
                 with self._crew.of([entrant], "contention") as crew:
                     for worker, _ in crew.values():
                         self._sweep(worker, traffic, curve)
@@ -298,12 +372,19 @@ class Runner:
         levels = [(level, False) for level in LEVELS] + [(1.0, True)]
         for sweep in range(self._plan.sweeps):
             for level, cached in levels if sweep % 2 == 0 else levels[::-1]:
-                self._say(f"{worker.entrant.label}: memory traffic at {level:.0%}{', the control' if cached else ''}")
-                traffic.set_rate(float("inf") if level == 1 else level * curve.saturation_bytes_per_s, cached)
+                self._say(
+                    f"{worker.entrant.label}: memory traffic at "
+                    f"{level:.0%}{', the control' if cached else ''}"
+                )
+                traffic.set_rate(
+                    float("inf") if level == 1 else level * curve.saturation_bytes_per_s, cached
+                )
                 timed = self._crew.ask(worker, Run(self._plan.contention_s, warm=1), "contention")
                 if isinstance(timed, Failed):
                     return
-                curve.points.append(ContentionPoint(level, cached, traffic.measured_rate(), timed.frame_ms))
+                curve.points.append(
+                    ContentionPoint(level, cached, traffic.measured_rate(), timed.frame_ms)
+                )
 
     # Around them
 
@@ -332,7 +413,9 @@ class Runner:
 
 
 def ratios(backends: Sequence[BackendReport]) -> list[Ratio]:
-    """The first backend against each of the others; those of another precision are refused, and a floor is no rival."""
+    """The first backend against each of the others; those of another precision are refused, and a
+    floor is no rival.
+    """
     made = []
     for second in backends[1:]:
         first = backends[0]
@@ -340,28 +423,45 @@ def ratios(backends: Sequence[BackendReport]) -> list[Ratio]:
         if all(dtypes) and dtypes.count(FLOOR_DTYPE) == 1:
             continue
         if dtypes[0] != dtypes[1] and all(dtypes):
-            refused = f"{first.label} computes in {dtypes[0]}, {second.label} in {dtypes[1]}; give both the same --dtype"
+            refused = (
+                f"{first.label} computes in {dtypes[0]}, {second.label} in {dtypes[1]}; "
+                "give "
+                "both the same --dtype"
+            )
             made.append(Ratio(first.label, second.label, None, refused))
             continue
         common = [  # rounds that both finished
-            (a.frame_ms, b.frame_ms) for a, b in zip(first.rounds, second.rounds, strict=False) if a.frame_ms and b.frame_ms
+            (a.frame_ms, b.frame_ms)
+            for a, b in zip(first.rounds, second.rounds, strict=False)
+            if a.frame_ms and b.frame_ms
         ]
         found = statistics.ratio([a for a, _ in common], [b for _, b in common])
-        made.append(Ratio(first.label, second.label, found, "" if found else "fewer than two rounds in common"))
+        made.append(
+            Ratio(
+                first.label, second.label, found, "" if found else "fewer than two rounds in common"
+            )
+        )
     return made
 
 
 def work_of(checkpoint: Checkpoint, size: int, seed: int, prompt: str) -> Work:
     """Name what is computed, by the hashes of what computes it."""
     weights = {"unet": sha256(checkpoint.unet_weights), "vae": sha256(checkpoint.vae_weights)}
-    parameters = sum(math.prod(info.shape) for info in read_header(checkpoint.unet_weights).values())
+    parameters = sum(
+        math.prod(info.shape) for info in read_header(checkpoint.unet_weights).values()
+    )
     return Work(checkpoint.name, weights, parameters, size, seed, prompt)
 
 
 def _point(moment: str, use: Use) -> MemoryPoint:
     memory = use.memory
     return MemoryPoint(
-        moment, use.footprint_bytes, memory.active_bytes, memory.peak_bytes, memory.cache_bytes, memory.model_bytes
+        moment,
+        use.footprint_bytes,
+        memory.active_bytes,
+        memory.peak_bytes,
+        memory.cache_bytes,
+        memory.model_bytes,
     )
 
 

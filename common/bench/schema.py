@@ -1,4 +1,6 @@
-"""Dataclasses to a JSON schema, and JSON to dataclasses, checked on the way. Knows the few types that a report has."""
+"""Dataclasses to a JSON schema, and JSON to dataclasses, checked on the way. Knows the few types
+that a report has.
+"""
 
 import types
 import typing
@@ -13,7 +15,9 @@ _PLAIN: dict[type, str] = {str: "string", bool: "boolean", int: "integer", float
 
 
 def describe(kind: object) -> dict[str, JsonValue]:
-    """The JSON schema of a type: a dataclass, list, dict by string, str, bool, int, float, or one of these or None."""
+    """The JSON schema of a type: a dataclass, list, dict by string, str, bool, int, float, or one
+    of these or None.
+    """
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if kind is types.NoneType:
         return {"type": "null"}
@@ -32,7 +36,9 @@ def describe(kind: object) -> dict[str, JsonValue]:
         "type": "object",
         **({} if doc.startswith(f"{kind.__name__}(") else {"description": doc}),
         "properties": {f.name: describe(hints[f.name]) for f in fields(kind)},
-        "required": [f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING],
+        "required": [
+            f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING
+        ],
         "additionalProperties": False,
     }
 
@@ -46,12 +52,19 @@ def build(kind: type[T], value: JsonValue, where: str) -> T:
 def _build(kind: object, value: JsonValue, where: str) -> object:
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in (types.UnionType, typing.Union):
-        return None if value is None else _build(next(a for a in arguments if a is not types.NoneType), value, where)
+        return (
+            None
+            if value is None
+            else _build(next(a for a in arguments if a is not types.NoneType), value, where)
+        )
     if origin is list:
         items = _expect(list, value, where)
         return [_build(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(items)]
     if origin is dict:
-        return {name: _build(arguments[1], item, f"{where}.{name}") for name, item in _expect(dict, value, where).items()}
+        return {
+            name: _build(arguments[1], item, f"{where}.{name}")
+            for name, item in _expect(dict, value, where).items()
+        }
     if is_dataclass(kind):
         return _build_dataclass(typing.cast(type, kind), _expect(dict, value, where), where)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
@@ -66,7 +79,11 @@ def _build_dataclass(kind: type, values: dict[str, JsonValue], where: str) -> ob
     for name, f in known.items():
         if name not in values and f.default is MISSING and f.default_factory is MISSING:
             raise ValueError(f"{where}.{name} is missing")
-    made = {name: _build(hints[name], values[name], f"{where}.{name}") for name in known if name in values}
+    made = {
+        name: _build(hints[name], values[name], f"{where}.{name}")
+        for name in known
+        if name in values
+    }
     return kind(**made)
 
 

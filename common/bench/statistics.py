@@ -16,13 +16,15 @@ Rounds = Sequence[Sequence[float]]  # frame times in milliseconds, round by roun
 LEVEL = 0.95
 DRAWS = 4000
 LEAST_ROUNDS = 6  # fewer cannot carry a 95 % interval: the range of five values is one of 94 %
-# What no number of rounds averages out: where things lie in memory can depend on the length of a name or a setting and
-# is then the same at every start (Mytkowicz et al. 2009). A copy backend against itself showed 0.2 %.
+# What no number of rounds averages out: where things lie in memory can depend on the length of a
+# name or a setting and is then the same at every start (Mytkowicz et al. 2009). A copy backend
+# against itself showed 0.2 %.
 RESOLUTION = 0.005
 DRIFT = 0.05
 OUTLIER = 1.5
 OUTLIER_SHARE = 0.05
-# Student's t, 97.5 %, by degrees of freedom; from there on Fisher's expansion is exact to three digits.
+# Student's t, 97.5 %, by degrees of freedom; from there on Fisher's expansion is exact to three
+# digits.
 _T975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 
 
@@ -59,11 +61,11 @@ def summary(rounds: Rounds) -> Summary:
 def ratio(first: Rounds, second: Rounds, seed: int = 0) -> Interval | None:
     """How many times as long `first` takes as `second`; None with fewer than two common rounds.
 
-    Rounds are paired: the two were measured in alternation. Each pair gives a log ratio of medians; their
-    Hodges-Lehmann centre shrugs off a round that was disturbed. The interval is the bootstrap percentile
-    interval over rounds, expanded for a small sample as Hesterberg (2015, sections 4.2 and 5) advises: without
-    that, eight rounds give one of 90 %. Fewer than six rounds get Student's interval, which is wide then. RESOLUTION
-    widens every interval.
+    Rounds are paired: the two were measured in alternation. Each pair gives a log ratio of
+    medians; their Hodges-Lehmann centre shrugs off a round that was disturbed. The interval is the
+    bootstrap percentile interval over rounds, expanded for a small sample as Hesterberg (2015,
+    sections 4.2 and 5) advises: without that, eight rounds give one of 90 %. Fewer than six rounds
+    get Student's interval, which is wide then. RESOLUTION widens every interval.
     """
     pairs = [(a, b) for a, b in zip(first, second, strict=False) if len(a) and len(b)]
     if len(pairs) < 2:
@@ -79,13 +81,21 @@ def ratio(first: Rounds, second: Rounds, seed: int = 0) -> Interval | None:
 
 
 def unpaired_ratio(first: Rounds, second: Rounds, seed: int = 0) -> Interval | None:
-    """As `ratio`, for rounds of two runs at different times: nothing pairs them, so each run is resampled by itself."""
-    logs = [np.array([math.log(float(np.median(r))) for r in rounds if len(r)]) for rounds in (first, second)]
+    """As `ratio`, for rounds of two runs at different times: nothing pairs them, so each run is
+    resampled by itself.
+    """
+    logs = [
+        np.array([math.log(float(np.median(r))) for r in rounds if len(r)])
+        for rounds in (first, second)
+    ]
     if min(len(values) for values in logs) < 2:
         return None
     generator = np.random.default_rng(seed)
     centre = float(_hodges_lehmann(logs[0][None])[0] - _hodges_lehmann(logs[1][None])[0])
-    spread = [_hodges_lehmann(values[generator.integers(0, len(values), (DRAWS, len(values)))]) for values in logs]
+    spread = [
+        _hodges_lehmann(values[generator.integers(0, len(values), (DRAWS, len(values)))])
+        for values in logs
+    ]
     n = min(len(values) for values in logs)
     tail = 100 * NormalDist().cdf(-math.sqrt(n / (n - 1)) * _t975(n - 1))
     low, high = np.percentile(spread[0] - spread[1], [tail, 100 - tail])
@@ -122,7 +132,9 @@ def _t975(freedom: int) -> float:
 
 
 def drift(rounds: Rounds) -> float:
-    """Relative change of the median from the first third of the rounds to the last; 0 with fewer than three."""
+    """Relative change of the median from the first third of the rounds to the last; 0 with fewer
+    than three.
+    """
     medians = [float(np.median(r)) for r in rounds if len(r)]
     third = len(medians) // 3
     if not third:
@@ -137,7 +149,9 @@ def outliers(rounds: Rounds) -> float:
 
 
 def growth(frames: Sequence[float], used_bytes: Sequence[float], seed: int = 0) -> Interval | None:
-    """Bytes gained in every 1,000 frames: Theil-Sen slope and its bootstrap interval; None with fewer than eight samples."""
+    """Bytes gained in every 1,000 frames: Theil-Sen slope and its bootstrap interval; None with
+    fewer than eight samples.
+    """
     x, y = np.asarray(frames, float), np.asarray(used_bytes, float)
     if len(x) < 8 or np.ptp(x) == 0:
         return None

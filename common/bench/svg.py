@@ -1,4 +1,6 @@
-"""Plots as inline SVG: two axes, marks with a readout on hover, colours by CSS class so that light and dark both work."""
+"""Plots as inline SVG: two axes, marks with a readout on hover, colours by CSS class so that light
+and dark both work.
+"""
 
 import math
 from collections.abc import Sequence
@@ -21,26 +23,39 @@ class Axis:
 
     def share(self, value: float) -> float:
         """Where a value lies, 0 at `low` and 1 at `high`."""
-        low, high, at = (math.log10(v) for v in (self.low, self.high, value)) if self.log else (self.low, self.high, value)
+        low, high, at = (
+            (math.log10(v) for v in (self.low, self.high, value))
+            if self.log
+            else (self.low, self.high, value)
+        )
         return (at - low) / (high - low) if high > low else 0.5
 
     def ticks(self) -> list[float]:
-        """Round numbers within: powers of ten (with more between, if they are few), or five to eight even steps."""
+        """Round numbers within: powers of ten (with more between, if they are few), or five to
+        eight even steps.
+        """
         if self.log:
             decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
             wide = self.high / self.low
-            factors: tuple[float, ...] = (1, 1.5, 2, 3, 4, 5, 7) if wide < 10 else (1, 2, 5) if wide < 300 else (1,)
+            factors: tuple[float, ...] = (
+                (1, 1.5, 2, 3, 4, 5, 7) if wide < 10 else (1, 2, 5) if wide < 300 else (1,)
+            )
             ticks = [f * 10.0**d for d in decades for f in factors]
         else:
             span = self.high - self.low
             step = 10 ** math.floor(math.log10(span / 4)) if span > 0 else 1.0
             step *= next(f for f in (1, 2, 5, 10) if span / (f * step) <= 7)
-            ticks = [step * n for n in range(math.ceil(self.low / step), math.floor(self.high / step) + 1)]
+            ticks = [
+                step * n
+                for n in range(math.ceil(self.low / step), math.floor(self.high / step) + 1)
+            ]
         inside = (self.low - 1e-9 * abs(self.low), self.high + 1e-9 * abs(self.high))
         return [tick for tick in ticks if inside[0] <= tick <= inside[1]]
 
 
-def axis_for(label: str, values: Sequence[float], log: bool = False, zero: bool = False, pad: float = 0.06) -> Axis:
+def axis_for(
+    label: str, values: Sequence[float], log: bool = False, zero: bool = False, pad: float = 0.06
+) -> Axis:
     """An axis around `values` with a little room; from 0 if `zero`."""
     low, high = min(values), max(values)
     if log:
@@ -52,7 +67,9 @@ def axis_for(label: str, values: Sequence[float], log: bool = False, zero: bool 
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """Something drawn. kind: 'line', 'area', 'dot', 'hollow', 'bar' (two corners) or 'text'. style: a CSS class."""
+    """Something drawn. kind: 'line', 'area', 'dot', 'hollow', 'bar' (two corners) or 'text'.
+    style: a CSS class.
+    """
 
     kind: str
     points: tuple[tuple[float, float], ...]
@@ -63,7 +80,9 @@ class Mark:
 
 @dataclass
 class Plot:
-    """One figure: axes and marks, in data's own units. `rows` names whole numbers of y where those are rows."""
+    """One figure: axes and marks, in data's own units. `rows` names whole numbers of y where those
+    are rows.
+    """
 
     name: str
     x: Axis
@@ -81,9 +100,13 @@ class Plot:
     def dot(self, x: float, y: float, style: str, readout: str = "", hollow: bool = False) -> None:
         self.marks.append(Mark("hollow" if hollow else "dot", ((x, y),), style, readout))
 
-    def bar(self, x0: float, x1: float, y: float, thickness: float, style: str, readout: str = "") -> None:
+    def bar(
+        self, x0: float, x1: float, y: float, thickness: float, style: str, readout: str = ""
+    ) -> None:
         """A horizontal bar around row `y`; thickness in rows."""
-        self.marks.append(Mark("bar", ((x0, y + thickness / 2), (x1, y - thickness / 2)), style, readout))
+        self.marks.append(
+            Mark("bar", ((x0, y + thickness / 2), (x1, y - thickness / 2)), style, readout)
+        )
 
     def text(self, x: float, y: float, words: str, right: bool = False) -> None:
         self.marks.append(Mark("text", ((x, y),), "", words, right))
@@ -99,19 +122,31 @@ def render(plot: Plot) -> str:
 
     described = f"{plot.y.label or plot.name} against {plot.x.label}"
     parts = [
-        f'<svg id="{plot.name}" class="plot" viewBox="0 0 {WIDTH} {plot.height}" role="img" aria-label="{escape(described)}">'
+        f'<svg id="{plot.name}" class="plot" viewBox="0 0 {WIDTH} {plot.height}" role="img" '
+        f'aria-label="{escape(described)}">'
     ]
     foot = plot.height - BOTTOM
     for tick in plot.x.ticks():
         across, _ = at(tick, plot.y.low)
         parts.append(f'<line class="grid" x1="{across}" y1="{TOP}" x2="{across}" y2="{foot}"/>')
-        parts.append(f'<text class="tick" x="{across}" y="{foot + 16}" text-anchor="middle">{number(tick)}</text>')
+        parts.append(
+            f'<text class="tick" x="{across}" y="{foot + 16}" '
+            f'text-anchor="middle">{number(tick)}</text>'
+        )
     for tick in () if plot.rows else plot.y.ticks():
         _, down = at(plot.x.low, tick)
-        parts.append(f'<line class="grid" x1="{LEFT}" y1="{down}" x2="{WIDTH - RIGHT}" y2="{down}"/>')
-        parts.append(f'<text class="tick" x="{LEFT - 8}" y="{down + 4}" text-anchor="end">{number(tick)}</text>')
+        parts.append(
+            f'<line class="grid" x1="{LEFT}" y1="{down}" x2="{WIDTH - RIGHT}" y2="{down}"/>'
+        )
+        parts.append(
+            f'<text class="tick" x="{LEFT - 8}" y="{down + 4}" '
+            f'text-anchor="end">{number(tick)}</text>'
+        )
     middle = (LEFT + WIDTH - RIGHT) / 2
-    parts.append(f'<text class="label" x="{middle}" y="{plot.height - 8}" text-anchor="middle">{escape(plot.x.label)}</text>')
+    parts.append(
+        f'<text class="label" x="{middle}" y="{plot.height - 8}" '
+        f'text-anchor="middle">{escape(plot.x.label)}</text>'
+    )
     if plot.y.label:
         turn = f"rotate(-90 14 {(TOP + foot) / 2})"
         place = f'x="14" y="{(TOP + foot) / 2}" transform="{turn}" text-anchor="middle"'
@@ -136,7 +171,10 @@ def _mark(mark: Mark, pixels: Sequence[tuple[float, float]]) -> str:
         return f'<rect class="bar {style}" x="{x}" y="{y}" {size}>{readout}</rect>'
     if kind == "text":
         anchor, shift = ("end", -8) if mark.right else ("start", 8)
-        return f'<text class="word" x="{x + shift}" y="{y + 4}" text-anchor="{anchor}">{escape(mark.readout)}</text>'
+        return (
+            f'<text class="word" x="{x + shift}" y="{y + 4}" '
+            f'text-anchor="{anchor}">{escape(mark.readout)}</text>'
+        )
     classes = "dot hollow" if kind == "hollow" else "dot"
     return f'<circle class="{classes} {style}" cx="{x}" cy="{y}" r="4.5">{readout}</circle>'
 

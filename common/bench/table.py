@@ -16,14 +16,25 @@ from .statistics import Interval
 def render(report: Report) -> RenderableType:
     """Everything that was measured, the headline first."""
     work = report.work
-    title = f"{work.model} at {work.size} x {work.size} on {report.machine.chip or report.machine.system}"
+    title = (
+        f"{work.model} at {work.size} x {work.size} on "
+        f"{report.machine.chip or report.machine.system}"
+    )
     if report.machine.accelerator:
         title += f", {report.machine.accelerator}"
     parts: list[RenderableType] = [_speed(report, escape(title))]
     for ratio in report.ratios:
-        told = in_words(ratio.first, ratio.second, ratio.ratio) if ratio.ratio else f"not compared: {ratio.refused}"
+        told = (
+            in_words(ratio.first, ratio.second, ratio.ratio)
+            if ratio.ratio
+            else f"not compared: {ratio.refused}"
+        )
         parts.append(escape(told))
-    parts += [part for part in (_stages(report), _roofline(report), _memory(report), _copies(report)) if part]
+    parts += [
+        part
+        for part in (_stages(report), _roofline(report), _memory(report), _copies(report))
+        if part
+    ]
     parts += [escape(f"{b.label}: {note}") for b in report.backends for note in b.notes]
     parts += [part for part in (_contention(report), _together(report), _paper(report)) if part]
     parts += [f"[yellow]warning:[/] {escape(line)}" for line in advice.warnings(report)]
@@ -36,15 +47,20 @@ def changes(found: Sequence[Change]) -> Table:
     table = Table("backend", "first", "second", "second / first", "so it is", title_justify="left")
     for change in found:
         table.add_row(
-            escape(change.label), ms(change.first_ms), ms(change.second_ms),
-            interval(change.ratio) if change.ratio else "", change.verdict,
+            escape(change.label),
+            ms(change.first_ms),
+            ms(change.second_ms),
+            interval(change.ratio) if change.ratio else "",
+            change.verdict,
         )
     return table
 
 
 def ms(value: float) -> str:
     """Milliseconds to three figures."""
-    return f"{value:.3f} ms" if value < 1 else f"{value:.2f} ms" if value < 100 else f"{value:.0f} ms"
+    return (
+        f"{value:.3f} ms" if value < 1 else f"{value:.2f} ms" if value < 100 else f"{value:.0f} ms"
+    )
 
 
 def interval(found: Interval) -> str:
@@ -57,25 +73,51 @@ def _plain(value: float) -> str:
 
 def in_words(first: str, second: str, ratio: Interval) -> str:
     """A ratio as a sentence that claims no more than its interval."""
-    times = f"{_plain(ratio.value)} times as long as {second} (95 % interval {_plain(ratio.low)} to {_plain(ratio.high)})"
+    times = (
+        f"{_plain(ratio.value)} times as long as {second} (95 % interval {_plain(ratio.low)} "
+        f"to {_plain(ratio.high)})"
+    )
     if ratio.contains(1):
         return f"{first} takes {times}, which holds 1: no difference shown"
     return f"{first} takes {times}"
 
 
 def _speed(report: Report, title: str) -> Table:
-    heads = ("backend", "a frame takes", "p95", "p99", "frames/s", "latency", "p95", "frames", "what")
+    heads = (
+        "backend",
+        "a frame takes",
+        "p95",
+        "p99",
+        "frames/s",
+        "latency",
+        "p95",
+        "frames",
+        "what",
+    )
     table = Table(*heads, title=title, title_justify="left")
     for backend in report.backends:
         found, facts = backend.summary, backend.describe
-        what = escape(", ".join(facts[name] for name in ("device", "dtype", "lanes", "mode", "blas") if name in facts))
+        what = escape(
+            ", ".join(
+                facts[name]
+                for name in ("device", "dtype", "lanes", "mode", "blas")
+                if name in facts
+            )
+        )
         latency = backend.latency
         if found is None or latency is None:
             table.add_row(escape(backend.label), "[red]failed[/]", "", "", "", "", "", "0", what)
             continue
         table.add_row(
-            escape(backend.label), ms(found.median), ms(found.p95), ms(found.p99), f"{found.fps:.1f}", ms(latency.median),
-            ms(latency.p95), str(found.frames), what,
+            escape(backend.label),
+            ms(found.median),
+            ms(found.p95),
+            ms(found.p99),
+            f"{found.fps:.1f}",
+            ms(latency.median),
+            ms(latency.p95),
+            str(found.frames),
+            what,
         )
     return table
 
@@ -85,9 +127,14 @@ def _stages(report: Report) -> Table | None:
     if not shown:
         return None
     names = list(dict.fromkeys(name for b in shown for name in b.stages_ms))
-    table = Table("backend", *names, title="stages, each waited for (median ms)", title_justify="left")
+    table = Table(
+        "backend", *names, title="stages, each waited for (median ms)", title_justify="left"
+    )
     for backend in shown:
-        cells = [f"{median(times):.2f}" if (times := backend.stages_ms.get(name)) else "" for name in names]
+        cells = [
+            f"{median(times):.2f}" if (times := backend.stages_ms.get(name)) else ""
+            for name in names
+        ]
         table.add_row(escape(backend.label), *cells)
     return table
 
@@ -99,7 +146,8 @@ def _roofline(report: Report) -> RenderableType | None:
             continue
         peak = backend.roofline.peak
         lines.append(
-            f"[bold]{escape(backend.label)}[/]: peak {peak.flops_per_s / 1e9:.0f} GFLOP/s {peak.dtype}, "
+            f"[bold]{escape(backend.label)}[/]: peak {peak.flops_per_s / 1e9:.0f} GFLOP/s "
+            f"{peak.dtype}, "
             f"{peak.bytes_per_s / 1e9:.1f} GB/s, ridge {backend.roofline.ridge:.0f} FLOPs a byte"
         )
         lines += [f"  {escape(stage.verdict)}" for stage in backend.roofline.stages]
@@ -111,14 +159,25 @@ def _memory(report: Report) -> Table | None:
     shown = [b for b in report.backends if b.memory]
     if not shown:
         return None
-    heads = ("backend", "at load", "warm", "at the end", "per 1,000 frames", "framework peak", "weights")
+    heads = (
+        "backend",
+        "at load",
+        "warm",
+        "at the end",
+        "per 1,000 frames",
+        "framework peak",
+        "weights",
+    )
     table = Table(*heads, title="memory of the process (MB)", title_justify="left")
     for backend in shown:
         points = {point.moment: f"{point.footprint_bytes / 1e6:.0f}" for point in backend.memory}
         last = backend.memory[-1]
         table.add_row(
-            escape(backend.label), *(points.get(moment, "") for moment in ("load", "warm-up", "end")), _growth(backend),
-            f"{last.peak_bytes / 1e6:.0f}", f"{last.model_bytes / 1e6:.0f}",
+            escape(backend.label),
+            *(points.get(moment, "") for moment in ("load", "warm-up", "end")),
+            _growth(backend),
+            f"{last.peak_bytes / 1e6:.0f}",
+            f"{last.model_bytes / 1e6:.0f}",
         )
     return table
 
@@ -137,19 +196,27 @@ def _copies(report: Report) -> Table | None:
         return None
     hands = list(dict.fromkeys(hand for b in shown for hand in b.copies))
     labels = [escape(b.label) for b in shown]
-    table = Table("hand", *labels, title="bytes the host copies per frame (kB)", title_justify="left")
+    table = Table(
+        "hand", *labels, title="bytes the host copies per frame (kB)", title_justify="left"
+    )
     for hand in hands:
-        table.add_row(hand, *(f"{b.copies[hand] / 1e3:.0f}" if hand in b.copies else "" for b in shown))
+        table.add_row(
+            hand, *(f"{b.copies[hand] / 1e3:.0f}" if hand in b.copies else "" for b in shown)
+        )
     table.add_row("[bold]in all[/]", *(f"{sum(b.copies.values()) / 1e3:.0f}" for b in shown))
     return table
 
 
 def contention_points(backend: BackendReport) -> list[tuple[float, bool, float, list[float]]]:
-    """(share wanted, control?, GB/s that were measured, frame times) by level, all sweeps together."""
+    """(share wanted, control?, GB/s that were measured, frame times) by level, all sweeps
+    together.
+    """
     curve = backend.contention
     if curve is None:
         return []
-    levels = sorted({(p.wanted_share, p.cached) for p in curve.points}, key=lambda level: (level[1], level[0]))
+    levels = sorted(
+        {(p.wanted_share, p.cached) for p in curve.points}, key=lambda level: (level[1], level[0])
+    )
     rows = []
     for share, cached in levels:
         points = [p for p in curve.points if (p.wanted_share, p.cached) == (share, cached)]
@@ -163,12 +230,23 @@ def _contention(report: Report) -> Table | None:
     if not shown or shown[0].contention is None:
         return None
     first = shown[0].contention
-    title = f"under memory traffic of {first.processes} processes, {first.saturation_bytes_per_s / 1e9:.1f} GB/s at most alone"
-    table = Table("backend", "traffic", "GB/s", "median", "frames/s", title=title, title_justify="left")
+    title = (
+        f"under memory traffic of {first.processes} processes, "
+        f"{first.saturation_bytes_per_s / 1e9:.1f} GB/s at most alone"
+    )
+    table = Table(
+        "backend", "traffic", "GB/s", "median", "frames/s", title=title, title_justify="left"
+    )
     for backend in shown:
         for share, cached, rate, times in contention_points(backend):
             level = "control: busy in cache" if cached else f"{share:.0%}"
-            table.add_row(escape(backend.label), level, f"{rate:.1f}", ms(median(times)), f"{1000 / median(times):.1f}")
+            table.add_row(
+                escape(backend.label),
+                level,
+                f"{rate:.1f}",
+                ms(median(times)),
+                f"{1000 / median(times):.1f}",
+            )
     return table
 
 
@@ -177,7 +255,8 @@ def _together(report: Report) -> str | None:
     if both is None:
         return None
     told = [
-        f"{label} {together:.1f} of {alone:.1f} frames/s ({together / alone:.0%}, {used / 1e6:.0f} MB)"
+        f"{label} {together:.1f} of {alone:.1f} frames/s ({together / alone:.0%}, {used / 1e6:.0f} "
+        "MB)"
         for label, alone, together, used in zip(
             both.labels, both.alone_fps, both.together_fps, both.footprint_bytes, strict=True
         )

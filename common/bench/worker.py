@@ -1,7 +1,7 @@
 """One backend in a process of its own, measured from inside that process.
 
-Requests come over the pipe of `common.child.Child`; each is a dataclass with a `do` method, run in the
-child, whose answer goes back. Nothing of the way there and back is in a figure.
+Requests come over the pipe of `common.child.Child`; each is a dataclass with a `do` method, run in
+the child, whose answer goes back. Nothing of the way there and back is in a figure.
 """
 
 import os
@@ -30,7 +30,8 @@ Answer = TypeVar("Answer", covariant=True)
 
 @dataclass(frozen=True, slots=True)
 class Entrant:
-    """A backend that takes part. label: unique in its run. location, instrument: 'module:Class' (no instrument: '').
+    """A backend that takes part. label: unique in its run. location, instrument: 'module:Class'
+    (no instrument: '').
 
     isolated: hosted once more in a process of its own, so that its figures hold what hosting costs.
     """
@@ -44,10 +45,12 @@ class Entrant:
 
 @dataclass(frozen=True, slots=True)
 class Timed:
-    """Milliseconds. warm_ms: frames before the others, kept apart. frame_ms: what a frame takes of a stream's time, which
-    is from one collect to the next, over as many collects as frames are in flight: those may come in bunches.
-    latency_ms: from submit to collect; about the same with one frame in flight. bridge_ms: as the backend says, the mean
-    of a frame. frames: how many were rendered after warming up."""
+    """Milliseconds. warm_ms: frames before the others, kept apart. frame_ms: what a frame takes of
+    a stream's time, which is from one collect to the next, over as many collects as frames are in
+    flight: those may come in bunches. latency_ms: from submit to collect; about the same with one
+    frame in flight. bridge_ms: as the backend says, the mean of a frame. frames: how many were
+    rendered after warming up.
+    """
 
     warm_ms: list[float]
     frame_ms: list[float]
@@ -91,12 +94,16 @@ class Bench:
     def use(self) -> Use:
         backend = self.loaded()
         # a backend names the processes that it runs in besides this one
-        others = {int(value) for name, value in backend.describe().items() if name.startswith("process")}
+        others = {
+            int(value) for name, value in backend.describe().items() if name.startswith("process")
+        }
         return Use(sum(footprint_bytes(pid) for pid in {os.getpid(), *others}), backend.memory())
 
     def instrument(self) -> Instrument:
         if not self.entrant.instrument:
-            raise UsageError(f"{self.entrant.label} brings no instrument; only its whole frames can be timed")
+            raise UsageError(
+                f"{self.entrant.label} brings no instrument; only its whole frames can be timed"
+            )
         made: Callable[[], Instrument] = _named(self.entrant.instrument)
         return made()
 
@@ -111,12 +118,16 @@ class Request(Generic[Answer]):
 @dataclass(frozen=True, slots=True)
 class Load(Request[Loaded]):
     def do(self, bench: Bench) -> Loaded:
-        """Build, load, give the prompt; everything that is to be imported comes in here, the backend's module first."""
+        """Build, load, give the prompt; everything that is to be imported comes in here, the
+        backend's module first.
+        """
         entrant = bench.entrant
         made = _named(entrant.location)
         began = time.perf_counter()
         if entrant.isolated:
-            bench.backend = HostedBackend(entrant.label, entrant.location, bench.checkpoint, entrant.options)
+            bench.backend = HostedBackend(
+                entrant.label, entrant.location, bench.checkpoint, entrant.options
+            )
         else:
             bench.backend = made(bench.checkpoint, entrant.options)
         bench.backend.load()
@@ -129,7 +140,9 @@ class Load(Request[Loaded]):
 
 @dataclass(frozen=True, slots=True)
 class Run(Request[Timed]):
-    """Render `warm` frames, then for `seconds` but at least `least`; the times of the first `most` are kept."""
+    """Render `warm` frames, then for `seconds` but at least `least`; the times of the first `most`
+    are kept.
+    """
 
     seconds: float
     warm: int = 2
@@ -186,7 +199,9 @@ class Measure(Request[Use]):
 
 @dataclass(frozen=True, slots=True)
 class Watch(Request[list[tuple[int, int]]]):
-    """Render for `seconds` and look at the footprint about `samples` times: (frames so far, bytes)."""
+    """Render for `seconds` and look at the footprint about `samples` times: (frames so far,
+    bytes).
+    """
 
     seconds: float
     samples: int = 30
@@ -201,19 +216,25 @@ class Watch(Request[list[tuple[int, int]]]):
 
 @dataclass(frozen=True, slots=True)
 class CountCopies(Request[dict[str, float]]):
-    """Send `frames` camera pictures through the real loop into a real video file: bytes copied per frame, by hand."""
+    """Send `frames` camera pictures through the real loop into a real video file: bytes copied per
+    frame, by hand.
+    """
 
     frames: int
 
     def do(self, bench: Bench) -> dict[str, float]:
         from .passes import count_copies
 
-        return count_copies(bench.loaded(), bench.entrant.options.size, bench.conditioning, bench.seed, self.frames)
+        return count_copies(
+            bench.loaded(), bench.entrant.options.size, bench.conditioning, bench.seed, self.frames
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Profile(Request[dict[str, list[float]]]):
-    """Milliseconds by stage, each stage waited for; pre, post and hosting are the same for every backend."""
+    """Milliseconds by stage, each stage waited for; pre, post and hosting are the same for every
+    backend.
+    """
 
     frames: int
 
@@ -234,7 +255,11 @@ class Notes(Request[list[str]]):
     """What the framework tells of how it runs the frame, a line each."""
 
     def do(self, bench: Bench) -> list[str]:
-        return bench.instrument().notes(bench.loaded()) if bench.entrant.instrument and not bench.entrant.isolated else []
+        return (
+            bench.instrument().notes(bench.loaded())
+            if bench.entrant.instrument and not bench.entrant.isolated
+            else []
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,15 +293,23 @@ class Reply(Generic[T]):
 
 
 class Worker:
-    """The parent's side of one entrant's process. Raises what the child raises; BackendError if it dies."""
+    """The parent's side of one entrant's process. Raises what the child raises; BackendError if it
+    dies.
+    """
 
     def __init__(
-        self, entrant: Entrant, checkpoint: Checkpoint, conditioning: np.ndarray, seed: int,
+        self,
+        entrant: Entrant,
+        checkpoint: Checkpoint,
+        conditioning: np.ndarray,
+        seed: int,
         watch: Callable[[], None] | None = None,
     ) -> None:
         """Start the process; nothing is loaded in it yet. watch: see `Child`."""
         self.entrant = entrant
-        self._child = Child(entrant.label, serve, entrant, checkpoint, conditioning, seed, watch=watch)
+        self._child = Child(
+            entrant.label, serve, entrant, checkpoint, conditioning, seed, watch=watch
+        )
 
     @property
     def pid(self) -> int:
@@ -287,7 +320,9 @@ class Worker:
         return self.receive(request)
 
     def send(self, request: Request[T]) -> None:
-        """Start something whose answer is fetched later, so that two workers can be busy at once."""
+        """Start something whose answer is fetched later, so that two workers can be busy at
+        once.
+        """
         self._child.send(request)
 
     def receive(self, request: Request[T]) -> T:
@@ -296,12 +331,18 @@ class Worker:
         return reply.value
 
     def end(self) -> None:
-        """Close the backend and end the process, by force if it must be. What it complains of no longer matters."""
+        """Close the backend and end the process, by force if it must be. What it complains of no
+        longer matters.
+        """
         self._child.end(Close())
 
 
 def serve(
-    pipe: connection.Connection, entrant: Entrant, checkpoint: Checkpoint, conditioning: np.ndarray, seed: int
+    pipe: connection.Connection,
+    entrant: Entrant,
+    checkpoint: Checkpoint,
+    conditioning: np.ndarray,
+    seed: int,
 ) -> None:
     """The child: do what is asked until told to close or the parent is gone."""
     settle_in()

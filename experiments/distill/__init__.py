@@ -1,1 +1,3 @@
-"""Train the demo checkpoint: photographs and ten OpenCV renderings in, a checkpoint in the diffusers layout out."""
+"""Train the demo checkpoint: photographs and ten OpenCV renderings in, a checkpoint in the
+diffusers layout out.
+"""

@@ -1,9 +1,10 @@
 """Train the demo checkpoint: `python -m sdxs.experiments.distill PHOTOS OUT`.
 
-PHOTOS is a folder of photographs. OUT receives the pairs, the state of every stage, `log.jsonl` and
-`checkpoint/`, which `sdxs live --model OUT/checkpoint` takes. Stopped at any moment, the same command goes on.
-On one data-centre GPU ten minutes make the demo but for its last stage, which was trained in an hour on two CPU cores
-(`--start-from`, `--each 1 --window 128`); all of it on a CPU takes days, so try `--squares 64 --steps 50 50 50 50 50` first.
+PHOTOS is a folder of photographs. OUT receives the pairs, the state of every stage, `log.jsonl`
+and `checkpoint/`, which `sdxs live --model OUT/checkpoint` takes. Stopped at any moment, the same
+command goes on. On one data-centre GPU ten minutes make the demo but for its last stage, which was
+trained in an hour on two CPU cores (`--start-from`, `--each 1 --window 128`); all of it on a CPU
+takes days, so try `--squares 64 --steps 50 50 50 50 50` first.
 """
 
 import argparse
@@ -31,7 +32,9 @@ class Bars:
     def __call__(self, stage: str, done: float, loss: float) -> None:
         if stage not in self._tasks:
             self._tasks[stage] = self._progress.add_task(stage, total=1.0, loss="")
-        self._progress.update(self._tasks[stage], completed=done, loss=f"{loss:.4f}" if loss else "")
+        self._progress.update(
+            self._tasks[stage], completed=done, loss=f"{loss:.4f}" if loss else ""
+        )
         tenth = int(done * 10)
         if not self._progress.console.is_terminal and self._last.get(stage) != tenth:
             self._last[stage] = tenth
@@ -40,35 +43,76 @@ class Bars:
 
 def columns() -> tuple[ProgressColumn, ...]:
     """What a bar of the training shows."""
-    return TextColumn("{task.description:8}"), BarColumn(), TextColumn("{task.fields[loss]}"), TimeElapsedColumn()
+    return (
+        TextColumn("{task.description:8}"),
+        BarColumn(),
+        TextColumn("{task.fields[loss]}"),
+        TimeElapsedColumn(),
+    )
 
 
 def settings_of(options: argparse.Namespace) -> Settings:
-    settings = Settings(seconds=options.seconds, seed=options.seed, squares=options.squares, each=options.each,
-                        window=options.window)
+    settings = Settings(
+        seconds=options.seconds,
+        seed=options.seed,
+        squares=options.squares,
+        each=options.each,
+        window=options.window,
+    )
     return replace(settings, steps=tuple(options.steps)) if options.steps else settings
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("photos", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--hold-out", type=Path, nargs="*", default=[], metavar="PICTURE",
-                        help="pictures whose scenes must not be trained on")
-    parser.add_argument("--start-from", type=Path, metavar="CHECKPOINT", help="train on its networks, not on fresh ones")
-    parser.add_argument("--seconds", type=float, default=0.0, help="stop by the clock (training alone, pairs not counted)")
-    parser.add_argument("--steps", type=int, nargs=len(STAGES), metavar=tuple(name.upper() for name in STAGES),
-                        help="0 leaves a stage out")
-    parser.add_argument("--squares", type=int, default=3000, help="how many squares to cut from the photographs")
+    parser.add_argument(
+        "--hold-out",
+        type=Path,
+        nargs="*",
+        default=[],
+        metavar="PICTURE",
+        help="pictures whose scenes must not be trained on",
+    )
+    parser.add_argument(
+        "--start-from",
+        type=Path,
+        metavar="CHECKPOINT",
+        help="train on its networks, not on fresh ones",
+    )
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=0.0,
+        help="stop by the clock (training alone, pairs not counted)",
+    )
+    parser.add_argument(
+        "--steps",
+        type=int,
+        nargs=len(STAGES),
+        metavar=tuple(name.upper() for name in STAGES),
+        help="0 leaves a stage out",
+    )
+    parser.add_argument(
+        "--squares", type=int, default=3000, help="how many squares to cut from the photographs"
+    )
     parser.add_argument("--each", type=int, default=4, help="pictures of each style in a batch")
-    parser.add_argument("--window", type=int, help="side of what the last stage sees of a picture, in pixels, a multiple of 32")
+    parser.add_argument(
+        "--window",
+        type=int,
+        help="side of what the last stage sees of a picture, in pixels, a multiple of 32",
+    )
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     parts = photographs.split(options.photos, options.hold_out)
     console = Console()
     console.print(f"{len(parts.train)} photographs to train on, {len(parts.held_out)} held out")
     options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "held_out.txt").write_text("".join(f"{p.name}\n" for p in parts.held_out), encoding="utf-8")
+    (options.out / "held_out.txt").write_text(
+        "".join(f"{p.name}\n" for p in parts.held_out), encoding="utf-8"
+    )
     settings = settings_of(options)
     with Progress(*columns(), console=console, disable=not console.is_terminal) as progress:
         networks = run(parts, options.out, TOKENIZER, settings, Bars(progress), options.start_from)

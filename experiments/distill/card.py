@@ -1,7 +1,9 @@
-"""Write the model cards of both demo checkpoints from the result files, so that no score in them was typed by hand.
+"""Write the model cards of both demo checkpoints from the result files, so that no score in them
+was typed by hand.
 
-`python -m sdxs.experiments.distill.card` reads `docs/results/demo-*.json` and `sketch*.json`, writes the `README.md` of
-`weights/demo` and `weights/demo-sketch`, and brings their `SHA256SUMS` up to date.
+`python -m sdxs.experiments.distill.card` reads `docs/results/demo-*.json` and `sketch*.json`,
+writes the `README.md` of `weights/demo` and `weights/demo-sketch`, and brings their `SHA256SUMS`
+up to date.
 """
 
 import json
@@ -107,16 +109,25 @@ def runs_table(training: Values) -> str:
     for run in training["runs"]:
         for line in run["log"]:
             if line.get("finished") and line["step"]:
-                rows.append(f"| {run['run']} | {line['stage']} | {line['step']} | {line['seconds']:.0f} |")
+                rows.append(
+                    f"| {run['run']} | {line['stage']} | {line['step']} | {line['seconds']:.0f} |"
+                )
     for run in training["runs"]:
-        rows += ["", f"Run {run['run']}, {run['device']}, commit {run['commit']}, sha256 of the code `{run['code sha256']}`:",
-                 f"`{run['command']}`"]
+        rows += [
+            "",
+            f"Run {run['run']}, {run['device']}, commit {run['commit']}, sha256 of the code "
+            f"`{run['code sha256']}`:",
+            f"`{run['command']}`",
+        ]
     return "\n".join(rows)
 
 
 def sketch_runs_table(training: Values) -> str:
     """One run that was stopped and taken up again with changes."""
-    rows = ["| until step | seconds of training | trained with | commit, sha256 of the code |", "|---|---|---|---|"]
+    rows = [
+        "| until step | seconds of training | trained with | commit, sha256 of the code |",
+        "|---|---|---|---|",
+    ]
     for run in training["runs"]:
         last = run["log"][-1]
         code = f"{run['commit']}, `{run['code sha256'][:16]}`"
@@ -125,20 +136,37 @@ def sketch_runs_table(training: Values) -> str:
 
 
 def quality_table(quality: Values) -> str:
-    rows = ["| style | PSNR / SSIM to the teacher | the photograph itself | VAE alone (ceiling) |", "|---|---|---|---|"]
+    rows = [
+        "| style | PSNR / SSIM to the teacher | the photograph itself | VAE alone (ceiling) |",
+        "|---|---|---|---|",
+    ]
     for name, v in [*quality["styles"].items(), ("**mean**", quality["mean"])]:
-        cells = [f"{v[f'{who} psnr']:.1f} / {v[f'{who} ssim']:.2f}" for who in ("ours", "identity", "vae ceiling")]
+        cells = [
+            f"{v[f'{who} psnr']:.1f} / {v[f'{who} ssim']:.2f}"
+            for who in ("ours", "identity", "vae ceiling")
+        ]
         rows.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(rows)
 
 
 def prompts_table(prompts: Values) -> str:
-    rows = ["| wording | renderings | nearest to the right teacher | prompts shuffled |", "|---|---|---|---|"]
+    rows = [
+        "| wording | renderings | nearest to the right teacher | prompts shuffled |",
+        "|---|---|---|---|",
+    ]
     for kind in ("canonical", "held-out templates", "held-out phrases"):
         v = prompts[kind]
-        rows.append(f"| {kind} | {v['renderings']} | {v['accuracy']:.1%} | {v['accuracy with shuffled prompts']:.1%} |")
-    rows += ["", "Prompts that no training touched, and what comes out:", "",
-             "| prompt | nearest style (of the pictures tried) | PSNR to that teacher |", "|---|---|---|"]
+        rows.append(
+            f"| {kind} | {v['renderings']} | {v['accuracy']:.1%} | "
+            f"{v['accuracy with shuffled prompts']:.1%} |"
+        )
+    rows += [
+        "",
+        "Prompts that no training touched, and what comes out:",
+        "",
+        "| prompt | nearest style (of the pictures tried) | PSNR to that teacher |",
+        "|---|---|---|",
+    ]
     for text, v in prompts["never trained"].items():
         styles = ", ".join(f"{name} {count}" for name, count in v["renders as"].items())
         rows.append(f"| {text or '(empty)'} | {styles} | {v['psnr to that teacher']:.1f} |")
@@ -146,12 +174,18 @@ def prompts_table(prompts: Values) -> str:
 
 
 def steadiness_table(steadiness: Values) -> str:
-    rows = ["| clip | output over input, mean of ten styles | worst style | the teachers |", "|---|---|---|---|"]
+    rows = [
+        "| clip | output over input, mean of ten styles | worst style | the teachers |",
+        "|---|---|---|---|",
+    ]
     for name in ("tripod", "hand", "pan"):
         v = steadiness[name]
         worst = max(v["styles"], key=lambda style: v["styles"][style]["output over input"])
-        rows.append(f"| {name}: {v['what']} | {v['mean output over input']:.2f} | {v['worst']:.2f} ({worst}) "
-                    f"| {v['mean teacher over input']:.2f} |")
+        rows.append(
+            f"| {name}: {v['what']} | {v['mean output over input']:.2f} | {v['worst']:.2f} "
+            f"({worst}) "
+            f"| {v['mean teacher over input']:.2f} |"
+        )
     return "\n".join(rows)
 
 
@@ -160,9 +194,11 @@ def smoothness_line(prompts: Values) -> str:
     path = prompts["path"]
     shares = [way["largest_step_share"] for way in path["ways"] if way["way"] == "slerp"]
     return (
-        f"Between two prompts (`docs/results/prompts.json`): of {path['steps']} even steps along a slerp the largest makes "
+        f"Between two prompts (`docs/results/prompts.json`): of {path['steps']} even steps along a "
+        "slerp the largest makes "
         f"{max(shares):.1%} of the whole change in the worst of {len(shares)} pairs of styles, "
-        f"{sum(shares) / len(shares):.1%} on average; all alike they would make {1 / path['steps']:.1%}.\n"
+        f"{sum(shares) / len(shares):.1%} on average; all alike they would make "
+        f"{1 / path['steps']:.1%}.\n"
     )
 
 
@@ -172,8 +208,10 @@ def speed_line(report: Values) -> str:
     ratio = report["ratios"][0]["ratio"]
     size = report["work"]["size"]
     return (
-        f"Speed (`docs/results/bench-demo.json`), MLX float32 on {report['machine']['cores']} CPU cores, two frames in flight: "
-        f"{mlx:.0f} ms a frame at {size} x {size}, PyTorch {torch:.0f} ms; {ratio['value']:.2f} times as long "
+        f"Speed (`docs/results/bench-demo.json`), MLX float32 on {report['machine']['cores']} CPU "
+        "cores, two frames in flight: "
+        f"{mlx:.0f} ms a frame at {size} x {size}, PyTorch {torch:.0f} ms; {ratio['value']:.2f} "
+        "times as long "
         f"(interval {ratio['low']:.2f} to {ratio['high']:.2f}).\n"
     )
 
@@ -191,35 +229,59 @@ def structure_table(scores: Values) -> str:
 
 def write_sketch_card(folder: Path) -> None:
     scores = _read("sketch")
-    head = _SKETCH_HEAD.format(megabytes=_megabytes(folder), held_out=scores["held-out photographs"])
+    head = _SKETCH_HEAD.format(
+        megabytes=_megabytes(folder), held_out=scores["held-out photographs"]
+    )
     right = scores["nearest teacher right"]
     parts = [
-        head, sketch_runs_table(_read("sketch-training")), "\n## Scores\n",
-        f"On the {scores['held-out photographs']} held-out photographs under the ten prompts (`docs/results/sketch.json`): "
+        head,
+        sketch_runs_table(_read("sketch-training")),
+        "\n## Scores\n",
+        f"On the {scores['held-out photographs']} held-out photographs under the ten prompts "
+        "(`docs/results/sketch.json`): "
         "edges by Canny of what came out against those of what went in, two pixels of tolerance:\n",
-        structure_table(scores), "",
-        f"The prompt's own inked teacher is the nearest of ten for {right['canny']:.0%} of the renderings with Canny edges, "
-        f"{right['soft']:.0%} with soft ones, {right['plain']:.0%} without control.\n", _SKETCH_LIMITS,
+        structure_table(scores),
+        "",
+        f"The prompt's own inked teacher is the nearest of ten for {right['canny']:.0%} of the "
+        "renderings with Canny edges, "
+        f"{right['soft']:.0%} with soft ones, {right['plain']:.0%} without control.\n",
+        _SKETCH_LIMITS,
     ]
     (folder / "README.md").write_text("\n".join(parts), encoding="utf-8")
     write_sums(folder)
 
 
 def _megabytes(folder: Path) -> float:
-    return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file() and p.name != "README.md") / 1e6
+    return (
+        sum(p.stat().st_size for p in folder.rglob("*") if p.is_file() and p.name != "README.md")
+        / 1e6
+    )
 
 
 def write_card(folder: Path) -> None:
     quality = _read("demo-quality")
-    head = _HEAD.format(megabytes=_megabytes(folder), train=quality["photographs trained on"],
-                        held_out=quality["held-out photographs"])
+    head = _HEAD.format(
+        megabytes=_megabytes(folder),
+        train=quality["photographs trained on"],
+        held_out=quality["held-out photographs"],
+    )
     parts = [
-        head, runs_table(_read("demo-training")), "\n## Scores\n",
-        f"On the {quality['held-out photographs']} held-out photographs at {quality['size']} x {quality['size']}, MLX float32 "
+        head,
+        runs_table(_read("demo-training")),
+        "\n## Scores\n",
+        f"On the {quality['held-out photographs']} held-out photographs at {quality['size']} x "
+        f"{quality['size']}, MLX float32 "
         "(`docs/results/demo-quality.json`, `demo-prompts.json`, `demo-steadiness.json`):\n",
-        quality_table(quality), "", prompts_table(_read("demo-prompts")), "",
-        "Flicker where the input stands still, as `common/temporal.py` measures it; at most 1 is as steady as the camera:\n",
-        steadiness_table(_read("demo-steadiness")), "", smoothness_line(_read("prompts")), speed_line(_read("bench-demo")),
+        quality_table(quality),
+        "",
+        prompts_table(_read("demo-prompts")),
+        "",
+        "Flicker where the input stands still, as `common/temporal.py` measures it; at most 1 is "
+        "as steady as the camera:\n",
+        steadiness_table(_read("demo-steadiness")),
+        "",
+        smoothness_line(_read("prompts")),
+        speed_line(_read("bench-demo")),
         _LIMITS,
     ]
     (folder / "README.md").write_text("\n".join(parts), encoding="utf-8")

@@ -1,4 +1,5 @@
-"""Short clips for measuring flicker, made of the public-domain and CC0 photographs in `docs/demo`; seeded, nothing stored.
+"""Short clips for measuring flicker, made of the public-domain and CC0 photographs in `docs/demo`;
+seeded, nothing stored.
 
 A clip is an iterator of uint8 (S, S, 3) RGB frames; None stands for a cut.
 """
@@ -36,19 +37,25 @@ def tripod(size: int) -> Iterator[np.ndarray | None]:
 
 
 def hand(size: int) -> Iterator[np.ndarray | None]:
-    """A camera held still by hand: sensor noise, and a tremble of up to half a pixel in both directions."""
+    """A camera held still by hand: sensor noise, and a tremble of up to half a pixel in both
+    directions.
+    """
     generator = np.random.Generator(np.random.PCG64(2))
     for still in _stills(size):
         for _ in range(FRAMES):
             dx, dy = generator.uniform(-0.5, 0.5, 2)
             matrix = np.array([[1, 0, dx], [0, 1, dy]], np.float32)
-            moved = cv2.warpAffine(still, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+            moved = cv2.warpAffine(
+                still, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT
+            )
             yield _grainy(moved.astype(np.float32), generator)
         yield None
 
 
 def pan(size: int) -> Iterator[np.ndarray | None]:
-    """`docs/demo/clip.mp4`, where everything moves: no flicker in the strict sense, since the picture is meant to change."""
+    """`docs/demo/clip.mp4`, where everything moves: no flicker in the strict sense, since the
+    picture is meant to change.
+    """
     video = cv2.VideoCapture(str(PACKAGE_FOLDER / "docs" / "demo" / "clip.mp4"))
     number = 0
     while True:
@@ -63,4 +70,8 @@ def pan(size: int) -> Iterator[np.ndarray | None]:
     video.release()
 
 
-CLIPS: dict[str, Callable[[int], Iterator[np.ndarray | None]]] = {"tripod": tripod, "hand": hand, "pan": pan}
+CLIPS: dict[str, Callable[[int], Iterator[np.ndarray | None]]] = {
+    "tripod": tripod,
+    "hand": hand,
+    "pan": pan,
+}

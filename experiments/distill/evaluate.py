@@ -1,8 +1,8 @@
 """Judge a demo checkpoint on photographs it was not trained on, and write every figure down.
 
-`python -m sdxs.experiments.distill.evaluate PHOTOS [--model demo] [--out docs/results]` splits PHOTOS as
-training did and writes `demo-quality.json`, `demo-prompts.json` and `demo-steadiness.json`. Everything is
-rendered by the MLX backend, as a user would see it.
+`python -m sdxs.experiments.distill.evaluate PHOTOS [--model demo] [--out docs/results]` splits
+PHOTOS as training did and writes `demo-quality.json`, `demo-prompts.json` and
+`demo-steadiness.json`. Everything is rendered by the MLX backend, as a user would see it.
 """
 
 import argparse
@@ -28,13 +28,17 @@ from ...mlx_sdxs.backend import MlxBackend, load_vae
 from ...mlx_sdxs.taesd import AutoencoderTiny
 from . import clips, photographs, phrases, teachers
 
-DEMO_PICTURES = tuple(PACKAGE_FOLDER / "docs" / "demo" / f"{name}.jpg" for name in ("astronaut", "cat", "coffee"))
+DEMO_PICTURES = tuple(
+    PACKAGE_FOLDER / "docs" / "demo" / f"{name}.jpg" for name in ("astronaut", "cat", "coffee")
+)
 Render = Callable[[str, np.ndarray], np.ndarray]
 Values = dict[str, object]
 
 
 class BackendPainter:
-    """A checkpoint as a function of prompt and picture, and of edges and the scale of control where it has a ControlNet."""
+    """A checkpoint as a function of prompt and picture, and of edges and the scale of control
+    where it has a ControlNet.
+    """
 
     def __init__(self, checkpoint: Checkpoint, size: int) -> None:
         self._backend = MlxBackend(checkpoint, BackendOptions(size, "float32"))
@@ -46,7 +50,9 @@ class BackendPainter:
     def _vae(self) -> AutoencoderTiny | AutoencoderKL:
         return load_vae(self._checkpoint.vae, self._checkpoint.vae_weights, mx.float32)
 
-    def __call__(self, prompt: str, picture: np.ndarray, edges: np.ndarray | None = None, scale: float = 0.0) -> np.ndarray:
+    def __call__(
+        self, prompt: str, picture: np.ndarray, edges: np.ndarray | None = None, scale: float = 0.0
+    ) -> np.ndarray:
         """Render uint8 (S, S, 3), under edges uint8 (S, S) if any."""
         self._backend.set_conditioning(self._encode(prompt))
         self._backend.set_params(FrameParams(control_scale=scale))
@@ -59,14 +65,18 @@ class BackendPainter:
         self._backend.close()
 
     def through_vae(self, picture: np.ndarray) -> np.ndarray:
-        """What encoder and decoder alone make of a picture: no rendering can be nearer to the teacher's than this."""
+        """What encoder and decoder alone make of a picture: no rendering can be nearer to the
+        teacher's than this.
+        """
         image = mx.array(picture[None]).astype(mx.float32) / 127.5 - 1
         made = np.array(self._vae.decode(self._vae.encode(image)))[0]
         return np.clip(np.round((made + 1) * 127.5), 0, 255).astype(np.uint8)
 
 
 def ssim(a: np.ndarray, b: np.ndarray) -> float:
-    """Structural similarity of brightness (Wang et al. 2004): Gaussian window of 11 pixels, sigma 1.5."""
+    """Structural similarity of brightness (Wang et al. 2004): Gaussian window of 11 pixels, sigma
+    1.5.
+    """
     x, y = (teachers.luma(p.astype(np.float32)).astype(np.float64) for p in (a, b))
 
     def mean(plane: np.ndarray) -> np.ndarray:
@@ -81,21 +91,31 @@ def ssim(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def judge_quality(painter: BackendPainter, pictures: Sequence[np.ndarray]) -> Values:
-    """PSNR and SSIM to the teacher for every style: of the rendering, of doing nothing, of the VAE alone."""
+    """PSNR and SSIM to the teacher for every style: of the rendering, of doing nothing, of the VAE
+    alone.
+    """
     rows: dict[str, dict[str, list[float]]] = {}
     for prompt in GALLERY:
         found: dict[str, list[float]] = {}
         for picture in pictures:
             wanted = teachers.render(prompt, picture)
             for who, made in (
-                ("ours", painter(prompt, picture)), ("identity", picture), ("vae ceiling", painter.through_vae(wanted)),
+                ("ours", painter(prompt, picture)),
+                ("identity", picture),
+                ("vae ceiling", painter.through_vae(wanted)),
             ):
                 found.setdefault(f"{who} psnr", []).append(psnr(made, wanted))
                 found.setdefault(f"{who} ssim", []).append(ssim(made, wanted))
         rows[prompt] = found
-    styles = {prompt: {k: round(float(np.mean(v)), 3) for k, v in found.items()} for prompt, found in rows.items()}
+    styles = {
+        prompt: {k: round(float(np.mean(v)), 3) for k, v in found.items()}
+        for prompt, found in rows.items()
+    }
     keys = next(iter(styles.values()))
-    return {"styles": styles, "mean": {k: round(float(np.mean([s[k] for s in styles.values()])), 3) for k in keys}}
+    return {
+        "styles": styles,
+        "mean": {k: round(float(np.mean([s[k] for s in styles.values()])), 3) for k in keys},
+    }
 
 
 def nearest(made: np.ndarray, wanted: Sequence[np.ndarray]) -> int:
@@ -104,11 +124,15 @@ def nearest(made: np.ndarray, wanted: Sequence[np.ndarray]) -> int:
 
 
 def judge_prompts(painter: Render, pictures: Sequence[np.ndarray], each: int = 4) -> Values:
-    """Which teacher each rendering is nearest to, for known and held-out wordings, and with prompts shuffled.
+    """Which teacher each rendering is nearest to, for known and held-out wordings, and with
+    prompts shuffled.
 
     Canonical prompts are rendered on every picture, the others on `each` pictures, taken in turn.
     """
-    wanted = [[teachers.render(prompt, picture).astype(np.float32) for prompt in GALLERY] for picture in pictures]
+    wanted = [
+        [teachers.render(prompt, picture).astype(np.float32) for prompt in GALLERY]
+        for picture in pictures
+    ]
     result: Values = {}
     turn = 0
     for kind in ("canonical", "held-out templates", "held-out phrases"):
@@ -126,17 +150,31 @@ def judge_prompts(painter: Render, pictures: Sequence[np.ndarray], each: int = 4
         right = float(np.trace(confusion) / confusion.sum())
         shifted = float(np.trace(np.roll(confusion, -1, axis=1)) / confusion.sum())
         result[kind] = {
-            "accuracy": round(right, 4), "renderings": int(confusion.sum()), "confusion": confusion.tolist(),
-            "per style": {p: round(float(confusion[i, i] / confusion[i].sum()), 3) for i, p in enumerate(GALLERY)},
-            # the control: every prompt is taken to mean the next style; the same measure must then fail
+            "accuracy": round(right, 4),
+            "renderings": int(confusion.sum()),
+            "confusion": confusion.tolist(),
+            "per style": {
+                p: round(float(confusion[i, i] / confusion[i].sum()), 3)
+                for i, p in enumerate(GALLERY)
+            },
+            # the control: every prompt is taken to mean the next style; the same measure must then
+            # fail
             "accuracy with shuffled prompts": round(shifted, 4),
             "misread": {text: sorted(set(styles)) for text, styles in misread.items()},
         }
-    return {"styles": list(GALLERY), **result, "never trained": judge_unknown(painter, pictures[:each], wanted[:each])}
+    return {
+        "styles": list(GALLERY),
+        **result,
+        "never trained": judge_unknown(painter, pictures[:each], wanted[:each]),
+    }
 
 
-def judge_unknown(painter: Render, pictures: Sequence[np.ndarray], wanted: Sequence[Sequence[np.ndarray]]) -> Values:
-    """What prompts do that no training ever touched: the style each comes nearest to, and how near, in dB."""
+def judge_unknown(
+    painter: Render, pictures: Sequence[np.ndarray], wanted: Sequence[Sequence[np.ndarray]]
+) -> Values:
+    """What prompts do that no training ever touched: the style each comes nearest to, and how
+    near, in dB.
+    """
     found: Values = {}
     for text in phrases.NEVER_TRAINED:
         styles: dict[str, int] = {}
@@ -147,12 +185,17 @@ def judge_unknown(painter: Render, pictures: Sequence[np.ndarray], wanted: Seque
             styles[GALLERY[style]] = styles.get(GALLERY[style], 0) + 1
             near.append(psnr(made, goals[style]))
             same.append(psnr(made, picture))
-        found[text] = {"renders as": styles, "psnr to that teacher": round(float(np.mean(near)), 2),
-                       "psnr to the photograph": round(float(np.mean(same)), 2)}
+        found[text] = {
+            "renders as": styles,
+            "psnr to that teacher": round(float(np.mean(near)), 2),
+            "psnr to the photograph": round(float(np.mean(same)), 2),
+        }
     return found
 
 
-def flicker(frames: Iterator[np.ndarray | None], render: Callable[[np.ndarray], np.ndarray]) -> Flicker:
+def flicker(
+    frames: Iterator[np.ndarray | None], render: Callable[[np.ndarray], np.ndarray]
+) -> Flicker:
     """Measure a clip as the live loop does; None in the frames is a cut."""
     meter = Flicker()
     for frame in frames:
@@ -175,11 +218,17 @@ def judge_steadiness(painter: BackendPainter, size: int) -> Values:
             ratios.append(ours.ratio or 0.0)
             teacher_ratios.append(teacher.ratio or 0.0)
             levels = ours.input_levels
-            styles[prompt] = {"output over input": round(ratios[-1], 3), "teacher over input": round(teacher_ratios[-1], 3)}
+            styles[prompt] = {
+                "output over input": round(ratios[-1], 3),
+                "teacher over input": round(teacher_ratios[-1], 3),
+            }
         result[name] = {
-            "what": (make.__doc__ or "").split("\n")[0], "input levels": round(levels, 3),
-            "mean output over input": round(float(np.mean(ratios)), 3), "worst": round(max(ratios), 3),
-            "mean teacher over input": round(float(np.mean(teacher_ratios)), 3), "styles": styles,
+            "what": (make.__doc__ or "").split("\n")[0],
+            "input levels": round(levels, 3),
+            "mean output over input": round(float(np.mean(ratios)), 3),
+            "worst": round(max(ratios), 3),
+            "mean teacher over input": round(float(np.mean(teacher_ratios)), 3),
+            "styles": styles,
         }
     return result
 
@@ -190,7 +239,9 @@ def squares(paths: Sequence[Path], size: int) -> list[np.ndarray]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("photos", type=Path)
     parser.add_argument("--model", default="demo")
     parser.add_argument("--out", type=Path, default=PACKAGE_FOLDER / "docs" / "results")
@@ -207,10 +258,22 @@ def main() -> None:
         "steadiness": lambda: judge_steadiness(painter, size),
     }
     for name in options.only or parts:
-        values = {"schema": 1, "size": size, "held-out photographs": len(pictures),
-                  "photographs trained on": len(parts_of.train), **parts[name]()}
-        (options.out / f"demo-{name}.json").write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
-        print(json.dumps(values.get("mean") or {k: v for k, v in values.items() if k != "styles"})[:4000], flush=True)
+        values = {
+            "schema": 1,
+            "size": size,
+            "held-out photographs": len(pictures),
+            "photographs trained on": len(parts_of.train),
+            **parts[name](),
+        }
+        (options.out / f"demo-{name}.json").write_text(
+            json.dumps(values, indent=1) + "\n", encoding="utf-8"
+        )
+        print(
+            json.dumps(values.get("mean") or {k: v for k, v in values.items() if k != "styles"})[
+                :4000
+            ],
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""Write trained networks as a checkpoint in the diffusers layout: float16 safetensors, configs, card, hashes."""
+"""Write trained networks as a checkpoint in the diffusers layout: float16 safetensors, configs,
+card, hashes.
+"""
 
 import hashlib
 import json
@@ -16,8 +18,18 @@ from .architecture import Configs
 from .recipe import Networks
 
 CODE = (
-    "teachers", "photographs", "pairs", "phrases", "architecture", "text_model", "losses", "stages", "training", "recipe",
-    "conv_gradient", "sketch",
+    "teachers",
+    "photographs",
+    "pairs",
+    "phrases",
+    "architecture",
+    "text_model",
+    "losses",
+    "stages",
+    "training",
+    "recipe",
+    "conv_gradient",
+    "sketch",
 )
 
 
@@ -41,7 +53,8 @@ def tensors(module: nn.Module) -> dict[str, np.ndarray]:
 def write(networks: Networks, configs: Configs, tokenizer: Path, folder: Path) -> Path:
     """Write every file of the checkpoint but its card into `folder`, and return it."""
     for name, module, file in (
-        ("unet", networks.unet, "diffusion_pytorch_model"), ("vae", networks.vae, "diffusion_pytorch_model"),
+        ("unet", networks.unet, "diffusion_pytorch_model"),
+        ("vae", networks.vae, "diffusion_pytorch_model"),
         ("text_encoder", networks.text, "model"),
     ):
         (folder / name).mkdir(parents=True, exist_ok=True)
@@ -51,8 +64,11 @@ def write(networks: Networks, configs: Configs, tokenizer: Path, folder: Path) -
     write_json(folder / "scheduler" / "scheduler_config.json", configs["scheduler"])
     shutil.copytree(tokenizer, folder / "tokenizer", dirs_exist_ok=True)
     write_json(folder / "model_index.json", _INDEX)
-    note = ("one step, epsilon prediction, x0 = z - (sqrt(1-a)/sqrt(a)) eps at t = 500 with no added noise; "
-            "SDXS itself is timestep 999, noise_scale 1.0, size 512")
+    note = (
+        "one step, epsilon prediction, x0 = z - (sqrt(1-a)/sqrt(a)) eps at t = 500 with no added "
+        "noise; "
+        "SDXS itself is timestep 999, noise_scale 1.0, size 512"
+    )
     write_json(folder / "sdxs.json", {**configs["frame"], "note": note})
     write_sums(folder)
     return folder
@@ -61,7 +77,10 @@ def write(networks: Networks, configs: Configs, tokenizer: Path, folder: Path) -
 def write_sums(folder: Path) -> None:
     """Hash every file into SHA256SUMS, which is what the code verifies the checkpoint against."""
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != SUMS)
-    rows = [f"{hashlib.sha256(p.read_bytes()).hexdigest()}  {p.relative_to(folder).as_posix()}\n" for p in files]
+    rows = [
+        f"{hashlib.sha256(p.read_bytes()).hexdigest()}  {p.relative_to(folder).as_posix()}\n"
+        for p in files
+    ]
     (folder / SUMS).write_text("".join(rows), encoding="utf-8")
 
 
@@ -71,8 +90,13 @@ def write_json(path: Path, values: dict[str, object]) -> None:
 
 
 _INDEX: dict[str, object] = {
-    "_class_name": "StableDiffusionPipeline", "unet": ["diffusers", "UNet2DConditionModel"],
-    "vae": ["diffusers", "AutoencoderTiny"], "text_encoder": ["transformers", "CLIPTextModel"],
-    "tokenizer": ["transformers", "CLIPTokenizer"], "scheduler": ["diffusers", "EulerDiscreteScheduler"],
-    "safety_checker": [None, None], "feature_extractor": [None, None], "requires_safety_checker": False,
+    "_class_name": "StableDiffusionPipeline",
+    "unet": ["diffusers", "UNet2DConditionModel"],
+    "vae": ["diffusers", "AutoencoderTiny"],
+    "text_encoder": ["transformers", "CLIPTextModel"],
+    "tokenizer": ["transformers", "CLIPTokenizer"],
+    "scheduler": ["diffusers", "EulerDiscreteScheduler"],
+    "safety_checker": [None, None],
+    "feature_extractor": [None, None],
+    "requires_safety_checker": False,
 }

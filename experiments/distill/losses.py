@@ -1,4 +1,5 @@
-"""What is minimised: pictures that differ from the teacher's, latents, and pictures that are less steady than their input.
+"""What is minimised: pictures that differ from the teacher's, latents, and pictures that are less
+steady than their input.
 
 Pictures are float32 (B, S, S, 3) in [0, 1]; every function returns a scalar.
 """
@@ -9,13 +10,17 @@ _LUMA = (0.299, 0.587, 0.114)
 
 
 def picture_loss(made: mx.array, wanted: mx.array) -> mx.array:
-    """Absolute and squared error, absolute error of the gradients, and what structural similarity lacks of 1."""
+    """Absolute and squared error, absolute error of the gradients, and what structural similarity
+    lacks of 1.
+    """
     difference = made - wanted
     rows = mx.abs(difference[:, 1:] - difference[:, :-1]).mean()
     columns = mx.abs(difference[:, :, 1:] - difference[:, :, :-1]).mean()
     return (
-        mx.abs(difference).mean() + 10 * mx.square(difference).mean()
-        + 0.5 * (rows + columns) + 0.1 * (1 - similarity(made, wanted))
+        mx.abs(difference).mean()
+        + 10 * mx.square(difference).mean()
+        + 0.5 * (rows + columns)
+        + 0.1 * (1 - similarity(made, wanted))
     )
 
 
@@ -25,7 +30,9 @@ def psnr(made: mx.array, wanted: mx.array) -> mx.array:
 
 
 def similarity(a: mx.array, b: mx.array) -> mx.array:
-    """Structural similarity (Wang et al. 2004) of brightness over squares of 8 pixels that do not overlap."""
+    """Structural similarity (Wang et al. 2004) of brightness over squares of 8 pixels that do not
+    overlap.
+    """
     weights = mx.array(_LUMA)
     a, b = _pool(a @ weights, 8), _pool(b @ weights, 8)  # (B, S/8, S/8, 64)
     mean_a, mean_b = a.mean(axis=-1, keepdims=True), b.mean(axis=-1, keepdims=True)
@@ -40,14 +47,19 @@ def similarity(a: mx.array, b: mx.array) -> mx.array:
 def _pool(plane: mx.array, side: int) -> mx.array:
     """(B, S, S) -> (B, S/side, S/side, side * side): the squares a plane consists of."""
     batch, height, width = plane.shape
-    squares = plane.reshape(batch, height // side, side, width // side, side).transpose(0, 1, 3, 2, 4)
+    squares = plane.reshape(batch, height // side, side, width // side, side).transpose(
+        0, 1, 3, 2, 4
+    )
     return squares.reshape(batch, height // side, width // side, side * side)
 
 
-def unsteadiness(before: mx.array, after: mx.array, made_before: mx.array, made_after: mx.array) -> mx.array:
+def unsteadiness(
+    before: mx.array, after: mx.array, made_before: mx.array, made_after: mx.array
+) -> mx.array:
     """By how much the output changed more than its input, in brightness averaged over 4 x 4 pixels.
 
-    What `common/temporal.py` measures as flicker; nothing is lost where the output moved less than the input.
+    What `common/temporal.py` measures as flicker; nothing is lost where the output moved less than
+    the input.
     """
     weights = mx.array(_LUMA)
     moved = mx.abs(_pool((after - before) @ weights, 4).mean(axis=-1))

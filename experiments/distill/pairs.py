@@ -1,7 +1,7 @@
 """The training set on disk: squares of photographs and their ten renderings, as one array of uint8.
 
-`pairs.npy` is (N, 11, S, S, 3) RGB: the square first, then the renderings in the gallery's order. It is
-made by worker processes straight into the file; a finished one is found again.
+`pairs.npy` is (N, 11, S, S, 3) RGB: the square first, then the renderings in the gallery's order.
+It is made by worker processes straight into the file; a finished one is found again.
 """
 
 import json
@@ -54,8 +54,11 @@ def _fill(job: tuple[Request, Path, int, int]) -> int:
     return stop - start
 
 
-def make_pairs(request: Request, folder: Path, done: Callable[[int], None], workers: int | None = None) -> np.ndarray:
-    """Return the pairs, uint8 (N, 11, S, S, 3), mapped from `folder`; make them first if they are not there.
+def make_pairs(
+    request: Request, folder: Path, done: Callable[[int], None], workers: int | None = None
+) -> np.ndarray:
+    """Return the pairs, uint8 (N, 11, S, S, 3), mapped from `folder`; make them first if they are
+    not there.
 
     done: told how many more squares are ready.
     """
@@ -68,14 +71,19 @@ def make_pairs(request: Request, folder: Path, done: Callable[[int], None], work
     label.unlink(missing_ok=True)
     shape = (request.count, PLANES, request.size, request.size, 3)
     np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape).flush()
-    jobs = [(request, path, start, min(start + 8, request.count)) for start in range(0, request.count, 8)]
+    jobs = [
+        (request, path, start, min(start + 8, request.count))
+        for start in range(0, request.count, 8)
+    ]
     workers = workers or os.cpu_count() or 1
     if workers == 1:
         for job in jobs:
             done(_fill(job))
     else:
         # spawn: a fork of a process that holds MLX or OpenCV threads can hang
-        with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), cv2.setNumThreads, (1,)) as pool:
+        with ProcessPoolExecutor(
+            workers, multiprocessing.get_context("spawn"), cv2.setNumThreads, (1,)
+        ) as pool:
             for count in pool.map(_fill, jobs):
                 done(count)
     label.write_text(json.dumps(wanted) + "\n", encoding="utf-8")

@@ -1,14 +1,17 @@
 """The paper's Phase 10 again, small: why its distillation went blank, and what makes ours not.
 
-`python -m sdxs.experiments.distill.phase10 PHOTOS WORK` trains one and the same network (same parameters, same
-number of steps, same batch) by three recipes and three seeds, and judges all on held-out photographs:
+`python -m sdxs.experiments.distill.phase10 PHOTOS WORK` trains one and the same network (same
+parameters, same number of steps, same batch) by three recipes and three seeds, and judges all on
+held-out photographs:
 
-- edges: L1 on synthetic edges, as the paper describes it. Input are the edges of drawn pictures, wanted is the
+- edges: L1 on synthetic edges, as the paper describes it. Input are the edges of drawn pictures,
+wanted is the
   teacher's rendering of the picture; a photograph's edges go in afterwards.
 - photographs: L1 on photographs, everything trained at once from nothing.
 - ours: VAE first, text encoder second, UNet on latents, then the picture loss.
 
-At toy size, so that a CPU does it in minutes; finished runs in WORK are kept. Figures compare recipes, not the demo.
+At toy size, so that a CPU does it in minutes; finished runs in WORK are kept. Figures compare
+recipes, not the demo.
 """
 
 import argparse
@@ -47,10 +50,25 @@ Values = dict[str, object]
 def configs() -> architecture.Configs:
     """The demo's structure at a width that a CPU trains in a minute."""
     small = copy.deepcopy(architecture.DEMO)
-    small["unet"] |= {"block_out_channels": [24, 32, 48], "in_channels": 8, "out_channels": 8, "norm_num_groups": 8}
-    small["vae"] |= {key: [8] * 4 for key in
-                     ("block_out_channels", "decoder_block_out_channels", "encoder_block_out_channels")}
-    small["vae"] |= {"latent_channels": 8, "num_decoder_blocks": [2, 1, 0, 0], "num_encoder_blocks": [0, 0, 0, 2]}
+    small["unet"] |= {
+        "block_out_channels": [24, 32, 48],
+        "in_channels": 8,
+        "out_channels": 8,
+        "norm_num_groups": 8,
+    }
+    small["vae"] |= {
+        key: [8] * 4
+        for key in (
+            "block_out_channels",
+            "decoder_block_out_channels",
+            "encoder_block_out_channels",
+        )
+    }
+    small["vae"] |= {
+        "latent_channels": 8,
+        "num_decoder_blocks": [2, 1, 0, 0],
+        "num_encoder_blocks": [0, 0, 0, 2],
+    }
     small["frame"] |= {"size": SIZE}
     return small
 
@@ -63,18 +81,24 @@ class Whole(nn.Module):
         self.painter, self.text = painter, text
 
 
-def l1_loss(whole: Whole, progress: float, inputs: mx.array, wanted: mx.array, ids: mx.array) -> mx.array:
+def l1_loss(
+    whole: Whole, progress: float, inputs: mx.array, wanted: mx.array, ids: mx.array
+) -> mx.array:
     made = whole.painter(stages.unit(inputs), whole.text(ids))
     return mx.abs(made - stages.unit(wanted)).mean()[None]
 
 
 def edges_of(picture: np.ndarray) -> np.ndarray:
     """Canny edges, white on black, as uint8 (S, S, 3)."""
-    return np.repeat(cv2.Canny(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), 60, 140)[..., None], 3, axis=-1)
+    return np.repeat(
+        cv2.Canny(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), 60, 140)[..., None], 3, axis=-1
+    )
 
 
 def material(name: str, split: photographs.Split, work: Path) -> np.ndarray:
-    """The pairs a recipe trains on, (N, 11, S, S, 3); for `edges` the first plane holds edges. The same for all seeds."""
+    """The pairs a recipe trains on, (N, 11, S, S, 3); for `edges` the first plane holds edges. The
+    same for all seeds.
+    """
     drawn = 1.0 if name == "edges" else 0.1
     request = Request(tuple(str(p) for p in split.train), SQUARES, SIZE, 0, drawn)
     pairs = make_pairs(request, work / ("drawn" if drawn == 1 else "pairs"), lambda count: None)
@@ -86,19 +110,33 @@ def material(name: str, split: photographs.Split, work: Path) -> np.ndarray:
 
 
 def recipe_settings(steps: int, seed: int) -> recipe.Settings:
-    """As many steps in all, over the stages but the last: ways between prompts are not looked at here."""
+    """As many steps in all, over the stages but the last: ways between prompts are not looked at
+    here.
+    """
     shares = (0.35, 0.1, 0.2, 0.35, 0.0)
-    return recipe.Settings(squares=SQUARES, steps=tuple(round(share * steps) for share in shares), each=1, seed=seed,
-                           rates=(RATE,) * len(shares), configs=configs())
+    return recipe.Settings(
+        squares=SQUARES,
+        steps=tuple(round(share * steps) for share in shares),
+        each=1,
+        seed=seed,
+        rates=(RATE,) * len(shares),
+        configs=configs(),
+    )
 
 
-def train_run(name: str, seed: int, split: photographs.Split, work: Path, steps: int, tokenizer: Path) -> Whole:
+def train_run(
+    name: str, seed: int, split: photographs.Split, work: Path, steps: int, tokenizer: Path
+) -> Whole:
     """Train one recipe with one seed; what `work` already holds is loaded."""
     setup, folder = configs(), work / f"{name}-{seed}"
     networks = recipe.build(setup, seed)
     step = one_step(architecture.scheduler_config(setup), architecture.frame_config(setup))
     painter = stages.Painter(networks.unet, networks.vae, step)
-    whole, pairs, log = Whole(painter, networks.text), material(name, split, work), Log(folder / "log.jsonl")
+    whole, pairs, log = (
+        Whole(painter, networks.text),
+        material(name, split, work),
+        Log(folder / "log.jsonl"),
+    )
     pictures, ids = stages.Pictures(pairs), recipe.token_ids(tokenizer)
 
     def silent(stage: str, done: float, loss: float) -> None:
@@ -125,7 +163,9 @@ def train_run(name: str, seed: int, split: photographs.Split, work: Path, steps:
 def renderer(name: str, whole: Whole, tokenizer: Path) -> Callable[[str, np.ndarray], np.ndarray]:
     """The trained networks as a function of a gallery prompt and a picture."""
     clip = recipe.ClipTokenizer(tokenizer)
-    states = {prompt: whole.text(mx.array(clip.encode(prompt).astype(np.int32))) for prompt in GALLERY}
+    states = {
+        prompt: whole.text(mx.array(clip.encode(prompt).astype(np.int32))) for prompt in GALLERY
+    }
 
     def render(prompt: str, picture: np.ndarray) -> np.ndarray:
         seen = edges_of(picture) if name == "edges" else picture
@@ -135,30 +175,57 @@ def renderer(name: str, whole: Whole, tokenizer: Path) -> Callable[[str, np.ndar
     return render
 
 
-def judge(render: Callable[[str, np.ndarray], np.ndarray], pictures: Sequence[np.ndarray]) -> Values:
-    """Means over pictures and styles. `contrast` is the spread of brightness over the teacher's: 0 is a blank sheet."""
+def judge(
+    render: Callable[[str, np.ndarray], np.ndarray], pictures: Sequence[np.ndarray]
+) -> Values:
+    """Means over pictures and styles. `contrast` is the spread of brightness over the teacher's: 0
+    is a blank sheet.
+    """
     rows = []
     for picture in pictures:
         wanted = [teachers.render(prompt, picture) for prompt in GALLERY]
         for style, prompt in enumerate(GALLERY):
             made = render(prompt, picture)
-            spread = teachers.luma(made.astype(np.float32)).std() / teachers.luma(wanted[style].astype(np.float32)).std()
+            spread = (
+                teachers.luma(made.astype(np.float32)).std()
+                / teachers.luma(wanted[style].astype(np.float32)).std()
+            )
             right = nearest(made, [w.astype(np.float32) for w in wanted]) == style
-            rows.append((psnr(made, wanted[style]), ssim(made, wanted[style]), float(right), float(spread)))
-    return dict(zip(("psnr", "ssim", "style accuracy", "contrast"), np.mean(rows, axis=0).round(4).tolist(), strict=True))
+            rows.append(
+                (psnr(made, wanted[style]), ssim(made, wanted[style]), float(right), float(spread))
+            )
+    return dict(
+        zip(
+            ("psnr", "ssim", "style accuracy", "contrast"),
+            np.mean(rows, axis=0).round(4).tolist(),
+            strict=True,
+        )
+    )
 
 
-def picture_of(renders: dict[str, Callable[[str, np.ndarray], np.ndarray]], size: int) -> np.ndarray:
-    """Rows: photograph, teacher, then each recipe; columns: the demo's photographs in two styles."""
+def picture_of(
+    renders: dict[str, Callable[[str, np.ndarray], np.ndarray]], size: int
+) -> np.ndarray:
+    """Rows: photograph, teacher, then each recipe; columns: the demo's photographs in two
+    styles.
+    """
     stills = [photographs.centre_square(photographs.read(p), size) for p in DEMO_PICTURES]
     rows = [[still for _ in SHOWN for still in stills]]
     for render in (teachers.render, *renders.values()):
         rows.append([render(prompt, still) for prompt in SHOWN for still in stills])
-    return cv2.resize(np.vstack([np.hstack(row) for row in rows]), None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST)
+    return cv2.resize(
+        np.vstack([np.hstack(row) for row in rows]),
+        None,
+        fx=2,
+        fy=2,
+        interpolation=cv2.INTER_NEAREST,
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("photos", type=Path)
     parser.add_argument("work", type=Path)
     parser.add_argument("--steps", type=int, default=STEPS)
@@ -179,10 +246,18 @@ def main() -> None:
             print(name, results[name][-1], flush=True)
     doing_nothing = judge(lambda prompt, picture: picture, pictures)
     summary = {
-        "schema": 1, "size": SIZE, "steps": options.steps, "batch": len(GALLERY), "held-out photographs": len(pictures),
-        "parameters": recipe.parameters(whole), "doing nothing": doing_nothing, "runs": results,
-        "mean": {name: {k: round(float(np.mean([r[k] for r in runs])), 3) for k in doing_nothing}
-                 for name, runs in results.items()},
+        "schema": 1,
+        "size": SIZE,
+        "steps": options.steps,
+        "batch": len(GALLERY),
+        "held-out photographs": len(pictures),
+        "parameters": recipe.parameters(whole),
+        "doing nothing": doing_nothing,
+        "runs": results,
+        "mean": {
+            name: {k: round(float(np.mean([r[k] for r in runs])), 3) for k in doing_nothing}
+            for name, runs in results.items()
+        },
     }
     print(json.dumps(summary["mean"], indent=1))
     if options.json:

@@ -1,7 +1,8 @@
-"""A folder of photographs as training material: scenes kept apart, squares cut out, a few pictures drawn instead.
+"""A folder of photographs as training material: scenes kept apart, squares cut out, a few pictures
+drawn instead.
 
-Photographs of one scene must not stand on both sides of the split (`aloeL` and `aloeR` did once), so
-pictures are grouped first, by name and by likeness, and whole groups are held out.
+Photographs of one scene must not stand on both sides of the split (`aloeL` and `aloeR` did once),
+so pictures are grouped first, by name and by likeness, and whole groups are held out.
 """
 
 import hashlib
@@ -19,7 +20,8 @@ from ...common.opencv import cv2
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 HELD_OUT_SHARE = 0.1
 LIKENESS = 0.90  # correlation of two 16 x 16 thumbnails from which on they show one scene
-_TAIL = r"[-_ ]*((?<!\d)\d{1,2}|left|right)$"  # three digits and more number a collection, not the views of a scene
+# three digits and more number a collection, not the views of a scene
+_TAIL = r"[-_ ]*((?<!\d)\d{1,2}|left|right)$"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,30 +36,46 @@ def read(path: Path) -> np.ndarray:
     """Read a photograph upright (EXIF is honoured), uint8 (H, W, 3) RGB. Raises UsageError."""
     picture = cv2.imread(str(path), cv2.IMREAD_COLOR)  # applies the EXIF orientation
     if picture is None:
-        raise UsageError(f"{path}: not a readable picture; remove it from the folder or convert it to JPEG")
+        raise UsageError(
+            f"{path}: not a readable picture; remove it from the folder or convert it to JPEG"
+        )
     return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
 
 
 def list_photographs(folder: Path) -> list[Path]:
     """Every picture directly in `folder`, sorted. Raises UsageError if there is none."""
-    files = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES) if folder.is_dir() else []
+    files = (
+        sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES)
+        if folder.is_dir()
+        else []
+    )
     if not files:
-        raise UsageError(f"{folder}: no photographs there; expected a folder of {', '.join(SUFFIXES)} files")
+        raise UsageError(
+            f"{folder}: no photographs there; expected a folder of {', '.join(SUFFIXES)} files"
+        )
     return files
 
 
 def originals(folder: Path) -> dict[str, str]:
-    """File name -> the name it had where it came from, if a `manifest.json` beside the pictures says so."""
+    """File name -> the name it had where it came from, if a `manifest.json` beside the pictures
+    says so.
+    """
     path = folder / "manifest.json"
     if not path.is_file():
         return {}
-    return {row["file"]: row["original"] for row in json.loads(path.read_text(encoding="utf-8")) if row.get("original")}
+    return {
+        row["file"]: row["original"]
+        for row in json.loads(path.read_text(encoding="utf-8"))
+        if row.get("original")
+    }
 
 
 def stem(name: str) -> str:
-    """A file's name without suffix, small numbers at its end, and left or right; empty if nothing telling remains.
+    """A file's name without suffix, small numbers at its end, and left or right; empty if nothing
+    telling remains.
 
-    `aloeL.jpg` and `aloeR.jpg` share 'aloe', `view1.png` and `view_12.png` 'view'; `0001.jpg` has none.
+    `aloeL.jpg` and `aloeR.jpg` share 'aloe', `view1.png` and `view_12.png` 'view'; `0001.jpg` has
+    none.
     """
     text = re.sub(r"(?<=[a-z])[LR]$", "", Path(name).stem).lower()
     while (shorter := re.sub(_TAIL, "", text)) != text:
@@ -73,7 +91,9 @@ def describe(picture: np.ndarray) -> np.ndarray:
 
 
 def group_scenes(stems: Sequence[str], descriptors: np.ndarray) -> list[int]:
-    """Give every picture a group number: one group for equal stems, one for likeness, and what these link."""
+    """Give every picture a group number: one group for equal stems, one for likeness, and what
+    these link.
+    """
     parent = list(range(len(stems)))
 
     def root(i: int) -> int:
@@ -94,7 +114,9 @@ def group_scenes(stems: Sequence[str], descriptors: np.ndarray) -> list[int]:
 
 
 def split(folder: Path, reserved: Sequence[Path] = (), share: float = HELD_OUT_SHARE) -> Split:
-    """Split a folder by scene. Scenes of `reserved` pictures are never trained on; about `share` is held out in all."""
+    """Split a folder by scene. Scenes of `reserved` pictures are never trained on; about `share`
+    is held out in all.
+    """
     files, names = list_photographs(folder), originals(folder)
     every = [*files, *reserved]
     stems = [_prefix(names.get(p.name, p.name), p.name) for p in files] + [""] * len(reserved)
@@ -102,10 +124,16 @@ def split(folder: Path, reserved: Sequence[Path] = (), share: float = HELD_OUT_S
     members: dict[int, list[Path]] = {}
     for path, group in zip(files, groups, strict=False):
         members.setdefault(group, []).append(path)
-    taken = set(groups[len(files):]) & set(members)
+    taken = set(groups[len(files) :]) & set(members)
     held = sum(len(members[group]) for group in taken)
-    for group in sorted(members, key=lambda g: hashlib.sha256(members[g][0].name.encode()).hexdigest()):
-        if held < share * len(files) and group not in taken and len(members[group]) <= max(1, share * len(files) / 2):
+    for group in sorted(
+        members, key=lambda g: hashlib.sha256(members[g][0].name.encode()).hexdigest()
+    ):
+        if (
+            held < share * len(files)
+            and group not in taken
+            and len(members[group]) <= max(1, share * len(files) / 2)
+        ):
             taken.add(group)
             held += len(members[group])
     return Split(
@@ -115,7 +143,9 @@ def split(folder: Path, reserved: Sequence[Path] = (), share: float = HELD_OUT_S
 
 
 def _prefix(original: str, name: str) -> str:
-    """The stem, told apart by where the picture came from (the part of its file name before '_')."""
+    """The stem, told apart by where the picture came from (the part of its file name before
+    '_').
+    """
     text = stem(original)
     return f"{name.partition('_')[0]}/{text}" if text and original != name else text
 
@@ -130,18 +160,27 @@ def centre_square(picture: np.ndarray, size: int) -> np.ndarray:
 
 def resized(picture: np.ndarray, size: int) -> np.ndarray:
     shrinks = picture.shape[0] >= size
-    return cv2.resize(picture, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    return cv2.resize(
+        picture, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    )
 
 
 def random_square(picture: np.ndarray, size: int, generator: np.random.Generator) -> np.ndarray:
-    """Cut a square of at least half the short side, mirror it by chance, and change its light a little."""
+    """Cut a square of at least half the short side, mirror it by chance, and change its light a
+    little.
+    """
     height, width = picture.shape[:2]
     side = int(min(height, width) * generator.uniform(0.5, 1.0))
-    top, left = int(generator.integers(height - side + 1)), int(generator.integers(width - side + 1))
+    top, left = (
+        int(generator.integers(height - side + 1)),
+        int(generator.integers(width - side + 1)),
+    )
     square = resized(picture[top : top + side, left : left + side], size)
     if generator.random() < 0.5:
         square = square[:, ::-1]
-    light = (square.astype(np.float32) / 255) ** generator.uniform(0.75, 1.35) * generator.uniform(0.75, 1.2)
+    light = (square.astype(np.float32) / 255) ** generator.uniform(0.75, 1.35) * generator.uniform(
+        0.75, 1.2
+    )
     light *= generator.uniform(0.9, 1.1, 3).astype(np.float32)
     grey = light.mean(axis=-1, keepdims=True)
     light = grey + (light - grey) * generator.uniform(0.6, 1.3)
@@ -149,7 +188,9 @@ def random_square(picture: np.ndarray, size: int, generator: np.random.Generator
 
 
 def drawn_picture(size: int, generator: np.random.Generator) -> np.ndarray:
-    """A procedural picture: a gradient, then ellipses, polygons and lines. uint8 (size, size, 3)."""
+    """A procedural picture: a gradient, then ellipses, polygons and lines. uint8 (size, size,
+    3).
+    """
     corners = generator.integers(0, 256, (2, 2, 3)).astype(np.float32)
     canvas = cv2.resize(corners, (size, size), interpolation=cv2.INTER_LINEAR)
     for _ in range(int(generator.integers(4, 14))):
@@ -158,9 +199,21 @@ def drawn_picture(size: int, generator: np.random.Generator) -> np.ndarray:
         kind = generator.random()
         if kind < 0.4:
             axes = (a // 4 + 4, b // 4 + 4)
-            cv2.ellipse(canvas, (x, y), axes, float(generator.uniform(0, 180)), 0, 360, colour, -1, cv2.LINE_AA)
+            cv2.ellipse(
+                canvas,
+                (x, y),
+                axes,
+                float(generator.uniform(0, 180)),
+                0,
+                360,
+                colour,
+                -1,
+                cv2.LINE_AA,
+            )
         elif kind < 0.75:
-            points = (np.array([x, y]) + generator.integers(-size // 4, size // 4, (4, 2))).astype(np.int32)
+            points = (np.array([x, y]) + generator.integers(-size // 4, size // 4, (4, 2))).astype(
+                np.int32
+            )
             cv2.fillConvexPoly(canvas, cv2.convexHull(points), colour, cv2.LINE_AA)
         else:
             cv2.line(canvas, (x, y), (a, b), colour, int(generator.integers(1, 7)), cv2.LINE_AA)

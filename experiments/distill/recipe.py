@@ -1,4 +1,6 @@
-"""From a folder of photographs to a checkpoint: the order of the stages and what passes between them."""
+"""From a folder of photographs to a checkpoint: the order of the stages and what passes between
+them.
+"""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,11 +33,13 @@ WINDOW_MULTIPLE = 32  # pixels: what VAE and UNet together halve
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How much of everything. Batches are `each` per style (or per plane); `seconds` 0 means no clock.
+    """How much of everything. Batches are `each` per style (or per plane); `seconds` 0 means no
+    clock.
 
-    The clock is shared out as `shares` over VAE, text, UNet, finish and blend; a share of 0 takes the steps it takes,
-    and a stage of 0 steps leaves its share to the others. The text encoder takes its steps: it trains while the
-    processors are busy with the pairs, and a clock once left it one step.
+    The clock is shared out as `shares` over VAE, text, UNet, finish and blend; a share of 0 takes
+    the steps it takes, and a stage of 0 steps leaves its share to the others. The text encoder
+    takes its steps: it trains while the processors are busy with the pairs, and a clock once left
+    it one step.
     """
 
     squares: int = 3000
@@ -52,13 +56,22 @@ class Settings:
     def __post_init__(self) -> None:
         """Raises ValueError for a list that does not name every stage, or a window that is none."""
         if {len(values) for values in (self.steps, self.rates, self.shares)} != {len(STAGES)}:
-            raise ValueError(f"steps, rates and shares are for {', '.join(STAGES)}: expected {len(STAGES)} of each")
+            raise ValueError(
+                f"steps, rates and shares are for {', '.join(STAGES)}: expected {len(STAGES)} of "
+                "each"
+            )
         size = int(self.configs["frame"]["size"])
-        if self.window is not None and (self.window % WINDOW_MULTIPLE or not 0 < self.window <= size):
-            raise ValueError(f"window {self.window}: expected a multiple of {WINDOW_MULTIPLE}, at most {size}")
+        if self.window is not None and (
+            self.window % WINDOW_MULTIPLE or not 0 < self.window <= size
+        ):
+            raise ValueError(
+                f"window {self.window}: expected a multiple of {WINDOW_MULTIPLE}, at most {size}"
+            )
 
     def plan(self, index: int) -> Plan:
-        """What a stage is to do; stages without steps leave their shares of the clock to the others."""
+        """What a stage is to do; stages without steps leave their shares of the clock to the
+        others.
+        """
         shared = sum(share for share, steps in zip(self.shares, self.steps, strict=True) if steps)
         seconds = self.seconds * self.shares[index] / shared if shared else 0.0
         return Plan(STAGES[index], self.steps[index], self.rates[index], seconds, self.seed + index)
@@ -81,8 +94,12 @@ def build(configs: architecture.Configs, seed: int) -> Networks:
     unet.conv_out.bias = mx.zeros_like(unet.conv_out.bias)
     vae = AutoencoderTiny(architecture.vae_config(configs))
     text = CLIPTextModel(architecture.text_config(configs))
-    text.embeddings.token_embedding.weight = 0.02 * mx.random.normal(text.embeddings.token_embedding.weight.shape)
-    text.embeddings.position_embedding.weight = 0.01 * mx.random.normal(text.embeddings.position_embedding.weight.shape)
+    text.embeddings.token_embedding.weight = 0.02 * mx.random.normal(
+        text.embeddings.token_embedding.weight.shape
+    )
+    text.embeddings.position_embedding.weight = 0.01 * mx.random.normal(
+        text.embeddings.position_embedding.weight.shape
+    )
     mx.eval(unet.parameters(), vae.parameters(), text.parameters())
     for module in (unet, vae):
         prepare(module)
@@ -92,22 +109,37 @@ def build(configs: architecture.Configs, seed: int) -> Networks:
 def token_ids(tokenizer: Path) -> list[np.ndarray]:
     """Ids of every training prompt, int32 (prompts, 77) for each style."""
     clip = ClipTokenizer(tokenizer)
-    return [np.concatenate([clip.encode(p) for p in phrases.training_prompts(g)]).astype(np.int32) for g in GALLERY]
+    return [
+        np.concatenate([clip.encode(p) for p in phrases.training_prompts(g)]).astype(np.int32)
+        for g in GALLERY
+    ]
 
 
 def prompt_states(text: CLIPTextModel, ids: Sequence[np.ndarray]) -> list[mx.array]:
-    """Hidden states of every training prompt, (prompts, 77, D) for each style; half precision, as they will be stored."""
-    states = [mx.concatenate([text(mx.array(rows[i : i + 64])) for i in range(0, len(rows), 64)]) for rows in ids]
+    """Hidden states of every training prompt, (prompts, 77, D) for each style; half precision, as
+    they will be stored.
+    """
+    states = [
+        mx.concatenate([text(mx.array(rows[i : i + 64])) for i in range(0, len(rows), 64)])
+        for rows in ids
+    ]
     mx.eval(states)
     return states
 
 
 def run(
-    split: Split, out: Path, tokenizer: Path, settings: Settings, report: Progress, start_from: Path | None = None
+    split: Split,
+    out: Path,
+    tokenizer: Path,
+    settings: Settings,
+    report: Progress,
+    start_from: Path | None = None,
 ) -> Networks:
-    """Make the pairs, train the five stages, return the networks. Whatever `out` already holds is used.
+    """Make the pairs, train the five stages, return the networks. Whatever `out` already holds is
+    used.
 
-    start_from: a checkpoint of the same architecture whose networks are trained on, instead of fresh ones.
+    start_from: a checkpoint of the same architecture whose networks are trained on, instead of
+    fresh ones.
     """
     size, configs = int(settings.configs["frame"]["size"]), settings.configs
     made = 0
@@ -124,16 +156,28 @@ def run(
         load_weights(networks.vae, start_from / "vae" / WEIGHTS, mx.float32)
         load_weights(networks.text, start_from / "text_encoder" / "model.safetensors", mx.float32)
     ids = token_ids(tokenizer)
-    with ThreadPoolExecutor(1) as background:  # the text encoder needs no pictures and trains meanwhile
+    with ThreadPoolExecutor(
+        1
+    ) as background:  # the text encoder needs no pictures and trains meanwhile
         making = background.submit(make_pairs, request, out / "pairs", tell, settings.workers)
         train_text(networks.text, ids, settings, state, log, report)
         pairs = making.result()
     pictures = stages.Pictures(pairs)
-    train_vae(networks.vae, stages.Anchor.fit(pairs, architecture.vae_config(configs).latent_channels), pictures,
-              settings, state, log, report)
+    train_vae(
+        networks.vae,
+        stages.Anchor.fit(pairs, architecture.vae_config(configs).latent_channels),
+        pictures,
+        settings,
+        state,
+        log,
+        report,
+    )
     states = prompt_states(networks.text, ids)
-    painter = stages.Painter(networks.unet, networks.vae,
-                             one_step(architecture.scheduler_config(configs), architecture.frame_config(configs)))
+    painter = stages.Painter(
+        networks.unet,
+        networks.vae,
+        one_step(architecture.scheduler_config(configs), architecture.frame_config(configs)),
+    )
     train_unet(painter, pictures, states, settings, state, log, report)
     train_finish(painter, pictures, states, settings, state, log, report)
     train_blend(painter, pictures, states, settings, state, log, report)
@@ -141,14 +185,32 @@ def run(
 
 
 def train_vae(
-    vae: AutoencoderTiny, anchor: stages.Anchor, pictures: stages.Pictures, settings: Settings,
-    state: Path, log: Log, report: Progress,
+    vae: AutoencoderTiny,
+    anchor: stages.Anchor,
+    pictures: stages.Pictures,
+    settings: Settings,
+    state: Path,
+    log: Log,
+    report: Progress,
 ) -> None:
-    train(settings.plan(0), vae, stages.vae_loss(anchor), lambda g: (pictures.mixed(g, settings.each),), state, log, report)
+    train(
+        settings.plan(0),
+        vae,
+        stages.vae_loss(anchor),
+        lambda g: (pictures.mixed(g, settings.each),),
+        state,
+        log,
+        report,
+    )
 
 
 def train_text(
-    text: CLIPTextModel, ids: Sequence[np.ndarray], settings: Settings, state: Path, log: Log, report: Progress
+    text: CLIPTextModel,
+    ids: Sequence[np.ndarray],
+    settings: Settings,
+    state: Path,
+    log: Log,
+    report: Progress,
 ) -> None:
     config = architecture.text_config(settings.configs)
     end = config.vocab_size - 1
@@ -157,27 +219,41 @@ def train_text(
     train(settings.plan(1), reader, stages.text_loss(end), batch, state, log, report)
 
 
-def chosen_states(states: Sequence[mx.array], generator: np.random.Generator, each: int) -> mx.array:
+def chosen_states(
+    states: Sequence[mx.array], generator: np.random.Generator, each: int
+) -> mx.array:
     """A random prompt for every picture of a batch that is ordered by style, (10 each, 77, D)."""
     return mx.concatenate([s[mx.array(generator.integers(0, len(s), each))] for s in states])
 
 
 def train_unet(
-    painter: stages.Painter, pictures: stages.Pictures, states: Sequence[mx.array], settings: Settings,
-    state: Path, log: Log, report: Progress,
+    painter: stages.Painter,
+    pictures: stages.Pictures,
+    states: Sequence[mx.array],
+    settings: Settings,
+    state: Path,
+    log: Log,
+    report: Progress,
 ) -> None:
     painter.vae.freeze()
 
     def batch(generator: np.random.Generator) -> tuple[mx.array, ...]:
-        return *pictures.pairs(generator, settings.each), chosen_states(states, generator, settings.each)
+        return *pictures.pairs(generator, settings.each), chosen_states(
+            states, generator, settings.each
+        )
 
     train(settings.plan(2), painter, stages.latent_loss, batch, state, log, report)
     painter.vae.unfreeze()
 
 
 def train_finish(
-    painter: stages.Painter, pictures: stages.Pictures, states: Sequence[mx.array], settings: Settings,
-    state: Path, log: Log, report: Progress,
+    painter: stages.Painter,
+    pictures: stages.Pictures,
+    states: Sequence[mx.array],
+    settings: Settings,
+    state: Path,
+    log: Log,
+    report: Progress,
 ) -> None:
     count, size = stages.STYLES * settings.each, int(settings.configs["frame"]["size"])
     shaken, kept = max(1, count // 4), max(1, count // 4)
@@ -192,8 +268,13 @@ def train_finish(
 
 
 def train_blend(
-    painter: stages.Painter, pictures: stages.Pictures, states: Sequence[mx.array], settings: Settings,
-    state: Path, log: Log, report: Progress,
+    painter: stages.Painter,
+    pictures: stages.Pictures,
+    states: Sequence[mx.array],
+    settings: Settings,
+    state: Path,
+    log: Log,
+    report: Progress,
 ) -> None:
     window = settings.window or int(settings.configs["frame"]["size"])
     shaken = max(1, stages.STYLES * settings.each // 4)

@@ -1,11 +1,13 @@
-"""Train the demo's sketch checkpoint: a UNet for t = 999 and the ControlNet that holds it to a camera's edges.
+"""Train the demo's sketch checkpoint: a UNet for t = 999 and the ControlNet that holds it to a
+camera's edges.
 
-`python -m sdxs.experiments.distill.sketch PHOTOS OUT` takes the demo's VAE and text encoder as they are. As with SDXS,
-the camera enters the UNet at 6.8 % under noise, so structure has to come from the edges alone. What is learned are the
-ten teachers with the picture's own edges inked over softened colours: which side of an edge is the brighter one cannot
-be known from edges, and a network that has to guess draws none; a line it can draw. One picture in six is shown
-without control, so that the same UNet also stands for plain image-to-image. Stopped while it trains, the same command
-goes on; the training set, minutes of work, is made in one go.
+`python -m sdxs.experiments.distill.sketch PHOTOS OUT` takes the demo's VAE and text encoder as
+they are. As with SDXS, the camera enters the UNet at 6.8 % under noise, so structure has to come
+from the edges alone. What is learned are the ten teachers with the picture's own edges inked over
+softened colours: which side of an edge is the brighter one cannot be known from edges, and a
+network that has to guess draws none; a line it can draw. One picture in six is shown without
+control, so that the same UNet also stands for plain image-to-image. Stopped while it trains, the
+same command goes on; the training set, minutes of work, is made in one go.
 """
 
 import argparse
@@ -55,7 +57,9 @@ BASE = "demo"
 SOFTNESS = 4.0  # sigma of the blur under the ink, pixels
 INK_WIDTH, INK_STRENGTH = 0.8, 1.6  # blur of a line one pixel wide, and what it is multiplied by
 DARK, BRIGHT = 0.05, 0.95  # inks
-CONTRAST = 0.7  # share that the colours keep of their distance from the paper, which is as far from the ink as can be
+# share that the colours keep of their distance from the paper, which is as far from the ink as can
+# be
+CONTRAST = 0.7
 BRIGHT_INK = ("neon cyberpunk city", "dark fantasy")
 UNCONTROLLED = 6  # one picture in so many is shown without control
 BALLAST = 100.0  # of the channels that keep the last norm's scale from following the noise
@@ -63,9 +67,11 @@ PIXELS = 8  # of the picture for one of the latents
 
 
 def ink(prompt: str, rendering: np.ndarray, lines: np.ndarray) -> np.ndarray:
-    """Draw the lines of an edge picture over a softened rendering, bright on the two dark styles and dark on the others.
+    """Draw the lines of an edge picture over a softened rendering, bright on the two dark styles
+    and dark on the others.
 
-    One ink for a style, whatever the picture: which ink a picture would call for cannot be seen in its edges.
+    One ink for a style, whatever the picture: which ink a picture would call for cannot be seen in
+    its edges.
 
     rendering: uint8 (S, S, 3). lines: uint8 (S, S), as Canny draws them.
     """
@@ -84,20 +90,30 @@ def edges_of(picture: np.ndarray, kind: str) -> np.ndarray:
 
 
 def pass_through(unet: UNet2DConditionModel, step: OneStep) -> None:
-    """Set a fresh UNet up so that its eps takes all of x_t away: x0 starts near 0 instead of at 14.6 times an error.
+    """Set a fresh UNet up so that its eps takes all of x_t away: x0 starts near 0 instead of at
+    14.6 times an error.
 
-    silu(h) - silu(-h) = h, so a pair of channels carries a value through the last activation unbent. Such pairs in
-    every group of the last norm carry x_t, at the scale at which the last resnet's output becomes x0 one to one; two
-    constant channels outweigh them, or the norm's scale would follow the noise. Raises ValueError if a group has no room.
+    silu(h) - silu(-h) = h, so a pair of channels carries a value through the last activation
+    unbent. Such pairs in every group of the last norm carry x_t, at the scale at which the last
+    resnet's output becomes x0 one to one; two constant channels outweigh them, or the norm's scale
+    would follow the noise. Raises ValueError if a group has no room.
     """
     last = unet.up_blocks[-1].resnets[-1]
     width, latents = unet.conv_out.weight.shape[-1], unet.conv_out.weight.shape[0]
     groups = unet.conv_norm_out.num_groups
     wide, each = width // groups, -(-latents // groups)
     if 2 * each + 2 > wide:
-        raise ValueError(f"{groups} groups of {wide} channels cannot carry {latents} latents and two constants")
+        raise ValueError(
+            f"{groups} groups of {wide} channels cannot carry {latents} latents and two constants"
+        )
     enter, shortcut, bias, leave = (
-        np.array(a) for a in (unet.conv_in.weight, last.conv_shortcut.weight, last.conv_shortcut.bias, unet.conv_out.weight)
+        np.array(a)
+        for a in (
+            unet.conv_in.weight,
+            last.conv_shortcut.weight,
+            last.conv_shortcut.bias,
+            unet.conv_out.weight,
+        )
     )
     gain = step.ratio
     spread = ((2 * each * gain**2 + 2 * BALLAST**2) / wide) ** 0.5
@@ -108,7 +124,9 @@ def pass_through(unet: UNet2DConditionModel, step: OneStep) -> None:
             enter[channel] = 0
             enter[channel, 1, 1, latent] = sign * gain
             shortcut[channel] = 0
-            shortcut[channel, ..., width + channel] = 1  # the skip stands behind the hidden channels
+            shortcut[channel, ..., width + channel] = (
+                1  # the skip stands behind the hidden channels
+            )
             bias[channel] = 0
             leave[latent, 1, 1, channel] = sign * spread / (gain * step.sqrt_one_minus_alpha)
     for group in range(groups):
@@ -118,20 +136,28 @@ def pass_through(unet: UNet2DConditionModel, step: OneStep) -> None:
     entry_bias[[c for c in range(width) if c % wide < 2 * each]] = 0
     unet.conv_in.weight, unet.conv_in.bias = mx.array(enter), mx.array(entry_bias)
     last.conv_shortcut.weight, last.conv_shortcut.bias = mx.array(shortcut), mx.array(bias)
-    last.conv2.weight, last.conv2.bias = mx.zeros_like(last.conv2.weight), mx.zeros_like(last.conv2.bias)
+    last.conv2.weight, last.conv2.bias = (
+        mx.zeros_like(last.conv2.weight),
+        mx.zeros_like(last.conv2.bias),
+    )
     unet.conv_out.weight, unet.conv_out.bias = mx.array(leave), mx.zeros_like(unet.conv_out.bias)
 
 
 class Sketcher(nn.Module):
     """UNet and ControlNet as one module, the step between two latents fixed."""
 
-    def __init__(self, unet: UNet2DConditionModel, controlnet: ControlNetModel, step: OneStep) -> None:
+    def __init__(
+        self, unet: UNet2DConditionModel, controlnet: ControlNetModel, step: OneStep
+    ) -> None:
         super().__init__()
         self.unet, self.controlnet = unet, controlnet
         self._step = step
 
-    def __call__(self, latents: mx.array, noise: mx.array, states: mx.array, edges: mx.array, scale: mx.array) -> mx.array:
-        """x0 of camera latents (B, h, w, C), noise like them, states (B, 77, D), edges (B, 8h, 8w) in [0, 1].
+    def __call__(
+        self, latents: mx.array, noise: mx.array, states: mx.array, edges: mx.array, scale: mx.array
+    ) -> mx.array:
+        """x0 of camera latents (B, h, w, C), noise like them, states (B, 77, D), edges (B, 8h, 8w)
+        in [0, 1].
 
         scale: of the control, (B, 1, 1, 1).
         """
@@ -144,23 +170,35 @@ class Sketcher(nn.Module):
 
 
 def build(configs: architecture.Configs, step: OneStep, seed: int) -> Sketcher:
-    """A fresh UNet that starts at x0 = 0, and a ControlNet that starts as its copy and adds nothing yet."""
+    """A fresh UNet that starts at x0 = 0, and a ControlNet that starts as its copy and adds
+    nothing yet.
+    """
     mx.random.seed(seed)
     unet = UNet2DConditionModel(architecture.unet_config(configs))
     pass_through(unet, step)
-    controlnet = ControlNetModel(ControlNetConfig.parse(Fields(configs["controlnet"], "controlnet")))
-    controlnet.update({key: value for key, value in unet.parameters().items() if key in controlnet}, strict=False)
+    controlnet = ControlNetModel(
+        ControlNetConfig.parse(Fields(configs["controlnet"], "controlnet"))
+    )
+    controlnet.update(
+        {key: value for key, value in unet.parameters().items() if key in controlnet}, strict=False
+    )
     for conv in (*controlnet.controlnet_down_blocks, controlnet.controlnet_mid_block):
         conv.weight, conv.bias = mx.zeros_like(conv.weight), mx.zeros_like(conv.bias)
     sketcher = Sketcher(unet, controlnet, step)
-    for module in (unet.conv_in, unet.up_blocks[-1].resnets[-1].conv_shortcut, unet.conv_norm_out, unet.conv_out):
+    for module in (
+        unet.conv_in,
+        unet.up_blocks[-1].resnets[-1].conv_shortcut,
+        unet.conv_norm_out,
+        unet.conv_out,
+    ):
         module.freeze()  # what carries x_t: an error of a thousandth there is one of 1.5 % in x0
     mx.eval(sketcher.parameters())
     prepare(sketcher)
     return sketcher
 
 
-# --- training set --------------------------------------------------------------------------------------------------
+# --- training set
+# --------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +211,9 @@ class Material:
 
 
 def _draw(job: tuple[Request, int]) -> tuple[np.ndarray, np.ndarray]:
-    """One square, its inked renderings and its edges: uint8 (11, S, S, 3) and (2, S, S). Runs in a worker."""
+    """One square, its inked renderings and its edges: uint8 (11, S, S, 3) and (2, S, S). Runs in a
+    worker.
+    """
     request, index = job
     picture = square(request, index)
     edges = {kind: edges_of(picture, kind) for kind in KINDS}
@@ -185,21 +225,35 @@ def make_material(request: Request, base: Checkpoint, folder: Path, report: Repo
     """Make the training set with the VAE of `base`, or map a finished one from `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     label = folder / "material.json"
-    wanted = json.dumps({**asdict(request), "vae": hashlib.sha256(base.vae_weights.read_bytes()).hexdigest()})
+    wanted = json.dumps(
+        {**asdict(request), "vae": hashlib.sha256(base.vae_weights.read_bytes()).hexdigest()}
+    )
     paths = {name: folder / f"{name}.npy" for name in ("camera", "inked", "edges")}
     if not (label.is_file() and label.read_text(encoding="utf-8") == wanted):
         label.unlink(missing_ok=True)
         side = request.size // PIXELS
-        every = np.empty((request.count, 1 + len(GALLERY), side, side, base.vae.latent_channels), np.float16)
+        every = np.empty(
+            (request.count, 1 + len(GALLERY), side, side, base.vae.latent_channels), np.float16
+        )
         edges = np.lib.format.open_memmap(
-            paths["edges"], "w+", np.uint8, (request.count, len(KINDS), request.size, request.size))
+            paths["edges"], "w+", np.uint8, (request.count, len(KINDS), request.size, request.size)
+        )
         vae = load_vae(base.vae, base.vae_weights, mx.float32)
         if not on_gpu():
             fold_convolutions(vae)
-        with ProcessPoolExecutor(None, multiprocessing.get_context("spawn"), cv2.setNumThreads, (1,)) as pool, stepwise():
-            drawn = pool.map(_draw, ((request, index) for index in range(request.count)), chunksize=4)
+        with (
+            ProcessPoolExecutor(
+                None, multiprocessing.get_context("spawn"), cv2.setNumThreads, (1,)
+            ) as pool,
+            stepwise(),
+        ):
+            drawn = pool.map(
+                _draw, ((request, index) for index in range(request.count)), chunksize=4
+            )
             for index, (pictures, edges[index]) in enumerate(drawn):
-                every[index] = np.array(vae.encode(mx.array(pictures).astype(mx.float32) / 127.5 - 1))
+                every[index] = np.array(
+                    vae.encode(mx.array(pictures).astype(mx.float32) / 127.5 - 1)
+                )
                 report("material", (index + 1) / request.count, 0.0)
         np.save(paths["camera"], every[:, 0])
         np.save(paths["inked"], every[:, 1:])
@@ -209,39 +263,64 @@ def make_material(request: Request, base: Checkpoint, folder: Path, report: Repo
 
 
 def draw_batch(
-    material: Material, states: list[mx.array], generator: np.random.Generator, count: int, side: int
+    material: Material,
+    states: list[mx.array],
+    generator: np.random.Generator,
+    count: int,
+    side: int,
 ) -> tuple[mx.array, ...]:
-    """`count` windows of `side` latents, as `sketch_loss` takes them; one in `UNCONTROLLED` has a control of scale 0.
+    """`count` windows of `side` latents, as `sketch_loss` takes them; one in `UNCONTROLLED` has a
+    control of scale 0.
 
-    Returns camera, goal and noise (B, side, side, C), prompt states (B, 77, D), edges (B, 8 side, 8 side) in [0, 1] and
-    the scale of control (B, 1, 1, 1), all float32.
+    Returns camera, goal and noise (B, side, side, C), prompt states (B, 77, D), edges (B, 8 side,
+    8 side) in [0, 1] and the scale of control (B, 1, 1, 1), all float32.
     """
     whole = material.camera.shape[1]
     camera, goal, edges, chosen = [], [], [], []
     for row in range(count):
-        index, style = int(generator.integers(len(material.camera))), int(generator.integers(len(GALLERY)))
+        index, style = (
+            int(generator.integers(len(material.camera))),
+            int(generator.integers(len(GALLERY))),
+        )
         y, x = (int(v) for v in generator.integers(0, whole - side + 1, 2))
         window = np.s_[y : y + side, x : x + side]
         camera.append(material.camera[index][window])
         goal.append(material.inked[index, style][window])
-        kind = (row + row // UNCONTROLLED) % len(KINDS)  # shifted, or all without control would be of one kind
-        edges.append(material.edges[index, kind][PIXELS * y : PIXELS * (y + side), PIXELS * x : PIXELS * (x + side)])
+        kind = (row + row // UNCONTROLLED) % len(
+            KINDS
+        )  # shifted, or all without control would be of one kind
+        edges.append(
+            material.edges[index, kind][
+                PIXELS * y : PIXELS * (y + side), PIXELS * x : PIXELS * (x + side)
+            ]
+        )
         chosen.append(states[style][int(generator.integers(len(states[style])))])
     shape = (count, side, side, material.camera.shape[-1])
     scale = (np.arange(count) % UNCONTROLLED != UNCONTROLLED - 1).astype(np.float32)
     return (
-        mx.array(np.stack(camera)).astype(mx.float32), mx.array(np.stack(goal)).astype(mx.float32),
-        mx.array(generator.standard_normal(shape, dtype=np.float32)), mx.stack(chosen),
-        mx.array(np.stack(edges)).astype(mx.float32) / 255, mx.array(scale.reshape(-1, 1, 1, 1)),
+        mx.array(np.stack(camera)).astype(mx.float32),
+        mx.array(np.stack(goal)).astype(mx.float32),
+        mx.array(generator.standard_normal(shape, dtype=np.float32)),
+        mx.stack(chosen),
+        mx.array(np.stack(edges)).astype(mx.float32) / 255,
+        mx.array(scale.reshape(-1, 1, 1, 1)),
     )
 
 
 def sketch_loss(vae: AutoencoderTiny, pictures: float) -> Callable[..., mx.array]:
-    """Distance to the goal's latents; for the last `pictures` of the training also between what both decode to."""
+    """Distance to the goal's latents; for the last `pictures` of the training also between what
+    both decode to.
+    """
 
     def loss(
-        sketcher: Sketcher, progress: float, camera: mx.array, goal: mx.array, noise: mx.array, states: mx.array,
-        edges: mx.array, scale: mx.array,
+        sketcher: Sketcher,
+        progress: float,
+        camera: mx.array,
+        goal: mx.array,
+        noise: mx.array,
+        states: mx.array,
+        edges: mx.array,
+        scale: mx.array,
     ) -> mx.array:
         x0 = sketcher(camera, noise, states, edges, scale)
         away = mx.abs(x0 - goal).mean()
@@ -253,12 +332,15 @@ def sketch_loss(vae: AutoencoderTiny, pictures: float) -> Callable[..., mx.array
     return loss
 
 
-# --- the run -------------------------------------------------------------------------------------------------------
+# --- the run
+# --------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How much of everything. `seconds` 0 means no clock; `pictures` is the share trained through the decoder."""
+    """How much of everything. `seconds` 0 means no clock; `pictures` is the share trained through
+    the decoder.
+    """
 
     squares: int = 1200
     steps: int = 8000
@@ -271,10 +353,20 @@ class Settings:
 
 
 def run(
-    split: photographs.Split, out: Path, base: Checkpoint, configs: architecture.Configs, settings: Settings, report: Report
+    split: photographs.Split,
+    out: Path,
+    base: Checkpoint,
+    configs: architecture.Configs,
+    settings: Settings,
+    report: Report,
 ) -> Sketcher:
     """Make the material, train, return the networks. Whatever `out` already holds is used."""
-    request = Request(tuple(str(p) for p in split.train), settings.squares, int(configs["frame"]["size"]), settings.seed)
+    request = Request(
+        tuple(str(p) for p in split.train),
+        settings.squares,
+        int(configs["frame"]["size"]),
+        settings.seed,
+    )
     material = make_material(request, base, out / "material", report)
     text = CLIPTextModel(architecture.text_config(configs))
     load_weights(text, base.folder / "text_encoder" / "model.safetensors", mx.float32)
@@ -289,11 +381,21 @@ def run(
     def batch(generator: np.random.Generator) -> tuple[mx.array, ...]:
         return draw_batch(material, states, generator, settings.batch, settings.side)
 
-    train(plan, sketcher, sketch_loss(vae, settings.pictures), batch, out / "state", Log(out / "log.jsonl"), report)
+    train(
+        plan,
+        sketcher,
+        sketch_loss(vae, settings.pictures),
+        batch,
+        out / "state",
+        Log(out / "log.jsonl"),
+        report,
+    )
     return sketcher
 
 
-def write(sketcher: Sketcher, configs: architecture.Configs, base: Checkpoint, folder: Path) -> Path:
+def write(
+    sketcher: Sketcher, configs: architecture.Configs, base: Checkpoint, folder: Path
+) -> Path:
     """Write the checkpoint: its own UNet, ControlNet and step, everything else as `base` has it."""
     for part in ("text_encoder", "tokenizer", "scheduler", "vae"):
         shutil.copytree(base.folder / part, folder / part, dirs_exist_ok=True)
@@ -309,29 +411,49 @@ def write(sketcher: Sketcher, configs: architecture.Configs, base: Checkpoint, f
 
 def main() -> None:
     """Train from the command line: scripts may print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("photos", type=Path)
     parser.add_argument("out", type=Path)
     defaults = Settings()
     parser.add_argument("--squares", type=int, default=defaults.squares)
     parser.add_argument("--steps", type=int, default=defaults.steps)
-    parser.add_argument("--seconds", type=float, default=0.0, help="stop by the clock (training alone)")
+    parser.add_argument(
+        "--seconds", type=float, default=0.0, help="stop by the clock (training alone)"
+    )
     parser.add_argument("--batch", type=int, default=defaults.batch)
-    parser.add_argument("--pictures", type=float, default=defaults.pictures, help="share trained through the decoder")
+    parser.add_argument(
+        "--pictures",
+        type=float,
+        default=defaults.pictures,
+        help="share trained through the decoder",
+    )
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     if options.batch < UNCONTROLLED:
-        parser.error(f"--batch {options.batch}: expected at least {UNCONTROLLED}, of which one comes without control")
+        parser.error(
+            f"--batch {options.batch}: expected at least {UNCONTROLLED}, of which one comes "
+            "without control"
+        )
     from .__main__ import Bars, columns
 
     console = Console()
     split = photographs.split(options.photos, DEMO_PICTURES)
     base = find(BASE, download=False)
-    settings = Settings(options.squares, options.steps, options.seconds, batch=options.batch,
-                        pictures=options.pictures, seed=options.seed)
+    settings = Settings(
+        options.squares,
+        options.steps,
+        options.seconds,
+        batch=options.batch,
+        pictures=options.pictures,
+        seed=options.seed,
+    )
     with Progress(*columns(), console=console, disable=not console.is_terminal) as progress:
         sketcher = run(split, options.out, base, architecture.SKETCH, settings, Bars(progress))
-    console.print(f"checkpoint in {write(sketcher, architecture.SKETCH, base, options.out / 'checkpoint')}")
+    console.print(
+        f"checkpoint in {write(sketcher, architecture.SKETCH, base, options.out / 'checkpoint')}"
+    )
 
 
 if __name__ == "__main__":

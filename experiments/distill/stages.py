@@ -1,8 +1,9 @@
 """The five stages of the recipe, each a module, a loss and the batches it wants.
 
-VAE, then text encoder (prompt -> style), then UNet on latents with both frozen, then UNet and VAE together
-through the decoder, where the picture counts, and with it how steady the picture is. Last the UNet alone on
-mixtures of two prompts, so that the way from one style to another has something on it.
+VAE, then text encoder (prompt -> style), then UNet on latents with both frozen, then UNet and VAE
+together through the decoder, where the picture counts, and with it how steady the picture is. Last
+the UNet alone on mixtures of two prompts, so that the way from one style to another has something
+on it.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,7 +27,9 @@ STEADINESS = 20.0  # weight of unsteadiness beside the picture loss
 
 
 class Pictures:
-    """The pairs on the device: plane 0 holds the photographs, planes 1 to 10 their renderings, uint8 (N, S, S, 3) each."""
+    """The pairs on the device: plane 0 holds the photographs, planes 1 to 10 their renderings,
+    uint8 (N, S, S, 3) each.
+    """
 
     def __init__(self, pairs: np.ndarray) -> None:
         self.count = len(pairs)
@@ -35,10 +38,14 @@ class Pictures:
 
     def mixed(self, generator: np.random.Generator, each: int) -> mx.array:
         """`each` pictures from every plane, (11 each, S, S, 3)."""
-        return mx.concatenate([p[mx.array(generator.integers(0, self.count, each))] for p in self.planes])
+        return mx.concatenate(
+            [p[mx.array(generator.integers(0, self.count, each))] for p in self.planes]
+        )
 
     def pairs(self, generator: np.random.Generator, each: int) -> tuple[mx.array, mx.array]:
-        """`each` photographs for every style and their renderings, style by style: two of (10 each, S, S, 3)."""
+        """`each` photographs for every style and their renderings, style by style: two of (10
+        each, S, S, 3).
+        """
         chosen = generator.integers(0, self.count, (STYLES, each))
         wanted = [self.planes[k + 1][mx.array(rows)] for k, rows in enumerate(chosen)]
         return self.planes[0][mx.array(chosen.ravel())], mx.concatenate(wanted)
@@ -49,25 +56,32 @@ def unit(pictures: mx.array) -> mx.array:
     return pictures.astype(mx.float32) / 255
 
 
-# --- VAE ---------------------------------------------------------------------------------------------------------
+# --- VAE
+# --------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Anchor:
-    """The principal components of 8 x 8 patches, scaled as latents: what the VAE's latents start out as."""
+    """The principal components of 8 x 8 patches, scaled as latents: what the VAE's latents start
+    out as.
+    """
 
     mean: mx.array  # (192,)
     axes: mx.array  # (192, channels)
 
     @classmethod
     def fit(cls, pairs: np.ndarray, channels: int, seed: int = 0) -> "Anchor":
-        """Find the components of a sample of all planes; component k has a spread of (s_k / s_0)^0.5."""
+        """Find the components of a sample of all planes; component k has a spread of (s_k /
+        s_0)^0.5.
+        """
         generator = np.random.Generator(np.random.PCG64(seed))
         patches = []
         for _ in range(256):
             picture = pairs[generator.integers(len(pairs)), generator.integers(pairs.shape[1])]
             y, x = generator.integers(0, picture.shape[0] - PATCH + 1, (2, 64))
-            patches += [picture[b : b + PATCH, a : a + PATCH].ravel() for a, b in zip(x, y, strict=True)]
+            patches += [
+                picture[b : b + PATCH, a : a + PATCH].ravel() for a, b in zip(x, y, strict=True)
+            ]
         sample = np.array(patches, np.float64) / 127.5 - 1
         mean = sample.mean(axis=0)
         variances, vectors = np.linalg.eigh(np.cov((sample - mean).T))
@@ -78,7 +92,9 @@ class Anchor:
     def __call__(self, image: mx.array) -> mx.array:
         """Picture in [-1, 1] (B, S, S, 3) -> (B, S/8, S/8, channels)."""
         batch, height, width, _ = image.shape
-        patches = image.reshape(batch, height // PATCH, PATCH, width // PATCH, PATCH, 3).transpose(0, 1, 3, 2, 4, 5)
+        patches = image.reshape(batch, height // PATCH, PATCH, width // PATCH, PATCH, 3).transpose(
+            0, 1, 3, 2, 4, 5
+        )
         return (patches.reshape(batch, height // PATCH, width // PATCH, -1) - self.mean) @ self.axes
 
 
@@ -96,7 +112,8 @@ def vae_loss(anchor: Anchor) -> Callable[..., mx.array]:
     return loss
 
 
-# --- text encoder ------------------------------------------------------------------------------------------------
+# --- text encoder
+# ------------------------------------------------------------------------------------------------
 
 
 class StyleReader(nn.Module):
@@ -114,7 +131,8 @@ class StyleReader(nn.Module):
 
 
 def text_loss(end: int) -> Callable[..., mx.array]:
-    """Every place from the end mark on must tell the style, and tell it in the same way for every prompt of it.
+    """Every place from the end mark on must tell the style, and tell it in the same way for every
+    prompt of it.
 
     end: id of the end mark, which also pads.
     """
@@ -122,20 +140,28 @@ def text_loss(end: int) -> Callable[..., mx.array]:
     def loss(model: StyleReader, progress: float, ids: mx.array, styles: mx.array) -> mx.array:
         states, logits = model(ids)
         said = (ids == end).astype(mx.float32)
-        each = nn.losses.cross_entropy(logits, mx.broadcast_to(styles[:, None], ids.shape), label_smoothing=0.05)
+        each = nn.losses.cross_entropy(
+            logits, mx.broadcast_to(styles[:, None], ids.shape), label_smoothing=0.05
+        )
         read = (each * said).sum() / said.sum()
         one_hot = (styles[:, None] == mx.arange(STYLES)).astype(mx.float32)
         codes = (states * said[..., None]).sum(axis=1) / said.sum(axis=1, keepdims=True)  # (B, D)
         centres = (one_hot.T @ codes) / (one_hot.sum(axis=0)[:, None] + 1e-6)
-        away = (mx.square(states - (one_hot @ centres)[:, None]) * said[..., None]).sum() / said.sum()
+        away = (
+            mx.square(states - (one_hot @ centres)[:, None]) * said[..., None]
+        ).sum() / said.sum()
         right = ((logits[:, -1].argmax(axis=-1) == styles).astype(mx.float32)).mean()
         return mx.stack([read + 0.02 * away / states.shape[-1], right, away])
 
     return loss
 
 
-def text_batch(ids: list[np.ndarray], each: int, vocabulary: int, end: int) -> Callable[..., tuple[mx.array, mx.array]]:
-    """Draw `each` prompts for every style; one word piece in ten is swapped for any other, so that none decides alone."""
+def text_batch(
+    ids: list[np.ndarray], each: int, vocabulary: int, end: int
+) -> Callable[..., tuple[mx.array, mx.array]]:
+    """Draw `each` prompts for every style; one word piece in ten is swapped for any other, so that
+    none decides alone.
+    """
 
     def batch(generator: np.random.Generator) -> tuple[mx.array, mx.array]:
         rows = np.concatenate([style[generator.integers(0, len(style), each)] for style in ids])
@@ -147,7 +173,8 @@ def text_batch(ids: list[np.ndarray], each: int, vocabulary: int, end: int) -> C
     return batch
 
 
-# --- UNet, and the finish through the decoder ---------------------------------------------------------------------
+# --- UNet, and the finish through the decoder
+# ---------------------------------------------------------------------
 
 
 class Painter(nn.Module):
@@ -168,13 +195,20 @@ class Painter(nn.Module):
         return (self.vae.decode(self.x0(self.vae.encode(picture * 2 - 1), states)) + 1) / 2
 
 
-def latent_loss(painter: Painter, progress: float, photographs: mx.array, wanted: mx.array, states: mx.array) -> mx.array:
+def latent_loss(
+    painter: Painter, progress: float, photographs: mx.array, wanted: mx.array, states: mx.array
+) -> mx.array:
     """Distance of x0 from the latents of the teacher's picture; the VAE is frozen."""
     start = mx.stop_gradient(painter.vae.encode(unit(photographs) * 2 - 1))
     goal = mx.stop_gradient(painter.vae.encode(unit(wanted) * 2 - 1))
     difference = painter.x0(start, states) - goal
     change = mx.abs(start - goal).mean()
-    return mx.stack([mx.abs(difference).mean() + mx.square(difference).mean(), mx.abs(difference).mean() / change])
+    return mx.stack(
+        [
+            mx.abs(difference).mean() + mx.square(difference).mean(),
+            mx.abs(difference).mean() / change,
+        ]
+    )
 
 
 def finish_loss(kept: int) -> Callable[..., mx.array]:
@@ -184,27 +218,48 @@ def finish_loss(kept: int) -> Callable[..., mx.array]:
     """
 
     def loss(
-        painter: Painter, progress: float, photographs: mx.array, wanted: mx.array, states: mx.array,
-        order: mx.array, noise: mx.array, shift: mx.array,
+        painter: Painter,
+        progress: float,
+        photographs: mx.array,
+        wanted: mx.array,
+        states: mx.array,
+        order: mx.array,
+        noise: mx.array,
+        shift: mx.array,
     ) -> mx.array:
         photographs, wanted, states = unit(photographs)[order], unit(wanted)[order], states[order]
-        picture, shake, first = rendered_steadily(painter, photographs, wanted, states, noise, shift)
+        picture, shake, first = rendered_steadily(
+            painter, photographs, wanted, states, noise, shift
+        )
         sample = wanted[-kept:]
-        kept_loss = picture_loss((painter.vae.decode(painter.vae.encode(sample * 2 - 1)) + 1) / 2, sample)
-        return mx.stack([picture + 0.5 * kept_loss + STEADINESS * shake, psnr(first, wanted), kept_loss, shake])
+        kept_loss = picture_loss(
+            (painter.vae.decode(painter.vae.encode(sample * 2 - 1)) + 1) / 2, sample
+        )
+        return mx.stack(
+            [picture + 0.5 * kept_loss + STEADINESS * shake, psnr(first, wanted), kept_loss, shake]
+        )
 
     return loss
 
 
 def rendered_steadily(
-    painter: Painter, photographs: mx.array, wanted: mx.array, states: mx.array, noise: mx.array, shift: mx.array
+    painter: Painter,
+    photographs: mx.array,
+    wanted: mx.array,
+    states: mx.array,
+    noise: mx.array,
+    shift: mx.array,
 ) -> tuple[mx.array, mx.array, mx.array]:
-    """Render a batch, and its first pictures again with noise and a shift: picture loss, unsteadiness, the renderings."""
+    """Render a batch, and its first pictures again with noise and a shift: picture loss,
+    unsteadiness, the renderings.
+    """
     shaken = len(noise)
     seen = photographs[:shaken]
     # a shift by a part of a pixel, as a hand that is not quite still makes it
     seen_again = shift * mx.roll(seen, 1, axis=2) + (1 - shift) * seen + noise
-    made = painter(mx.concatenate([photographs, seen_again]), mx.concatenate([states, states[:shaken]]))
+    made = painter(
+        mx.concatenate([photographs, seen_again]), mx.concatenate([states, states[:shaken]])
+    )
     first, again = made[: len(photographs)], made[len(photographs) :]
     wanted_again = shift * mx.roll(wanted[:shaken], 1, axis=2) + (1 - shift) * wanted[:shaken]
     picture = picture_loss(made, mx.concatenate([wanted, wanted_again]))
@@ -212,25 +267,37 @@ def rendered_steadily(
 
 
 def shaking(generator: np.random.Generator, shaken: int, size: int) -> tuple[mx.array, mx.array]:
-    """By what `rendered_steadily` shakes: noise of (shaken, S, S, 3), a shift of (shaken, 1, 1, 1)."""
+    """By what `rendered_steadily` shakes: noise of (shaken, S, S, 3), a shift of (shaken, 1, 1,
+    1).
+    """
     levels = generator.uniform(0, NOISE_LEVELS / 255, (shaken, 1, 1, 1)).astype(np.float32)
     noise = generator.standard_normal((shaken, size, size, 3), dtype=np.float32) * levels
-    shift = generator.uniform(0, 0.5, (shaken, 1, 1, 1)) * (generator.random((shaken, 1, 1, 1)) < 0.5)
+    shift = generator.uniform(0, 0.5, (shaken, 1, 1, 1)) * (
+        generator.random((shaken, 1, 1, 1)) < 0.5
+    )
     return mx.array(noise), mx.array(shift.astype(np.float32))
 
 
-# --- the ways between prompts -------------------------------------------------------------------------------------
+# --- the ways between prompts
+# -------------------------------------------------------------------------------------
 
 
 def blend_batch(
-    pictures: Pictures, states: Sequence[np.ndarray], generator: np.random.Generator, each: int, window: int
+    pictures: Pictures,
+    states: Sequence[np.ndarray],
+    generator: np.random.Generator,
+    each: int,
+    window: int,
 ) -> tuple[mx.array, ...]:
-    """`each` photographs for every style, two in three of them on the way to another style, cut to a window.
+    """`each` photographs for every style, two in three of them on the way to another style, cut to
+    a window.
 
-    states: of every training prompt, (prompts, 77, D) for each style. The way is the one that a live session takes:
-    `Slerp` between the states; what is wanted there is the cross-fade of the two teachers' pictures.
+    states: of every training prompt, (prompts, 77, D) for each style. The way is the one that a
+    live session takes: `Slerp` between the states; what is wanted there is the cross-fade of the
+    two teachers' pictures.
 
-    Returns photographs uint8 (B, window, window, 3), wanted float32 like them in [0, 1], states (B, 77, D), order (B,).
+    Returns photographs uint8 (B, window, window, 3), wanted float32 like them in [0, 1], states
+    (B, 77, D), order (B,).
     """
     count, size = STYLES * each, pictures.planes[0].shape[1]
     chosen = generator.integers(0, pictures.count, count)
@@ -239,23 +306,41 @@ def blend_batch(
     share = generator.random(count) * (generator.random(count) < 2 / 3)
     y, x = (int(v) * PATCH for v in generator.integers(0, (size - window) // PATCH + 1, 2))
     cut = np.s_[:, y : y + window, x : x + window]
-    rows = [states[style][generator.integers(len(states[style]), size=count)] for style in range(STYLES)]
-    ways = [Slerp(rows[a][k], rows[b][k])(t) for k, (a, b, t) in enumerate(zip(here, there, share, strict=True))]
+    rows = [
+        states[style][generator.integers(len(states[style]), size=count)] for style in range(STYLES)
+    ]
+    ways = [
+        Slerp(rows[a][k], rows[b][k])(t)
+        for k, (a, b, t) in enumerate(zip(here, there, share, strict=True))
+    ]
     wanted = [
-        (1 - t) * unit(pictures.planes[a + 1][k][cut[1:]]) + t * unit(pictures.planes[b + 1][k][cut[1:]])
-        for k, a, b, t in zip(chosen.tolist(), here.tolist(), there.tolist(), share.tolist(), strict=True)
+        (1 - t) * unit(pictures.planes[a + 1][k][cut[1:]])
+        + t * unit(pictures.planes[b + 1][k][cut[1:]])
+        for k, a, b, t in zip(
+            chosen.tolist(), here.tolist(), there.tolist(), share.tolist(), strict=True
+        )
     ]
     return (
-        pictures.planes[0][mx.array(chosen)][cut], mx.stack(wanted), mx.array(np.stack(ways)),
+        pictures.planes[0][mx.array(chosen)][cut],
+        mx.stack(wanted),
+        mx.array(np.stack(ways)),
         mx.array(generator.permutation(count)),
     )
 
 
 def blend_loss(
-    painter: Painter, progress: float, photographs: mx.array, wanted: mx.array, states: mx.array, order: mx.array,
-    noise: mx.array, shift: mx.array,
+    painter: Painter,
+    progress: float,
+    photographs: mx.array,
+    wanted: mx.array,
+    states: mx.array,
+    order: mx.array,
+    noise: mx.array,
+    shift: mx.array,
 ) -> mx.array:
     """The picture, wherever on the way it is, and how steady it is; the VAE is frozen."""
     wanted = wanted[order]
-    picture, shake, first = rendered_steadily(painter, unit(photographs)[order], wanted, states[order], noise, shift)
+    picture, shake, first = rendered_steadily(
+        painter, unit(photographs)[order], wanted, states[order], noise, shift
+    )
     return mx.stack([picture + STEADINESS * shake, psnr(first, wanted), shake])

@@ -1,8 +1,10 @@
-"""Ten renderings of a photograph in OpenCV, one for each prompt of the gallery: what the demo learns to imitate.
+"""Ten renderings of a photograph in OpenCV, one for each prompt of the gallery: what the demo
+learns to imitate.
 
-Every teacher is a pure function of the picture, the same wherever in the picture a thing stands: a network of
-convolutions cannot learn a pattern that is tied to the screen. Thresholds are soft, so that a little noise
-changes a little. Pictures are float32 (H, W, 3) RGB in [0, 1]; lengths are pixels.
+Every teacher is a pure function of the picture, the same wherever in the picture a thing stands: a
+network of convolutions cannot learn a pattern that is tied to the screen. Thresholds are soft, so
+that a little noise changes a little. Pictures are float32 (H, W, 3) RGB in [0, 1]; lengths are
+pixels.
 """
 
 from collections.abc import Callable, Sequence
@@ -31,7 +33,9 @@ def _box(picture: np.ndarray, radius: int) -> np.ndarray:
 
 
 def guided(picture: np.ndarray, radius: int, eps: float) -> np.ndarray:
-    """Guided filter with the brightness as guide (He et al. 2010): smooth where variance stays under `eps`."""
+    """Guided filter with the brightness as guide (He et al. 2010): smooth where variance stays
+    under `eps`.
+    """
     guide = luma(picture) if picture.ndim == 3 else picture
     planes = picture if picture.ndim == 3 else picture[..., None]
     mean_guide, mean = _box(guide, radius), _box(planes, radius).reshape(planes.shape)
@@ -39,12 +43,16 @@ def guided(picture: np.ndarray, radius: int, eps: float) -> np.ndarray:
     products = _box(planes * guide[..., None], radius).reshape(planes.shape)
     slope = (products - mean * mean_guide[..., None]) / (variance + eps)[..., None]
     offset = mean - slope * mean_guide[..., None]
-    result = _box(slope, radius).reshape(planes.shape) * guide[..., None] + _box(offset, radius).reshape(planes.shape)
+    result = _box(slope, radius).reshape(planes.shape) * guide[..., None] + _box(
+        offset, radius
+    ).reshape(planes.shape)
     return result.reshape(picture.shape)
 
 
 def kuwahara(picture: Picture, radius: int, sharpness: float) -> Picture:
-    """Mean of four neighbouring squares, each weighted by how even it is: brush dabs with edges kept."""
+    """Mean of four neighbouring squares, each weighted by how even it is: brush dabs with edges
+    kept.
+    """
     side = 2 * radius + 1
     mean = cv2.blur(picture, (side, side), borderType=cv2.BORDER_REFLECT_101)
     grey = luma(picture)
@@ -84,13 +92,19 @@ def posterised(values: np.ndarray, levels: int, width: float) -> np.ndarray:
 
 
 def edges(grey: np.ndarray, sigma: float) -> np.ndarray:
-    """Strength of the edges at scale `sigma`: gradient of the blurred brightness, in its units a pixel."""
+    """Strength of the edges at scale `sigma`: gradient of the blurred brightness, in its units a
+    pixel.
+    """
     smooth = blur(grey, sigma)
-    return np.hypot(cv2.Sobel(smooth, cv2.CV_32F, 1, 0) / 8, cv2.Sobel(smooth, cv2.CV_32F, 0, 1) / 8)
+    return np.hypot(
+        cv2.Sobel(smooth, cv2.CV_32F, 1, 0) / 8, cv2.Sobel(smooth, cv2.CV_32F, 0, 1) / 8
+    )
 
 
 def lines(grey: np.ndarray, sigma: float, gain: float) -> np.ndarray:
-    """Dark ink where the picture is darker than its surroundings (difference of Gaussians): 1 is full ink."""
+    """Dark ink where the picture is darker than its surroundings (difference of Gaussians): 1 is
+    full ink.
+    """
     difference = blur(grey, 1.6 * sigma) - blur(grey, sigma)
     return np.tanh(np.maximum(difference - 0.008, 0) * gain)
 
@@ -98,9 +112,9 @@ def lines(grey: np.ndarray, sigma: float, gain: float) -> np.ndarray:
 def toned(values: np.ndarray, stops: Sequence[tuple[float, tuple[int, int, int]]]) -> Picture:
     """Brightness to colour, linear between stops of (brightness, RGB of 255)."""
     at = [position for position, _ in stops]
-    return np.stack([
-        np.interp(values, at, [colour[c] / 255 for _, colour in stops]) for c in range(3)
-    ], axis=-1).astype(np.float32)
+    return np.stack(
+        [np.interp(values, at, [colour[c] / 255 for _, colour in stops]) for c in range(3)], axis=-1
+    ).astype(np.float32)
 
 
 def oil(picture: Picture) -> Picture:
@@ -108,7 +122,9 @@ def oil(picture: Picture) -> Picture:
     paint = kuwahara(blur(picture, 0.7), 2, 2.0)
     grey = luma(paint)
     smooth = blur(grey, 1.0)
-    relief = np.tanh(3.0 * (cv2.Sobel(smooth, cv2.CV_32F, 1, 0) + cv2.Sobel(smooth, cv2.CV_32F, 0, 1)) / 8 * 4)
+    relief = np.tanh(
+        3.0 * (cv2.Sobel(smooth, cv2.CV_32F, 1, 0) + cv2.Sobel(smooth, cv2.CV_32F, 0, 1)) / 8 * 4
+    )
     paint = saturate(0.5 + (paint - 0.5) * 1.12, 1.5) * np.array([1.06, 0.96, 0.78], np.float32)
     return paint + 0.20 * relief[..., None]
 
@@ -133,14 +149,18 @@ def pencil(picture: Picture) -> Picture:
 
 
 def neon(picture: Picture) -> Picture:
-    """Night: dark blue and violet, with edges that glow magenta where the picture is dark, cyan where it is bright."""
+    """Night: dark blue and violet, with edges that glow magenta where the picture is dark, cyan
+    where it is bright.
+    """
     smooth = guided(picture, 3, 0.004)
     grey = luma(smooth)
     night = toned(grey, [(0, (4, 3, 18)), (0.5, (38, 14, 84)), (1, (70, 50, 150))])
     tube = np.tanh(9 * edges(grey, 1.5))
     glow = 0.75 * tube + 0.9 * blur(tube, 5.0)
     bright = step(blur(grey, 4.0), 0.45, 0.3)[..., None]
-    colour = (1 - bright) * np.array([1.0, 0.12, 0.75], np.float32) + bright * np.array([0.1, 0.95, 1.0], np.float32)
+    colour = (1 - bright) * np.array([1.0, 0.12, 0.75], np.float32) + bright * np.array(
+        [0.1, 0.95, 1.0], np.float32
+    )
     return night + glow[..., None] * colour
 
 
@@ -161,12 +181,14 @@ def hdr(picture: Picture) -> Picture:
     grey = luma(calm)
     base = guided(grey, 12, 0.02)
     detail = grey - base
-    mapped = 0.17 + 0.64 * np.maximum(base, 0)**0.7 + 2.1 * np.tanh(detail * 1.6) / 1.6
+    mapped = 0.17 + 0.64 * np.maximum(base, 0) ** 0.7 + 2.1 * np.tanh(detail * 1.6) / 1.6
     return saturate(calm * (mapped / (grey + 0.03))[..., None], 1.5)
 
 
 def impressionist(picture: Picture) -> Picture:
-    """Colour smeared along the forms, violet in the shadows, yellow in the light, hardly any black."""
+    """Colour smeared along the forms, violet in the shadows, yellow in the light, hardly any
+    black.
+    """
     smeared = _along_forms(blur(picture, 1.0), 7)
     smeared = smeared + 0.9 * (smeared - blur(smeared, 3.0))
     grey = luma(smeared)
@@ -177,7 +199,9 @@ def impressionist(picture: Picture) -> Picture:
 
 
 def _along_forms(picture: Picture, reach: int) -> Picture:
-    """Average along the direction in which brightness changes least (eigenvector of the structure tensor)."""
+    """Average along the direction in which brightness changes least (eigenvector of the structure
+    tensor).
+    """
     grey = luma(picture)
     dx, dy = cv2.Sobel(grey, cv2.CV_32F, 1, 0), cv2.Sobel(grey, cv2.CV_32F, 0, 1)
     xx, yy, xy = blur(dx * dx, 3.0), blur(dy * dy, 3.0), blur(dx * dy, 3.0)
@@ -186,7 +210,13 @@ def _along_forms(picture: Picture, reach: int) -> Picture:
     y, x = np.mgrid[: grey.shape[0], : grey.shape[1]].astype(np.float32)
     total = np.zeros_like(picture)
     for k in range(-reach, reach + 1):
-        total += cv2.remap(picture, x + k * along_x, y + k * along_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+        total += cv2.remap(
+            picture,
+            x + k * along_x,
+            y + k * along_y,
+            cv2.INTER_LINEAR,
+            borderMode=cv2.BORDER_REFLECT_101,
+        )
     return total / (2 * reach + 1)
 
 
@@ -194,32 +224,69 @@ def dark_fantasy(picture: Picture) -> Picture:
     """Low key and drained: green-blue gloom, embers in the light, a haze around it."""
     smooth = guided(picture, 2, 0.002)
     grey = luma(smooth)
-    gloom = toned(np.clip(grey, 0, 1) ** 1.5, [
-        (0, (5, 9, 14)), (0.3, (34, 54, 60)), (0.6, (98, 100, 82)), (1, (226, 178, 110)),
-    ])
+    gloom = toned(
+        np.clip(grey, 0, 1) ** 1.5,
+        [
+            (0, (5, 9, 14)),
+            (0.3, (34, 54, 60)),
+            (0.6, (98, 100, 82)),
+            (1, (226, 178, 110)),
+        ],
+    )
     haze = blur(np.maximum(grey - 0.5, 0), 8.0)[..., None]
-    return 0.85 * gloom + 0.30 * (smooth - grey[..., None]) + haze * np.array([0.32, 0.17, 0.05], np.float32)
+    return (
+        0.85 * gloom
+        + 0.30 * (smooth - grey[..., None])
+        + haze * np.array([0.32, 0.17, 0.05], np.float32)
+    )
 
 
-_PRINT_COLOURS = np.array([
-    (26, 30, 58), (36, 74, 128), (126, 168, 184), (240, 226, 190), (212, 168, 98), (188, 66, 46), (104, 122, 78),
-], np.float32) / 255
+_PRINT_COLOURS = (
+    np.array(
+        [
+            (26, 30, 58),
+            (36, 74, 128),
+            (126, 168, 184),
+            (240, 226, 190),
+            (212, 168, 98),
+            (188, 66, 46),
+            (104, 122, 78),
+        ],
+        np.float32,
+    )
+    / 255
+)
 
 
 def ukiyo_e(picture: Picture) -> Picture:
-    """A woodblock print: each place takes one of seven pigments, and dark lines are cut around the forms."""
+    """A woodblock print: each place takes one of seven pigments, and dark lines are cut around the
+    forms.
+    """
     flat = guided(guided(picture, 5, 0.01), 5, 0.01)
     grey = luma(flat)
     colour = saturate(0.5 + (flat - 0.5) * 1.15, 1.7)
-    near = (colour**2).sum(axis=-1, keepdims=True) - 2 * colour @ _PRINT_COLOURS.T + (_PRINT_COLOURS**2).sum(axis=-1)
+    near = (
+        (colour**2).sum(axis=-1, keepdims=True)
+        - 2 * colour @ _PRINT_COLOURS.T
+        + (_PRINT_COLOURS**2).sum(axis=-1)
+    )
     weight = np.exp((near.min(axis=-1, keepdims=True) - near) / 0.035)  # (H, W, 7)
     printed = weight / weight.sum(axis=-1, keepdims=True) @ _PRINT_COLOURS
-    cut = np.maximum(0.9 * lines(luma(picture), 1.6, 26), 0.55 * np.tanh(14 * np.maximum(edges(grey, 1.0) - 0.02, 0)))
-    return printed * (1 - cut[..., None]) + cut[..., None] * np.array([0.07, 0.07, 0.13], np.float32)
+    cut = np.maximum(
+        0.9 * lines(luma(picture), 1.6, 26),
+        0.55 * np.tanh(14 * np.maximum(edges(grey, 1.0) - 0.02, 0)),
+    )
+    return printed * (1 - cut[..., None]) + cut[..., None] * np.array(
+        [0.07, 0.07, 0.13], np.float32
+    )
 
 
 _POP = (
-    (0.0, (24, 16, 92)), (0.27, (232, 20, 128)), (0.50, (255, 112, 24)), (0.72, (255, 226, 30)), (1.0, (70, 222, 226)),
+    (0.0, (24, 16, 92)),
+    (0.27, (232, 20, 128)),
+    (0.50, (255, 112, 24)),
+    (0.72, (255, 226, 30)),
+    (1.0, (70, 222, 226)),
 )
 
 
@@ -233,12 +300,29 @@ def pop_art(picture: Picture) -> Picture:
     return inks * (1 - key)
 
 
-TEACHERS: dict[str, Teacher] = dict(zip(GALLERY, (
-    oil, watercolor, pencil, neon, anime, hdr, impressionist, dark_fantasy, ukiyo_e, pop_art,
-), strict=True))
+TEACHERS: dict[str, Teacher] = dict(
+    zip(
+        GALLERY,
+        (
+            oil,
+            watercolor,
+            pencil,
+            neon,
+            anime,
+            hdr,
+            impressionist,
+            dark_fantasy,
+            ukiyo_e,
+            pop_art,
+        ),
+        strict=True,
+    )
+)
 
 
 def render(prompt: str, picture: np.ndarray) -> np.ndarray:
-    """Render uint8 (H, W, 3) RGB in the style that `prompt`, one of the gallery's, asks for; same type and shape."""
+    """Render uint8 (H, W, 3) RGB in the style that `prompt`, one of the gallery's, asks for; same
+    type and shape.
+    """
     drawn = TEACHERS[prompt](picture.astype(np.float32) / 255)
     return np.clip(np.round(drawn * 255), 0, 255).astype(np.uint8)

@@ -1,6 +1,7 @@
 """CLIP's text model in MLX, for training; `common/text_encoder.py` is what runs it afterwards.
 
-Mirrors transformers' CLIPTextModel up to `last_hidden_state`; attribute names equal the checkpoint's keys.
+Mirrors transformers' CLIPTextModel up to `last_hidden_state`; attribute names equal the
+checkpoint's keys.
 """
 
 import mlx.core as mx
@@ -32,7 +33,9 @@ class SelfAttention(nn.Module):
             for layer in (self.q_proj, self.k_proj, self.v_proj)
         )
         mask = nn.MultiHeadAttention.create_additive_causal_mask(tokens)
-        weights = mx.softmax(q @ k.transpose(0, 1, 3, 2) * (width // self._heads) ** -0.5 + mask, axis=-1)
+        weights = mx.softmax(
+            q @ k.transpose(0, 1, 3, 2) * (width // self._heads) ** -0.5 + mask, axis=-1
+        )
         return self.out_proj((weights @ v).transpose(0, 2, 1, 3).reshape(batch, tokens, width))
 
 
@@ -76,7 +79,10 @@ class CLIPTextModel(nn.Module):
 
     def __call__(self, ids: mx.array) -> mx.array:
         """Token ids (B, tokens) -> last hidden state (B, tokens, hidden_size)."""
-        x = self.embeddings.token_embedding(ids) + self.embeddings.position_embedding.weight[: ids.shape[1]]
+        x = (
+            self.embeddings.token_embedding(ids)
+            + self.embeddings.position_embedding.weight[: ids.shape[1]]
+        )
         for layer in self.encoder.layers:
             x = layer(x)
         return self.final_layer_norm(x)

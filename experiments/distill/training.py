@@ -1,7 +1,9 @@
-"""A training loop that can be stopped at any step and goes on where it was: state, log, progress, clock.
+"""A training loop that can be stopped at any step and goes on where it was: state, log, progress,
+clock.
 
-A stage trains some modules for a number of steps, or for a share of the clock if that ends first. Its state
-(weights, Adam's moments, step) is one safetensors file, written under another name first.
+A stage trains some modules for a number of steps, or for a share of the clock if that ends first.
+Its state (weights, Adam's moments, step) is one safetensors file, written under another name
+first.
 """
 
 import json
@@ -51,23 +53,36 @@ class Log:
 
     def add(self, **values: str | float | int) -> None:
         with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({k: round(v, 6) if isinstance(v, float) else v for k, v in values.items()}) + "\n")
+            file.write(
+                json.dumps(
+                    {k: round(v, 6) if isinstance(v, float) else v for k, v in values.items()}
+                )
+                + "\n"
+            )
 
 
 def rate_at(plan: Plan, step: int, progress: float) -> float:
-    """Learning rate: a linear warm-up over the first steps, then half a cosine down to a fiftieth."""
+    """Learning rate: a linear warm-up over the first steps, then half a cosine down to a
+    fiftieth.
+    """
     warm = min(1.0, (step + 1) / min(WARM_UP, max(1, plan.steps // 10)))
     return plan.rate * warm * float(0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * progress)))
 
 
 def train(
-    plan: Plan, module: nn.Module, loss: Loss, batch: Callable[[np.random.Generator], Batch],
-    folder: Path, log: Log, report: Progress,
+    plan: Plan,
+    module: nn.Module,
+    loss: Loss,
+    batch: Callable[[np.random.Generator], Batch],
+    folder: Path,
+    log: Log,
+    report: Progress,
 ) -> None:
-    """Train `module` in place until the plan is done; a stage found finished in `folder` is only loaded.
+    """Train `module` in place until the plan is done; a stage found finished in `folder` is only
+    loaded.
 
-    batch: draws the inputs of one step; the generator depends on seed and step alone, so a resumed run
-    sees what an uninterrupted one would have seen.
+    batch: draws the inputs of one step; the generator depends on seed and step alone, so a resumed
+    run sees what an uninterrupted one would have seen.
     """
     path = folder / f"{plan.name}.safetensors"
     optimizer = optim.AdamW(learning_rate=plan.rate, betas=(0.9, 0.99), weight_decay=1e-4)
@@ -78,7 +93,8 @@ def train(
     flat = Flat(module, optimizer)
     if moments:
         optimizer.state = tree_unflatten(list(moments.items()))
-    # Not compiled: fusing a training step takes minutes on CUDA and gains less than one vector for Adam does.
+    # Not compiled: fusing a training step takes minutes on CUDA and gains less than one vector for
+    # Adam does.
     gradient = nn.value_and_grad(module, lambda *arguments: _first(loss(module, *arguments)))
     clock = _Clock(spent)
     saved, figures, norm = time.monotonic(), None, None
@@ -90,7 +106,15 @@ def train(
             mx.async_eval(figures, norm, flat.vector, optimizer.state)
             step += 1
             if step % LOG_EVERY == 0 or step == plan.steps:
-                _tell(plan, step, clock, progress, [*np.array(figures).tolist(), float(norm)], log, report)
+                _tell(
+                    plan,
+                    step,
+                    clock,
+                    progress,
+                    [*np.array(figures).tolist(), float(norm)],
+                    log,
+                    report,
+                )
             if time.monotonic() - saved > SAVE_EVERY_S:
                 _save(path, module, optimizer, step, clock.seconds(), False)
                 saved = time.monotonic()
@@ -117,22 +141,39 @@ class _Clock:
 
 
 def _tell(
-    plan: Plan, step: int, clock: _Clock, progress: float, values: list[float], log: Log, report: Progress
+    plan: Plan,
+    step: int,
+    clock: _Clock,
+    progress: float,
+    values: list[float],
+    log: Log,
+    report: Progress,
 ) -> None:
     parts = {f"part{k}": v for k, v in enumerate(values[1:], start=1)}
-    log.add(stage=plan.name, step=step, seconds=clock.seconds(), rate=rate_at(plan, step, progress), loss=values[0], **parts)
+    log.add(
+        stage=plan.name,
+        step=step,
+        seconds=clock.seconds(),
+        rate=rate_at(plan, step, progress),
+        loss=values[0],
+        **parts,
+    )
     report(plan.name, progress, values[0])
 
 
 class Flat:
-    """A module's trainable parameters and Adam over them as one vector: a dozen operations a step instead of thousands.
+    """A module's trainable parameters and Adam over them as one vector: a dozen operations a step
+    instead of thousands.
 
     Every tensor starts at a multiple of 64 values, as the GPU's kernels like it.
     """
 
     def __init__(self, module: nn.Module, optimizer: optim.Optimizer) -> None:
         self._module, self._optimizer = module, optimizer
-        self._keys = [(key, value.shape, value.size) for key, value in tree_flatten(module.trainable_parameters())]
+        self._keys = [
+            (key, value.shape, value.size)
+            for key, value in tree_flatten(module.trainable_parameters())
+        ]
         self._gaps = [mx.zeros(-size % 64) for _, _, size in self._keys]
         self.vector = self._join(module.trainable_parameters())
         optimizer.init({"all": self.vector})
@@ -143,14 +184,19 @@ class Flat:
         norm = mx.sqrt(mx.square(gradient).sum())
         gradient = gradient * mx.minimum(1 / (norm + 1e-6), 1.0)
         self._optimizer.learning_rate = rate
-        self.vector = self._optimizer.apply_gradients({"all": gradient}, {"all": self.vector})["all"]
+        self.vector = self._optimizer.apply_gradients({"all": gradient}, {"all": self.vector})[
+            "all"
+        ]
         self._module.update(tree_unflatten(list(self._parts())))
         return norm
 
     def _join(self, tree: dict[str, object]) -> mx.array:
         values = dict(tree_flatten(tree))
-        pieces = [piece for (key, _, _), gap in zip(self._keys, self._gaps, strict=True)
-                  for piece in (values[key].reshape(-1), gap)]
+        pieces = [
+            piece
+            for (key, _, _), gap in zip(self._keys, self._gaps, strict=True)
+            for piece in (values[key].reshape(-1), gap)
+        ]
         return mx.concatenate(pieces)
 
     def _parts(self) -> Iterator[tuple[str, mx.array]]:
@@ -160,24 +206,39 @@ class Flat:
             start += size + -size % 64
 
 
-def _save(path: Path, module: nn.Module, optimizer: optim.Optimizer, step: int, seconds: float, finished: bool) -> None:
+def _save(
+    path: Path,
+    module: nn.Module,
+    optimizer: optim.Optimizer,
+    step: int,
+    seconds: float,
+    finished: bool,
+) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {f"weights.{key}": value for key, value in tree_flatten(module.parameters())}
     if not finished:
         tensors |= {f"optimizer.{key}": value for key, value in tree_flatten(optimizer.state)}
     mx.eval(tensors)
     new = path.with_name(f"new-{path.name}")
-    mx.save_safetensors(str(new), tensors, {"step": str(step), "seconds": str(seconds), "finished": str(int(finished))})
+    mx.save_safetensors(
+        str(new),
+        tensors,
+        {"step": str(step), "seconds": str(seconds), "finished": str(int(finished))},
+    )
     new.replace(path)
 
 
 def _restore(path: Path, module: nn.Module) -> tuple[int, float, bool, dict[str, mx.array]]:
-    """Load a stage's weights if there are any; (step, seconds spent, finished, the optimizer's state)."""
+    """Load a stage's weights if there are any; (step, seconds spent, finished, the optimizer's
+    state).
+    """
     if not path.is_file():
         return 0, 0.0, False, {}
     tensors, label = mx.load(str(path), format="safetensors", return_metadata=True)
     load_stage(path, module)
-    moments = {k.removeprefix("optimizer."): v for k, v in tensors.items() if k.startswith("optimizer.")}
+    moments = {
+        k.removeprefix("optimizer."): v for k, v in tensors.items() if k.startswith("optimizer.")
+    }
     return int(label["step"]), float(label["seconds"]), label["finished"] == "1", moments
 
 
@@ -188,5 +249,7 @@ def _first(figures: mx.array) -> tuple[mx.array, mx.array]:
 def load_stage(path: Path, module: nn.Module) -> None:
     """Load the weights of a saved stage into `module`, strictly."""
     tensors = mx.load(str(path), format="safetensors")
-    module.load_weights([(k.removeprefix("weights."), v) for k, v in tensors.items() if k.startswith("weights.")])
+    module.load_weights(
+        [(k.removeprefix("weights."), v) for k, v in tensors.items() if k.startswith("weights.")]
+    )
     mx.eval(module.parameters())
