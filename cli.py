@@ -32,20 +32,20 @@ from .common.errors import SdxsError, SdxsWarning, UsageError, WeightsError
 if TYPE_CHECKING:
     import numpy as np
 
-    from .common.backend import Backend, BackendOptions
-    from .common.bench.report import Report
-    from .common.bench.worker import Entrant
-    from .common.checkpoint import Checkpoint
-    from .common.stats import Summary
+    from .common.backend.protocol import Backend, BackendOptions
+    from .common.bench.measure.worker import Entrant
+    from .common.bench.model.report import Report
+    from .common.checkpoint.find import Checkpoint
+    from .common.live.stats import Summary
     from .coreml_backend.cache import Built as CoreMLBuilt
     from .coreml_backend.cache import Record as CoreMLRecord
 
 # What only bench runs, and how each backend is looked into there.
-PEERS = {"torch": "sdxs.experiments.torch_peer:TorchBackend"}
+PEERS = {"torch": "sdxs.experiments.peers.torch_backend:TorchBackend"}
 INSTRUMENTS = {
     "mlx": "sdxs.mlx_sdxs.instrument:MlxInstrument",
     "coreml": "sdxs.coreml_backend.instrument:CoreMLInstrument",
-    "torch": "sdxs.experiments.torch_instrument:TorchInstrument",
+    "torch": "sdxs.experiments.peers.torch_instrument:TorchInstrument",
 }
 COUNTERS = {
     "mlx": "mlx",
@@ -428,12 +428,12 @@ def live(
     )
     # Before anything imports OpenCV: MLX wants to load its BLAS first.
     classes = [] if hosted else [_backend_class(name) for name in names]
-    from .common.backend import BackendOptions
-    from .common.checkpoint import find, with_control
-    from .common.edges import check_kind
-    from .common.hosted import HostedBackend
-    from .common.prompts import read_prompts, read_seconds, refuse_negative
-    from .common.session import Plan, open_session
+    from .common.backend.hosted import HostedBackend
+    from .common.backend.protocol import BackendOptions
+    from .common.checkpoint.find import find, with_control
+    from .common.live.session import Plan, open_session
+    from .common.picture.edges import check_kind
+    from .common.prompt.syntax import read_prompts, read_seconds, refuse_negative
 
     refuse_negative(negative_prompt, model)
     transition_s = read_seconds("--transition", transition)
@@ -536,7 +536,7 @@ def _build_coreml(
     """Make sure that the programs are built, checked and met before a backend asks for them,
     showing progress.
     """
-    from .common.backend import BackendOptions, FrameParams
+    from .common.backend.protocol import BackendOptions, FrameParams
     from .coreml_backend.backend import CoreMLBackend
     from .coreml_backend.compute_plan import describe
     from .coreml_backend.prepare import find_or_build, refuse_without_runtime, warm_up
@@ -637,8 +637,8 @@ def convert(
     """Build the Core ML program of a checkpoint ahead of a session, from its safetensors, and
     check it against MLX.
     """
-    from .common.backend import BackendOptions
-    from .common.checkpoint import find
+    from .common.backend.protocol import BackendOptions
+    from .common.checkpoint.find import find
     from .coreml_backend import cache
     from .mlx_sdxs import blas  # noqa: F401 - importing the package puts the BLAS in place before OpenCV loads its own
 
@@ -781,7 +781,7 @@ def image(
     """
     _backend_class(backend)  # before anything imports OpenCV: MLX wants to load its BLAS first
     from .api.still import Still, check_out, render_still, repeat_still, write_still
-    from .common.prompts import refuse_negative
+    from .common.prompt.syntax import refuse_negative
 
     refuse_negative(negative_prompt, model or DEFAULT_MODEL)
     to = to.expanduser()
@@ -893,11 +893,11 @@ def bench(
     """Measure which backend is fastest here, and why: rates, memory, roofline, contention. Speaks
     of this machine only.
     """
-    from .common.bench import report as reports
-    from .common.bench import table
+    from .common.bench.model import report as reports
+    from .common.bench.show import table
 
     if compare:
-        from .common.bench.compare import compare as compared
+        from .common.bench.model.compare import compare as compared
 
         first, second = (reports.read_report(path.expanduser()) for path in compare)
         out.print(table.changes(compared(first, second, across_machines)))
@@ -906,12 +906,12 @@ def bench(
     if show:
         _show_report(reports.read_report(show.expanduser()), html, plotter)
         return
-    from .common.bench.runner import Plan, Runner
-    from .common.checkpoint import find
-    from .common.sink import (
+    from .common.bench.measure.runner import Plan, Runner
+    from .common.checkpoint.find import find
+    from .common.io.sink import (  # and OpenCV with it: no backend is loaded in this process
         check_writable,
         write_whole,
-    )  # and OpenCV with it: no backend is loaded in this process
+    )
 
     json_path, html_path = (path.expanduser() if path else None for path in (as_json, html))
     for path in filter(None, (json_path, html_path)):
@@ -964,13 +964,13 @@ def _show_report(
     report: "Report", html: Path | None, plotter: "Callable[[Report], list[Path]] | None"
 ) -> None:
     """Print the tables; write the page and the plots where they are asked for."""
-    from .common.bench import table
+    from .common.bench.show import table
 
     out.print(table.render(report))
     written = []
     if html:
-        from .common.bench.html import render
-        from .common.sink import write_whole
+        from .common.bench.show.html import render
+        from .common.io.sink import write_whole
 
         write_whole(html.expanduser(), render(report).encode())
         written.append(html)
@@ -989,7 +989,7 @@ def _plotter(folder: Path | None) -> "Callable[[Report], list[Path]] | None":
     if folder is None:
         return None
     try:
-        from .common.bench.png import write
+        from .common.bench.show.png import write
     except ModuleNotFoundError as error:
         raise UsageError(
             f"--png needs {error.name!r}; `pip install 'sdxs[plot]'`, or take --html"
@@ -999,8 +999,8 @@ def _plotter(folder: Path | None) -> "Callable[[Report], list[Path]] | None":
 
 def _entrants(chosen: list[str], size: int, dtype: str, isolate: bool) -> "list[Entrant]":
     """Turn `NAME[:setting=value...]` into entrants with labels of their own. Raises UsageError."""
-    from .common.backend import BackendOptions
-    from .common.bench.worker import Entrant
+    from .common.backend.protocol import BackendOptions
+    from .common.bench.measure.worker import Entrant
 
     known, made, seen = BACKENDS | PEERS, [], {}
     for spec in chosen:
@@ -1173,8 +1173,8 @@ def _show_summary(summary: "Summary") -> None:
 @weights_app.command("list")
 def weights_list() -> None:
     """Show every known checkpoint, whether it is here, and under which licence."""
-    from .common.checkpoint import control_folder, local_folder
-    from .common.registry import ENTRIES
+    from .common.checkpoint.find import control_folder, local_folder
+    from .common.checkpoint.registry import ENTRIES
 
     table = Table(title="checkpoints", title_justify="left")
     table.add_column("model", no_wrap=True)
@@ -1197,9 +1197,9 @@ def weights_pull(
     vae: Annotated[str, Option(help="Folder of the VAE: vae or vae_large.")] = "vae",
 ) -> None:
     """Download a checkpoint, verified, resuming where an earlier pull stopped."""
-    from .common.checkpoint import local_folder, open_checkpoint, weights_folder
-    from .common.hub import pull
-    from .common.registry import entry
+    from .common.checkpoint.find import local_folder, open_checkpoint, weights_folder
+    from .common.checkpoint.hub import pull
+    from .common.checkpoint.registry import entry
 
     known = entry(model)
     here = local_folder(known, vae)
@@ -1221,9 +1221,9 @@ def weights_verify(
     """Check every tensor's name, shape and dtype, and every recorded sha256, of checkpoints on
     this machine.
     """
-    from .common.checkpoint import find, local_folder, weights_folder
-    from .common.manifest import verify_hashes
-    from .common.registry import ENTRIES
+    from .common.checkpoint.find import find, local_folder, weights_folder
+    from .common.checkpoint.manifest import verify_hashes
+    from .common.checkpoint.registry import ENTRIES
 
     names = models or [known.name for known in ENTRIES.values() if local_folder(known)]
     damaged = 0
@@ -1266,8 +1266,8 @@ def weights_import(
     """Turn pickles into safetensors: tensors and nothing else are taken over, and nothing in them
     is run.
     """
-    from .common.checkpoint import weights_folder
-    from .common.importing import import_torch, target_of
+    from .common.checkpoint.find import weights_folder
+    from .common.checkpoint.torch_import import import_torch, target_of
 
     if to and len(files) > 1:
         raise UsageError(
@@ -1295,7 +1295,7 @@ def weights_import(
 @weights_app.command("path")
 def weights_path(model: Annotated[str, typer.Argument(help="Name of a checkpoint.")]) -> None:
     """Print the folder of a checkpoint on this machine."""
-    from .common.checkpoint import find
+    from .common.checkpoint.find import find
 
     out.print(escape(str(find(model, download=False).folder)))
 

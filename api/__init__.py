@@ -4,9 +4,9 @@
     from sdxs.api import open_model
 
     with open_model("demo", backend="mlx") as model:
-        frame = np.zeros((model.size, model.size, 3), np.uint8)       # your camera's picture: RGB,
-        square picture = model(frame, "an oil painting")                     # uint8 RGB of the
-        same shape between = model(frame, "a pencil sketch >> pop art @ 0.5", seed=7)
+        frame = np.zeros((model.size, model.size, 3), np.uint8)     # a camera picture: RGB, square
+        picture = model(frame, "an oil painting")                   # uint8 RGB of the same shape
+        between = model(frame, "a pencil sketch >> pop art @ 0.5", seed=7)
     print(picture.shape, picture.dtype)
 
 Import this before OpenCV: MLX wants to load its BLAS first. See `open_model` for everything it

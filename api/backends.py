@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 from ..common.errors import UsageError
 
 if TYPE_CHECKING:
-    from ..common.backend import Backend, BackendOptions
-    from ..common.checkpoint import Checkpoint
+    from ..common.backend.protocol import Backend, BackendOptions
+    from ..common.checkpoint.find import Checkpoint
 
 BACKENDS = {
     "mlx": "sdxs.mlx_sdxs.backend:MlxBackend",
     "coreml": "sdxs.coreml_backend.backend:CoreMLBackend",
-    "identity": "sdxs.common.backend:IdentityBackend",
+    "identity": "sdxs.common.backend.protocol:IdentityBackend",
 }
 
 

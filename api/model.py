@@ -5,14 +5,14 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from ..common.backend import Backend, BackendOptions, FrameParams
+from ..common.backend.protocol import Backend, BackendOptions, FrameParams
 from ..common.errors import UsageError
 from .backends import backend_class
 
 if TYPE_CHECKING:
-    from ..common.checkpoint import Checkpoint
-    from ..common.edges import Edges
-    from ..common.text_encoder import TextEncoder
+    from ..common.checkpoint.find import Checkpoint
+    from ..common.picture.edges import Edges
+    from ..common.prompt.text_encoder import TextEncoder
 
 
 class Model:
@@ -49,9 +49,9 @@ class Model:
         """Render one frame; return a new uint8 (size, size, 3) RGB picture.
 
         frame: uint8 (size, size, 3) RGB, or None for a picture from the prompt alone. prompt:
-        plain text, a blend or a place in a bank, see `sdxs.common.prompts`. feedback: share of the
-        last picture's latents. control_scale: by default 1 where the model was opened with a
-        control. Raises SdxsError.
+        plain text, a blend or a place in a bank, see `sdxs.common.prompt.syntax`. feedback: share
+        of the last picture's latents. control_scale: by default 1 where the model was opened with
+        a control. Raises SdxsError.
         """
         text_only = frame is None
         if text_only and not self.checkpoint.frame.noise_scale:
@@ -133,9 +133,9 @@ def open_model(
     made = backend_class(
         backend
     )  # before anything imports OpenCV: MLX wants to load its BLAS first
-    from ..common.checkpoint import find, with_control
-    from ..common.edges import Edges, check_kind
-    from ..common.text_encoder import TextEncoder
+    from ..common.checkpoint.find import find, with_control
+    from ..common.picture.edges import Edges, check_kind
+    from ..common.prompt.text_encoder import TextEncoder
 
     check_kind(edges)
     checkpoint = with_control(find(model, vae).at(strength, steps), control)

@@ -16,7 +16,7 @@ from ..common.errors import SdxsWarning, SourceError, UsageError
 from .model import Model, open_model
 
 if TYPE_CHECKING:
-    from ..common.checkpoint import Checkpoint
+    from ..common.checkpoint.find import Checkpoint
 
 SCHEMA = 1
 KEYWORD = "sdxs"
@@ -77,9 +77,9 @@ def read_picture(path: Path, size: int) -> tuple[np.ndarray, str]:
     """The middle square of an image file as uint8 (size, size, 3) RGB, and the file's sha256.
     Raises SourceError.
     """
-    from ..common.image import to_square_rgb
-    from ..common.source import ImageFile
-    from ..common.tensors import sha256
+    from ..common.checkpoint.tensors import sha256
+    from ..common.io.source import ImageFile
+    from ..common.picture.image import to_square_rgb
 
     picture = ImageFile(path).read()
     assert picture is not None
@@ -92,9 +92,9 @@ def write_still(made: Made, path: Path) -> None:
     """Write a PNG with its record inside. Raises UsageError for another suffix, SinkError if it
     cannot be written.
     """
-    from ..common.opencv import cv2
-    from ..common.png import with_text
-    from ..common.sink import write_whole
+    from ..common.io.sink import write_whole
+    from ..common.picture.opencv import cv2
+    from ..common.picture.png_text import with_text
 
     check_out(path)
     ok, data = cv2.imencode(".png", cv2.cvtColor(made.picture, cv2.COLOR_RGB2BGR))
@@ -108,7 +108,7 @@ def check_out(path: Path) -> None:
     """Raise UsageError for a file that cannot carry metadata, SinkError where nothing can be
     written.
     """
-    from ..common.sink import check_writable
+    from ..common.io.sink import check_writable
 
     if path.suffix.lower() != ".png":
         raise UsageError(
@@ -121,7 +121,7 @@ def read_record(path: Path) -> dict[str, object]:
     """The record inside a PNG. Raises SourceError if there is none or it is damaged, UsageError if
     it is a newer version's.
     """
-    from ..common.png import read_text
+    from ..common.picture.png_text import read_text
 
     text = read_text(path, KEYWORD)
     if text is None:
@@ -223,10 +223,10 @@ def _record(
 
 
 def _weights_hashes(checkpoint: "Checkpoint") -> dict[str, str]:
-    from ..common.checkpoint import weights_folder
-    from ..common.embedding_cache import encoder_hash
-    from ..common.manifest import known_hash
-    from ..common.tensors import sha256
+    from ..common.checkpoint.find import weights_folder
+    from ..common.checkpoint.manifest import known_hash
+    from ..common.checkpoint.tensors import sha256
+    from ..common.prompt.cache import encoder_hash
 
     files = {"unet": checkpoint.unet_weights, "vae": checkpoint.vae_weights}
     if checkpoint.control:

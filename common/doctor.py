@@ -15,11 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
-from .checkpoint import find, local_folder, weights_folder
+from .checkpoint.find import find, local_folder, weights_folder
+from .checkpoint.registry import ENTRIES
 from .errors import SdxsError, SourceError
-from .registry import ENTRIES
-from .sink import window_obstacle
-from .source import Camera
+from .io.sink import window_obstacle
+from .io.source import Camera
 
 PYTHONS = ((3, 11), (3, 12), (3, 13))
 PACKAGES = ("sdxs", "numpy", "tokenizers", "safetensors", "huggingface-hub")
@@ -232,7 +232,7 @@ def camera_hangs() -> bool:
 
 
 def hub() -> Check:
-    from .hub import reachable
+    from .checkpoint.hub import reachable
 
     obstacle = reachable()
     if obstacle:

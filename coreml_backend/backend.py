@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..common.backend import (
+from ..common.backend.hosted import HostedBackend
+from ..common.backend.protocol import (
     BackendOptions,
     FrameParams,
     MemoryUse,
@@ -23,9 +24,8 @@ from ..common.backend import (
     check_control,
     check_frame,
 )
-from ..common.checkpoint import Checkpoint
+from ..common.checkpoint.find import Checkpoint
 from ..common.errors import BackendError
-from ..common.hosted import HostedBackend
 from .options import STAGES, WHOLE, CoreMLOptions, refuse_steps
 from .prepare import refuse_without_runtime
 from .stages import STAGES_SETTING, StagesBackend

@@ -14,10 +14,10 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from ..common.checkpoint import Checkpoint, weights_folder
+from ..common.checkpoint.find import Checkpoint, weights_folder
+from ..common.checkpoint.manifest import FileRecord
+from ..common.checkpoint.tensors import sha256
 from ..common.errors import BackendError
-from ..common.manifest import FileRecord
-from ..common.tensors import sha256
 
 BUILDER_VERSION = 2  # raise it whenever a program built from the same weights would differ
 SCHEMA = 2

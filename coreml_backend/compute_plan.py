@@ -126,7 +126,7 @@ def describe(built: Built, options: CoreMLOptions) -> list[str]:
     """`plans` as lines to show; on the interpreter, what it executes instead."""
     if options.runtime == "coreml":
         return [f"compute plan, {plan}" for plan in plans(built, options)]
-    from .interpreter import Interpreter
+    from .interpreter.interpreter import Interpreter
 
     lines = []
     for stage in options.stages:

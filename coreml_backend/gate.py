@@ -7,15 +7,15 @@ from pathlib import Path
 
 import numpy as np
 
-from ..common.backend import FrameParams
-from ..common.checkpoint import Checkpoint
-from ..common.config import PROMPT_TOKENS
-from ..common.edges import Edges
+from ..common.backend.protocol import FrameParams
+from ..common.checkpoint.config import PROMPT_TOKENS
+from ..common.checkpoint.find import Checkpoint
 from ..common.errors import BackendError
-from ..common.image import to_square_rgb
-from ..common.sink import save_image
-from ..common.source import Synthetic
-from ..common.temporal import psnr
+from ..common.io.sink import save_image
+from ..common.io.source import Synthetic
+from ..common.picture.edges import Edges
+from ..common.picture.image import to_square_rgb
+from ..common.picture.temporal import psnr
 from .runner import Runner
 
 LEAST_PSNR_DB = 35.0

@@ -16,13 +16,13 @@ from pathlib import Path
 import coremltools as ct
 import numpy as np
 
-from ..common.backend import Backend
-from ..common.bench.instrument import STAGES, Peaks, StageCost
-from ..common.checkpoint import Checkpoint
+from ..common.backend.protocol import Backend
+from ..common.bench.measure.instrument import STAGES, Peaks, StageCost
+from ..common.checkpoint.find import Checkpoint
 from ..common.errors import BackendError, UsageError
 from .backend import CoreMLBackend
 from .compute_plan import describe
-from .ops import AttentionForm, Function, Program, Var, mb, types
+from .networks.ops import AttentionForm, Function, Program, Var, mb, types
 from .options import UNITS
 from .prepare import find_or_build
 from .program import Stage, Variant, _quiet, mil_program
@@ -35,7 +35,7 @@ _REPEATS = 8
 
 
 class CoreMLInstrument:
-    """See `common.bench.instrument.Instrument`."""
+    """See `common.bench.measure.instrument.Instrument`."""
 
     def count(
         self, checkpoint: Checkpoint, size: int, attention: AttentionForm = "sdpa"
@@ -110,7 +110,7 @@ def open_model(path: Path, runtime: str = "coreml") -> Model:
     BackendError.
     """
     if runtime == "reference":
-        from .interpreter import Interpreter
+        from .interpreter.interpreter import Interpreter
 
         return Interpreter(path, round_float16=True)
     if sys.platform != "darwin":

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..common.backend import BackendOptions
-from ..common.checkpoint import Checkpoint
+from ..common.backend.protocol import BackendOptions
+from ..common.checkpoint.find import Checkpoint
 from ..common.errors import UsageError
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from importlib import metadata
 from typing import TYPE_CHECKING
 
-from ..common.checkpoint import Checkpoint
+from ..common.checkpoint.find import Checkpoint
 from ..common.errors import UsageError
 from . import cache
 from .options import CoreMLOptions

@@ -26,19 +26,29 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from ..common.checkpoint import Checkpoint
-from ..common.config import PROMPT_TOKENS, TinyVAEConfig
+from ..common.backend.schedule import OneStep, one_step, seeded_noise
+from ..common.checkpoint.config import PROMPT_TOKENS, TinyVAEConfig
+from ..common.checkpoint.find import Checkpoint
+from ..common.checkpoint.tensors import sha256
 from ..common.errors import BackendError, UsageError
-from ..common.schedule import OneStep, one_step, seeded_noise
-from ..common.tensors import sha256
-from . import ops
-from .autoencoder_kl import AutoencoderKL
-from .controlnet import ControlNetModel
-from .ops import AttentionForm, Function, Program, Var, affine, ct, mb, pass_pipeline, types
+from .networks import ops
+from .networks.autoencoder_kl import AutoencoderKL
+from .networks.controlnet import ControlNetModel
+from .networks.ops import (
+    AttentionForm,
+    Function,
+    Program,
+    Var,
+    affine,
+    ct,
+    mb,
+    pass_pipeline,
+    types,
+)
+from .networks.taesd import AutoencoderTiny
+from .networks.unet import UNet2DConditionModel
+from .networks.weights import Compression, Store, Weights
 from .options import refuse_steps
-from .taesd import AutoencoderTiny
-from .unet import UNet2DConditionModel
-from .weights import Compression, Store, Weights
 
 Stage = Literal["frame", "controlled", "encode", "unet", "decode"]
 InputForm = Literal["image", "float32"]

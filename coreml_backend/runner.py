@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from ..common import copies
-from ..common.backend import FrameParams
-from ..common.checkpoint import Checkpoint
+from ..common.backend import copies
+from ..common.backend.protocol import FrameParams
+from ..common.backend.schedule import seeded_noise
+from ..common.checkpoint.find import Checkpoint
 from ..common.errors import BackendError, UsageError
-from ..common.schedule import seeded_noise
 from . import cache
 from .options import CoreMLOptions
 
@@ -215,7 +215,7 @@ def open_runner(
 
 
 def _open_reference(built: cache.Built, stage: str, options: CoreMLOptions) -> Model:
-    from .interpreter import Interpreter
+    from .interpreter.interpreter import Interpreter
 
     return Interpreter(built.package(stage), options.function, round_float16=True)
 

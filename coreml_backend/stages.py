@@ -2,7 +2,7 @@
 is.
 
 Satisfies the Backend protocol, except that what it takes and gives may be latents, float32
-(1, C, S/8, S/8), instead of pictures; `common.hosted` then hosts it all the same.
+(1, C, S/8, S/8), instead of pictures; `common.backend.hosted` then hosts it all the same.
 """
 
 import time
@@ -11,8 +11,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..common import copies
-from ..common.backend import (
+from ..common.backend import copies
+from ..common.backend.hosted import Plane
+from ..common.backend.protocol import (
     BackendOptions,
     FrameParams,
     MemoryUse,
@@ -20,9 +21,8 @@ from ..common.backend import (
     check_conditioning,
     check_edges,
 )
-from ..common.checkpoint import Checkpoint
+from ..common.checkpoint.find import Checkpoint
 from ..common.errors import BackendError
-from ..common.hosted import Plane
 from . import cache
 from .options import CoreMLOptions
 from .prepare import find_or_build, refuse_without_runtime

@@ -29,25 +29,25 @@ import mlx.core as mx
 import numpy as np
 from safetensors.numpy import load_file
 
-from ..common.backend import Backend, BackendOptions, FrameParams
-from ..common.checkpoint import Checkpoint, find, open_checkpoint
+from ..common.backend.hosted import HostedBackend
+from ..common.backend.memory import footprint_bytes
+from ..common.backend.protocol import Backend, BackendOptions, FrameParams
+from ..common.checkpoint.find import Checkpoint, find, open_checkpoint
 from ..common.errors import SdxsError, UsageError
-from ..common.hosted import HostedBackend
-from ..common.memory import footprint_bytes
-from ..common.temporal import psnr
+from ..common.picture.temporal import psnr
+from ..common.testing.random_checkpoint import architecture, write_checkpoint
 from ..coreml_backend import compute_plan
 from ..coreml_backend.backend import CoreMLBackend
 from ..coreml_backend.gate import MOST_PSNR_DB, PROBE_SEED, probe
-from ..coreml_backend.interpreter import Interpreter
+from ..coreml_backend.interpreter.interpreter import Interpreter
 from ..coreml_backend.options import CoreMLOptions
 from ..coreml_backend.prepare import find_or_build, warm_up
 from ..coreml_backend.runner import Runner
 from ..mlx_sdxs.backend import MlxBackend
-from ..mlx_sdxs.ops import on_gpu
-from . import kernel_check
-from .coreml_parity import distances
-from .make_fixtures import FIXTURES, run_frame, tiny_checkpoint, tiny_inputs
-from .random_checkpoint import architecture, write_checkpoint
+from ..mlx_sdxs.fast.ops import on_gpu
+from .parity import kernel as kernel_check
+from .parity.coreml import distances
+from .parity.fixtures import FIXTURES, run_frame, tiny_checkpoint, tiny_inputs
 
 LOCATION = f"{CoreMLBackend.__module__}:{CoreMLBackend.__name__}"
 NE_GPU_NE = "encode=ne,unet=gpu,decode=ne"

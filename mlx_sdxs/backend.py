@@ -10,8 +10,8 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
-from ..common import copies
-from ..common.backend import (
+from ..common.backend import copies
+from ..common.backend.protocol import (
     BackendOptions,
     FrameParams,
     MemoryUse,
@@ -21,21 +21,22 @@ from ..common.backend import (
     check_edges,
     check_frame,
 )
-from ..common.checkpoint import Checkpoint
-from ..common.config import PROMPT_TOKENS, TinyVAEConfig, VAEConfig
-from ..common.control import ControlNet
+from ..common.backend.schedule import frame_steps, seeded_noise
+from ..common.checkpoint.config import PROMPT_TOKENS, TinyVAEConfig, VAEConfig
+from ..common.checkpoint.control import ControlNet
+from ..common.checkpoint.find import Checkpoint
 from ..common.errors import BackendError, UsageError
-from ..common.schedule import frame_steps, seeded_noise
-from . import blas, residency
-from .autoencoder_kl import AutoencoderKL
-from .controlnet import ControlNetModel
+from . import blas
+from .fast import host_memory as residency
+from .fast.kernels import KINDS, custom_kernels, use_kernels
+from .fast.ops import on_cuda, on_gpu, stepwise
 from .frame import Frame
-from .kernels import KINDS, custom_kernels, use_kernels
 from .lanes import CallersLane, Job, Lane, Render
-from .layers import load_weights, parameter_bytes
-from .ops import on_cuda, on_gpu, stepwise
-from .taesd import AutoencoderTiny
-from .unet import UNet2DConditionModel
+from .networks.autoencoder_kl import AutoencoderKL
+from .networks.controlnet import ControlNetModel
+from .networks.layers import load_weights, parameter_bytes
+from .networks.taesd import AutoencoderTiny
+from .networks.unet import UNet2DConditionModel
 
 _DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
 # Buffers MLX keeps for the next frame. The CPU default of 32 MB gives pages back to the system

@@ -1,21 +1,22 @@
 """The whole frame: uint8 picture and prompt in, uint8 picture out, as one function.
 
 z = encode(picture); x_t = sqrt(a) z + sqrt(1-a) n; eps = UNet(x_t, t, prompt); x0 = z + r (n -
-eps); picture = decode(x0). See `common/schedule.py` for the form of x0 and for several steps.
+eps); picture = decode(x0). See `common/backend/schedule.py` for the form of x0 and for several
+steps.
 """
 
 from dataclasses import dataclass, replace
 
 import mlx.core as mx
 
-from ..common.schedule import OneStep
-from .autoencoder_kl import AutoencoderKL
-from .controlnet import ControlNetModel
-from .conv import fold_convolutions
-from .fold import PromptProducts, fold, prompt_products
-from .ops import on_gpu
-from .taesd import AutoencoderTiny
-from .unet import UNet2DConditionModel
+from ..common.backend.schedule import OneStep
+from .fast.conv import fold_convolutions
+from .fast.fold import PromptProducts, fold, prompt_products
+from .fast.ops import on_gpu
+from .networks.autoencoder_kl import AutoencoderKL
+from .networks.controlnet import ControlNetModel
+from .networks.taesd import AutoencoderTiny
+from .networks.unet import UNet2DConditionModel
 
 Prompt = mx.array | PromptProducts
 

@@ -10,15 +10,15 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from ..common.backend import Backend
-from ..common.bench.instrument import Peaks, StageCost
-from ..common.checkpoint import Checkpoint
-from ..common.config import PROMPT_TOKENS, TinyVAEConfig
+from ..common.backend.protocol import Backend
+from ..common.bench.measure.instrument import Peaks, StageCost
+from ..common.checkpoint.config import PROMPT_TOKENS, TinyVAEConfig
+from ..common.checkpoint.find import Checkpoint
 from ..common.errors import BackendError
-from . import autoencoder_kl, unet
 from .backend import CACHE_LIMIT_BYTES, MlxBackend
-from .taesd import AutoencoderTiny
-from .unet import UNet2DConditionModel
+from .networks import autoencoder_kl, unet
+from .networks.taesd import AutoencoderTiny
+from .networks.unet import UNet2DConditionModel
 
 _DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
 _LONG_ENOUGH_S = 0.02
@@ -27,7 +27,7 @@ _REPEATS = 5
 
 
 class MlxInstrument:
-    """See `common.bench.instrument.Instrument`."""
+    """See `common.bench.measure.instrument.Instrument`."""
 
     def count(self, checkpoint: Checkpoint, size: int) -> list[StageCost]:
         """Build the networks without their weights and call them; MLX works out shapes and

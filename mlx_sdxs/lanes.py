@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 import mlx.core as mx
 import numpy as np
 
-from ..common import copies
-from . import residency
+from ..common.backend import copies
+from .fast import host_memory as residency
 
 Arrays = mx.array | list[tuple[mx.array, mx.array]]
 # picture uint8 ([B,] S, S, 3), prompt, noise, previous x0, its share[, edges, their strength] ->

@@ -4,9 +4,9 @@ each other.
 
 import numpy as np
 
-from sdxs.common.bench import statistics
-from sdxs.common.bench.instrument import Peaks, StageCost
-from sdxs.common.bench.report import (
+from sdxs.common.bench.measure.instrument import Peaks, StageCost
+from sdxs.common.bench.model import statistics
+from sdxs.common.bench.model.report import (
     SCHEMA,
     BackendReport,
     Contention,
@@ -22,7 +22,7 @@ from sdxs.common.bench.report import (
     Together,
     Work,
 )
-from sdxs.common.bench.roofline import roofline
+from sdxs.common.bench.model.roofline import roofline
 
 COSTS = [
     StageCost("encode", 10**9, 10**5, 10**7),

@@ -10,8 +10,8 @@ import pytest
 
 import sdxs.mlx_sdxs  # noqa: F401 - puts the BLAS in place before anything imports MLX or OpenCV
 from command import Command
-from sdxs.common.checkpoint import Checkpoint, find, open_checkpoint
-from sdxs.experiments.random_checkpoint import architecture, tiny, write_checkpoint
+from sdxs.common.checkpoint.find import Checkpoint, find, open_checkpoint
+from sdxs.common.testing.random_checkpoint import architecture, tiny, write_checkpoint
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,4 +1,4 @@
-"""Backends that misbehave on purpose, beside the well-behaved fakes of `sdxs.experiments.fakes`.
+"""Backends that misbehave on purpose, beside the well-behaved fakes of `sdxs.common.testing.fakes`.
 
 Each copies frames through and is built as `made(checkpoint, options, ...)`, so that a test can use
 it directly. For a child process, or the command line's table of backends, the names in capitals
@@ -20,9 +20,9 @@ from pathlib import Path
 
 import numpy as np
 
-from sdxs.common.backend import BackendOptions, IdentityBackend, StageTimes
+from sdxs.common.backend.protocol import BackendOptions, IdentityBackend, StageTimes
 from sdxs.common.errors import BackendError, SdxsWarning
-from sdxs.experiments.fakes import ComputingBackend, GilBackend, SleepingBackend, StagedBackend
+from sdxs.common.testing.fakes import ComputingBackend, GilBackend, SleepingBackend, StagedBackend
 
 __all__ = ["ComputingBackend", "GilBackend", "SleepingBackend", "StagedBackend"]
 

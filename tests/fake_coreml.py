@@ -14,7 +14,7 @@ from typing import ClassVar
 import coremltools as ct
 import numpy as np
 
-from sdxs.coreml_backend.interpreter import Interpreter
+from sdxs.coreml_backend.interpreter.interpreter import Interpreter
 
 
 class StrictModel:

@@ -18,7 +18,7 @@ import huggingface_hub
 import huggingface_hub.constants
 import pytest
 
-from sdxs.common.registry import ENTRIES, Entry
+from sdxs.common.checkpoint.registry import ENTRIES, Entry
 
 Json = dict[str, "str | int | Json"]
 

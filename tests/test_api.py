@@ -12,8 +12,8 @@ import sdxs.api
 from command import Command
 from sdxs.api import open_model
 from sdxs.common.errors import UsageError
-from sdxs.common.opencv import cv2
-from sdxs.experiments.control_parity import tiny_controlled
+from sdxs.common.picture.opencv import cv2
+from sdxs.experiments.parity.control import tiny_controlled
 
 ROOT = Path(__file__).parent.parent
 SIZE = 64

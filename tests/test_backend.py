@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sdxs.common.backend import Backend, BackendOptions, FrameParams, IdentityBackend
-from sdxs.common.checkpoint import Checkpoint
+from sdxs.common.backend.protocol import Backend, BackendOptions, FrameParams, IdentityBackend
+from sdxs.common.checkpoint.find import Checkpoint
 from sdxs.common.errors import BackendError, UsageError
 from sdxs.mlx_sdxs.backend import MlxBackend
 
@@ -212,9 +212,9 @@ def test_a_load_that_fails_in_a_thread_does_not_abort_the_process(tmp_path: Path
 import threading, sys
 from pathlib import Path
 import sdxs.mlx_sdxs
-from sdxs.common.backend import BackendOptions
+from sdxs.common.backend.protocol import BackendOptions
 from sdxs.common.checkpoint import open_checkpoint
-from sdxs.experiments.random_checkpoint import architecture, tiny, write_checkpoint
+from sdxs.common.testing.random_checkpoint import architecture, tiny, write_checkpoint
 from sdxs.mlx_sdxs import backend as module
 from sdxs.common.errors import WeightsError
 folder = write_checkpoint(Path({str(tmp_path)!r}), tiny(architecture("sdxs-512-0.9")))

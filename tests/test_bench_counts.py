@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sdxs.common.backend import BackendOptions, IdentityBackend
-from sdxs.common.bench.instrument import Peaks, StageCost
-from sdxs.common.bench.roofline import roofline
-from sdxs.common.checkpoint import Checkpoint, open_checkpoint
+from sdxs.common.backend.protocol import BackendOptions, IdentityBackend
+from sdxs.common.bench.measure.instrument import Peaks, StageCost
+from sdxs.common.bench.model.roofline import roofline
+from sdxs.common.checkpoint.find import Checkpoint, open_checkpoint
 from sdxs.common.errors import BackendError, UsageError
+from sdxs.common.testing.random_checkpoint import architecture, tiny, write_checkpoint
 from sdxs.coreml_backend.backend import CoreMLBackend
 from sdxs.coreml_backend.instrument import CoreMLInstrument, open_model, write_copy, write_product
-from sdxs.coreml_backend.ops import AttentionForm
-from sdxs.experiments.random_checkpoint import architecture, tiny, write_checkpoint
+from sdxs.coreml_backend.networks.ops import AttentionForm
 from sdxs.mlx_sdxs.backend import MlxBackend
 from sdxs.mlx_sdxs.instrument import MlxInstrument
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sdxs.common.bench.machine import machine
+from sdxs.common.bench.measure.machine import machine
 
 
 def test_variables_that_change_speed_are_told_and_folders_are_not(

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from command import Command
-from sdxs.common.bench import html, plots, svg
-from sdxs.common.bench.paper import beside
-from sdxs.common.bench.svg import Axis
+from sdxs.common.bench.model.paper import beside
+from sdxs.common.bench.show import html, plots, svg
+from sdxs.common.bench.show.svg import Axis
 
 PLOTS = ("latency", "ratios", "rounds", "stages", "roofline", "contention", "memory", "copies")
 WIDTH, HEIGHT = 900, 5000

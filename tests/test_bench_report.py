@@ -12,10 +12,12 @@ import pytest
 from rich.console import Console
 
 from command import Command
-from sdxs.common.bench import advice, html, machine, statistics, table
-from sdxs.common.bench.compare import compare
-from sdxs.common.bench.paper import beside
-from sdxs.common.bench.report import SCHEMA_FILE, Report, read_report, schema_text
+from sdxs.common.bench.measure import machine
+from sdxs.common.bench.model import advice, statistics
+from sdxs.common.bench.model.compare import compare
+from sdxs.common.bench.model.paper import beside
+from sdxs.common.bench.model.report import SCHEMA_FILE, Report, read_report, schema_text
+from sdxs.common.bench.show import html, table
 from sdxs.common.errors import UsageError
 
 RESULTS = Path(__file__).parent.parent / "docs" / "results"

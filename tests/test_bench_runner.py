@@ -16,21 +16,21 @@ import numpy as np
 import pytest
 
 from command import Command
-from sdxs.common import copies
-from sdxs.common.backend import BackendOptions, FrameParams, IdentityBackend
-from sdxs.common.bench.contention import Traffic
-from sdxs.common.bench.passes import CAMERA_SHAPE, LentBackend, count_copies
-from sdxs.common.bench.report import Report, read_report
-from sdxs.common.bench.runner import Plan, Runner, ratios
-from sdxs.common.bench.worker import Entrant, Load, Run, Worker
-from sdxs.common.checkpoint import Checkpoint
+from sdxs.common.backend import copies
+from sdxs.common.backend.hosted import HostedBackend
+from sdxs.common.backend.protocol import BackendOptions, FrameParams, IdentityBackend
+from sdxs.common.bench.measure.contention import Traffic
+from sdxs.common.bench.measure.passes import CAMERA_SHAPE, LentBackend, count_copies
+from sdxs.common.bench.measure.runner import Plan, Runner, ratios
+from sdxs.common.bench.measure.worker import Entrant, Load, Run, Worker
+from sdxs.common.bench.model.report import Report, read_report
+from sdxs.common.checkpoint.find import Checkpoint
 from sdxs.common.errors import BackendError, UsageError
-from sdxs.common.hosted import HostedBackend
 from sdxs.coreml_backend.backend import CoreMLBackend
 from sdxs.mlx_sdxs.backend import MlxBackend
 
 SIZE = 64
-IDENTITY = "sdxs.common.backend:IdentityBackend"
+IDENTITY = "sdxs.common.backend.protocol:IdentityBackend"
 MLX = "sdxs.mlx_sdxs.backend:MlxBackend"
 INSTRUMENT = "sdxs.mlx_sdxs.instrument:MlxInstrument"
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sdxs.common.bench.statistics import (
+from sdxs.common.bench.model.statistics import (
     drift,
     growth,
     outliers,

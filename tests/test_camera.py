@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from command import Command
-from sdxs.common import source as module
 from sdxs.common.errors import SourceLost
-from sdxs.common.opencv import cv2
-from sdxs.common.source import READ_TRIES, Camera, Synthetic, VideoFile
+from sdxs.common.io import source as module
+from sdxs.common.io.source import READ_TRIES, Camera, Synthetic, VideoFile
+from sdxs.common.picture.opencv import cv2
 
 
 class FakeCapture:

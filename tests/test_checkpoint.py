@@ -8,12 +8,18 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from sdxs.common import checkpoint as checkpoint_module
-from sdxs.common.checkpoint import Checkpoint, find, local_folder, open_checkpoint, weights_folder
-from sdxs.common.config import JsonValue
+from sdxs.common.checkpoint import find as checkpoint_module
+from sdxs.common.checkpoint.config import JsonValue
+from sdxs.common.checkpoint.find import (
+    Checkpoint,
+    find,
+    local_folder,
+    open_checkpoint,
+    weights_folder,
+)
+from sdxs.common.checkpoint.manifest import SUMS, write_sums
+from sdxs.common.checkpoint.registry import ENTRIES, entry
 from sdxs.common.errors import ConfigError, UsageError, WeightsError
-from sdxs.common.manifest import SUMS, write_sums
-from sdxs.common.registry import ENTRIES, entry
 
 from .fake_hub import point_client_at, register
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sdxs.common.config import (
+from sdxs.common.checkpoint.config import (
     CLIPTextConfig,
     FrameConfig,
     JsonValue,
@@ -20,7 +20,7 @@ from sdxs.common.config import (
     read_vae_config,
 )
 from sdxs.common.errors import ConfigError
-from sdxs.experiments.random_checkpoint import ARCHITECTURES, architecture
+from sdxs.common.testing.random_checkpoint import ARCHITECTURES, architecture
 
 Json = dict[str, JsonValue]
 ABSENT = "absent"  # as a value in these tests: take the key out

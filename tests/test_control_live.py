@@ -8,18 +8,18 @@ import numpy as np
 import pytest
 
 from command import Command
-from sdxs.common.backend import BackendOptions, FrameParams, IdentityBackend, StageTimes
-from sdxs.common.controls import Controls, Event, Look, View
-from sdxs.common.edges import Edges
+from sdxs.common.backend.hosted import HostedBackend
+from sdxs.common.backend.protocol import BackendOptions, FrameParams, IdentityBackend, StageTimes
 from sdxs.common.errors import BackendError
-from sdxs.common.frames import Frame
-from sdxs.common.hosted import HostedBackend
-from sdxs.common.image import to_square_rgb
-from sdxs.common.loop import Loop, LoopSettings, Prompt
-from sdxs.common.opencv import cv2
-from sdxs.common.source import Synthetic
-from sdxs.common.viewer import compose
-from sdxs.experiments.control_parity import tiny_controlled
+from sdxs.common.io.source import Synthetic
+from sdxs.common.live.controls import Controls, Event, Look, View
+from sdxs.common.live.frames import Frame
+from sdxs.common.live.loop import Loop, LoopSettings, Prompt
+from sdxs.common.live.viewer import compose
+from sdxs.common.picture.edges import Edges
+from sdxs.common.picture.image import to_square_rgb
+from sdxs.common.picture.opencv import cv2
+from sdxs.experiments.parity.control import tiny_controlled
 
 SIZE = 64
 LIVE = ("live", "--headless", "--source", "synthetic", "--frames", 1, "--size", SIZE)
@@ -77,7 +77,7 @@ def test_every_frame_comes_with_its_own_edges(
 
 def test_hosted_edges_are_checked() -> None:
     backend = HostedBackend(
-        "identity", "sdxs.common.backend:IdentityBackend", None, BackendOptions(SIZE)
+        "identity", "sdxs.common.backend.protocol:IdentityBackend", None, BackendOptions(SIZE)
     )
     backend.load()
     with pytest.raises(BackendError, match="expected contiguous uint8"):

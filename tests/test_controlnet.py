@@ -15,28 +15,28 @@ from mlx.utils import tree_flatten
 from safetensors.numpy import load_file, save_file
 
 from command import Command
-from sdxs.common.backend import BackendOptions, FrameParams
-from sdxs.common.checkpoint import Checkpoint, find, open_checkpoint, with_control
-from sdxs.common.config import ControlNetConfig, Fields
+from sdxs.common.backend.protocol import BackendOptions, FrameParams
+from sdxs.common.checkpoint.config import ControlNetConfig, Fields
+from sdxs.common.checkpoint.find import Checkpoint, find, open_checkpoint, with_control
+from sdxs.common.checkpoint.layout import controlnet_layout, parameter_count, skip_channels
 from sdxs.common.errors import BackendError, ConfigError, UsageError, WeightsError
-from sdxs.common.layout import controlnet_layout, parameter_count, skip_channels
-from sdxs.experiments.control_parity import (
-    CONTROL_FIXTURES,
-    CONTROL_NAMES,
-    draw_control_inputs,
-    run_control,
-    tiny_controlled,
-)
-from sdxs.experiments.make_fixtures import NETWORK_LIMIT, X0_LIMIT, error
-from sdxs.experiments.random_checkpoint import (
+from sdxs.common.testing.random_checkpoint import (
     architecture,
     control_config,
     tiny,
     write_checkpoint,
     write_control,
 )
+from sdxs.experiments.parity.control import (
+    CONTROL_FIXTURES,
+    CONTROL_NAMES,
+    draw_control_inputs,
+    run_control,
+    tiny_controlled,
+)
+from sdxs.experiments.parity.fixtures import NETWORK_LIMIT, X0_LIMIT, error
 from sdxs.mlx_sdxs.backend import MlxBackend
-from sdxs.mlx_sdxs.controlnet import ControlNetModel
+from sdxs.mlx_sdxs.networks.controlnet import ControlNetModel
 
 SIZE = 64
 STORED = load_file(CONTROL_FIXTURES)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import sdxs.mlx_sdxs  # noqa: F401 - first, for MLX's BLAS
-from sdxs.mlx_sdxs import conv as module
-from sdxs.mlx_sdxs.conv import (
+from sdxs.mlx_sdxs.fast import conv as module
+from sdxs.mlx_sdxs.fast.conv import (
     FoldedConv,
     best_form,
     convolve,

@@ -14,12 +14,12 @@ import pytest
 import fake_coreml
 from command import Command
 from fake_coreml import StrictModel
-from sdxs.common.backend import BackendOptions, FrameParams
-from sdxs.common.checkpoint import Checkpoint
+from sdxs.common.backend.protocol import BackendOptions, FrameParams
+from sdxs.common.checkpoint.find import Checkpoint
 from sdxs.common.errors import BackendError, UsageError
-from sdxs.common.source import VideoFile
-from sdxs.common.temporal import psnr
-from sdxs.common.text_encoder import TextEncoder
+from sdxs.common.io.source import VideoFile
+from sdxs.common.picture.temporal import psnr
+from sdxs.common.prompt.text_encoder import TextEncoder
 from sdxs.coreml_backend import cache, prepare
 from sdxs.coreml_backend.backend import CoreMLBackend
 from sdxs.coreml_backend.options import CoreMLOptions

@@ -13,16 +13,16 @@ import pytest
 from safetensors.numpy import load_file
 
 from command import Command
-from sdxs.common.backend import BackendOptions, FrameParams
-from sdxs.common.checkpoint import Checkpoint
+from sdxs.common.backend.protocol import BackendOptions, FrameParams
+from sdxs.common.backend.schedule import frame_steps
+from sdxs.common.checkpoint.find import Checkpoint
 from sdxs.common.errors import BackendError, UsageError
-from sdxs.common.opencv import cv2
-from sdxs.common.schedule import frame_steps
-from sdxs.common.temporal import psnr
+from sdxs.common.picture.opencv import cv2
+from sdxs.common.picture.temporal import psnr
 from sdxs.coreml_backend.backend import CoreMLBackend, controlled
 from sdxs.coreml_backend.options import CoreMLOptions
 from sdxs.coreml_backend.program import Variant, build
-from sdxs.experiments.control_parity import (
+from sdxs.experiments.parity.control import (
     CONTROL_FIXTURES,
     SCALE,
     ControlInputs,
@@ -32,8 +32,8 @@ from sdxs.experiments.control_parity import (
 )
 from sdxs.mlx_sdxs.backend import load_controlnet, load_vae
 from sdxs.mlx_sdxs.frame import Frame
-from sdxs.mlx_sdxs.layers import load_weights
-from sdxs.mlx_sdxs.unet import UNet2DConditionModel
+from sdxs.mlx_sdxs.networks.layers import load_weights
+from sdxs.mlx_sdxs.networks.unet import UNet2DConditionModel
 
 SIZE = 64
 DREAMSHAPER = "sdxs-512-dreamshaper"

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from command import Command
-from sdxs.common.checkpoint import Checkpoint
+from sdxs.common.checkpoint.find import Checkpoint
 from sdxs.common.errors import BackendError
+from sdxs.common.testing.random_checkpoint import architecture, tiny, write_checkpoint
 from sdxs.coreml_backend import cache, doctor
 from sdxs.coreml_backend.options import CoreMLOptions
 from sdxs.coreml_backend.prepare import find_or_build
-from sdxs.experiments.random_checkpoint import architecture, tiny, write_checkpoint
 
 SIZE = 64
 REFERENCE = CoreMLOptions(SIZE, "reference")
@@ -181,7 +181,7 @@ def test_one_damaged_byte_is_noticed_said_and_repaired(
 
 def test_a_stale_program_is_not_found_under_new_weights(weights: Path, tmp_path: Path) -> None:
     """The same name and configs, other tensors: another program."""
-    from sdxs.common.checkpoint import open_checkpoint
+    from sdxs.common.checkpoint.find import open_checkpoint
 
     folders = []
     for seed in (0, 1):

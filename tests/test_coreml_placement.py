@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sdxs.common.backend import Backend, BackendOptions, FrameParams, MemoryUse, StageTimes
-from sdxs.common.checkpoint import Checkpoint
+from sdxs.common.backend.hosted import HostedBackend, Plane
+from sdxs.common.backend.protocol import Backend, BackendOptions, FrameParams, MemoryUse, StageTimes
+from sdxs.common.checkpoint.find import Checkpoint
 from sdxs.common.errors import BackendError, UsageError
-from sdxs.common.hosted import HostedBackend, Plane
-from sdxs.common.source import VideoFile
+from sdxs.common.io.source import VideoFile
 from sdxs.coreml_backend.backend import CoreMLBackend, Section, split
 from sdxs.coreml_backend.options import CoreMLOptions, parse_placement
 

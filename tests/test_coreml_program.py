@@ -13,15 +13,16 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from sdxs.common.checkpoint import Checkpoint, open_checkpoint
-from sdxs.common.config import KLVAEConfig
+from sdxs.common.backend.schedule import one_step, seeded_noise
+from sdxs.common.checkpoint.config import KLVAEConfig
+from sdxs.common.checkpoint.find import Checkpoint, open_checkpoint
+from sdxs.common.checkpoint.layout import unet_layout, vae_layout
 from sdxs.common.errors import UsageError, WeightsError
-from sdxs.common.layout import unet_layout, vae_layout
-from sdxs.common.schedule import one_step, seeded_noise
-from sdxs.coreml_backend import compression, weights
-from sdxs.coreml_backend.compression import cluster
-from sdxs.coreml_backend.interpreter import Interpreter
-from sdxs.coreml_backend.ops import ct
+from sdxs.common.testing.random_checkpoint import architecture, tiny, write_checkpoint
+from sdxs.coreml_backend.interpreter.interpreter import Interpreter
+from sdxs.coreml_backend.networks import compression, weights
+from sdxs.coreml_backend.networks.compression import cluster
+from sdxs.coreml_backend.networks.ops import ct
 from sdxs.coreml_backend.program import (
     Variant,
     build,
@@ -30,10 +31,9 @@ from sdxs.coreml_backend.program import (
     mil_program,
     read_metadata,
 )
-from sdxs.experiments.random_checkpoint import architecture, tiny, write_checkpoint
 from sdxs.mlx_sdxs.backend import load_vae, load_weights
 from sdxs.mlx_sdxs.frame import Frame
-from sdxs.mlx_sdxs.unet import UNet2DConditionModel
+from sdxs.mlx_sdxs.networks.unet import UNet2DConditionModel
 
 SIZE = 64
 ATTENTIONS = ("sdpa", "matmul", "split_einsum")

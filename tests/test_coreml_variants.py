@@ -14,11 +14,11 @@ import pytest
 import fake_coreml
 from command import Command
 from fake_coreml import StrictModel
-from sdxs.common.backend import BackendOptions, FrameParams
-from sdxs.common.checkpoint import Checkpoint
+from sdxs.common.backend.protocol import BackendOptions, FrameParams
+from sdxs.common.checkpoint.find import Checkpoint
 from sdxs.common.errors import BackendError, UsageError
-from sdxs.common.source import VideoFile
-from sdxs.common.temporal import psnr
+from sdxs.common.io.source import VideoFile
+from sdxs.common.picture.temporal import psnr
 from sdxs.coreml_backend import compute_plan, prepare
 from sdxs.coreml_backend.backend import CoreMLBackend
 from sdxs.coreml_backend.options import CoreMLOptions, parse_placement

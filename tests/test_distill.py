@@ -13,23 +13,15 @@ import pytest
 from mlx.utils import tree_flatten
 from safetensors.numpy import load_file
 
-from sdxs.common.backend import BackendOptions
-from sdxs.common.checkpoint import Checkpoint, open_checkpoint
-from sdxs.common.config import UNetConfig, read_vae_config
-from sdxs.common.prompts import GALLERY
-from sdxs.common.text_encoder import TextEncoder
-from sdxs.experiments.distill import (
-    architecture,
-    export,
-    losses,
-    pairs,
-    phase10,
-    photographs,
-    phrases,
-    recipe,
-    stages,
-)
+from sdxs.common.backend.protocol import BackendOptions
+from sdxs.common.checkpoint.config import UNetConfig, read_vae_config
+from sdxs.common.checkpoint.find import Checkpoint, open_checkpoint
+from sdxs.common.prompt.syntax import GALLERY
+from sdxs.common.prompt.text_encoder import TextEncoder
+from sdxs.experiments.distill import architecture, export, losses, recipe, stages
+from sdxs.experiments.distill.material import pairs, photographs, phrases
 from sdxs.experiments.distill.training import Flat, Log, Plan, train
+from sdxs.experiments.paper import phase10_distillation as phase10
 from sdxs.mlx_sdxs.backend import MlxBackend
 
 SETTINGS = recipe.Settings(

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from command import Command
-from sdxs.common import doctor, hub
+from sdxs.common import doctor
+from sdxs.common.checkpoint import hub
 from sdxs.common.doctor import Check, can_run_demo, examine
 from sdxs.common.errors import SinkError
 

@@ -5,11 +5,11 @@ moves.
 import numpy as np
 import pytest
 
-from sdxs.common.edges import CANNY, KINDS, Edges, f_score
 from sdxs.common.errors import UsageError
-from sdxs.common.image import to_square_rgb
-from sdxs.common.opencv import cv2
-from sdxs.common.source import Synthetic
+from sdxs.common.io.source import Synthetic
+from sdxs.common.picture.edges import CANNY, KINDS, Edges, f_score
+from sdxs.common.picture.image import to_square_rgb
+from sdxs.common.picture.opencv import cv2
 
 SIZE = 128
 

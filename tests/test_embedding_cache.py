@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from sdxs.common import embedding_cache, text_encoder
-from sdxs.common.checkpoint import Checkpoint, open_checkpoint
-from sdxs.common.embedding_cache import EmbeddingCache, encoder_hash
+from sdxs.common.checkpoint.find import Checkpoint, open_checkpoint
 from sdxs.common.errors import SdxsWarning
-from sdxs.common.text_encoder import TextEncoder
+from sdxs.common.prompt import cache as embedding_cache
+from sdxs.common.prompt import text_encoder
+from sdxs.common.prompt.cache import EmbeddingCache, encoder_hash
+from sdxs.common.prompt.text_encoder import TextEncoder
 
 
 @pytest.fixture

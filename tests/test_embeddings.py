@@ -7,10 +7,10 @@ import itertools
 import numpy as np
 import pytest
 
-from sdxs.common.checkpoint import Checkpoint
-from sdxs.common.embeddings import Slerp, along, blend, combine, ease
-from sdxs.common.prompts import parse_prompt
-from sdxs.common.text_encoder import TextEncoder
+from sdxs.common.checkpoint.find import Checkpoint
+from sdxs.common.prompt.blend import Slerp, along, blend, combine, ease
+from sdxs.common.prompt.syntax import parse_prompt
+from sdxs.common.prompt.text_encoder import TextEncoder
 
 
 def draw(seed: int) -> np.ndarray:

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 import sdxs.mlx_sdxs  # noqa: F401 - puts the BLAS in place before OpenCV
-from sdxs.common.prompts import GALLERY
-from sdxs.experiments.distill import clips, evaluate, phrases, teachers
+from sdxs.common.prompt.syntax import GALLERY
+from sdxs.experiments.distill.judge import evaluate
+from sdxs.experiments.distill.material import clips, phrases, teachers
 
 SIZE = 64
 

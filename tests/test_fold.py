@@ -6,11 +6,11 @@ import pytest
 from mlx.utils import tree_flatten
 
 import sdxs.mlx_sdxs  # noqa: F401 - first, for MLX's BLAS
-from sdxs.common.checkpoint import open_checkpoint
-from sdxs.experiments.random_checkpoint import architecture, tiny, write_checkpoint
-from sdxs.mlx_sdxs.fold import fold, prompt_products
-from sdxs.mlx_sdxs.layers import load_weights
-from sdxs.mlx_sdxs.unet import UNet2DConditionModel
+from sdxs.common.checkpoint.find import open_checkpoint
+from sdxs.common.testing.random_checkpoint import architecture, tiny, write_checkpoint
+from sdxs.mlx_sdxs.fast.fold import fold, prompt_products
+from sdxs.mlx_sdxs.networks.layers import load_weights
+from sdxs.mlx_sdxs.networks.unet import UNet2DConditionModel
 
 NAMES = ["sdxs-512-0.9", "sdxs-512-dreamshaper", "sd-turbo", "tiny-sd", "small-sd"]
 

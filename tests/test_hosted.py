@@ -18,11 +18,17 @@ import pytest
 from command import Command, Result
 from fake_backends import MARKS
 from sdxs import cli
-from sdxs.common.backend import Backend, BackendOptions, FrameParams, IdentityBackend, MemoryUse
-from sdxs.common.checkpoint import Checkpoint
+from sdxs.common.backend.hosted import CLOSE_TIMEOUT_S, SLOTS, HostedBackend
+from sdxs.common.backend.protocol import (
+    Backend,
+    BackendOptions,
+    FrameParams,
+    IdentityBackend,
+    MemoryUse,
+)
+from sdxs.common.checkpoint.find import Checkpoint
 from sdxs.common.errors import BackendError, SdxsWarning, UsageError
-from sdxs.common.hosted import CLOSE_TIMEOUT_S, SLOTS, HostedBackend
-from sdxs.common.source import VideoFile
+from sdxs.common.io.source import VideoFile
 from sdxs.mlx_sdxs.backend import MlxBackend
 
 SIZE = 64
@@ -127,7 +133,7 @@ def shared_memory_names() -> set[str]:
     }
 
 
-IDENTITY = "sdxs.common.backend:IdentityBackend"
+IDENTITY = "sdxs.common.backend.protocol:IdentityBackend"
 MLX = "sdxs.mlx_sdxs.backend:MlxBackend"
 
 # The same as in the same process.
@@ -515,7 +521,7 @@ def test_a_child_that_hangs_on_close_is_killed(host: Host, marks: Marks, locatio
 def test_a_load_that_takes_too_long_is_given_up(
     host: Host, marks: Marks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sdxs.common.hosted.LOAD_TIMEOUT_S", 0.5)
+    monkeypatch.setattr("sdxs.common.backend.hosted.LOAD_TIMEOUT_S", 0.5)
     backend = host("STUCK_ON_LOAD")
     with pytest.raises(BackendError, match="did not answer in time"):
         backend.load()
@@ -583,8 +589,8 @@ def test_an_interrupted_wait_does_not_put_answers_out_of_step(host: Host, marks:
 PARENT = """
 import os, signal, sys, threading, time
 import numpy as np
-from sdxs.common.backend import BackendOptions
-from sdxs.common.hosted import HostedBackend
+from sdxs.common.backend.protocol import BackendOptions
+from sdxs.common.backend.hosted import HostedBackend
 
 backend = HostedBackend("fake", sys.argv[1], None, BackendOptions(64))
 frame = np.arange(64 * 64 * 3, dtype=np.uint64).astype(np.uint8).reshape(64, 64, 3)

@@ -13,13 +13,13 @@ import huggingface_hub
 import pytest
 from huggingface_hub import constants
 
-from sdxs.common import hub as hub_module
-from sdxs.common.checkpoint import Checkpoint, find
+from sdxs.common.checkpoint import hub as hub_module
+from sdxs.common.checkpoint.find import Checkpoint, find
+from sdxs.common.checkpoint.hub import cached_folder, pull, record_cached
+from sdxs.common.checkpoint.manifest import read_manifest
+from sdxs.common.checkpoint.registry import ENTRIES
+from sdxs.common.checkpoint.tensors import sha256
 from sdxs.common.errors import WeightsError
-from sdxs.common.hub import cached_folder, pull, record_cached
-from sdxs.common.manifest import read_manifest
-from sdxs.common.registry import ENTRIES
-from sdxs.common.tensors import sha256
 
 from .fake_hub import FakeHub, point_client_at, register, serve
 
@@ -361,7 +361,7 @@ def test_the_hub_cache_is_hashed_once(
         return sha256(path)
 
     monkeypatch.setattr(hub_module, "sha256", counting)
-    monkeypatch.setattr("sdxs.common.manifest.sha256", counting)
+    monkeypatch.setattr("sdxs.common.checkpoint.manifest.sha256", counting)
     checkpoint = find("test-model")
     assert checkpoint.folder == cache
     checkpoint.verify()

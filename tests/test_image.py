@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sdxs.common.image import contact_sheet, label, to_square_rgb
+from sdxs.common.picture.image import contact_sheet, label, to_square_rgb
 
 
 @pytest.mark.parametrize("shape", [(48, 64), (64, 48), (33, 47), (16, 16), (1, 5)])

@@ -1,8 +1,8 @@
 """`sdxs weights import`: torch.save's files become safetensors, and a hostile pickle does nothing
 and is named.
 
-No torch here: files are written the way torch.save writes them; `experiments/parity.py` imports
-real ones.
+No torch here: files are written the way torch.save writes them; `experiments/parity/diffusers.py`
+imports real ones.
 """
 
 import collections
@@ -21,11 +21,11 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from command import Command
-from sdxs.common.checkpoint import open_checkpoint
+from sdxs.common.checkpoint.find import open_checkpoint
+from sdxs.common.checkpoint.manifest import read_manifest
+from sdxs.common.checkpoint.tensors import sha256
+from sdxs.common.checkpoint.torch_import import import_torch, target_of
 from sdxs.common.errors import WeightsError
-from sdxs.common.importing import import_torch, target_of
-from sdxs.common.manifest import read_manifest
-from sdxs.common.tensors import sha256
 
 STORAGE = {
     "float32": "FloatStorage",

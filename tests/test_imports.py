@@ -16,9 +16,9 @@ ALLOWED = {
 FOREIGN = {  # third-party module -> the places that may import it
     "mlx": ("mlx_sdxs/", "experiments/"),
     "coremltools": ("coreml_backend/", "experiments/"),
-    "huggingface_hub": ("common/hub.py",),
-    "cv2": ("common/opencv.py",),
-    "tokenizers": ("common/tokenizer.py",),
+    "huggingface_hub": ("common/checkpoint/hub.py",),
+    "cv2": ("common/picture/opencv.py",),
+    "tokenizers": ("common/prompt/tokenizer.py",),
     "torch": ("experiments/",),
     "diffusers": ("experiments/",),
     "transformers": ("experiments/",),

@@ -25,9 +25,10 @@ from coremltools.converters.mil.mil import types
 from coremltools.converters.mil.mil.var import Var
 
 from sdxs.common.errors import BackendError
-from sdxs.coreml_backend import mil_ops, mil_products
-from sdxs.coreml_backend.interpreter import OPS, Interpreter
-from sdxs.coreml_backend.mil_package import MIL_pb2, Model_pb2
+from sdxs.coreml_backend.interpreter import operations as mil_ops
+from sdxs.coreml_backend.interpreter import products as mil_products
+from sdxs.coreml_backend.interpreter.interpreter import OPS, Interpreter
+from sdxs.coreml_backend.interpreter.package import MIL_pb2, Model_pb2
 
 # coremltools 9.0 leaves a temporary folder to the garbage collector after every conversion
 pytestmark = pytest.mark.filterwarnings("ignore:Implicitly cleaning up:ResourceWarning")

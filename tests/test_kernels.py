@@ -9,19 +9,21 @@ import numpy as np
 import pytest
 
 import sdxs.mlx_sdxs  # noqa: F401 - first, for MLX's BLAS
-from sdxs.common.backend import BackendOptions, FrameParams
-from sdxs.common.checkpoint import Checkpoint, open_checkpoint
+from sdxs.common.backend.protocol import BackendOptions, FrameParams
+from sdxs.common.checkpoint.find import Checkpoint, open_checkpoint
 from sdxs.common.errors import BackendError, UsageError
-from sdxs.experiments import kernel_check
-from sdxs.experiments.control_parity import tiny_controlled
-from sdxs.experiments.random_checkpoint import architecture, tiny, write_checkpoint
+from sdxs.common.testing.random_checkpoint import architecture, tiny, write_checkpoint
+from sdxs.experiments.parity import kernel as kernel_check
+from sdxs.experiments.parity.control import tiny_controlled
 from sdxs.mlx_sdxs import backend as backend_module
-from sdxs.mlx_sdxs import frame, kernels, residency
+from sdxs.mlx_sdxs import frame
 from sdxs.mlx_sdxs.backend import MlxBackend
-from sdxs.mlx_sdxs.kernels import KernelGroupNorm, custom_kernels, use_kernels
-from sdxs.mlx_sdxs.layers import GroupNorm, Resnet, load_weights
-from sdxs.mlx_sdxs.ops import silu
-from sdxs.mlx_sdxs.unet import UNet2DConditionModel
+from sdxs.mlx_sdxs.fast import host_memory as residency
+from sdxs.mlx_sdxs.fast import kernels
+from sdxs.mlx_sdxs.fast.kernels import KernelGroupNorm, custom_kernels, use_kernels
+from sdxs.mlx_sdxs.fast.ops import silu
+from sdxs.mlx_sdxs.networks.layers import GroupNorm, Resnet, load_weights
+from sdxs.mlx_sdxs.networks.unet import UNet2DConditionModel
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sdxs.common.backend import BackendOptions, FrameParams
-from sdxs.common.checkpoint import Checkpoint
+from sdxs.common.backend.protocol import BackendOptions, FrameParams
+from sdxs.common.checkpoint.find import Checkpoint
 from sdxs.common.errors import BackendError, UsageError
-from sdxs.experiments.control_parity import tiny_controlled
+from sdxs.experiments.parity.control import tiny_controlled
 from sdxs.mlx_sdxs import backend as module
 from sdxs.mlx_sdxs import lanes as lanes_module
 from sdxs.mlx_sdxs.backend import MlxBackend, MlxSettings

@@ -8,13 +8,25 @@ import mlx.core as mx
 import mlx.nn as nn
 import pytest
 
-from sdxs.common.config import CLIPTextConfig, Fields, KLVAEConfig, TinyVAEConfig, UNetConfig
-from sdxs.common.layout import Layout, parameter_count, text_encoder_layout, unet_layout, vae_layout
-from sdxs.experiments.make_fixtures import NAMES
-from sdxs.experiments.random_checkpoint import Architecture, architecture, tiny
-from sdxs.mlx_sdxs.autoencoder_kl import AutoencoderKL
-from sdxs.mlx_sdxs.taesd import AutoencoderTiny
-from sdxs.mlx_sdxs.unet import UNet2DConditionModel
+from sdxs.common.checkpoint.config import (
+    CLIPTextConfig,
+    Fields,
+    KLVAEConfig,
+    TinyVAEConfig,
+    UNetConfig,
+)
+from sdxs.common.checkpoint.layout import (
+    Layout,
+    parameter_count,
+    text_encoder_layout,
+    unet_layout,
+    vae_layout,
+)
+from sdxs.common.testing.random_checkpoint import Architecture, architecture, tiny
+from sdxs.experiments.parity.fixtures import NAMES
+from sdxs.mlx_sdxs.networks.autoencoder_kl import AutoencoderKL
+from sdxs.mlx_sdxs.networks.taesd import AutoencoderTiny
+from sdxs.mlx_sdxs.networks.unet import UNet2DConditionModel
 
 UNET_MILLIONS = {
     "sdxs-512-0.9": 328.18,

@@ -6,12 +6,12 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from sdxs.common.backend import BackendOptions
-from sdxs.common.checkpoint import Checkpoint
-from sdxs.experiments import levers
-from sdxs.mlx_sdxs import conv
+from sdxs.common.backend.protocol import BackendOptions
+from sdxs.common.checkpoint.find import Checkpoint
+from sdxs.experiments.measure import levers
 from sdxs.mlx_sdxs.backend import MlxBackend
-from sdxs.mlx_sdxs.ops import on_gpu
+from sdxs.mlx_sdxs.fast import conv
+from sdxs.mlx_sdxs.fast.ops import on_gpu
 
 pytestmark = pytest.mark.skipif(on_gpu(), reason="the levers are those of a CPU")
 

@@ -14,8 +14,8 @@ import pytest
 
 from command import Command
 from sdxs import cli
-from sdxs.common.opencv import cv2
-from sdxs.common.source import VideoFile
+from sdxs.common.io.source import VideoFile
+from sdxs.common.picture.opencv import cv2
 
 ROOT = Path(__file__).parent.parent
 CLIP = ROOT / "docs" / "demo" / "clip.mp4"
@@ -318,7 +318,7 @@ def test_version_and_help(command: Command) -> None:
 def test_disk_full_while_recording_keeps_what_was_recorded(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sdxs.common import sink as sinks
+    from sdxs.common.io import sink as sinks
 
     free = iter([10**12] + [10**6] * 100)
     monkeypatch.setattr(
@@ -437,7 +437,7 @@ def test_a_realtime_clip_is_captured_whole_and_accounted_for(
 def test_figures_are_kept_when_a_session_fails(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sdxs.common.backend import IdentityBackend, StageTimes
+    from sdxs.common.backend.protocol import IdentityBackend, StageTimes
     from sdxs.common.errors import BackendError
 
     class Failing(IdentityBackend):
@@ -483,7 +483,7 @@ def test_a_session_that_leaves_a_thread_behind_fails_its_test(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Bug: the command ended the whole test run half-way, with exit code 0 and without a word."""
-    monkeypatch.setattr("sdxs.common.loop.Loop.abandoned", True)
+    monkeypatch.setattr("sdxs.common.live.loop.Loop.abandoned", True)
     with pytest.raises(pytest.fail.Exception, match="left a thread behind"):
         command(
             *LIVE,

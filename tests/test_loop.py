@@ -12,14 +12,20 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from sdxs.common.backend import Backend, BackendOptions, FrameParams, IdentityBackend, StageTimes
+from sdxs.common.backend.hosted import HostedBackend
+from sdxs.common.backend.protocol import (
+    Backend,
+    BackendOptions,
+    FrameParams,
+    IdentityBackend,
+    StageTimes,
+)
 from sdxs.common.errors import BackendError, SinkError, SourceLost
-from sdxs.common.frames import Frame
-from sdxs.common.hosted import HostedBackend
-from sdxs.common.loop import DISPLAY_WAIT_S, IDLE_CHECK_S, JOIN_S, Loop, LoopSettings, Prompt
-from sdxs.common.source import Synthetic, read_counter
-from sdxs.common.stats import Summary
-from sdxs.experiments.fakes import SleepingBackend, StagedBackend
+from sdxs.common.io.source import Synthetic, read_counter
+from sdxs.common.live.frames import Frame
+from sdxs.common.live.loop import DISPLAY_WAIT_S, IDLE_CHECK_S, JOIN_S, Loop, LoopSettings, Prompt
+from sdxs.common.live.stats import Summary
+from sdxs.common.testing.fakes import SleepingBackend, StagedBackend
 
 SIZE = 64
 OPTIONS = BackendOptions(SIZE)
@@ -524,7 +530,8 @@ def test_stop_ends_at_any_moment_and_every_frame_is_accounted_for(
     if moment == 0:
         stop()
     done = run(loop, on_show)
-    # The command's second is measured by experiments/interrupts.py; a busy machine gets more.
+    # The command's second is measured by experiments/measure/interrupts.py; a busy machine gets
+    # more.
     assert time.perf_counter() - stopped[0] < PATIENCE_S / 2
     assert done.error is None and done.summary is not None and done.summary.ended == "stopped"
     made = done.summary
@@ -575,7 +582,7 @@ def test_a_session_that_ends_in_order_waits_for_its_backends(
     """Bug: a close of more than 0.6 s lost the backend's memory and its last error, and left a
     thread behind.
     """
-    monkeypatch.setattr("sdxs.common.loop.JOIN_S", 0.0)
+    monkeypatch.setattr("sdxs.common.live.loop.JOIN_S", 0.0)
     loop = make(Cards(100), SlowToClose(threading.Event(), 0.2), frames=3)
     done = run(loop)
     assert done.error is None and done.summary is not None and not loop.abandoned
@@ -676,7 +683,9 @@ def test_an_unfinished_prompt_does_not_hold_up_the_end() -> None:
 def test_a_hosted_child_that_dies_with_nothing_to_do_is_reported_within_a_second(idle: str) -> None:
     # What a second is made of; on a busy machine it may take longer.
     assert IDLE_CHECK_S + DISPLAY_WAIT_S + JOIN_S < 1
-    backend = HostedBackend("identity", "sdxs.common.backend:IdentityBackend", None, OPTIONS)
+    backend = HostedBackend(
+        "identity", "sdxs.common.backend.protocol:IdentityBackend", None, OPTIONS
+    )
     silent = threading.Event()
 
     def before(number: int) -> None:

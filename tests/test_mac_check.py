@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sdxs.common.checkpoint import Checkpoint
+from sdxs.common.checkpoint.find import Checkpoint
 from sdxs.experiments import mac_check
 from sdxs.experiments.mac_check import QUESTIONS, Setup, run, speed_kept
 

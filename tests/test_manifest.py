@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from sdxs.common import manifest as manifest_module
-from sdxs.common.errors import WeightsError
-from sdxs.common.manifest import (
+from sdxs.common.checkpoint import manifest as manifest_module
+from sdxs.common.checkpoint.manifest import (
     SUMS,
     FileRecord,
     Record,
@@ -23,7 +22,8 @@ from sdxs.common.manifest import (
     write_record,
     write_sums,
 )
-from sdxs.common.tensors import sha256
+from sdxs.common.checkpoint.tensors import sha256
+from sdxs.common.errors import WeightsError
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from sdxs.common.backend.memory import anonymous_bytes, footprint_bytes
 from sdxs.common.errors import SdxsError
-from sdxs.common.memory import anonymous_bytes, footprint_bytes
 
 CHILD = (
     "import sys; block = bytearray(b'x') * int(sys.argv[1]); print('ready', flush=True); input()"

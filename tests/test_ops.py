@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import sdxs.mlx_sdxs  # noqa: F401 - first, for MLX's BLAS
-from sdxs.mlx_sdxs import ops
+from sdxs.mlx_sdxs.fast import ops
 
 pytestmark = pytest.mark.skipif(
     ops.on_gpu(), reason="the CPU forms are not used where MLX has a GPU"

@@ -1,7 +1,7 @@
 """Our networks against what diffusers and transformers made of the same weights and inputs (no
 torch here).
 
-The stored outputs were computed in float64 by `experiments/make_fixtures.py`; weights and inputs
+The stored outputs were computed in float64 by `experiments/parity/fixtures.py`; weights and inputs
 are drawn again. `make parity` compares with the live libraries, full size too.
 """
 
@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from sdxs.common.checkpoint import Checkpoint, open_checkpoint
-from sdxs.common.config import KLVAEConfig, TinyVAEConfig
-from sdxs.common.text_encoder import gelu, quick_gelu
-from sdxs.experiments.make_fixtures import (
+from sdxs.common.checkpoint.config import KLVAEConfig, TinyVAEConfig
+from sdxs.common.checkpoint.find import Checkpoint, open_checkpoint
+from sdxs.common.prompt.text_encoder import gelu, quick_gelu
+from sdxs.experiments.parity.fixtures import (
     FIXTURES,
     NAMES,
     PARTS,
@@ -29,10 +29,10 @@ from sdxs.experiments.make_fixtures import (
     tiny_inputs,
     weights_sample,
 )
-from sdxs.mlx_sdxs.autoencoder_kl import AutoencoderKL
-from sdxs.mlx_sdxs.layers import GroupNorm
-from sdxs.mlx_sdxs.taesd import AutoencoderTiny
-from sdxs.mlx_sdxs.unet import GEGLU, UNet2DConditionModel
+from sdxs.mlx_sdxs.networks.autoencoder_kl import AutoencoderKL
+from sdxs.mlx_sdxs.networks.layers import GroupNorm
+from sdxs.mlx_sdxs.networks.taesd import AutoencoderTiny
+from sdxs.mlx_sdxs.networks.unet import GEGLU, UNet2DConditionModel
 
 STORED = load_file(FIXTURES / "parity.safetensors")
 CASES = sorted(

@@ -8,8 +8,8 @@ import pytest
 
 import sdxs.mlx_sdxs  # noqa: F401 - puts the BLAS in place before OpenCV
 from sdxs.common.errors import UsageError
-from sdxs.common.opencv import cv2
-from sdxs.experiments.distill import pairs, photographs
+from sdxs.common.picture.opencv import cv2
+from sdxs.experiments.distill.material import pairs, photographs
 
 
 def scene(seed: int) -> np.ndarray:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from sdxs.common.errors import UsageError
-from sdxs.common.prompts import (
+from sdxs.common.prompt.syntax import (
     GALLERY,
     ParsedPrompt,
     Part,

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from sdxs.common.config import FrameConfig, SchedulerConfig
+from sdxs.common.backend.schedule import alphas_cumprod, frame_steps, one_step, seeded_noise
+from sdxs.common.checkpoint.config import FrameConfig, SchedulerConfig
 from sdxs.common.errors import ConfigError, UsageError
-from sdxs.common.schedule import alphas_cumprod, frame_steps, one_step, seeded_noise
 
 SDXS = SchedulerConfig(
     num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear"

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from sdxs.common.errors import UsageError
-from sdxs.common.frames import Frame
-from sdxs.common.opencv import cv2
-from sdxs.common.sheet import Sheet
+from sdxs.common.io.sheet import Sheet
+from sdxs.common.live.frames import Frame
+from sdxs.common.picture.opencv import cv2
 
 
 def frame(number: int, prompt: str) -> Frame:

@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sdxs.common import sink as sinks
 from sdxs.common.errors import SinkError, UsageError
-from sdxs.common.opencv import cv2
-from sdxs.common.sink import open_sink
-from sdxs.common.source import Synthetic, VideoFile
+from sdxs.common.io import sink as sinks
+from sdxs.common.io.sink import open_sink
+from sdxs.common.io.source import Synthetic, VideoFile
+from sdxs.common.picture.opencv import cv2
 
 
 def pictures(count: int) -> list[np.ndarray]:

@@ -10,25 +10,19 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
-from sdxs.common.backend import BackendOptions, FrameParams
-from sdxs.common.checkpoint import Checkpoint, find, with_control
-from sdxs.common.edges import f_score
-from sdxs.common.prompts import GALLERY
-from sdxs.common.schedule import OneStep, one_step, seeded_noise
-from sdxs.common.temporal import psnr
-from sdxs.common.text_encoder import TextEncoder
-from sdxs.experiments.control_parity import ControlInputs, run_control_program
-from sdxs.experiments.distill import (
-    architecture,
-    evaluate_sketch,
-    export,
-    photographs,
-    recipe,
-    sketch,
-    teachers,
-)
-from sdxs.experiments.distill.evaluate import BackendPainter
+from sdxs.common.backend.protocol import BackendOptions, FrameParams
+from sdxs.common.backend.schedule import OneStep, one_step, seeded_noise
+from sdxs.common.checkpoint.find import Checkpoint, find, with_control
+from sdxs.common.picture.edges import f_score
+from sdxs.common.picture.temporal import psnr
+from sdxs.common.prompt.syntax import GALLERY
+from sdxs.common.prompt.text_encoder import TextEncoder
+from sdxs.experiments.distill import architecture, export, recipe, sketch
+from sdxs.experiments.distill.judge import evaluate_sketch
+from sdxs.experiments.distill.judge.evaluate import BackendPainter
+from sdxs.experiments.distill.material import photographs, teachers
 from sdxs.experiments.distill.training import load_stage
+from sdxs.experiments.parity.control import ControlInputs, run_control_program
 from sdxs.mlx_sdxs.backend import MlxBackend, load_vae
 
 CONFIGS = architecture.toy_sketch()

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from sdxs.common.errors import SourceError
-from sdxs.common.opencv import cv2
-from sdxs.common.sink import VideoFileSink
-from sdxs.common.source import ImageFile, Synthetic, VideoFile, open_source, read_counter
+from sdxs.common.io.sink import VideoFileSink
+from sdxs.common.io.source import ImageFile, Synthetic, VideoFile, open_source, read_counter
+from sdxs.common.picture.opencv import cv2
 
 ROOT = Path(__file__).parent.parent
 CLIP = ROOT / "docs" / "demo" / "clip.mp4"

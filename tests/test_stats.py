@@ -5,8 +5,8 @@ end.
 import numpy as np
 import pytest
 
-from sdxs.common.frames import Frame
-from sdxs.common.stats import Series, Spread, Stats
+from sdxs.common.live.frames import Frame
+from sdxs.common.live.stats import Series, Spread, Stats
 
 
 def test_percentiles_are_exact_while_everything_is_kept() -> None:

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 
 from command import Command
-from sdxs.common.backend import BackendOptions, FrameParams
-from sdxs.common.checkpoint import Checkpoint, open_checkpoint
-from sdxs.common.schedule import alphas_cumprod, frame_steps, seeded_noise
-from sdxs.experiments.random_checkpoint import architecture, tiny, write_checkpoint
+from sdxs.common.backend.protocol import BackendOptions, FrameParams
+from sdxs.common.backend.schedule import alphas_cumprod, frame_steps, seeded_noise
+from sdxs.common.checkpoint.find import Checkpoint, open_checkpoint
+from sdxs.common.testing.random_checkpoint import architecture, tiny, write_checkpoint
 from sdxs.mlx_sdxs.backend import MlxBackend, load_vae
 from sdxs.mlx_sdxs.frame import Frame
-from sdxs.mlx_sdxs.layers import load_weights
-from sdxs.mlx_sdxs.unet import UNet2DConditionModel
+from sdxs.mlx_sdxs.networks.layers import load_weights
+from sdxs.mlx_sdxs.networks.unet import UNet2DConditionModel
 
 LIVE = ("live", "--headless", "--source", "synthetic", "--frames", 1)
 

@@ -11,11 +11,11 @@ import pytest
 
 from command import Command
 from sdxs.api.still import KEYWORD, read_record
+from sdxs.common.checkpoint.tensors import sha256
 from sdxs.common.errors import SourceError, UsageError
-from sdxs.common.opencv import cv2
-from sdxs.common.png import SIGNATURE, read_text, with_text
-from sdxs.common.tensors import sha256
-from sdxs.experiments.random_checkpoint import architecture, tiny, write_checkpoint
+from sdxs.common.picture.opencv import cv2
+from sdxs.common.picture.png_text import SIGNATURE, read_text, with_text
+from sdxs.common.testing.random_checkpoint import architecture, tiny, write_checkpoint
 
 SIZE = 64
 

@@ -15,13 +15,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sdxs.common.backend import BackendOptions
-from sdxs.common.checkpoint import Checkpoint
-from sdxs.common.embeddings import Slerp
-from sdxs.common.opencv import cv2
-from sdxs.common.prompts import GALLERY
-from sdxs.common.text_encoder import TextEncoder
-from sdxs.experiments.distill import teachers
+from sdxs.common.backend.protocol import BackendOptions
+from sdxs.common.checkpoint.find import Checkpoint
+from sdxs.common.picture.opencv import cv2
+from sdxs.common.prompt.blend import Slerp
+from sdxs.common.prompt.syntax import GALLERY
+from sdxs.common.prompt.text_encoder import TextEncoder
+from sdxs.experiments.distill.material import teachers
 from sdxs.mlx_sdxs.backend import MlxBackend
 
 PHOTOGRAPHS = Path(__file__).parent.parent / "docs" / "demo"

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import sdxs.mlx_sdxs  # noqa: F401 - puts the BLAS in place before OpenCV
-from sdxs.common.prompts import GALLERY
-from sdxs.common.temporal import psnr, thumbnail
-from sdxs.experiments.distill import photographs, teachers
+from sdxs.common.picture.temporal import psnr, thumbnail
+from sdxs.common.prompt.syntax import GALLERY
+from sdxs.experiments.distill.material import photographs, teachers
 
 PHOTOGRAPHS = Path(__file__).parent.parent / "docs" / "demo"
 NAMES = ("astronaut", "cat", "coffee")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sdxs.common.temporal import Flicker, Similarity, Smoother, psnr
+from sdxs.common.picture.temporal import Flicker, Similarity, Smoother, psnr
 
 
 def flat(level: int, size: int = 64) -> np.ndarray:

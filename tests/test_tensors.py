@@ -10,8 +10,14 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from sdxs.common.checkpoint.tensors import (
+    TensorInfo,
+    check_layout,
+    git_blob_sha1,
+    read_header,
+    sha256,
+)
 from sdxs.common.errors import WeightsError
-from sdxs.common.tensors import TensorInfo, check_layout, git_blob_sha1, read_header, sha256
 
 LAYOUT = {"conv_in.weight": (4, 3, 3, 3), "conv_in.bias": (4,)}
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from sdxs.common.checkpoint import Checkpoint, open_checkpoint
+from sdxs.common.checkpoint.find import Checkpoint, open_checkpoint
 from sdxs.common.errors import SdxsWarning
-from sdxs.common.text_encoder import TextEncoder, encode_tokens
+from sdxs.common.prompt.text_encoder import TextEncoder, encode_tokens
 
 IDS = np.random.Generator(np.random.PCG64(3)).integers(0, 8000, (1, 77))
 

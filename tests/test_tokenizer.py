@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from sdxs.common.errors import ConfigError, SdxsWarning, UsageError
-from sdxs.common.tokenizer import ClipTokenizer
-from sdxs.experiments.make_fixtures import TOKENIZER, padded_tokenizer, read_tokenizer, token_rows
+from sdxs.common.prompt.tokenizer import ClipTokenizer
+from sdxs.experiments.parity.fixtures import TOKENIZER, padded_tokenizer, read_tokenizer, token_rows
 
 START, END, BANG = 8190, 8191, 0  # the demo's vocabulary
 

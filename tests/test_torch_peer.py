@@ -11,11 +11,11 @@ import pytest
 pytest.importorskip("torch", reason="the parity extra is not installed")
 pytest.importorskip("diffusers", reason="the parity extra is not installed")
 
-from sdxs.common.backend import BackendOptions, FrameParams
-from sdxs.common.checkpoint import Checkpoint
+from sdxs.common.backend.protocol import BackendOptions, FrameParams
+from sdxs.common.checkpoint.find import Checkpoint
 from sdxs.common.errors import BackendError, UsageError
-from sdxs.experiments.torch_instrument import TorchInstrument
-from sdxs.experiments.torch_peer import MODES, TorchBackend
+from sdxs.experiments.peers.torch_backend import MODES, TorchBackend
+from sdxs.experiments.peers.torch_instrument import TorchInstrument
 from sdxs.mlx_sdxs.backend import MlxBackend
 
 SIZE = 64

@@ -12,9 +12,9 @@ import pytest
 
 from command import Command
 from sdxs import cli
+from sdxs.common.checkpoint.registry import ENTRIES
 from sdxs.common.errors import SinkError, first_of
-from sdxs.common.registry import ENTRIES
-from sdxs.common.source import VideoFile
+from sdxs.common.io.source import VideoFile
 
 ROOT = Path(__file__).parent.parent
 CLIP = ROOT / "docs" / "demo" / "clip.mp4"
@@ -207,7 +207,8 @@ def test_figures_that_cannot_be_written_do_not_hide_why_the_session_failed(
     """Bug: a full disk ended the recording, and then only the statistics were complained of; the
     lost image never was.
     """
-    from sdxs.common import session, sink
+    from sdxs.common.io import sink
+    from sdxs.common.live import session
 
     def full(path: Path, _: bytes) -> None:
         raise SinkError(f"{path.name}: cannot be written")

@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sdxs.common import sink as sinks
-from sdxs.common import viewer as viewer_module
-from sdxs.common.controls import Look, View
 from sdxs.common.errors import SinkError
-from sdxs.common.frames import Frame
-from sdxs.common.opencv import cv2
-from sdxs.common.source import VideoFile
-from sdxs.common.stats import Stats
-from sdxs.common.viewer import LEAST_HEIGHT, Viewer, compose
+from sdxs.common.io import sink as sinks
+from sdxs.common.io.source import VideoFile
+from sdxs.common.live import viewer as viewer_module
+from sdxs.common.live.controls import Look, View
+from sdxs.common.live.frames import Frame
+from sdxs.common.live.stats import Stats
+from sdxs.common.live.viewer import LEAST_HEIGHT, Viewer, compose
+from sdxs.common.picture.opencv import cv2
 
 SIZE = 64
 

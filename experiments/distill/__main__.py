@@ -17,7 +17,8 @@ from ... import mlx_sdxs  # noqa: F401 - puts the BLAS in place before anything 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, TaskID, TextColumn, TimeElapsedColumn
 
-from . import export, photographs
+from . import export
+from .material import photographs
 from .recipe import STAGES, TOKENIZER, Settings, run
 
 

@@ -8,7 +8,7 @@ because nothing costs as much as its last two convolutions at full size; the cap
 
 import copy
 
-from ...common.config import (
+from ...common.checkpoint.config import (
     CLIPTextConfig,
     Fields,
     FrameConfig,

@@ -8,7 +8,7 @@ kernels.
 import mlx.core as mx
 import mlx.nn as nn
 
-from ...mlx_sdxs.ops import on_gpu
+from ...mlx_sdxs.fast.ops import on_gpu
 
 
 def _convolution(stride: int, padding: int):

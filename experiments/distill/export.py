@@ -13,15 +13,15 @@ import numpy as np
 from mlx.utils import tree_flatten
 from safetensors.numpy import save_file
 
-from ...common.manifest import SUMS
+from ...common.checkpoint.manifest import SUMS
 from .architecture import Configs
 from .recipe import Networks
 
 CODE = (
-    "teachers",
-    "photographs",
-    "pairs",
-    "phrases",
+    "material/teachers",
+    "material/photographs",
+    "material/pairs",
+    "material/phrases",
     "architecture",
     "text_model",
     "losses",

@@ -58,8 +58,8 @@ def unsteadiness(
 ) -> mx.array:
     """By how much the output changed more than its input, in brightness averaged over 4 x 4 pixels.
 
-    What `common/temporal.py` measures as flicker; nothing is lost where the output moved less than
-    the input.
+    What `common/picture/temporal.py` measures as flicker; nothing is lost where the output moved
+    less than the input.
     """
     weights = mx.array(_LUMA)
     moved = mx.abs(_pool((after - before) @ weights, 4).mean(axis=-1))

@@ -11,17 +11,18 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from ...common.checkpoint import PACKAGE_FOLDER
-from ...common.prompts import GALLERY
-from ...common.schedule import one_step
-from ...common.tokenizer import ClipTokenizer
-from ...mlx_sdxs.layers import load_weights
-from ...mlx_sdxs.taesd import AutoencoderTiny
-from ...mlx_sdxs.unet import UNet2DConditionModel
-from . import architecture, phrases, stages
+from ...common.backend.schedule import one_step
+from ...common.checkpoint.find import PACKAGE_FOLDER
+from ...common.prompt.syntax import GALLERY
+from ...common.prompt.tokenizer import ClipTokenizer
+from ...mlx_sdxs.networks.layers import load_weights
+from ...mlx_sdxs.networks.taesd import AutoencoderTiny
+from ...mlx_sdxs.networks.unet import UNet2DConditionModel
+from . import architecture, stages
 from .conv_gradient import prepare
-from .pairs import Request, make_pairs
-from .photographs import Split
+from .material import phrases
+from .material.pairs import Request, make_pairs
+from .material.photographs import Split
 from .text_model import CLIPTextModel
 from .training import Log, Plan, Progress, train
 

@@ -30,25 +30,26 @@ from rich.console import Console
 from rich.progress import Progress
 from safetensors.numpy import save_file
 
-from ...common.checkpoint import Checkpoint, find
-from ...common.config import ControlNetConfig, Fields
-from ...common.edges import KINDS, Edges
-from ...common.opencv import cv2
-from ...common.prompts import GALLERY
-from ...common.schedule import OneStep, one_step
+from ...common.backend.schedule import OneStep, one_step
+from ...common.checkpoint.config import ControlNetConfig, Fields
+from ...common.checkpoint.find import Checkpoint, find
+from ...common.picture.edges import KINDS, Edges
+from ...common.picture.opencv import cv2
+from ...common.prompt.syntax import GALLERY
 from ...mlx_sdxs.backend import load_vae
-from ...mlx_sdxs.controlnet import ControlNetModel
-from ...mlx_sdxs.conv import fold_convolutions
-from ...mlx_sdxs.layers import load_weights
-from ...mlx_sdxs.ops import on_gpu, stepwise
-from ...mlx_sdxs.taesd import AutoencoderTiny
-from ...mlx_sdxs.unet import UNet2DConditionModel
-from . import architecture, photographs, recipe, teachers
+from ...mlx_sdxs.fast.conv import fold_convolutions
+from ...mlx_sdxs.fast.ops import on_gpu, stepwise
+from ...mlx_sdxs.networks.controlnet import ControlNetModel
+from ...mlx_sdxs.networks.layers import load_weights
+from ...mlx_sdxs.networks.taesd import AutoencoderTiny
+from ...mlx_sdxs.networks.unet import UNet2DConditionModel
+from . import architecture, recipe
 from .conv_gradient import prepare
-from .evaluate import DEMO_PICTURES
 from .export import tensors, write_json, write_sums
+from .judge.evaluate import DEMO_PICTURES
 from .losses import picture_loss
-from .pairs import Request, square
+from .material import photographs, teachers
+from .material.pairs import Request, square
 from .text_model import CLIPTextModel
 from .training import Log, Plan, train
 from .training import Progress as Report

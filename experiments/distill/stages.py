@@ -13,10 +13,10 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from ...common.embeddings import Slerp
-from ...common.schedule import OneStep
-from ...mlx_sdxs.taesd import AutoencoderTiny
-from ...mlx_sdxs.unet import UNet2DConditionModel
+from ...common.backend.schedule import OneStep
+from ...common.prompt.blend import Slerp
+from ...mlx_sdxs.networks.taesd import AutoencoderTiny
+from ...mlx_sdxs.networks.unet import UNet2DConditionModel
 from .losses import picture_loss, psnr, unsteadiness
 from .text_model import CLIPTextModel
 

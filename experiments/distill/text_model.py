@@ -1,4 +1,5 @@
-"""CLIP's text model in MLX, for training; `common/text_encoder.py` is what runs it afterwards.
+"""CLIP's text model in MLX, for training; `common/prompt/text_encoder.py` is what runs it
+afterwards.
 
 Mirrors transformers' CLIPTextModel up to `last_hidden_state`; attribute names equal the
 checkpoint's keys.
@@ -7,7 +8,7 @@ checkpoint's keys.
 import mlx.core as mx
 import mlx.nn as nn
 
-from ...common.config import CLIPTextConfig
+from ...common.checkpoint.config import CLIPTextConfig
 
 
 class Embeddings(nn.Module):

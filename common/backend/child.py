@@ -1,0 +1,283 @@
+"""A child process that works for this one: requests and answers of a few bytes over a pipe.
+
+The child ignores Ctrl-C and SIGTERM, which reach the whole terminal group: its parent decides when
+it ends, and it never outlives its parent. What the child raises or warns of, its parent raises or
+warns of.
+"""
+
+import atexit
+import ctypes
+import fcntl
+import multiprocessing
+import os
+import signal
+import threading
+import time
+import traceback
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing import connection, resource_tracker
+from typing import TypeVar
+
+from .. import errors
+from ..errors import BackendError
+
+CLOSE_TIMEOUT_S = 2.0
+LOOK_S = 0.25  # how often a child that does not answer is looked after
+PARENTS_SIGNALS = {signal.SIGINT, signal.SIGTERM}
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """Answers a request that returns nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Warned:
+    """A warning on its way to the parent; it may come before any answer."""
+
+    kind: type[Warning]
+    message: str
+    filename: str
+    line: int
+
+    def warn_here(self) -> None:
+        warnings.warn_explicit(self.message, self.kind, self.filename, self.line)
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An exception on its way to the parent, as one of sdxs's own, with the child's traceback."""
+
+    kind: type[Exception]
+    message: str
+    trace: str
+
+    @classmethod
+    def of(cls, error: BaseException) -> "Failure":
+        trace = "".join(traceback.format_exception(error))
+        for kind in type(error).__mro__:
+            if kind.__module__ == errors.__name__ and issubclass(kind, Exception):
+                return cls(kind, str(error), trace)
+        return cls(BackendError, f"{type(error).__name__} in the backend's process: {error}", trace)
+
+    def raise_here(self) -> None:
+        error = self.kind(self.message)
+        error.add_note(f"in the backend's process:\n{self.trace}")
+        raise error
+
+
+class Child:
+    """The parent's side of one child process. `death` says how it died, once that is known."""
+
+    def __init__(
+        self,
+        name: str,
+        serve: Callable[..., None],
+        *arguments: object,
+        watch: Callable[[], None] | None = None,
+    ) -> None:
+        """Start `serve(pipe, *arguments)` in a process of its own. Raises BackendError.
+
+        serve: a function of a module, which calls `settle_in` first. arguments: whatever can be
+        pickled. watch: called four times a second while an answer is waited for; what it raises
+        ends the waiting.
+        """
+        self.death = ""
+        self._name = name
+        self._watch = watch
+        context = multiprocessing.get_context("spawn")
+        # else start() runs it, and running it unblocks the signals again
+        resource_tracker.ensure_running()
+        try:
+            self._pipe, far_end = context.Pipe()
+            self._process = context.Process(
+                target=serve, args=(far_end, *arguments), name=f"sdxs-{name}"
+            )
+            # Blocked signals are inherited: Ctrl-C cannot end the child before it has said that it
+            # ignores it.
+            held = signal.pthread_sigmask(signal.SIG_BLOCK, PARENTS_SIGNALS)
+            try:
+                self._process.start()
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, held)
+                far_end.close()
+        except OSError as error:
+            raise BackendError(
+                f"{name}: its process cannot be started ({error}); end other programs"
+            ) from error
+        self.pid = self._process.pid or 0
+        atexit.register(
+            self._process.kill
+        )  # for who never closes: multiprocessing would wait for the child for ever
+
+    def send(self, request: object) -> None:
+        """Send a request that has no answer. Raises BackendError if the child is dead."""
+        if self.death:
+            raise BackendError(self.death)
+        try:
+            self._pipe.send(request)
+            return
+        except OSError:
+            # raised below: within, the failed send would hang on to its buffer, as the error's
+            # context
+            pass
+        raise self._dead()
+
+    def ask(self, request: object, expected: type[T], timeout_s: float = float("inf")) -> T:
+        """Send a request and return its answer. Raises what the child raised, BackendError if it
+        died.
+        """
+        try:
+            self.send(request)
+        except BaseException:
+            self._abandon()
+            raise
+        return self.receive(expected, timeout_s)
+
+    def receive(self, expected: type[T], timeout_s: float = float("inf")) -> T:
+        """Return the answer to the request sent last. Raises as `ask` does."""
+        warned = []
+        try:
+            while isinstance(answer := self._receive(time.monotonic() + timeout_s), Warned):
+                warned.append(answer)
+        except BaseException:
+            self._abandon()
+            raise
+        for warning in warned:  # only now: a warning may be turned into an exception
+            warning.warn_here()
+        if isinstance(answer, Failure):
+            answer.raise_here()
+        if not isinstance(answer, expected):
+            found = type(answer).__name__
+            raise BackendError(
+                f"{self._name}: the backend's process answered {found}, expected "
+                f"{expected.__name__}"
+            )
+        return answer
+
+    def end(self, closing: object) -> list[object]:
+        """Send a last request and end the process, by force if it hangs. Return what it still had
+        to say.
+        """
+        said: list[object] = []
+        deadline = time.monotonic() + CLOSE_TIMEOUT_S
+        with suppress(OSError, EOFError):  # the end of its answers, or it is dead already
+            self._pipe.send(closing)
+            while self._pipe.poll(max(0.0, deadline - time.monotonic())):
+                said.append(self._pipe.recv())
+        self._process.join(max(0.0, deadline - time.monotonic()))
+        self._process.kill()
+        self._process.join()
+        atexit.unregister(self._process.kill)
+        self._process.close()
+        self._pipe.close()
+        return said
+
+    def _receive(self, deadline: float) -> object:
+        try:
+            while not self._pipe.poll(LOOK_S):
+                if self._watch:
+                    self._watch()
+                # A dead child closes the pipe, unless a process that it had started holds it open.
+                if not self._process.is_alive() and not self._pipe.poll():
+                    raise EOFError
+                if time.monotonic() > deadline:
+                    raise BackendError(
+                        f"{self._name}: the backend's process did not answer in time; start it "
+                        "again"
+                    )
+            answer: object = self._pipe.recv()
+        except (EOFError, OSError):
+            raise self._dead() from None
+        return answer
+
+    def _abandon(self) -> None:
+        """End a child whose answer nobody waits for any more: it may be on its way, and the next
+        request would get it.
+        """
+        self._process.kill()
+        if not self.death:
+            self._dead()
+
+    def _dead(self) -> BackendError:
+        """Find out how the child died."""
+        self._process.join(LOOK_S)
+        code = self._process.exitcode
+        how, remedy = f"ended by itself with exit code {code}", "start the session again"
+        if code is None:
+            how = "hung up"
+        elif code < 0:
+            names = {known.value: known.name for known in signal.Signals}
+            how = f"was killed by signal {-code} ({names.get(-code, 'no name')})"
+            if code == -signal.SIGKILL:
+                remedy = (
+                    "if nobody did that, memory ran out: end other programs or take a "
+                    "smaller "
+                    "--size"
+                )
+        self.death = f"{self._name}: the backend's process {how}; {remedy}"
+        return BackendError(self.death)
+
+
+# The child's side.
+
+
+def settle_in() -> None:
+    """First call of a child: leave the signals to the parent, and end when it does."""
+    for number in PARENTS_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, PARENTS_SIGNALS)
+    _end_with_parent()
+
+
+def forward_warnings(send: Callable[[Warned], None]) -> None:
+    """Send every warning to the parent, whose filters decide about sdxs's own."""
+
+    def forward(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        *_: object,
+        **__: object,
+    ) -> None:
+        # A class that the parent has not imported goes as its nearest ancestor that everybody
+        # knows.
+        known = (
+            kind for kind in category.__mro__ if kind.__module__ in ("builtins", errors.__name__)
+        )
+        send(Warned(next(known), str(message), filename, lineno))
+
+    warnings.showwarning = forward
+    warnings.simplefilter("always", errors.SdxsWarning)
+
+
+def _end_with_parent() -> None:
+    """See to it that this process ends when the parent does, even within a call that holds the
+    GIL.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    sentinel = (
+        parent.sentinel
+    )  # a pipe that nobody writes to; the kernel closes it when the parent is gone
+    libc = ctypes.CDLL(None)
+    libc.signal.argtypes = (ctypes.c_int, ctypes.c_void_p)
+    libc.signal.restype = ctypes.c_void_p
+    with suppress(OSError):  # a kernel that does not signal this leaves it to the thread
+        libc.signal(
+            signal.SIGIO, ctypes.cast(libc._exit, ctypes.c_void_p)
+        )  # a handler in Python would need the GIL
+        fcntl.fcntl(sentinel, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(sentinel, fcntl.F_SETFL, fcntl.fcntl(sentinel, fcntl.F_GETFL) | os.O_ASYNC)
+
+    def watch() -> None:
+        connection.wait([sentinel])
+        signal.raise_signal(signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -1,0 +1,61 @@
+"""How much memory a process really costs: its footprint, as the system accounts for it.
+
+Linux: proportional set size (shared pages divided among their users), from smaps_rollup. macOS:
+phys_footprint, what Activity Monitor shows; it counts GPU buffers in unified memory too. Whether a
+process *grows* is asked of its anonymous memory: a library's share moves with who else maps it.
+"""
+
+import ctypes
+import os
+import sys
+from pathlib import Path
+
+from ..errors import SdxsError
+
+_RUSAGE_INFO_V2 = 2
+_PHYS_FOOTPRINT_OFFSET = (
+    16 + 7 * 8
+)  # struct rusage_info_v2: a uuid, then seven 64-bit counters before it
+_RUSAGE_BYTES = 1024
+
+
+def footprint_bytes(pid: int | None = None) -> int:
+    """Return the footprint of a process, this one by default. Raises SdxsError if it cannot be
+    read.
+    """
+    pid = os.getpid() if pid is None else pid
+    return _phys_footprint(pid) if sys.platform == "darwin" else _from_smaps(pid, "Pss")
+
+
+def anonymous_bytes(pid: int | None = None) -> int:
+    """Return what a process has allocated, swapped out or not; on macOS its footprint. Raises as
+    `footprint_bytes`.
+
+    Nothing that another process does moves it.
+    """
+    pid = os.getpid() if pid is None else pid
+    return (
+        _phys_footprint(pid) if sys.platform == "darwin" else _from_smaps(pid, "Anonymous", "Swap")
+    )
+
+
+def _from_smaps(pid: int, *keys: str) -> int:
+    try:
+        lines = (
+            line.split() for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
+        )
+        counts = {words[0].rstrip(":"): int(words[1]) * 1024 for words in lines}
+        return sum(counts[key] for key in keys)
+    except (OSError, LookupError, ValueError) as error:
+        raise SdxsError(
+            f"memory of process {pid} cannot be read ({error}); has it ended?"
+        ) from None
+
+
+def _phys_footprint(pid: int) -> int:
+    info = ctypes.create_string_buffer(_RUSAGE_BYTES)
+    if ctypes.CDLL(None).proc_pid_rusage(pid, _RUSAGE_INFO_V2, info) != 0:
+        raise SdxsError(f"memory of process {pid} cannot be read; has it ended?")
+    return int.from_bytes(
+        info.raw[_PHYS_FOOTPRINT_OFFSET : _PHYS_FOOTPRINT_OFFSET + 8], sys.byteorder
+    )

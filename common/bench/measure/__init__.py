@@ -1,0 +1,1 @@
+"""Measuring: each backend in a process of its own, rounds in alternation."""

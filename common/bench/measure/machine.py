@@ -1,0 +1,169 @@
+"""What a run is measured on and under: the machine, its versions, and what it was doing
+meanwhile.
+"""
+
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+from ...checkpoint.find import PACKAGE_FOLDER
+from ..model.report import Machine
+
+PACKAGES = (
+    "sdxs",
+    "mlx",
+    "mlx-metal",
+    "mlx-cpu",
+    "mlx-cuda-13",
+    "coremltools",
+    "torch",
+    "diffusers",
+    "numpy",
+    "opencv-python",
+    "opencv-python-headless",
+    "safetensors",
+)
+TELLING = (
+    "MLX_",
+    "OPENBLAS_",
+    "OMP_",
+    "MKL_",
+    "VECLIB_",
+    "PYTORCH_",
+    "TORCH",
+    "SDXS_BLAS",
+)  # environment that changes speed
+_ASK_S = 10.0
+
+
+def machine() -> Machine:
+    """Look at this machine; what it does not tell is left empty."""
+    return Machine(
+        system=platform.platform(terse=True),
+        chip=_chip(),
+        accelerator=_accelerator(),
+        cores=os.cpu_count() or 1,
+        memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        python=platform.python_version(),
+        versions=versions(),
+        environment={
+            name: _shareable(value)
+            for name, value in sorted(os.environ.items())
+            if name.startswith(TELLING)
+        },
+        git=git_revision(),
+    )
+
+
+def _shareable(value: str) -> str:
+    """The value of a variable, unless it is a folder of somebody's: reports are passed on."""
+    return "a path" if value.startswith(("/", "~")) else value
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of everything that a figure depends on."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def git_revision() -> str:
+    """Commit of the checkout this code lies in, with '+changes' if it differs; else what
+    $SDXS_GIT_REVISION says, or ''.
+    """
+    if not (PACKAGE_FOLDER / ".git").exists():
+        return os.environ.get("SDXS_GIT_REVISION", "")
+    commit = _ask("git", "-C", str(PACKAGE_FOLDER), "rev-parse", "--short=12", "HEAD")
+    changed = _ask(
+        "git", "-C", str(PACKAGE_FOLDER), "status", "--porcelain", "--untracked-files=no"
+    )
+    return f"{commit}{'+changes' if changed else ''}"
+
+
+def conditions() -> dict[str, str]:
+    """What the system tells of load, power and heat now. Keys: load, power, thermal, governor,
+    gpu; absent if it is silent.
+    """
+    found = {"load": " ".join(f"{load:.2f}" for load in os.getloadavg())}
+    if sys.platform == "darwin":
+        found["power"] = _first_match(_ask("pmset", "-g", "batt"), r"drawing from '([^']+)'")
+        found["thermal"] = " ".join(_ask("pmset", "-g", "therm").split())
+        found["low power mode"] = _first_match(_ask("pmset", "-g"), r"lowpowermode\s+(\d)")
+    else:
+        found["power"] = _linux_power(Path("/sys/class/power_supply"))
+        found["thermal"] = _linux_thermal(Path("/sys/class/thermal"))
+        found["governor"] = _text(Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"))
+    if shutil.which("nvidia-smi"):
+        what = "temperature.gpu,clocks.sm,clocks.mem,clocks_event_reasons.active,utilization.gpu"
+        found["gpu"] = _ask("nvidia-smi", f"--query-gpu={what}", "--format=csv,noheader")
+    return {name: value for name, value in found.items() if value}
+
+
+def _chip() -> str:
+    if sys.platform == "darwin":
+        return _ask("sysctl", "-n", "machdep.cpu.brand_string")
+    return (
+        _first_match(_text(Path("/proc/cpuinfo")), r"model name\s*:\s*(.+)") or platform.processor()
+    )
+
+
+def _accelerator() -> str:
+    if sys.platform == "darwin":
+        cores = _first_match(
+            _ask("ioreg", "-rc", "AGXAccelerator"), r'"gpu-core-count"\s*=\s*(\d+)'
+        )
+        return f"{cores} GPU cores" if cores else ""
+    if shutil.which("nvidia-smi"):
+        return _ask(
+            "nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"
+        )
+    return ""
+
+
+def _linux_power(folder: Path) -> str:
+    """'mains' or 'battery' where a power supply says so."""
+    kinds = [(_text(p / "type"), _text(p / "online")) for p in sorted(folder.glob("*"))]
+    mains = [online for kind, online in kinds if kind == "Mains"]
+    if not mains:
+        return "battery" if any(kind == "Battery" for kind, _ in kinds) else ""
+    return "mains" if "1" in mains else "battery"
+
+
+def _linux_thermal(folder: Path) -> str:
+    """The hottest zone in degrees Celsius."""
+    degrees = [
+        int(text) / 1000
+        for p in folder.glob("thermal_zone*/temp")
+        if (text := _text(p)).lstrip("-").isdigit()
+    ]
+    return f"{max(degrees):.0f} C" if degrees else ""
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+def _first_match(text: str, pattern: str) -> str:
+    found = re.search(pattern, text)
+    return found[1].strip() if found else ""
+
+
+def _ask(*command: str) -> str:
+    """What a program of the system prints; '' if it is not there or fails."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_ASK_S, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""

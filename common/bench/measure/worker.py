@@ -1,0 +1,377 @@
+"""One backend in a process of its own, measured from inside that process.
+
+Requests come over the pipe of `common.backend.child.Child`; each is a dataclass with a `do`
+method, run in the child, whose answer goes back. Nothing of the way there and back is in a figure.
+"""
+
+import os
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from importlib import import_module
+from multiprocessing import connection
+from typing import Generic, TypeVar
+
+import numpy as np
+
+from ...backend.child import Child, Failure, forward_warnings, settle_in
+from ...backend.hosted import HostedBackend
+from ...backend.memory import footprint_bytes
+from ...backend.protocol import Backend, BackendOptions, FrameParams, MemoryUse
+from ...checkpoint.find import Checkpoint
+from ...errors import UsageError
+from .instrument import Instrument, Peaks, StageCost
+
+T = TypeVar("T")
+Answer = TypeVar("Answer", covariant=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Entrant:
+    """A backend that takes part. label: unique in its run. location, instrument: 'module:Class'
+    (no instrument: '').
+
+    isolated: hosted once more in a process of its own, so that its figures hold what hosting costs.
+    """
+
+    label: str
+    location: str
+    options: BackendOptions
+    instrument: str = ""
+    isolated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Timed:
+    """Milliseconds. warm_ms: frames before the others, kept apart. frame_ms: what a frame takes of
+    a stream's time, which is from one collect to the next, over as many collects as frames are in
+    flight: those may come in bunches. latency_ms: from submit to collect; about the same with one
+    frame in flight. bridge_ms: as the backend says, the mean of a frame. frames: how many were
+    rendered after warming up.
+    """
+
+    warm_ms: list[float]
+    frame_ms: list[float]
+    latency_ms: list[float]
+    bridge_ms: float
+    frames: int
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """Bytes: what the process costs its machine, and what the framework counts."""
+
+    footprint_bytes: int
+    memory: MemoryUse
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What a backend says of itself, and what loading took and cost."""
+
+    describe: dict[str, str]
+    load_s: float
+    use: Use
+
+
+@dataclass(slots=True)
+class Bench:
+    """The child's state: the backend and what it is fed."""
+
+    entrant: Entrant
+    checkpoint: Checkpoint
+    conditioning: np.ndarray
+    seed: int
+    backend: Backend | None = None
+    pictures: list[np.ndarray] = field(default_factory=list)
+
+    def loaded(self) -> Backend:
+        assert self.backend is not None, "load comes first"
+        return self.backend
+
+    def use(self) -> Use:
+        backend = self.loaded()
+        # a backend names the processes that it runs in besides this one
+        others = {
+            int(value) for name, value in backend.describe().items() if name.startswith("process")
+        }
+        return Use(sum(footprint_bytes(pid) for pid in {os.getpid(), *others}), backend.memory())
+
+    def instrument(self) -> Instrument:
+        if not self.entrant.instrument:
+            raise UsageError(
+                f"{self.entrant.label} brings no instrument; only its whole frames can be timed"
+            )
+        made: Callable[[], Instrument] = _named(self.entrant.instrument)
+        return made()
+
+
+class Request(Generic[Answer]):
+    """Something the child is asked to do."""
+
+    def do(self, bench: Bench) -> Answer:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, slots=True)
+class Load(Request[Loaded]):
+    def do(self, bench: Bench) -> Loaded:
+        """Build, load, give the prompt; everything that is to be imported comes in here, the
+        backend's module first.
+        """
+        entrant = bench.entrant
+        made = _named(entrant.location)
+        began = time.perf_counter()
+        if entrant.isolated:
+            bench.backend = HostedBackend(
+                entrant.label, entrant.location, bench.checkpoint, entrant.options
+            )
+        else:
+            bench.backend = made(bench.checkpoint, entrant.options)
+        bench.backend.load()
+        bench.backend.set_conditioning(bench.conditioning)
+        bench.backend.set_params(FrameParams(bench.seed))
+        loaded_s = time.perf_counter() - began
+        bench.pictures = _pictures(entrant.options.size)
+        return Loaded(bench.backend.describe(), loaded_s, bench.use())
+
+
+@dataclass(frozen=True, slots=True)
+class Run(Request[Timed]):
+    """Render `warm` frames, then for `seconds` but at least `least`; the times of the first `most`
+    are kept.
+    """
+
+    seconds: float
+    warm: int = 2
+    most: int = 500
+    least: int = 2
+
+    def do(self, bench: Bench) -> Timed:
+        backend, pictures = bench.loaded(), bench.pictures
+        out = np.empty_like(pictures[0])
+        submitted: deque[int] = deque()
+        number, bridge_ns = 0, 0
+
+        def submit() -> None:
+            nonlocal number
+            submitted.append(time.perf_counter_ns())
+            backend.submit(pictures[number % len(pictures)])
+            number += 1
+
+        def collect() -> tuple[float, int]:
+            nonlocal bridge_ns
+            bridge_ns += backend.collect(out).bridge_ns
+            now = time.perf_counter_ns()
+            return round((now - submitted.popleft()) / 1e6, 5), now
+
+        depth, warm_ms, frame_ms, latency_ms = backend.depth, [], [], []
+        for _ in range(depth - 1):
+            submit()
+        ends = deque([time.perf_counter_ns()], maxlen=depth)  # of the last `depth` collects
+        for _ in range(self.warm):
+            submit()
+            now = collect()[1]
+            warm_ms.append(round((now - ends[-1]) / 1e6, 5))
+            ends.append(now)
+        began, bridge_ns, rendered = ends[-1], 0, 0
+        while len(frame_ms) < self.least or (ends[-1] - began) / 1e9 < self.seconds:
+            submit()
+            latency, now = collect()
+            rendered += 1
+            if len(ends) == depth and len(frame_ms) < self.most:
+                frame_ms.append(round((now - ends[0]) / 1e6 / depth, 5))
+                latency_ms.append(latency)
+            ends.append(now)
+        bridge_ms = bridge_ns / rendered / 1e6
+        while submitted:
+            collect()
+        return Timed(warm_ms, frame_ms, latency_ms, bridge_ms, rendered)
+
+
+@dataclass(frozen=True, slots=True)
+class Measure(Request[Use]):
+    def do(self, bench: Bench) -> Use:
+        return bench.use()
+
+
+@dataclass(frozen=True, slots=True)
+class Watch(Request[list[tuple[int, int]]]):
+    """Render for `seconds` and look at the footprint about `samples` times: (frames so far,
+    bytes).
+    """
+
+    seconds: float
+    samples: int = 30
+
+    def do(self, bench: Bench) -> list[tuple[int, int]]:
+        seen, frames, began = [(0, bench.use().footprint_bytes)], 0, time.perf_counter()
+        while time.perf_counter() - began < self.seconds:
+            frames += Run(self.seconds / self.samples, warm=0, least=1).do(bench).frames
+            seen.append((frames, bench.use().footprint_bytes))
+        return seen
+
+
+@dataclass(frozen=True, slots=True)
+class CountCopies(Request[dict[str, float]]):
+    """Send `frames` camera pictures through the real loop into a real video file: bytes copied per
+    frame, by hand.
+    """
+
+    frames: int
+
+    def do(self, bench: Bench) -> dict[str, float]:
+        from .passes import count_copies
+
+        return count_copies(
+            bench.loaded(), bench.entrant.options.size, bench.conditioning, bench.seed, self.frames
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Profile(Request[dict[str, list[float]]]):
+    """Milliseconds by stage, each stage waited for; pre, post and hosting are the same for every
+    backend.
+    """
+
+    frames: int
+
+    def do(self, bench: Bench) -> dict[str, list[float]]:
+        from .passes import profile_surroundings
+
+        size = bench.entrant.options.size
+        stages = profile_surroundings(size, self.frames)
+        if bench.entrant.instrument and not bench.entrant.isolated:
+            inside = bench.instrument().profile(bench.loaded(), bench.pictures[0], self.frames)
+            stages = {"pre": stages.pop("pre"), **inside, **stages}
+        bridge_ms = Run(0).do(bench).bridge_ms
+        return {**stages, "bridge": [bridge_ms]} if bridge_ms else stages
+
+
+@dataclass(frozen=True, slots=True)
+class Notes(Request[list[str]]):
+    """What the framework tells of how it runs the frame, a line each."""
+
+    def do(self, bench: Bench) -> list[str]:
+        return (
+            bench.instrument().notes(bench.loaded())
+            if bench.entrant.instrument and not bench.entrant.isolated
+            else []
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class MeasurePeaks(Request[Peaks]):
+    dtype: str
+
+    def do(self, bench: Bench) -> Peaks:
+        return bench.instrument().peaks(self.dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class Count(Request[list[StageCost]]):
+    """Needs no loaded backend."""
+
+    def do(self, bench: Bench) -> list[StageCost]:
+        return list(bench.instrument().count(bench.checkpoint, bench.entrant.options.size))
+
+
+@dataclass(frozen=True, slots=True)
+class Close(Request[None]):
+    def do(self, bench: Bench) -> None:
+        if bench.backend is not None:
+            bench.backend.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Reply(Generic[T]):
+    """Wraps what a request answered."""
+
+    value: T
+
+
+class Worker:
+    """The parent's side of one entrant's process. Raises what the child raises; BackendError if it
+    dies.
+    """
+
+    def __init__(
+        self,
+        entrant: Entrant,
+        checkpoint: Checkpoint,
+        conditioning: np.ndarray,
+        seed: int,
+        watch: Callable[[], None] | None = None,
+    ) -> None:
+        """Start the process; nothing is loaded in it yet. watch: see `Child`."""
+        self.entrant = entrant
+        self._child = Child(
+            entrant.label, serve, entrant, checkpoint, conditioning, seed, watch=watch
+        )
+
+    @property
+    def pid(self) -> int:
+        return self._child.pid
+
+    def ask(self, request: Request[T]) -> T:
+        self.send(request)
+        return self.receive(request)
+
+    def send(self, request: Request[T]) -> None:
+        """Start something whose answer is fetched later, so that two workers can be busy at
+        once.
+        """
+        self._child.send(request)
+
+    def receive(self, request: Request[T]) -> T:
+        """Return the answer to `request`, which was sent last."""
+        reply: Reply[T] = self._child.receive(Reply)
+        return reply.value
+
+    def end(self) -> None:
+        """Close the backend and end the process, by force if it must be. What it complains of no
+        longer matters.
+        """
+        self._child.end(Close())
+
+
+def serve(
+    pipe: connection.Connection,
+    entrant: Entrant,
+    checkpoint: Checkpoint,
+    conditioning: np.ndarray,
+    seed: int,
+) -> None:
+    """The child: do what is asked until told to close or the parent is gone."""
+    settle_in()
+    bench = Bench(entrant, checkpoint, conditioning, seed)
+    with suppress(EOFError, OSError), pipe:  # the parent is gone; nobody is left to answer
+        forward_warnings(pipe.send)
+        request = None
+        while not isinstance(request, Close):
+            request = pipe.recv()
+            try:
+                answer: object = Reply(request.do(bench))
+            except BaseException as error:  # whatever it is, the parent must hear of it
+                answer = Failure.of(error)
+            pipe.send(answer)
+
+
+def _named(location: str) -> Callable[..., T]:
+    module, attribute = location.split(":")
+    found: Callable[..., T] = getattr(import_module(module), attribute)
+    return found
+
+
+def _pictures(size: int) -> list[np.ndarray]:
+    """Eight frames of the moving test card, uint8 (S, S, 3) RGB."""
+    from ...io.source import Synthetic
+    from ...picture.image import to_square_rgb
+
+    card, pictures = Synthetic(size), []
+    for _ in range(8):
+        pictures.append(np.empty((size, size, 3), np.uint8))
+        to_square_rgb(card.read(), pictures[-1])
+    return pictures

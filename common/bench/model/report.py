@@ -1,0 +1,300 @@
+"""What a run of bench leaves: these dataclasses, as JSON. `schema.json` beside this file is made
+from them.
+
+Milliseconds, bytes, FLOPs and bytes a second throughout. Raw times are kept: every figure can be
+worked out again.
+"""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from ...errors import UsageError
+from .schema import build, describe
+from .statistics import Interval, Summary, summary
+
+SCHEMA = 1
+SCHEMA_FILE = Path(__file__).with_name("schema.json")
+
+
+@dataclass(slots=True)
+class Machine:
+    """What the figures were taken on; empty where the system does not tell."""
+
+    system: str
+    chip: str
+    accelerator: str
+    cores: int
+    memory_bytes: int
+    python: str
+    versions: dict[str, str]
+    environment: dict[str, str]
+    git: str
+
+
+@dataclass(slots=True)
+class Work:
+    """What was computed; runs that differ here refuse to be compared. weights: sha256 of UNet and
+    VAE.
+    """
+
+    model: str
+    weights: dict[str, str]
+    unet_parameters: int
+    size: int
+    seed: int
+    prompt: str
+
+
+@dataclass(slots=True)
+class Settings:
+    """How it was measured. fresh: each round in processes of its own; otherwise all rounds in the
+    same ones.
+    """
+
+    rounds: int
+    turns: int
+    turn_s: float
+    fresh: bool
+
+
+@dataclass(slots=True)
+class Round:
+    """One backend's part of a round; `error` says how it failed, then there may be no times."""
+
+    number: int
+    warm_ms: list[float]
+    frame_ms: list[float]
+    latency_ms: list[float]
+    load_s: float
+    error: str = ""
+
+
+@dataclass(slots=True)
+class MemoryPoint:
+    """At a moment: 'load', 'warm-up' or 'end'.
+
+    footprint: of the process, phys_footprint on macOS, PSS on Linux; the rest as the framework
+    says.
+    """
+
+    moment: str
+    footprint_bytes: int
+    active_bytes: int
+    peak_bytes: int
+    cache_bytes: int
+    model_bytes: int
+
+
+@dataclass(slots=True)
+class MemoryOverTime:
+    """Footprint as frames went by; growth in bytes for every 1,000 frames, None where there were
+    too few samples.
+    """
+
+    frames: list[int]
+    footprint_bytes: list[int]
+    growth: Interval | None
+
+
+@dataclass(slots=True)
+class Peak:
+    """What the machine does at best through this backend's framework, or, for a CPU's memory,
+    through plain copies.
+    """
+
+    flops_per_s: float
+    bytes_per_s: float
+    dtype: str
+    how: str
+
+
+@dataclass(slots=True)
+class StageRoof:
+    """One stage against the machine's roof.
+
+    bound: 'compute' or 'memory', by which side of the ridge point it lies on. share: of the
+    attainable rate that was reached. The savings are the most milliseconds that weights of fewer
+    bits, or half the arithmetic, can take off.
+    """
+
+    stage: str
+    flops: int
+    moved_bytes: int
+    weight_bytes: int
+    measured_ms: float
+    intensity: float
+    bound: str
+    roof_ms: float
+    share: float
+    int8_saves_ms: float
+    int4_saves_ms: float
+    half_saves_ms: float
+    verdict: str
+
+
+@dataclass(slots=True)
+class Roofline:
+    """ridge: FLOPs per byte above which arithmetic is the limit."""
+
+    peak: Peak
+    ridge: float
+    stages: list[StageRoof]
+    frame_verdict: str
+
+
+@dataclass(slots=True)
+class ContentionPoint:
+    """One backend while other processes move memory. cached: the control, just as busy but within
+    the cache.
+    """
+
+    wanted_share: float
+    cached: bool
+    traffic_bytes_per_s: float
+    frame_ms: list[float]
+
+
+@dataclass(slots=True)
+class Contention:
+    processes: int
+    saturation_bytes_per_s: float
+    points: list[ContentionPoint]
+
+
+@dataclass(slots=True)
+class BackendReport:
+    """Everything about one entrant.
+
+    copies: bytes per frame by hand. stages_ms: of a separate pass, each waited for. notes: what
+    its framework tells.
+    """
+
+    label: str
+    location: str
+    settings: dict[str, str]
+    isolated: bool
+    describe: dict[str, str]
+    rounds: list[Round] = field(default_factory=list)
+    summary: Summary | None = None
+    bridge_ms: float = 0.0
+    memory: list[MemoryPoint] = field(default_factory=list)
+    memory_over_time: MemoryOverTime | None = None
+    copies: dict[str, float] = field(default_factory=dict)
+    stages_ms: dict[str, list[float]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    roofline: Roofline | None = None
+    contention: Contention | None = None
+
+    @property
+    def latency(self) -> Summary | None:
+        """From submit to collect, of every round; longer than a frame's share of time if several
+        are in flight.
+        """
+        return summary([r.latency_ms for r in self.rounds if r.latency_ms]) if self.frames else None
+
+    @property
+    def frames(self) -> list[list[float]]:
+        """Frame times of the rounds that have any."""
+        return [r.frame_ms for r in self.rounds if r.frame_ms]
+
+
+@dataclass(slots=True)
+class Ratio:
+    """How many times as long `first` takes as `second`; `refused` says why they are not
+    compared.
+    """
+
+    first: str
+    second: str
+    ratio: Interval | None
+    refused: str = ""
+
+
+@dataclass(slots=True)
+class Together:
+    """Two backends resident and running at once, against each alone just before. Rates in frames a
+    second.
+    """
+
+    labels: list[str]
+    alone_fps: list[float]
+    together_fps: list[float]
+    footprint_bytes: list[int]
+
+
+@dataclass(slots=True)
+class Count:
+    """A stage's FLOPs as each way of counting has them."""
+
+    stage: str
+    flops: dict[str, int]
+
+
+@dataclass(slots=True)
+class PaperRow:
+    """A figure of the paper's beside ours: the same work, not the same machine."""
+
+    what: str
+    paper_ms: float
+    ours_ms: dict[str, float]
+
+
+@dataclass(slots=True)
+class Report:
+    """A run. complete: every pass that was asked for was made; otherwise `ended` says what
+    happened.
+    """
+
+    schema: int
+    complete: bool
+    ended: str
+    began: str
+    seconds: float
+    work: Work
+    machine: Machine
+    settings: Settings
+    conditions: list[dict[str, str]] = field(default_factory=list)
+    backends: list[BackendReport] = field(default_factory=list)
+    ratios: list[Ratio] = field(default_factory=list)
+    together: Together | None = None
+    counts: list[Count] = field(default_factory=list)
+    paper: list[PaperRow] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def as_json(self) -> str:
+        return json.dumps(asdict(self), indent=1, allow_nan=False) + "\n"
+
+
+def schema_text() -> str:
+    """The JSON schema of a report, as `schema.json` has it."""
+    head = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "A report of `sdxs bench`",
+    }
+    return json.dumps(head | describe(Report), indent=1) + "\n"
+
+
+def read_report(path: Path) -> Report:
+    """Read what `--json` wrote. Raises UsageError for a file that is not there, damaged, or of
+    another version.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UsageError(
+            f"{path}: not readable as json ({error}); expected a file that `sdxs bench --json` "
+            "wrote"
+        ) from None
+    schema = values.get("schema") if isinstance(values, dict) else None
+    if schema != SCHEMA:
+        raise UsageError(
+            f"{path}: schema {schema!r}, expected {SCHEMA}; it was written by another version of "
+            "sdxs, or is no report of "
+            "bench: use that version, or measure again"
+        )
+    try:
+        return build(Report, values, "report")
+    except ValueError as error:
+        raise UsageError(f"{path}: damaged: {error}; measure again") from None

@@ -1,0 +1,1 @@
+"""Checkpoints on disk: registry, hub, configs, layouts, hashes, import of pickles."""

@@ -1,0 +1,53 @@
+"""A ControlNet on disk: its config, its file, and whether it fits a checkpoint."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import ConfigError
+from .config import ControlNetConfig, UNetConfig, VAEConfig
+from .layout import controlnet_layout, skip_channels
+from .manifest import verify_hashes
+from .tensors import check_layout
+
+
+@dataclass(frozen=True, slots=True)
+class ControlNet:
+    """A ControlNet's folder with its config read; tensors are not loaded."""
+
+    folder: Path
+    config: ControlNetConfig
+
+    @classmethod
+    def open(cls, folder: Path) -> "ControlNet":
+        """Raises ConfigError."""
+        return cls(folder, ControlNetConfig.read(folder / "config.json"))
+
+    @property
+    def weights(self) -> Path:
+        return self.folder / "diffusion_pytorch_model.safetensors"
+
+    def verify(self, manifest: Path) -> None:
+        """Check names, shapes and dtypes of every tensor, then hashes. Raises WeightsError."""
+        check_layout(self.weights, controlnet_layout(self.config))
+        verify_hashes(self.folder, manifest)
+
+    def check_fit(self, unet: UNetConfig, vae: VAEConfig, model: str) -> None:
+        """Raise ConfigError unless its residuals fit the UNet and both read the same prompt and
+        latents.
+        """
+        mine, theirs = self.config.unet, unet
+        for what, left, right in (
+            ("cross_attention_dim", mine.cross_attention_dim, theirs.cross_attention_dim),
+            ("in_channels", mine.in_channels, theirs.in_channels),
+            ("number of residuals", len(skip_channels(mine)), len(skip_channels(theirs))),
+            ("widths of residuals", skip_channels(mine), skip_channels(theirs)),
+            ("width in the middle", mine.block_out_channels[-1], theirs.block_out_channels[-1]),
+            ("reduction of the picture", self.config.reduction, vae.reduction),
+            ("conditioning_channels", self.config.conditioning_channels, 3),
+        ):
+            if left != right:
+                raise ConfigError(
+                    f"{self.folder}: {what} is {left}, {model} needs {right}; this ControlNet was "
+                    "trained for another model, "
+                    "use --control none or one that fits"
+                )

@@ -1,0 +1,296 @@
+"""Find, open and verify a checkpoint: a folder in the diffusers layout.
+
+Looked for in this order: a path, the weights folder, the hub's cache on this machine, the hub.
+Only json, text and safetensors files are ever read.
+"""
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ..errors import ConfigError, UsageError, WeightsError
+from .config import (
+    CLIPTextConfig,
+    FrameConfig,
+    SchedulerConfig,
+    UNetConfig,
+    VAEConfig,
+    read_vae_config,
+)
+from .control import ControlNet
+from .layout import text_encoder_layout, unet_layout, vae_layout
+from .manifest import verify_hashes
+from .registry import ENTRIES, Entry, entry
+from .tensors import check_layout, read_header
+
+PACKAGE_FOLDER = Path(__file__).resolve().parents[2]
+TEXT_PREFIX = "text_model."  # transformers before version 5 wrote it
+HUB_CACHE = "hub cache"
+VAE_FOLDERS = ("vae", "vae_large")  # of the checkpoints known by name
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A checkpoint on disk, its configs read and found to fit each other; tensors are not loaded.
+
+    `origin` says where it was found: "path", "weights", "hub cache" or "hub".
+    """
+
+    name: str
+    folder: Path
+    origin: str
+    vae_folder: str
+    unet: UNetConfig
+    vae: VAEConfig
+    text_encoder: CLIPTextConfig
+    scheduler: SchedulerConfig
+    frame: FrameConfig
+    control: ControlNet | None = None
+
+    @property
+    def unet_weights(self) -> Path:
+        return self.folder / "unet" / "diffusion_pytorch_model.safetensors"
+
+    @property
+    def vae_weights(self) -> Path:
+        return self.folder / self.vae_folder / "diffusion_pytorch_model.safetensors"
+
+    @property
+    def text_encoder_weights(self) -> Path:
+        return self.folder / "text_encoder" / "model.safetensors"
+
+    @property
+    def size_multiple(self) -> int:
+        """A frame's side must be a multiple of this many pixels."""
+        return self.vae.reduction * self.unet.reduction
+
+    def at(self, strength: float | None, steps: int | None) -> "Checkpoint":
+        """The same checkpoint, told `--strength` and `--steps`. Raises UsageError where it cannot
+        be.
+        """
+        return replace(
+            self,
+            frame=self.frame.at(strength, steps, self.scheduler.num_train_timesteps, self.name),
+        )
+
+    def check_size(self, size: int) -> None:
+        """Raise UsageError unless the networks can take a frame of `size` pixels a side."""
+        multiple = self.size_multiple
+        if size < multiple or size % multiple:
+            nearest = max(multiple, round(size / multiple) * multiple)
+            raise UsageError(
+                f"--size {size}: {self.name} needs a multiple of {multiple}; the nearest is "
+                f"{nearest}"
+            )
+
+    def verify(self) -> None:
+        """Check names, shapes and dtypes of every tensor, then hashes. Raises WeightsError.
+
+        A file is hashed once; after that its size and time stand for it, as manifest.json has them.
+        """
+        check_layout(self.unet_weights, unet_layout(self.unet))
+        check_layout(self.vae_weights, vae_layout(self.vae))
+        check_layout(
+            self.text_encoder_weights,
+            text_encoder_layout(self.text_encoder),
+            ("F32", "F16"),
+            ignored=("embeddings.position_ids",),
+            prefix=self.text_prefix(),
+        )
+        manifest = weights_folder() / "manifest.json"
+        if self.origin == HUB_CACHE:
+            from .hub import record_cached
+
+            record_cached(entry(self.name), self.folder, manifest, self.vae_folder)
+        verify_hashes(self.folder, manifest)
+        if self.control:
+            self.control.verify(manifest)
+
+    def text_prefix(self) -> str:
+        """What the text encoder's file puts before every tensor name: `text_model.` or nothing."""
+        return (
+            TEXT_PREFIX
+            if any(k.startswith(TEXT_PREFIX) for k in read_header(self.text_encoder_weights))
+            else ""
+        )
+
+
+def open_checkpoint(
+    folder: Path, name: str = "", origin: str = "path", vae_folder: str = "vae"
+) -> Checkpoint:
+    """Read a folder's configs and check that its parts fit together. Raises ConfigError."""
+    scheduler = SchedulerConfig.read(folder / "scheduler" / "scheduler_config.json")
+    checkpoint = Checkpoint(
+        name=name or folder.resolve().name,
+        folder=folder,
+        origin=origin,
+        vae_folder=vae_folder,
+        unet=UNetConfig.read(folder / "unet" / "config.json"),
+        vae=read_vae_config(folder / vae_folder / "config.json"),
+        text_encoder=CLIPTextConfig.read(folder / "text_encoder" / "config.json"),
+        scheduler=scheduler,
+        frame=FrameConfig.read(
+            folder / "sdxs.json",
+            scheduler.num_train_timesteps,
+            dict(ENTRIES[name].frame) if name in ENTRIES else {},
+        ),
+    )
+    _check_fit(checkpoint)
+    return checkpoint
+
+
+def _check_fit(c: Checkpoint) -> None:
+    text_width = c.text_encoder.hidden_size
+    for what, left, right in (
+        (
+            "unet cross_attention_dim and text encoder hidden_size",
+            c.unet.cross_attention_dim,
+            text_width,
+        ),
+        ("unet in_channels and vae latent_channels", c.unet.in_channels, c.vae.latent_channels),
+        ("unet out_channels and vae latent_channels", c.unet.out_channels, c.vae.latent_channels),
+    ):
+        if left != right:
+            raise ConfigError(
+                f"{c.folder}: {what} differ ({left}, {right}); these parts are of different "
+                "checkpoints, "
+                "copy all folders from one"
+            )
+    if c.frame.size % c.size_multiple:
+        raise ConfigError(
+            f"{c.folder / 'sdxs.json'}: size is {c.frame.size}, expected a multiple of "
+            f"{c.size_multiple}; "
+            "write the size this checkpoint was trained for"
+        )
+
+
+def weights_folder() -> Path:
+    """Where checkpoints are kept and written: $SDXS_WEIGHTS, a source checkout's weights/, or the
+    user's cache.
+    """
+    if chosen := os.environ.get("SDXS_WEIGHTS"):
+        return Path(chosen).expanduser()
+    if (PACKAGE_FOLDER / "pyproject.toml").is_file():
+        return PACKAGE_FOLDER / "weights"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sdxs" / "weights"
+
+
+def local_folder(known: Entry, vae_folder: str = "vae") -> tuple[Path, str] | None:
+    """Return (folder, origin) of a known checkpoint with this VAE on this machine, or None."""
+    for base in (weights_folder(), PACKAGE_FOLDER / "weights"):
+        folder = base / known.name
+        if all((folder / part / "config.json").is_file() for part in ("unet", vae_folder)):
+            return folder, "weights"
+    if not known.repo or not known.revision:
+        return None
+    from .hub import cached_folder
+
+    cached = cached_folder(known, vae_folder)
+    return (cached, HUB_CACHE) if cached else None
+
+
+def with_control(checkpoint: Checkpoint, control: str) -> Checkpoint:
+    """The same checkpoint with the ControlNet that `--control` names: 'none', 'sketch', or a
+    folder.
+
+    'sketch' is the one in the checkpoint's own folder `controlnet/`, or the known one for this
+    checkpoint. Raises UsageError, WeightsError, ConfigError if there is none or it does not fit.
+    """
+    if control == "none":
+        return checkpoint
+    if control != "sketch":
+        folder = Path(control).expanduser()
+        if not (folder / "config.json").is_file():
+            raise UsageError(
+                f"--control {control}: expected none, sketch, or a folder with a ControlNet's "
+                "config.json and safetensors file"
+            )
+    elif (checkpoint.folder / "controlnet" / "config.json").is_file():
+        folder = checkpoint.folder / "controlnet"
+    else:
+        folder = _known_control(checkpoint.name)
+    found = ControlNet.open(folder)
+    found.check_fit(checkpoint.unet, checkpoint.vae, checkpoint.name)
+    return replace(checkpoint, control=found)
+
+
+def control_folder(known: Entry) -> Path | None:
+    """Where a known ControlNet is on this machine, or None."""
+    places = (base / known.name for base in (weights_folder(), PACKAGE_FOLDER / "weights"))
+    return next(
+        (folder for folder in places if known.controls and (folder / "config.json").is_file()), None
+    )
+
+
+def _known_control(model: str) -> Path:
+    known = next(
+        (known for known in ENTRIES.values() if known.controls and known.controls == model), None
+    )
+    if known is None:
+        which = ", ".join(f"{k.name} for {k.controls}" for k in ENTRIES.values() if k.controls)
+        raise UsageError(
+            f"--control sketch: there is no sketch ControlNet for {model} (known: {which}; "
+            "demo-sketch has its own); use "
+            "--model demo-sketch, --control none, or name a folder that holds one trained for "
+            f"{model}"
+        )
+    if folder := control_folder(known):
+        return folder
+    raise WeightsError(
+        f"--control sketch: {known.name} is not on this machine and cannot be pulled: "
+        f"{known.pickle_only}"
+    )
+
+
+def _is_path(model: str) -> bool:
+    """A known name is never a path; anything else is one if it exists or is written like one."""
+    if model in ENTRIES:
+        return False
+    return Path(model).is_dir() or len(Path(model).parts) > 1 or model.startswith(("~", "."))
+
+
+def _open_path(model: str, vae_folder: str) -> Checkpoint:
+    path = Path(os.path.expanduser(model))  # noqa: PTH111 - Path.expanduser raises for a user that does not exist
+    if not (path / "unet" / "config.json").is_file():
+        raise UsageError(
+            f"--model {model}: no checkpoint there; expected a folder in the diffusers layout "
+            "(unet/, vae/, text_encoder/, tokenizer/, scheduler/), or a name from `sdxs weights "
+            "list`"
+        )
+    return open_checkpoint(path, vae_folder=vae_folder)
+
+
+def find(model: str, vae_folder: str = "vae", download: bool = True) -> Checkpoint:
+    """Open a checkpoint by path or known name, pulling it from the hub if it is nowhere here.
+
+    Raises UsageError (no such model), WeightsError (not here and not to be had), ConfigError.
+    """
+    if _is_path(model):
+        return _open_path(model, vae_folder)
+    known = entry(model)
+    here = local_folder(known, vae_folder)
+    if here is None:
+        if known.pickle_only:
+            raise WeightsError(f"{model} cannot be pulled: {known.pickle_only}")
+        if vae_folder not in VAE_FOLDERS:
+            raise UsageError(
+                f"--vae {vae_folder}: expected {' or '.join(VAE_FOLDERS)}, or a folder of a "
+                "--model given by path"
+            )
+        if not known.repo and vae_folder != VAE_FOLDERS[0]:
+            raise WeightsError(
+                f"{model} with the VAE {vae_folder!r} is not in this installation; drop --vae, or "
+                "take a --model that has it"
+            )
+        if not known.repo:
+            raise WeightsError(f"{model} is not in this installation; reinstall sdxs")
+        if not download:
+            raise WeightsError(
+                f"{model} is not on this machine; run `sdxs weights pull {model}` or use `--model "
+                "demo`"
+            )
+        from .hub import pull
+
+        here = pull(known, weights_folder(), vae_folder), "hub"
+    folder, origin = here
+    return open_checkpoint(folder, known.name, origin, vae_folder)

@@ -1,0 +1,277 @@
+"""Pull a known checkpoint from the model hub, verified against the hub's own file hashes.
+
+The only file that imports huggingface_hub; it is slow to import, so this module is itself imported
+where it is needed. Files grow under `weights/.partial-<name>/`, are compared with the hub's hashes,
+and only a complete set moves to `weights/<name>/`: an interrupted pull leaves no half checkpoint.
+"""
+
+import contextlib
+import re
+import shutil
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import HfApi, hf_hub_url, try_to_load_from_cache
+
+# hf_hub_download 2.4 deletes an unfinished file (huggingface_hub#4228), so a broken 1.3 GB
+# download would start again from nothing; its own http_get resumes. Back to hf_hub_download once
+# that resumes across runs.
+from huggingface_hub.file_download import http_get
+from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils import build_hf_headers, get_session  # type: ignore[attr-defined]  # public, exported lazily
+
+# The library's HTTP client has changed name twice; this is its base error under any of them.
+from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled  # type: ignore[attr-defined]  # isort: skip
+
+from ..errors import WeightsError
+from .manifest import add_files, read_manifest, record_key
+from .registry import ENTRIES, Entry
+from .tensors import git_blob_sha1, sha256
+
+_HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteFile:
+    """A file as the hub describes it. `hash` is a sha256 for large files, git's sha1 for small
+    ones.
+    """
+
+    path: str
+    size: int
+    hash: str
+
+
+def cached_folder(known: Entry, vae_folder: str = "vae") -> Path | None:
+    """Return the hub cache's snapshot of a checkpoint if every needed file is in it.
+
+    A cache without links cannot say what its files should hash to and is passed over.
+    """
+    folder = None
+    for name in known.files(vae_folder):
+        cached = try_to_load_from_cache(known.repo, name, revision=known.revision)
+        if not isinstance(cached, str) or not _HASH.fullmatch(Path(cached).resolve().name):
+            return None
+        folder = folder or Path(cached.removesuffix(name))
+    return folder
+
+
+def record_cached(known: Entry, folder: Path, manifest: Path, vae_folder: str = "vae") -> None:
+    """Compare a snapshot's files with the hashes the cache names them by, once, and record them.
+
+    Raises WeightsError for a damaged file.
+    """
+    earlier = read_manifest(manifest).get(record_key(folder, manifest))
+    digests = {}
+    for name in known.files(vae_folder):
+        if earlier is None or name not in earlier.files:
+            blob = (folder / name).resolve()
+            digests[name] = _digest(blob, blob.name)
+            if not digests[name]:
+                raise WeightsError(
+                    f"{blob}: the hub cache's copy of {name} is damaged (its hash is not its "
+                    "name); "
+                    f"delete it and run `sdxs weights pull {known.name}`"
+                )
+    if digests:
+        # where no record can be written the files are hashed at every start
+        with contextlib.suppress(OSError):
+            add_files(manifest, folder, known.repo, known.revision, digests)
+
+
+def pull(known: Entry, weights: Path, vae_folder: str = "vae") -> Path:
+    """Download the files a session needs into `weights/<name>` and return that folder.
+
+    Files that are already there and sound are kept, so this also repairs and extends a checkpoint.
+    Shows the hub library's progress bars. Every file is compared with the hub's hash and recorded
+    in manifest.json. Raises WeightsError; what was already downloaded is kept and resumed next
+    time.
+    """
+    if known.pickle_only:
+        raise WeightsError(f"{known.name} cannot be pulled: {known.pickle_only}")
+    if not known.repo:
+        raise WeightsError(
+            f"{known.name} comes with the code and cannot be pulled; reinstall sdxs to restore it"
+        )
+    folder, partial, manifest = (
+        weights / known.name,
+        weights / f".partial-{known.name}",
+        weights / "manifest.json",
+    )
+    read_manifest(manifest)  # a damaged one is better reported before the download than after it
+    try:
+        remote = _remote_files(known, vae_folder)
+        digests = {file.path: _digest(folder / file.path, file.hash) for file in remote}
+        wanted = [file for file in remote if not digests[file.path]]
+        if wanted:
+            partial.mkdir(parents=True, exist_ok=True)
+            _check_space(partial, wanted)
+            for file in wanted:
+                digests[file.path] = _fetch(known, file, partial)
+            _remove_strays(partial, digests)
+            _move(partial, folder)
+        add_files(manifest, folder, known.repo, known.revision, digests)
+    except (HTTPError, OfflineModeIsEnabled) as error:
+        raise WeightsError(_unreachable(known, error)) from None
+    except OSError as error:
+        raise WeightsError(
+            f"{known.name}: writing to {weights} failed ({error}); free space or set "
+            "$SDXS_WEIGHTS, then pull again"
+        ) from None
+    return folder
+
+
+def reachable(timeout_s: float = 3.0) -> str:
+    """Say what stands between this machine and the hub, or nothing. Asks once, for the smallest
+    file of a checkpoint.
+    """
+    known = next(
+        known
+        for known in ENTRIES.values()
+        if known.repo and known.revision and not known.pickle_only
+    )
+    url = hf_hub_url(known.repo, known.files()[0], revision=known.revision)
+    try:
+        response = get_session().head(
+            url, timeout=timeout_s, headers=build_hf_headers(library_name="sdxs")
+        )
+    except OfflineModeIsEnabled:
+        return "HF_HUB_OFFLINE is set, so the hub is not asked"
+    except (HTTPError, OSError) as error:
+        return f"the hub cannot be reached ({type(error).__name__})"
+    if response.status_code >= 400:
+        return f"the hub refused {known.repo} (HTTP {response.status_code})"
+    if "X-Repo-Commit" not in response.headers:
+        return "what answered is not the hub; is there a login page or a proxy between?"
+    return ""
+
+
+def _remote_files(known: Entry, vae_folder: str) -> list[RemoteFile]:
+    names = known.files(vae_folder)
+    try:
+        found = HfApi().get_paths_info(known.repo, list(names), revision=known.revision)
+    except (ValueError, KeyError, TypeError):  # a login page of the network instead of json
+        raise WeightsError(
+            f"{known.name}: what answered is not the hub; is there a login page or a proxy "
+            "between? "
+            "`--model demo` needs no network"
+        ) from None
+    files = {file.path: file for file in found if isinstance(file, RepoFile)}
+    for name in names:
+        if name not in files:
+            raise WeightsError(
+                f"{known.name}: {known.repo} at revision {known.revision[:12]} has no {name}; "
+                "this VAE does not exist there, or the repository has changed"
+            )
+    return [
+        RemoteFile(n, files[n].size, lfs.sha256 if (lfs := files[n].lfs) else files[n].blob_id)
+        for n in names
+    ]
+
+
+def _digest(path: Path, expected: str) -> str:
+    """The sha256 of a file whose content has the hub's hash `expected`; '' for any other or
+    none.
+    """
+    if not path.is_file():
+        return ""
+    digest = sha256(path)
+    return digest if (digest if len(expected) == 64 else git_blob_sha1(path)) == expected else ""
+
+
+def _growing(partial: Path, file: RemoteFile) -> Path:
+    return partial / f"{file.path}.part"
+
+
+def _check_space(partial: Path, wanted: Sequence[RemoteFile]) -> None:
+    needed = 0
+    for file in wanted:
+        present = [
+            p.stat().st_size for p in (partial / file.path, _growing(partial, file)) if p.is_file()
+        ]
+        needed += max(0, file.size - sum(present))
+    free = shutil.disk_usage(partial).free
+    if needed > free:
+        raise WeightsError(
+            f"{partial}: {needed / 1e9:.1f} GB still to download, {free / 1e9:.1f} GB free; "
+            "free space or set $SDXS_WEIGHTS to a folder on another disk"
+        )
+
+
+def _fetch(known: Entry, file: RemoteFile, partial: Path) -> str:
+    """Bring one file into `partial`, from where an earlier attempt stopped; return its sha256."""
+    path, growing = partial / file.path, _growing(partial, file)
+    if digest := _digest(path, file.hash):
+        return digest
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with growing.open("ab") as target:
+        if target.tell() > file.size:
+            target.seek(0)
+            target.truncate()
+        try:
+            http_get(
+                hf_hub_url(known.repo, file.path, revision=known.revision),
+                target,
+                resume_size=target.tell(),
+                expected_size=file.size,
+                displayed_filename=file.path,
+                headers=build_hf_headers(
+                    library_name="sdxs", headers={"Accept-Encoding": "identity"}
+                ),
+            )
+        except OSError as error:
+            if error.errno is not None or isinstance(error, HTTPError):
+                raise
+            # the library's own size check, which has no errno; what came is judged by its hash
+            # below
+    digest = _digest(growing, file.hash)
+    if not digest:
+        growing.unlink()
+        raise WeightsError(
+            f"{known.name}: {file.path} does not match the hash the hub reports "
+            f"({file.hash[:12]}...); "
+            "the download was damaged and has been removed, pull again"
+        )
+    growing.replace(path)
+    return digest
+
+
+def _remove_strays(partial: Path, names: Collection[str]) -> None:
+    """Drop what an interrupted pull with another VAE left."""
+    for path in partial.rglob("*"):
+        if path.is_file() and path.relative_to(partial).as_posix() not in names:
+            path.unlink()
+
+
+def _move(source: Path, target: Path) -> None:
+    """Rename a tree into place; where the target has the same folder, go on inside it."""
+    if not (source.is_dir() and target.is_dir()):
+        source.replace(target)
+        return
+    for child in sorted(source.iterdir()):
+        _move(child, target / child.name)
+    source.rmdir()
+
+
+def _unreachable(known: Entry, error: Exception) -> str:
+    response = getattr(error, "response", None)
+    demo = "`--model demo` needs no network"
+    if response is None:
+        return (
+            f"{known.name} is not complete on this machine and the hub cannot be reached "
+            f"({type(error).__name__}); "
+            f"connect to the network and run the same command again, it resumes; {demo}"
+        )
+    refusal = f"{known.name}: the hub refused {known.repo} (HTTP {response.status_code})"
+    if response.status_code in (401, 403):
+        return (
+            f"{refusal}; accept its terms on its page and run `hf auth login`, or ask who runs "
+            f"this network; {demo}"
+        )
+    if response.status_code == 404:
+        return (
+            f"{refusal}; the repository or its revision {known.revision[:12]} is gone, update "
+            f"sdxs; {demo}"
+        )
+    return f"{refusal}; try again later, the download resumes; {demo}"

@@ -1,0 +1,229 @@
+"""What was verified, and when a file may be trusted without hashing it again.
+
+`weights/manifest.json` records the sha256, size and modification time of each file that came
+from the hub. A checkpoint that ships with the code carries a `SHA256SUMS` file instead, which
+`sha256sum --check` reads too.
+"""
+
+import contextlib
+import json
+import os
+import string
+import tempfile
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from ..errors import WeightsError
+from .tensors import sha256
+
+SCHEMA = 1
+SUMS = "SHA256SUMS"
+
+
+@dataclass(frozen=True, slots=True)
+class FileRecord:
+    """A file as it was when its hash was verified; `source_sha256` is that of the pickle it was
+    imported from.
+    """
+
+    sha256: str
+    bytes: int
+    mtime_ns: int
+    source_sha256: str = ""
+
+    @classmethod
+    def of(cls, path: Path, digest: str, source_digest: str = "") -> "FileRecord":
+        stat = path.stat()
+        return cls(digest, stat.st_size, stat.st_mtime_ns, source_digest)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A verified checkpoint: where it came from and what its files were. `folder` is a
+    `record_key`.
+    """
+
+    folder: str
+    repo: str
+    revision: str
+    files: dict[str, FileRecord]
+
+
+def record_key(folder: Path, manifest: Path) -> str:
+    """How a manifest names a folder: relative if it lies beside the manifest, so that both can
+    move together.
+    """
+    folder, beside = folder.resolve(), manifest.parent.resolve()
+    return (folder.relative_to(beside) if folder.is_relative_to(beside) else folder).as_posix()
+
+
+def read_manifest(path: Path) -> dict[str, Record]:
+    """Records by folder; empty if there is no manifest. Raises WeightsError if it is damaged."""
+    if not path.exists():
+        return {}
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        schema = stored["schema"]
+        records = [_record(entry) for entry in stored["checkpoints"]] if schema == SCHEMA else []
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise WeightsError(
+            f"{path}: damaged ({error!r}); delete it and pull the checkpoints again, "
+            "which downloads only what is missing or wrong"
+        ) from None
+    if schema != SCHEMA:
+        raise WeightsError(
+            f"{path}: schema {schema!r}, expected {SCHEMA}; it is from another version of sdxs, "
+            "use that or delete it"
+        )
+    return {record.folder: record for record in records}
+
+
+# Values from a hand-edited file are converted, so that a wrong one fails here and not at its use.
+def _record(stored: dict[str, dict[str, dict[str, str]]]) -> Record:
+    files = {
+        str(name): FileRecord(
+            str(file["sha256"]),
+            int(file["bytes"]),
+            int(file["mtime_ns"]),
+            str(file.get("source_sha256", "")),
+        )
+        for name, file in stored["files"].items()
+    }
+    return Record(str(stored["folder"]), str(stored["repo"]), str(stored["revision"]), files)
+
+
+def write_record(path: Path, record: Record) -> None:
+    """Add or replace one record, atomically."""
+    records = read_manifest(path) | {record.folder: record}
+    stored = {"schema": SCHEMA, "checkpoints": [asdict(r) for r in records.values()]}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _write_whole(path, json.dumps(stored, indent=1))
+
+
+def add_files(
+    manifest: Path, folder: Path, repo: str, revision: str, digests: dict[str, str]
+) -> None:
+    """Record files whose hashes were verified beside those recorded before for the same
+    revision.
+    """
+    key = record_key(folder, manifest)
+    earlier = read_manifest(manifest).get(key)
+    files = (
+        earlier.files if earlier and (earlier.repo, earlier.revision) == (repo, revision) else {}
+    )
+    verified = {name: FileRecord.of(folder / name, digest) for name, digest in digests.items()}
+    write_record(manifest, Record(key, repo, revision, files | verified))
+
+
+def add_imported(manifest: Path, folder: Path, name: str, digest: str, source_digest: str) -> None:
+    """Record one file that was made from a pickle, beside whatever is recorded for its
+    checkpoint.
+    """
+    key = record_key(folder, manifest)
+    earlier = read_manifest(manifest).get(key) or Record(key, "imported", "", {})
+    made = FileRecord.of(folder / name, digest, source_digest)
+    write_record(manifest, replace(earlier, files=earlier.files | {name: made}))
+
+
+def known_hash(folder: Path, path: Path, manifest: Path) -> str:
+    """The recorded sha256 of one of a checkpoint's files, if size and time still stand for it;
+    else ''.
+    """
+    record = read_manifest(manifest).get(record_key(folder, manifest))
+    file = record.files.get(path.relative_to(folder).as_posix()) if record else None
+    return (
+        file.sha256
+        if file and replace(file, source_sha256="") == FileRecord.of(path, file.sha256)
+        else ""
+    )
+
+
+def verify_hashes(folder: Path, manifest: Path, rehash: bool = False) -> int:
+    """Compare a checkpoint's files with their recorded hashes; return how many were compared.
+
+    Files whose size and time equal the record are taken as verified unless `rehash`. A folder
+    with neither a record nor a SHA256SUMS file has nothing to compare with: 0. Raises WeightsError.
+    """
+    record = read_manifest(manifest).get(record_key(folder, manifest))
+    if record is None:
+        sums = read_sums(folder)
+        for name, digest in sums.items():
+            _compare(_present(folder, name), digest)
+        return len(sums)
+    now = {}
+    for name, expected in record.files.items():
+        path = _present(folder, name)
+        now[name] = FileRecord.of(path, expected.sha256, expected.source_sha256)
+        if rehash or now[name] != expected:
+            _compare(path, expected.sha256)
+    if now != record.files:
+        # the files are sound, only their times are new; where the record cannot be written they
+        # are hashed every time
+        with contextlib.suppress(OSError):
+            write_record(manifest, replace(record, files=now))
+    return len(record.files)
+
+
+def read_sums(folder: Path) -> dict[str, str]:
+    """File name -> sha256 of a folder's SHA256SUMS; empty if there is none. Raises WeightsError."""
+    path = folder / SUMS
+    if not path.exists():
+        return {}
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise WeightsError(f"{path}: not readable ({error}); restore the file") from None
+    sums = {}
+    for line in lines:
+        digest, separator, name = line[:64], line[64:66], line[66:]
+        if (
+            len(digest) != 64
+            or set(digest) - set(string.hexdigits)
+            or separator not in ("  ", " *")
+            or not name
+        ):
+            raise WeightsError(
+                f"{path}: line {line[:80]!r} is not 'sha256  name'; restore the file"
+            )
+        sums[name] = digest.lower()
+    return sums
+
+
+def write_sums(folder: Path) -> None:
+    """Record every file of a checkpoint folder in its SHA256SUMS."""
+    names = sorted(
+        p.relative_to(folder).as_posix()
+        for p in folder.rglob("*")
+        if p.is_file() and p.name != SUMS
+    )
+    _write_whole(folder / SUMS, "".join(f"{sha256(folder / n)}  {n}\n" for n in names))
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """Write under a temporary name and rename: a reader finds the old file or the new one."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        temporary.chmod(0o644)  # mkstemp's 0600 would hide it from the machine's other users
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _present(folder: Path, name: str) -> Path:
+    if not (folder / name).is_file():
+        raise WeightsError(
+            f"{folder / name}: file is missing though it was recorded; pull the checkpoint again"
+        )
+    return folder / name
+
+
+def _compare(path: Path, expected: str) -> None:
+    found = sha256(path)
+    if found != expected:
+        raise WeightsError(
+            f"{path}: sha256 is {found[:12]}..., recorded was {expected[:12]}...; "
+            "the file has changed or is damaged, pull or restore the checkpoint"
+        )

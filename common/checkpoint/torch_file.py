@@ -1,0 +1,192 @@
+"""Read tensors out of a PyTorch checkpoint (.bin, .pt, .ckpt) without unpickling it and without
+torch.
+
+Both of torch.save's formats: a zip (since torch 1.6) with the pickle in `data.pkl` and one entry
+per storage, and the older run of four pickles followed by the storages. The tar of 2017 is
+refused.
+"""
+
+import io
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from ..errors import WeightsError
+from .torch_pickle import (
+    MOST_PICKLE_BYTES,
+    Machine,
+    Refused,
+    Storage,
+    StoredTensor,
+    Value,
+    described,
+)
+
+MOST_FILE_BYTES = 32 << 30
+_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+_LEGACY_PROTOCOL = 1001
+
+
+@dataclass(frozen=True)
+class TorchFile:
+    """An opened checkpoint: its tensors by name, what else lay at its top level, and a reader of
+    storages.
+    """
+
+    tensors: dict[str, StoredTensor]
+    ignored: tuple[str, ...]
+    read: Callable[[Storage], bytes]
+
+    def scalars(self, name: str) -> np.ndarray:
+        """The scalars of one tensor as raw items, little-endian, contiguous in C order."""
+        tensor = self.tensors[name]
+        flat = np.frombuffer(self.read(tensor.storage), dtype=f"V{tensor.storage.item_bytes}")
+        size = tensor.storage.item_bytes
+        view = np.lib.stride_tricks.as_strided(
+            flat[tensor.offset :],
+            tensor.shape,
+            [stride * size for stride in tensor.strides],
+            writeable=False,
+        )
+        return np.ascontiguousarray(view)
+
+
+@contextmanager
+def open_torch_file(path: Path) -> Iterator[TorchFile]:
+    """Open a checkpoint written by torch.save. Raises WeightsError for anything in it but
+    tensors.
+    """
+    try:
+        size = path.stat().st_size
+        if size > MOST_FILE_BYTES:
+            raise Refused(f"{size:,} bytes are more than any checkpoint sdxs knows has")
+        with path.open("rb") as file:
+            if zipfile.is_zipfile(file):
+                with zipfile.ZipFile(file) as archive:
+                    yield _open_zip(archive, size)
+            else:
+                file.seek(0)
+                yield _open_legacy(file, size)
+    except Refused as refused:
+        raise WeightsError(
+            f"{path}: not imported: {refused}; only tensors are taken from a pickle and nothing in "
+            "it is ever run; "
+            "get this checkpoint from its author, or another one"
+        ) from None
+    except (zipfile.BadZipFile, EOFError, OverflowError) as error:
+        raise WeightsError(f"{path}: damaged or truncated ({error}); download it again") from None
+    except OSError as error:
+        raise WeightsError(
+            f"{path}: cannot be read ({error.strerror or error}); check the path and its "
+            "permissions"
+        ) from None
+
+
+# The two containers
+
+
+def _open_zip(archive: zipfile.ZipFile, size: int) -> TorchFile:
+    entries = {entry.filename: entry for entry in archive.infolist()}
+    if len(entries) != len(archive.infolist()):
+        raise Refused("two entries of the zip have one name")
+    packed = [name for name, entry in entries.items() if entry.compress_type != zipfile.ZIP_STORED]
+    if packed:
+        raise Refused(f"entry {packed[0]!r} is compressed, which torch.save never does")
+    pickles = [name for name in entries if name == "data.pkl" or name.endswith("/data.pkl")]
+    if len(pickles) != 1:
+        raise Refused(f"the zip has {len(pickles)} entries named data.pkl, a checkpoint has one")
+    base = pickles[0].removesuffix("data.pkl")
+    order = archive.read(base + "byteorder") if base + "byteorder" in entries else b"little"
+    if order.strip() != b"little":
+        raise Refused(f"byte order {order[:20]!r}; only little-endian files are read")
+    if entries[pickles[0]].file_size > MOST_PICKLE_BYTES:
+        raise Refused(
+            f"its pickle has {entries[pickles[0]].file_size:,} bytes, {MOST_PICKLE_BYTES:,} are "
+            "the limit"
+        )
+    top = Machine(io.BytesIO(archive.read(pickles[0]))).run()
+
+    def read(storage: Storage) -> bytes:
+        entry = entries.get(f"{base}data/{storage.key}")
+        if entry is None:
+            raise Refused(f"storage {storage.key!r} is not in the zip")
+        if entry.file_size != storage.count * storage.item_bytes:
+            raise Refused(
+                f"storage {storage.key!r} has {entry.file_size:,} bytes, its tensor speaks of "
+                f"{storage.count * storage.item_bytes:,}"
+            )
+        return archive.read(entry)
+
+    return TorchFile(*_tensors(top, size), read)
+
+
+def _open_legacy(file: BinaryIO, size: int) -> TorchFile:
+    if file.read(1) != b"\x80":
+        raise Refused("it is neither of the formats that torch.save has written since 2018")
+    file.seek(0)
+    head = io.BytesIO(
+        file.read(MOST_PICKLE_BYTES)
+    )  # a claimed length larger than what is there reads no more than that
+    if Machine(head).run() != _LEGACY_MAGIC or Machine(head).run() != _LEGACY_PROTOCOL:
+        raise Refused("it is a pickle, but none that torch.save wrote")
+    system = Machine(head).run()
+    if not isinstance(system, dict) or system.get("little_endian") is not True:
+        raise Refused("byte order: only little-endian files are read")
+    machine = Machine(head)
+    top = machine.run()
+    keys = Machine(head).run()
+    if (
+        not isinstance(keys, list)
+        or not all(isinstance(key, str) for key in keys)
+        or len(set(keys)) != len(keys)
+    ):
+        raise Refused("its list of storages is not a list of different names")
+    places: dict[str, tuple[int, int]] = {}
+    file.seek(head.tell())
+    for key in keys:
+        count = int.from_bytes(file.read(8), "little", signed=True)
+        storage = machine.storages.get(key)
+        if storage is None or count != storage.count:
+            raise Refused(
+                f"storage {key!r} has {count:,} scalars, its tensor speaks of another number"
+            )
+        places[key] = file.tell(), count * storage.item_bytes
+        file.seek(places[key][1], io.SEEK_CUR)
+
+    def read(storage: Storage) -> bytes:
+        if storage.key not in places:
+            raise Refused(f"storage {storage.key!r} is not in the file")
+        start, length = places[storage.key]
+        file.seek(start)
+        found = file.read(length)
+        if len(found) != length:
+            raise EOFError(f"storage {storage.key!r} ends after {len(found):,} of {length:,} bytes")
+        return found
+
+    return TorchFile(*_tensors(top, size), read)
+
+
+def _tensors(top: Value, size: int) -> tuple[dict[str, StoredTensor], tuple[str, ...]]:
+    """The named tensors of the top level, or of its `state_dict`; and the names of what else is
+    there.
+    """
+    ignored: list[str] = []
+    if isinstance(top, dict) and isinstance(top.get("state_dict"), dict):
+        ignored = [str(key) for key in top if key != "state_dict"]
+        top = top["state_dict"]
+    if not isinstance(top, dict) or not top:
+        raise Refused(f"it holds {described(top)} where a dictionary of named tensors belongs")
+    tensors: dict[str, StoredTensor] = {}
+    for name, value in top.items():
+        if not isinstance(name, str) or not isinstance(value, StoredTensor):
+            raise Refused(f"{str(name)[:80]!r} is {described(value)}, not a tensor")
+        tensors[name] = value
+    total = sum(tensor.bytes for tensor in tensors.values())
+    if total > 2 * size:  # a view with stride 0 can claim any size; tied weights at most double
+        raise Refused(f"its tensors claim {total:,} bytes, the file has {size:,}")
+    return tensors, tuple(ignored)

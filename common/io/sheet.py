@@ -1,0 +1,49 @@
+"""A contact sheet of a session: the camera on top, then a row of frames for each prompt."""
+
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import UsageError
+from ..live.frames import Frame
+from ..picture.image import contact_sheet
+from .sink import ImageSink
+from .source import IMAGE_SUFFIXES
+
+COLUMNS = 5
+
+
+class Sheet:
+    """Picks five frames, evenly spaced, from the time each prompt is held."""
+
+    def __init__(self, path: Path, hold: int) -> None:
+        """hold: frames per prompt. Raises SinkError if `path` cannot be written, UsageError if it
+        names no image.
+        """
+        path = path.expanduser()
+        if path.suffix.lower() not in IMAGE_SUFFIXES:
+            raise UsageError(
+                f"--contact-sheet {path}: expected an image ({', '.join(IMAGE_SUFFIXES)})"
+            )
+        self._sink = ImageSink(path)
+        self._hold = hold
+        self._picks = sorted({int((i + 0.5) * hold / COLUMNS) for i in range(COLUMNS)})
+        self._camera: list[np.ndarray] = []
+        self._rows: dict[str, list[np.ndarray]] = {}
+
+    def add(self, frame: Frame) -> None:
+        """Keep a copy of the frame if it is one of the picks."""
+        row = self._rows.setdefault(frame.prompt, [])
+        if len(row) == len(self._picks) or frame.id % self._hold < self._picks[len(row)]:
+            return
+        if len(self._camera) < len(self._picks):
+            self._camera.append(frame.camera.copy())
+        row.append(frame.outputs[0].copy())
+
+    def close(self) -> None:
+        """Write what was collected; nothing if that is nothing."""
+        rows = [(name, pictures) for name, pictures in self._rows.items() if pictures]
+        if rows:
+            self._sink.write(contact_sheet([("camera", self._camera), *rows]), 0)
+            self._sink.close()
+            self._rows.clear()

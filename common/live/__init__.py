@@ -1,0 +1,1 @@
+"""One live session: frames between threads, the loop, its figures, keys and window."""

@@ -1,0 +1,264 @@
+"""What the main thread does with a rendered frame: smooth it, compose it, write it everywhere.
+
+Figures, prompt, notes and help are drawn into the window's own enlarged copy of the picture, never
+into a file; the window can be redrawn while no frame arrives.
+"""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ..backend import copies
+from ..errors import SinkError, first_of
+from ..io.sink import Sink, VideoFileSink, save_image
+from ..picture.image import enlarged, label, text_block, text_table
+from ..picture.temporal import Smoother
+from .controls import HELP, Look, View
+from .frames import Frame
+from .stats import Stats
+
+RECORDING_FPS = 30.0
+NOTE_S = 4.0
+LEAST_HEIGHT, WIDEST = 720, 1440  # of the window's picture, in pixels
+
+
+class Viewer:
+    """Composes frames and feeds the sinks; `window`, if any, also shows the overlay. Main thread
+    only, but for `say`.
+
+    A file keeps the view that it began with: a video cannot change its size.
+    """
+
+    def __init__(
+        self, size: int, look: Look, stats: Stats, sinks: Sequence[Sink], window: Sink | None
+    ) -> None:
+        self.look = look
+        self._smoothers = [Smoother(size) for _ in range(stats.backend_count)]
+        self._stats = stats
+        self._sinks = list(sinks)
+        self._sinks_view = look.view
+        self._window = window
+        self._recording: VideoFileSink | None = None
+        self._recording_view = look.view
+        self._recording_path = Path()
+        blank = np.zeros((size, size, 3), np.uint8)
+        self._kept = Frame(
+            blank, [blank.copy() for _ in range(stats.backend_count)]
+        )  # what the window shows
+        self._kept.edges = np.zeros((size, size), np.uint8)
+        self._prompt = ""
+        self._coming = ""
+        self._note = ("", 0)
+        self._paused_ns = self._pause_began_ns = 0
+        self._drawn: tuple[object, ...] = ()
+
+    def show(self, frame: Frame) -> None:
+        """Smooth and blend in place, account for flicker, write to every sink. Raises SinkError."""
+        if frame.prompt != self._prompt:
+            self._prompt, self._coming = frame.prompt, ""
+            self._stats.flicker.restart()
+        if frame.turning:
+            # what changes is the prompt, not the picture's steadiness
+            self._stats.flicker.restart()
+        for smoother, output in zip(self._smoothers, frame.outputs, strict=True):
+            smoother.apply(output, frame.camera, self.look.ema, self.look.blend)
+        self._stats.flicker.add(frame.camera, frame.outputs[0])
+        now = time.perf_counter_ns()
+        self._write_files(frame, now - self._paused_ns)
+        if self._window:
+            self._keep(frame)
+            self._draw()
+
+    def refresh(self) -> None:
+        """Draw the last picture again if what is written over it has changed; nothing happens
+        without a window.
+        """
+        if self._window and self._writing() != self._drawn:
+            self._draw()
+
+    def say(self, note: str, seconds: float = NOTE_S) -> None:
+        """Show a note for a while. Any thread."""
+        self._note = note, time.perf_counter_ns() + round(seconds * 1e9)
+
+    def announce(self, prompt: str) -> None:
+        """Show which prompt comes next, until it has come; '' takes it back. Any thread."""
+        self._coming = prompt if prompt != self._prompt else ""
+
+    def pause(self, paused: bool) -> None:
+        """Say so, and leave the time out of recordings."""
+        now = time.perf_counter_ns()
+        if paused:
+            self._pause_began_ns = now
+        elif self.look.paused:
+            self._paused_ns += now - self._pause_began_ns
+        self.look.paused = paused
+
+    def save_snapshot(self, path: Path) -> bool:
+        """Write what is shown now, without the overlay. A failure becomes a note, and False."""
+        if self._kept.id < 0:
+            self.say("there is no picture yet to save")
+            return False
+        try:
+            save_image(path, compose(self._kept, self.look.view))
+        except SinkError as error:
+            self.say(f"no snapshot: {error}")
+            return False
+        self.say(f"saved {path.name}")
+        return True
+
+    def toggle_recording(self, path: Path) -> bool:
+        """Start recording into `path` and return True, or stop. A failure becomes a note, and
+        False.
+        """
+        if self._recording:
+            self.say(self._finish_recording())
+            return False
+        try:
+            self._recording = VideoFileSink(path, RECORDING_FPS, realtime=True)
+        except SinkError as error:
+            self.say(f"no recording: {error}")
+            return False
+        self._recording_view, self._recording_path = self.look.view, path
+        self.say(f"recording {path.name}, r stops")
+        return True
+
+    def close(self) -> None:
+        """Finish every file, whatever one of them says, then raise the first complaint as
+        SinkError, the others its notes.
+        """
+        complaints: list[BaseException] = []
+        for sink in [
+            *self._sinks,
+            *([self._recording] if self._recording else []),
+            *([self._window] if self._window else []),
+        ]:
+            try:
+                sink.close()
+            except SinkError as error:
+                complaints.append(error)
+            except (
+                Exception
+            ) as error:  # OpenCV's, too; the other files must be finished whatever this one says
+                complaints.append(SinkError(f"a file could not be finished ({error}); free space"))
+        self._recording = None
+        if complaints:
+            raise first_of(complaints)
+
+    def _write_files(self, frame: Frame, shown_ns: int) -> None:
+        if self._sinks:
+            picture = compose(frame, self._sinks_view)
+            if self._sinks_view is View.SIDE_BY_SIDE:
+                label(picture[:, picture.shape[0] :], frame.prompt)
+            for sink in self._sinks:
+                sink.write(picture, shown_ns)
+        if self._recording:
+            try:
+                self._recording.write(compose(frame, self._recording_view), shown_ns)
+            except SinkError as error:
+                self._finish_recording()
+                self.say(f"recording stopped: {error}", 3 * NOTE_S)
+
+    def _finish_recording(self) -> str:
+        """Close the recording and return what to say about it."""
+        recording, self._recording = self._recording, None
+        assert recording is not None
+        try:
+            recording.close()
+        except (SinkError, OSError) as error:
+            return f"the recording could not be finished: {error}"
+        return (
+            f"saved {self._recording_path.name}"
+            if self._recording_path.exists()
+            else "nothing was recorded"
+        )
+
+    def _keep(self, frame: Frame) -> None:
+        """Copy what is on display: the loop reuses the frame's buffers."""
+        kept = self._kept
+        kept.id, kept.prompt = frame.id, frame.prompt
+        np.copyto(kept.camera, frame.camera)
+        copies.count("kept for the window", (1 + len(kept.outputs)) * kept.camera.nbytes)
+        for mine, output in zip(kept.outputs, frame.outputs, strict=True):
+            np.copyto(mine, output)
+        if frame.edges is not None and kept.edges is not None:
+            np.copyto(kept.edges, frame.edges)
+
+    def _draw(self) -> None:
+        assert self._window is not None
+        self._drawn = self._writing()
+        picture = compose(self._kept, self.look.view)
+        canvas = enlarged(picture, LEAST_HEIGHT, WIDEST)
+        canvas = picture.copy() if canvas is picture else canvas
+        self._write_over(canvas)
+        self._window.write(canvas, time.perf_counter_ns())
+
+    def _writing(self) -> tuple[object, ...]:
+        """Everything the window shows that can change without a new frame."""
+        look = self.look
+        return (
+            look.view,
+            look.overlay,
+            look.help,
+            look.typed,
+            look.paused,
+            self._coming,
+            self._shown_note(),
+            self._recording,
+        )
+
+    def _shown_note(self) -> str:
+        note, until_ns = self._note
+        return note if time.perf_counter_ns() < until_ns else ""
+
+    def _write_over(self, canvas: np.ndarray) -> None:
+        look, prompt = self.look, self._kept.prompt
+        loading = self._kept.id < 0
+        if look.overlay and not loading:
+            recording = "REC \u00b7 " if self._recording else ""
+            figures = (
+                f"{recording}{self._stats.fps:.1f} fps \u00b7 "
+                f"{self._stats.recent_latency_ms:.0f} ms"
+            )
+            stands_in = [
+                facts["runtime"].partition(";")[0]
+                for facts in self._stats.backends
+                if "runtime" in facts
+            ]
+            text_block(
+                canvas,
+                [figures, *stands_in, prompt, *([f"next: {self._coming}"] if self._coming else [])],
+                top=True,
+            )
+        foot = [self._shown_note()]
+        if loading:
+            foot.append("loading the model\u2026 h shows the keys")
+        if look.paused:
+            foot.append("paused \u00b7 space goes on")
+        if look.typed is not None:
+            foot.append(f"new prompt: {look.typed}_")
+        if any(foot):
+            text_block(canvas, [line for line in foot if line], top=False)
+        if look.help:
+            text_table(canvas, HELP)
+
+
+def compose(frame: Frame, view: View) -> np.ndarray:
+    """Lay camera and outputs out as the view asks: uint8 (S, n S, 3) RGB; may alias the frame's
+    buffers.
+
+    Side by side never does, so that it can be labelled.
+    """
+    if view is View.SIDE_BY_SIDE:
+        return np.hstack([frame.camera, *frame.outputs])
+    if view is View.EDGES and frame.edges is not None:
+        return np.repeat(frame.edges[..., None], 3, axis=-1)
+    if view is View.SPLIT:
+        half = frame.camera.shape[1] // 2
+        halves = [output.copy() for output in frame.outputs]
+        for picture in halves:
+            picture[:, :half] = frame.camera[:, :half]
+            picture[:, half : half + 1] = 255
+        return halves[0] if len(halves) == 1 else np.hstack(halves)
+    return frame.outputs[0] if len(frame.outputs) == 1 else np.hstack(frame.outputs)

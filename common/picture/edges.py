@@ -1,0 +1,109 @@
+"""Edges of a camera frame, as a ControlNet reads them: white on black.
+
+Two kinds. 'canny' has thin lines, one pixel wide and either there or not, as in the paper. 'soft'
+is the gradient that two scales agree on, in levels of grey: noise has no coarse gradient and
+texture no sharp one, so lines fade instead of flickering.
+
+Both can remember the last frame (hysteresis in time): a Canny line that was there stays as long as
+a weaker one is found in its place, a soft pixel moves only if it has to move by more than noise
+does. Everything is 8-bit OpenCV in the capture thread, so both backends get the same edges bit for
+bit.
+"""
+
+from typing import Literal, get_args
+
+import numpy as np
+
+from ..errors import UsageError
+from .opencv import cv2
+
+EdgeKind = Literal["canny", "soft"]
+KINDS: tuple[str, ...] = get_args(EdgeKind)
+
+CANNY = (100, 200)  # OpenCV's customary pair
+_CANNY_WEAK = (80, 160)  # what keeps a line alive that was there before
+SOFT_DARK, SOFT_BRIGHT = 20, 90  # gradient that counts as nothing, and as a full line
+_SOFT_BAND = 48  # levels a soft pixel may be off before it follows
+FINE, COARSE = 1.0, 2.5  # of the blur before each gradient, pixels
+_NEIGHBOURS = np.ones((3, 3), np.uint8)
+
+
+class Edges:
+    """Draws the edges of frames of one size, one after the other. One thread only."""
+
+    def __init__(self, kind: str, size: int, hysteresis: bool = True) -> None:
+        """Raise UsageError for a kind that there is not."""
+        check_kind(kind)
+        self._draw = self._canny if kind == "canny" else self._soft
+        self._hysteresis = hysteresis
+        self._last: np.ndarray | None = None
+        ramp = np.clip((np.arange(256) - SOFT_DARK) / (SOFT_BRIGHT - SOFT_DARK), 0, 1)
+        self._levels = np.round(255 * ramp * ramp * (3 - 2 * ramp)).astype(np.uint8)
+        self._grey = np.empty((size, size), np.uint8)
+
+    def forget(self) -> None:
+        """Let nothing of earlier frames into the next one."""
+        self._last = None
+
+    def draw(self, picture: np.ndarray, out: np.ndarray) -> None:
+        """Write the edges of `picture`, uint8 (S, S, 3) RGB, into `out`, uint8 (S, S)."""
+        cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY, dst=self._grey)
+        np.copyto(out, self._draw(self._grey))
+
+    def _canny(self, grey: np.ndarray) -> np.ndarray:
+        strong = cv2.Canny(grey, *CANNY)
+        if not self._hysteresis:
+            return strong
+        if self._last is not None:
+            # A line may waver by a pixel: it stays where it is while one is near, and no second
+            # one is drawn beside it.
+            weak = cv2.dilate(cv2.Canny(grey, *_CANNY_WEAK), _NEIGHBOURS)
+            kept = cv2.bitwise_and(self._last, weak)
+            beside = cv2.dilate(kept, _NEIGHBOURS)
+            strong = cv2.bitwise_or(kept, cv2.bitwise_and(strong, cv2.bitwise_not(beside)))
+        self._last = strong
+        return strong
+
+    def _soft(self, grey: np.ndarray) -> np.ndarray:
+        half = cv2.resize(grey, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+        coarse = _gradient(cv2.GaussianBlur(half, (0, 0), COARSE / 2))
+        coarse = cv2.resize(coarse, grey.shape[::-1], interpolation=cv2.INTER_LINEAR)
+        fine = _gradient(cv2.GaussianBlur(grey, (0, 0), FINE))
+        found = cv2.LUT(cv2.min(fine, coarse), self._levels)
+        if not self._hysteresis:
+            return found
+        if self._last is None:
+            self._last = found
+        else:
+            moved = cv2.compare(cv2.absdiff(found, self._last), _SOFT_BAND, cv2.CMP_GT)
+            cv2.copyTo(found, moved, self._last)
+        return self._last
+
+
+def check_kind(kind: str) -> None:
+    """Raise UsageError for a kind of edges that there is not."""
+    if kind not in KINDS:
+        raise UsageError(f"--edges {kind}: expected {' or '.join(KINDS)}")
+
+
+def _gradient(grey: np.ndarray) -> np.ndarray:
+    """|dx| + |dy| of an 8-bit picture, halved, in 8 bits."""
+    dx, dy = (cv2.Sobel(grey, cv2.CV_16S, *order) for order in ((1, 0), (0, 1)))
+    return cv2.addWeighted(
+        cv2.convertScaleAbs(dx, alpha=0.5), 1.0, cv2.convertScaleAbs(dy, alpha=0.5), 1.0, 0
+    )
+
+
+def f_score(edges: np.ndarray, reference: np.ndarray, tolerance: int = 2) -> float:
+    """Harmonic mean of precision and recall of edge pixels, 0 to 1; a pixel counts within
+    `tolerance` pixels.
+
+    edges, reference: uint8 (H, W), edge where above 127. Two pictures without edges agree.
+    """
+    a, b = edges > 127, reference > 127
+    if not a.any() or not b.any():
+        return float(a.any() == b.any())
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * tolerance + 1,) * 2)
+    near_a, near_b = (cv2.dilate(x.astype(np.uint8), kernel) > 0 for x in (a, b))
+    precision, recall = float(near_b[a].mean()), float(near_a[b].mean())
+    return 2 * precision * recall / (precision + recall) if precision + recall else 0.0

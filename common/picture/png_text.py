@@ -1,0 +1,67 @@
+"""Text inside a PNG file: one iTXt chunk, read and written without touching the picture (W3C PNG,
+11.3.4.5).
+"""
+
+import struct
+import zlib
+from pathlib import Path
+
+from ..errors import SourceError
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_MOST_TEXT = 1 << 20
+
+
+def with_text(png: bytes, keyword: str, text: str) -> bytes:
+    """The same PNG with `text` under `keyword` (Latin, up to 79 characters), right after its
+    header.
+    """
+    content = (
+        keyword.encode("latin-1") + b"\0\0\0\0\0" + text.encode("utf-8")
+    )  # not compressed, no language
+    header = len(SIGNATURE) + 8 + struct.unpack(">I", png[8:12])[0] + 4
+    return png[:header] + _chunk(b"iTXt", content) + png[header:]
+
+
+def _chunk(kind: bytes, content: bytes) -> bytes:
+    return (
+        struct.pack(">I", len(content))
+        + kind
+        + content
+        + struct.pack(">I", zlib.crc32(kind + content))
+    )
+
+
+def read_text(path: Path, keyword: str) -> str | None:
+    """The text under `keyword`, or None. Raises SourceError if it is no PNG, or a damaged one."""
+    try:
+        png = path.read_bytes()
+    except OSError as error:
+        raise SourceError(
+            f"{path}: cannot be read ({error.strerror or error}); name a PNG that sdxs wrote"
+        ) from None
+    if not png.startswith(SIGNATURE):
+        raise SourceError(f"{path}: is no PNG; name a picture that `sdxs image` wrote")
+    place, wanted = len(SIGNATURE), keyword.encode("latin-1") + b"\0"
+    try:
+        while place < len(png):
+            length, kind = struct.unpack(">I4s", png[place : place + 8])
+            content = png[place + 8 : place + 8 + length]
+            if kind == b"iTXt" and content.startswith(wanted) and length < _MOST_TEXT:
+                (stored,) = struct.unpack(">I", png[place + 8 + length : place + 12 + length])
+                if stored != zlib.crc32(kind + content):
+                    raise SourceError(
+                        f"{path}: its text is damaged; the picture may still be sound"
+                    )
+                compressed = content[len(wanted)]
+                text = content[len(wanted) + 2 :].split(b"\0", 2)[2]
+                if compressed:
+                    inflate = zlib.decompressobj()
+                    text = inflate.decompress(text, _MOST_TEXT)
+                return text.decode("utf-8")
+            place += 12 + length
+    except (struct.error, IndexError, UnicodeDecodeError, zlib.error):
+        raise SourceError(
+            f"{path}: the PNG is damaged or truncated; take another copy of it"
+        ) from None
+    return None

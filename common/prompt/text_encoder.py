@@ -1,0 +1,161 @@
+"""CLIP's text model in NumPy: a prompt's encoder_hidden_states, the same for every backend.
+
+Mirrors transformers' CLIPTextModel (last_hidden_state). It runs once per prompt, so layers are
+read from the file one at a time instead of being held: a 1.4 GB encoder needs one layer's memory.
+Blends and banks of prompts (see `prompts.py`) are put together from the states of their texts.
+"""
+
+import math
+from pathlib import Path
+
+import numpy as np
+from safetensors import safe_open
+
+from ..checkpoint.config import CLIPTextConfig
+from ..checkpoint.find import Checkpoint
+from .blend import combine
+from .cache import EmbeddingCache
+from .syntax import parse_prompt
+from .tokenizer import ClipTokenizer
+
+
+class TextEncoder:
+    """Encode prompts of one checkpoint."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        """Read the tokenizer; weights are read when a prompt is encoded. Raises ConfigError,
+        WeightsError.
+        """
+        self._tokenizer = ClipTokenizer(checkpoint.folder / "tokenizer")
+        self._config = checkpoint.text_encoder
+        self._path = checkpoint.text_encoder_weights
+        self._prefix = checkpoint.text_prefix()
+        self._cache = EmbeddingCache(checkpoint)
+        self._encoded: dict[str, np.ndarray] = {}
+
+    def encode(self, prompt: str) -> np.ndarray:
+        """Return encoder_hidden_states, float32 (1, 77, hidden_size). Any thread. Warns if a text
+        is too long.
+
+        A text that was encoded before is returned from memory or from disk; callers must not write
+        into the result. Raises UsageError for a blend or bank that is malformed.
+        """
+        return combine(parse_prompt(prompt), self._encode_text)
+
+    def _encode_text(self, text: str) -> np.ndarray:
+        if text not in self._encoded:
+            ids = self._tokenizer.encode(
+                text
+            )  # before the cache is asked: a text that is too long must say so every time
+            states = self._cache.read(text)
+            if states is None:
+                states = encode_tokens(ids, self._config, self._path, self._prefix)
+                self._cache.write(text, states)
+            self._encoded[text] = states
+        return self._encoded[text]
+
+
+def encode_tokens(ids: np.ndarray, config: CLIPTextConfig, path: Path, prefix: str) -> np.ndarray:
+    """Run the text model: int64 (B, tokens) -> float32 (B, tokens, hidden_size)."""
+    tokens = ids.shape[1]
+    with safe_open(path, framework="numpy") as file:
+
+        def tensor(name: str) -> np.ndarray:
+            return np.asarray(file.get_tensor(prefix + name), dtype=np.float32)
+
+        rows = file.get_slice(
+            prefix + "embeddings.token_embedding.weight"
+        )  # 200 MB in all; read what is used
+        embeddings = {
+            int(i): np.asarray(rows[int(i) : int(i) + 1], dtype=np.float32)[0]
+            for i in np.unique(ids)
+        }
+        x = np.array([[embeddings[int(i)] for i in row] for row in ids])
+        x = x + tensor("embeddings.position_embedding.weight")[:tokens]
+        mask = np.triu(
+            np.full((tokens, tokens), -np.inf, np.float32), k=1
+        )  # a token sees itself and what precedes it
+        for i in range(config.num_hidden_layers):
+            layer = {name: tensor(f"encoder.layers.{i}.{name}") for name in _LAYER}
+            x = x + _attention(
+                _layer_norm(x, layer, "layer_norm1", config),
+                layer,
+                mask,
+                config.num_attention_heads,
+            )
+            h = _linear(_layer_norm(x, layer, "layer_norm2", config), layer, "mlp.fc1")
+            h = quick_gelu(h) if config.hidden_act == "quick_gelu" else gelu(h)
+            x = x + _linear(h, layer, "mlp.fc2")
+        final = {
+            f"final_layer_norm.{part}": tensor(f"final_layer_norm.{part}")
+            for part in ("weight", "bias")
+        }
+        return _layer_norm(x, final, "final_layer_norm", config)
+
+
+_LAYER = [
+    f"{module}.{part}"
+    for module in (
+        "layer_norm1",
+        "self_attn.q_proj",
+        "self_attn.k_proj",
+        "self_attn.v_proj",
+        "self_attn.out_proj",
+        "layer_norm2",
+        "mlp.fc1",
+        "mlp.fc2",
+    )
+    for part in ("weight", "bias")
+]
+Tensors = dict[str, np.ndarray]
+
+
+def _linear(x: np.ndarray, tensors: Tensors, name: str) -> np.ndarray:
+    return x @ tensors[f"{name}.weight"].T + tensors[f"{name}.bias"]
+
+
+def _layer_norm(x: np.ndarray, tensors: Tensors, name: str, config: CLIPTextConfig) -> np.ndarray:
+    centred = x - x.mean(axis=-1, keepdims=True)
+    variance = np.square(centred).mean(axis=-1, keepdims=True)
+    return (
+        centred / np.sqrt(variance + config.layer_norm_eps) * tensors[f"{name}.weight"]
+        + tensors[f"{name}.bias"]
+    )
+
+
+def _attention(x: np.ndarray, tensors: Tensors, mask: np.ndarray, heads: int) -> np.ndarray:
+    batch, tokens, width = x.shape
+    q, k, v = (
+        _linear(x, tensors, f"self_attn.{name}")
+        .reshape(batch, tokens, heads, -1)
+        .transpose(0, 2, 1, 3)
+        for name in ("q_proj", "k_proj", "v_proj")
+    )
+    scores = (
+        q @ k.transpose(0, 1, 3, 2) / np.float32(math.sqrt(width // heads)) + mask
+    )  # (B, heads, tokens, tokens)
+    scores = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    scores /= scores.sum(axis=-1, keepdims=True)
+    return _linear(
+        (scores @ v).transpose(0, 2, 1, 3).reshape(batch, tokens, width),
+        tensors,
+        "self_attn.out_proj",
+    )
+
+
+def quick_gelu(x: np.ndarray) -> np.ndarray:
+    """x * sigmoid(1.702 x), OpenAI CLIP's activation."""
+    return x / (1 + np.exp(-np.float32(1.702) * x))
+
+
+def gelu(x: np.ndarray) -> np.ndarray:
+    """Exact GELU, x * Phi(x), OpenCLIP's activation. erf by Abramowitz and Stegun 7.1.26, error
+    1.5e-7.
+    """
+    z = np.abs(x, dtype=np.float64) / math.sqrt(2)
+    t = 1 / (1 + 0.3275911 * z)
+    series = t * (
+        0.254829592 + t * (-0.284496736 + t * (1.421413741 + t * (-1.453152027 + t * 1.061405429)))
+    )
+    erf = np.copysign(1 - series * np.exp(-z * z), x)
+    return (0.5 * x * (1 + erf)).astype(np.float32)

@@ -1,0 +1,109 @@
+"""CLIP's byte-pair tokenizer, built from a checkpoint's vocab.json and merges.txt.
+
+Mirrors transformers' CLIPTokenizer: NFC, white space folded, lower case, byte-level pieces,
+`</w>` at word ends, 77 tokens with start and end marks. The BPE itself is the `tokenizers` library.
+"""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
+
+from ..checkpoint.config import read_json
+from ..errors import ConfigError, SdxsWarning, UsageError
+
+START, END = "<|startoftext|>", "<|endoftext|>"
+CONTEXT_LENGTH = 77
+_PIECES = (
+    r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+)
+
+
+class ClipTokenizer:
+    """Turn a prompt into token ids, int64 (1, 77)."""
+
+    def __init__(self, folder: Path) -> None:
+        """Read the `tokenizer/` folder of a checkpoint. Raises ConfigError."""
+        vocab = read_json(folder / "vocab.json").values
+        try:
+            lines = (folder / "merges.txt").read_text(encoding="utf-8").strip().split("\n")
+            merges = [tuple(line.split()) for line in lines if not line.startswith("#version")]
+            model = models.BPE(
+                vocab,
+                merges,
+                continuing_subword_prefix="",
+                end_of_word_suffix="</w>",
+                unk_token=END,
+            )
+        except FileNotFoundError as error:
+            raise ConfigError(
+                f"{error.filename}: file is missing; the tokenizer needs it"
+            ) from None
+        except Exception as error:  # `tokenizers` raises bare Exception
+            raise ConfigError(
+                f"{folder}: vocab.json and merges.txt do not fit together ({error})"
+            ) from None
+        self._tokenizer = Tokenizer(model)
+        self._tokenizer.normalizer = normalizers.Sequence(
+            [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
+        )
+        self._tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Split(Regex(_PIECES), behavior="removed", invert=True),
+                pre_tokenizers.ByteLevel(
+                    add_prefix_space=False
+                ),  # splits `<|EndOfText|>` once more
+            ]
+        )
+        pad = _pad_token(folder)
+        self._start, self._end, self._pad = (self._id(folder, token) for token in (START, END, pad))
+        # The padding token counts as special inside a prompt, too: OpenCLIP's '!' never joins its
+        # neighbours.
+        self._tokenizer.add_special_tokens([START, END, pad])
+
+    def _id(self, folder: Path, token: str) -> int:
+        number = self._tokenizer.token_to_id(token)
+        if number is None:
+            raise ConfigError(
+                f"{folder / 'vocab.json'}: has no token {token!r}; this is not a CLIP tokenizer"
+            )
+        return int(number)
+
+    def encode(self, prompt: str) -> np.ndarray:
+        """Return int64 (1, 77). A longer prompt is cut to fit, with a SdxsWarning that says where.
+
+        Raises UsageError if the prompt is not text.
+        """
+        try:
+            encoding = self._tokenizer.encode(prompt, add_special_tokens=False)
+        except (
+            TypeError
+        ):  # what `tokenizers` makes of a lone surrogate, as Python makes of a shell's stray bytes
+            raise UsageError(
+                f"prompt {prompt[:40]!r} holds bytes that are not UTF-8 text; type it again"
+            ) from None
+        ids, room = encoding.ids, CONTEXT_LENGTH - 2
+        if len(ids) > room:
+            lost = prompt[encoding.offsets[room][0] :]
+            warnings.warn(
+                f"prompt has {len(ids)} tokens and {room} fit; ignored from {lost[:40]!r} on",
+                SdxsWarning,
+                stacklevel=2,
+            )
+        row = [self._start, *ids[:room], self._end]
+        row += [self._pad] * (CONTEXT_LENGTH - len(row))
+        return np.array([row], dtype=np.int64)
+
+
+def _pad_token(folder: Path) -> str:
+    """The checkpoint's padding token: '!' for OpenCLIP (SDXS-0.9), the end mark for CLIP."""
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        if not (folder / name).exists():
+            continue
+        token = read_json(folder / name).values.get("pad_token")
+        if isinstance(token, dict):
+            token = token.get("content")
+        if isinstance(token, str):
+            return token
+    return END

@@ -1,0 +1,1 @@
+"""Fakes and random checkpoints, for tests and experiments."""

@@ -1,0 +1,1 @@
+"""A NumPy interpreter of ML Programs: what a program computes, without Core ML."""

@@ -1,0 +1,1 @@
+"""The networks as MIL operations, twins of `mlx_sdxs.networks`."""

@@ -1,0 +1,280 @@
+"""MIL operations as the networks here use them.
+
+Feature maps are (1, C, H, W). Tokens are (1, S, C), or (1, C, 1, S) for the Neural Engine;
+`linear` and `layer_norm` tell the two apart by rank. Everything is float16. Mirrors
+`mlx_sdxs/networks/layers.py`.
+"""
+
+from typing import Literal
+
+import coremltools as ct
+import numpy as np
+from coremltools.converters.mil.mil import Builder as mb
+from coremltools.converters.mil.mil import Function, Program, Var, types
+from coremltools.converters.mil.mil.passes import pass_pipeline
+
+from .compression import stored
+from .weights import Weights, half
+
+__all__ = [
+    "AttentionForm",
+    "Downsample",
+    "Function",
+    "Program",
+    "Resnet",
+    "Upsample",
+    "Var",
+    "Weights",
+    "affine",
+    "attention",
+    "conv",
+    "convolve",
+    "ct",
+    "from_tokens",
+    "gelu",
+    "group_norm",
+    "half",
+    "layer_norm",
+    "linear",
+    "mb",
+    "pass_pipeline",
+    "silu",
+    "to_tokens",
+    "types",
+    "upsample",
+]
+
+AttentionForm = Literal["sdpa", "matmul", "split_einsum"]
+LAYER_NORM_EPS = 1e-5
+
+# Convolutions, products and norms
+
+
+def conv(
+    *,
+    x: Var,
+    weights: Weights,
+    stride: int = 1,
+    pad: tuple[int, int, int, int] | None = None,
+    bias: np.ndarray | None = None,
+) -> Var:
+    """2-D convolution. pad: top, bottom, left, right; by default what keeps the size at stride 1.
+
+    bias: float32, stands in for the checkpoint's own.
+    """
+    kernel = weights.float32("weight")
+    around = kernel.shape[-1] // 2
+    return convolve(
+        x=x,
+        kernel=stored(kernel, weights),
+        bias=weights.bias() if bias is None else bias,
+        stride=stride,
+        pad=pad or (around,) * 4,
+        name=weights.label,
+    )
+
+
+def convolve(
+    *,
+    x: Var,
+    kernel: Var | np.ndarray,
+    bias: np.ndarray | None,
+    pad: tuple[int, int, int, int],
+    name: str,
+    stride: int = 1,
+) -> Var:
+    """2-D convolution with a kernel that is at hand, float16 (O, I, kH, kW)."""
+    # "same" at stride 2 would be TensorFlow's, which pads bottom and right first
+    optional = {} if bias is None else {"bias": half(bias, name)}
+    return mb.conv(
+        x=x,
+        weight=kernel,
+        strides=[stride] * 2,
+        pad_type="custom",
+        pad=list(pad),
+        name=name,
+        **optional,
+    )
+
+
+def linear(*, x: Var, weights: Weights, rows: slice | None = None, label: str = "") -> Var:
+    """Linear over the channels of tokens; `rows` takes part of the outputs, and `label` then names
+    it.
+    """
+    kernel, bias = weights.float32("weight"), weights.bias()
+    if rows is not None:
+        kernel, bias = kernel[rows], None if bias is None else bias[rows]
+    name = weights.label + label
+    if x.rank == 4:
+        return convolve(
+            x=x,
+            kernel=stored(kernel[:, :, None, None], weights),
+            bias=bias,
+            pad=(0,) * 4,
+            name=name,
+        )
+    optional = {} if bias is None else {"bias": half(bias, name)}
+    return mb.linear(x=x, weight=stored(kernel, weights), name=name, **optional)
+
+
+def group_norm(*, x: Var, weights: Weights, groups: int, eps: float) -> Var:
+    """GroupNorm in rank 3 and 4 only.
+
+    Rank 5 instance normalisation aborts on the GPU (coremltools#2667); the gain comes from a
+    batch normalisation that subtracts nothing and divides by one.
+    """
+    _, channels, height, width = x.shape
+    name = weights.label
+    h = mb.reshape(x=x, shape=[1, groups, channels // groups * height * width])
+    h = mb.layer_norm(x=h, axes=[2], epsilon=np.float16(eps), name=name)
+    h = mb.reshape(x=h, shape=[1, channels, height, width])
+    return mb.batch_norm(
+        x=h,
+        mean=np.zeros(channels, np.float16),
+        variance=np.ones(channels, np.float16),
+        gamma=half(weights.float32("weight"), name),
+        beta=half(weights.float32("bias"), name),
+        epsilon=np.float16(0),
+    )
+
+
+def layer_norm(*, x: Var, weights: Weights) -> Var:
+    """LayerNorm over the channels of tokens."""
+    gamma, beta = (half(weights.float32(part), weights.name) for part in ("weight", "bias"))
+    axis = 1 if x.rank == 4 else 2
+    return mb.layer_norm(
+        x=x,
+        axes=[axis],
+        gamma=gamma,
+        beta=beta,
+        epsilon=np.float16(LAYER_NORM_EPS),
+        name=weights.label,
+    )
+
+
+def silu(*, x: Var) -> Var:
+    return mb.silu(x=x)
+
+
+def gelu(*, x: Var) -> Var:
+    """The exact GELU, x * Phi(x)."""
+    return mb.gelu(x=x, mode="EXACT")
+
+
+def affine(*, x: Var, scale: float = 1, offset: float = 0) -> Var:
+    """scale * x + offset in the dtype of x."""
+    dtype = np.float16 if x.dtype == types.fp16 else np.float32
+    if scale != 1:
+        x = mb.mul(x=x, y=dtype(scale))
+    return mb.add(x=x, y=dtype(offset)) if offset else x
+
+
+def upsample(*, x: Var) -> Var:
+    """Repeat every pixel twice in both directions."""
+    return mb.upsample_nearest_neighbor(x=x, scale_factor_height=2, scale_factor_width=2)
+
+
+# Attention
+
+
+def to_tokens(*, x: Var, form: AttentionForm) -> Var:
+    """(1, C, H, W) -> (1, S, C), or (1, C, 1, S) for split_einsum."""
+    _, channels, height, width = x.shape
+    if form == "split_einsum":
+        return mb.reshape(x=x, shape=[1, channels, 1, height * width])
+    return mb.transpose(x=mb.reshape(x=x, shape=[1, channels, height * width]), perm=[0, 2, 1])
+
+
+def from_tokens(*, x: Var, shape: tuple[int, ...]) -> Var:
+    """Undo `to_tokens`."""
+    return mb.reshape(x=x if x.rank == 4 else mb.transpose(x=x, perm=[0, 2, 1]), shape=list(shape))
+
+
+def attention(*, query: Var, key: Var, value: Var, heads: int, form: AttentionForm) -> Var:
+    """softmax(q k / sqrt(head_dim)) v for tokens that are already projected."""
+    if form == "split_einsum":
+        return _split_einsum(query, key, value, heads)
+    _, tokens, channels = query.shape
+    q, k, v = (_split_heads(x, heads) for x in (query, key, value))  # (1, heads, tokens, head_dim)
+    if form == "sdpa":
+        y = mb.scaled_dot_product_attention(
+            query=q, key=k, value=v
+        )  # scales by head_dim ** -0.5 itself
+    else:
+        scores = mb.matmul(x=affine(x=q, scale=(channels // heads) ** -0.5), y=k, transpose_y=True)
+        y = mb.matmul(x=mb.softmax(x=scores, axis=-1), y=v)
+    return mb.reshape(x=mb.transpose(x=y, perm=[0, 2, 1, 3]), shape=[1, tokens, channels])
+
+
+def _split_heads(x: Var, heads: int) -> Var:
+    _, tokens, channels = x.shape
+    return mb.transpose(
+        x=mb.reshape(x=x, shape=[1, tokens, heads, channels // heads]), perm=[0, 2, 1, 3]
+    )
+
+
+def _split_einsum(query: Var, key: Var, value: Var, heads: int) -> Var:
+    """One small attention for each head, channels first throughout, as the Neural Engine likes
+    it.
+    """
+    query = affine(x=query, scale=(query.shape[1] // heads) ** -0.5)
+    key = mb.transpose(x=key, perm=[0, 3, 2, 1])  # (1, keys, 1, C)
+    parts = [_in_heads(query, heads, 1), _in_heads(key, heads, 3), _in_heads(value, heads, 1)]
+    outputs = []
+    for q, k, v in zip(*parts, strict=True):
+        scores = mb.einsum(values=[k, q], equation="bkhc,bchq->bkhq")  # (1, keys, 1, queries)
+        outputs.append(
+            mb.einsum(values=[v, mb.softmax(x=scores, axis=1)], equation="bchk,bkhq->bchq")
+        )
+    return mb.concat(values=outputs, axis=1) if heads > 1 else outputs[0]
+
+
+def _in_heads(x: Var, heads: int, axis: int) -> list[Var]:
+    return list(mb.split(x=x, num_splits=heads, axis=axis)) if heads > 1 else [x]
+
+
+# Layers that the UNet and the full VAE share
+
+
+class Resnet:
+    """ResnetBlock2D. The time projection is a constant here and goes into conv1's bias."""
+
+    def __init__(self, weights: Weights, groups: int, eps: float) -> None:
+        self.weights = weights
+        self.groups = groups
+        self.eps = eps
+
+    def __call__(self, x: Var, time: np.ndarray | None = None) -> Var:
+        """x: (1, inputs, H, W); time: silu of the time embedding, float32 (time_embed_dim,)."""
+        w, bias = self.weights, self.weights["conv1"].bias()
+        if time is not None:
+            project = w["time_emb_proj"]
+            bias = bias + project.float32("weight") @ time + project.bias()
+        h = silu(x=group_norm(x=x, weights=w["norm1"], groups=self.groups, eps=self.eps))
+        h = conv(x=h, weights=w["conv1"], bias=bias)
+        h = silu(x=group_norm(x=h, weights=w["norm2"], groups=self.groups, eps=self.eps))
+        h = conv(x=h, weights=w["conv2"])
+        return mb.add(
+            x=h, y=conv(x=x, weights=w["conv_shortcut"]) if "conv_shortcut.weight" in w else x
+        )
+
+
+class Downsample:
+    """Stride-2 convolution. The VAE pads bottom and right only, the UNet all four sides."""
+
+    def __init__(self, weights: Weights, symmetric: bool = True) -> None:
+        self.weights = weights
+        self.pad = (1, 1, 1, 1) if symmetric else (0, 1, 0, 1)
+
+    def __call__(self, x: Var) -> Var:
+        return conv(x=x, weights=self.weights["conv"], stride=2, pad=self.pad)
+
+
+class Upsample:
+    """Nearest-neighbour doubling, then a convolution."""
+
+    def __init__(self, weights: Weights) -> None:
+        self.weights = weights
+
+    def __call__(self, x: Var) -> Var:
+        return conv(x=upsample(x=x), weights=self.weights["conv"])

@@ -1,0 +1,315 @@
+"""UNet2DConditionModel in MIL: the twin of `mlx_sdxs/networks/unet.py`, class by class.
+
+One timestep is built in: its embedding and every resnet's projection of it are constants, worked
+out here in float32 and added to a bias. Feature maps are (1, C, H, W); tokens as `ops.to_tokens`
+has them.
+"""
+
+import math
+
+import numpy as np
+
+from ...common.checkpoint.config import UNetConfig
+from ...common.checkpoint.layout import up_resnet_channels
+from .ops import (
+    AttentionForm,
+    Downsample,
+    Resnet,
+    Upsample,
+    Var,
+    Weights,
+    attention,
+    conv,
+    from_tokens,
+    gelu,
+    group_norm,
+    layer_norm,
+    linear,
+    mb,
+    silu,
+    to_tokens,
+)
+
+TRANSFORMER_NORM_EPS = 1e-6  # diffusers' Transformer2DModel; every other GroupNorm uses norm_eps
+
+
+class TimestepEmbedding:
+    """Sinusoidal features of the timestep through two linears, in NumPy."""
+
+    def __init__(self, config: UNetConfig, weights: Weights) -> None:
+        self.config = config
+        self.weights = weights
+
+    def __call__(self, timestep: float) -> np.ndarray:
+        """float32 (time_embed_dim,)."""
+        half = self.config.block_out_channels[0] // 2
+        exponents = np.arange(half, dtype=np.float32) / (half - self.config.freq_shift)
+        angles = np.float32(timestep) * np.exp(-math.log(10000) * exponents).astype(np.float32)
+        waves = (
+            (np.cos(angles), np.sin(angles))
+            if self.config.flip_sin_to_cos
+            else (np.sin(angles), np.cos(angles))
+        )
+        x = np.concatenate(waves)
+        for name in ("linear_1", "linear_2"):
+            layer = self.weights[name]
+            x = layer.float32("weight") @ (
+                x if name == "linear_1" else silu_numpy(x)
+            ) + layer.float32("bias")
+        return x
+
+
+class Attention:
+    """Multi-head attention; `context` is x itself or the prompt."""
+
+    def __init__(self, weights: Weights, heads: int, form: AttentionForm) -> None:
+        self.weights = weights
+        self.heads = heads
+        self.form: AttentionForm = form
+
+    def __call__(self, x: Var, context: Var) -> Var:
+        w = self.weights
+        query, key, value = (
+            linear(x=source, weights=w[name])
+            for source, name in ((x, "to_q"), (context, "to_k"), (context, "to_v"))
+        )
+        y = attention(query=query, key=key, value=value, heads=self.heads, form=self.form)
+        return linear(x=y, weights=w["to_out"][0])
+
+
+class GEGLU:
+    """Two linears from the halves of one tensor; the second gates the first through an exact
+    GELU.
+    """
+
+    def __init__(self, weights: Weights, outputs: int) -> None:
+        self.weights = weights
+        self.outputs = outputs
+
+    def __call__(self, x: Var) -> Var:
+        hidden = linear(
+            x=x, weights=self.weights["proj"], rows=slice(None, self.outputs), label="_hidden"
+        )
+        gate = linear(
+            x=x, weights=self.weights["proj"], rows=slice(self.outputs, None), label="_gate"
+        )
+        return mb.mul(x=hidden, y=gelu(x=gate))
+
+
+class FeedForward:
+    def __init__(self, weights: Weights, channels: int) -> None:
+        self.weights = weights
+        self.geglu = GEGLU(weights["net"][0], 4 * channels)
+
+    def __call__(self, x: Var) -> Var:
+        return linear(x=self.geglu(x), weights=self.weights["net"][2])
+
+
+class BasicTransformerBlock:
+    def __init__(
+        self, weights: Weights, channels: int, heads: int, only_cross: bool, form: AttentionForm
+    ) -> None:
+        self.weights = weights
+        self.only_cross = only_cross
+        self.attn1 = Attention(weights["attn1"], heads, form)
+        self.attn2 = Attention(weights["attn2"], heads, form)
+        self.ff = FeedForward(weights["ff"], channels)
+
+    def __call__(self, x: Var, encoder_hidden_states: Var) -> Var:
+        h = layer_norm(x=x, weights=self.weights["norm1"])
+        x = mb.add(x=x, y=self.attn1(h, encoder_hidden_states if self.only_cross else h))
+        x = mb.add(
+            x=x, y=self.attn2(layer_norm(x=x, weights=self.weights["norm2"]), encoder_hidden_states)
+        )
+        return mb.add(x=x, y=self.ff(layer_norm(x=x, weights=self.weights["norm3"])))
+
+
+class Transformer2DModel:
+    """Attention over all positions of a feature map, (1, C, H, W) in and out."""
+
+    def __init__(
+        self,
+        config: UNetConfig,
+        block: int,
+        only_cross: bool,
+        weights: Weights,
+        form: AttentionForm,
+    ) -> None:
+        channels, heads = config.block_out_channels[block], config.heads[block]
+        self.config = config
+        self.weights = weights
+        self.form: AttentionForm = form
+        self.transformer_blocks = [
+            BasicTransformerBlock(
+                weights["transformer_blocks"][i], channels, heads, only_cross, form
+            )
+            for i in range(config.transformer_layers_per_block[block])
+        ]
+
+    def __call__(self, x: Var, encoder_hidden_states: Var) -> Var:
+        w, by_linear = self.weights, self.config.use_linear_projection
+        h = group_norm(
+            x=x, weights=w["norm"], groups=self.config.norm_num_groups, eps=TRANSFORMER_NORM_EPS
+        )
+        if by_linear:
+            h = linear(x=to_tokens(x=h, form=self.form), weights=w["proj_in"])
+        else:
+            h = to_tokens(x=conv(x=h, weights=w["proj_in"]), form=self.form)
+        for block in self.transformer_blocks:
+            h = block(h, encoder_hidden_states)
+        if by_linear:
+            h = from_tokens(x=linear(x=h, weights=w["proj_out"]), shape=x.shape)
+        else:
+            h = conv(x=from_tokens(x=h, shape=x.shape), weights=w["proj_out"])
+        return mb.add(x=x, y=h)
+
+
+class DownBlock:
+    """DownBlock2D or CrossAttnDownBlock2D."""
+
+    def __init__(
+        self, config: UNetConfig, level: int, weights: Weights, form: AttentionForm
+    ) -> None:
+        layers = config.layers_per_block[level]
+        self.resnets = [
+            Resnet(weights["resnets"][j], config.norm_num_groups, config.norm_eps)
+            for j in range(layers)
+        ]
+        self.attentions: list[Transformer2DModel] = []
+        if config.down_block_types[level] == "CrossAttnDownBlock2D":
+            only_cross = config.only_cross_attention[level]
+            self.attentions = [
+                Transformer2DModel(config, level, only_cross, weights["attentions"][j], form)
+                for j in range(layers)
+            ]
+        self.downsamplers: list[Downsample] = []
+        if level < len(config.block_out_channels) - 1:
+            self.downsamplers = [Downsample(weights["downsamplers"][0])]
+
+    def __call__(self, x: Var, time: np.ndarray, states: Var) -> tuple[Var, list[Var]]:
+        skips = []
+        for j, resnet in enumerate(self.resnets):
+            x = resnet(x, time)
+            if self.attentions:
+                x = self.attentions[j](x, states)
+            skips.append(x)
+        for downsample in self.downsamplers:
+            x = downsample(x)
+            skips.append(x)
+        return x, skips
+
+
+class MidBlock:
+    """UNetMidBlock2DCrossAttn: resnet, attention, resnet at the lowest resolution."""
+
+    def __init__(self, config: UNetConfig, weights: Weights, form: AttentionForm) -> None:
+        last = len(config.block_out_channels) - 1
+        self.resnets = [
+            Resnet(weights["resnets"][j], config.norm_num_groups, config.norm_eps) for j in range(2)
+        ]
+        self.attentions = [Transformer2DModel(config, last, False, weights["attentions"][0], form)]
+
+    def __call__(self, x: Var, time: np.ndarray, states: Var) -> Var:
+        x = self.attentions[0](self.resnets[0](x, time), states)
+        return self.resnets[1](x, time)
+
+
+class UpBlock:
+    """UpBlock2D or CrossAttnUpBlock2D; takes its skips from the end of the list."""
+
+    def __init__(
+        self, config: UNetConfig, level: int, weights: Weights, form: AttentionForm
+    ) -> None:
+        last, layers = len(config.block_out_channels) - 1, len(up_resnet_channels(config, level))
+        self.resnets = [
+            Resnet(weights["resnets"][j], config.norm_num_groups, config.norm_eps)
+            for j in range(layers)
+        ]
+        self.attentions: list[Transformer2DModel] = []
+        if config.up_block_types[level] == "CrossAttnUpBlock2D":
+            only_cross = config.only_cross_attention[last - level]
+            self.attentions = [
+                Transformer2DModel(config, last - level, only_cross, weights["attentions"][j], form)
+                for j in range(layers)
+            ]
+        self.upsamplers = [Upsample(weights["upsamplers"][0])] if level < last else []
+
+    def __call__(self, x: Var, time: np.ndarray, states: Var, skips: list[Var]) -> Var:
+        for j, resnet in enumerate(self.resnets):
+            x = resnet(mb.concat(values=[x, skips.pop()], axis=1), time)
+            if self.attentions:
+                x = self.attentions[j](x, states)
+        for upsample in self.upsamplers:
+            x = upsample(x)
+        return x
+
+
+class UNet2DConditionModel:
+    """Predict the noise in `sample` under a prompt."""
+
+    def __init__(self, config: UNetConfig, weights: Weights, form: AttentionForm) -> None:
+        blocks = range(len(config.block_out_channels))
+        self.config = config
+        self.weights = weights
+        self.form: AttentionForm = form
+        self.time_embedding = TimestepEmbedding(config, weights["time_embedding"])
+        self.down_blocks = [DownBlock(config, i, weights["down_blocks"][i], form) for i in blocks]
+        self.mid_block = MidBlock(config, weights["mid_block"], form) if config.mid_block else None
+        self.up_blocks = [UpBlock(config, i, weights["up_blocks"][i], form) for i in blocks]
+
+    def __call__(self, sample: Var, timestep: float, encoder_hidden_states: Var) -> Var:
+        """Return eps, shaped like `sample` (1, C, H, W).
+
+        encoder_hidden_states: float16 (1, 77, D). H and W must be multiples of the UNet's reduction
+        (4 or 8 latent pixels).
+        """
+        return conv(
+            x=self.features(sample, timestep, encoder_hidden_states),
+            weights=self.weights["conv_out"],
+        )
+
+    def features(
+        self,
+        sample: Var,
+        timestep: float,
+        encoder_hidden_states: Var,
+        residuals: tuple[list[Var], Var] | None = None,
+    ) -> Var:
+        """Return what `conv_out` reads: (1, block_out_channels[0], H, W).
+
+        residuals: what a ControlNet adds to the skips and to the middle.
+        """
+        time = silu_numpy(self.time_embedding(timestep))  # every resnet projects silu(time)
+        states = prompt_tokens(encoder_hidden_states, self.form)
+        x = conv(x=sample, weights=self.weights["conv_in"])
+        skips = [x]
+        for down in self.down_blocks:
+            x, pushed = down(x, time, states)
+            skips += pushed
+        if self.mid_block:
+            x = self.mid_block(x, time, states)
+        if residuals is not None:
+            skips = [
+                mb.add(x=skip, y=residual)
+                for skip, residual in zip(skips, residuals[0], strict=True)
+            ]
+            x = mb.add(x=x, y=residuals[1])
+        for up in self.up_blocks:
+            x = up(x, time, states, skips)
+        norm, groups = self.weights["conv_norm_out"], self.config.norm_num_groups
+        return silu(x=group_norm(x=x, weights=norm, groups=groups, eps=self.config.norm_eps))
+
+
+def prompt_tokens(encoder_hidden_states: Var, form: AttentionForm) -> Var:
+    """(1, 77, D) as the attentions of `form` read it."""
+    if form == "split_einsum":
+        return mb.expand_dims(
+            x=mb.transpose(x=encoder_hidden_states, perm=[0, 2, 1]), axes=[2]
+        )  # (1, D, 1, 77)
+    return encoder_hidden_states
+
+
+def silu_numpy(x: np.ndarray) -> np.ndarray:
+    """x * sigmoid(x) for the constants."""
+    y: np.ndarray = x / (1 + np.exp(-x))
+    return y

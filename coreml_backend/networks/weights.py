@@ -1,0 +1,106 @@
+"""The reader that feeds the networks here a checkpoint's tensors, and what rounding them to
+float16 may not do.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Protocol, Self
+
+import numpy as np
+from safetensors import safe_open
+
+from ...common.checkpoint.tensors import read_header
+from ...common.errors import WeightsError
+
+Compression = Literal["float16", "int8", "palettize8", "palettize6", "palettize4", "palettize2"]
+
+
+class _File(Protocol):
+    """The part of safetensors' untyped reader that is used."""
+
+    def get_tensor(self, name: str) -> np.ndarray: ...
+
+
+@dataclass
+class Store:
+    """An open safetensors file, how its large tensors are to be stored, and what that cost.
+
+    `read` collects the names asked for; `error` and `energy` sum squared differences and squares of
+    the compressed tensors. `blockwise`: macOS 15's compression operations instead of macOS 13's.
+    """
+
+    path: Path
+    compression: Compression = "float16"
+    blockwise: bool = True
+    read: set[str] = field(default_factory=set)
+    error: float = 0.0
+    energy: float = 0.0
+
+    def __enter__(self) -> Self:
+        header = read_header(self.path)
+        bfloat16 = [name for name, info in header.items() if info.dtype == "BF16"]
+        if bfloat16:
+            raise WeightsError(
+                f"{self.path}: {bfloat16[0]!r} is bfloat16, which NumPy cannot read; "
+                "use the checkpoint's float16 or float32 files, or `--backend mlx`"
+            )
+        self._file: _File = safe_open(self.path, framework="numpy")
+        self._names = frozenset(header)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        del self._file
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._names
+
+    def tensor(self, name: str) -> np.ndarray:
+        self.read.add(name)
+        return self._file.get_tensor(name)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The tensors of a file below one name, as `weights["conv1"]["weight"]` would be spelled with
+    dots.
+    """
+
+    store: Store
+    name: str = ""
+    prefix: str = ""  # of labels, where two networks of one program name their layers alike
+
+    def __getitem__(self, name: str | int) -> "Weights":
+        return Weights(self.store, f"{self.name}.{name}" if self.name else str(name), self.prefix)
+
+    def __contains__(self, name: str) -> bool:
+        return self[name].name in self.store
+
+    @property
+    def label(self) -> str:
+        """The name as MIL writes it."""
+        return self.prefix + self.name.replace(".", "_")
+
+    def float32(self, name: str) -> np.ndarray:
+        return self.store.tensor(self[name].name).astype(np.float32)
+
+    def bias(self) -> np.ndarray | None:
+        """float32 bias, or None where the checkpoint has none."""
+        return self.float32("bias") if "bias" in self else None
+
+
+def half(values: np.ndarray, name: str) -> np.ndarray:
+    """Round to float16. Raises WeightsError where that is not finite."""
+    with np.errstate(over="ignore"):
+        rounded = values.astype(np.float16)
+    if not np.isfinite(rounded).all():
+        raise WeightsError(
+            f"{name}: holds values that float16 cannot; Core ML computes in float16, use "
+            "`--backend mlx --dtype float32`"
+        )
+    return rounded

@@ -1,0 +1,1 @@
+"""What a trained demo is judged by, and its card."""

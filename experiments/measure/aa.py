@@ -1,0 +1,144 @@
+"""Does bench cry wolf, and does it see a wolf? Twenty runs of a backend against itself, twenty
+against a slower twin.
+
+Run as `python -m sdxs.experiments.measure.aa [--json PATH] [--runs 20] [--only same|slower|mlx]`;
+runs are added to those that PATH holds, so that the whole can be made in pieces. `same` is an
+identity backend that copies each frame a thousand times against itself, `slower` against one that
+does 5 % more of it, `mlx` MLX on the demo checkpoint against itself.
+"""
+
+import argparse
+import json
+import mmap
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+
+from ...common.backend.protocol import BackendOptions, IdentityBackend, StageTimes
+from ...common.bench.measure.machine import conditions, machine
+from ...common.bench.measure.runner import Plan, Runner
+from ...common.bench.measure.worker import Entrant
+from ...common.bench.model.statistics import ratio
+from ...common.checkpoint.find import find
+from ...common.errors import UsageError
+
+ROUNDS, TURNS, TURN_S = 12, 3, 0.15
+SIZE = 128
+COPIES = (
+    1000  # about a millisecond: shorter than the slices in which a busy system hands out its cores
+)
+PLANTED = 1.05
+KINDS = ("same", "slower", "mlx")
+MLX = "sdxs.mlx_sdxs.backend:MlxBackend"
+
+
+class CopyingBackend(IdentityBackend):
+    """Return every frame unchanged after copying it as often as its setting `copies` says: real
+    work of a known amount.
+    """
+
+    name = "copying"
+
+    def __init__(self, checkpoint: object, options: BackendOptions) -> None:
+        super().__init__(checkpoint, replace(options, settings=()))
+        settings = dict(options.settings)
+        if set(settings) != {"copies"}:
+            raise UsageError(f"copying: settings {settings}: expected copies")
+        self._copies = int(settings["copies"])
+        # Whole pages of their own: where two heap blocks lie to each other makes a copy between
+        # them up to 2 % slower, and differs with as little as the length of a setting (Mytkowicz
+        # et al. 2009).
+        size = int(np.prod(self._shape))
+        self._source, self._target = (
+            np.frombuffer(mmap.mmap(-1, size), np.uint8) for _ in range(2)
+        )
+
+    def collect(self, out: np.ndarray) -> StageTimes:
+        frame, _ = self._frames[0]
+        np.copyto(self._source, frame.reshape(-1))
+        for _ in range(self._copies):
+            np.copyto(self._target, self._source)
+        return super().collect(out)
+
+
+def plan(kind: str) -> Plan:
+    """Two entrants: equal ones, or the slower one first."""
+    if kind == "mlx":
+        pair = tuple(Entrant(label, MLX, BackendOptions(SIZE)) for label in ("first", "second"))
+    else:
+        location = f"{CopyingBackend.__module__}:CopyingBackend".replace(
+            "__main__", "sdxs.experiments.measure.aa"
+        )
+        factors = {"slower": PLANTED if kind == "slower" else 1, "quicker": 1}
+        pair = tuple(
+            Entrant(
+                label,
+                location,
+                BackendOptions(SIZE, settings=(("copies", str(round(COPIES * factor))),)),
+            )
+            for label, factor in factors.items()
+        )
+    return Plan(pair, {}, ROUNDS, TURNS, TURN_S, profile=False, together=False, memory=False)
+
+
+def run(kind: str) -> dict[str, object]:
+    """One run of bench; its ratio and the median of every round."""
+    report = Runner(plan(kind), find("demo", download=False)).run()
+    assert not report.failures, report.failures
+    rounds = {b.label: [float(np.median(r.frame_ms)) for r in b.rounds] for b in report.backends}
+    return judged({"kind": kind, "round_medians_ms": rounds, "conditions": conditions()})
+
+
+def judged(run: dict[str, object]) -> dict[str, object]:
+    """Work the ratio out from the medians of the rounds, which are all that it depends on, and say
+    whether it is right.
+    """
+    first, second = ([[t] for t in medians] for medians in run["round_medians_ms"].values())
+    found = ratio(first, second)
+    assert found is not None
+    right = found.low > 1 if run["kind"] == "slower" else found.contains(1)
+    return {**run, "ratio": asdict(found), "right": right}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--runs", type=int, default=20, help="0 only judges again what PATH holds")
+    parser.add_argument("--only", choices=KINDS)
+    options = parser.parse_args()
+    runs: list[dict[str, object]] = []
+    if options.json and options.json.exists():
+        runs = [
+            judged(stored)
+            for stored in json.loads(options.json.read_text(encoding="utf-8"))["runs"]
+        ]
+    for _ in range(options.runs):
+        for kind in (options.only,) if options.only else KINDS:
+            runs.append(run(kind))
+            print(kind, runs[-1]["ratio"], "right" if runs[-1]["right"] else "WRONG", flush=True)
+            if options.json:
+                _write(options.json, runs)
+    if options.json and runs:
+        _write(options.json, runs)
+    for kind in KINDS:
+        verdicts = [r["right"] for r in runs if r["kind"] == kind]
+        print(f"{kind}: right in {sum(map(bool, verdicts))} of {len(verdicts)}")
+
+
+def _write(path: Path, runs: list[dict[str, object]]) -> None:
+    what = {"rounds": ROUNDS, "turns": TURNS, "turn_s": TURN_S, "size": SIZE, "planted": PLANTED}
+    right = {
+        kind: f"{sum(bool(r['right']) for r in runs if r['kind'] == kind)} of "
+        f"{sum(r['kind'] == kind for r in runs)}"
+        for kind in KINDS
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    report = {"schema": 1, "machine": asdict(machine()), "plan": what, "right": right, "runs": runs}
+    path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

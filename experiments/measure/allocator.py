@@ -1,0 +1,166 @@
+"""What MLX's cache of freed buffers is worth to a frame: its default limit on the CPU against ours.
+
+Run as `python -m sdxs.experiments.measure.allocator [--json PATH] [--rounds 5] [--seconds 4]`.
+Each run is a process of its own, the two limits take turns, and the demo model renders the test
+card. Below the limit MLX keeps a buffer for the next frame; above it the pages go back to the
+system, which hands them out again one fault at a time.
+"""
+
+import argparse
+import json
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from os import cpu_count
+from pathlib import Path
+
+import numpy as np
+
+from ... import mlx_sdxs  # noqa: F401 - puts the BLAS in place before anything imports MLX or OpenCV
+
+# isort: split
+import mlx.core as mx
+
+from ...common.backend.protocol import BackendOptions
+from ...common.checkpoint.find import find
+from ...common.io.source import Synthetic
+from ...common.picture.image import to_square_rgb
+from ...mlx_sdxs import backend as mlx_backend
+from ...mlx_sdxs import blas
+
+SIZES = (192, 256)
+LIMITS = ("default", "ours")
+WARM_UP_FRAMES = 3
+
+
+def measure(limit: str, size: int, seconds: float) -> dict[str, float]:
+    """Render for so long in this process; milliseconds a frame, minor page faults a frame,
+    bytes.
+    """
+    default = mx.set_cache_limit(mlx_backend.CACHE_LIMIT_BYTES)
+    if limit == "default":
+        mlx_backend.CACHE_LIMIT_BYTES = default
+    backend = mlx_backend.MlxBackend(find("demo", download=False), BackendOptions(size))
+    backend.load()
+    card, frame, picture = (
+        Synthetic(size),
+        np.empty((size, size, 3), np.uint8),
+        np.empty((size, size, 3), np.uint8),
+    )
+
+    def render() -> float:
+        to_square_rgb(card.read(), frame)
+        began = time.perf_counter()
+        backend.submit(frame)
+        backend.collect(picture)
+        return (time.perf_counter() - began) * 1e3
+
+    for _ in range(WARM_UP_FRAMES):
+        render()
+    faults, until, times = _page_faults(), time.perf_counter() + seconds, []
+    while time.perf_counter() < until:
+        times.append(render())
+    figures = {
+        "limit_bytes": mlx_backend.CACHE_LIMIT_BYTES,
+        "frames": len(times),
+        "median_ms": statistics.median(times),
+        "page_faults_a_frame": (_page_faults() - faults) / len(times),
+        "cache_bytes": backend.memory().cache_bytes,
+        "peak_bytes": backend.memory().peak_bytes,
+    }
+    backend.close()
+    return figures
+
+
+def _page_faults() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+
+def summarised(size: int, runs: dict[str, list[dict[str, float]]]) -> dict[str, object]:
+    """Medians over the runs of each limit, and the best run's frame time, which a busy machine
+    spoils least.
+    """
+
+    def over_runs(take: Callable[[Iterable[float]], float], figure: str) -> dict[str, float]:
+        return {limit: take(run[figure] for run in runs[limit]) for limit in LIMITS}
+
+    return {
+        "size": size,
+        "median_ms": over_runs(statistics.median, "median_ms"),
+        "best_ms": over_runs(min, "median_ms"),
+        "page_faults_a_frame": over_runs(statistics.median, "page_faults_a_frame"),
+        "runs": runs,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=4.0)
+    parser.add_argument(
+        "--one",
+        nargs=2,
+        metavar=("LIMIT", "SIZE"),
+        help="measure one in this process and print JSON",
+    )
+    options = parser.parse_args()
+    if options.one:
+        print(json.dumps(measure(options.one[0], int(options.one[1]), options.seconds)))
+        return
+    results: list[dict[str, object]] = []
+    for size in SIZES:
+        runs: dict[str, list[dict[str, float]]] = {limit: [] for limit in LIMITS}
+        for _ in range(options.rounds):
+            for limit in LIMITS:
+                command = [
+                    sys.executable,
+                    "-m",
+                    "sdxs.experiments.measure.allocator",
+                    "--seconds",
+                    str(options.seconds),
+                ]
+                done = subprocess.run(
+                    [*command, "--one", limit, str(size)],
+                    check=True,
+                    capture_output=True,
+                    text=True,
+                )
+                runs[limit].append(json.loads(done.stdout))
+        results.append(summarised(size, runs))
+        medians, best, faults = (
+            results[-1][key] for key in ("median_ms", "best_ms", "page_faults_a_frame")
+        )
+        print(
+            f"{size} x {size}: "
+            + ", ".join(
+                f"{limit} {medians[limit]:.1f} ms, at best {best[limit]:.1f}, "
+                f"{faults[limit]:,.0f} page faults a frame"
+                for limit in LIMITS
+            ),
+            flush=True,
+        )
+    if options.json:
+        library = blas.loaded()
+        machine = {
+            "system": platform.platform(terse=True),
+            "cores": cpu_count(),
+            "python": platform.python_version(),
+            "mlx": mx.__version__,
+            "device": str(mx.default_device()),
+            "blas": library.origin if library else "none",
+        }
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(
+            json.dumps({"schema": 1, "machine": machine, "results": results}, indent=1) + "\n"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,173 @@
+"""A long session: memory stays flat, and no thread, process or shared memory is left.
+
+Run as `python -m sdxs.experiments.measure.soak --seconds 900 [--json PATH]`. The demo model
+renders the test card in real time, first in this process, then in a child, so many seconds each,
+while prompts, seed, feedback and smoothing change every second and a video is recorded. Exits with
+1 if anonymous memory grew by more than 5 MB.
+"""
+
+import argparse
+import json
+import multiprocessing
+import platform
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+
+from ...common.backend.hosted import HostedBackend
+from ...common.backend.memory import anonymous_bytes, footprint_bytes
+from ...common.backend.protocol import Backend, BackendOptions, FrameParams
+from ...common.checkpoint.find import find
+from ...common.io.sink import VideoFileSink
+from ...common.io.source import Synthetic
+from ...common.live.controls import Look
+from ...common.live.frames import Frame
+from ...common.live.loop import Loop, LoopSettings, Prompt
+from ...common.live.viewer import Viewer
+from ...common.prompt.syntax import GALLERY
+from ...common.prompt.text_encoder import TextEncoder
+from ...mlx_sdxs.backend import (
+    MlxBackend,  # first: it puts the BLAS in place before OpenCV loads its own
+)
+
+SIZE = 64
+ALLOWED_BYTES = 5_000_000
+WARM_UP_SHARE = 0.25
+PATIENCE_S = 30.0  # for a thread that is still ending; one that is left behind for good never does
+
+
+def soak(seconds: float, hosted: bool) -> dict[str, object]:
+    """Run one session and sample the memory of its processes every second."""
+    threads, segments = set(threading.enumerate()), shared_memory_names()
+    checkpoint, options = find("demo", download=False), BackendOptions(SIZE)
+    backend: Backend = MlxBackend(checkpoint, options)
+    if hosted:
+        backend = HostedBackend("mlx", "sdxs.mlx_sdxs.backend:MlxBackend", checkpoint, options)
+    encoder = TextEncoder(checkpoint)
+    prompts = [Prompt(GALLERY[0], encoder.encode(GALLERY[0]))]
+    source = Synthetic(SIZE)
+    loop = Loop(
+        source,
+        [backend],
+        LoopSettings(SIZE, skip_threshold=-1),
+        prompts,
+        FrameParams(),
+        encoder.encode,
+    )
+    look = Look()
+    samples: list[tuple[float, int]] = []
+    footprints: list[int] = []
+    with tempfile.TemporaryDirectory() as folder:
+        viewer = Viewer(
+            SIZE,
+            look,
+            loop.stats,
+            [VideoFileSink(Path(folder) / "soak.mp4", 30, realtime=True)],
+            None,
+        )
+        began = time.perf_counter()
+
+        def show(frame: Frame) -> None:
+            viewer.show(frame)
+            elapsed = time.perf_counter() - began
+            if elapsed < len(samples) + 1:
+                return
+            pids = [None, *([backend.pid] if isinstance(backend, HostedBackend) else [])]
+            used = sum(map(anonymous_bytes, pids))
+            samples.append((elapsed, used))
+            footprints.append(sum(map(footprint_bytes, pids)))
+            number = len(samples)
+            if elapsed >= seconds:
+                loop.stop()
+                return
+            loop.set_prompt(GALLERY[number % len(GALLERY)])
+            loop.set_params(FrameParams(seed=number, feedback=0.3 * (number % 2)))
+            look.ema = 0.5 * (number % 3 == 0)
+            if number % 60 == 0:
+                print(f"{elapsed:.0f} s, {used / 1e6:.1f} MB", flush=True)
+
+        summary = loop.run(show, lambda: None, viewer.close)
+    growth = (
+        growth_bytes(samples) if len(samples) >= 1 / WARM_UP_SHARE else None
+    )  # too few seconds to tell
+    for thread in set(threading.enumerate()) - threads:
+        thread.join(PATIENCE_S)
+    left_threads = [t.name for t in set(threading.enumerate()) - threads]
+    return {
+        "hosted": hosted,
+        "seconds": round(summary.seconds),
+        "frames": summary.shown,
+        "source_fps": source.fps,
+        "measured_fps": summary.fps,
+        "captured": summary.captured,
+        "dropped": summary.dropped_before_inference + summary.dropped_before_display,
+        "growth_bytes": growth,
+        "median_footprint_bytes": int(np.median(footprints)),
+        "median_anonymous_bytes": int(np.median([used for _, used in samples])),
+        "threads_left": left_threads,
+        "processes_left": len(multiprocessing.active_children()),
+        "shared_memory_left": sorted(shared_memory_names() - segments),
+        "anonymous_mb": [round(used / 1e6, 2) for _, used in samples],
+    }
+
+
+def growth_bytes(samples: list[tuple[float, int]]) -> int:
+    """Median use of the last quarter of the session less that of the second quarter."""
+    quarter = max(1, int(len(samples) * WARM_UP_SHARE))
+    used = [value for _, value in samples]
+    return int(np.median(used[-quarter:]) - np.median(used[quarter : 2 * quarter]))
+
+
+def shared_memory_names() -> set[str]:
+    """Named shared memory on this machine, where it can be listed (Linux)."""
+    folder = Path("/dev/shm")
+    # Only what a session could have made: other programs have segments of their own.
+    return (
+        {path.name for path in folder.glob("*") if path.name.startswith(("sdxs", "psm"))}
+        if folder.is_dir()
+        else set()
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seconds", type=float, default=900)
+    parser.add_argument("--mode", choices=("both", "in-process", "hosted"), default="both")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    modes = {"both": (False, True), "in-process": (False,), "hosted": (True,)}[options.mode]
+    runs = [soak(options.seconds, hosted) for hosted in modes]
+    good = True
+    for run in runs:
+        left = [*run["threads_left"], *run["shared_memory_left"]]  # type: ignore[misc]
+        growth = run["growth_bytes"]
+        fine = (
+            isinstance(growth, int)
+            and growth <= ALLOWED_BYTES
+            and not left
+            and not run["processes_left"]
+        )
+        good = good and fine
+        print(
+            f"{'good' if fine else 'BAD'}: {'hosted' if run['hosted'] else 'in process'}, "
+            f"{run['frames']} frames in "
+            f"{run['seconds']} s ({run['measured_fps']:.1f} fps of the source's "
+            f"{run['source_fps']:g}), footprint "
+            f"{run['median_footprint_bytes'] / 1e6:.0f} MB, growth of anonymous memory "  # type: ignore[operator]
+            f"{f'{growth / 1e6:+.2f} MB' if isinstance(growth, int) else 'unknown'}, left over: "
+            f"{left or 'nothing'}"
+        )
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        machine = {"system": platform.platform(terse=True), "python": platform.python_version()}
+        options.json.write_text(json.dumps({"schema": 1, "machine": machine, "runs": runs}) + "\n")
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,1 @@
+"""Parity with diffusers and transformers, and the fixtures that tests compare with."""

@@ -1,0 +1,75 @@
+"""The Core ML programs, as saved, through the reference interpreter with every float16 result
+rounded.
+
+What both `make parity` (against live diffusers) and the tests (against stored outputs) do, without
+torch. The interpreter is not Core ML: it shows that the program computes the right thing, not what
+Core ML makes of it.
+"""
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from ...common.backend.schedule import seeded_noise
+from ...common.checkpoint.find import Checkpoint
+from ...common.picture.temporal import psnr
+from ...common.prompt.text_encoder import TextEncoder
+from ...coreml_backend.interpreter.interpreter import Interpreter
+from ...coreml_backend.program import Variant, build
+from .fixtures import Arrays, Inputs
+
+X0_LIMIT = (
+    5e-3  # relative L2 against diffusers in float32: float16 networks, errors of eps times 14.6
+)
+PICTURE_LIMIT_DB = 50.0
+MLX_LIMIT_DB = 45.0  # against the MLX backend
+
+
+def run_program(checkpoint: Checkpoint, inputs: Inputs, attention: str = "sdpa") -> Arrays:
+    """Build the whole-frame program and render `inputs.frame` with it, as
+    `make_fixtures.run_frame` does in MLX.
+
+    Returns x0, float32 (1, S/8, S/8, C), and picture, uint8 (S, S, 3).
+    """
+    size = inputs.frame.shape[0]
+    side, channels = size // checkpoint.vae.reduction, checkpoint.vae.latent_channels
+    noise = seeded_noise(inputs.seed, side, side, channels).transpose(0, 3, 1, 2)
+    return predict(
+        checkpoint,
+        Variant(size, attention, "float32"),
+        {
+            "picture": inputs.frame.transpose(2, 0, 1)[None].astype(np.float32),
+            "encoder_hidden_states": TextEncoder(checkpoint).encode(inputs.prompt),
+            "noise": np.ascontiguousarray(noise),
+            "previous": np.zeros(noise.shape, np.float32),
+            "feedback": np.zeros(1, np.float32),
+        },
+    )
+
+
+def predict(checkpoint: Checkpoint, variant: Variant, feeds: Arrays) -> Arrays:
+    """Build a whole-frame program and run it through the interpreter, every result rounded to
+    float16.
+
+    Returns x0, float32 (1, S/8, S/8, C), and picture, uint8 (S, S, 3).
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "frame.mlpackage"
+        build(checkpoint, variant, path)
+        made = Interpreter(path, round_float16=True).predict(feeds)
+    picture = np.ascontiguousarray(made["image"][0].transpose(1, 2, 0)).astype(np.uint8)
+    return {"x0": made["x0"].transpose(0, 2, 3, 1), "picture": picture}
+
+
+def distances(ours: Arrays, oracle: Arrays) -> tuple[float, float]:
+    """Relative L2 of x0, and PSNR of the picture in dB."""
+    x0, expected = ours["x0"].astype(np.float64), oracle["x0"].astype(np.float64)
+    relative = float(np.linalg.norm(x0 - expected) / np.linalg.norm(expected))
+    return relative, psnr(ours["picture"], oracle["picture"])
+
+
+def agrees(ours: Arrays, oracle: Arrays) -> bool:
+    """Whether the program is as close to diffusers as float16 can be expected to be."""
+    relative, quality = distances(ours, oracle)
+    return relative < X0_LIMIT and quality > PICTURE_LIMIT_DB

@@ -1,0 +1,1 @@
+"""Other implementations, wrapped as backends that bench can measure beside ours."""

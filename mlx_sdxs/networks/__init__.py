@@ -1,0 +1,1 @@
+"""The networks in MLX; attribute trees equal the checkpoint's keys, so weights load strictly."""

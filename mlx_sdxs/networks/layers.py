@@ -1,0 +1,129 @@
+"""Layers that the UNet and the full VAE share, and the strict weight loader. NHWC throughout."""
+
+from pathlib import Path
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from ...common.errors import WeightsError
+from ..fast.ops import on_gpu, settle, silu
+
+
+class GroupNorm(nn.GroupNorm):
+    """GroupNorm over (B, H, W, C) that groups neighbouring channels, as PyTorch does; MLX's
+    default strides them.
+    """
+
+    def __init__(self, groups: int, channels: int, eps: float) -> None:
+        super().__init__(groups, channels, eps=eps, pytorch_compatible=True)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        if on_gpu():
+            return super().__call__(x)
+        # On a CPU MLX adds up a whole group in one float32: off by 2e-4 at 512 x 512, and twice as
+        # slow. A product with ones adds in blocks and is off by 4e-7. Can go when MLX's own stays
+        # below 1e-6.
+        mean = self._of_groups(x)
+        deviation = x - mean
+        scale = self.weight * mx.rsqrt(self._of_groups(deviation * deviation) + self.eps)
+        return settle(deviation * scale + self.bias)
+
+    def then_silu(self, x: mx.array) -> mx.array:
+        """The norm and the activation behind it, which `kernels.KernelGroupNorm` does in one."""
+        return silu(self(x))
+
+    def _of_groups(self, x: mx.array) -> mx.array:
+        """Mean of each group, given to each of its channels: (B, H, W, C) -> (B, 1, 1, C)."""
+        batch, height, width, channels = x.shape
+        ones = mx.full((1, height * width), 1 / (height * width))
+        means = (ones @ x.reshape(batch, -1, channels)).reshape(batch, 1, 1, self.num_groups, -1)
+        return mx.broadcast_to(
+            means.mean(axis=-1, keepdims=True), means.shape[:-1] + (channels // self.num_groups,)
+        ).reshape(batch, 1, 1, channels)
+
+
+class Resnet(nn.Module):
+    """ResnetBlock2D; `time_embed_dim` 0 leaves the time projection out (the VAE has none)."""
+
+    def __init__(
+        self, inputs: int, outputs: int, groups: int, eps: float, time_embed_dim: int = 0
+    ) -> None:
+        super().__init__()
+        self.norm1 = GroupNorm(groups, inputs, eps)
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1)
+        if time_embed_dim:
+            self.time_emb_proj = nn.Linear(time_embed_dim, outputs)
+        self.norm2 = GroupNorm(groups, outputs, eps)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1)
+        if inputs != outputs:
+            self.conv_shortcut = nn.Conv2d(inputs, outputs, 1)
+
+    def __call__(self, x: mx.array, time: mx.array | None = None) -> mx.array:
+        """x: (B, H, W, inputs); time: silu of the time embedding, (B, time_embed_dim)."""
+        h = self.conv1(self.norm1.then_silu(x))
+        if time is not None:
+            h = h + self.time_emb_proj(time)[:, None, None, :]
+        h = self.conv2(self.norm2.then_silu(h))
+        return h + (self.conv_shortcut(x) if "conv_shortcut" in self else x)
+
+
+class Downsample(nn.Module):
+    """Stride-2 convolution. The VAE pads bottom and right only, the UNet all four sides."""
+
+    def __init__(self, channels: int, symmetric: bool = True) -> None:
+        super().__init__()
+        self._symmetric = symmetric
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=1 if symmetric else 0)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return self.conv(x if self._symmetric else mx.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0))))
+
+
+class Upsample(nn.Module):
+    """Nearest-neighbour doubling, then a convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return self.conv(double(x))
+
+
+def double(x: mx.array) -> mx.array:
+    """Repeat every pixel twice in both directions: (B, H, W, C) -> (B, 2H, 2W, C)."""
+    batch, height, width, channels = x.shape
+    x = mx.broadcast_to(x[:, :, None, :, None, :], (batch, height, 2, width, 2, channels))
+    return x.reshape(batch, 2 * height, 2 * width, channels)
+
+
+def load_weights(model: nn.Module, path: Path, dtype: mx.Dtype) -> None:
+    """Load a safetensors file into `model`, strictly, and evaluate it.
+
+    Keys must match the attribute tree exactly; 4-D tensors are convolutions, turned from the
+    file's O, I, kH, kW into MLX's O, kH, kW, I. Raises WeightsError.
+    """
+    try:
+        tensors = mx.load(str(path), format="safetensors")
+        model.load_weights([(key, laid_out(tensor, dtype)) for key, tensor in tensors.items()])
+        mx.eval(model.parameters())
+    except (ValueError, RuntimeError) as error:
+        raise WeightsError(
+            f"{path}: {error}; run `sdxs weights verify` or replace the file"
+        ) from None
+
+
+def laid_out(tensor: mx.array, dtype: mx.Dtype) -> mx.array:
+    """A tensor of a file as MLX computes with it, in one piece.
+
+    A transposed view would do, and `astype` leaves it alone if the file has the dtype; CUDA then
+    copies it in every frame.
+    """
+    return mx.contiguous(
+        (tensor.transpose(0, 2, 3, 1) if tensor.ndim == 4 else tensor).astype(dtype)
+    )
+
+
+def parameter_bytes(model: nn.Module) -> int:
+    """Bytes that the model's parameters occupy."""
+    return sum(array.nbytes for _, array in nn.utils.tree_flatten(model.parameters()))
