@@ -908,10 +908,7 @@ def bench(
         return
     from .common.bench.measure.runner import Plan, Runner
     from .common.checkpoint.find import find
-    from .common.io.sink import (  # and OpenCV with it: no backend is loaded in this process
-        check_writable,
-        write_whole,
-    )
+    from .common.files import check_writable, write_whole
 
     json_path, html_path = (path.expanduser() if path else None for path in (as_json, html))
     for path in filter(None, (json_path, html_path)):
@@ -970,7 +967,7 @@ def _show_report(
     written = []
     if html:
         from .common.bench.show.html import render
-        from .common.io.sink import write_whole
+        from .common.files import write_whole
 
         write_whole(html.expanduser(), render(report).encode())
         written.append(html)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 BACKENDS = {
     "mlx": "sdxs.mlx_sdxs.backend:MlxBackend",
     "coreml": "sdxs.coreml_backend.backend:CoreMLBackend",
-    "identity": "sdxs.common.backend.protocol:IdentityBackend",
+    "identity": "sdxs.common.backend.identity:IdentityBackend",
 }
 
 

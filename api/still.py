@@ -78,7 +78,7 @@ def read_picture(path: Path, size: int) -> tuple[np.ndarray, str]:
     Raises SourceError.
     """
     from ..common.checkpoint.tensors import sha256
-    from ..common.io.source import ImageFile
+    from ..common.io.sources.image import ImageFile
     from ..common.picture.image import to_square_rgb
 
     picture = ImageFile(path).read()
@@ -92,7 +92,7 @@ def write_still(made: Made, path: Path) -> None:
     """Write a PNG with its record inside. Raises UsageError for another suffix, SinkError if it
     cannot be written.
     """
-    from ..common.io.sink import write_whole
+    from ..common.files import write_whole
     from ..common.picture.opencv import cv2
     from ..common.picture.png_text import with_text
 
@@ -108,7 +108,7 @@ def check_out(path: Path) -> None:
     """Raise UsageError for a file that cannot carry metadata, SinkError where nothing can be
     written.
     """
-    from ..common.io.sink import check_writable
+    from ..common.files import check_writable
 
     if path.suffix.lower() != ".png":
         raise UsageError(

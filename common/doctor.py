@@ -18,8 +18,8 @@ import numpy as np
 from .checkpoint.find import find, local_folder, weights_folder
 from .checkpoint.registry import ENTRIES
 from .errors import SdxsError, SourceError
-from .io.sink import window_obstacle
-from .io.source import Camera
+from .io.sinks.window import window_obstacle
+from .io.sources.camera import Camera
 
 PYTHONS = ((3, 11), (3, 12), (3, 13))
 PACKAGES = ("sdxs", "numpy", "tokenizers", "safetensors", "huggingface-hub")

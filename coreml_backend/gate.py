@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from ..common.backend.protocol import FrameParams
-from ..common.checkpoint.config import PROMPT_TOKENS
+from ..common.checkpoint.config.text_encoder import PROMPT_TOKENS
 from ..common.checkpoint.find import Checkpoint
 from ..common.errors import BackendError
-from ..common.io.sink import save_image
-from ..common.io.source import Synthetic
+from ..common.io.sinks.image import save_image
+from ..common.io.sources.synthetic import Synthetic
 from ..common.picture.edges import Edges
 from ..common.picture.image import to_square_rgb
 from ..common.picture.temporal import psnr

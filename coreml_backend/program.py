@@ -27,7 +27,8 @@ from typing import Literal, get_args
 import numpy as np
 
 from ..common.backend.schedule import OneStep, one_step, seeded_noise
-from ..common.checkpoint.config import PROMPT_TOKENS, TinyVAEConfig
+from ..common.checkpoint.config.text_encoder import PROMPT_TOKENS
+from ..common.checkpoint.config.vae import TinyVAEConfig
 from ..common.checkpoint.find import Checkpoint
 from ..common.checkpoint.tensors import sha256
 from ..common.errors import BackendError, UsageError

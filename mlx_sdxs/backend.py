@@ -22,7 +22,8 @@ from ..common.backend.protocol import (
     check_frame,
 )
 from ..common.backend.schedule import frame_steps, seeded_noise
-from ..common.checkpoint.config import PROMPT_TOKENS, TinyVAEConfig, VAEConfig
+from ..common.checkpoint.config.text_encoder import PROMPT_TOKENS
+from ..common.checkpoint.config.vae import TinyVAEConfig, VAEConfig
 from ..common.checkpoint.control import ControlNet
 from ..common.checkpoint.find import Checkpoint
 from ..common.errors import BackendError, UsageError

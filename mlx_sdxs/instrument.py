@@ -12,7 +12,8 @@ import numpy as np
 
 from ..common.backend.protocol import Backend
 from ..common.bench.measure.instrument import Peaks, StageCost
-from ..common.checkpoint.config import PROMPT_TOKENS, TinyVAEConfig
+from ..common.checkpoint.config.text_encoder import PROMPT_TOKENS
+from ..common.checkpoint.config.vae import TinyVAEConfig
 from ..common.checkpoint.find import Checkpoint
 from ..common.errors import BackendError
 from .backend import CACHE_LIMIT_BYTES, MlxBackend

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sdxs.common.backend.protocol import Backend, BackendOptions, FrameParams, IdentityBackend
+from sdxs.common.backend.identity import IdentityBackend
+from sdxs.common.backend.protocol import Backend, BackendOptions, FrameParams
 from sdxs.common.checkpoint.find import Checkpoint
 from sdxs.common.errors import BackendError, UsageError
 from sdxs.mlx_sdxs.backend import MlxBackend
@@ -213,7 +214,7 @@ import threading, sys
 from pathlib import Path
 import sdxs.mlx_sdxs
 from sdxs.common.backend.protocol import BackendOptions
-from sdxs.common.checkpoint import open_checkpoint
+from sdxs.common.checkpoint.find import open_checkpoint
 from sdxs.common.testing.random_checkpoint import architecture, tiny, write_checkpoint
 from sdxs.mlx_sdxs import backend as module
 from sdxs.common.errors import WeightsError

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sdxs.common.backend.protocol import BackendOptions, IdentityBackend
+from sdxs.common.backend.identity import IdentityBackend
+from sdxs.common.backend.protocol import BackendOptions
 from sdxs.common.bench.measure.instrument import Peaks, StageCost
 from sdxs.common.bench.model.roofline import roofline
 from sdxs.common.checkpoint.find import Checkpoint, open_checkpoint

@@ -18,7 +18,8 @@ import pytest
 from command import Command
 from sdxs.common.backend import copies
 from sdxs.common.backend.hosted import HostedBackend
-from sdxs.common.backend.protocol import BackendOptions, FrameParams, IdentityBackend
+from sdxs.common.backend.identity import IdentityBackend
+from sdxs.common.backend.protocol import BackendOptions, FrameParams
 from sdxs.common.bench.measure.contention import Traffic
 from sdxs.common.bench.measure.passes import CAMERA_SHAPE, LentBackend, count_copies
 from sdxs.common.bench.measure.runner import Plan, Runner, ratios
@@ -30,7 +31,7 @@ from sdxs.coreml_backend.backend import CoreMLBackend
 from sdxs.mlx_sdxs.backend import MlxBackend
 
 SIZE = 64
-IDENTITY = "sdxs.common.backend.protocol:IdentityBackend"
+IDENTITY = "sdxs.common.backend.identity:IdentityBackend"
 MLX = "sdxs.mlx_sdxs.backend:MlxBackend"
 INSTRUMENT = "sdxs.mlx_sdxs.instrument:MlxInstrument"
 

@@ -10,8 +10,10 @@ import pytest
 
 from command import Command
 from sdxs.common.errors import SourceLost
-from sdxs.common.io import source as module
-from sdxs.common.io.source import READ_TRIES, Camera, Synthetic, VideoFile
+from sdxs.common.io.sources import camera as module
+from sdxs.common.io.sources.camera import READ_TRIES, Camera
+from sdxs.common.io.sources.film import VideoFile
+from sdxs.common.io.sources.synthetic import Synthetic
 from sdxs.common.picture.opencv import cv2
 
 

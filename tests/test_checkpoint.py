@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from sdxs.common.checkpoint import find as checkpoint_module
-from sdxs.common.checkpoint.config import JsonValue
+from sdxs.common.checkpoint.config.fields import JsonValue
 from sdxs.common.checkpoint.find import (
     Checkpoint,
     find,

@@ -8,17 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from sdxs.common.checkpoint.config import (
-    CLIPTextConfig,
-    FrameConfig,
-    JsonValue,
-    KLVAEConfig,
-    SchedulerConfig,
-    TinyVAEConfig,
-    UNetConfig,
-    read_json,
-    read_vae_config,
-)
+from sdxs.common.checkpoint.config.fields import JsonValue, read_json
+from sdxs.common.checkpoint.config.frame import FrameConfig
+from sdxs.common.checkpoint.config.scheduler import SchedulerConfig
+from sdxs.common.checkpoint.config.text_encoder import CLIPTextConfig
+from sdxs.common.checkpoint.config.unet import UNetConfig
+from sdxs.common.checkpoint.config.vae import KLVAEConfig, TinyVAEConfig, read_vae_config
 from sdxs.common.errors import ConfigError
 from sdxs.common.testing.random_checkpoint import ARCHITECTURES, architecture
 

@@ -9,9 +9,10 @@ import pytest
 
 from command import Command
 from sdxs.common.backend.hosted import HostedBackend
-from sdxs.common.backend.protocol import BackendOptions, FrameParams, IdentityBackend, StageTimes
+from sdxs.common.backend.identity import IdentityBackend
+from sdxs.common.backend.protocol import BackendOptions, FrameParams, StageTimes
 from sdxs.common.errors import BackendError
-from sdxs.common.io.source import Synthetic
+from sdxs.common.io.sources.synthetic import Synthetic
 from sdxs.common.live.controls import Controls, Event, Look, View
 from sdxs.common.live.frames import Frame
 from sdxs.common.live.loop import Loop, LoopSettings, Prompt
@@ -77,7 +78,7 @@ def test_every_frame_comes_with_its_own_edges(
 
 def test_hosted_edges_are_checked() -> None:
     backend = HostedBackend(
-        "identity", "sdxs.common.backend.protocol:IdentityBackend", None, BackendOptions(SIZE)
+        "identity", "sdxs.common.backend.identity:IdentityBackend", None, BackendOptions(SIZE)
     )
     backend.load()
     with pytest.raises(BackendError, match="expected contiguous uint8"):

@@ -16,7 +16,8 @@ from safetensors.numpy import load_file, save_file
 
 from command import Command
 from sdxs.common.backend.protocol import BackendOptions, FrameParams
-from sdxs.common.checkpoint.config import ControlNetConfig, Fields
+from sdxs.common.checkpoint.config.controlnet import ControlNetConfig
+from sdxs.common.checkpoint.config.fields import Fields
 from sdxs.common.checkpoint.find import Checkpoint, find, open_checkpoint, with_control
 from sdxs.common.checkpoint.layout import controlnet_layout, parameter_count, skip_channels
 from sdxs.common.errors import BackendError, ConfigError, UsageError, WeightsError

@@ -6,10 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sdxs.common.backend.protocol import BackendOptions, FrameParams, IdentityBackend
+from sdxs.common.backend.identity import IdentityBackend
+from sdxs.common.backend.protocol import BackendOptions, FrameParams
 from sdxs.common.checkpoint.find import Checkpoint
 from sdxs.common.errors import SinkError
-from sdxs.common.io.source import VideoFile, read_counter
+from sdxs.common.io.sources.film import VideoFile
+from sdxs.common.io.sources.synthetic import read_counter
 from sdxs.common.live import session as sessions
 from sdxs.common.live.controls import HELP, MOST_TYPED, Controls, Event, Look, View
 from sdxs.common.live.loop import _Renderer
@@ -283,8 +285,8 @@ def test_full_disk_and_read_only_folder_become_notes(
     def refuse(path: Path, *_: object) -> None:
         raise SinkError(f"{path.name}: cannot be written")
 
-    monkeypatch.setattr("sdxs.common.io.sink.check_writable", refuse)
-    monkeypatch.setattr("sdxs.common.io.sink.write_whole", refuse)
+    monkeypatch.setattr("sdxs.common.io.sinks.film.check_writable", refuse)
+    monkeypatch.setattr("sdxs.common.io.sinks.image.write_whole", refuse)
     session, _, summary = run("s", shown(1), "r", shown(1), "q")
     assert summary.ended == "stopped" and summary.shown >= 3
     assert [note.split(":")[0] for note in notes] == ["no snapshot", "no recording"]
@@ -297,8 +299,8 @@ def test_a_recording_that_meets_a_full_disk_stops_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def full(viewer: Viewer) -> bool:
-        monkeypatch.setattr("sdxs.common.io.sink.DISK_CHECK_FRAMES", 1)
-        monkeypatch.setattr("sdxs.common.io.sink.LEAST_FREE_BYTES", 1 << 62)
+        monkeypatch.setattr("sdxs.common.io.sinks.film.DISK_CHECK_FRAMES", 1)
+        monkeypatch.setattr("sdxs.common.io.sinks.film.LEAST_FREE_BYTES", 1 << 62)
         return True
 
     notes: list[str] = []

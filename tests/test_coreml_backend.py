@@ -17,7 +17,7 @@ from fake_coreml import StrictModel
 from sdxs.common.backend.protocol import BackendOptions, FrameParams
 from sdxs.common.checkpoint.find import Checkpoint
 from sdxs.common.errors import BackendError, UsageError
-from sdxs.common.io.source import VideoFile
+from sdxs.common.io.sources.film import VideoFile
 from sdxs.common.picture.temporal import psnr
 from sdxs.common.prompt.text_encoder import TextEncoder
 from sdxs.coreml_backend import cache, prepare

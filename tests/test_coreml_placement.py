@@ -18,7 +18,7 @@ from sdxs.common.backend.hosted import HostedBackend, Plane
 from sdxs.common.backend.protocol import Backend, BackendOptions, FrameParams, MemoryUse, StageTimes
 from sdxs.common.checkpoint.find import Checkpoint
 from sdxs.common.errors import BackendError, UsageError
-from sdxs.common.io.source import VideoFile
+from sdxs.common.io.sources.film import VideoFile
 from sdxs.coreml_backend.backend import CoreMLBackend, Section, split
 from sdxs.coreml_backend.options import CoreMLOptions, parse_placement
 

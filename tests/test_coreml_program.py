@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from sdxs.common.backend.schedule import one_step, seeded_noise
-from sdxs.common.checkpoint.config import KLVAEConfig
+from sdxs.common.checkpoint.config.vae import KLVAEConfig
 from sdxs.common.checkpoint.find import Checkpoint, open_checkpoint
 from sdxs.common.checkpoint.layout import unet_layout, vae_layout
 from sdxs.common.errors import UsageError, WeightsError

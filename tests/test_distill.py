@@ -14,7 +14,8 @@ from mlx.utils import tree_flatten
 from safetensors.numpy import load_file
 
 from sdxs.common.backend.protocol import BackendOptions
-from sdxs.common.checkpoint.config import UNetConfig, read_vae_config
+from sdxs.common.checkpoint.config.unet import UNetConfig
+from sdxs.common.checkpoint.config.vae import read_vae_config
 from sdxs.common.checkpoint.find import Checkpoint, open_checkpoint
 from sdxs.common.prompt.syntax import GALLERY
 from sdxs.common.prompt.text_encoder import TextEncoder

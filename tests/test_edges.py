@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sdxs.common.errors import UsageError
-from sdxs.common.io.source import Synthetic
+from sdxs.common.io.sources.synthetic import Synthetic
 from sdxs.common.picture.edges import CANNY, KINDS, Edges, f_score
 from sdxs.common.picture.image import to_square_rgb
 from sdxs.common.picture.opencv import cv2

@@ -19,16 +19,11 @@ from command import Command, Result
 from fake_backends import MARKS
 from sdxs import cli
 from sdxs.common.backend.hosted import CLOSE_TIMEOUT_S, SLOTS, HostedBackend
-from sdxs.common.backend.protocol import (
-    Backend,
-    BackendOptions,
-    FrameParams,
-    IdentityBackend,
-    MemoryUse,
-)
+from sdxs.common.backend.identity import IdentityBackend
+from sdxs.common.backend.protocol import Backend, BackendOptions, FrameParams, MemoryUse
 from sdxs.common.checkpoint.find import Checkpoint
 from sdxs.common.errors import BackendError, SdxsWarning, UsageError
-from sdxs.common.io.source import VideoFile
+from sdxs.common.io.sources.film import VideoFile
 from sdxs.mlx_sdxs.backend import MlxBackend
 
 SIZE = 64
@@ -133,7 +128,7 @@ def shared_memory_names() -> set[str]:
     }
 
 
-IDENTITY = "sdxs.common.backend.protocol:IdentityBackend"
+IDENTITY = "sdxs.common.backend.identity:IdentityBackend"
 MLX = "sdxs.mlx_sdxs.backend:MlxBackend"
 
 # The same as in the same process.

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from sdxs.common.picture.image import contact_sheet, label, to_square_rgb
+from sdxs.common.picture.draw import contact_sheet, label
+from sdxs.common.picture.image import to_square_rgb
 
 
 @pytest.mark.parametrize("shape", [(48, 64), (64, 48), (33, 47), (16, 16), (1, 5)])

@@ -8,13 +8,10 @@ import mlx.core as mx
 import mlx.nn as nn
 import pytest
 
-from sdxs.common.checkpoint.config import (
-    CLIPTextConfig,
-    Fields,
-    KLVAEConfig,
-    TinyVAEConfig,
-    UNetConfig,
-)
+from sdxs.common.checkpoint.config.fields import Fields
+from sdxs.common.checkpoint.config.text_encoder import CLIPTextConfig
+from sdxs.common.checkpoint.config.unet import UNetConfig
+from sdxs.common.checkpoint.config.vae import KLVAEConfig, TinyVAEConfig
 from sdxs.common.checkpoint.layout import (
     Layout,
     parameter_count,

@@ -14,7 +14,7 @@ import pytest
 
 from command import Command
 from sdxs import cli
-from sdxs.common.io.source import VideoFile
+from sdxs.common.io.sources.film import VideoFile
 from sdxs.common.picture.opencv import cv2
 
 ROOT = Path(__file__).parent.parent
@@ -318,7 +318,7 @@ def test_version_and_help(command: Command) -> None:
 def test_disk_full_while_recording_keeps_what_was_recorded(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sdxs.common.io import sink as sinks
+    from sdxs.common.io.sinks import film as sinks
 
     free = iter([10**12] + [10**6] * 100)
     monkeypatch.setattr(
@@ -437,7 +437,8 @@ def test_a_realtime_clip_is_captured_whole_and_accounted_for(
 def test_figures_are_kept_when_a_session_fails(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sdxs.common.backend.protocol import IdentityBackend, StageTimes
+    from sdxs.common.backend.identity import IdentityBackend
+    from sdxs.common.backend.protocol import StageTimes
     from sdxs.common.errors import BackendError
 
     class Failing(IdentityBackend):

@@ -13,15 +13,10 @@ import numpy as np
 import pytest
 
 from sdxs.common.backend.hosted import HostedBackend
-from sdxs.common.backend.protocol import (
-    Backend,
-    BackendOptions,
-    FrameParams,
-    IdentityBackend,
-    StageTimes,
-)
+from sdxs.common.backend.identity import IdentityBackend
+from sdxs.common.backend.protocol import Backend, BackendOptions, FrameParams, StageTimes
 from sdxs.common.errors import BackendError, SinkError, SourceLost
-from sdxs.common.io.source import Synthetic, read_counter
+from sdxs.common.io.sources.synthetic import Synthetic, read_counter
 from sdxs.common.live.frames import Frame
 from sdxs.common.live.loop import DISPLAY_WAIT_S, IDLE_CHECK_S, JOIN_S, Loop, LoopSettings, Prompt
 from sdxs.common.live.stats import Summary
@@ -684,7 +679,7 @@ def test_a_hosted_child_that_dies_with_nothing_to_do_is_reported_within_a_second
     # What a second is made of; on a busy machine it may take longer.
     assert IDLE_CHECK_S + DISPLAY_WAIT_S + JOIN_S < 1
     backend = HostedBackend(
-        "identity", "sdxs.common.backend.protocol:IdentityBackend", None, OPTIONS
+        "identity", "sdxs.common.backend.identity:IdentityBackend", None, OPTIONS
     )
     silent = threading.Event()
 

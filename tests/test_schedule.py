@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from sdxs.common.backend.schedule import alphas_cumprod, frame_steps, one_step, seeded_noise
-from sdxs.common.checkpoint.config import FrameConfig, SchedulerConfig
+from sdxs.common.checkpoint.config.frame import FrameConfig
+from sdxs.common.checkpoint.config.scheduler import SchedulerConfig
 from sdxs.common.errors import ConfigError, UsageError
 
 SDXS = SchedulerConfig(

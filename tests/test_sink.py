@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from sdxs.common.errors import SinkError, UsageError
-from sdxs.common.io import sink as sinks
-from sdxs.common.io.sink import open_sink
-from sdxs.common.io.source import Synthetic, VideoFile
+from sdxs.common.io.sinks import film, image, window
+from sdxs.common.io.sinks.registry import open_sink
+from sdxs.common.io.sources.film import VideoFile
+from sdxs.common.io.sources.synthetic import Synthetic
 from sdxs.common.picture.opencv import cv2
 
 
@@ -17,7 +18,7 @@ def pictures(count: int) -> list[np.ndarray]:
     return [np.ascontiguousarray(card.read()[..., ::-1]) for _ in range(count)]
 
 
-@pytest.mark.parametrize("suffix", sinks.VIDEO_CODECS)
+@pytest.mark.parametrize("suffix", film.VIDEO_CODECS)
 def test_video_is_whole_after_close_and_absent_before(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"out{suffix}"
     sink = open_sink(path, 25)
@@ -79,7 +80,7 @@ def test_a_failed_image_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(SinkError, match="No space left"):
-        sinks.save_image(tmp_path / "out.png", pictures(1)[0])
+        image.save_image(tmp_path / "out.png", pictures(1)[0])
     assert not list(tmp_path.iterdir())
 
 
@@ -87,13 +88,13 @@ def test_window_is_refused_without_a_display(monkeypatch: pytest.MonkeyPatch) ->
     """OpenCV would abort the process; the check has to come first."""
     monkeypatch.delenv("DISPLAY", raising=False)
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
-    monkeypatch.setattr(sinks.sys, "platform", "linux")
+    monkeypatch.setattr(window.sys, "platform", "linux")
     monkeypatch.setattr(cv2, "getBuildInformation", lambda: "  GUI:  QT5\n")
     with pytest.raises(SinkError, match="no display.*--headless"):
-        sinks.Window()
+        window.Window()
     monkeypatch.setattr(cv2, "getBuildInformation", lambda: "  GUI:  NONE\n")
     with pytest.raises(SinkError, match="headless build"):
-        sinks.Window()
+        window.Window()
 
 
 def disk(monkeypatch: pytest.MonkeyPatch, free: list[int]) -> list[int]:
@@ -106,7 +107,7 @@ def disk(monkeypatch: pytest.MonkeyPatch, free: list[int]) -> list[int]:
         looks.append(free[min(len(looks), len(free) - 1)])
         return type("Usage", (), {"free": looks[-1]})()
 
-    monkeypatch.setattr(sinks.shutil, "disk_usage", usage)
+    monkeypatch.setattr(film.shutil, "disk_usage", usage)
     return looks
 
 

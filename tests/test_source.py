@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 
 from sdxs.common.errors import SourceError
-from sdxs.common.io.sink import VideoFileSink
-from sdxs.common.io.source import ImageFile, Synthetic, VideoFile, open_source, read_counter
+from sdxs.common.io.sinks.film import VideoFileSink
+from sdxs.common.io.sources.film import VideoFile
+from sdxs.common.io.sources.image import ImageFile
+from sdxs.common.io.sources.registry import open_source
+from sdxs.common.io.sources.synthetic import Synthetic, read_counter
 from sdxs.common.picture.opencv import cv2
 
 ROOT = Path(__file__).parent.parent

@@ -14,7 +14,7 @@ from command import Command
 from sdxs import cli
 from sdxs.common.checkpoint.registry import ENTRIES
 from sdxs.common.errors import SinkError, first_of
-from sdxs.common.io.source import VideoFile
+from sdxs.common.io.sources.film import VideoFile
 
 ROOT = Path(__file__).parent.parent
 CLIP = ROOT / "docs" / "demo" / "clip.mp4"
@@ -207,7 +207,7 @@ def test_figures_that_cannot_be_written_do_not_hide_why_the_session_failed(
     """Bug: a full disk ended the recording, and then only the statistics were complained of; the
     lost image never was.
     """
-    from sdxs.common.io import sink
+    from sdxs.common.io.sinks import film, image
     from sdxs.common.live import session
 
     def full(path: Path, _: bytes) -> None:
@@ -215,10 +215,10 @@ def test_figures_that_cannot_be_written_do_not_hide_why_the_session_failed(
 
     free = iter([10**12] + [10**6] * 100)
     monkeypatch.setattr(
-        sink.shutil, "disk_usage", lambda _: type("Usage", (), {"free": next(free)})()
+        film.shutil, "disk_usage", lambda _: type("Usage", (), {"free": next(free)})()
     )
     monkeypatch.setattr(session, "write_whole", full)
-    monkeypatch.setattr(sink, "write_whole", full)
+    monkeypatch.setattr(image, "write_whole", full)
     outputs = (
         "--out",
         tmp_path / "o.mp4",
@@ -251,7 +251,8 @@ STALLING = """
 import functools, sys, threading
 import sdxs.mlx_sdxs
 from sdxs import cli
-from sdxs.common import session, source
+from sdxs.common.io.sources import synthetic as source
+from sdxs.common.live import session
 
 class Stalling(source.Synthetic):
     name, paced = "camera 0", False

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from sdxs.common.errors import SinkError
-from sdxs.common.io import sink as sinks
-from sdxs.common.io.source import VideoFile
+from sdxs.common.io.sinks import film as sinks
+from sdxs.common.io.sources.film import VideoFile
 from sdxs.common.live import viewer as viewer_module
 from sdxs.common.live.controls import Look, View
 from sdxs.common.live.frames import Frame

@@ -10,8 +10,8 @@ from collections import deque
 import numpy as np
 import pytest
 
-from sdxs.common.io import sink as sinks
-from sdxs.common.io.sink import Window, key_of, window_obstacle, with_bars
+from sdxs.common.io.sinks import window as sinks
+from sdxs.common.io.sinks.window import Window, key_of, window_obstacle, with_bars
 from sdxs.common.picture.opencv import cv2
 
 
@@ -133,7 +133,7 @@ def test_a_real_window() -> None:
     if window_obstacle():
         pytest.skip(f"no window here: {window_obstacle()}")
     script = (
-        "import numpy as np\nfrom sdxs.common.io.sink import Window\nwindow = Window()\n"
+        "import numpy as np\nfrom sdxs.common.io.sinks.window import Window\nwindow = Window()\n"
         "for _ in range(5): window.write(np.zeros((720, 720, 3), np.uint8), 0); "
         "window.key()\nwindow.close()"
     )

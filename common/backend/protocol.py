@@ -5,8 +5,6 @@ call (depth 1), double buffering (depth 2) and a pipeline over several compute u
 (depth 3); frames always come back in the order they went in.
 """
 
-import time
-from collections import deque
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Protocol
@@ -14,7 +12,6 @@ from typing import Protocol
 import numpy as np
 
 from ..errors import BackendError, UsageError
-from . import copies
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,51 +98,6 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Free everything; calling it again does nothing."""
-
-
-class IdentityBackend:
-    """Return every frame unchanged: the floor under every measurement, and the loop's test
-    dummy.
-    """
-
-    name = "identity"
-    depth = 1
-
-    def __init__(self, checkpoint: object, options: BackendOptions) -> None:
-        """Take what every backend is built from; the checkpoint makes no difference here."""
-        check_settings(self.name, options)
-        self._shape = (options.size, options.size, 3)
-        self._frames: deque[tuple[np.ndarray, int]] = deque()
-
-    def load(self) -> None:
-        self._frames.clear()
-
-    def set_conditioning(self, encoder_hidden_states: np.ndarray) -> None:
-        check_conditioning(encoder_hidden_states)
-
-    def set_params(self, params: FrameParams) -> None:
-        pass  # there is no noise to seed
-
-    def submit(self, frame: np.ndarray, edges: np.ndarray | None = None) -> None:
-        check_frame(frame, self._shape)
-        self._frames.append((frame, time.perf_counter_ns()))
-
-    def collect(self, out: np.ndarray) -> StageTimes:
-        if not self._frames:
-            raise BackendError("identity: collect() without a submitted frame")
-        frame, submitted_ns = self._frames.popleft()
-        np.copyto(out, frame)
-        copies.count("backend out", out.nbytes)
-        return StageTimes(time.perf_counter_ns() - submitted_ns)
-
-    def memory(self) -> MemoryUse:
-        return MemoryUse(0, 0, 0, 0)
-
-    def describe(self) -> dict[str, str]:
-        return {"backend": self.name, "device": "none", "dtype": "uint8"}
-
-    def close(self) -> None:
-        self._frames.clear()
 
 
 def check_settings(name: str, options: BackendOptions, known: Collection[str] = ()) -> None:

@@ -17,7 +17,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..checkpoint.config import FrameConfig, SchedulerConfig
+from ..checkpoint.config.frame import FrameConfig
+from ..checkpoint.config.scheduler import SchedulerConfig
 from ..errors import ConfigError
 
 

@@ -4,7 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import ConfigError
-from .config import ControlNetConfig, UNetConfig, VAEConfig
+from .config.controlnet import ControlNetConfig
+from .config.unet import UNetConfig
+from .config.vae import VAEConfig
 from .layout import controlnet_layout, skip_channels
 from .manifest import verify_hashes
 from .tensors import check_layout

@@ -9,14 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import ConfigError, UsageError, WeightsError
-from .config import (
-    CLIPTextConfig,
-    FrameConfig,
-    SchedulerConfig,
-    UNetConfig,
-    VAEConfig,
-    read_vae_config,
-)
+from .config.frame import FrameConfig
+from .config.scheduler import SchedulerConfig
+from .config.text_encoder import CLIPTextConfig
+from .config.unet import UNetConfig
+from .config.vae import VAEConfig, read_vae_config
 from .control import ControlNet
 from .layout import text_encoder_layout, unet_layout, vae_layout
 from .manifest import verify_hashes

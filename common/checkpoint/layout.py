@@ -8,14 +8,10 @@ AutoencoderKL and transformers' CLIPTextModel.
 
 from collections.abc import Iterator
 
-from .config import (
-    CLIPTextConfig,
-    ControlNetConfig,
-    KLVAEConfig,
-    TinyVAEConfig,
-    UNetConfig,
-    VAEConfig,
-)
+from .config.controlnet import ControlNetConfig
+from .config.text_encoder import CLIPTextConfig
+from .config.unet import UNetConfig
+from .config.vae import KLVAEConfig, TinyVAEConfig, VAEConfig
 
 Layout = dict[str, tuple[int, ...]]
 Entry = tuple[str, tuple[int, ...]]

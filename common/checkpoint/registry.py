@@ -4,7 +4,7 @@ import difflib
 from dataclasses import dataclass
 
 from ..errors import UsageError
-from .config import JsonValue
+from .config.fields import JsonValue
 
 _TOKENIZER = ("merges.txt", "special_tokens_map.json", "tokenizer_config.json", "vocab.json")
 

@@ -6,9 +6,9 @@ import numpy as np
 
 from ..errors import UsageError
 from ..live.frames import Frame
-from ..picture.image import contact_sheet
-from .sink import ImageSink
-from .source import IMAGE_SUFFIXES
+from ..picture.draw import contact_sheet
+from .sinks.image import ImageSink
+from .sources.image import IMAGE_SUFFIXES
 
 COLUMNS = 5
 

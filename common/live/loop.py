@@ -17,7 +17,7 @@ import numpy as np
 from ..backend import copies
 from ..backend.protocol import Backend, FrameParams
 from ..errors import SourceLost, first_of
-from ..io.source import Source
+from ..io.sources.protocol import Source
 from ..picture.edges import Edges
 from ..picture.image import to_square_rgb
 from ..picture.temporal import Similarity

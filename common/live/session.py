@@ -14,9 +14,12 @@ import numpy as np
 from ..backend.protocol import Backend, FrameParams
 from ..checkpoint.find import Checkpoint
 from ..errors import SdxsError, SinkError, UsageError
+from ..files import check_writable, write_whole
 from ..io.sheet import Sheet
-from ..io.sink import Window, check_writable, open_sink, write_whole
-from ..io.source import Source, open_source
+from ..io.sinks.registry import open_sink
+from ..io.sinks.window import Window
+from ..io.sources.protocol import Source
+from ..io.sources.registry import open_source
 from ..prompt.syntax import GALLERY, parse_prompt
 from ..prompt.text_encoder import TextEncoder
 from .controls import Controls, Event, Look, View

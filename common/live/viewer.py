@@ -12,8 +12,11 @@ import numpy as np
 
 from ..backend import copies
 from ..errors import SinkError, first_of
-from ..io.sink import Sink, VideoFileSink, save_image
-from ..picture.image import enlarged, label, text_block, text_table
+from ..io.sinks.film import VideoFileSink
+from ..io.sinks.image import save_image
+from ..io.sinks.protocol import Sink
+from ..picture.draw import label, text_block, text_table
+from ..picture.image import enlarged
 from ..picture.temporal import Smoother
 from .controls import HELP, Look, View
 from .frames import Frame

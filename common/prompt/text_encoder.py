@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from safetensors import safe_open
 
-from ..checkpoint.config import CLIPTextConfig
+from ..checkpoint.config.text_encoder import CLIPTextConfig
 from ..checkpoint.find import Checkpoint
 from .blend import combine
 from .cache import EmbeddingCache

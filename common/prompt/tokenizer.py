@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
-from ..checkpoint.config import read_json
+from ..checkpoint.config.fields import read_json
 from ..errors import ConfigError, SdxsWarning, UsageError
 
 START, END = "<|startoftext|>", "<|endoftext|>"

@@ -22,7 +22,7 @@ from ..backend.protocol import (
     check_frame,
 )
 from ..errors import BackendError
-from ..io.source import Synthetic
+from ..io.sources.synthetic import Synthetic
 
 BACKEND_MS = 25.0
 
@@ -196,7 +196,7 @@ class CountingSink:
     """
 
     def __init__(self, camera: TickingCamera, post_ms: float = 0.0) -> None:
-        from ..io.source import read_counter
+        from ..io.sources.synthetic import read_counter
 
         self._read_counter = read_counter
         self._camera = camera

@@ -14,13 +14,11 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
-from ..checkpoint.config import (
-    CLIPTextConfig,
-    ControlNetConfig,
-    JsonValue,
-    UNetConfig,
-    read_vae_config,
-)
+from ..checkpoint.config.controlnet import ControlNetConfig
+from ..checkpoint.config.fields import JsonValue
+from ..checkpoint.config.text_encoder import CLIPTextConfig
+from ..checkpoint.config.unet import UNetConfig
+from ..checkpoint.config.vae import read_vae_config
 from ..checkpoint.find import PACKAGE_FOLDER
 from ..checkpoint.layout import (
     Layout,

@@ -3,7 +3,7 @@
 Encoding returns the mean of the posterior: a live picture wants no sampling noise.
 """
 
-from ...common.checkpoint.config import KLVAEConfig
+from ...common.checkpoint.config.vae import KLVAEConfig
 from .ops import (
     AttentionForm,
     Downsample,

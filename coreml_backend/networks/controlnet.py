@@ -5,7 +5,7 @@ Feature maps are (1, C, H, W), float16. The timestep is built in, as in the UNet
 
 from typing import NamedTuple
 
-from ...common.checkpoint.config import ControlNetConfig
+from ...common.checkpoint.config.controlnet import ControlNetConfig
 from ...common.checkpoint.layout import skip_channels
 from .ops import AttentionForm, Var, conv, mb, silu
 from .unet import DownBlock, MidBlock, TimestepEmbedding, prompt_tokens, silu_numpy

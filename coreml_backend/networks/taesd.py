@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ...common.checkpoint.config import TinyVAEConfig
+from ...common.checkpoint.config.vae import TinyVAEConfig
 from .ops import Var, Weights, affine, conv, mb, upsample
 
 Layer = Callable[[Var], Var]

@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from ...common.checkpoint.config import UNetConfig
+from ...common.checkpoint.config.unet import UNetConfig
 from ...common.checkpoint.layout import up_resnet_channels
 from .ops import (
     AttentionForm,

@@ -8,15 +8,12 @@ because nothing costs as much as its last two convolutions at full size; the cap
 
 import copy
 
-from ...common.checkpoint.config import (
-    CLIPTextConfig,
-    Fields,
-    FrameConfig,
-    JsonValue,
-    SchedulerConfig,
-    TinyVAEConfig,
-    UNetConfig,
-)
+from ...common.checkpoint.config.fields import Fields, JsonValue
+from ...common.checkpoint.config.frame import FrameConfig
+from ...common.checkpoint.config.scheduler import SchedulerConfig
+from ...common.checkpoint.config.text_encoder import CLIPTextConfig
+from ...common.checkpoint.config.unet import UNetConfig
+from ...common.checkpoint.config.vae import TinyVAEConfig
 
 Configs = dict[str, dict[str, JsonValue]]
 

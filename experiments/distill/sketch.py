@@ -31,7 +31,8 @@ from rich.progress import Progress
 from safetensors.numpy import save_file
 
 from ...common.backend.schedule import OneStep, one_step
-from ...common.checkpoint.config import ControlNetConfig, Fields
+from ...common.checkpoint.config.controlnet import ControlNetConfig
+from ...common.checkpoint.config.fields import Fields
 from ...common.checkpoint.find import Checkpoint, find
 from ...common.picture.edges import KINDS, Edges
 from ...common.picture.opencv import cv2

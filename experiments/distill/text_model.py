@@ -8,7 +8,7 @@ checkpoint's keys.
 import mlx.core as mx
 import mlx.nn as nn
 
-from ...common.checkpoint.config import CLIPTextConfig
+from ...common.checkpoint.config.text_encoder import CLIPTextConfig
 
 
 class Embeddings(nn.Module):

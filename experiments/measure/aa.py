@@ -15,7 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ...common.backend.protocol import BackendOptions, IdentityBackend, StageTimes
+from ...common.backend.identity import IdentityBackend
+from ...common.backend.protocol import BackendOptions, StageTimes
 from ...common.bench.measure.machine import conditions, machine
 from ...common.bench.measure.runner import Plan, Runner
 from ...common.bench.measure.worker import Entrant

@@ -27,7 +27,7 @@ import mlx.core as mx
 
 from ...common.backend.protocol import BackendOptions
 from ...common.checkpoint.find import find
-from ...common.io.source import Synthetic
+from ...common.io.sources.synthetic import Synthetic
 from ...common.picture.image import to_square_rgb
 from ...mlx_sdxs import backend as mlx_backend
 from ...mlx_sdxs import blas

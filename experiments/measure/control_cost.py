@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from ...common.backend.protocol import BackendOptions, FrameParams
-from ...common.checkpoint.config import UNetConfig
+from ...common.checkpoint.config.unet import UNetConfig
 from ...common.checkpoint.find import Checkpoint
 from ...common.checkpoint.layout import Layout, controlnet_layout, parameter_count, unet_layout
 from ...common.testing.random_checkpoint import architecture

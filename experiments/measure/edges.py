@@ -22,7 +22,7 @@ from ... import mlx_sdxs  # noqa: F401 - puts the BLAS in place before OpenCV lo
 # isort: split
 import mlx.core as mx
 
-from ...common.io.source import VideoFile
+from ...common.io.sources.film import VideoFile
 from ...common.picture.edges import (
     CANNY,
     COARSE,

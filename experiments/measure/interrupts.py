@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from ...common.errors import SourceError
-from ...common.io.source import VideoFile
+from ...common.io.sources.film import VideoFile
 
 LIMIT_S = 1.0
 # What Python says when SIGINT comes while it starts, before any line of ours could run; it then

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from ...common.backend.protocol import Backend, BackendOptions
-from ...common.checkpoint.config import PROMPT_TOKENS
+from ...common.checkpoint.config.text_encoder import PROMPT_TOKENS
 from ...common.checkpoint.find import find
 
 FRAMES = 10

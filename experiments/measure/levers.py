@@ -25,7 +25,7 @@ import mlx.nn as nn
 import numpy as np
 
 from ...common.backend.protocol import BackendOptions
-from ...common.checkpoint.config import TinyVAEConfig
+from ...common.checkpoint.config.vae import TinyVAEConfig
 from ...common.checkpoint.find import Checkpoint, find
 from ...mlx_sdxs import backend as backend_module
 from ...mlx_sdxs import blas, frame

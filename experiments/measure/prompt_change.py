@@ -22,7 +22,7 @@ import numpy as np
 
 from ...common.backend.protocol import Backend, BackendOptions, FrameParams
 from ...common.checkpoint.find import Checkpoint, find
-from ...common.io.source import VideoFile
+from ...common.io.sources.film import VideoFile
 from ...common.live.frames import Frame
 from ...common.live.loop import Loop, LoopSettings, Prompt
 from ...common.picture.image import to_square_rgb
@@ -30,9 +30,7 @@ from ...common.prompt.blend import Slerp
 from ...common.prompt.syntax import GALLERY
 from ...common.prompt.text_encoder import TextEncoder
 from ...common.testing.fakes import SleepingBackend, TickingCamera
-from ...mlx_sdxs.backend import (
-    MlxBackend,  # first: it puts the BLAS in place before OpenCV loads its own
-)
+from ...mlx_sdxs.backend import MlxBackend
 
 SIZE = 64
 PATH_SIZE = 192

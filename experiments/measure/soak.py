@@ -21,17 +21,15 @@ from ...common.backend.hosted import HostedBackend
 from ...common.backend.memory import anonymous_bytes, footprint_bytes
 from ...common.backend.protocol import Backend, BackendOptions, FrameParams
 from ...common.checkpoint.find import find
-from ...common.io.sink import VideoFileSink
-from ...common.io.source import Synthetic
+from ...common.io.sinks.film import VideoFileSink
+from ...common.io.sources.synthetic import Synthetic
 from ...common.live.controls import Look
 from ...common.live.frames import Frame
 from ...common.live.loop import Loop, LoopSettings, Prompt
 from ...common.live.viewer import Viewer
 from ...common.prompt.syntax import GALLERY
 from ...common.prompt.text_encoder import TextEncoder
-from ...mlx_sdxs.backend import (
-    MlxBackend,  # first: it puts the BLAS in place before OpenCV loads its own
-)
+from ...mlx_sdxs.backend import MlxBackend
 
 SIZE = 64
 ALLOWED_BYTES = 5_000_000

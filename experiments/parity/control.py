@@ -17,7 +17,7 @@ import mlx.core as mx
 import numpy as np
 
 from ...common.backend.schedule import frame_steps, seeded_noise
-from ...common.checkpoint.config import TinyVAEConfig
+from ...common.checkpoint.config.vae import TinyVAEConfig
 from ...common.checkpoint.find import Checkpoint, open_checkpoint, with_control
 from ...common.testing.random_checkpoint import (
     Architecture,

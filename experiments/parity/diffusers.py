@@ -45,7 +45,7 @@ from safetensors.torch import load_file as load_torch_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from ...common.backend.schedule import seeded_noise
-from ...common.checkpoint.config import TinyVAEConfig
+from ...common.checkpoint.config.vae import TinyVAEConfig
 from ...common.checkpoint.find import PACKAGE_FOLDER, Checkpoint, open_checkpoint
 from ...common.checkpoint.torch_import import import_torch, target_of
 from ...common.testing.random_checkpoint import Architecture, architecture, tiny

@@ -26,7 +26,8 @@ from ...common.backend.protocol import (
     check_frame,
 )
 from ...common.backend.schedule import OneStep, one_step, seeded_noise
-from ...common.checkpoint.config import PROMPT_TOKENS, TinyVAEConfig
+from ...common.checkpoint.config.text_encoder import PROMPT_TOKENS
+from ...common.checkpoint.config.vae import TinyVAEConfig
 from ...common.checkpoint.find import Checkpoint
 from ...common.errors import BackendError, UsageError
 

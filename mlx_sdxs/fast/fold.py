@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import mlx.core as mx
 import mlx.nn as nn
 
-from ...common.checkpoint.config import PROMPT_TOKENS
+from ...common.checkpoint.config.text_encoder import PROMPT_TOKENS
 from ..networks.controlnet import ControlNetModel
 from ..networks.layers import Resnet
 from ..networks.unet import Attention, BasicTransformerBlock, UNet2DConditionModel

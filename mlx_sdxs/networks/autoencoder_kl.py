@@ -7,7 +7,7 @@ Encoding returns the mean of the posterior: a live picture wants no sampling noi
 import mlx.core as mx
 import mlx.nn as nn
 
-from ...common.checkpoint.config import KLVAEConfig
+from ...common.checkpoint.config.vae import KLVAEConfig
 from .layers import Downsample, GroupNorm, Resnet, Upsample
 
 NORM_EPS = 1e-6  # diffusers builds every GroupNorm of this VAE with it

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import mlx.core as mx
 import mlx.nn as nn
 
-from ...common.checkpoint.config import ControlNetConfig
+from ...common.checkpoint.config.controlnet import ControlNetConfig
 from ...common.checkpoint.layout import skip_channels
 from ..fast.ops import silu
 from .unet import Context, DownBlock, MidBlock, TimestepEmbedding

@@ -6,7 +6,7 @@ Pictures are in [-1, 1], as diffusers wraps it; the network itself works in [0, 
 import mlx.core as mx
 import mlx.nn as nn
 
-from ...common.checkpoint.config import TinyVAEConfig
+from ...common.checkpoint.config.vae import TinyVAEConfig
 from .layers import double
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import mlx.core as mx
 import mlx.nn as nn
 
-from ...common.checkpoint.config import UNetConfig
+from ...common.checkpoint.config.unet import UNetConfig
 from ...common.checkpoint.layout import up_resnet_channels
 from ..fast.ops import attention, gelu, silu
 from .layers import Downsample, GroupNorm, Resnet, Upsample

@@ -17,15 +17,9 @@ import numpy as np
 
 from ...backend import copies
 from ...backend.hosted import HostedBackend
-from ...backend.protocol import (
-    Backend,
-    BackendOptions,
-    FrameParams,
-    IdentityBackend,
-    MemoryUse,
-    StageTimes,
-)
-from ...io.sink import VideoFileSink
+from ...backend.identity import IdentityBackend
+from ...backend.protocol import Backend, BackendOptions, FrameParams, MemoryUse, StageTimes
+from ...io.sinks.film import VideoFileSink
 from ...live.controls import Look
 from ...live.loop import Loop, LoopSettings, Prompt
 from ...live.viewer import Viewer

@@ -367,7 +367,7 @@ def _named(location: str) -> Callable[..., T]:
 
 def _pictures(size: int) -> list[np.ndarray]:
     """Eight frames of the moving test card, uint8 (S, S, 3) RGB."""
-    from ...io.source import Synthetic
+    from ...io.sources.synthetic import Synthetic
     from ...picture.image import to_square_rgb
 
     card, pictures = Synthetic(size), []

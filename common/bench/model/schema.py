@@ -7,7 +7,7 @@ import typing
 from dataclasses import MISSING, fields, is_dataclass
 from typing import TypeVar
 
-from ...checkpoint.config import JsonValue
+from ...checkpoint.config.fields import JsonValue
 
 T = TypeVar("T")
 

@@ -21,8 +21,8 @@ from .... import mlx_sdxs  # noqa: F401 - puts the BLAS in place before anything
 import numpy as np
 
 from ....common.checkpoint.find import PACKAGE_FOLDER, find, with_control
+from ....common.picture.draw import contact_sheet
 from ....common.picture.edges import KINDS, f_score
-from ....common.picture.image import contact_sheet
 from ....common.picture.opencv import cv2
 from ....common.prompt.syntax import GALLERY
 from ..material import photographs, teachers

@@ -7,7 +7,7 @@ and zooms, so that the clip has what a camera has and a still has not: motion at
 import numpy as np
 
 from ....common.checkpoint.find import PACKAGE_FOLDER
-from ....common.io.sink import VideoFileSink
+from ....common.io.sinks.film import VideoFileSink
 from ....common.picture.opencv import cv2
 
 FOLDER = PACKAGE_FOLDER / "docs" / "demo"

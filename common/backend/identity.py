@@ -1,0 +1,63 @@
+"""The backend that returns every frame unchanged: the floor under every measurement."""
+
+import time
+from collections import deque
+
+import numpy as np
+
+from ..errors import BackendError
+from . import copies
+from .protocol import (
+    BackendOptions,
+    FrameParams,
+    MemoryUse,
+    StageTimes,
+    check_conditioning,
+    check_frame,
+    check_settings,
+)
+
+
+class IdentityBackend:
+    """Return every frame unchanged: the floor under every measurement, and the loop's test
+    dummy.
+    """
+
+    name = "identity"
+    depth = 1
+
+    def __init__(self, checkpoint: object, options: BackendOptions) -> None:
+        """Take what every backend is built from; the checkpoint makes no difference here."""
+        check_settings(self.name, options)
+        self._shape = (options.size, options.size, 3)
+        self._frames: deque[tuple[np.ndarray, int]] = deque()
+
+    def load(self) -> None:
+        self._frames.clear()
+
+    def set_conditioning(self, encoder_hidden_states: np.ndarray) -> None:
+        check_conditioning(encoder_hidden_states)
+
+    def set_params(self, params: FrameParams) -> None:
+        pass  # there is no noise to seed
+
+    def submit(self, frame: np.ndarray, edges: np.ndarray | None = None) -> None:
+        check_frame(frame, self._shape)
+        self._frames.append((frame, time.perf_counter_ns()))
+
+    def collect(self, out: np.ndarray) -> StageTimes:
+        if not self._frames:
+            raise BackendError("identity: collect() without a submitted frame")
+        frame, submitted_ns = self._frames.popleft()
+        np.copyto(out, frame)
+        copies.count("backend out", out.nbytes)
+        return StageTimes(time.perf_counter_ns() - submitted_ns)
+
+    def memory(self) -> MemoryUse:
+        return MemoryUse(0, 0, 0, 0)
+
+    def describe(self) -> dict[str, str]:
+        return {"backend": self.name, "device": "none", "dtype": "uint8"}
+
+    def close(self) -> None:
+        self._frames.clear()

@@ -1,0 +1,139 @@
+"""Typed access to a json object: every complaint names file, key, value and what was expected."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ...errors import ConfigError
+
+JsonValue = None | bool | int | float | str | list["JsonValue"] | dict[str, "JsonValue"]
+
+
+class Fields:
+    """Typed, named access to one json object; every complaint says file, key, value and what was
+    expected.
+    """
+
+    def __init__(
+        self,
+        values: Mapping[str, JsonValue],
+        where: str,
+        remedy: str = "this checkpoint needs a network that sdxs does not implement",
+    ) -> None:
+        self.values = values
+        self.where = where
+        self.remedy = remedy
+
+    def fail(self, key: str, expected: str) -> ConfigError:
+        """Build the error; a caller raises it."""
+        found = f"is {json.dumps(self.values[key]):.60}" if key in self.values else "is absent"
+        return ConfigError(f"{self.where}: {key} {found}, expected {expected}; {self.remedy}")
+
+    def require(self, key: str, admitted: Sequence[JsonValue], default: JsonValue = None) -> None:
+        """Refuse a value outside `admitted`; an absent key counts as `default`."""
+        value = self.values.get(key, default)
+        # 1 == 1.0 is the same number in json, 1 == True is not the same value
+        if not any(value == a and isinstance(value, bool) == isinstance(a, bool) for a in admitted):
+            raise self.fail(key, " or ".join(json.dumps(a) for a in admitted))
+
+    def integer(self, key: str, default: int | None = None, minimum: int = 1) -> int:
+        value = self.values.get(key, default)
+        if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+            raise self.fail(key, f"a whole number of at least {minimum}")
+        return value
+
+    def number(self, key: str, default: float | None = None) -> float:
+        value = self.values.get(key, default)
+        # json.loads accepts NaN and Infinity
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, (int, float))
+            or not math.isfinite(value)
+        ):
+            raise self.fail(key, "a finite number")
+        return float(value)
+
+    def positive(self, key: str, default: float | None = None) -> float:
+        value = self.number(key, default)
+        if value <= 0:
+            raise self.fail(key, "a number above 0")
+        return value
+
+    def flag(self, key: str, default: bool) -> bool:
+        value = self.values.get(key, default)
+        if not isinstance(value, bool):
+            raise self.fail(key, "true or false")
+        return value
+
+    def text(self, key: str, default: str | None = None) -> str:
+        value = self.values.get(key, default)
+        if not isinstance(value, str):
+            raise self.fail(key, "a string")
+        return value
+
+    def integers(
+        self, key: str, default: Sequence[int] | None = None, minimum: int = 1
+    ) -> tuple[int, ...]:
+        value = self.values.get(key, list(default) if default is not None else None)
+        numbers = _whole(value, minimum)
+        if not numbers:
+            raise self.fail(key, f"a list of whole numbers of at least {minimum}")
+        return numbers
+
+    def per_block(self, key: str, blocks: int, default: int) -> tuple[int, ...]:
+        """One whole number for all blocks, or a list with one for each."""
+        value = self.values.get(key, default)
+        numbers = _whole(value if isinstance(value, list) else [value] * blocks, 1)
+        if len(numbers) != blocks:
+            raise self.fail(key, f"a whole number of at least 1, or a list of {blocks}")
+        return numbers
+
+    def flag_per_block(self, key: str, blocks: int) -> tuple[bool, ...]:
+        """One flag for all blocks, or a list with one for each; false if absent."""
+        value = self.values.get(key, False)
+        flags = [
+            v
+            for v in (value if isinstance(value, list) else [value] * blocks)
+            if isinstance(v, bool)
+        ]
+        if len(flags) != blocks or (isinstance(value, list) and len(value) != blocks):
+            raise self.fail(key, f"true or false, or a list of {blocks}")
+        return tuple(flags)
+
+
+def _whole(values: JsonValue, minimum: int) -> tuple[int, ...]:
+    """The values if they are a list of whole numbers of at least `minimum`, else nothing."""
+    if not isinstance(values, list):
+        return ()
+    numbers = tuple(
+        v for v in values if isinstance(v, int) and not isinstance(v, bool) and v >= minimum
+    )
+    return numbers if len(numbers) == len(values) else ()
+
+
+def read_json(path: Path) -> Fields:
+    """Open one json object; ConfigError if it is absent, damaged or not an object."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{path}: file is missing; a checkpoint needs it, pull or copy it again"
+        ) from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(
+            f"{path}: not readable as json ({error}); pull or copy the file again"
+        ) from None
+    if not isinstance(values, dict):
+        raise ConfigError(
+            f"{path}: expected a json object, found {type(values).__name__}; pull or copy the file "
+            "again"
+        )
+    return Fields(values, str(path))
+
+
+def block_types(fields: Fields, key: str, known: Sequence[str], blocks: int) -> tuple[str, ...]:
+    names = fields.values.get(key)
+    if not isinstance(names, list) or len(names) != blocks or any(n not in known for n in names):
+        raise fields.fail(key, f"{blocks} of " + ", ".join(known))
+    return tuple(str(n) for n in names)

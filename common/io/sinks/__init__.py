@@ -1,0 +1,1 @@
+"""Where pictures go: a film, an image, a folder of PNGs, a window."""

@@ -1,0 +1,38 @@
+"""One image file: the last picture of a session."""
+
+from pathlib import Path
+
+import numpy as np
+
+from ...backend import copies
+from ...errors import SinkError
+from ...files import check_writable, write_whole
+from ...picture.opencv import cv2
+
+
+class ImageSink:
+    """One image file: the last picture of the session."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._last: np.ndarray | None = None
+        check_writable(path, path.absolute().parent)
+
+    def write(self, picture: np.ndarray, shown_ns: int) -> None:
+        if self._last is None:
+            self._last = np.empty_like(picture)
+        np.copyto(self._last, picture)
+        copies.count("image", picture.nbytes)
+
+    def close(self) -> None:
+        if self._last is not None:
+            save_image(self._path, self._last)
+            self._last = None
+
+
+def save_image(path: Path, picture: np.ndarray) -> None:
+    """Write an RGB picture whole or not at all. Raises SinkError."""
+    ok, data = cv2.imencode(path.suffix, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+    if not ok:
+        raise SinkError(f"{path}: OpenCV cannot encode {path.suffix}; use .png or .jpg")
+    write_whole(path, data.tobytes())

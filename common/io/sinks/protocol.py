@@ -1,0 +1,17 @@
+"""What every sink does. Nothing is created before the first picture arrives."""
+
+from typing import Protocol
+
+import numpy as np
+
+
+class Sink(Protocol):
+    """Takes uint8 (H, W, 3) RGB pictures of one size."""
+
+    def write(self, picture: np.ndarray, shown_ns: int) -> None:
+        """Take one picture, shown at `shown_ns` (perf_counter_ns); the array may be reused
+        afterwards. Raises SinkError.
+        """
+
+    def close(self) -> None:
+        """Finish and keep what was written; calling it again does nothing."""

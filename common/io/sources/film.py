@@ -1,0 +1,62 @@
+"""A video file."""
+
+from pathlib import Path
+
+import numpy as np
+
+from ...backend import copies
+from ...errors import SourceError, SourceLost
+from ...picture.opencv import cv2
+
+
+class VideoFile:
+    """Every frame of a video file, once or over and over."""
+
+    paced = True
+
+    def __init__(self, path: Path, repeat: bool = False) -> None:
+        """Open the file and read its first frame. Raises SourceError if there is none."""
+        self.name = path.name
+        self._path = path
+        self._repeat = repeat
+        if not path.is_file():
+            raise SourceError(
+                f"{path}: no such file; --source takes a camera number, a video, an image or "
+                "'synthetic'"
+            )
+        self._capture = cv2.VideoCapture(str(path))
+        if not self._capture.isOpened():
+            raise SourceError(
+                f"{path}: not a video OpenCV can read ({path.stat().st_size:,} bytes); try an .mp4 "
+                "or .avi"
+            )
+        ok, self._first = self._capture.read()
+        if not ok:
+            self.close()
+            raise SourceError(f"{path}: holds no frames; the recording was cut off or is empty")
+        self.fps = self._capture.get(cv2.CAP_PROP_FPS) or 30.0
+        count = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        self.length = count if count > 0 else None  # some containers do not say
+        self._at_first = True
+
+    def read(self) -> np.ndarray | None:
+        if self._at_first:
+            self._at_first = False
+            return self._first
+        ok, picture = self._capture.read()
+        if ok:
+            copies.count("source", picture.nbytes)
+            return picture
+        if not self._repeat:
+            return None
+        self._capture.release()
+        self._capture = cv2.VideoCapture(
+            str(self._path)
+        )  # seeking to 0 is not exact in every container
+        ok, picture = self._capture.read()
+        if not ok:
+            raise SourceLost(f"{self._path}: could be read once and no more; was the file removed?")
+        return picture
+
+    def close(self) -> None:
+        self._capture.release()
