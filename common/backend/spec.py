@@ -1,0 +1,105 @@
+"""What everybody else may know of a backend: its `BackendSpec`, found by entry point.
+
+A package brings a backend by an entry point of the group `sdxs.backends` that names a BackendSpec:
+
+    [project.entry-points."sdxs.backends"]
+    mlx = "sdxs.mlx_sdxs:SPEC"
+
+Nothing else has to be edited: the command line, `bench`, `doctor` and the API read the specs. Peers
+that only `bench` runs (PyTorch) come by the group `sdxs.peers`. A spec is plain values and places
+(`module:name`); importing it imports neither the framework nor OpenCV.
+"""
+
+import difflib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module, metadata
+
+from ..errors import BackendError, UsageError
+from .options import BackendOptions
+
+GROUP, PEERS = "sdxs.backends", "sdxs.peers"
+
+
+def _never(_: BackendOptions) -> bool:
+    return False
+
+
+def _anything(_: BackendOptions) -> None:
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class BackendSpec:
+    """One backend, described.
+
+    location: 'module:Class', called as `Class(checkpoint, options)`. options: its dataclass.
+    rank: backends are listed from the highest rank down, and the first is the default.
+    parameters: names of the live parameters and session options that it obeys (`seed`, `feedback`,
+    `strength`, `steps`, `control`); one that no chosen backend obeys is an error when it is given.
+    package: on PyPI, without which it cannot run. hosted: whether it runs in a process of its own
+    by default. instrument, doctor, programs: places ('module:name') of its
+    `bench.measure.instrument.Instrument`, of a function that returns its `doctor.Check`s, and of
+    its `programs.Programs`, which are built before it is opened; '' for none. counts: the package
+    that its instrument needs to count a frame's operations; '' if it cannot. runs_here: whether
+    `bench` takes it by default on this machine. check_timed: raises UsageError for options whose
+    times would mean nothing.
+    """
+
+    name: str
+    location: str
+    options: type[BackendOptions] = BackendOptions
+    rank: int = 0
+    parameters: frozenset[str] = frozenset()
+    package: str = ""
+    hosted: Callable[[BackendOptions], bool] = _never
+    instrument: str = ""
+    counts: str = ""
+    doctor: str = ""
+    programs: str = ""
+    runs_here: Callable[[], bool] = lambda: True
+    check_timed: Callable[[BackendOptions], None] = _anything
+
+
+@cache
+def specs(group: str = GROUP) -> dict[str, BackendSpec]:
+    """Every installed backend by name, highest rank first. Raises BackendError if there is none."""
+    found = [_load(entry) for entry in metadata.entry_points(group=group)]
+    if not found and group == GROUP:
+        raise BackendError("no backend is installed; install sdxs again: pip install -e .")
+    return {spec.name: spec for spec in sorted(found, key=lambda spec: (-spec.rank, spec.name))}
+
+
+def spec_of(name: str, option: str = "--backend", peers: bool = False) -> BackendSpec:
+    """Look a backend up. peers: admit those that only bench runs. Raises UsageError."""
+    known = specs() | (specs(PEERS) if peers else {})
+    if name in known:
+        return known[name]
+    near = difflib.get_close_matches(name.lower(), known, 1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise UsageError(f"{option} {name}: {hint}expected one of {', '.join(known)}")
+
+
+def located(place: str, spec: BackendSpec) -> object:
+    """Import what 'module:name' names. Raises UsageError if the backend's framework is missing."""
+    module, name = place.split(":")
+    try:
+        return getattr(import_module(module), name)
+    except ModuleNotFoundError as error:
+        if error.name and error.name.split(".")[0] == module.split(".")[0]:
+            raise
+        package = spec.package or error.name
+        raise UsageError(
+            f"--backend {spec.name}: {error.name!r} is not installed; `pip install {package}`"
+        ) from None
+
+
+def _load(entry: metadata.EntryPoint) -> BackendSpec:
+    spec = entry.load()
+    if not isinstance(spec, BackendSpec):
+        raise BackendError(f"entry point {entry.name} = {entry.value}: expected a BackendSpec")
+    return spec
+
+
+__all__: Sequence[str] = ("GROUP", "PEERS", "BackendSpec", "located", "spec_of", "specs")

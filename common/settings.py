@@ -1,0 +1,201 @@
+"""Settings declared once: type, range, unit, default and help of a dataclass field.
+
+A frozen dataclass whose fields are made by `setting` is the only place where its names, ranges and
+defaults stand. The command line's options, `NAME:key=value`, the help and the tables in docs/ are
+made from it by `settings_of`; `check` holds its values to it.
+"""
+
+import math
+import types
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from .errors import UsageError
+
+_KEY = "sdxs.setting"
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One setting.
+
+    kind: bool, int, float or str. optional: None is a value, which leaves the choice to the code.
+    choices: the only admitted values of a str. minimum, maximum: of a number, both included.
+    unit: what a number counts. shown: the default in words, where it is None or not the whole
+    truth. flag: its option on the command line. read: makes the value out of a text, for a field
+    that is neither of the four kinds; raises UsageError. glides: a change may be spread over time.
+    at_start: fixed once a session runs.
+    """
+
+    name: str
+    kind: type
+    default: object
+    help: str
+    optional: bool = False
+    choices: tuple[str, ...] = ()
+    minimum: float | None = None
+    maximum: float | None = None
+    unit: str = ""
+    shown: str = ""
+    flag: str = ""
+    read: Callable[[str], object] | None = None
+    glides: bool = False
+    at_start: bool = False
+
+    @property
+    def default_text(self) -> str:
+        """The default as help shows it; empty where there is none worth showing."""
+        if self.shown:
+            return self.shown
+        if self.default is None or self.default == "" or self.default == ():
+            return "none"
+        if isinstance(self.default, bool):
+            return "on" if self.default else "off"
+        return f"{self.default:g}" if isinstance(self.default, float) else str(self.default)
+
+    @property
+    def expected(self) -> str:
+        """The admitted values in words."""
+        if self.choices:
+            return f"one of {', '.join(self.choices)}"
+        if self.kind is bool:
+            return "on or off"
+        if self.kind not in (int, float):
+            return "a text"
+        noun = "a whole number" if self.kind is int else "a number"
+        low, high = (None if x is None else f"{x:g}" for x in (self.minimum, self.maximum))
+        if low is not None and high is not None:
+            return f"{noun} from {low} to {high}"
+        if low is not None:
+            return f"{noun} of at least {low}"
+        return noun if high is None else f"{noun} of at most {high}"
+
+    def parse(self, text: str, where: str = "") -> object:
+        """Make a value out of a text and check it. where: how the user spelled the setting.
+
+        Raises UsageError.
+        """
+        if self.read is not None:
+            return self.read(text)
+        value: object = text
+        try:
+            if self.kind is bool:
+                value = {
+                    "on": True,
+                    "yes": True,
+                    "true": True,
+                    "off": False,
+                    "no": False,
+                    "false": False,
+                }[text.lower()]
+            elif self.kind in (int, float):
+                value = self.kind(text)
+        except (ValueError, KeyError):
+            raise self._refused(text, where) from None
+        return self.check(value, where)
+
+    def check(self, value: object, where: str = "") -> object:
+        """Return a value that is admitted. Raises UsageError with what was expected."""
+        if (value is None and self.optional) or self.read is not None:
+            return value
+        if self.kind is bool or isinstance(value, bool):
+            right = isinstance(value, bool) and self.kind is bool
+        elif self.kind is float:
+            right = isinstance(value, (int, float)) and math.isfinite(value)
+        else:
+            right = isinstance(value, self.kind)
+        if right and self.choices:
+            right = value in self.choices
+        if right and isinstance(value, (int, float)) and not isinstance(value, bool):
+            right = (self.minimum is None or value >= self.minimum) and (
+                self.maximum is None or value <= self.maximum
+            )
+        if not right:
+            raise self._refused(value, where)
+        return value
+
+    def _refused(self, value: object, where: str) -> UsageError:
+        return UsageError(f"{where or self.flag or self.name} {value}: expected {self.expected}")
+
+
+def setting(
+    default: Any,  # as dataclasses.field: the type is the field's own
+    help: str,
+    *,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    unit: str = "",
+    shown: str = "",
+    flag: str | None = None,
+    read: Callable[[str], object] | None = None,
+    glides: bool = False,
+    at_start: bool = False,
+) -> Any:
+    """Declare a field of a frozen dataclass; see `Setting`.
+
+    flag: `--name` by default, '' for no option on the command line.
+    """
+    values = {
+        "help": help,
+        "minimum": minimum,
+        "maximum": maximum,
+        "unit": unit,
+        "shown": shown,
+        "read": read,
+        "glides": glides,
+        "at_start": at_start,
+    } | ({} if flag is None else {"flag": flag})
+    return field(default=default, metadata={_KEY: values})
+
+
+def settings_of(cls: type) -> tuple[Setting, ...]:
+    """The settings of a dataclass in their order; fields without `setting` are left out."""
+    hints, found = get_type_hints(cls), []
+    for each in fields(cls):
+        if _KEY not in each.metadata:
+            continue
+        assert each.default is not MISSING
+        kind, optional, choices = _kind(hints[each.name])
+        values = {"flag": f"--{each.name.replace('_', '-')}"} | each.metadata[_KEY]
+        found.append(
+            Setting(each.name, kind, each.default, values.pop("help"), optional, choices, **values)
+        )
+    return tuple(found)
+
+
+def check_settings(values: object) -> None:
+    """Hold every setting of a dataclass to its declaration; for `__post_init__`.
+
+    Raises UsageError.
+    """
+    for each in settings_of(type(values)):
+        each.check(getattr(values, each.name))
+
+
+def parse_settings(cls: type[T], texts: Mapping[str, str], owner: str, **others: object) -> T:
+    """Build a dataclass from texts by name, as `NAME:key=value` has them.
+
+    owner: whose settings they are, for messages. others: its other fields. Raises UsageError.
+    """
+    known = {each.name: each for each in settings_of(cls)}
+    for name in texts:
+        if name not in known:
+            raise UsageError(
+                f"{owner}: unknown setting {name!r}; known are {', '.join(known) or 'none'}"
+            )
+    parsed = {name: known[name].parse(text, f"{owner}:{name}=") for name, text in texts.items()}
+    return cls(**others, **parsed)
+
+
+def _kind(hint: object) -> tuple[type, bool, tuple[str, ...]]:
+    """(kind, optional, choices) of a field's annotation."""
+    optional = False
+    if get_origin(hint) in (Union, types.UnionType):
+        inner = [each for each in get_args(hint) if each is not type(None)]
+        optional = len(inner) < len(get_args(hint))
+        hint = inner[0] if len(inner) == 1 else str
+    if get_origin(hint) is Literal:
+        return str, optional, tuple(str(each) for each in get_args(hint))
+    return (hint if hint in (bool, int, float, str) else str), optional, ()  # type: ignore[return-value]
