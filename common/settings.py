@@ -198,4 +198,4 @@ def _kind(hint: object) -> tuple[type, bool, tuple[str, ...]]:
         hint = inner[0] if len(inner) == 1 else str
     if get_origin(hint) is Literal:
         return str, optional, tuple(str(each) for each in get_args(hint))
-    return (hint if hint in (bool, int, float, str) else str), optional, ()  # type: ignore[return-value]
+    return (hint if hint in (bool, int, float, str) else str), optional, ()
