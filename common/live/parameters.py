@@ -61,8 +61,8 @@ class LiveParameters:
     skip: float = setting(
         0.0,
         "reuse the picture while the camera's mean change is at most this; 0: only if nothing "
-        "changed; -1: never",
-        minimum=-1,
+        "changed; below 0: never",
+        minimum=-255,
         maximum=255,
         unit="levels of 255",
     )
