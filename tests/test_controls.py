@@ -14,7 +14,7 @@ from sdxs.common.io.sources.film import VideoFile
 from sdxs.common.io.sources.synthetic import read_counter
 from sdxs.common.live import session as sessions
 from sdxs.common.live.controls import HELP, MOST_TYPED, Controls, Event, Look, View
-from sdxs.common.live.loop import _Renderer
+from sdxs.common.live.inference import Renderer
 from sdxs.common.live.session import Plan, Session, open_session
 from sdxs.common.live.stats import Summary
 from sdxs.common.live.viewer import Viewer
@@ -340,9 +340,9 @@ def test_pause_shows_notes_and_typing_without_a_new_frame(
     held: list[bool] = []
     looks: list[int] = []
     check = (
-        _Renderer.check
+        Renderer.check
     )  # called again and again while the inference thread is held, and has nothing in flight
-    monkeypatch.setattr(_Renderer, "check", lambda self: (held.append(True), check(self))[1])
+    monkeypatch.setattr(Renderer, "check", lambda self: (held.append(True), check(self))[1])
     _, window, _ = run(" ", still, mark, "t", mark, "x", mark, ENTER, "d", mark, " ", shown(2), "q")
     (frames, paused), (_, opened), (_, typed), (after, beside) = counts
     assert frames == after, "a frame was shown while paused"

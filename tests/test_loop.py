@@ -17,8 +17,10 @@ from sdxs.common.backend.identity import IdentityBackend
 from sdxs.common.backend.protocol import Backend, BackendOptions, FrameParams, StageTimes
 from sdxs.common.errors import BackendError, SinkError, SourceLost
 from sdxs.common.io.sources.synthetic import Synthetic, read_counter
+from sdxs.common.live.display import DISPLAY_WAIT_S
 from sdxs.common.live.frames import Frame
-from sdxs.common.live.loop import DISPLAY_WAIT_S, IDLE_CHECK_S, JOIN_S, Loop, LoopSettings, Prompt
+from sdxs.common.live.inference import IDLE_CHECK_S
+from sdxs.common.live.loop import JOIN_S, Loop, LoopSettings, Prompt
 from sdxs.common.live.stats import Summary
 from sdxs.common.testing.fakes import SleepingBackend, StagedBackend
 
@@ -73,9 +75,9 @@ class Recording(IdentityBackend):
     def set_params(self, params: FrameParams) -> None:
         self._note("params", params)
 
-    def submit(self, frame: np.ndarray) -> None:
+    def submit(self, frame: np.ndarray, edges: np.ndarray | None = None) -> None:
         self._note("submit", read_counter(frame))
-        super().submit(frame)
+        super().submit(frame, edges)
 
     def collect(self, out: np.ndarray) -> StageTimes:
         self._note("collect")
@@ -147,7 +149,7 @@ def end(loop: Loop) -> None:
     """Wait for threads that a session had to leave behind: none may be inside OpenCV when the
     interpreter ends.
     """
-    for thread in loop._threads:
+    for thread in loop._guard.threads:
         if thread.ident is not None:
             thread.join(PATIENCE_S)
             assert not thread.is_alive()
@@ -781,9 +783,9 @@ class Steered(Recording):
         super().set_conditioning(encoder_hidden_states)
         self.now = float(encoder_hidden_states[0, 0, 0])
 
-    def submit(self, frame: np.ndarray) -> None:
+    def submit(self, frame: np.ndarray, edges: np.ndarray | None = None) -> None:
         self.at_submit.append(self.now)
-        super().submit(frame)
+        super().submit(frame, edges)
 
 
 @pytest.mark.parametrize("sequential", [False, True])

@@ -23,8 +23,9 @@ from ..io.sources.registry import open_source
 from ..prompt.syntax import GALLERY, parse_prompt
 from ..prompt.text_encoder import TextEncoder
 from .controls import Controls, Event, Look, View
+from .display import DISPLAY_WAIT_S
 from .frames import Frame
-from .loop import DISPLAY_WAIT_S, Loop, LoopSettings, Prompt
+from .loop import Loop, LoopSettings, Prompt
 from .stats import Summary
 from .viewer import Viewer
 
@@ -152,7 +153,7 @@ class Session:
             event = self._controls.press(key)
             if event:
                 self._handle(event, self._window)
-        self.loop.display_wait_s = (
+        self.loop.display.wait_s = (
             DISPLAY_WAIT_S if self._controls.look.typed is None else TYPING_WAIT_S
         )
         if self._window.closed:
