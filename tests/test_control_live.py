@@ -14,8 +14,8 @@ from sdxs.common.backend.protocol import BackendOptions, FrameParams, StageTimes
 from sdxs.common.errors import BackendError
 from sdxs.common.io.sources.synthetic import Synthetic
 from sdxs.common.live.controls import Controls, Event, Look, View
-from sdxs.common.live.frames import Frame
-from sdxs.common.live.loop import Loop, LoopSettings, Prompt
+from sdxs.common.live.frames import LiveFrame
+from sdxs.common.live.loop import Loop, LoopOptions, Prompt
 from sdxs.common.live.viewer import compose
 from sdxs.common.picture.edges import Edges
 from sdxs.common.picture.image import to_square_rgb
@@ -55,7 +55,7 @@ def test_every_frame_comes_with_its_own_edges(
     if hosted:
         monkeypatch.syspath_prepend(str(Path(__file__).parent))
     prompt = Prompt("", np.zeros((1, 77, 4), np.float32))
-    settings = LoopSettings(SIZE, frames=6, realtime=False, skip_threshold=-1, edges="canny")
+    settings = LoopOptions(SIZE, frames=6, realtime=False, skip_threshold=-1, edges="canny")
     loop = Loop(
         Synthetic(SIZE),
         [backend],
@@ -88,7 +88,7 @@ def test_hosted_edges_are_checked() -> None:
 
 def test_without_a_control_no_edges_are_drawn() -> None:
     prompt = Prompt("", np.zeros((1, 77, 4), np.float32))
-    settings = LoopSettings(SIZE, frames=1, realtime=False)
+    settings = LoopOptions(SIZE, frames=1, realtime=False)
     loop = Loop(
         Synthetic(SIZE),
         [ShowsEdges(None, BackendOptions(SIZE))],
@@ -97,7 +97,7 @@ def test_without_a_control_no_edges_are_drawn() -> None:
         FrameParams(),
         lambda text: None,
     )
-    shown: list[Frame] = []
+    shown: list[LiveFrame] = []
     loop.run(lambda frame: shown.append(frame), lambda: None, lambda: None)
     assert shown[0].edges is None and not shown[0].outputs[0].any()
 
@@ -159,5 +159,5 @@ def test_without_a_control_those_keys_say_so() -> None:
 def test_the_preview_is_what_the_control_reads() -> None:
     edges = np.random.default_rng(0).integers(0, 256, (SIZE, SIZE), dtype=np.uint8)
     blank = np.zeros((SIZE, SIZE, 3), np.uint8)
-    shown = compose(Frame(blank, [blank.copy()], edges=edges), View.EDGES)
+    shown = compose(LiveFrame(blank, [blank.copy()], edges=edges), View.EDGES)
     np.testing.assert_array_equal(shown, np.repeat(edges[..., None], 3, axis=-1))

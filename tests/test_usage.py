@@ -263,7 +263,7 @@ class Stalling(source.Synthetic):
         return super().read()
 
 session.open_source = lambda spec, size, repeat=False: Stalling(size)
-session.LoopSettings = functools.partial(session.LoopSettings, stall_s=2.0)
+session.LoopOptions = functools.partial(session.LoopOptions, stall_s=2.0)
 sys.argv = ["sdxs", *sys.argv[1:]]
 cli.main()
 """

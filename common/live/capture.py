@@ -7,8 +7,8 @@ from ..errors import SourceLost
 from ..io.sources.protocol import Source
 from ..picture.edges import Edges
 from ..picture.image import to_square_rgb
-from .frames import Frame
-from .options import LoopSettings
+from .frames import LiveFrame
+from .options import LoopOptions
 from .pipeline import Pipeline
 from .stats import Stats
 
@@ -19,7 +19,7 @@ class Capture:
     """
 
     def __init__(
-        self, source: Source, pipeline: Pipeline, settings: LoopSettings, stats: Stats
+        self, source: Source, pipeline: Pipeline, settings: LoopOptions, stats: Stats
     ) -> None:
         self.stalled = False
         self._source = source
@@ -82,7 +82,7 @@ class Capture:
             pipeline.put(pipeline.captured, frame)
         pipeline.captured.close()
 
-    def _read_frame(self) -> Frame | None:
+    def _read_frame(self) -> LiveFrame | None:
         """Read, stamp, crop and convert the next frame into a pool buffer; None at the end."""
         self._reading_since_ns = time.perf_counter_ns()
         picture = self._source.read()

@@ -4,10 +4,10 @@ import time
 from collections.abc import Callable
 
 from .capture import Capture
-from .frames import Frame
+from .frames import LiveFrame
 from .guard import Guard
 from .inference import Inference
-from .options import LoopSettings
+from .options import LoopOptions
 from .pipeline import Pipeline
 from .stats import Stats
 
@@ -27,7 +27,7 @@ class Display:
         capture: Capture,
         inference: Inference,
         pipeline: Pipeline,
-        settings: LoopSettings,
+        settings: LoopOptions,
         stats: Stats,
     ) -> None:
         self.wait_s = DISPLAY_WAIT_S
@@ -37,7 +37,9 @@ class Display:
         self._frames = settings.frames
         self._stats = stats
 
-    def drive(self, guard: Guard, show: Callable[[Frame], None], idle: Callable[[], None]) -> str:
+    def drive(
+        self, guard: Guard, show: Callable[[LiveFrame], None], idle: Callable[[], None]
+    ) -> str:
         """Show frames as the threads deliver them; return why it ended."""
         for thread in guard.threads:
             thread.start()
@@ -54,7 +56,7 @@ class Display:
         return "stopped"
 
     def drive_in_turn(
-        self, guard: Guard, show: Callable[[Frame], None], idle: Callable[[], None]
+        self, guard: Guard, show: Callable[[LiveFrame], None], idle: Callable[[], None]
     ) -> str:
         """Capture, render and show one frame after the other, as the paper's program does: nothing
         overlaps.
@@ -87,7 +89,7 @@ class Display:
         finally:
             renderer.close()
 
-    def _next_in_turn(self, idle: Callable[[], None]) -> Frame | None:
+    def _next_in_turn(self, idle: Callable[[], None]) -> LiveFrame | None:
         captured = self._pipeline.captured
         self._capture.ask()
         while not self._pipeline.stopped:
@@ -98,7 +100,7 @@ class Display:
             self._capture.check_stall()
         return None
 
-    def _show(self, frame: Frame, show: Callable[[Frame], None]) -> None:
+    def _show(self, frame: LiveFrame, show: Callable[[LiveFrame], None]) -> None:
         if len(frame.outputs) == 2:
             self._stats.compared(*frame.outputs)  # before smoothing and blending touch them
         began = time.perf_counter_ns()

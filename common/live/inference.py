@@ -16,8 +16,8 @@ from ..backend.protocol import Backend, FrameParams
 from ..picture.temporal import Similarity
 from ..prompt.blend import Slerp, ease
 from .admission import Admission
-from .frames import Frame
-from .options import LoopSettings
+from .frames import LiveFrame
+from .options import LoopOptions
 from .pipeline import MOST_IN_FLIGHT, Pipeline
 from .stats import Stats
 
@@ -40,14 +40,14 @@ class Renderer:
         backends: Sequence[Backend],
         prompts: Sequence[Prompt],
         params: FrameParams,
-        settings: LoopSettings,
+        settings: LoopOptions,
         stats: Stats,
     ) -> None:
         self.backends = backends
         self.prompt = ""
         self.params = params
         self.admission = Admission(1)
-        self.in_flight: deque[tuple[Frame, int]] = deque()
+        self.in_flight: deque[tuple[LiveFrame, int]] = deque()
         self._prompts = prompts
         self._hold = settings.hold
         self._turn = 0
@@ -112,12 +112,12 @@ class Renderer:
         self.params = params
         self._similarity.forget()
 
-    def can_repeat(self, frame: Frame) -> bool:
+    def can_repeat(self, frame: LiveFrame) -> bool:
         """Whether the last outputs serve for `frame` too."""
         unchanged = self._similarity.is_similar(frame.camera)
         return unchanged and bool(self._last) and self.params.feedback == 0
 
-    def repeat(self, frame: Frame) -> None:
+    def repeat(self, frame: LiveFrame) -> None:
         for output, last in zip(frame.outputs, self._last, strict=True):
             np.copyto(output, last)
             copies.count("last picture", output.nbytes)
@@ -125,7 +125,7 @@ class Renderer:
         frame.stage_ns["backend"] = 0
         self._stats.skipped += 1
 
-    def submit(self, frame: Frame) -> None:
+    def submit(self, frame: LiveFrame) -> None:
         frame.prompt, frame.turning = self.prompt, self._turning
         now = time.perf_counter_ns()
         for backend in self.backends:
@@ -133,7 +133,7 @@ class Renderer:
         self.admission.submitted(now)
         self.in_flight.append((frame, now))
 
-    def collect(self) -> Frame:
+    def collect(self) -> LiveFrame:
         frame, submitted_ns = self.in_flight.popleft()
         for number, (backend, output) in enumerate(zip(self.backends, frame.outputs, strict=True)):
             times = backend.collect(output)
@@ -145,7 +145,7 @@ class Renderer:
         self._stats.inferred += 1
         return frame
 
-    def _remember(self, frame: Frame) -> None:
+    def _remember(self, frame: LiveFrame) -> None:
         if not self._last:
             self._last = [np.empty_like(output) for output in frame.outputs]
         for last, output in zip(self._last, frame.outputs, strict=True):
@@ -184,7 +184,7 @@ class Inference:
     """The inference thread, `run`; the sequential loop uses its parts on the main thread."""
 
     def __init__(
-        self, renderer: Renderer, pipeline: Pipeline, settings: LoopSettings, source_fps: float
+        self, renderer: Renderer, pipeline: Pipeline, settings: LoopOptions, source_fps: float
     ) -> None:
         self.renderer = renderer
         self.commands: deque[Command] = deque()
@@ -213,12 +213,12 @@ class Inference:
         while self.commands:
             self.commands.popleft()(self.renderer)
 
-    def aim(self, frame: Frame) -> None:
+    def aim(self, frame: LiveFrame) -> None:
         """Take the prompt, or the place in a transition, that this frame is rendered under."""
         self.renderer.turn_to(frame.id)
         self.renderer.advance(self._frame_ns(frame))
 
-    def _frame_ns(self, frame: Frame) -> int:
+    def _frame_ns(self, frame: LiveFrame) -> int:
         """When a frame is, on the clock that transitions run on."""
         return (
             frame.captured_ns
@@ -257,7 +257,7 @@ class Inference:
         self._deliver(renderer.collect())
         return True
 
-    def _admit(self, frame: Frame) -> None:
+    def _admit(self, frame: LiveFrame) -> None:
         renderer, now = self.renderer, time.perf_counter_ns()
         frame.stage_ns["wait for inference"] = now - frame.captured_ns - frame.stage_ns["capture"]
         self.aim(frame)
@@ -270,7 +270,7 @@ class Inference:
         else:
             renderer.submit(frame)
 
-    def _deliver(self, frame: Frame) -> None:
+    def _deliver(self, frame: LiveFrame) -> None:
         frame.stage_ns["rendered at"] = time.perf_counter_ns()
         self._pipeline.put(self._pipeline.rendered, frame)
         # lets the display in before this thread takes the GIL again: 26 ms without it, measured

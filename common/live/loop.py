@@ -16,14 +16,14 @@ from ..errors import first_of
 from ..io.sources.protocol import Source
 from .capture import Capture
 from .display import DISPLAY_WAIT_S, Display
-from .frames import Frame
+from .frames import LiveFrame
 from .guard import Guard
 from .inference import Inference, Prompt, Renderer
-from .options import LoopSettings
+from .options import LoopOptions
 from .pipeline import Pipeline
 from .stats import Stats, Summary
 
-__all__ = ["Loop", "LoopSettings", "Prompt"]
+__all__ = ["Loop", "LoopOptions", "Prompt"]
 
 # for the threads to end when the user wants to leave, or when one of them is known to hang or has
 # failed
@@ -42,7 +42,7 @@ class Loop:
         self,
         source: Source,
         backends: Sequence[Backend],
-        settings: LoopSettings,
+        settings: LoopOptions,
         prompts: Sequence[Prompt],
         params: FrameParams,
         encode: Callable[[str], np.ndarray],
@@ -108,7 +108,10 @@ class Loop:
     # The main thread.
 
     def run(
-        self, show: Callable[[Frame], None], idle: Callable[[], None], finish: Callable[[], None]
+        self,
+        show: Callable[[LiveFrame], None],
+        idle: Callable[[], None],
+        finish: Callable[[], None],
     ) -> Summary:
         """Run the session on the calling thread until it ends, and return its figures.
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class LoopSettings:
+class LoopOptions:
     """How frames travel.
 
     frames: stop after so many. hold: change to the next prompt after so many frames; 0 for never.

@@ -3,8 +3,8 @@
 import threading
 from collections import deque
 
-from .frames import Frame, Pool, Slot
-from .options import LoopSettings
+from .frames import LiveFrame, Pool, Slot
+from .options import LoopOptions
 
 MOST_IN_FLIGHT = 8
 
@@ -17,25 +17,25 @@ class Pipeline:
     plain flag, because a signal handler sets it.
     """
 
-    def __init__(self, settings: LoopSettings, outputs: int) -> None:
+    def __init__(self, settings: LoopOptions, outputs: int) -> None:
         """outputs: pictures per frame, one for each backend."""
         # One being captured, one in each slot, one being handed on, one on display, and those in
         # flight.
         self.pool = Pool(5 + MOST_IN_FLIGHT, settings.size, outputs, bool(settings.edges))
-        self.captured: Slot[Frame] = Slot(latest=settings.realtime)
-        self.rendered: Slot[Frame] = Slot(latest=settings.realtime)
+        self.captured: Slot[LiveFrame] = Slot(latest=settings.realtime)
+        self.rendered: Slot[LiveFrame] = Slot(latest=settings.realtime)
         self.ready = threading.Event()
         self.ending = threading.Event()
         self.resumed = threading.Event()
         self.resumed.set()
-        self.refused: deque[Frame] = deque()
+        self.refused: deque[LiveFrame] = deque()
         self.stopped = False
 
     @property
     def paused(self) -> bool:
         return not self.resumed.is_set()
 
-    def put(self, slot: Slot[Frame], frame: Frame) -> None:
+    def put(self, slot: Slot[LiveFrame], frame: LiveFrame) -> None:
         """Offer a frame to a slot; a frame that is replaced or refused goes back to the pool."""
         back = slot.put(frame)
         if back is frame:

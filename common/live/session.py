@@ -24,8 +24,8 @@ from ..prompt.syntax import GALLERY, parse_prompt
 from ..prompt.text_encoder import TextEncoder
 from .controls import Controls, Event, Look, View
 from .display import DISPLAY_WAIT_S
-from .frames import Frame
-from .loop import Loop, LoopSettings, Prompt
+from .frames import LiveFrame
+from .loop import Loop, LoopOptions, Prompt
 from .stats import Summary
 from .viewer import Viewer
 
@@ -40,7 +40,7 @@ class Plan:
     source.
 
     hold: frames until the next prompt's turn. transition_s: seconds from one prompt to the next.
-    realtime: keep a file's pace and drop what comes too fast. See `LoopSettings`, `FrameParams`
+    realtime: keep a file's pace and drop what comes too fast. See `LoopOptions`, `FrameParams`
     and `Look` for the rest.
     """
 
@@ -121,7 +121,7 @@ class Session:
         Raises whatever ended the session early; what was written until then is kept.
         """
 
-        def show(frame: Frame) -> None:
+        def show(frame: LiveFrame) -> None:
             self._viewer.show(frame)
             if self._sheet:
                 self._sheet.add(frame)
@@ -258,7 +258,7 @@ def open_session(plan: Plan, checkpoint: Checkpoint, backends: Sequence[Backend]
         raise
     has_edges = checkpoint.control is not None
     params = FrameParams(plan.seed, plan.feedback, plan.control_scale if has_edges else 0.0)
-    settings = LoopSettings(
+    settings = LoopOptions(
         plan.size,
         plan.frames,
         plan.hold or 0,

@@ -19,7 +19,7 @@ from ..picture.draw import label, text_block, text_table
 from ..picture.image import enlarged
 from ..picture.temporal import Smoother
 from .controls import HELP, Look, View
-from .frames import Frame
+from .frames import LiveFrame
 from .stats import Stats
 
 RECORDING_FPS = 30.0
@@ -47,7 +47,7 @@ class Viewer:
         self._recording_view = look.view
         self._recording_path = Path()
         blank = np.zeros((size, size, 3), np.uint8)
-        self._kept = Frame(
+        self._kept = LiveFrame(
             blank, [blank.copy() for _ in range(stats.backend_count)]
         )  # what the window shows
         self._kept.edges = np.zeros((size, size), np.uint8)
@@ -57,7 +57,7 @@ class Viewer:
         self._paused_ns = self._pause_began_ns = 0
         self._drawn: tuple[object, ...] = ()
 
-    def show(self, frame: Frame) -> None:
+    def show(self, frame: LiveFrame) -> None:
         """Smooth and blend in place, account for flicker, write to every sink. Raises SinkError."""
         if frame.prompt != self._prompt:
             self._prompt, self._coming = frame.prompt, ""
@@ -149,7 +149,7 @@ class Viewer:
         if complaints:
             raise first_of(complaints)
 
-    def _write_files(self, frame: Frame, shown_ns: int) -> None:
+    def _write_files(self, frame: LiveFrame, shown_ns: int) -> None:
         if self._sinks:
             picture = compose(frame, self._sinks_view)
             if self._sinks_view is View.SIDE_BY_SIDE:
@@ -177,7 +177,7 @@ class Viewer:
             else "nothing was recorded"
         )
 
-    def _keep(self, frame: Frame) -> None:
+    def _keep(self, frame: LiveFrame) -> None:
         """Copy what is on display: the loop reuses the frame's buffers."""
         kept = self._kept
         kept.id, kept.prompt = frame.id, frame.prompt
@@ -247,7 +247,7 @@ class Viewer:
             text_table(canvas, HELP)
 
 
-def compose(frame: Frame, view: View) -> np.ndarray:
+def compose(frame: LiveFrame, view: View) -> np.ndarray:
     """Lay camera and outputs out as the view asks: uint8 (S, n S, 3) RGB; may alias the frame's
     buffers.
 

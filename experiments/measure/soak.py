@@ -24,8 +24,8 @@ from ...common.checkpoint.find import find
 from ...common.io.sinks.film import VideoFileSink
 from ...common.io.sources.synthetic import Synthetic
 from ...common.live.controls import Look
-from ...common.live.frames import Frame
-from ...common.live.loop import Loop, LoopSettings, Prompt
+from ...common.live.frames import LiveFrame
+from ...common.live.loop import Loop, LoopOptions, Prompt
 from ...common.live.viewer import Viewer
 from ...common.prompt.syntax import GALLERY
 from ...common.prompt.text_encoder import TextEncoder
@@ -50,7 +50,7 @@ def soak(seconds: float, hosted: bool) -> dict[str, object]:
     loop = Loop(
         source,
         [backend],
-        LoopSettings(SIZE, skip_threshold=-1),
+        LoopOptions(SIZE, skip_threshold=-1),
         prompts,
         FrameParams(),
         encoder.encode,
@@ -68,7 +68,7 @@ def soak(seconds: float, hosted: bool) -> dict[str, object]:
         )
         began = time.perf_counter()
 
-        def show(frame: Frame) -> None:
+        def show(frame: LiveFrame) -> None:
             viewer.show(frame)
             elapsed = time.perf_counter() - began
             if elapsed < len(samples) + 1:
