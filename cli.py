@@ -180,10 +180,10 @@ def _finite(value: float | None) -> float | None:
     return value
 
 
-def _named_path(text: str) -> Path:
+def _named(text: str) -> str:
     if not text.strip():
         raise typer.BadParameter("is empty; name a file or a folder")
-    return Path(text)
+    return text
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
@@ -209,12 +209,12 @@ def live(
     backend: Annotated[str, Option(help=f"Who renders: {', '.join(BACKENDS)}.")] = "mlx",
     source: Annotated[str, Option(help="Camera number, video, image, or 'synthetic'.")] = "0",
     outs: Annotated[
-        list[Path] | None,
+        list[str] | None,
         Option(
             "--out",
-            parser=_named_path,
+            parser=_named,
             metavar="PATH",
-            help="Video, image or folder to write; repeatable.",
+            help="Video, image or folder to write, or window:; repeatable.",
         ),
     ] = None,
     model: Annotated[
@@ -431,7 +431,9 @@ def live(
     from .common.backend.hosted import HostedBackend
     from .common.backend.protocol import BackendOptions
     from .common.checkpoint.find import find, with_control
-    from .common.live.session import Plan, open_session
+    from .common.live.opening import open_session
+    from .common.live.options import SessionFiles, SessionOptions
+    from .common.live.parameters import LiveParameters
     from .common.picture.edges import check_kind
     from .common.prompt.syntax import read_prompts, read_seconds, refuse_negative
 
@@ -481,30 +483,27 @@ def live(
             HostedBackend(name, _backend_location(name), checkpoint, chosen)
             for name, chosen in zip(names, options, strict=True)
         ]
-    plan = Plan(
-        source,
-        size,
-        texts,
-        tuple(path.expanduser() for path in outs or ()),
-        frames,
-        hold,
-        headless,
-        realtime,
-        loop == "sequential",
-        seed,
-        feedback,
-        ema,
-        blend,
-        skip,
-        side_by_side,
-        overlay,
+    session_options = SessionOptions(
+        source, hold, frames, headless, realtime, loop, side_by_side, overlay
+    )
+    values = LiveParameters(
+        texts[0],
+        seed=seed,
+        strength=strength,
+        control_scale=1.0 if control_scale is None else control_scale,
+        edges=edges or "soft",
+        feedback=feedback,
+        ema=ema,
+        blend=blend,
+        skip=skip,
+        transition=transition_s,
+    )
+    files = SessionFiles(
+        tuple(outs or ()),
         contact_sheet.expanduser() if contact_sheet else None,
         stats.expanduser() if stats else None,
-        transition_s,
-        edges or "soft",
-        1.0 if control_scale is None else control_scale,
     )
-    session = open_session(plan, checkpoint, renderers)
+    session = open_session(session_options, values, files, size, checkpoint, renderers, texts)
     err.print(
         escape(
             f"{checkpoint.name} ({checkpoint.origin}) at {size} x {size}; source "

@@ -252,7 +252,7 @@ import functools, sys, threading
 import sdxs.mlx_sdxs
 from sdxs import cli
 from sdxs.common.io.sources import synthetic as source
-from sdxs.common.live import session
+from sdxs.common.live import opening
 
 class Stalling(source.Synthetic):
     name, paced = "camera 0", False
@@ -262,8 +262,8 @@ class Stalling(source.Synthetic):
             threading.Event().wait()
         return super().read()
 
-session.open_source = lambda spec, size, repeat=False: Stalling(size)
-session.LoopOptions = functools.partial(session.LoopOptions, stall_s=2.0)
+opening.open_source = lambda spec, size, repeat=False: Stalling(size)
+opening.LoopOptions = functools.partial(opening.LoopOptions, stall_s=2.0)
 sys.argv = ["sdxs", *sys.argv[1:]]
 cli.main()
 """

@@ -19,14 +19,15 @@ class Capture:
     """
 
     def __init__(
-        self, source: Source, pipeline: Pipeline, settings: LoopOptions, stats: Stats
+        self, source: Source, pipeline: Pipeline, options: LoopOptions, stats: Stats
     ) -> None:
         self.stalled = False
         self._source = source
         self._pipeline = pipeline
-        self._settings = settings
+        self._options = options
         self._stats = stats
-        self._edges = Edges(settings.edges, settings.size) if settings.edges else None
+        self._edges = Edges(options.edges, options.size) if options.edges else None
+        self._mirror = self._mirrored = options.mirror
         self._reading_since_ns = 0  # 0 between two reads
         self._turns = threading.Semaphore(0)
 
@@ -36,6 +37,15 @@ class Capture:
         """Let `run_in_turn` read one more frame."""
         self._turns.release()
 
+    def set_edges(self, kind: str) -> None:
+        """Draw another kind of edges from the next frame on; ignored where none are drawn."""
+        if self._edges:
+            self._edges = Edges(kind, self._options.size)
+
+    def set_mirror(self, mirror: bool) -> None:
+        """Mirror the camera, or not, from the next frame on."""
+        self._mirror = mirror
+
     def excuse(self) -> None:
         """Forget that a read is under way: the session has failed for another reason."""
         self._reading_since_ns = 0
@@ -44,7 +54,7 @@ class Capture:
         """Raise SourceLost if a read does not return."""
         since_ns = self._reading_since_ns
         silent_s = (time.perf_counter_ns() - since_ns) / 1e9 if since_ns else 0.0
-        if silent_s > self._settings.stall_s:
+        if silent_s > self._options.stall_s:
             self.stalled = True
             raise SourceLost(
                 f"{self._source.name} has delivered no frame for {silent_s:.0f} s; check its cable "
@@ -56,12 +66,12 @@ class Capture:
 
     def run(self) -> None:
         """Read frame after frame, at the source's own pace or as fast as they are taken."""
-        settings, source, pipeline = self._settings, self._source, self._pipeline
-        interval_ns = round(1e9 / source.fps) if settings.realtime and source.paced else 0
-        if settings.realtime:
+        options, source, pipeline = self._options, self._source, self._pipeline
+        interval_ns = round(1e9 / source.fps) if options.realtime and source.paced else 0
+        if options.realtime:
             pipeline.ready.wait()  # a clip must not play away while the model loads
         due_ns = time.perf_counter_ns()
-        limit = None if settings.realtime else settings.frames
+        limit = None if options.realtime else options.frames
         while not pipeline.ending.is_set() and (limit is None or self._stats.captured < limit):
             if interval_ns:
                 pipeline.ending.wait(max(0.0, (due_ns - time.perf_counter_ns()) / 1e9))
@@ -90,15 +100,20 @@ class Capture:
         frame = self._pipeline.pool.take() if picture is not None else None
         if picture is None or frame is None:
             return None
-        to_square_rgb(picture, frame.camera)
+        mirror, drawing = self._mirror, self._edges  # the main thread may replace them
+        to_square_rgb(picture, frame.camera, mirror)
         frame.id, frame.captured_ns, frame.similar, frame.turning = (
             self._stats.captured,
             captured_ns,
             False,
             False,
         )
-        if self._edges and frame.edges is not None:
-            self._edges.draw(frame.camera, frame.edges)
+        if drawing and frame.edges is not None:
+            if mirror != self._mirrored:
+                drawing.forget()
+            drawing.draw(frame.camera, frame.edges)
+            frame.edge_kind = drawing.kind
+        self._mirrored = mirror
         frame.stage_ns = {"capture": time.perf_counter_ns() - captured_ns}
         self._stats.captured += 1
         return frame

@@ -27,14 +27,14 @@ class Display:
         capture: Capture,
         inference: Inference,
         pipeline: Pipeline,
-        settings: LoopOptions,
+        options: LoopOptions,
         stats: Stats,
     ) -> None:
         self.wait_s = DISPLAY_WAIT_S
         self._capture = capture
         self._inference = inference
         self._pipeline = pipeline
-        self._frames = settings.frames
+        self._frames = options.frames
         self._stats = stats
 
     def drive(

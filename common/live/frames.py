@@ -18,9 +18,9 @@ class LiveFrame:
     """One captured picture and what became of it.
 
     camera: uint8 (S, S, 3) RGB. outputs: one such picture per backend. edges: what a ControlNet
-    reads of the camera, uint8 (S, S), white on black; None where there is none. turning: the
-    prompt was still on its way to the next when this was rendered. `_ns` stamps are
-    `time.perf_counter_ns`. `similar` says that the picture equals the last one that was rendered.
+    reads of the camera, uint8 (S, S), white on black; None where there is none. edge_kind: how they
+    were drawn. turning: the prompt was still on its way to the next when this was rendered. `_ns`
+    stamps are `time.perf_counter_ns`. similar: the picture equals the last one that was rendered.
     """
 
     camera: np.ndarray
@@ -31,6 +31,7 @@ class LiveFrame:
     prompt: str = ""
     stage_ns: dict[str, int] = field(default_factory=dict)
     edges: np.ndarray | None = None
+    edge_kind: str = ""
     turning: bool = False
 
 

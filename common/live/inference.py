@@ -40,7 +40,7 @@ class Renderer:
         backends: Sequence[Backend],
         prompts: Sequence[Prompt],
         params: FrameParams,
-        settings: LoopOptions,
+        options: LoopOptions,
         stats: Stats,
     ) -> None:
         self.backends = backends
@@ -49,14 +49,16 @@ class Renderer:
         self.admission = Admission(1)
         self.in_flight: deque[tuple[LiveFrame, int]] = deque()
         self._prompts = prompts
-        self._hold = settings.hold
+        self._hold = options.hold
         self._turn = 0
-        self._similarity = Similarity(settings.skip_threshold)
+        self._similarity = Similarity(options.skip_threshold)
         self._stats = stats
         self._last: list[np.ndarray] = []
-        self._states: np.ndarray | None = None  # what the backends have
+        self._encoder_hidden_states: np.ndarray | None = None  # what the backends have
         self._way: Slerp | None = None
-        self._transition_ns = round(settings.transition_s * 1e9)
+        self._way_ns = 0
+        self._transition_ns = round(options.transition_s * 1e9)
+        self._edge_kind = options.edges
         self._turning = False
         self._way_began_ns = -1  # not before a frame has been on it
 
@@ -82,16 +84,25 @@ class Renderer:
         got to.
         """
         self.prompt = prompt.text
-        if self._states is None or not self._transition_ns:
+        if self._encoder_hidden_states is None or not self._transition_ns:
             self._way = None
             self._condition(prompt.encoder_hidden_states)
         else:
-            self._way, self._way_began_ns = Slerp(self._states, prompt.encoder_hidden_states), -1
+            self._way = Slerp(self._encoder_hidden_states, prompt.encoder_hidden_states)
+            self._way_ns, self._way_began_ns = self._transition_ns, -1
 
-    def _condition(self, states: np.ndarray) -> None:
+    def set_transition(self, seconds: float) -> None:
+        """Take so long for the next change of prompt; one under way keeps its time."""
+        self._transition_ns = round(seconds * 1e9)
+
+    def set_skip(self, threshold: float) -> None:
+        """Reuse pictures up to another threshold, see `Similarity`."""
+        self._similarity = Similarity(threshold)
+
+    def _condition(self, encoder_hidden_states: np.ndarray) -> None:
         for backend in self.backends:
-            backend.set_conditioning(states)
-        self._states = states
+            backend.set_conditioning(encoder_hidden_states)
+        self._encoder_hidden_states = encoder_hidden_states
         self._similarity.forget()
 
     def advance(self, frame_ns: int) -> None:
@@ -101,7 +112,7 @@ class Renderer:
             return
         if self._way_began_ns < 0:
             self._way_began_ns = frame_ns
-        share = (frame_ns - self._way_began_ns) / self._transition_ns
+        share = (frame_ns - self._way_began_ns) / self._way_ns
         self._condition(self._way(ease(share)))
         if share >= 1:
             self._way = None
@@ -114,6 +125,9 @@ class Renderer:
 
     def can_repeat(self, frame: LiveFrame) -> bool:
         """Whether the last outputs serve for `frame` too."""
+        if frame.edge_kind != self._edge_kind:
+            self._edge_kind = frame.edge_kind
+            self._similarity.forget()
         unchanged = self._similarity.is_similar(frame.camera)
         return unchanged and bool(self._last) and self.params.feedback == 0
 
@@ -184,12 +198,12 @@ class Inference:
     """The inference thread, `run`; the sequential loop uses its parts on the main thread."""
 
     def __init__(
-        self, renderer: Renderer, pipeline: Pipeline, settings: LoopOptions, source_fps: float
+        self, renderer: Renderer, pipeline: Pipeline, options: LoopOptions, source_fps: float
     ) -> None:
         self.renderer = renderer
         self.commands: deque[Command] = deque()
         self._pipeline = pipeline
-        self._settings = settings
+        self._options = options
         self._source_fps = source_fps
 
     def run(self) -> None:
@@ -222,7 +236,7 @@ class Inference:
         """When a frame is, on the clock that transitions run on."""
         return (
             frame.captured_ns
-            if self._settings.realtime
+            if self._options.realtime
             else round(frame.id * 1e9 / self._source_fps)
         )
 
@@ -243,7 +257,7 @@ class Inference:
                 latest = time.perf_counter_ns() + round(IDLE_CHECK_S * 1e9)
             frame = pipeline.captured.take_between(earliest, latest)
             if frame is not None and pipeline.paused:  # since this thread began to wait for a frame
-                if self._settings.realtime:
+                if self._options.realtime:
                     pipeline.captured.count_drop()
                     pipeline.pool.give_back(frame)
                     return True

@@ -42,7 +42,7 @@ class Loop:
         self,
         source: Source,
         backends: Sequence[Backend],
-        settings: LoopOptions,
+        options: LoopOptions,
         prompts: Sequence[Prompt],
         params: FrameParams,
         encode: Callable[[str], np.ndarray],
@@ -50,14 +50,14 @@ class Loop:
         self.stats = Stats(len(backends))
         self.summary: Summary | None = None
         self._source = source
-        self._settings = settings
-        self._pipeline = Pipeline(settings, len(backends))
+        self._options = options
+        self._pipeline = Pipeline(options, len(backends))
         self._captured, self._rendered = self._pipeline.captured, self._pipeline.rendered
-        self._capture = Capture(source, self._pipeline, settings, self.stats)
-        self._renderer = Renderer(backends, prompts, params, settings, self.stats)
-        self._inference = Inference(self._renderer, self._pipeline, settings, source.fps)
-        self.display = Display(self._capture, self._inference, self._pipeline, settings, self.stats)
-        reading = self._capture.run_in_turn if settings.sequential else self._capture.run
+        self._capture = Capture(source, self._pipeline, options, self.stats)
+        self._renderer = Renderer(backends, prompts, params, options, self.stats)
+        self._inference = Inference(self._renderer, self._pipeline, options, source.fps)
+        self.display = Display(self._capture, self._inference, self._pipeline, options, self.stats)
+        reading = self._capture.run_in_turn if options.sequential else self._capture.run
         self._guard = Guard(
             [("sdxs-capture", reading), ("sdxs-inference", self._inference.run)], self._fail
         )
@@ -79,8 +79,24 @@ class Loop:
         self._inference.commands.append(lambda renderer: renderer.set_prompt(prompt))
 
     def set_params(self, params: FrameParams) -> None:
-        """Change seed, feedback or strength of the control between two frames."""
+        """Change seed, feedback or control scale between two frames."""
         self._inference.commands.append(lambda renderer: renderer.set_params(params))
+
+    def set_transition(self, seconds: float) -> None:
+        """Take so long from one prompt to the next, from the next change on."""
+        self._inference.commands.append(lambda renderer: renderer.set_transition(seconds))
+
+    def set_skip(self, threshold: float) -> None:
+        """Reuse pictures up to another threshold, see `Similarity`."""
+        self._inference.commands.append(lambda renderer: renderer.set_skip(threshold))
+
+    def set_edges(self, kind: str) -> None:
+        """Draw another kind of edges from the next captured frame on."""
+        self._capture.set_edges(kind)
+
+    def set_mirror(self, mirror: bool) -> None:
+        """Mirror the camera, or not, from the next captured frame on."""
+        self._capture.set_mirror(mirror)
 
     def pause(self, paused: bool) -> None:
         """Hold the picture; captured frames are dropped and counted meanwhile."""
@@ -123,7 +139,7 @@ class Loop:
         """
         self._began_ns = time.perf_counter_ns()
         display = self.display
-        drive = display.drive_in_turn if self._settings.sequential else display.drive
+        drive = display.drive_in_turn if self._options.sequential else display.drive
         ended = "failed"
         errors: list[BaseException] = []
         try:

@@ -17,13 +17,13 @@ class Pipeline:
     plain flag, because a signal handler sets it.
     """
 
-    def __init__(self, settings: LoopOptions, outputs: int) -> None:
+    def __init__(self, options: LoopOptions, outputs: int) -> None:
         """outputs: pictures per frame, one for each backend."""
         # One being captured, one in each slot, one being handed on, one on display, and those in
         # flight.
-        self.pool = Pool(5 + MOST_IN_FLIGHT, settings.size, outputs, bool(settings.edges))
-        self.captured: Slot[LiveFrame] = Slot(latest=settings.realtime)
-        self.rendered: Slot[LiveFrame] = Slot(latest=settings.realtime)
+        self.pool = Pool(5 + MOST_IN_FLIGHT, options.size, outputs, bool(options.edges))
+        self.captured: Slot[LiveFrame] = Slot(latest=options.realtime)
+        self.rendered: Slot[LiveFrame] = Slot(latest=options.realtime)
         self.ready = threading.Event()
         self.ending = threading.Event()
         self.resumed = threading.Event()

@@ -21,11 +21,10 @@ import numpy as np
 
 from ...common.backend.hosted import HostedBackend
 from ...common.backend.protocol import Backend, BackendOptions, FrameParams
-from ...common.live.controls import Look
 from ...common.live.frames import LiveFrame
 from ...common.live.loop import Loop, LoopOptions, Prompt
 from ...common.live.stats import Summary
-from ...common.live.viewer import Viewer
+from ...common.live.viewer import Look, Viewer
 from ...common.testing.fakes import (
     BACKEND_MS,
     ComputingBackend,

@@ -20,9 +20,8 @@ from ...backend.hosted import HostedBackend
 from ...backend.identity import IdentityBackend
 from ...backend.protocol import Backend, BackendOptions, FrameParams, MemoryUse, StageTimes
 from ...io.sinks.film import VideoFileSink
-from ...live.controls import Look
 from ...live.loop import Loop, LoopOptions, Prompt
-from ...live.viewer import Viewer
+from ...live.viewer import Look, Viewer
 from ...picture.image import to_square_rgb
 from ...picture.opencv import cv2
 from ...picture.temporal import Smoother
