@@ -6,6 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sdxs.common.backend.identity import IdentityBackend
+from sdxs.common.backend.protocol import BackendOptions
+from sdxs.common.checkpoint.find import Checkpoint
 from sdxs.common.errors import SinkError, SourceError, UsageError
 from sdxs.common.io.kinds import split_kind
 from sdxs.common.io.sinks import registry as sinks
@@ -173,3 +176,16 @@ def test_out_window_opens_the_one_window(
     with pytest.raises(SinkError):
         open_with("synthetic", *outs, headless=headless)
     assert len(windows) == opened
+
+
+def test_out_window_counts_more_than_headless(
+    demo: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(opening, "Window", lambda: None)
+    options = SessionOptions(str(CLIP), headless=True)
+    backends = [IdentityBackend(None, BackendOptions(64))]
+    files = SessionFiles(("window:",))
+    session = open_session(options, LiveParameters(), files, 64, demo, backends)
+    assert session.total is None and len(session.prompts.texts) == 10
+    assert session.loop._options.realtime
+    session.source.close()

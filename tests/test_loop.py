@@ -99,7 +99,7 @@ class Run:
     turning: list[bool] = field(default_factory=list)
 
 
-def states(value: float) -> np.ndarray:
+def hidden_states(value: float) -> np.ndarray:
     return np.full((1, 77, 4), value, np.float32)
 
 
@@ -107,8 +107,10 @@ def make(
     source: object, *backends: Backend, prompts: Sequence[str] = ("0",), **settings: object
 ) -> Loop:
     made = LoopOptions(SIZE, **({"realtime": False, "skip_threshold": -1} | settings))  # type: ignore[arg-type]
-    encoded = [Prompt(text, states(float(text))) for text in prompts]
-    return Loop(source, backends, made, encoded, FrameParams(), lambda text: states(float(text)))  # type: ignore[arg-type]
+    encoded = [Prompt(text, hidden_states(float(text))) for text in prompts]
+    return Loop(
+        source, backends, made, encoded, FrameParams(), lambda text: hidden_states(float(text))
+    )  # type: ignore[arg-type]
 
 
 def run(
@@ -269,14 +271,14 @@ def test_a_new_prompt_is_encoded_beside_the_session_and_used_between_frames() ->
         encoder_thread.append(threading.current_thread().name)
         encoding.set()
         release.wait(PATIENCE_S)
-        return states(7)
+        return hidden_states(7)
 
     backend = Recording()
     loop = Loop(
         Cards(400),
         [backend],
         LoopOptions(SIZE, realtime=False, skip_threshold=-1),
-        [Prompt("0", states(0))],
+        [Prompt("0", hidden_states(0))],
         FrameParams(),
         encode,
     )
@@ -367,9 +369,9 @@ def run_still(threshold: float, params: FrameParams) -> Summary:
         Still(20),
         [IdentityBackend(None, OPTIONS)],
         settings,
-        [Prompt("0", states(0))],
+        [Prompt("0", hidden_states(0))],
         params,
-        states,
+        hidden_states,
     )  # type: ignore[arg-type]
     summary = loop.run(lambda _: None, lambda: None, lambda: None)
     assert summary.shown == 20
@@ -382,9 +384,9 @@ def test_a_changed_prompt_is_rendered_though_the_input_is_unchanged() -> None:
         Still(20),
         [backend],
         LoopOptions(SIZE, hold=5, realtime=False),
-        [Prompt("1", states(1)), Prompt("2", states(2))],
+        [Prompt("1", hidden_states(1)), Prompt("2", hidden_states(2))],
         FrameParams(),
-        states,
+        hidden_states,
     )  # type: ignore[arg-type]
     loop.run(lambda _: None, lambda: None, lambda: None)
     assert [name for name, _ in backend.calls].count(
@@ -655,13 +657,13 @@ def test_an_unfinished_prompt_does_not_hold_up_the_end() -> None:
 
     def encode(text: str) -> np.ndarray:
         release.wait(PATIENCE_S)
-        return states(1)
+        return hidden_states(1)
 
     loop = Loop(
         Cards(100),
         [IdentityBackend(None, OPTIONS)],
         LoopOptions(SIZE, realtime=False, skip_threshold=-1),
-        [Prompt("0", states(0))],
+        [Prompt("0", hidden_states(0))],
         FrameParams(),
         encode,
     )  # type: ignore[arg-type]
@@ -772,7 +774,7 @@ def test_a_frame_that_comes_after_pause_is_not_shown_when_it_ends() -> None:
 
 
 class Steered(Recording):
-    """Keeps the last conditioning it had at each submit."""
+    """Keeps the encoder_hidden_states it had at each submit."""
 
     def __init__(self) -> None:
         super().__init__()

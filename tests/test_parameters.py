@@ -331,6 +331,27 @@ def test_new_edges_are_rendered_though_the_camera_stands_still(
     running(skip=0.0).run(*CASES["edges"])
 
 
+def test_edges_remember_nothing_of_before_the_mirror(running: Callable[..., Running]) -> None:
+    mirrored = np.ascontiguousarray(running().camera[:, ::-1])
+    running().run(
+        [Set("mirror", True)],
+        lambda seen: np.array_equal(seen.backend.edges, edges_of(mirrored, "soft")),
+    )
+
+
+def test_a_session_begins_with_the_values_that_it_is_given(running: Callable[..., Running]) -> None:
+    seen = running(mirror=True, seed=5, feedback=0.2, control_scale=0.5, edges="canny")
+
+    def report(*_: object) -> None:
+        mirrored = np.ascontiguousarray(seen.camera[:, ::-1])
+        np.testing.assert_array_equal(seen.picture, 255 - mirrored)
+        np.testing.assert_array_equal(seen.backend.edges, edges_of(mirrored, "canny"))
+        assert seen.backend.params == FrameParams(5, 0.2, 0.5)
+        seen.session.apply(Event.QUIT)
+
+    assert seen.session.run(report).ended == "stopped"
+
+
 def test_pause_holds_the_picture_until_it_is_taken_back(running: Callable[..., Running]) -> None:
     seen = running()
     session, idle, looks = seen.session, seen.session._idle, list[int]()

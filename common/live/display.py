@@ -73,7 +73,7 @@ class Display:
                 inference.apply_commands()
                 idle()
                 if pipeline.paused:
-                    time.sleep(DISPLAY_WAIT_S)
+                    pipeline.resumed.wait(DISPLAY_WAIT_S)
                     continue
                 frame = self._next_in_turn(idle)
                 if frame is None:
