@@ -25,8 +25,9 @@ from .compute_plan import describe
 from .networks.ops import AttentionForm, Function, Program, Var, mb, types
 from .options import UNITS
 from .prepare import find_or_build
-from .program import Stage, Variant, _quiet, mil_program
+from .program import _quiet, mil_program
 from .runner import Model, open_runner
+from .variant import Stage, Variant
 
 Operation = ct.converters.mil.mil.Operation
 _SIDE = 4096

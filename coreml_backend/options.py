@@ -1,14 +1,11 @@
 """What only the Core ML backend is told: runtime, compute units, the form of its programs."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from ..common.backend.protocol import BackendOptions
 from ..common.checkpoint.find import Checkpoint
 from ..common.errors import UsageError
-
-if TYPE_CHECKING:
-    from .program import Variant
+from .variant import Variant
 
 RUNTIMES = ("coreml", "reference")
 COMPUTE_UNITS = ("cpu_and_gpu", "cpu_and_ne", "all", "cpu_only")
@@ -119,10 +116,8 @@ class CoreMLOptions:
             else self.compute_units
         )
 
-    def variant(self, stage: str = "frame") -> "Variant":
+    def variant(self, stage: str = "frame") -> Variant:
         """The program of one stage; runtime and compute units do not change it."""
-        from .program import Variant
-
         size = self.sizes[0] if self.sizes else self.size
         return Variant(size, self.attention, self.input, self.weights, stage, self.noise_seed)
 

@@ -123,7 +123,6 @@ class MlxBackend:
                 self._warm_up(lane)
         self.set_params(FrameParams())
         self._model_bytes = sum(parameter_bytes(model) for model in models)
-        self._last = None  # the warm-up's picture must not shine through
 
     def _warm_up(self, lane: Lane | CallersLane) -> None:
         """Have a lane compute a batch of every size."""

@@ -108,6 +108,7 @@ def test_conditioning_is_checked_and_copied(backend: Backend) -> None:
 def test_close_twice(backend: Backend) -> None:
     backend.close()
     backend.close()
+    assert backend.memory().model_bytes == 0
 
 
 @pytest.fixture

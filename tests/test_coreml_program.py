@@ -24,13 +24,13 @@ from sdxs.coreml_backend.networks import compression, weights
 from sdxs.coreml_backend.networks.compression import cluster
 from sdxs.coreml_backend.networks.ops import ct
 from sdxs.coreml_backend.program import (
-    Variant,
     build,
     build_sizes,
     input_shapes,
     mil_program,
     read_metadata,
 )
+from sdxs.coreml_backend.variant import Variant
 from sdxs.mlx_sdxs.backend import load_vae, load_weights
 from sdxs.mlx_sdxs.frame import Frame
 from sdxs.mlx_sdxs.networks.unet import UNet2DConditionModel

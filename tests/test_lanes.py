@@ -57,6 +57,14 @@ def render_all(
     return out
 
 
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_the_warm_ups_picture_does_not_shine_through(tiny_sdxs: Checkpoint, lanes: int) -> None:
+    """The first frame has none before it: with feedback it is as without, after the warm-up too."""
+    with_feedback, without = (render_all(tiny_sdxs, lanes, f, 1) for f in (0.5, 0.0))
+    np.testing.assert_array_equal(with_feedback[0], without[0])
+    assert (with_feedback[1] != without[1]).any()
+
+
 @pytest.mark.parametrize("feedback", [0.0, 0.5])
 def test_frames_in_flight_change_no_picture(tiny_sdxs: Checkpoint, feedback: float) -> None:
     alone = render_all(tiny_sdxs, 1, feedback, 1)

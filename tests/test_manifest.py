@@ -3,7 +3,9 @@
 import json
 import os
 import shutil
+import stat
 import subprocess
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -47,6 +49,14 @@ def recorded(folder: Path, manifest: Path) -> Path:
     weights = folder / "unet" / "model.safetensors"
     add_files(manifest, folder, "someone/model", "abc", {"unet/model.safetensors": sha256(weights)})
     return weights
+
+
+@pytest.fixture
+def umask() -> Iterator[None]:
+    """The customary one, whatever this process was started with."""
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
 
 
 @pytest.fixture
@@ -217,6 +227,14 @@ def test_another_revision_replaces_the_record(folder: Path, manifest: Path, reco
     )
     record = read_manifest(manifest)["model"]
     assert record.revision == "def" and set(record.files) == {"unet/model.safetensors"}
+
+
+def test_other_users_may_read_what_is_recorded(folder: Path, manifest: Path, umask: None) -> None:
+    """Bug: a temporary file's own mode, 0600, hid it from the machine's other users."""
+    write_sums(folder)
+    add_files(manifest, folder, "someone/model", "abc", {"unet/config.json": "0" * 64})
+    for path in (folder / SUMS, manifest):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o644, path
 
 
 def test_no_manifest_is_no_record(tmp_path: Path) -> None:

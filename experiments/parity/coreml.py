@@ -16,7 +16,8 @@ from ...common.checkpoint.find import Checkpoint
 from ...common.picture.temporal import psnr
 from ...common.prompt.text_encoder import TextEncoder
 from ...coreml_backend.interpreter.interpreter import Interpreter
-from ...coreml_backend.program import Variant, build
+from ...coreml_backend.program import build
+from ...coreml_backend.variant import Variant
 from .fixtures import Arrays, Inputs
 
 X0_LIMIT = (
@@ -28,7 +29,7 @@ MLX_LIMIT_DB = 45.0  # against the MLX backend
 
 def run_program(checkpoint: Checkpoint, inputs: Inputs, attention: str = "sdpa") -> Arrays:
     """Build the whole-frame program and render `inputs.frame` with it, as
-    `make_fixtures.run_frame` does in MLX.
+    `fixtures.run_frame` does in MLX.
 
     Returns x0, float32 (1, S/8, S/8, C), and picture, uint8 (S, S, 3).
     """

@@ -115,7 +115,7 @@ class StageRoof:
 
     bound: 'compute' or 'memory', by which side of the ridge point it lies on. share: of the
     attainable rate that was reached. The savings are the most milliseconds that weights of fewer
-    bits, or half the arithmetic, can take off.
+    bits can take off.
     """
 
     stage: str
@@ -129,7 +129,6 @@ class StageRoof:
     share: float
     int8_saves_ms: float
     int4_saves_ms: float
-    half_saves_ms: float
     verdict: str
 
 
