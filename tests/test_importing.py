@@ -8,8 +8,10 @@ imports real ones.
 import collections
 import io
 import json
+import os
 import pickle
 import pickletools
+import stat
 import struct
 import zipfile
 from collections.abc import Callable
@@ -245,6 +247,15 @@ def test_both_hashes_are_recorded_and_verified(
     weights.write_bytes(content)
     with pytest.raises(WeightsError, match="sha256 is"):
         open_checkpoint(tiny_folder).verify()
+
+
+def test_other_users_may_read_an_imported_file(tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        run(write_torch(tmp_path / "m.bin", draw()))
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "m.safetensors").stat().st_mode) == 0o644
 
 
 def test_a_text_encoder_gets_the_name_its_layout_asks_for() -> None:
