@@ -223,17 +223,11 @@ def _record(
 
 
 def _weights_hashes(checkpoint: "Checkpoint") -> dict[str, str]:
-    from ..common.checkpoint.find import weights_folder
-    from ..common.checkpoint.manifest import known_hash
-    from ..common.checkpoint.tensors import sha256
+    from ..common.checkpoint.manifest import remembered_sha256
     from ..common.prompt.cache import encoder_hash
 
     files = {"unet": checkpoint.unet_weights, "vae": checkpoint.vae_weights}
     if checkpoint.control:
         files["control"] = checkpoint.control.weights
-    manifest = weights_folder() / "manifest.json"
-    found = {
-        what: known_hash(path.parent.parent, path, manifest) or sha256(path)
-        for what, path in files.items()
-    }
+    found = {what: remembered_sha256(path) for what, path in files.items()}
     return found | {"text encoder": encoder_hash(checkpoint)}

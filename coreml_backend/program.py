@@ -29,7 +29,7 @@ from ..common.backend.schedule import OneStep, one_step, seeded_noise
 from ..common.checkpoint.config.text_encoder import PROMPT_TOKENS
 from ..common.checkpoint.config.vae import TinyVAEConfig
 from ..common.checkpoint.find import Checkpoint
-from ..common.checkpoint.tensors import sha256
+from ..common.checkpoint.manifest import remembered_sha256
 from ..common.errors import BackendError, UsageError
 from .networks import ops
 from .networks.autoencoder_kl import AutoencoderKL
@@ -378,12 +378,12 @@ def _metadata(
         "version": FORMAT_VERSION,
         "coremltools": ct.__version__,
         "checkpoint": checkpoint.name,
-        "unet_sha256": sha256(checkpoint.unet_weights),
-        "vae_sha256": sha256(checkpoint.vae_weights),
+        "unet_sha256": remembered_sha256(checkpoint.unet_weights),
+        "vae_sha256": remembered_sha256(checkpoint.vae_weights),
         "variant": json.dumps(asdict(variant)),
     }
     if checkpoint.control and variant.stage == "controlled":
-        values["control_sha256"] = sha256(checkpoint.control.weights)
+        values["control_sha256"] = remembered_sha256(checkpoint.control.weights)
     error, energy = sum(s.error for s in stores), sum(s.energy for s in stores)
     if energy:
         values["weights_relative_error"] = f"{(error / energy) ** 0.5:.3g}"

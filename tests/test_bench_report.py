@@ -73,6 +73,19 @@ def test_committed_results_fit_the_schema(path: Path) -> None:
             lambda text: text.replace('"size": 512', '"size": true', 1),
             r"report.work.size is bool, expected int",
         ),
+        (
+            lambda text: text.replace('"frame_ms": [', '"frame_ms": [true, ', 1),
+            r"report.backends\[0\].rounds\[0\].frame_ms\[0\] is bool, expected float",
+        ),
+        (
+            lambda text: text.replace('"unet": "', '"unet": null, "vae": "', 1),
+            r"report.work.weights.unet is NoneType, expected str",
+        ),
+        (
+            lambda text: text.replace('"ratio": {', '"ratio": 7, "refused": "", "x": {', 1),
+            r"report.ratios\[0\].ratio is int, expected dict",
+        ),
+        (lambda text: text.replace("made-up", "\\ud800", 1), "damaged: report: Invalid JSON"),
     ],
     ids=[
         "cut off",
@@ -83,6 +96,10 @@ def test_committed_results_fit_the_schema(path: Path) -> None:
         "unknown",
         "number for truth",
         "truth for number",
+        "in a list",
+        "in a dictionary",
+        "number for an object",
+        "no text",
     ],
 )
 def test_a_damaged_file_is_refused_by_name(

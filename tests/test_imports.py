@@ -24,7 +24,7 @@ FOREIGN = {  # third-party module -> the places that may import it
     "diffusers": ("experiments/",),
     "transformers": ("experiments/",),
     "typer": ("cli.py",),
-    "pickle": (),
+    "pickle": ("common/checkpoint/torch_pickle.py",),
 }
 PACKAGE = "sdxs"
 FILES = sorted(

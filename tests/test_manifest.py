@@ -20,6 +20,7 @@ from sdxs.common.checkpoint.manifest import (
     read_manifest,
     read_sums,
     record_key,
+    remembered_sha256,
     verify_hashes,
     write_record,
     write_sums,
@@ -298,6 +299,89 @@ def test_a_failing_write_keeps_the_old_manifest(
         write_record(manifest, record)
     assert recorded.is_file() and manifest.read_bytes() == before
     assert sorted(p.name for p in folder.parent.iterdir()) == ["manifest.json", "model"]
+
+
+@pytest.fixture
+def umask() -> Iterator[None]:
+    """A shell that hides what it makes."""
+    before = os.umask(0o077)
+    yield
+    os.umask(before)
+
+
+def test_other_users_may_read_what_was_verified(
+    folder: Path, manifest: Path, umask: None, recorded: Path
+) -> None:
+    write_sums(folder)
+    assert recorded.is_file()
+    assert {stat.S_IMODE(p.stat().st_mode) for p in (manifest, folder / SUMS)} == {0o644}
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> Path:
+    """A file that is old enough for its time to tell of a change."""
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(b"weights")
+    os.utime(path, ns=(1, 1))
+    return path
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "sdxs" / "hashes.json"
+
+
+def test_a_hash_is_remembered_until_size_or_time_is_new(
+    old: Path, own_cache: Path, hashed: list[Path]
+) -> None:
+    assert remembered_sha256(old) == remembered_sha256(old) == sha256(old)
+    assert hashed == [old]
+    os.utime(old, ns=(1, 2))
+    assert remembered_sha256(old) == remembered_sha256(old) == sha256(old)
+    assert hashed == [old] * 2
+    old.write_bytes(b"more weights")
+    os.utime(old, ns=(1, 2))
+    assert remembered_sha256(old) == sha256(old)
+    assert hashed == [old] * 3
+
+
+def test_a_file_just_written_is_hashed_again(
+    old: Path, own_cache: Path, hashed: list[Path]
+) -> None:
+    os.utime(old)
+    assert remembered_sha256(old) == remembered_sha256(old)
+    assert hashed == [old] * 2 and not own_cache.exists()
+
+
+@pytest.mark.parametrize(
+    "content", ["{", "7", "[1]", "[[1, 2]]", '{"PATH": 7}', '{"PATH": {}}', "[" * 100_000]
+)
+def test_a_damaged_memory_of_hashes_is_made_again(
+    old: Path, own_cache: Path, content: str, hashed: list[Path]
+) -> None:
+    own_cache.parent.mkdir(parents=True)
+    own_cache.write_text(content.replace("PATH", str(old)), encoding="utf-8")
+    assert remembered_sha256(old) == remembered_sha256(old) == sha256(old)
+    assert hashed == [old]
+
+
+def test_where_no_hash_can_be_kept_it_is_taken_every_time(
+    old: Path, own_cache: Path, tmp_path: Path, hashed: list[Path]
+) -> None:
+    (tmp_path / "cache").write_text("a file where the folder should be")
+    assert remembered_sha256(old) == remembered_sha256(old) == sha256(old)
+    assert hashed == [old] * 2
+
+
+def test_the_hashes_of_files_that_are_gone_are_forgotten(old: Path, own_cache: Path) -> None:
+    other = old.with_name("other")
+    other.write_bytes(b"other")
+    os.utime(other, ns=(1, 1))
+    remembered_sha256(old)
+    old.unlink()
+    remembered_sha256(other)
+    assert list(json.loads(own_cache.read_text())) == [str(other.resolve())]
 
 
 def test_the_manifest_is_never_seen_half_written(

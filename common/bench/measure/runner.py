@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from ...checkpoint.find import Checkpoint
-from ...checkpoint.tensors import read_header, sha256
+from ...checkpoint.manifest import remembered_sha256
+from ...checkpoint.tensors import read_header
 from ...errors import UsageError
 from ...prompt.text_encoder import TextEncoder
 from ..model import advice, paper, statistics
@@ -446,7 +447,8 @@ def ratios(backends: Sequence[BackendReport]) -> list[Ratio]:
 
 def work_of(checkpoint: Checkpoint, size: int, seed: int, prompt: str) -> Work:
     """Name what is computed, by the hashes of what computes it."""
-    weights = {"unet": sha256(checkpoint.unet_weights), "vae": sha256(checkpoint.vae_weights)}
+    files = {"unet": checkpoint.unet_weights, "vae": checkpoint.vae_weights}
+    weights = {name: remembered_sha256(path) for name, path in files.items()}
     parameters = sum(
         math.prod(info.shape) for info in read_header(checkpoint.unet_weights).values()
     )
