@@ -302,7 +302,7 @@ def test_a_failing_write_keeps_the_old_manifest(
 
 
 @pytest.fixture
-def umask() -> Iterator[None]:
+def hiding_umask() -> Iterator[None]:
     """A shell that hides what it makes."""
     before = os.umask(0o077)
     yield
@@ -310,7 +310,7 @@ def umask() -> Iterator[None]:
 
 
 def test_other_users_may_read_what_was_verified(
-    folder: Path, manifest: Path, umask: None, recorded: Path
+    folder: Path, manifest: Path, hiding_umask: None, recorded: Path
 ) -> None:
     write_sums(folder)
     assert recorded.is_file()
