@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib import metadata
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,54 +23,20 @@ from rich.table import Table
 from typer import Option
 from typer.exceptions import TyperException
 
-from .api.backends import BACKENDS
-from .api.backends import backend_class as _backend_class
-from .api.backends import backend_location as _backend_location
 from .common.errors import SdxsError, SdxsWarning, UsageError, WeightsError
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    from .common.backend.protocol import Backend, BackendOptions
-    from .common.bench.measure.worker import Entrant
+    from .common.backend.options import BackendOptions
+    from .common.backend.programs import Prepared
+    from .common.backend.spec import BackendSpec
     from .common.bench.model.report import Report
     from .common.checkpoint.find import Checkpoint
     from .common.live.stats import Summary
-    from .coreml_backend.cache import Built as CoreMLBuilt
-    from .coreml_backend.cache import Record as CoreMLRecord
 
-# What only bench runs, and how each backend is looked into there.
-PEERS = {"torch": "sdxs.experiments.peers.torch_backend:TorchBackend"}
-INSTRUMENTS = {
-    "mlx": "sdxs.mlx_sdxs.instrument:MlxInstrument",
-    "coreml": "sdxs.coreml_backend.instrument:CoreMLInstrument",
-    "torch": "sdxs.experiments.peers.torch_instrument:TorchInstrument",
-}
-COUNTERS = {
-    "mlx": "mlx",
-    "coreml": "coremltools",
-}  # who counts a frame's work, and the package each needs
-# Options of `live` that only some backends know, by parameter: given to none of them, they are
-# refused and not ignored.
-ONLY_FOR = {
-    "seed": ("mlx", "coreml"),
-    "feedback": ("mlx", "coreml"),
-    "dtype": ("mlx", "coreml"),
-    "strength": ("mlx", "coreml"),
-    "steps": ("mlx", "coreml"),
-    "control": ("mlx", "coreml"),
-    "coreml_runtime": ("coreml",),
-    "attention": ("coreml",),
-    "compute_units": ("coreml",),
-    "placement": ("coreml",),
-    "input_form": ("coreml",),
-    "weights": ("coreml",),
-    "sizes": ("coreml",),
-    "fixed_noise": ("coreml",),
-    "verbose": ("coreml",),
-    "lanes": ("mlx",),
-    "kernels": ("mlx",),
-}
+# Names alone: a child process imports this module again, and must not load every backend.
+BACKENDS = ", ".join(entry.name for entry in metadata.entry_points(group="sdxs.backends"))
+# Options whose parameter here is not named after the setting's flag.
+SPELLED = {"input_form": "input", "fixed_noise": "noise_seed"}
 DEFAULT_PROMPT = "an oil painting"
 DEFAULT_MODEL = "sdxs-512-0.9"
 PLAIN_PROGRESS_S = 2.0
@@ -157,15 +122,23 @@ def _leave_at_once(code: int) -> None:
     os._exit(code)
 
 
-def _refuse_what_no_backend_knows(context: typer.Context, names: list[str]) -> None:
+def _refuse_what_no_backend_knows(context: typer.Context, chosen: "list[BackendSpec]") -> None:
     """Raise UsageError for an option that was given and concerns none of the chosen backends."""
+    from .common.backend.spec import specs
+
     for option in context.command.params:
-        known = ONLY_FOR.get(option.name or "")
-        if known and _was_given(context, option.name or "") and not set(known) & set(names):
+        name = SPELLED.get(option.name or "", option.name or "")
+
+        def concerns(spec: "BackendSpec", name: str = name) -> bool:
+            return bool(spec.programs) if name == "verbose" else spec.obeys(name)
+
+        known = [spec.name for spec in specs().values() if concerns(spec)]
+        if known and _was_given(context, option.name or "") and not any(map(concerns, chosen)):
             raise UsageError(
                 f"{option.opts[0]}: only for "
                 f"{' and '.join(f'--backend {name}' for name in known)}; "
-                f"{' and '.join(names)} would ignore it; drop it or name another backend"
+                f"{' and '.join(spec.name for spec in chosen)} would ignore it; drop it or name "
+                "another backend"
             )
 
 
@@ -206,7 +179,7 @@ def _root(
 @app.command()
 def live(
     context: typer.Context,
-    backend: Annotated[str, Option(help=f"Who renders: {', '.join(BACKENDS)}.")] = "mlx",
+    backend: Annotated[str, Option(help=f"Who renders: {BACKENDS}.")] = "mlx",
     source: Annotated[str, Option(help="Camera number, video, image, or 'synthetic'.")] = "0",
     outs: Annotated[
         list[Path] | None,
@@ -416,25 +389,19 @@ def live(
             "--loop sequential renders every frame in turn, as the paper does; drop --skip and "
             "--realtime"
         )
-    names = [backend, *([compare] if compare else [])]
-    for option, name in zip(("--backend", "--compare"), names, strict=False):
-        _backend_location(name, option)
-    _refuse_what_no_backend_knows(context, names)
-    # Core ML's bridge holds the GIL through every frame, so it gets a process of its own.
-    hosted = (
-        isolate
-        or compare is not None
-        or (backend == "coreml" and (coreml_runtime == "coreml" or placement is not None))
+    from .common.backend.assembly import (
+        ModelOptions,
+        make_backend,
+        open_checkpoint_for,
+        options_for,
     )
-    # Before anything imports OpenCV: MLX wants to load its BLAS first.
-    classes = [] if hosted else [_backend_class(name) for name in names]
-    from .common.backend.hosted import HostedBackend
-    from .common.backend.protocol import BackendOptions
-    from .common.checkpoint.find import find, with_control
+    from .common.backend.spec import spec_of
     from .common.live.session import Plan, open_session
     from .common.picture.edges import check_kind
     from .common.prompt.syntax import read_prompts, read_seconds, refuse_negative
 
+    specs = [spec_of(backend), *([spec_of(compare, "--compare")] if compare else [])]
+    _refuse_what_no_backend_knows(context, specs)
     refuse_negative(negative_prompt, model)
     transition_s = read_seconds("--transition", transition)
     texts = (*(prompt or ()), *(read_prompts(prompts) if prompts else ())) or (DEFAULT_PROMPT,)
@@ -444,9 +411,9 @@ def live(
             raise UsageError(
                 f"{option} {value}: nothing reads edges in this session; add --control sketch"
             )
-    checkpoint = with_control(find(model, vae).at(strength, steps), control)
-    size = checkpoint.frame.size if size is None else size
-    checkpoint.check_size(size)
+    asked = ModelOptions(model, vae, size, strength, steps, control)
+    checkpoint = open_checkpoint_for(asked)
+    size = asked.size_of(checkpoint)
     if _was_given(context, "seed") and checkpoint.frame.noise_scale == 0:
         warnings.warn(
             f"--seed {seed} makes no difference: {checkpoint.name} was trained without noise "
@@ -454,33 +421,28 @@ def live(
             SdxsWarning,
             stacklevel=2,
         )
-    coreml = _settings(
-        runtime=coreml_runtime,
+    given = _settings(
+        dtype=dtype,
+        coreml_runtime=coreml_runtime,
         attention=attention,
         compute_units=compute_units,
         placement=placement,
         input=input_form,
         weights=weights,
         sizes=sizes,
-        noise_seed=seed if fixed_noise else None,
+        noise_seed=str(seed) if fixed_noise else None,
+        lanes=lanes,
+        kernels=kernels,
     )
-    own = {"coreml": coreml, "mlx": _settings(lanes=lanes, kernels=kernels)}
-    options = [BackendOptions(size, dtype, own.get(name, ())) for name in names]
-    for chosen in (chosen for name, chosen in zip(names, options, strict=True) if name == "coreml"):
-        from .coreml_backend.backend import controlled
-
-        for settings in (chosen, *([controlled(chosen)] if checkpoint.control else [])):
-            record = _build_coreml(checkpoint, settings, verbose=verbose).record
-            if record.weights_error:
-                err.print(escape(f"Core ML program: {_coreml_quality(record)}"))
-    renderers: list[Backend] = [
-        made(checkpoint, chosen) for made, chosen in zip(classes, options, strict=False)
+    options = [options_for(spec, size, _read(spec, given)) for spec in specs]
+    for spec, chosen in zip(specs, options, strict=True):
+        for program in _build(spec, checkpoint, chosen, verbose=verbose):
+            if program.weights_error:
+                err.print(escape(f"{spec.title} program: {_quality(spec, program)}"))
+    renderers = [
+        make_backend(spec, checkpoint, chosen, isolate or compare is not None)
+        for spec, chosen in zip(specs, options, strict=True)
     ]
-    if hosted:
-        renderers = [
-            HostedBackend(name, _backend_location(name), checkpoint, chosen)
-            for name, chosen in zip(names, options, strict=True)
-        ]
     plan = Plan(
         source,
         size,
@@ -525,56 +487,58 @@ def live(
         raise typer.Exit(128 + caught[0])
 
 
-def _settings(**chosen: str | int | None) -> tuple[tuple[str, str], ...]:
-    """The settings that were given, as BackendOptions has them."""
-    return tuple((name, str(value)) for name, value in chosen.items() if value is not None)
+def _settings(**chosen: str | int | None) -> dict[str, str]:
+    """The settings that were given, as texts by parameter."""
+    return {name: str(value) for name, value in chosen.items() if value is not None}
 
 
-def _build_coreml(
-    checkpoint: "Checkpoint", options: "BackendOptions", force: bool = False, verbose: bool = False
-) -> "CoreMLBuilt":
+def _read(spec: "BackendSpec", given: dict[str, str]) -> dict[str, object]:
+    """The values of those settings that a backend knows."""
+    from .common.settings import settings_of
+
+    known = {each.parameter: each for each in settings_of(spec.options)}
+    return {name: known[name].parse(text) for name, text in given.items() if name in known}
+
+
+def _build(
+    spec: "BackendSpec",
+    checkpoint: "Checkpoint",
+    options: "BackendOptions",
+    force: bool = False,
+    verbose: bool = False,
+) -> "list[Prepared]":
     """Make sure that the programs are built, checked and met before a backend asks for them,
     showing progress.
     """
-    from .common.backend.protocol import BackendOptions, FrameParams
-    from .coreml_backend.backend import CoreMLBackend
-    from .coreml_backend.compute_plan import describe
-    from .coreml_backend.prepare import find_or_build, refuse_without_runtime, warm_up
-    from .mlx_sdxs.backend import (
-        MlxBackend,
-    )  # the reference; before OpenCV is imported, for MLX's BLAS
+    from .common.backend.assembly import prepare
+    from .common.backend.spec import spec_of
 
-    chosen = CoreMLBackend(checkpoint, options).options
-    refuse_without_runtime(chosen)
-
-    def reference(picture: "np.ndarray", states: "np.ndarray", seed: int) -> "np.ndarray":
-        from .coreml_backend.gate import probe_edges
-
-        renderer = MlxBackend(checkpoint, BackendOptions(picture.shape[0]))
-        renderer.load()
-        renderer.set_conditioning(states)
-        renderer.set_params(FrameParams(seed, control_scale=float(chosen.control)))
-        rendered = picture.copy()
-        renderer.submit(picture, probe_edges(picture) if chosen.control else None)
-        renderer.collect(rendered)
-        renderer.close()
-        return rendered
-
+    if not spec.programs:
+        return []
     try:
-        with _steps("Core ML program") as report:
-            built = find_or_build(checkpoint, chosen, reference, report, force)
-            warm_up(checkpoint, chosen, built, report)
+        with _steps(f"{spec.title} program") as report:
+            programs = prepare(spec, checkpoint, options, report, force)
     except KeyboardInterrupt:
         err.print("interrupted; nothing half-built is left")
         raise typer.Exit(130) from None
-    if built.news:
-        err.print(
-            escape(f"Core ML program built and checked against MLX ({built.news}): {built.folder}")
-        )
-    if verbose:
-        for line in describe(built, chosen):
+    for program in programs:
+        if program.news:
+            against = spec_of(spec.reference).title
+            err.print(
+                escape(
+                    f"{spec.title} program built and checked against {against} ({program.news}): "
+                    f"{program.folder}"
+                )
+            )
+        for line in program.plan() if verbose else ():
             err.print(escape(line))
-    return built
+    return programs
+
+
+def _quality(spec: "BackendSpec", program: "Prepared") -> str:
+    from .common.backend.spec import spec_of
+
+    return program.quality(spec_of(spec.reference).title)
 
 
 @contextmanager
@@ -637,20 +601,21 @@ def convert(
     """Build the Core ML program of a checkpoint ahead of a session, from its safetensors, and
     check it against MLX.
     """
-    from .common.backend.protocol import BackendOptions
+    from .common.backend.assembly import options_for, programs_of
+    from .common.backend.spec import spec_of
     from .common.checkpoint.find import find
-    from .coreml_backend import cache
-    from .mlx_sdxs import blas  # noqa: F401 - importing the package puts the BLAS in place before OpenCV loads its own
 
+    spec = spec_of("coreml")
     if list_built:
-        _list_coreml(cache.list_built())
+        programs = programs_of(spec)
+        assert programs is not None
+        _list_programs(spec, programs.listed())
         return
     checkpoint = find(model, vae)
-    runtime = "coreml" if sys.platform == "darwin" else "reference"
-    settings = _settings(
+    given = _settings(
         attention=attention,
         weights=weights,
-        runtime=runtime,
+        coreml_runtime="coreml" if spec.runs_here() else "reference",
         input=input_form,
         sizes=sizes,
         placement=placement,
@@ -659,36 +624,21 @@ def convert(
     )
     sides = [int(part) for part in (sizes or "").split(",") if part.isdecimal()]
     default = min(sides) if sides else checkpoint.frame.size
-    options = BackendOptions(default if size is None else size, "auto", settings)
-    built = _build_coreml(checkpoint, options, force, verbose)
-    record = built.record
-    judge = "Core ML" if runtime == "coreml" else "the reference interpreter"
+    options = options_for(spec, default if size is None else size, _read(spec, given))
+    (program,) = _build(spec, checkpoint, options, force, verbose)
     out.print(
-        f"the Core ML program of {escape(checkpoint.name)} is ready; {judge} rendered a probe "
-        "frame as MLX does"
+        f"the Core ML program of {escape(checkpoint.name)} is ready; {program.judge} rendered a "
+        "probe frame as MLX does"
     )
-    size_mb = cache.size_bytes(built.folder) / 1e6
     out.print(
-        escape(f"{size_mb:.0f} MB, built in {record.seconds:.1f} s; {_coreml_quality(record)}")
+        escape(
+            f"{program.size_bytes / 1e6:.0f} MB, built in {program.seconds:.1f} s; "
+            f"{_quality(spec, program)}"
+        )
     )
 
 
-def _coreml_quality(record: "CoreMLRecord") -> str:
-    """What was measured of a program: pictures against MLX, and what compression cost the
-    weights.
-    """
-    found = ", ".join(f"{quality:.1f} dB at {at}" for at, quality in record.gate_db.items())
-    costs = (
-        f"; {record.variant['weights']} weights are off by {record.weights_error:.2%}"
-        if record.weights_error
-        else ""
-    )
-    return f"against MLX: {found}{costs}"
-
-
-def _list_coreml(folders: "list[tuple[Path, CoreMLRecord | None]]") -> None:
-    from .coreml_backend.cache import size_bytes
-
+def _list_programs(spec: "BackendSpec", programs: "list[Prepared]") -> None:
     table = Table(
         "model",
         "variant",
@@ -697,23 +647,23 @@ def _list_coreml(folders: "list[tuple[Path, CoreMLRecord | None]]") -> None:
         "against MLX",
         "weights off by",
         "folder",
-        title="Core ML programs",
+        title=f"{spec.title} programs",
         title_justify="left",
     )
-    for folder, record in folders:
-        size = f"{size_bytes(folder) / 1e6:.0f} MB"
-        if record is None:
-            table.add_row("", "[red]damaged record[/]", size, "", "", "", folder.name)
+    for program in programs:
+        size = f"{program.size_bytes / 1e6:.0f} MB"
+        if program.damaged:
+            table.add_row("", "[red]damaged record[/]", size, "", "", "", program.folder.name)
             continue
-        quality = f"{min(record.gate_db.values()):.1f} dB" if record.gate_db else "not checked yet"
+        found = program.quality_db.values()
         table.add_row(
-            escape(record.name),
-            escape(" ".join(record.variant.values())),
+            escape(program.model),
+            escape(" ".join(program.variant)),
             size,
-            f"{record.seconds:.0f} s",
-            quality,
-            f"{record.weights_error:.2%}" if record.weights_error else "",
-            folder.name,
+            f"{program.seconds:.0f} s",
+            f"{min(found):.1f} dB" if found else "not checked yet",
+            f"{program.weights_error:.2%}" if program.weights_error else "",
+            program.folder.name,
         )
     out.print(table)
 
@@ -740,7 +690,7 @@ def image(
         int | None,
         Option(help="Side of the picture. [default: the checkpoint's]", show_default=False),
     ] = None,
-    backend: Annotated[str, Option(help=f"Who renders: {', '.join(BACKENDS)}.")] = "mlx",
+    backend: Annotated[str, Option(help=f"Who renders: {BACKENDS}.")] = "mlx",
     dtype: Annotated[str, Option(help="auto, float32, float16 or bfloat16.")] = "auto",
     vae: Annotated[str, Option(help="Folder of the VAE in the checkpoint.")] = "vae",
     strength: Annotated[
@@ -779,10 +729,11 @@ def image(
     """Render one picture, from a prompt or over another picture, into a PNG that says how it was
     made.
     """
-    _backend_class(backend)  # before anything imports OpenCV: MLX wants to load its BLAS first
     from .api.still import Still, check_out, render_still, repeat_still, write_still
+    from .common.backend.spec import spec_of
     from .common.prompt.syntax import refuse_negative
 
+    spec = spec_of(backend)
     refuse_negative(negative_prompt, model or DEFAULT_MODEL)
     to = to.expanduser()
     check_out(to)
@@ -800,7 +751,7 @@ def image(
             )
         made = repeat_still(from_metadata.expanduser(), given, model or "")
     else:
-        settings = (("runtime", coreml_runtime),) if backend == "coreml" else ()
+        settings = {"runtime": coreml_runtime} if spec.obeys("coreml_runtime") else {}
         still = Still(
             model or DEFAULT_MODEL,
             prompt or DEFAULT_PROMPT,
@@ -915,18 +866,19 @@ def bench(
         check_writable(path, path.absolute().parent)
     checkpoint = find(model)
     size = checkpoint.frame.size if size is None else size
-    chosen = backend or [*(["coreml"] if sys.platform == "darwin" else []), "mlx", "identity"]
-    entrants = _entrants(chosen, size, dtype, isolate)
-    for entrant in (entrant for entrant in entrants if entrant.location == BACKENDS["coreml"]):
-        _build_coreml(checkpoint, entrant.options)
-    counters = {name: INSTRUMENTS[name] for name, package in COUNTERS.items() if find_spec(package)}
-    for name in COUNTERS.keys() - counters.keys():
-        err.print(
-            f"{COUNTERS[name]} is not installed: {name}'s way of counting operations is left out"
-        )
+    from .common.backend.spec import spec_of
+    from .common.bench.measure.entrants import counters, default_names
+    from .common.bench.measure.entrants import entrants as entrants_of
+
+    entrants = entrants_of(backend or default_names(), size, dtype, isolate)
+    for entrant in entrants:
+        _build(spec_of(entrant.backend, peers=True), checkpoint, entrant.options)
+    counting, missing = counters()
+    for name, package in missing.items():
+        err.print(f"{package} is not installed: {name}'s way of counting operations is left out")
     plan = Plan(
         tuple(entrants),
-        counters,
+        counting,
         rounds or (3 if quick else 8),
         turns=2 if quick else 3,
         turn_s=0.2 if quick else 0.4,
@@ -994,61 +946,18 @@ def _plotter(folder: Path | None) -> "Callable[[Report], list[Path]] | None":
     return lambda report: write(report, folder.expanduser())
 
 
-def _entrants(chosen: list[str], size: int, dtype: str, isolate: bool) -> "list[Entrant]":
-    """Turn `NAME[:setting=value...]` into entrants with labels of their own. Raises UsageError."""
-    from .common.backend.protocol import BackendOptions
-    from .common.bench.measure.worker import Entrant
-
-    known, made, seen = BACKENDS | PEERS, [], {}
-    for spec in chosen:
-        name, *settings = spec.split(":")
-        if name not in known:
-            raise UsageError(f"--backend {name}: expected one of {', '.join(known)}")
-        pairs = tuple(
-            (setting, value) for setting, _, value in (part.partition("=") for part in settings)
-        )
-        options = BackendOptions(size, dtype if name != "identity" else "auto", pairs)
-        if name == "coreml":
-            _refuse_as_a_speed(options)
-        seen[spec] = seen.get(spec, 0) + 1
-        label = spec if seen[spec] == 1 else f"{spec} ({seen[spec]})"
-        made.append(Entrant(label, known[name], options, INSTRUMENTS.get(name, ""), isolate))
-    return made
-
-
-def _refuse_as_a_speed(options: "BackendOptions") -> None:
-    from .coreml_backend.options import CoreMLOptions
-
-    if CoreMLOptions.parse(options).runtime == "reference":
-        raise UsageError(
-            "--backend coreml:runtime=reference: the interpreter's times are no speed of Core ML, "
-            "so bench takes none of them; "
-            "measure Core ML on macOS, or see what the program computes with `sdxs live "
-            "--coreml-runtime reference`"
-        )
-    if sys.platform != "darwin":
-        raise UsageError(
-            "--backend coreml: Core ML needs macOS, and bench takes no substitute for it; its "
-            "operations are counted here all "
-            "the same, with any --backend and --profile"
-        )
-
-
 @app.command()
 def doctor(
     camera: Annotated[int, Option(min=0, help="Number of the camera to look at.")] = 0,
     as_json: Annotated[bool, Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Look at everything a session needs here, and say what to do about what is missing."""
-    from .common.doctor import camera_hangs, can_run_demo, examine, probes
-    from .coreml_backend import doctor as coreml
-    from .mlx_sdxs import (
-        doctor as mlx,
-    )  # before OpenCV is imported: MLX wants to load its BLAS first
+    from .common.backend.spec import specs
+    from .common.doctor import backend_probes, camera_hangs, can_run_demo, examine, probes
 
     with err.status("looking"):
-        checks = examine([*probes(camera), ("mlx", mlx.checks), ("coreml", coreml.checks)])
-    runs_demo = can_run_demo(checks, BACKENDS)
+        checks = examine([*probes(camera), *backend_probes()])
+    runs_demo = can_run_demo(checks, specs())
     _state.abandoned = camera_hangs()
     if as_json:
         out.print_json(

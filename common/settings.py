@@ -7,8 +7,9 @@ made from it by `settings_of`; `check` holds its values to it.
 
 import math
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
+from functools import cache
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from .errors import UsageError
@@ -24,9 +25,9 @@ class Setting:
     kind: bool, int, float or str. optional: None is a value, which leaves the choice to the code.
     choices: the only admitted values of a str. minimum, maximum: of a number, both included.
     unit: what a number counts. shown: the default in words, where it is None or not the whole
-    truth. flag: its option on the command line. read: makes the value out of a text, for a field
-    that is neither of the four kinds; raises UsageError. glides: a change may be spread over time.
-    at_start: fixed once a session runs.
+    truth. flag: its option on the command line. read, write: make the value out of a text and back,
+    for a field that is neither of the four kinds; `read` raises UsageError. glides: a change may be
+    spread over time. at_start: fixed once a session runs.
     """
 
     name: str
@@ -41,8 +42,14 @@ class Setting:
     shown: str = ""
     flag: str = ""
     read: Callable[[str], object] | None = None
+    write: Callable[[Any], str] | None = None
     glides: bool = False
     at_start: bool = False
+
+    @property
+    def parameter(self) -> str:
+        """Its flag as a Python name, which no two backends share; the field's name without one."""
+        return self.flag.removeprefix("--").replace("-", "_") or self.name
 
     @property
     def default_text(self) -> str:
@@ -116,8 +123,16 @@ class Setting:
             raise self._refused(value, where)
         return value
 
+    def text(self, value: object) -> str:
+        """Write a value so that `parse` reads it again."""
+        if self.write is not None:
+            return self.write(value)
+        return ("on" if value else "off") if isinstance(value, bool) else str(value)
+
     def _refused(self, value: object, where: str) -> UsageError:
-        return UsageError(f"{where or self.flag or self.name} {value}: expected {self.expected}")
+        where = where or self.flag or self.name
+        between = "" if where.endswith("=") else " "
+        return UsageError(f"{where}{between}{value}: expected {self.expected}")
 
 
 def setting(
@@ -130,6 +145,7 @@ def setting(
     shown: str = "",
     flag: str | None = None,
     read: Callable[[str], object] | None = None,
+    write: Callable[[Any], str] | None = None,
     glides: bool = False,
     at_start: bool = False,
 ) -> Any:
@@ -144,12 +160,20 @@ def setting(
         "unit": unit,
         "shown": shown,
         "read": read,
+        "write": write,
         "glides": glides,
         "at_start": at_start,
     } | ({} if flag is None else {"flag": flag})
     return field(default=default, metadata={_KEY: values})
 
 
+def repeated(cls: type, name: str) -> Any:
+    """Declare a field as another dataclass declares it, which keeps its range and help."""
+    (found,) = (each for each in fields(cls) if each.name == name)
+    return field(default=found.default, metadata=found.metadata)
+
+
+@cache
 def settings_of(cls: type) -> tuple[Setting, ...]:
     """The settings of a dataclass in their order; fields without `setting` are left out."""
     hints, found = get_type_hints(cls), []
@@ -179,14 +203,30 @@ def parse_settings(cls: type[T], texts: Mapping[str, str], owner: str, **others:
 
     owner: whose settings they are, for messages. others: its other fields. Raises UsageError.
     """
+    return cls(**others, **parse_texts(cls, texts, owner))
+
+
+def parse_texts(cls: type, texts: Mapping[str, str], owner: str) -> dict[str, object]:
+    """Make values out of texts by name. owner: whose settings they are. Raises UsageError."""
+    known = known_settings(cls, texts, owner)
+    return {name: known[name].parse(text, f"{owner}:{name}=") for name, text in texts.items()}
+
+
+def known_settings(cls: type, given: Iterable[str], owner: str) -> dict[str, Setting]:
+    """The settings of a dataclass by name. Raises UsageError if a given name is none of them."""
     known = {each.name: each for each in settings_of(cls)}
-    for name in texts:
+    for name in given:
         if name not in known:
             raise UsageError(
                 f"{owner}: unknown setting {name!r}; known are {', '.join(known) or 'none'}"
             )
-    parsed = {name: known[name].parse(text, f"{owner}:{name}=") for name, text in texts.items()}
-    return cls(**others, **parsed)
+    return known
+
+
+def changed_texts(values: object) -> dict[str, str]:
+    """The settings of a dataclass that differ from their defaults, as texts by name."""
+    given = ((each, getattr(values, each.name)) for each in settings_of(type(values)))
+    return {each.name: each.text(value) for each, value in given if value != each.default}
 
 
 def _kind(hint: object) -> tuple[type, bool, tuple[str, ...]]:

@@ -80,8 +80,9 @@ class CoreMLInstrument:
         loaded = _coreml(backend)
         options = loaded.options
         if not options.placement:
-            unit = next(name for name, units in UNITS.items() if units == options.compute_units)
-            options = replace(options, placement=(unit,) * len(STAGES))
+            chosen = options.units("frame")
+            unit = next(name for name, units in UNITS.items() if units == chosen)
+            options = replace(options, placement=(unit,) * len(STAGES), compute_units=None)
         built = find_or_build(loaded.checkpoint, options)
         runners = [open_runner(built, stage, loaded.checkpoint, options) for stage in STAGES]
         times: dict[str, list[float]] = {name: [] for name in (*STAGES, "out")}

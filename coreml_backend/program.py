@@ -48,11 +48,12 @@ from .networks.ops import (
 )
 from .networks.taesd import AutoencoderTiny
 from .networks.unet import UNet2DConditionModel
-from .networks.weights import Compression, Store, Weights
+from .networks.weights import Store, Weights
+from .options import Input as InputForm
+from .options import Weights as Compression
 from .options import refuse_steps
 
 Stage = Literal["frame", "controlled", "encode", "unet", "decode"]
-InputForm = Literal["image", "float32"]
 Progress = Callable[[str, float], None]
 METADATA_PREFIX = "sdxs."
 FORMAT_VERSION = "1"

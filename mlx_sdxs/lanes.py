@@ -12,6 +12,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import mlx.core as mx
 import numpy as np
@@ -66,10 +67,21 @@ class Job:
         )
 
 
+class Lane(Protocol):
+    """Renders jobs, and hands them back in the order in which they came."""
+
+    def submit(self, *jobs: Job) -> None:
+        """Take jobs on."""
+
+    def wait(self, job: Job) -> None:
+        """Wait for a frame; then it holds its picture or its error."""
+
+    def close(self) -> None:
+        """Let go of everything."""
+
+
 def _start(render: Render, jobs: Sequence[Job], keep: bool) -> mx.array:
-    """Set one frame going, or several that are alike; return their picture or pictures, to be
-    evaluated.
-    """
+    """Launch one frame or a compatible batch; return the lazy picture or pictures."""
     arguments = _arguments(jobs)
     _seen(arguments[0], keep)
     picture, x0 = render(*arguments)
@@ -79,7 +91,7 @@ def _start(render: Render, jobs: Sequence[Job], keep: bool) -> mx.array:
     return picture
 
 
-class Lane:
+class LaneThread:
     """A thread that renders jobs with functions of its own, in their order; up to `batch` of those
     that wait at once.
     """
@@ -147,17 +159,20 @@ class CallersLane:
     """
 
     def __init__(self, make: Callable[[], list[Render]], keep: bool = False) -> None:
-        """make, keep: as for `Lane`."""
+        """make, keep: as for `LaneThread`."""
         self._renders, self._keep = make(), keep
         self._pictures: deque[mx.array] = deque()
 
-    def submit(self, job: Job) -> None:
-        try:
-            self._pictures.append(_start(self._renders[job.edges is not None], [job], self._keep))
-        except Exception as error:  # handed to whoever collects the frame
-            job.error = error
-        finally:
-            job.previous = None
+    def submit(self, *jobs: Job) -> None:
+        """Launch frames one after the other."""
+        for job in jobs:
+            try:
+                render = self._renders[job.edges is not None]
+                self._pictures.append(_start(render, [job], self._keep))
+            except Exception as error:  # handed to whoever collects the frame
+                job.error = error
+            finally:
+                job.previous = None
 
     def wait(self, job: Job) -> None:
         """Wait for a frame; they are waited for in the order in which they came."""

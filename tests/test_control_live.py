@@ -10,7 +10,8 @@ import pytest
 from command import Command
 from sdxs.common.backend.hosted import HostedBackend
 from sdxs.common.backend.identity import IdentityBackend
-from sdxs.common.backend.protocol import BackendOptions, FrameParams, StageTimes
+from sdxs.common.backend.options import BackendOptions
+from sdxs.common.backend.protocol import FrameParams, StageTimes
 from sdxs.common.errors import BackendError
 from sdxs.common.io.sources.synthetic import Synthetic
 from sdxs.common.live.controls import Controls, Event, Look, View

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from sdxs.common.backend.identity import IdentityBackend
-from sdxs.common.backend.protocol import BackendOptions, FrameParams
+from sdxs.common.backend.options import BackendOptions
+from sdxs.common.backend.protocol import FrameParams
 from sdxs.common.checkpoint.find import Checkpoint
 from sdxs.common.errors import SinkError
 from sdxs.common.io.sources.film import VideoFile

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from command import Command
-from sdxs import cli
 from sdxs.common.io.sources.film import VideoFile
 from sdxs.common.picture.opencv import cv2
 
@@ -450,7 +449,7 @@ def test_figures_are_kept_when_a_session_fails(
                 raise BackendError("planted")
             return super().collect(out)
 
-    monkeypatch.setattr(cli, "_backend_class", lambda name: Failing)
+    monkeypatch.setattr("sdxs.common.backend.identity.IdentityBackend", Failing)
     outputs = ("--out", tmp_path / "o.mp4", "--stats", tmp_path / "s.json")
     done = command(*LIVE, "--backend", "identity", "--source", CLIP, *outputs)
     assert done.code == 1 and "planted" in done.err and "9 frames" in done.out

@@ -119,14 +119,6 @@ def test_an_option_that_one_of_two_backends_knows_is_taken(
     assert done.code == 0, done.err
 
 
-def test_the_table_names_parameters_and_backends_that_exist() -> None:
-    import typer.main
-
-    live = typer.main.get_command(cli.app).commands["live"]  # type: ignore[attr-defined]
-    assert set(cli.ONLY_FOR) <= {parameter.name for parameter in live.params}
-    assert all(set(names) < set(cli.BACKENDS) for names in cli.ONLY_FOR.values())
-
-
 def test_a_seed_that_makes_no_difference_is_said(command: Command, tmp_path: Path) -> None:
     """Bug: the demo was trained without noise, and --seed was silently without effect."""
     done = command(*LIVE, "--seed", 3, "--out", tmp_path / "o.mp4")

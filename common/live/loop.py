@@ -169,10 +169,7 @@ class _Renderer:
         frame.prompt, frame.turning = self.prompt, self._turning
         now = time.perf_counter_ns()
         for backend in self.backends:
-            if frame.edges is None:
-                backend.submit(frame.camera)
-            else:
-                backend.submit(frame.camera, frame.edges)
+            backend.submit(frame.camera, frame.edges)
         self.admission.submitted(now)
         self.in_flight.append((frame, now))
 

@@ -5,14 +5,13 @@ Feature maps are (1, C, H, W). Tokens are (1, S, C), or (1, C, 1, S) for the Neu
 `mlx_sdxs/networks/layers.py`.
 """
 
-from typing import Literal
-
 import coremltools as ct
 import numpy as np
 from coremltools.converters.mil.mil import Builder as mb
 from coremltools.converters.mil.mil import Function, Program, Var, types
 from coremltools.converters.mil.mil.passes import pass_pipeline
 
+from ..options import Attention as AttentionForm
 from .compression import stored
 from .weights import Weights, half
 
@@ -44,7 +43,6 @@ __all__ = [
     "upsample",
 ]
 
-AttentionForm = Literal["sdpa", "matmul", "split_einsum"]
 LAYER_NORM_EPS = 1e-5
 
 # Convolutions, products and norms

@@ -20,7 +20,8 @@ from pathlib import Path
 import numpy as np
 
 from ...common.backend.hosted import HostedBackend
-from ...common.backend.protocol import Backend, BackendOptions, FrameParams
+from ...common.backend.options import BackendOptions
+from ...common.backend.protocol import Backend, FrameParams
 from ...common.live.controls import Look
 from ...common.live.frames import Frame
 from ...common.live.loop import Loop, LoopSettings, Prompt

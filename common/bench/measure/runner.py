@@ -9,13 +9,15 @@ between two answers; what was measured until then is kept and marked as partial.
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
+from ...backend.options import BackendOptions
 from ...checkpoint.find import Checkpoint
 from ...checkpoint.tensors import read_header, sha256
 from ...errors import UsageError
 from ...prompt.text_encoder import TextEncoder
+from ...settings import changed_texts
 from ..model import advice, paper, statistics
 from ..model.report import (
     SCHEMA,
@@ -127,7 +129,7 @@ class Runner:
             Settings(plan.rounds, plan.turns, plan.turn_s, plan.fresh),
             [conditions()],
             [
-                BackendReport(e.label, e.location, dict(e.options.settings), e.isolated, {})
+                BackendReport(e.label, e.location, _settings(e.options), e.isolated, {})
                 for e in plan.entrants
             ],
         )
@@ -175,7 +177,8 @@ class Runner:
                     for label, (_, loaded) in crew.items()
                 }
                 for label, (_, loaded) in crew.items():
-                    self._of[label].describe = _without_process(loaded.describe)
+                    # a process id differs each time and says nothing
+                    self._of[label].describe = replace(loaded.describe, processes=()).as_dict()
                 for entrant in plan.entrants:
                     if entrant.label not in crew:
                         self._of[entrant.label].rounds.append(
@@ -469,6 +472,6 @@ def _fps(timed: Timed) -> float:
     return 1000 / statistics.summary([timed.frame_ms]).median
 
 
-def _without_process(describe: dict[str, str]) -> dict[str, str]:
-    """A process id differs each time and says nothing."""
-    return {name: value for name, value in describe.items() if not name.startswith("process")}
+def _settings(options: BackendOptions) -> dict[str, str]:
+    """What was given beyond defaults; `describe` tells the dtype."""
+    return {name: text for name, text in changed_texts(options).items() if name != "dtype"}
