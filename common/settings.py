@@ -173,9 +173,13 @@ def repeated(cls: type, name: str) -> Any:
     return field(default=found.default, metadata=found.metadata)
 
 
-@cache
 def settings_of(cls: type) -> tuple[Setting, ...]:
     """The settings of a dataclass in their order; fields without `setting` are left out."""
+    return _declared(cls)
+
+
+@cache
+def _declared(cls: type) -> tuple[Setting, ...]:
     hints, found = get_type_hints(cls), []
     for each in fields(cls):
         if _KEY not in each.metadata:

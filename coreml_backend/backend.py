@@ -26,7 +26,15 @@ from ..common.backend.protocol import (
 )
 from ..common.checkpoint.find import Checkpoint
 from ..common.errors import BackendError
-from .options import DEFAULT_UNITS, STAGES, WHOLE, CoreMLOptions, placement_text, refuse_steps
+from .options import (
+    DEFAULT_UNITS,
+    STAGES,
+    WHOLE,
+    CoreMLOptions,
+    Stage,
+    placement_text,
+    refuse_steps,
+)
 from .prepare import refuse_without_runtime
 from .stages import StagesBackend
 
@@ -40,7 +48,7 @@ class Section:
     next.
     """
 
-    stages: tuple[str, ...]
+    stages: tuple[Stage, ...]
     runs: StagesBackend | HostedBackend
     made: np.ndarray
 
@@ -191,7 +199,7 @@ class CoreMLBackend:
             raise BackendError("coreml: backend is not loaded; call load() first")
         return self._sections
 
-    def _section(self, unit: str, stages: tuple[str, ...]) -> Section:
+    def _section(self, unit: str, stages: tuple[Stage, ...]) -> Section:
         options = replace(self.options, section=stages)
         local = StagesBackend(self.checkpoint, options)
         made = np.zeros(local.gives.shape, local.gives.dtype)
@@ -209,13 +217,13 @@ def controlled(options: CoreMLOptions) -> CoreMLOptions:
     return replace(options, control=True)
 
 
-def split(options: CoreMLOptions) -> list[tuple[str, tuple[str, ...]]]:
+def split(options: CoreMLOptions) -> list[tuple[str, tuple[Stage, ...]]]:
     """Cut the stages where the compute unit changes: [('ne', ('encode',)), ('gpu', ('unet',)),
     ('ne', ('decode',))].
     """
     if not options.placement:
         return [(options.compute_units or DEFAULT_UNITS, WHOLE)]
-    sections: list[tuple[str, tuple[str, ...]]] = []
+    sections: list[tuple[str, tuple[Stage, ...]]] = []
     for stage, unit in zip(STAGES, options.placement, strict=True):
         if sections and sections[-1][0] == unit:
             sections[-1] = (unit, (*sections[-1][1], stage))

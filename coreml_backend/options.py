@@ -17,11 +17,12 @@ ComputeUnits = Literal["cpu_and_gpu", "cpu_and_ne", "all", "cpu_only"]
 Attention = Literal["sdpa", "matmul", "split_einsum"]
 Weights = Literal["float16", "int8", "palettize8", "palettize6", "palettize4", "palettize2"]
 Input = Literal["float32", "image"]
+Stage = Literal["frame", "controlled", "encode", "unet", "decode"]
 
 DEFAULT_UNITS: ComputeUnits = "cpu_and_gpu"
-STAGES = ("encode", "unet", "decode")
-WHOLE = ("frame",)
-CONTROLLED = ("controlled",)
+STAGES: tuple[Stage, ...] = ("encode", "unet", "decode")
+WHOLE: tuple[Stage, ...] = ("frame",)
+CONTROLLED: tuple[Stage, ...] = ("controlled",)
 UNITS = {
     "ne": "cpu_and_ne",
     "gpu": "cpu_and_gpu",
@@ -118,7 +119,7 @@ class CoreMLOptions(BackendOptions):
         flag="",
     )
     control: bool = False
-    section: tuple[str, ...] = ()
+    section: tuple[Stage, ...] = ()
 
     def __post_init__(self) -> None:
         if self.dtype not in ("auto", "float16"):
@@ -145,7 +146,7 @@ class CoreMLOptions(BackendOptions):
             )
 
     @property
-    def stages(self) -> tuple[str, ...]:
+    def stages(self) -> tuple[Stage, ...]:
         """The programs that these settings need."""
         return CONTROLLED if self.control else STAGES if self.placement else WHOLE
 
@@ -160,7 +161,7 @@ class CoreMLOptions(BackendOptions):
             return UNITS[self.placement[STAGES.index(stage)]]
         return self.compute_units or DEFAULT_UNITS
 
-    def variant(self, stage: str = "frame") -> "Variant":
+    def variant(self, stage: Stage = "frame") -> "Variant":
         """The program of one stage; runtime and compute units do not change it."""
         from .program import Variant
 

@@ -22,7 +22,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 
@@ -50,10 +50,9 @@ from .networks.taesd import AutoencoderTiny
 from .networks.unet import UNet2DConditionModel
 from .networks.weights import Store, Weights
 from .options import Input as InputForm
+from .options import Stage, refuse_steps
 from .options import Weights as Compression
-from .options import refuse_steps
 
-Stage = Literal["frame", "controlled", "encode", "unet", "decode"]
 Progress = Callable[[str, float], None]
 METADATA_PREFIX = "sdxs."
 FORMAT_VERSION = "1"

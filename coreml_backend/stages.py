@@ -123,7 +123,10 @@ class StagesBackend:
             if options.placement
             else options.units(self.stages[0])
         )
-        facts = (("attention", options.attention), ("input", options.input))
+        facts: tuple[tuple[str, str], ...] = (
+            ("attention", options.attention),
+            ("input", options.input),
+        )
         if options.runtime == "coreml":
             return Description(self.name, device, options.weights, facts)
         runtime = ("runtime", f"{STAND_IN}; its times are no speed of Core ML")

@@ -76,6 +76,7 @@ class MlxBackend:
         self._thread = 0
         self._lanes: list[Lane] = []
         self._turn = 0
+        self._last: Job | None = None
         self._in_flight: deque[tuple[Job, Lane]] = deque()
 
     def load(self) -> None:
@@ -254,7 +255,7 @@ class MlxBackend:
             raise BackendError(_failed(job.error)) from job.error
         np.copyto(out, job.rendered)
         copies.count("backend out", out.nbytes)
-        job.picture = job.edges = job.rendered = None
+        job.let_go()
         return StageTimes(time.perf_counter_ns() - job.submitted_ns)
 
     def memory(self) -> MemoryUse:
@@ -295,7 +296,8 @@ class MlxBackend:
             lane.close()
         self._frame, self._thread, self._lanes = None, 0, []
         self._in_flight.clear()
-        for name in ("_frames", "_prompt", "_control_prompt", "_noise", "_last"):
+        self._last = None
+        for name in ("_frames", "_prompt", "_control_prompt", "_noise"):
             self.__dict__.pop(name, None)
         mx.clear_cache()
         residency.forget()

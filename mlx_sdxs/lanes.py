@@ -12,7 +12,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import mlx.core as mx
 import numpy as np
@@ -20,11 +20,12 @@ import numpy as np
 from ..common.backend import copies
 from .fast import host_memory as residency
 
-Arrays = mx.array | list[tuple[mx.array, mx.array]]
+Arrays: TypeAlias = mx.array | list[tuple[mx.array, mx.array]]
 # picture uint8 ([B,] S, S, 3), prompt, noise, previous x0, its share[, edges, their strength] ->
 # picture, x0: `frame.Frame`.
 Render = Callable[..., tuple[mx.array, mx.array]]
 JOIN_S = 5.0
+NO_PICTURE = np.empty(0, np.uint8)
 
 
 @dataclass(slots=True)
@@ -53,6 +54,10 @@ class Job:
     def needed(self) -> "Job | None":
         """The frame before, if its x0 has a share in this one's."""
         return self.previous if self.feedback and not self.text_only else None
+
+    def let_go(self) -> None:
+        """Drop the pictures of a frame that is done; its x0 stays for the next one."""
+        self.picture, self.edges, self.rendered = NO_PICTURE, None, None
 
     def alike(self, other: "Job") -> bool:
         """Whether both can be computed at once: all but their pictures and edges is the same, and
@@ -232,8 +237,9 @@ def _arguments(jobs: Sequence[Job]) -> tuple[Arrays, ...]:
     else:
         previous, feedback = before.x0, job.feedback
     control: tuple[mx.array, ...] = ()
-    if job.edges is not None:
-        control = _joined([j.edges for j in jobs]), mx.array(job.control_scale, dtype=mx.float32)
+    edges = [j.edges for j in jobs if j.edges is not None]
+    if edges:
+        control = _joined(edges), mx.array(job.control_scale, dtype=mx.float32)
     given = sum(j.picture.nbytes + (0 if j.edges is None else j.edges.nbytes) for j in jobs)
     copies.count("backend in", given if len(jobs) == 1 else 2 * given)
     share = mx.array(feedback, dtype=mx.float32)

@@ -1,6 +1,7 @@
 """The Backend protocol, as the MLX backend and the identity backend keep it."""
 
 import gc
+import inspect
 import subprocess
 import sys
 import threading
@@ -11,10 +12,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fake_backends import RefusingBackend, SleepingBackend, StagedBackend
+from sdxs.common.backend.hosted import HostedBackend
 from sdxs.common.backend.identity import IdentityBackend
 from sdxs.common.backend.protocol import Backend, FrameParams
+from sdxs.common.bench.measure.passes import LentBackend
 from sdxs.common.checkpoint.find import Checkpoint
 from sdxs.common.errors import BackendError, UsageError
+from sdxs.coreml_backend.backend import CoreMLBackend
+from sdxs.coreml_backend.stages import StagesBackend
 from sdxs.mlx_sdxs.backend import MlxBackend
 from sdxs.mlx_sdxs.options import MlxOptions
 
@@ -241,3 +247,30 @@ thread.join()
             [sys.executable, "-c", script], capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stderr
+
+
+def every_backend() -> list[type[Backend]]:
+    """Backends, hosts and fakes; mypy holds each to the protocol."""
+    return [
+        MlxBackend,
+        IdentityBackend,
+        HostedBackend,
+        LentBackend,
+        SleepingBackend,
+        StagedBackend,
+        RefusingBackend,
+        StagesBackend,
+        CoreMLBackend,
+    ]
+
+
+@pytest.mark.parametrize("kind", every_backend(), ids=lambda kind: kind.__name__)
+def test_every_backend_has_the_protocols_signatures(kind: type[Backend]) -> None:
+    """Bug: six of them had no `edges` in `submit`, and their callers bent around that."""
+    for name, method in inspect.getmembers(Backend, inspect.isfunction):
+        if not name.startswith("_"):
+            expected = inspect.signature(method).parameters
+            found = inspect.signature(getattr(kind, name)).parameters
+            assert [(p.name, p.default) for p in found.values()] == [
+                (p.name, p.default) for p in expected.values()
+            ], f"{kind.__name__}.{name}"

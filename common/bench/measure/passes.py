@@ -42,7 +42,7 @@ class StillCamera:
 
     name = "camera of 1280 x 720"
     fps = 30.0
-    length = None
+    length: int | None = None
     paced = False
 
     def __init__(self, shape: tuple[int, ...] = CAMERA_SHAPE) -> None:

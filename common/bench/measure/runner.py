@@ -351,10 +351,13 @@ class Runner:
                 for worker in both
                 if not isinstance(together[0], Failed)
             ]
-        rates = [[_fps(t) for t in timed if isinstance(t, Timed)] for timed in (alone, together)]
+        apart, at_once = (
+            [_fps(t) for t in timed if isinstance(t, Timed)] for timed in (alone, together)
+        )
         bytes_used = [use.footprint_bytes for use in used if isinstance(use, Use)]
-        if all(len(values) == 2 for values in (*rates, bytes_used)):
-            self.report.together = Together([e.label for e in pair], *rates, bytes_used)
+        if len(apart) == len(at_once) == len(bytes_used) == 2:
+            labels = [entrant.label for entrant in pair]
+            self.report.together = Together(labels, apart, at_once, bytes_used)
         self._save_now()
 
     def _contend(self) -> None:

@@ -167,7 +167,10 @@ class Run(Request[Timed]):
             now = time.perf_counter_ns()
             return round((now - submitted.popleft()) / 1e6, 5), now
 
-        depth, warm_ms, frame_ms, latency_ms = backend.depth, [], [], []
+        depth = backend.depth
+        warm_ms: list[float] = []
+        frame_ms: list[float] = []
+        latency_ms: list[float] = []
         for _ in range(depth - 1):
             submit()
         ends = deque([time.perf_counter_ns()], maxlen=depth)  # of the last `depth` collects
