@@ -27,7 +27,8 @@ class Setting:
     unit: what a number counts. shown: the default in words, where it is None or not the whole
     truth. flag: its option on the command line. read, write: make the value out of a text and back,
     for a field that is neither of the four kinds; `read` raises UsageError. glides: a change may be
-    spread over time. at_start: fixed once a session runs.
+    spread over time. at_start: fixed once a session runs. why: what a refusal adds, such as why no
+    other value is admitted.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Setting:
     write: Callable[[Any], str] | None = None
     glides: bool = False
     at_start: bool = False
+    why: str = ""
 
     @property
     def parameter(self) -> str:
@@ -132,7 +134,8 @@ class Setting:
     def _refused(self, value: object, where: str) -> UsageError:
         where = where or self.flag or self.name
         between = "" if where.endswith("=") else " "
-        return UsageError(f"{where}{between}{value}: expected {self.expected}")
+        why = f"; {self.why}" if self.why else ""
+        return UsageError(f"{where}{between}{value}: expected {self.expected}{why}")
 
 
 def setting(
@@ -148,6 +151,7 @@ def setting(
     write: Callable[[Any], str] | None = None,
     glides: bool = False,
     at_start: bool = False,
+    why: str = "",
 ) -> Any:
     """Declare a field of a frozen dataclass; see `Setting`.
 
@@ -163,6 +167,7 @@ def setting(
         "write": write,
         "glides": glides,
         "at_start": at_start,
+        "why": why,
     } | ({} if flag is None else {"flag": flag})
     return field(default=default, metadata={_KEY: values})
 

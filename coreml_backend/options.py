@@ -80,7 +80,11 @@ class CoreMLOptions(BackendOptions):
     of a placed frame that one process runs, empty for all.
     """
 
-    dtype: Literal["auto", "float16"] = setting("auto", "precision; Core ML computes in float16")
+    dtype: Literal["auto", "float16"] = setting(
+        "auto",
+        "precision; Core ML computes in float16",
+        why="Core ML programs compute in float16; use --dtype auto",
+    )
     runtime: Runtime = setting(
         "coreml",
         "what executes the program: Core ML, or the reference interpreter in NumPy, which is no "
@@ -122,10 +126,6 @@ class CoreMLOptions(BackendOptions):
     section: tuple[Stage, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.dtype not in ("auto", "float16"):
-            raise UsageError(
-                f"--dtype {self.dtype}: Core ML programs compute in float16; use --dtype auto"
-            )
         BackendOptions.__post_init__(self)  # super() fails in a class with slots before 3.14
         parse_sizes(sizes_text(self.sizes))
         parse_placement(placement_text(self.placement))

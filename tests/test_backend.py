@@ -221,7 +221,6 @@ def test_a_load_that_fails_in_a_thread_does_not_abort_the_process(tmp_path: Path
     script = f"""
 import threading, sys
 from pathlib import Path
-import sdxs.mlx_sdxs
 from sdxs.common.checkpoint.find import open_checkpoint
 from sdxs.common.testing.random_checkpoint import architecture, tiny, write_checkpoint
 from sdxs.mlx_sdxs import backend as module

@@ -8,7 +8,6 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-import sdxs.mlx_sdxs  # noqa: F401 - first, for MLX's BLAS
 from sdxs.common.backend.protocol import FrameParams
 from sdxs.common.checkpoint.find import Checkpoint, open_checkpoint
 from sdxs.common.errors import BackendError, UsageError

@@ -149,7 +149,7 @@ def refuse(command: Command, code: int, says: str, *arguments: object) -> None:
         (2, "no checkpoint there", ("--model", "./nowhere")),
         (2, "--backend torchy: expected one of", ("--backend", "torchy")),
         (2, "multiple of 32; the nearest is 96", ("--size", 100)),
-        (2, "expected auto", ("--dtype", "float8")),
+        (2, "--dtype float8: expected one of auto", ("--dtype", "float8")),
         (1, "no such file", ("--source", "nowhere.mp4")),
         (1, "--source synthetic", ("--source", 63)),
         (1, "vae_large", ("--vae", "vae_large")),

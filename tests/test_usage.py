@@ -241,7 +241,6 @@ def test_figures_that_cannot_be_written_do_not_hide_why_the_session_failed(
 
 STALLING = """
 import functools, sys, threading
-import sdxs.mlx_sdxs
 from sdxs import cli
 from sdxs.common.io.sources import synthetic as source
 from sdxs.common.live import session

@@ -118,7 +118,14 @@ def located(place: str, spec: BackendSpec) -> object:
 
 
 def _load(entry: metadata.EntryPoint) -> BackendSpec:
-    spec = entry.load()
+    try:
+        spec = entry.load()
+    except (ImportError, AttributeError) as error:
+        package = entry.dist.name if entry.dist else entry.value.partition(":")[0]
+        raise BackendError(
+            f"backend {entry.name} of {package} cannot be imported ({error}); install it again, or "
+            f"pip uninstall {package}"
+        ) from error
     if not isinstance(spec, BackendSpec):
         raise BackendError(f"entry point {entry.name} = {entry.value}: expected a BackendSpec")
     return spec
