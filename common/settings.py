@@ -10,6 +10,7 @@ import types
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from functools import cache
+from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from .errors import UsageError
@@ -22,13 +23,14 @@ T = TypeVar("T")
 class Setting:
     """One setting.
 
-    kind: bool, int, float or str. optional: None is a value, which leaves the choice to the code.
-    choices: the only admitted values of a str. minimum, maximum: of a number, both included.
+    kind: bool, int, float, str or Path. optional: None is a value, which leaves the choice to the
+    code. choices: the only admitted values of a str. minimum, maximum: of a number, both included.
     unit: what a number counts. shown: the default in words, where it is None or not the whole
-    truth. flag: its option on the command line. read, write: make the value out of a text and back,
-    for a field that is neither of the four kinds; `read` raises UsageError. glides: a change may be
-    spread over time. at_start: fixed once a session runs. why: what a refusal adds, such as why no
-    other value is admitted.
+    truth. flag: its option on the command line, '--yes/--no' for a switch that names both. read,
+    write: make the value out of a text and back, for a field of another kind; `read` raises
+    UsageError. glides: a change may be spread over time. at_start: fixed once a session runs. why:
+    what a refusal adds, such as why no other value is admitted. repeatable: the value is a tuple,
+    one entry each time the option is given.
     """
 
     name: str
@@ -47,11 +49,17 @@ class Setting:
     glides: bool = False
     at_start: bool = False
     why: str = ""
+    repeatable: bool = False
 
     @property
     def parameter(self) -> str:
         """Its flag as a Python name, which no two backends share; the field's name without one."""
-        return self.flag.removeprefix("--").replace("-", "_") or self.name
+        return self.spelling.removeprefix("--").replace("-", "_") or self.name
+
+    @property
+    def spelling(self) -> str:
+        """The option as messages name it: '--yes' of '--yes/--no'; '' for none."""
+        return self.flag.partition("/")[0]
 
     @property
     def default_text(self) -> str:
@@ -65,6 +73,17 @@ class Setting:
         return f"{self.default:g}" if isinstance(self.default, float) else str(self.default)
 
     @property
+    def range_text(self) -> str:
+        """The admitted numbers in words, with their unit; empty without a bound."""
+        low, high = (None if x is None else f"{x:g}" for x in (self.minimum, self.maximum))
+        if low is None and high is None:
+            return ""
+        bounds = (
+            f"{low} to {high}" if low and high else f"at least {low}" if low else f"up to {high}"
+        )
+        return f"{bounds} {self.unit}".strip()
+
+    @property
     def expected(self) -> str:
         """The admitted values in words."""
         if self.choices:
@@ -72,7 +91,7 @@ class Setting:
         if self.kind is bool:
             return "on or off"
         if self.kind not in (int, float):
-            return "a text"
+            return "a path" if self.kind is Path else "a text"
         noun = "a whole number" if self.kind is int else "a number"
         low, high = (None if x is None else f"{x:g}" for x in (self.minimum, self.maximum))
         if low is not None and high is not None:
@@ -86,9 +105,20 @@ class Setting:
 
         Raises UsageError.
         """
+        return self.parse_all([text], where) if self.repeatable else self._parse(text, where)
+
+    def parse_all(self, texts: Iterable[str], where: str = "") -> tuple[object, ...]:
+        """Make the value of a repeatable setting. Raises UsageError."""
+        return tuple(self._parse(text, where) for text in texts)
+
+    def _parse(self, text: str, where: str) -> object:
         if self.read is not None:
             return self.read(text)
         value: object = text
+        if self.kind is Path:
+            if not text.strip():
+                raise UsageError(f"{where or self.spelling} is empty; name a file or a folder")
+            value = Path(text).expanduser()
         try:
             if self.kind is bool:
                 value = {
@@ -103,10 +133,19 @@ class Setting:
                 value = self.kind(text)
         except (ValueError, KeyError):
             raise self._refused(text, where) from None
-        return self.check(value, where)
+        return self._check(value, where)
 
     def check(self, value: object, where: str = "") -> object:
         """Return a value that is admitted. Raises UsageError with what was expected."""
+        if not self.repeatable:
+            return self._check(value, where)
+        if not isinstance(value, tuple):
+            raise self._refused(value, where)
+        for each in value:
+            self._check(each, where)
+        return value
+
+    def _check(self, value: object, where: str) -> object:
         if (value is None and self.optional) or self.read is not None:
             return value
         if self.kind is bool or isinstance(value, bool):
@@ -132,7 +171,7 @@ class Setting:
         return ("on" if value else "off") if isinstance(value, bool) else str(value)
 
     def _refused(self, value: object, where: str) -> UsageError:
-        where = where or self.flag or self.name
+        where = where or self.spelling or self.name
         between = "" if where.endswith("=") else " "
         why = f"; {self.why}" if self.why else ""
         return UsageError(f"{where}{between}{value}: expected {self.expected}{why}")
@@ -172,10 +211,14 @@ def setting(
     return field(default=default, metadata={_KEY: values})
 
 
-def repeated(cls: type, name: str) -> Any:
-    """Declare a field as another dataclass declares it, which keeps its range and help."""
+def repeated(cls: type, name: str, **changed: object) -> Any:
+    """Declare a field as another dataclass declares it, which keeps its range and help.
+
+    changed: `default`, and what `setting` takes.
+    """
     (found,) = (each for each in fields(cls) if each.name == name)
-    return field(default=found.default, metadata=found.metadata)
+    default = changed.pop("default", found.default)
+    return field(default=default, metadata={_KEY: found.metadata[_KEY] | changed})
 
 
 def settings_of(cls: type) -> tuple[Setting, ...]:
@@ -190,8 +233,10 @@ def _declared(cls: type) -> tuple[Setting, ...]:
         if _KEY not in each.metadata:
             continue
         assert each.default is not MISSING
-        kind, optional, choices = _kind(hints[each.name])
         values = {"flag": f"--{each.name.replace('_', '-')}"} | each.metadata[_KEY]
+        hint = hints[each.name]
+        values["repeatable"] = get_origin(hint) is tuple and values["read"] is None
+        kind, optional, choices = _kind(get_args(hint)[0] if values["repeatable"] else hint)
         found.append(
             Setting(each.name, kind, each.default, values.pop("help"), optional, choices, **values)
         )
@@ -247,4 +292,4 @@ def _kind(hint: object) -> tuple[type, bool, tuple[str, ...]]:
         hint = inner[0] if len(inner) == 1 else str
     if get_origin(hint) is Literal:
         return str, optional, tuple(str(each) for each in get_args(hint))
-    return (hint if hint in (bool, int, float, str) else str), optional, ()
+    return (hint if hint in (bool, int, float, str, Path) else str), optional, ()
