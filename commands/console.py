@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
@@ -53,10 +52,10 @@ def finite(value: float | None) -> float | None:
     return value
 
 
-def named_path(text: str) -> Path:
+def named(text: str) -> str:
     if not text.strip():
         raise typer.BadParameter("is empty; name a file or a folder")
-    return Path(text)
+    return text
 
 
 def show_warning(message: Warning | str, *_: object, **__: object) -> None:

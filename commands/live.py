@@ -13,7 +13,7 @@ from .console import (
     err,
     finite,
     interrupts,
-    named_path,
+    named,
     out,
     progress,
     show_summary,
@@ -63,12 +63,12 @@ def live(
     backend: Annotated[str, Option(help=f"Who renders: {BACKENDS}.")] = "mlx",
     source: Annotated[str, Option(help="Camera number, video, image, or 'synthetic'.")] = "0",
     outs: Annotated[
-        list[Path] | None,
+        list[str] | None,
         Option(
             "--out",
-            parser=named_path,
+            parser=named,
             metavar="PATH",
-            help="Video, image or folder to write; repeatable.",
+            help="Video, image or folder to write, or window:; repeatable.",
         ),
     ] = None,
     model: Annotated[
@@ -277,7 +277,9 @@ def live(
         options_for,
     )
     from ..common.backend.spec import spec_of
-    from ..common.live.session import Plan, open_session
+    from ..common.live.opening import open_session
+    from ..common.live.options import SessionFiles, SessionOptions
+    from ..common.live.parameters import LiveParameters
     from ..common.picture.edges import check_kind
     from ..common.prompt.syntax import read_prompts, read_seconds, refuse_negative
 
@@ -324,30 +326,27 @@ def live(
         make_backend(spec, checkpoint, chosen, isolate or compare is not None)
         for spec, chosen in zip(specs, options, strict=True)
     ]
-    plan = Plan(
-        source,
-        size,
-        texts,
-        tuple(path.expanduser() for path in outs or ()),
-        frames,
-        hold,
-        headless,
-        realtime,
-        loop == "sequential",
-        seed,
-        feedback,
-        ema,
-        blend,
-        skip,
-        side_by_side,
-        overlay,
+    session_options = SessionOptions(
+        source, hold, frames, headless, realtime, loop, side_by_side, overlay
+    )
+    values = LiveParameters(
+        texts[0],
+        seed=seed,
+        strength=strength,
+        control_scale=1.0 if control_scale is None else control_scale,
+        edges=edges or "soft",
+        feedback=feedback,
+        ema=ema,
+        blend=blend,
+        skip=skip,
+        transition=transition_s,
+    )
+    files = SessionFiles(
+        tuple(outs or ()),
         contact_sheet.expanduser() if contact_sheet else None,
         stats.expanduser() if stats else None,
-        transition_s,
-        edges or "soft",
-        1.0 if control_scale is None else control_scale,
     )
-    session = open_session(plan, checkpoint, renderers)
+    session = open_session(session_options, values, files, size, checkpoint, renderers, texts)
     err.print(
         escape(
             f"{checkpoint.name} ({checkpoint.origin}) at {size} x {size}; source "

@@ -243,7 +243,7 @@ STALLING = """
 import functools, sys, threading
 from sdxs import cli
 from sdxs.common.io.sources import synthetic as source
-from sdxs.common.live import session
+from sdxs.common.live import opening
 
 class Stalling(source.Synthetic):
     name, paced = "camera 0", False
@@ -253,8 +253,8 @@ class Stalling(source.Synthetic):
             threading.Event().wait()
         return super().read()
 
-session.open_source = lambda spec, size, repeat=False: Stalling(size)
-session.LoopSettings = functools.partial(session.LoopSettings, stall_s=2.0)
+opening.open_source = lambda spec, size, repeat=False: Stalling(size)
+opening.LoopOptions = functools.partial(opening.LoopOptions, stall_s=2.0)
 sys.argv = ["sdxs", *sys.argv[1:]]
 cli.main()
 """

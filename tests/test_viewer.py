@@ -11,10 +11,10 @@ from sdxs.common.errors import SinkError
 from sdxs.common.io.sinks import film as sinks
 from sdxs.common.io.sources.film import VideoFile
 from sdxs.common.live import viewer as viewer_module
-from sdxs.common.live.controls import Look, View
-from sdxs.common.live.frames import Frame
+from sdxs.common.live.frames import LiveFrame
+from sdxs.common.live.parameters import LiveParameters
 from sdxs.common.live.stats import Stats
-from sdxs.common.live.viewer import LEAST_HEIGHT, Viewer, compose
+from sdxs.common.live.viewer import LEAST_HEIGHT, Look, View, Viewer, compose
 from sdxs.common.picture.opencv import cv2
 
 SIZE = 64
@@ -37,8 +37,8 @@ class Kept:
             raise SinkError("planted")
 
 
-def frame(number: int = 0, outputs: int = 1, prompt: str = "an oil painting") -> Frame:
-    made = Frame(
+def frame(number: int = 0, outputs: int = 1, prompt: str = "an oil painting") -> LiveFrame:
+    made = LiveFrame(
         np.full((SIZE, SIZE, 3), 50, np.uint8),
         [np.full((SIZE, SIZE, 3), 100 + 50 * n, np.uint8) for n in range(outputs)],
     )
@@ -94,7 +94,7 @@ def test_window_is_redrawn_without_a_new_frame_only_if_something_changed() -> No
     viewer.show(frame())
     viewer.refresh()
     assert len(window.pictures) == 1
-    viewer.pause(True)
+    viewer.use(LiveParameters(pause=True))
     viewer.refresh()
     look.typed = "n"
     viewer.refresh()

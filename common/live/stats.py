@@ -11,7 +11,7 @@ import numpy as np
 
 from ..backend.description import Description
 from ..picture.temporal import Flicker, psnr
-from .frames import Frame
+from .frames import LiveFrame
 
 SCHEMA = 1
 FPS_WINDOW_S = 2.0
@@ -114,7 +114,7 @@ class Stats:
     _recent_ns: deque[int] = field(default_factory=deque)
     _recent_latency_ms: deque[float] = field(default_factory=lambda: deque(maxlen=30))
 
-    def frame_shown(self, frame: Frame, shown_ns: int) -> None:
+    def frame_shown(self, frame: LiveFrame, shown_ns: int) -> None:
         """Account for a frame that has just reached every sink."""
         self.shown += 1
         self.first_shown_ns = self.first_shown_ns or shown_ns

@@ -22,11 +22,10 @@ import numpy as np
 from ...common.backend.hosted import HostedBackend
 from ...common.backend.options import BackendOptions
 from ...common.backend.protocol import Backend, FrameParams
-from ...common.live.controls import Look
-from ...common.live.frames import Frame
-from ...common.live.loop import Loop, LoopSettings, Prompt
+from ...common.live.frames import LiveFrame
+from ...common.live.loop import Loop, LoopOptions, Prompt
 from ...common.live.stats import Summary
-from ...common.live.viewer import Viewer
+from ...common.live.viewer import Look, Viewer
 from ...common.testing.fakes import (
     BACKEND_MS,
     ComputingBackend,
@@ -124,7 +123,7 @@ def measure(case: Case, seconds: float) -> dict[str, object]:
     """Run one session of `case` and take its figures after the first second."""
     camera = TickingCamera(SIZE, pre_ms=case.pre_ms)
     sink = CountingSink(camera, case.post_ms)
-    settings = LoopSettings(SIZE, sequential=case.sequential, skip_threshold=-1)
+    settings = LoopOptions(SIZE, sequential=case.sequential, skip_threshold=-1)
     prompt = Prompt("", np.zeros((1, 77, 64), np.float32))
     options = BackendOptions(SIZE)
     loop = Loop(
@@ -137,7 +136,7 @@ def measure(case: Case, seconds: float) -> dict[str, object]:
     )
     viewer = Viewer(SIZE, Look(), loop.stats, [sink], None)
 
-    def show(frame: Frame) -> None:
+    def show(frame: LiveFrame) -> None:
         viewer.show(frame)
         if (sink.shown_ns[-1] - sink.shown_ns[0]) / 1e9 >= seconds + WARM_UP_S:
             loop.stop()

@@ -24,8 +24,8 @@ from ...common.backend.options import BackendOptions
 from ...common.backend.protocol import Backend, FrameParams
 from ...common.checkpoint.find import Checkpoint, find
 from ...common.io.sources.film import VideoFile
-from ...common.live.frames import Frame
-from ...common.live.loop import Loop, LoopSettings, Prompt
+from ...common.live.frames import LiveFrame
+from ...common.live.loop import Loop, LoopOptions, Prompt
 from ...common.picture.image import to_square_rgb
 from ...common.prompt.blend import Slerp
 from ...common.prompt.syntax import GALLERY
@@ -58,13 +58,13 @@ def measure(checkpoint: Checkpoint, backend: str, case: str, seconds: float) -> 
     make, fps = BACKENDS[backend]
     camera, encoder = TickingCamera(SIZE, fps), TextEncoder(checkpoint)
     first = Prompt(GALLERY[0], encoder.encode(GALLERY[0]))
-    settings = LoopSettings(SIZE, skip_threshold=-1, transition_s=transition_s)
+    settings = LoopOptions(SIZE, skip_threshold=-1, transition_s=transition_s)
     loop = Loop(camera, [make(checkpoint)], settings, [first], FrameParams(), encoder.encode)
     shown: list[int] = []
     prompts: set[str] = set()
     dropped_before = 0
 
-    def show(frame: Frame) -> None:
+    def show(frame: LiveFrame) -> None:
         nonlocal dropped_before
         now = time.perf_counter_ns()
         elapsed = (now - shown[0]) / 1e9 if shown else 0.0

@@ -24,10 +24,10 @@ from ...common.backend.protocol import Backend, FrameParams
 from ...common.checkpoint.find import find
 from ...common.io.sinks.film import VideoFileSink
 from ...common.io.sources.synthetic import Synthetic
-from ...common.live.controls import Look
-from ...common.live.frames import Frame
-from ...common.live.loop import Loop, LoopSettings, Prompt
-from ...common.live.viewer import Viewer
+from ...common.live.frames import LiveFrame
+from ...common.live.loop import Loop, LoopOptions, Prompt
+from ...common.live.parameters import LiveParameters
+from ...common.live.viewer import Look, Viewer
 from ...common.prompt.syntax import GALLERY
 from ...common.prompt.text_encoder import TextEncoder
 from ...mlx_sdxs.backend import MlxBackend
@@ -51,25 +51,24 @@ def soak(seconds: float, hosted: bool) -> dict[str, object]:
     loop = Loop(
         source,
         [backend],
-        LoopSettings(SIZE, skip_threshold=-1),
+        LoopOptions(SIZE, skip_threshold=-1),
         prompts,
         FrameParams(),
         encoder.encode,
     )
-    look = Look()
     samples: list[tuple[float, int]] = []
     footprints: list[int] = []
     with tempfile.TemporaryDirectory() as folder:
         viewer = Viewer(
             SIZE,
-            look,
+            Look(),
             loop.stats,
             [VideoFileSink(Path(folder) / "soak.mp4", 30, realtime=True)],
             None,
         )
         began = time.perf_counter()
 
-        def show(frame: Frame) -> None:
+        def show(frame: LiveFrame) -> None:
             viewer.show(frame)
             elapsed = time.perf_counter() - began
             if elapsed < len(samples) + 1:
@@ -84,7 +83,7 @@ def soak(seconds: float, hosted: bool) -> dict[str, object]:
                 return
             loop.set_prompt(GALLERY[number % len(GALLERY)])
             loop.set_params(FrameParams(seed=number, feedback=0.3 * (number % 2)))
-            look.ema = 0.5 * (number % 3 == 0)
+            viewer.use(LiveParameters(ema=0.5 * (number % 3 == 0)))
             if number % 60 == 0:
                 print(f"{elapsed:.0f} s, {used / 1e6:.1f} MB", flush=True)
 

@@ -22,9 +22,8 @@ from ...backend.identity import IdentityBackend
 from ...backend.options import BackendOptions
 from ...backend.protocol import Backend, FrameParams, MemoryUse, StageTimes
 from ...io.sinks.film import VideoFileSink
-from ...live.controls import Look
-from ...live.loop import Loop, LoopSettings, Prompt
-from ...live.viewer import Viewer
+from ...live.loop import Loop, LoopOptions, Prompt
+from ...live.viewer import Look, Viewer
 from ...picture.image import to_square_rgb
 from ...picture.opencv import cv2
 from ...picture.temporal import Smoother
@@ -135,7 +134,7 @@ def count_copies(
     The loop with its threads as `sdxs live` runs it, from a camera of 1280 x 720, every frame
     rendered.
     """
-    settings = LoopSettings(size, frames=frames, realtime=False)
+    settings = LoopOptions(size, frames=frames, realtime=False)
     prompt = Prompt("", conditioning)
     lent = LentBackend(backend)
     loop = Loop(
