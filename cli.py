@@ -3,36 +3,53 @@
 import signal
 import sys
 import warnings
+from functools import cache
 from importlib import metadata
 from typing import Annotated
 
 import typer
 from rich.markup import escape
-from typer import Option
 from typer.exceptions import TyperException
 
-from .commands import bench, console, convert, doctor, image, live, weights
+from .commands import console
 from .commands.console import err, out, show_warning, state
 from .common.errors import SdxsError, SdxsWarning
 
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    help="Turn a live camera into a diffusion-rendered picture.",
-)
-weights_app = typer.Typer(no_args_is_help=True, help="List, pull and verify checkpoints.")
-app.add_typer(weights_app, name="weights")
-for command in (live.live, convert.convert, image.image, bench.bench, doctor.doctor):
-    app.command()(command)
-for name, command in (
-    ("list", weights.weights_list),
-    ("pull", weights.weights_pull),
-    ("verify", weights.weights_verify),
-    ("import", weights.weights_import),
-    ("path", weights.weights_path),
-):
-    weights_app.command(name)(command)
+
+@cache
+def app() -> typer.Typer:
+    """Mount every command. Their options are made from the installed backends, which a child
+    process, that imports this module again, must not load.
+    """
+    from .commands import bench, convert, doctor, image, live, weights
+    from .commands.options import help_text
+
+    mounted = typer.Typer(
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        help="Turn a live camera into a diffusion-rendered picture.",
+    )
+
+    @mounted.callback()
+    def root(
+        version: Annotated[
+            bool,
+            typer.Option(
+                "--version",
+                help=help_text("Print the version and end.", "off"),
+                show_default=False,
+                callback=_version,
+                is_eager=True,
+            ),
+        ] = False,
+    ) -> None:
+        pass
+
+    for command in (live.live, convert.convert, image.image, bench.bench, doctor.doctor):
+        mounted.command()(command)
+    mounted.add_typer(weights.app, name="weights")
+    return mounted
 
 
 def main() -> None:
@@ -45,11 +62,10 @@ def main() -> None:
     if before is signal.default_int_handler:
         signal.signal(signal.SIGINT, _interrupt)
     try:
-        code = app(standalone_mode=False) or 0
+        code = app()(standalone_mode=False) or 0
     except TyperException as error:  # what it refuses itself: one line, too
-        if said := " ".join(
-            error.format_message().split()
-        ):  # nothing where the help was shown instead
+        # Nothing is said where the help was shown instead.
+        if said := " ".join(error.format_message().split()):
             err.print(f"[bold red]error:[/] {escape(said)}")
         code = error.exit_code
     except SystemExit as end:
@@ -88,13 +104,6 @@ def _version(wanted: bool) -> None:
     if wanted:
         out.print(metadata.version("sdxs"))
         raise typer.Exit
-
-
-@app.callback()
-def _root(
-    version: Annotated[bool, Option("--version", callback=_version, is_eager=True)] = False,
-) -> None:
-    pass
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """What commands share of the terminal: two consoles, progress, interrupts, a session's figures."""
 
-import math
 import os
 import signal
 import sys
@@ -9,7 +8,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -39,23 +37,6 @@ def leave_at_once(code: int) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
-
-
-def was_given(context: typer.Context, name: str) -> bool:
-    source = context.get_parameter_source(name)
-    return source is not None and not source.name.startswith("DEFAULT")
-
-
-def finite(value: float | None) -> float | None:
-    if value is not None and not math.isfinite(value):
-        raise typer.BadParameter(f"{value} is not finite")
-    return value
-
-
-def named(text: str) -> str:
-    if not text.strip():
-        raise typer.BadParameter("is empty; name a file or a folder")
-    return text
 
 
 def show_warning(message: Warning | str, *_: object, **__: object) -> None:

@@ -1,29 +1,35 @@
 """`sdxs doctor`: what this machine can do, and what to do about the rest."""
 
-from dataclasses import asdict
-from typing import Annotated
+from dataclasses import asdict, dataclass
 
 import typer
 from rich.markup import escape
 from rich.table import Table
-from typer import Option
 
+from ..common.settings import setting
 from .console import err, out, state
+from .options import with_settings
 
 
-def doctor(
-    camera: Annotated[int, Option(min=0, help="Number of the camera to look at.")] = 0,
-    as_json: Annotated[bool, Option("--json", help="Print JSON instead of a table.")] = False,
-) -> None:
+@dataclass(frozen=True, slots=True)
+class DoctorOptions:
+    """What is looked at, and how it is said."""
+
+    camera: int = setting(0, "number of the camera to look at", minimum=0)
+    json: bool = setting(False, "print JSON instead of a table")
+
+
+@with_settings()
+def doctor(asked: DoctorOptions) -> None:
     """Look at everything a session needs here, and say what to do about what is missing."""
     from ..common.backend.spec import specs
     from ..common.doctor import backend_probes, camera_hangs, can_run_demo, examine, probes
 
     with err.status("looking"):
-        checks = examine([*probes(camera), *backend_probes()])
+        checks = examine([*probes(asked.camera), *backend_probes()])
     runs_demo = can_run_demo(checks, specs())
     state.abandoned = camera_hangs()
-    if as_json:
+    if asked.json:
         out.print_json(
             data={
                 "schema": 1,

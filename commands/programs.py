@@ -1,6 +1,5 @@
 """Build the programs that a backend needs, showing progress."""
 
-from importlib import metadata
 from typing import TYPE_CHECKING
 
 import typer
@@ -14,26 +13,6 @@ if TYPE_CHECKING:
     from ..common.backend.spec import BackendSpec
     from ..common.checkpoint.find import Checkpoint
 
-# Names alone: a child process imports this module again, and must not load every backend.
-BACKENDS = ", ".join(entry.name for entry in metadata.entry_points(group="sdxs.backends"))
-DEFAULT_PROMPT = "an oil painting"
-DEFAULT_MODEL = "sdxs-512-0.9"
-ATTENTION_HELP = "sdpa (macOS 15), matmul (14) or split_einsum, the Neural Engine's layout."
-WEIGHTS_HELP = "float16, int8, palettize8, palettize6, palettize4 or palettize2."
-
-
-def settings_given(**chosen: str | int | None) -> dict[str, str]:
-    """The settings that were given, as texts by parameter."""
-    return {name: str(value) for name, value in chosen.items() if value is not None}
-
-
-def read(spec: "BackendSpec", given: dict[str, str]) -> dict[str, object]:
-    """The values of those settings that a backend knows."""
-    from ..common.settings import settings_of
-
-    known = {each.parameter: each for each in settings_of(spec.options)}
-    return {name: known[name].parse(text) for name, text in given.items() if name in known}
-
 
 def build(
     spec: "BackendSpec",
@@ -42,8 +21,9 @@ def build(
     force: bool = False,
     verbose: bool = False,
 ) -> "list[Prepared]":
-    """Make sure that the programs are built, checked and met before a backend asks for them,
-    showing progress.
+    """Build and check the programs of a backend before it is opened, showing progress.
+
+    force: build them again. verbose: say which compute unit runs how many operations.
     """
     from ..common.backend.assembly import prepare
     from ..common.backend.spec import spec_of

@@ -1,15 +1,20 @@
 """`sdxs weights`: list, pull, import and verify checkpoints."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.markup import escape
 from rich.table import Table
-from typer import Option
 
+from ..common.backend.assembly import ModelOptions
 from ..common.errors import SdxsError, UsageError, WeightsError
+from ..common.settings import repeated, setting
 from .console import err, out
+from .options import described, with_settings
+
+Model = Annotated[str, typer.Argument(help="Name of a checkpoint.")]
 
 
 def weights_list() -> None:
@@ -32,9 +37,17 @@ def weights_list() -> None:
     out.print("pickle only: " + next(k.pickle_only for k in ENTRIES.values() if k.pickle_only))
 
 
+@dataclass(frozen=True, slots=True)
+class PullOptions:
+    """Which parts are pulled."""
+
+    vae: str = repeated(ModelOptions, "vae")
+
+
+@with_settings()
 def weights_pull(
-    model: Annotated[str, typer.Argument(help="Name of a checkpoint.")],
-    vae: Annotated[str, Option(help="Folder of the VAE: vae or vae_large.")] = "vae",
+    model: Model,
+    asked: PullOptions,
 ) -> None:
     """Download a checkpoint, verified, resuming where an earlier pull stopped."""
     from ..common.checkpoint.find import local_folder, open_checkpoint, weights_folder
@@ -42,19 +55,19 @@ def weights_pull(
     from ..common.checkpoint.registry import entry
 
     known = entry(model)
-    here = local_folder(known, vae)
+    here = local_folder(known, asked.vae)
     if here and not known.repo:
         out.print(f"{model} needs no pulling, it is in the repository: {escape(str(here[0]))}")
         return
     out.print(escape(f"{model}: licence {known.licence}"))
-    folder = pull(known, weights_folder(), vae)
-    open_checkpoint(folder, model, vae_folder=vae).verify()
+    folder = pull(known, weights_folder(), asked.vae)
+    open_checkpoint(folder, model, vae_folder=asked.vae).verify()
     out.print(f"{model} is complete and verified: {escape(str(folder))}")
 
 
 def weights_verify(
     models: Annotated[
-        list[str] | None, typer.Argument(help="Names or paths; all that are here if none is given.")
+        list[str] | None, described("Names or paths of checkpoints.", "all that are here")
     ] = None,
 ) -> None:
     """Check every tensor's name, shape and dtype, and every recorded sha256, of checkpoints on
@@ -88,18 +101,20 @@ def weights_verify(
         raise WeightsError(f"{damaged} of {len(names)} checkpoints are damaged")
 
 
+@dataclass(frozen=True, slots=True)
+class ImportOptions:
+    """Where an imported pickle goes."""
+
+    to: Path | None = setting(None, "file to write", shown="beside the pickle, as .safetensors")
+    force: bool = setting(False, "write over a file that is there")
+
+
+@with_settings()
 def weights_import(
     files: Annotated[
         list[Path], typer.Argument(help="Pickles written by torch.save: .bin, .pt, .pth, .ckpt.")
     ],
-    to: Annotated[
-        Path | None,
-        Option(
-            help="The file to write. [default: beside the pickle, as .safetensors]",
-            show_default=False,
-        ),
-    ] = None,
-    force: Annotated[bool, Option("--force", help="Write over a file that is there.")] = False,
+    asked: ImportOptions,
 ) -> None:
     """Turn pickles into safetensors: tensors and nothing else are taken over, and nothing in them
     is run.
@@ -107,18 +122,18 @@ def weights_import(
     from ..common.checkpoint.find import weights_folder
     from ..common.checkpoint.torch_import import import_torch, target_of
 
-    if to and len(files) > 1:
+    if asked.to and len(files) > 1:
         raise UsageError(
-            f"--to {to}: names one file, and {len(files)} are to be imported; import them one by "
-            "one"
+            f"--to {asked.to}: names one file, and {len(files)} are to be imported; import them "
+            "one by one"
         )
     for source in (file.expanduser() for file in files):
         with err.status(f"importing {source.name}"):
             done = import_torch(
                 source,
-                to.expanduser() if to else target_of(source),
+                asked.to or target_of(source),
                 weights_folder() / "manifest.json",
-                force,
+                asked.force,
             )
         out.print(
             escape(
@@ -130,8 +145,18 @@ def weights_import(
             err.print(escape(f"left out, being no weights: {', '.join(done.ignored)}"))
 
 
-def weights_path(model: Annotated[str, typer.Argument(help="Name of a checkpoint.")]) -> None:
+def weights_path(
+    model: Model,
+) -> None:
     """Print the folder of a checkpoint on this machine."""
     from ..common.checkpoint.find import find
 
     out.print(escape(str(find(model, download=False).folder)))
+
+
+app = typer.Typer(no_args_is_help=True, help="List, pull, import and verify checkpoints.")
+app.command("list")(weights_list)
+app.command("pull")(weights_pull)
+app.command("verify")(weights_verify)
+app.command("import")(weights_import)
+app.command("path")(weights_path)

@@ -78,10 +78,9 @@ class Setting:
         low, high = (None if x is None else f"{x:g}" for x in (self.minimum, self.maximum))
         if low is None and high is None:
             return ""
-        bounds = (
-            f"{low} to {high}" if low and high else f"at least {low}" if low else f"up to {high}"
-        )
-        return f"{bounds} {self.unit}".strip()
+        if high is None:
+            return f"at least {low}"
+        return f"{'up' if low is None else low} to {high} {self.unit}".strip()
 
     @property
     def expected(self) -> str:

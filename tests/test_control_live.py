@@ -129,7 +129,7 @@ def test_the_command_renders_under_control(command: Command, folder: Path, tmp_p
     [
         (("--control-scale", 0.5), "nothing reads edges in this session; add --control sketch"),
         (("--edges", "canny"), "nothing reads edges in this session; add --control sketch"),
-        (("--control", "sketch", "--edges", "hed"), "--edges hed: expected canny or soft"),
+        (("--control", "sketch", "--edges", "hed"), "--edges hed: expected one of canny, soft"),
         (("--control", "depth"), "--control depth: expected none, sketch"),
     ],
 )

@@ -33,14 +33,14 @@ def refused(command: Command, code: int, *arguments: object) -> str:
 @pytest.mark.parametrize(
     ("says", "arguments"),
     [
-        ("'--frames'", ("live", "--frames", 0)),
-        ("'--frames'", ("live", "--frames", "many")),
-        ("'--ema'", ("live", "--ema", 1)),
+        ("--frames 0: expected a whole number of at least 1", ("live", "--frames", 0)),
+        ("--frames many: expected a whole number", ("live", "--frames", "many")),
+        ("--ema 1.0: expected a number from 0 to 0.99", ("live", "--ema", 1)),
         ("--no-such-option", ("live", "--no-such-option")),
         ("requires an argument", ("live", "--out")),
         ("nope", ("nope",)),
         ("model", ("weights", "pull")),
-        ("not finite", (*LIVE, "--skip", "nan", "--out", "o.mp4")),
+        ("--skip nan: expected a number", (*LIVE, "--skip", "nan", "--out", "o.mp4")),
         ("--blend", (*LIVE, "--blend", "nan", "--out", "o.mp4")),
         ("is empty", (*LIVE, "--out", "")),
     ],
