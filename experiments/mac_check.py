@@ -25,16 +25,19 @@ from pathlib import Path
 from .. import mlx_sdxs  # noqa: F401 - puts the BLAS in place before anything imports MLX or OpenCV
 
 # isort: split
+from collections.abc import Mapping
+
 import mlx.core as mx
 import numpy as np
 from safetensors.numpy import load_file
 
 from ..common.backend.hosted import HostedBackend
 from ..common.backend.memory import footprint_bytes
-from ..common.backend.protocol import Backend, BackendOptions, FrameParams
+from ..common.backend.protocol import Backend, FrameParams
 from ..common.checkpoint.find import Checkpoint, find, open_checkpoint
 from ..common.errors import SdxsError, UsageError
 from ..common.picture.temporal import psnr
+from ..common.settings import parse_settings
 from ..common.testing.random_checkpoint import architecture, write_checkpoint
 from ..coreml_backend import compute_plan
 from ..coreml_backend.backend import CoreMLBackend
@@ -45,6 +48,7 @@ from ..coreml_backend.prepare import find_or_build, warm_up
 from ..coreml_backend.runner import Runner
 from ..mlx_sdxs.backend import MlxBackend
 from ..mlx_sdxs.fast.ops import on_gpu
+from ..mlx_sdxs.options import MlxOptions
 from .parity import kernel as kernel_check
 from .parity.coreml import distances
 from .parity.fixtures import FIXTURES, run_frame, tiny_checkpoint, tiny_inputs
@@ -79,15 +83,17 @@ class Setup:
     soak_s: float
     frames: int
 
-    def options(self, **chosen: str) -> BackendOptions:
-        return BackendOptions(self.size, "auto", (("runtime", self.runtime), *chosen.items()))
+    def options(self, chosen: Mapping[str, str] | None = None) -> CoreMLOptions:
+        """Core ML's options. chosen: settings as texts."""
+        texts = {"runtime": self.runtime, **(chosen or {})}
+        return parse_settings(CoreMLOptions, texts, "coreml", size=self.size)
 
 
 def exact_picture(setup: Setup) -> np.ndarray:
     """The probe frame by the interpreter without any rounding: shares nothing with Metal and Core
     ML's kernels.
     """
-    options = CoreMLOptions.parse(BackendOptions(setup.size, "auto", (("runtime", "reference"),)))
+    options = CoreMLOptions(setup.size, runtime="reference")
     built = find_or_build(setup.checkpoint, options)
     runner = Runner("frame", Interpreter(built.package("frame")), setup.checkpoint, options)
     picture, states = probe(setup.checkpoint, setup.size)
@@ -122,18 +128,17 @@ def render(
 
 def ask_variant(setup: Setup, chosen: dict[str, str], exact: np.ndarray) -> Answer:
     """One form of the program in a process of its own: nearness, plan, times, memory."""
-    given = setup.options(**chosen)
-    options = CoreMLOptions.parse(given)
+    options = setup.options(chosen)
     began = time.perf_counter()
     built = find_or_build(setup.checkpoint, options)
     made = time.perf_counter()
     warm_up(setup.checkpoint, options, built, lambda step, done: None)
     prepared = time.perf_counter()
-    hosted = HostedBackend("coreml", LOCATION, setup.checkpoint, given)
+    hosted = HostedBackend("coreml", LOCATION, setup.checkpoint, options)
     hosted.load()
     try:
         loaded = time.perf_counter()
-        pids = [int(fact) for name, fact in hosted.describe().items() if name.startswith("process")]
+        pids = hosted.describe().process_ids
         after_load = sum(map(footprint_bytes, pids))
         picture, intervals, bridges = render(hosted, setup, setup.frames)
         quality = min(psnr(picture, exact), MOST_PSNR_DB)
@@ -171,7 +176,7 @@ def ask_rounding(setup: Setup) -> Answer:
     """
     pictures = []
     for form in ("float32", "image"):
-        backend = CoreMLBackend(setup.checkpoint, setup.options(input=form))
+        backend = CoreMLBackend(setup.checkpoint, setup.options({"input": form}))
         backend.load()
         pictures.append(render(backend, setup, 1)[0].astype(int))
         backend.close()
@@ -265,7 +270,7 @@ def ask_mlx(setup: Setup) -> Answer:
                     "psnr_db": quality,
                 }
             )
-    backend = MlxBackend(setup.checkpoint, BackendOptions(setup.size, dtype))
+    backend = MlxBackend(setup.checkpoint, MlxOptions(setup.size, dtype=dtype))
     backend.load()
     picture, intervals, _ = render(backend, setup, setup.frames)
     quality = min(psnr(picture, exact_picture(setup)), MOST_PSNR_DB)

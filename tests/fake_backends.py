@@ -21,7 +21,8 @@ from pathlib import Path
 import numpy as np
 
 from sdxs.common.backend.identity import IdentityBackend
-from sdxs.common.backend.protocol import BackendOptions, StageTimes
+from sdxs.common.backend.options import BackendOptions
+from sdxs.common.backend.protocol import StageTimes
 from sdxs.common.errors import BackendError, SdxsWarning
 from sdxs.common.testing.fakes import ComputingBackend, GilBackend, SleepingBackend, StagedBackend
 

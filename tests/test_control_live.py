@@ -11,7 +11,8 @@ from command import Command
 from fake_session import FakeSession
 from sdxs.common.backend.hosted import HostedBackend
 from sdxs.common.backend.identity import IdentityBackend
-from sdxs.common.backend.protocol import BackendOptions, FrameParams, StageTimes
+from sdxs.common.backend.options import BackendOptions
+from sdxs.common.backend.protocol import FrameParams, StageTimes
 from sdxs.common.errors import BackendError
 from sdxs.common.io.sources.synthetic import Synthetic
 from sdxs.common.live.frames import LiveFrame
@@ -128,7 +129,7 @@ def test_the_command_renders_under_control(command: Command, folder: Path, tmp_p
     [
         (("--control-scale", 0.5), "nothing reads edges in this session; add --control sketch"),
         (("--edges", "canny"), "nothing reads edges in this session; add --control sketch"),
-        (("--control", "sketch", "--edges", "hed"), "--edges hed: expected canny or soft"),
+        (("--control", "sketch", "--edges", "hed"), "--edges hed: expected one of canny, soft"),
         (("--control", "depth"), "--control depth: expected none, sketch"),
     ],
 )

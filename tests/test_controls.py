@@ -8,7 +8,8 @@ import pytest
 
 from fake_session import FakeSession
 from sdxs.common.backend.identity import IdentityBackend
-from sdxs.common.backend.protocol import BackendOptions, FrameParams
+from sdxs.common.backend.options import BackendOptions
+from sdxs.common.backend.protocol import FrameParams
 from sdxs.common.checkpoint.find import Checkpoint
 from sdxs.common.errors import SinkError
 from sdxs.common.io.sources.film import VideoFile

@@ -19,7 +19,7 @@ from sdxs.coreml_backend.options import CoreMLOptions
 from sdxs.coreml_backend.prepare import find_or_build
 
 SIZE = 64
-REFERENCE = CoreMLOptions(SIZE, "reference")
+REFERENCE = CoreMLOptions(SIZE, runtime="reference")
 
 
 @pytest.fixture

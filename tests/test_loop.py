@@ -14,7 +14,8 @@ import pytest
 
 from sdxs.common.backend.hosted import HostedBackend
 from sdxs.common.backend.identity import IdentityBackend
-from sdxs.common.backend.protocol import Backend, BackendOptions, FrameParams, StageTimes
+from sdxs.common.backend.options import BackendOptions
+from sdxs.common.backend.protocol import Backend, FrameParams, StageTimes
 from sdxs.common.errors import BackendError, SinkError, SourceLost
 from sdxs.common.io.sources.synthetic import Synthetic, read_counter
 from sdxs.common.live.display import DISPLAY_WAIT_S

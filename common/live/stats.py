@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
+from ..backend.description import Description
 from ..picture.temporal import Flicker, psnr
 from .frames import LiveFrame
 
@@ -106,7 +107,7 @@ class Stats:
     psnr_db: Series = field(default_factory=Series)
     identical: int = 0
     flicker: Flicker = field(default_factory=Flicker)
-    backends: list[dict[str, str]] = field(default_factory=list)
+    backends: list[Description] = field(default_factory=list)
     memory: list[dict[str, int]] = field(default_factory=list)
     first_shown_ns: int = 0
     last_shown_ns: int = 0
@@ -174,7 +175,7 @@ class Stats:
             },
             psnr_db=self.psnr_db.spread() if self.psnr_db else None,
             identical_frames=self.identical,
-            backends=self.backends,
+            backends=[said.as_dict() for said in self.backends],
             memory=self.memory,
             process_peak_bytes=process_peak_bytes(),
             ended=ended,

@@ -258,11 +258,7 @@ class Viewer:
                 f"{recording}{self._stats.fps:.1f} fps \u00b7 "
                 f"{self._stats.recent_latency_ms:.0f} ms"
             )
-            stands_in = [
-                facts["runtime"].partition(";")[0]
-                for facts in self._stats.backends
-                if "runtime" in facts
-            ]
+            stands_in = [said.stand_in for said in self._stats.backends if said.stand_in]
             text_block(
                 canvas,
                 [figures, *stands_in, prompt, *([f"next: {self._coming}"] if self._coming else [])],

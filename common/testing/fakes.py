@@ -13,8 +13,9 @@ from collections import deque
 
 import numpy as np
 
+from ..backend.description import Description
+from ..backend.options import BackendOptions
 from ..backend.protocol import (
-    BackendOptions,
     FrameParams,
     MemoryUse,
     StageTimes,
@@ -65,8 +66,8 @@ class FakeBackend:
     def memory(self) -> MemoryUse:
         return MemoryUse(0, 0, 0, 0)
 
-    def describe(self) -> dict[str, str]:
-        return {"backend": self.name, "device": "none", "dtype": "uint8", "ms": f"{self._ms:g}"}
+    def describe(self) -> Description:
+        return Description(self.name, "none", "uint8", (("ms", f"{self._ms:g}"),))
 
     def close(self) -> None:
         self._frames.clear()

@@ -10,19 +10,21 @@ does 5 % more of it, `mlx` MLX on the demo checkpoint against itself.
 import argparse
 import json
 import mmap
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
 from ...common.backend.identity import IdentityBackend
-from ...common.backend.protocol import BackendOptions, StageTimes
+from ...common.backend.options import BackendOptions
+from ...common.backend.protocol import StageTimes
 from ...common.bench.measure.machine import conditions, machine
 from ...common.bench.measure.runner import Plan, Runner
 from ...common.bench.measure.worker import Entrant
 from ...common.bench.model.statistics import ratio
 from ...common.checkpoint.find import find
-from ...common.errors import UsageError
+from ...common.settings import setting
+from ...mlx_sdxs.options import MlxOptions
 
 ROUNDS, TURNS, TURN_S = 12, 3, 0.15
 SIZE = 128
@@ -34,6 +36,13 @@ KINDS = ("same", "slower", "mlx")
 MLX = "sdxs.mlx_sdxs.backend:MlxBackend"
 
 
+@dataclass(frozen=True, slots=True)
+class CopyingOptions(BackendOptions):
+    """Settings of the backend that copies."""
+
+    copies: int = setting(0, "copies of a frame, each of them real work", minimum=0)
+
+
 class CopyingBackend(IdentityBackend):
     """Return every frame unchanged after copying it as often as its setting `copies` says: real
     work of a known amount.
@@ -41,12 +50,9 @@ class CopyingBackend(IdentityBackend):
 
     name = "copying"
 
-    def __init__(self, checkpoint: object, options: BackendOptions) -> None:
-        super().__init__(checkpoint, replace(options, settings=()))
-        settings = dict(options.settings)
-        if set(settings) != {"copies"}:
-            raise UsageError(f"copying: settings {settings}: expected copies")
-        self._copies = int(settings["copies"])
+    def __init__(self, checkpoint: object, options: CopyingOptions) -> None:
+        super().__init__(checkpoint, options)
+        self._copies = options.copies
         # Whole pages of their own: where two heap blocks lie to each other makes a copy between
         # them up to 2 % slower, and differs with as little as the length of a setting (Mytkowicz
         # et al. 2009).
@@ -66,7 +72,7 @@ class CopyingBackend(IdentityBackend):
 def plan(kind: str) -> Plan:
     """Two entrants: equal ones, or the slower one first."""
     if kind == "mlx":
-        pair = tuple(Entrant(label, MLX, BackendOptions(SIZE)) for label in ("first", "second"))
+        pair = tuple(Entrant(label, MLX, MlxOptions(SIZE)) for label in ("first", "second"))
     else:
         location = f"{CopyingBackend.__module__}:CopyingBackend".replace(
             "__main__", "sdxs.experiments.measure.aa"
@@ -76,7 +82,7 @@ def plan(kind: str) -> Plan:
             Entrant(
                 label,
                 location,
-                BackendOptions(SIZE, settings=(("copies", str(round(COPIES * factor))),)),
+                CopyingOptions(SIZE, copies=round(COPIES * factor)),
             )
             for label, factor in factors.items()
         )

@@ -25,12 +25,12 @@ from ... import mlx_sdxs  # noqa: F401 - puts the BLAS in place before anything 
 # isort: split
 import mlx.core as mx
 
-from ...common.backend.protocol import BackendOptions
 from ...common.checkpoint.find import find
 from ...common.io.sources.synthetic import Synthetic
 from ...common.picture.image import to_square_rgb
 from ...mlx_sdxs import backend as mlx_backend
 from ...mlx_sdxs import blas
+from ...mlx_sdxs.options import MlxOptions
 
 SIZES = (192, 256)
 LIMITS = ("default", "ours")
@@ -44,7 +44,7 @@ def measure(limit: str, size: int, seconds: float) -> dict[str, float]:
     default = mx.set_cache_limit(mlx_backend.CACHE_LIMIT_BYTES)
     if limit == "default":
         mlx_backend.CACHE_LIMIT_BYTES = default
-    backend = mlx_backend.MlxBackend(find("demo", download=False), BackendOptions(size))
+    backend = mlx_backend.MlxBackend(find("demo", download=False), MlxOptions(size))
     backend.load()
     card, frame, picture = (
         Synthetic(size),

@@ -16,12 +16,13 @@ from pathlib import Path
 
 import numpy as np
 
-from ...common.backend.protocol import BackendOptions, FrameParams
+from ...common.backend.protocol import FrameParams
 from ...common.checkpoint.config.unet import UNetConfig
 from ...common.checkpoint.find import Checkpoint
 from ...common.checkpoint.layout import Layout, controlnet_layout, parameter_count, unet_layout
 from ...common.testing.random_checkpoint import architecture
 from ...mlx_sdxs.backend import MlxBackend
+from ...mlx_sdxs.options import MlxOptions
 from ..parity.control import tiny_controlled, write_controlled
 
 NAME = "sdxs-512-dreamshaper"
@@ -87,7 +88,7 @@ def frame_ms(checkpoint: Checkpoint, size: int, rounds: int) -> dict[str, dict[s
     out = np.empty_like(picture)
     times: dict[str, list[float]] = {"no ControlNet": [], "scale 0": [], "scale 1": []}
     backends = {
-        name: MlxBackend(given, BackendOptions(size))
+        name: MlxBackend(given, MlxOptions(size))
         for name, given in (
             ("no ControlNet", replace(checkpoint, control=None)),
             ("scale 0", checkpoint),

@@ -21,12 +21,13 @@ from ... import mlx_sdxs  # noqa: F401 - puts the BLAS in place before anything 
 import mlx.core as mx
 import numpy as np
 
-from ...common.backend.protocol import BackendOptions
 from ...common.checkpoint.find import Checkpoint, find
+from ...common.settings import parse_settings
 from ...mlx_sdxs import frame
 from ...mlx_sdxs.backend import MlxBackend
 from ...mlx_sdxs.fast import host_memory as residency
 from ...mlx_sdxs.networks import layers
+from ...mlx_sdxs.options import MlxOptions
 from .kernel_time import kernels
 from .levers import Patch, gains, patched
 
@@ -84,7 +85,9 @@ def measure_one(
         | {name: value for lever in lacking for name, value in WITHOUT[lever][1]}
     )
     with patched(patches):
-        backend = MlxBackend(checkpoint, BackendOptions(size, DTYPE, tuple(chosen.items())))
+        backend = MlxBackend(
+            checkpoint, parse_settings(MlxOptions, chosen, "mlx", size=size, dtype=DTYPE)
+        )
         backend.load()
         pictures = list(
             np.random.default_rng(0).integers(0, 256, (8, size, size, 3), dtype=np.uint8)

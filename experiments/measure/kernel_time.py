@@ -12,9 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ...common.backend.protocol import Backend, BackendOptions
+from ...common.backend.protocol import Backend
 from ...common.checkpoint.config.text_encoder import PROMPT_TOKENS
 from ...common.checkpoint.find import find
+from ...experiments.peers.options import TorchOptions
 
 FRAMES = 10
 
@@ -55,7 +56,7 @@ def main() -> None:
 
     checkpoint = find(options.model, download=False)
     size = options.size or checkpoint.frame.size
-    backend = TorchBackend(checkpoint, BackendOptions(size, "float16", (("mode", options.mode),)))
+    backend = TorchBackend(checkpoint, TorchOptions(size, dtype="float16", mode=options.mode))
     backend.load()
     backend.set_conditioning(
         np.zeros((1, PROMPT_TOKENS, checkpoint.unet.cross_attention_dim), np.float32)

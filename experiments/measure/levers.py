@@ -24,7 +24,6 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from ...common.backend.protocol import BackendOptions
 from ...common.checkpoint.config.vae import TinyVAEConfig
 from ...common.checkpoint.find import Checkpoint, find
 from ...mlx_sdxs import backend as backend_module
@@ -32,6 +31,7 @@ from ...mlx_sdxs import blas, frame
 from ...mlx_sdxs.backend import MlxBackend
 from ...mlx_sdxs.fast import conv
 from ...mlx_sdxs.networks import controlnet, layers, unet
+from ...mlx_sdxs.options import MlxOptions
 
 Patch = tuple[object, str, object]  # an owner, a name, and what stands there without the lever
 STRIPS = "large maps in strips of rows"
@@ -128,7 +128,7 @@ def frame_ms(
     checkpoint: Checkpoint, size: int, frames: int, lanes: int, clock: Callable[[], float]
 ) -> list[float]:
     """Milliseconds of each of some frames by a clock, the networks loaded and warm."""
-    backend = MlxBackend(checkpoint, BackendOptions(size, "float32", (("lanes", str(lanes)),)))
+    backend = MlxBackend(checkpoint, MlxOptions(size, dtype="float32", lanes=lanes))
     backend.load()
     picture = np.random.default_rng(0).integers(0, 256, (size, size, 3), dtype=np.uint8)
     out, times = np.empty_like(picture), []

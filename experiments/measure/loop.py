@@ -20,7 +20,8 @@ from pathlib import Path
 import numpy as np
 
 from ...common.backend.hosted import HostedBackend
-from ...common.backend.protocol import Backend, BackendOptions, FrameParams
+from ...common.backend.options import BackendOptions
+from ...common.backend.protocol import Backend, FrameParams
 from ...common.live.frames import LiveFrame
 from ...common.live.loop import Loop, LoopOptions, Prompt
 from ...common.live.stats import Summary

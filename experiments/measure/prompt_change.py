@@ -20,7 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ...common.backend.protocol import Backend, BackendOptions, FrameParams
+from ...common.backend.options import BackendOptions
+from ...common.backend.protocol import Backend, FrameParams
 from ...common.checkpoint.find import Checkpoint, find
 from ...common.io.sources.film import VideoFile
 from ...common.live.frames import LiveFrame
@@ -31,6 +32,7 @@ from ...common.prompt.syntax import GALLERY
 from ...common.prompt.text_encoder import TextEncoder
 from ...common.testing.fakes import SleepingBackend, TickingCamera
 from ...mlx_sdxs.backend import MlxBackend
+from ...mlx_sdxs.options import MlxOptions
 
 SIZE = 64
 PATH_SIZE = 192
@@ -44,7 +46,7 @@ CASES: dict[str, tuple[bool, float]] = {  # whether prompts change, and over how
 BACKENDS: dict[str, tuple[Callable[[Checkpoint], Backend], float]] = {
     "25 ms sleeping, 30 fps camera": (lambda _: SleepingBackend(None, BackendOptions(SIZE)), 30.0),
     "demo in MLX, 10 fps camera": (
-        lambda checkpoint: MlxBackend(checkpoint, BackendOptions(SIZE)),
+        lambda checkpoint: MlxBackend(checkpoint, MlxOptions(SIZE)),
         10.0,
     ),
 }
@@ -107,7 +109,7 @@ def path_figures(checkpoint: Checkpoint, clip: Path) -> dict[str, object]:
     assert first is not None
     to_square_rgb(first, picture)
     source.close()
-    backend, encoder = MlxBackend(checkpoint, BackendOptions(PATH_SIZE)), TextEncoder(checkpoint)
+    backend, encoder = MlxBackend(checkpoint, MlxOptions(PATH_SIZE)), TextEncoder(checkpoint)
     backend.load()
 
     def render(states: np.ndarray) -> np.ndarray:

@@ -19,7 +19,8 @@ import numpy as np
 
 from ...common.backend.hosted import HostedBackend
 from ...common.backend.memory import anonymous_bytes, footprint_bytes
-from ...common.backend.protocol import Backend, BackendOptions, FrameParams
+from ...common.backend.options import BackendOptions
+from ...common.backend.protocol import Backend, FrameParams
 from ...common.checkpoint.find import find
 from ...common.io.sinks.film import VideoFileSink
 from ...common.io.sources.synthetic import Synthetic

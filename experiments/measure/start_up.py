@@ -22,14 +22,14 @@ def child(model: str, size: int, began: float) -> None:
     """Print the milliseconds of each part as json. `began`: when the parent started this process,
     on the wall clock.
     """
-    from ...common.backend.protocol import BackendOptions
     from ...common.checkpoint.find import find
     from ...common.prompt.text_encoder import TextEncoder
     from ...mlx_sdxs.backend import MlxBackend
+    from ...mlx_sdxs.options import MlxOptions
 
     marks = {"process and imports": time.time()}
     checkpoint = find(model, download=False)
-    backend = MlxBackend(checkpoint, BackendOptions(size or checkpoint.frame.size))
+    backend = MlxBackend(checkpoint, MlxOptions(size or checkpoint.frame.size))
     backend.load()
     marks["weights and warm-up"] = time.time()
     backend.set_conditioning(TextEncoder(checkpoint).encode("an oil painting"))

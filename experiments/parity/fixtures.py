@@ -20,7 +20,7 @@ import mlx.core as mx
 import numpy as np
 from safetensors.numpy import load_file
 
-from ...common.backend.protocol import BackendOptions, FrameParams
+from ...common.backend.protocol import FrameParams
 from ...common.backend.schedule import frame_steps, seeded_noise
 from ...common.checkpoint.find import PACKAGE_FOLDER, Checkpoint, open_checkpoint
 from ...common.errors import SdxsWarning
@@ -31,6 +31,7 @@ from ...mlx_sdxs.backend import MlxBackend, load_vae
 from ...mlx_sdxs.frame import Frame
 from ...mlx_sdxs.networks.layers import load_weights
 from ...mlx_sdxs.networks.unet import UNet2DConditionModel
+from ...mlx_sdxs.options import MlxOptions
 
 Arrays = dict[str, np.ndarray]
 NAMES = ("sdxs-512-0.9", "sdxs-512-dreamshaper", "sd-turbo", "tiny-sd", "small-sd")
@@ -152,7 +153,7 @@ def run_frame(checkpoint: Checkpoint, inputs: Inputs, dtype: str = "float32") ->
     """
     size = inputs.frame.shape[0]
     states = TextEncoder(checkpoint).encode(inputs.prompt)
-    backend = MlxBackend(checkpoint, BackendOptions(size, dtype))
+    backend = MlxBackend(checkpoint, MlxOptions(size, dtype=dtype))
     backend.load()
     backend.set_conditioning(states)
     backend.set_params(FrameParams(inputs.seed))

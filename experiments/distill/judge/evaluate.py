@@ -17,7 +17,7 @@ from .... import mlx_sdxs  # noqa: F401 - puts the BLAS in place before anything
 import mlx.core as mx
 import numpy as np
 
-from ....common.backend.protocol import BackendOptions, FrameParams
+from ....common.backend.protocol import FrameParams
 from ....common.checkpoint.find import PACKAGE_FOLDER, Checkpoint, find
 from ....common.picture.opencv import cv2
 from ....common.picture.temporal import Flicker, psnr
@@ -26,6 +26,7 @@ from ....common.prompt.text_encoder import TextEncoder
 from ....mlx_sdxs.backend import MlxBackend, load_vae
 from ....mlx_sdxs.networks.autoencoder_kl import AutoencoderKL
 from ....mlx_sdxs.networks.taesd import AutoencoderTiny
+from ....mlx_sdxs.options import MlxOptions
 from ..material import clips, photographs, phrases, teachers
 
 DEMO_PICTURES = tuple(
@@ -41,7 +42,7 @@ class BackendPainter:
     """
 
     def __init__(self, checkpoint: Checkpoint, size: int) -> None:
-        self._backend = MlxBackend(checkpoint, BackendOptions(size, "float32"))
+        self._backend = MlxBackend(checkpoint, MlxOptions(size, dtype="float32"))
         self._backend.load()
         self._encode = functools.cache(TextEncoder(checkpoint).encode)
         self._checkpoint = checkpoint
