@@ -113,7 +113,7 @@ def python() -> Check:
             "python",
             False,
             f"{finding}: an Intel build",
-            "install an arm64 Python; MLX needs Apple silicon",
+            "install an arm64 Python; it takes Apple silicon",
         )
     return Check("python", True, finding)
 

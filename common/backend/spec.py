@@ -50,7 +50,8 @@ class BackendSpec:
     its `programs.Programs`, which are built before it is opened; '' for none. reference: the
     backend that its programs are checked against. counts: the package that its instrument needs to
     count a frame's operations; '' if it cannot. runs_here: whether
-    `bench` takes it by default on this machine. check_timed: raises UsageError for options whose
+    `bench` takes it by default on this machine. versions, environment: other packages, and starts of
+    environment variables, that its speed depends on. check_timed: raises UsageError for options whose
     times would mean nothing.
     """
 
@@ -64,6 +65,8 @@ class BackendSpec:
     hosted: Callable[[BackendOptions], bool] = _never
     instrument: str = ""
     counts: str = ""
+    versions: tuple[str, ...] = ()
+    environment: tuple[str, ...] = ()
     doctor: str = ""
     programs: str = ""
     reference: str = ""
