@@ -77,7 +77,7 @@ def test_the_readme_is_an_entrance() -> None:
 @pytest.mark.parametrize("path", DOCS, ids=names(DOCS))
 def test_every_link_leads_somewhere(path: Path) -> None:
     links = re.findall(r"\]\(([^)\s]+)\)", text_of(path))
-    assert links
+    assert links or path.name == "settings.md"  # written from the code
     for link in links:
         if link.startswith("https://"):
             continue
