@@ -123,7 +123,7 @@ def test_every_command_line_parses(path: Path) -> None:
 def parse(line: list[str]) -> None:
     """Let typer take a command line apart, down to its last option, and run nothing."""
     rest = [each for each in line if each != "--help"]  # which would show it and end
-    command, context = typer.main.get_command(cli.app), None
+    command, context = typer.main.get_command(cli.app()), None
     while hasattr(command, "commands"):
         context = command.make_context("sdxs", list(rest), parent=context)
         rest = [*context._protected_args, *context.args]
@@ -144,7 +144,7 @@ def test_the_parser_refuses_what_is_not_there() -> None:
 @pytest.mark.parametrize("path", DOCS, ids=names(DOCS))
 def test_every_option_is_an_option_of_some_command(path: Path) -> None:
     known: set[str] = set()
-    todo = [typer.main.get_command(cli.app)]
+    todo = [typer.main.get_command(cli.app())]
     while todo:
         command = todo.pop()
         todo += getattr(command, "commands", {}).values()
