@@ -20,7 +20,7 @@ from ..common.checkpoint.tensors import sha256
 from ..common.errors import BackendError
 from ..common.files import written_whole
 
-BUILDER_VERSION = 2  # raise it whenever a program built from the same weights would differ
+BUILDER_VERSION = 3  # raise it whenever a program built from the same weights would differ
 SCHEMA = 2
 RECORD = "record.json"
 PARTIAL = ".partial-"
