@@ -92,11 +92,10 @@ class Model:
             if frame is None
             else np.ascontiguousarray(frame)
         )
-        if self._edges and control_scale:
-            self._edges.draw(given, self._drawn)
-            self.backend.submit(given, self._drawn)
-        else:
-            self.backend.submit(given)
+        drawn = self._drawn if control_scale else None
+        if self._edges and drawn is not None:
+            self._edges.draw(given, drawn)
+        self.backend.submit(given, drawn)
         picture = np.empty((self.size, self.size, 3), np.uint8)
         self.backend.collect(picture)
         return picture

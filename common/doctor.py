@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import cast
@@ -17,7 +18,7 @@ from typing import cast
 import numpy as np
 
 from .backend.assembly import DEFAULT_MODEL
-from .backend.spec import located, specs
+from .backend.spec import BackendSpec, located, specs
 from .checkpoint.find import find, local_folder, weights_folder
 from .checkpoint.registry import ENTRIES
 from .errors import SdxsError, SourceError
@@ -82,12 +83,12 @@ def probes(camera: int) -> list[tuple[str, Probe]]:
 
 def backend_probes() -> list[tuple[str, Probe]]:
     """What every installed backend asks about itself."""
-    found = (
-        (spec.name, cast(Probe, located(spec.doctor, spec)))
-        for spec in specs().values()
-        if spec.doctor
-    )
-    return list(found)
+    asked = [spec for spec in specs().values() if spec.doctor]
+    return [(spec.name, partial(_ask, spec)) for spec in asked]
+
+
+def _ask(spec: BackendSpec) -> Sequence[Check]:
+    return cast(Probe, located(spec.doctor, spec))()
 
 
 def can_run_demo(checks: Sequence[Check], backends: Collection[str]) -> bool:
@@ -113,7 +114,7 @@ def python() -> Check:
             "python",
             False,
             f"{finding}: an Intel build",
-            "install an arm64 Python; MLX needs Apple silicon",
+            "install an arm64 Python; it takes Apple silicon",
         )
     return Check("python", True, finding)
 

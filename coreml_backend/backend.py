@@ -17,6 +17,7 @@ import numpy as np
 from ..common.backend.description import Description
 from ..common.backend.hosted import HostedBackend
 from ..common.backend.protocol import (
+    Backend,
     FrameParams,
     MemoryUse,
     StageTimes,
@@ -230,3 +231,6 @@ def split(options: CoreMLOptions) -> list[tuple[str, tuple[Stage, ...]]]:
         else:
             sections.append((unit, (stage,)))
     return sections
+
+
+_KEPT: type[Backend] = CoreMLBackend  # mypy holds it to the protocol

@@ -14,6 +14,7 @@ from ..common.backend import copies
 from ..common.backend.description import Description
 from ..common.backend.hosted import Plane
 from ..common.backend.protocol import (
+    Backend,
     FrameParams,
     MemoryUse,
     StageTimes,
@@ -150,3 +151,6 @@ def plane(what: str, checkpoint: Checkpoint, size: int) -> Plane:
         return Plane((size, size, 3))
     side = size // checkpoint.vae.reduction
     return Plane((1, checkpoint.vae.latent_channels, side, side), "float32")
+
+
+_KEPT: type[Backend] = StagesBackend  # mypy holds it to the protocol

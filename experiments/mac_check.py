@@ -17,17 +17,11 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from .. import mlx_sdxs  # noqa: F401 - puts the BLAS in place before anything imports MLX or OpenCV
-
-# isort: split
-from collections.abc import Mapping
-
-import mlx.core as mx
 import numpy as np
 from safetensors.numpy import load_file
 
@@ -251,8 +245,10 @@ def ask_mlx(setup: Setup) -> Answer:
     """MLX against stored outputs of diffusers: x0 on this machine's device, the picture as a
     session has it.
     """
+    import mlx.core as mx  # here: above, it would come before MLX's BLAS
+
     stored, answers = load_file(FIXTURES / "parity.safetensors"), []
-    dtype = "float16" if mx.default_device() == mx.Device(mx.gpu) else "float32"
+    dtype = "float16" if on_gpu() else "float32"
     with tempfile.TemporaryDirectory() as folder:
         for name in ("sdxs-512-0.9", "sdxs-512-dreamshaper"):
             given = open_checkpoint(tiny_checkpoint(Path(folder), name))

@@ -25,4 +25,6 @@ SPEC = BackendSpec(
     instrument=f"{__name__}.instrument:MlxInstrument",
     counts="mlx",
     doctor=f"{__name__}.doctor:checks",
+    versions=("mlx-metal", "mlx-cpu", "mlx-cuda-13"),
+    environment=("MLX_", "SDXS_BLAS"),
 )

@@ -12,6 +12,7 @@ import numpy as np
 from ..common.backend import copies
 from ..common.backend.description import Description
 from ..common.backend.protocol import (
+    Backend,
     FrameParams,
     MemoryUse,
     StageTimes,
@@ -344,3 +345,6 @@ def _dtype_name(requested: str) -> str:
             "use --dtype float32, or a machine with a GPU"
         )
     return requested
+
+
+_KEPT: type[Backend] = MlxBackend  # mypy holds it to the protocol

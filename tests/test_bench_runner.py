@@ -42,7 +42,8 @@ INSTRUMENT = "sdxs.mlx_sdxs.instrument:MlxInstrument"
 def entrant(
     label: str, location: str = IDENTITY, instrument: str = "", isolated: bool = False
 ) -> Entrant:
-    return Entrant(label, location, BackendOptions(SIZE), instrument, isolated)
+    options = MlxOptions(SIZE) if location == MLX else BackendOptions(SIZE)
+    return Entrant(label, location, options, instrument, isolated)
 
 
 def plan(*entrants: Entrant, **changes: object) -> Plan:

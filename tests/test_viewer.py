@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sdxs.common.backend.description import Description
 from sdxs.common.errors import SinkError
 from sdxs.common.io.sinks import film as sinks
 from sdxs.common.io.sources.film import VideoFile
@@ -81,8 +82,8 @@ def test_overlay_says_when_a_stand_in_renders(monkeypatch: pytest.MonkeyPatch) -
     )
     stats = Stats()
     stats.backends = [
-        {"backend": "coreml", "runtime": "reference interpreter, NOT Core ML; no speed"},
-        {"backend": "mlx"},
+        Description("coreml", stand_in="reference interpreter, NOT Core ML"),
+        Description("mlx"),
     ]
     Viewer(SIZE, Look(overlay=True), stats, [], Kept()).show(frame())
     assert "reference interpreter, NOT Core ML" in written

@@ -9,7 +9,7 @@ from ..errors import BackendError
 from . import copies
 from .description import Description
 from .options import BackendOptions
-from .protocol import FrameParams, MemoryUse, StageTimes, check_conditioning, check_frame
+from .protocol import Backend, FrameParams, MemoryUse, StageTimes, check_conditioning, check_frame
 from .spec import BackendSpec
 
 
@@ -57,4 +57,5 @@ class IdentityBackend:
         self._frames.clear()
 
 
+_KEPT: type[Backend] = IdentityBackend  # mypy holds it to the protocol
 SPEC = BackendSpec("identity", f"{__name__}:IdentityBackend", "identity", rank=10)

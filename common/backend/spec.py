@@ -37,21 +37,23 @@ def _anything(_: BackendOptions) -> None:
 
 @dataclass(frozen=True, slots=True)
 class BackendSpec:
-    """One backend, described.
+    """One backend, described. A place is 'module:name'; '' stands for none.
 
-    location: 'module:Class', called as `Class(checkpoint, options)`. options: its dataclass.
-    title: its name in a sentence. rank: backends are listed from the highest rank down, and the
-    first is the default.
-    parameters: names of the live parameters and session options that it obeys (`seed`, `feedback`,
-    `strength`, `steps`, `control`); one that no chosen backend obeys is an error when it is given.
-    package: on PyPI, without which it cannot run. hosted: whether it runs in a process of its own
-    by default. instrument, doctor, programs: places ('module:name') of its
-    `bench.measure.instrument.Instrument`, of a function that returns its `doctor.Check`s, and of
-    its `programs.Programs`, which are built before it is opened; '' for none. reference: the
-    backend that its programs are checked against. counts: the package that its instrument needs to
-    count a frame's operations; '' if it cannot. runs_here: whether
-    `bench` takes it by default on this machine. check_timed: raises UsageError for options whose
-    times would mean nothing.
+    location: place of its class, called as `Class(checkpoint, options)`.
+    title: its name in a sentence.
+    options: its options dataclass.
+    rank: backends are listed from the highest rank down; the first is the default.
+    parameters: live parameters and session options that make a difference to it.
+    package: its package on PyPI, without which it cannot run.
+    hosted: whether it runs in a process of its own by default.
+    instrument: place of its `bench.measure.instrument.Instrument`.
+    counts: package that its instrument needs to count a frame's operations; '' if it cannot.
+    versions, environment: further packages, and starts of variables, that its speed depends on.
+    doctor: place of a function that returns its `doctor.Check`s.
+    programs: place of its `programs.Programs`, which are built before it is opened.
+    reference: backend that its programs are checked against.
+    runs_here: whether `bench` takes it by default on this machine.
+    check_timed: raises UsageError for options whose times would mean nothing.
     """
 
     name: str
@@ -64,6 +66,8 @@ class BackendSpec:
     hosted: Callable[[BackendOptions], bool] = _never
     instrument: str = ""
     counts: str = ""
+    versions: tuple[str, ...] = ()
+    environment: tuple[str, ...] = ()
     doctor: str = ""
     programs: str = ""
     reference: str = ""

@@ -11,9 +11,6 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from ... import mlx_sdxs  # noqa: F401 - puts the BLAS in place before anything imports MLX or OpenCV
-
-# isort: split
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, TaskID, TextColumn, TimeElapsedColumn
 

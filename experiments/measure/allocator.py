@@ -18,12 +18,8 @@ from collections.abc import Callable, Iterable
 from os import cpu_count
 from pathlib import Path
 
-import numpy as np
-
-from ... import mlx_sdxs  # noqa: F401 - puts the BLAS in place before anything imports MLX or OpenCV
-
-# isort: split
 import mlx.core as mx
+import numpy as np
 
 from ...common.checkpoint.find import find
 from ...common.io.sources.synthetic import Synthetic

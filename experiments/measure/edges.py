@@ -15,12 +15,8 @@ from itertools import pairwise
 from os import cpu_count
 from pathlib import Path
 
-import numpy as np
-
-from ... import mlx_sdxs  # noqa: F401 - puts the BLAS in place before OpenCV loads its own
-
-# isort: split
 import mlx.core as mx
+import numpy as np
 
 from ...common.io.sources.film import VideoFile
 from ...common.picture.edges import (

@@ -15,9 +15,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from ... import mlx_sdxs  # noqa: F401 - puts the BLAS in place before anything imports MLX
-
-# isort: split
 import mlx.core as mx
 import numpy as np
 

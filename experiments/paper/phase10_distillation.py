@@ -20,9 +20,6 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ... import mlx_sdxs  # noqa: F401 - puts the BLAS in place before anything imports MLX or OpenCV
-
-# isort: split
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np

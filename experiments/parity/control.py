@@ -10,9 +10,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ... import mlx_sdxs  # noqa: F401 - puts the BLAS in place before anything imports MLX or torch
-
-# isort: split
 import mlx.core as mx
 import numpy as np
 

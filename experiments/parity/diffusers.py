@@ -24,9 +24,6 @@ from pathlib import Path
 from shutil import copytree, rmtree
 from typing import Protocol
 
-from ... import mlx_sdxs  # noqa: F401 - puts the BLAS in place before anything imports MLX or torch
-
-# isort: split
 import diffusers
 import mlx.core as mx
 import numpy as np

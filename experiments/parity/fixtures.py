@@ -15,9 +15,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ... import mlx_sdxs  # noqa: F401 - puts the BLAS in place before anything imports MLX or torch
-
-# isort: split
 import mlx.core as mx
 import numpy as np
 from safetensors.numpy import load_file, save_file

@@ -13,12 +13,8 @@ import json
 import platform
 from pathlib import Path
 
-import numpy as np
-
-from ... import mlx_sdxs  # noqa: F401 - puts the BLAS in place before anything imports MLX or OpenCV
-
-# isort: split
 import mlx.core as mx
+import numpy as np
 
 from ...common.backend.schedule import frame_steps, seeded_noise
 from ...common.checkpoint.find import Checkpoint, find

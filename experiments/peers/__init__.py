@@ -13,4 +13,6 @@ SPEC = BackendSpec(
     parameters=frozenset({"seed"}),
     package="torch",
     instrument=f"{__name__}.torch_instrument:TorchInstrument",
+    versions=("diffusers",),
+    environment=("PYTORCH_", "TORCH"),
 )

@@ -9,9 +9,6 @@ up to date.
 import json
 from pathlib import Path
 
-from .... import mlx_sdxs  # noqa: F401 - puts the BLAS in place before anything imports MLX or OpenCV
-
-# isort: split
 from ....common.checkpoint.find import PACKAGE_FOLDER
 from ..export import write_sums
 

@@ -15,9 +15,6 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from .... import mlx_sdxs  # noqa: F401 - puts the BLAS in place before anything imports MLX or OpenCV
-
-# isort: split
 import numpy as np
 
 from ....common.checkpoint.find import PACKAGE_FOLDER, find, with_control
