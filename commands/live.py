@@ -76,7 +76,7 @@ def live(
     given.refuse_ignored(chosen)
     refuse_negative(more.negative_prompt, model.model)
     prompts = (
-        *(given.texts.get("prompt") or ()),
+        *given.all_texts("prompt"),
         *(read_prompts(more.prompts) if more.prompts else ()),
     ) or (DEFAULT_PROMPT,)
     _refuse_edges(model, given)

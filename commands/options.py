@@ -65,14 +65,19 @@ class Given:
             return known.parse(text, known.spelling)
         return known.parse_all(text, known.spelling)
 
+    def all_texts(self, parameter: str) -> tuple[str, ...]:
+        """The texts of a repeatable option, as typed."""
+        texts = self.texts.get(parameter, ())
+        return () if isinstance(texts, bool | str) else tuple(texts)
+
     def build(self, cls: type[T]) -> T:
         """A dataclass of settings with the values that were given. Raises UsageError."""
         chosen = {}
         for each in settings_of(cls):
             if each.parameter in self and each.parameter in self.settings:
                 value = self.value(each.parameter)
-                one_of_many = isinstance(value, tuple) and each.kind is str and not each.repeatable
-                chosen[each.name] = value[0] if one_of_many and each.read is None else value
+                many = self.settings[each.parameter].repeatable and not each.repeatable
+                chosen[each.name] = value[0] if many and isinstance(value, tuple) else value
         return cls(**chosen)
 
     def for_backends(self) -> dict[str, object]:
@@ -113,7 +118,7 @@ def with_settings(
         rows: dict[str, Setting] = {}
         for cls in groups.values():
             for each in settings_of(cls):
-                _add(rows, _as_typed(each), cls.__name__, leave_out)
+                _add(rows, as_typed(each), cls.__name__, leave_out)
         own, panels = frozenset(rows), _add_backends(rows, backends, (*leave_out, *hidden))
         of_backends = frozenset(panels) - own
         panels |= {name: _panel(_concerned(name, concerns or {})) for name in concerns or {}}
@@ -206,8 +211,8 @@ def _panel(names: Sequence[str]) -> str:
 
 def _concerned(name: str, concerns: Mapping[str, Concerns]) -> list[str]:
     """The installed backends that an option makes a difference to."""
-    test = concerns.get(name, lambda spec: spec.obeys(name))
-    return [spec.name for spec in installed.specs().values() if test(spec)]
+    test, every = concerns.get(name), installed.specs().values()
+    return [spec.name for spec in every if (test(spec) if test else spec.obeys(name))]
 
 
 def _add(rows: dict[str, Setting], row: Setting, owner: str, leave_out: Sequence[str] = ()) -> None:
@@ -228,7 +233,7 @@ def _add(rows: dict[str, Setting], row: Setting, owner: str, leave_out: Sequence
     )
 
 
-def _as_typed(row: Setting) -> Setting:
+def as_typed(row: Setting) -> Setting:
     """A live parameter as the command line spells it: a transition is typed as 2s or 500ms."""
     if row != _TRANSITION:
         return row
@@ -248,7 +253,8 @@ def _is_given(text: object) -> bool:
     return text is not None and text != []
 
 
-def _metavar(row: Setting) -> str:
+def metavar(row: Setting) -> str:
+    """What stands for a value in the help: its choices or its kind."""
     return "|".join(row.choices) or ("TEXT" if row.read else KINDS[row.kind])
 
 
@@ -265,7 +271,7 @@ def _parameter(row: Setting, panel: str) -> inspect.Parameter:
             flag,
             help=help_text(sentence(row) + repeated_too, row.default_text),
             show_default=False,
-            metavar=None if row.kind is bool else _metavar(row),
+            metavar=None if row.kind is bool else metavar(row),
             rich_help_panel=panel or None,
         ),
     )
