@@ -32,12 +32,12 @@ from .options import (
     STAGES,
     WHOLE,
     CoreMLOptions,
-    Stage,
     placement_text,
     refuse_steps,
 )
 from .prepare import refuse_without_runtime
 from .stages import StagesBackend
+from .variant import Stage
 
 PIPELINE_DEPTH = 3
 HOSTED_LOCATION = f"{StagesBackend.__module__}:{StagesBackend.__name__}"
