@@ -155,11 +155,11 @@ class RefusingBackend(IdentityBackend):
         super().__init__(checkpoint, options)
         self._count = 0
 
-    def submit(self, frame: np.ndarray) -> None:
+    def submit(self, frame: np.ndarray, edges: np.ndarray | None = None) -> None:
         self._count += 1
         if self._count == 2:
             raise BackendError("fake: cannot take its second frame; this is a test")
-        super().submit(frame)
+        super().submit(frame, edges)
 
 
 class OddWarning(RuntimeWarning):

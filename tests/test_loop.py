@@ -73,9 +73,9 @@ class Recording(IdentityBackend):
     def set_params(self, params: FrameParams) -> None:
         self._note("params", params)
 
-    def submit(self, frame: np.ndarray) -> None:
+    def submit(self, frame: np.ndarray, edges: np.ndarray | None = None) -> None:
         self._note("submit", read_counter(frame))
-        super().submit(frame)
+        super().submit(frame, edges)
 
     def collect(self, out: np.ndarray) -> StageTimes:
         self._note("collect")
@@ -781,9 +781,9 @@ class Steered(Recording):
         super().set_conditioning(encoder_hidden_states)
         self.now = float(encoder_hidden_states[0, 0, 0])
 
-    def submit(self, frame: np.ndarray) -> None:
+    def submit(self, frame: np.ndarray, edges: np.ndarray | None = None) -> None:
         self.at_submit.append(self.now)
-        super().submit(frame)
+        super().submit(frame, edges)
 
 
 @pytest.mark.parametrize("sequential", [False, True])

@@ -47,7 +47,7 @@ class FakeBackend:
     def set_params(self, params: FrameParams) -> None:
         pass
 
-    def submit(self, frame: np.ndarray) -> None:
+    def submit(self, frame: np.ndarray, edges: np.ndarray | None = None) -> None:
         check_frame(frame, self._shape)
         self._frames.append((frame, time.perf_counter_ns()))
 
@@ -120,8 +120,8 @@ class StagedBackend(FakeBackend):
                 target=_run_stage, args=work, daemon=True, name=f"stage-{number}"
             ).start()
 
-    def submit(self, frame: np.ndarray) -> None:
-        super().submit(frame)
+    def submit(self, frame: np.ndarray, edges: np.ndarray | None = None) -> None:
+        super().submit(frame, edges)
         self._queues[0].put(frame)
 
     def collect(self, out: np.ndarray) -> StageTimes:

@@ -221,7 +221,7 @@ class TorchBackend:
         self.noise.copy_(torch.from_numpy(noise.transpose(0, 3, 1, 2).copy()))
 
     @torch.inference_mode()
-    def submit(self, frame: np.ndarray) -> None:
+    def submit(self, frame: np.ndarray, edges: np.ndarray | None = None) -> None:
         check_frame(frame, (self._size, self._size, 3))
         submitted_ns = time.perf_counter_ns()
         if self._in_flight:
