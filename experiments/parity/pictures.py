@@ -108,7 +108,8 @@ def render(options: PicturesOptions, folder: Path) -> tuple[dict[str, list[str]]
 
     Returns (sha256 of each picture by 'backend: setting', message of each failure by the same).
     """
-    found, failures = {}, {}
+    found: dict[str, list[str]] = {}
+    failures: dict[str, str] = {}
     given = ("live", "--headless", "--source", str(CLIP))
     measured = ("--size", str(options.size), "--frames", str(options.frames))
     for backend, chosen in BACKENDS.items():
