@@ -206,7 +206,7 @@ class Recorder:
         self.taken = 0
         self.given = 0
 
-    def submit(self, _frame: np.ndarray) -> None:
+    def submit(self, _frame: np.ndarray, _edges: np.ndarray | None = None) -> None:
         self.events.append(f"{self.name} {self.taken} begins")
         self.taken += 1
 

@@ -66,7 +66,7 @@ def trained(
     base: Checkpoint, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Path, sketch.Sketcher]]:
     out = tmp_path_factory.mktemp("sketch")
-    yield out, sketch.run(split(), out, base, CONFIGS, SETTINGS, quiet)
+    yield out, sketch.train_sketch(split(), out, base, CONFIGS, SETTINGS, quiet)
 
 
 @pytest.mark.parametrize("level", [40, 128, 215])
@@ -131,7 +131,7 @@ def test_what_is_there_is_not_made_again(
 ) -> None:
     out, sketcher = trained
     made = (out / "material" / "inked.npy").stat().st_mtime_ns
-    again = sketch.run(split(), out, base, CONFIGS, SETTINGS, quiet)
+    again = sketch.train_sketch(split(), out, base, CONFIGS, SETTINGS, quiet)
     assert (out / "material" / "inked.npy").stat().st_mtime_ns == made
     restored = sketch.build(CONFIGS, step(), 9)
     load_stage(out / "state" / "sketch.safetensors", restored)

@@ -1,6 +1,6 @@
 """Prove that our networks compute what diffusers and transformers compute (extra `[parity]`).
 
-`python -m sdxs.experiments.parity.diffusers [--tiny-only] [--json PATH]`: every architecture, tiny
+`python -m sdxs.experiments diffusers [--tiny-only] [--json PATH]`: every architecture, tiny
 and full size, is built by diffusers and transformers from its config, with random weights, saved
 by `save_pretrained`, opened like any checkpoint and compared in float32 on the CPU. Exits with 1
 if any limit is passed.
@@ -10,11 +10,8 @@ The frame's oracle is the textbook form: x_t = sqrt(a) z + sqrt(1-a) n; x0 = (x_
 arithmetic is done in float64, around networks in float32 (in float64 as well where `exact`).
 """
 
-import argparse
 import gc
 import json
-import platform
-import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
@@ -45,7 +42,10 @@ from ...common.backend.schedule import seeded_noise
 from ...common.checkpoint.config.vae import TinyVAEConfig
 from ...common.checkpoint.find import PACKAGE_FOLDER, Checkpoint, open_checkpoint
 from ...common.checkpoint.torch_import import import_torch, target_of
+from ...common.settings import setting
 from ...common.testing.random_checkpoint import Architecture, architecture, tiny
+from .. import record
+from ..options import Options, result_file
 from .control import CONTROL_NAMES, control_rows
 from .coreml import MLX_LIMIT_DB, PICTURE_LIMIT_DB, X0_LIMIT, distances, run_program
 from .fixtures import (
@@ -439,32 +439,17 @@ def hush() -> None:
         library.logging.disable_progress_bar()
 
 
-def environment() -> dict[str, str]:
-    """Versions that a result depends on."""
-    packages = ("torch", "diffusers", "transformers", "mlx", "numpy", "tokenizers", "safetensors")
-    return {
-        "python": platform.python_version(),
-        "system": platform.system(),
-        "machine": platform.machine(),
-        "device": str(mx.default_device()),
-        **{package: version(package) for package in packages},
-    }
+@dataclass(frozen=True, slots=True)
+class DiffusersOptions(Options):
+    """Which checks."""
+
+    only: str = setting("", "checks whose name starts so: sdxs-512-0.9, control", shown="all")
+    tiny_only: bool = setting(False, "leave the full-size networks out")
+    json: Path | None = result_file()
 
 
-def main() -> None:
-    """Run, show and judge."""
-    parser = argparse.ArgumentParser(
-        description="Compare sdxs with diffusers and transformers on random weights."
-    )
-    parser.add_argument(
-        "--only",
-        metavar="NAME",
-        default="",
-        help="only checks whose name starts so: sdxs-512-0.9, control",
-    )
-    parser.add_argument("--tiny-only", action="store_true", help="leave the full-size networks out")
-    parser.add_argument("--json", type=Path, metavar="PATH", help="write every figure here")
-    options = parser.parse_args()
+def run(options: DiffusersOptions) -> int:
+    """Run, show and judge; return 1 if a check passes its limit."""
     hush()
     started, console = time.perf_counter(), Console(width=120)
     checks: list[Check] = []
@@ -496,10 +481,12 @@ def main() -> None:
     )
     if options.json:
         results = [asdict(c) | {"passed": c.passed} for c in checks]
-        content = {"environment": environment(), "seconds": round(seconds, 1), "checks": results}
-        options.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    sys.exit(1 if failed else 0)
-
-
-if __name__ == "__main__":
-    main()
+        figures = {
+            "device": str(mx.default_device()),
+            # of the oracle, beside those that every result file names
+            "oracle_versions": {name: version(name) for name in ("transformers", "tokenizers")},
+            "seconds": round(seconds, 1),
+            "checks": results,
+        }
+        record.write(options.json, figures, options)
+    return 1 if failed else 0

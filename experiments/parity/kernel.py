@@ -1,13 +1,12 @@
-"""The custom GroupNorm kernel against its twin in plain MLX, on whatever GPU there is.
+"""Compare the custom GroupNorm kernel with its twin in plain MLX, on the GPU at hand.
 
-`python -m sdxs.experiments.parity.kernel [--json PATH]`. Both are held to float32 of the plain
+`python -m sdxs.experiments kernel [--json PATH]`. Both are held to float32 of the plain
 form; times are of a chain of launches, the host's part included.
 """
 
-import argparse
-import json
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import mlx.core as mx
@@ -15,6 +14,8 @@ import numpy as np
 
 from ...mlx_sdxs.fast.kernels import KernelGroupNorm
 from ...mlx_sdxs.networks.layers import GroupNorm
+from .. import record
+from ..options import Options, result_file
 
 # (pictures, side, channels, groups): those of SDXS at 512, a batch, and groups of other widths
 SHAPES = (
@@ -84,26 +85,23 @@ def _microseconds(call: Callable[[], mx.array]) -> float:
     return round((time.perf_counter() - began) / REPEATS * 1e6, 1)
 
 
-def main() -> int:
-    """Compare, show, write: scripts may print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
+@dataclass(frozen=True, slots=True)
+class KernelOptions(Options):
+    """Where the figures go."""
+
+    json: Path | None = result_file()
+
+
+def run(options: KernelOptions) -> int:
+    """Compare every shape; return 1 if one passes its limit."""
     shapes = compare()
     for shape in shapes:
         print(shape)
     if options.json:
-        content = {
-            "schema": 1,
+        figures = {
             "device": str(mx.device_info().get("device_name", "")),
             "mlx": mx.__version__,
             "shapes": shapes,
         }
-        options.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        record.write(options.json, figures, options)
     return 0 if all(shape["ok"] for shape in shapes) else 1
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -1,6 +1,6 @@
 """Write the committed parity fixtures: what diffusers and transformers make of random weights.
 
-`python -m sdxs.experiments.parity.make_fixtures` (extra `[parity]`) writes `tests/fixtures/`.
+`python -m sdxs.experiments make-fixtures` (extra `[parity]`) writes `tests/fixtures/`.
 Weights and inputs are not stored: `fixtures` draws them again. Stored are the outputs, computed in
 float64, and 3,000 texts with CLIPTokenizer's ids.
 """
@@ -8,6 +8,7 @@ float64, and 3,000 texts with CLIPTokenizer's ids.
 import gzip
 import json
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 from ... import mlx_sdxs  # noqa: F401 - puts the BLAS in place before anything imports MLX or torch
@@ -16,6 +17,7 @@ from ... import mlx_sdxs  # noqa: F401 - puts the BLAS in place before anything 
 import numpy as np
 from safetensors.numpy import save_file
 
+from ..options import Options
 from .control import write_control_fixtures
 from .diffusers import ORACLE, clip_ids, hush
 from .fixtures import (
@@ -48,8 +50,13 @@ def _write_tokenizer(path: Path) -> None:
     path.write_bytes(gzip.compress(json.dumps(content, separators=(",", ":")).encode(), mtime=0))
 
 
-def main() -> None:
-    """Write the fixtures, and say so: scripts may print."""
+@dataclass(frozen=True, slots=True)
+class MakeFixturesOptions(Options):
+    """None: the fixtures are what they are."""
+
+
+def run(options: MakeFixturesOptions) -> None:
+    """Write the fixtures, and say so."""
     hush()
     FIXTURES.mkdir(parents=True, exist_ok=True)
     stored: Arrays = {}
@@ -68,7 +75,3 @@ def main() -> None:
         write_control_fixtures(Path(temporary))
     save_file(stored, FIXTURES / "parity.safetensors")
     _write_tokenizer(FIXTURES / "tokenizer.json.gz")
-
-
-if __name__ == "__main__":
-    main()
