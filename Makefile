@@ -29,7 +29,7 @@ bench: .venv/parity.stamp
 	$(BIN)/python -m sdxs.experiments coreml-build --json results/coreml-build.json
 
 mac-check: .venv/test.stamp
-	$(BIN)/python -m sdxs.experiments.mac_check
+	$(BIN)/sdxs mac-check
 
 lint: .venv/lint.stamp
 	$(BIN)/ruff check .

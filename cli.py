@@ -21,7 +21,7 @@ def app() -> typer.Typer:
     """Mount every command. Their options are made from the installed backends, which a child
     process, that imports this module again, must not load.
     """
-    from .commands import bench, convert, doctor, image, live, weights
+    from .commands import bench, convert, doctor, image, live, mac_check, weights
     from .commands.options import help_text
 
     mounted = typer.Typer(
@@ -48,6 +48,7 @@ def app() -> typer.Typer:
 
     for command in (live.live, convert.convert, image.image, bench.bench, doctor.doctor):
         mounted.command()(command)
+    mounted.command("mac-check")(mac_check.mac_check)
     mounted.add_typer(weights.app, name="weights")
     return mounted
 

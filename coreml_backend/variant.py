@@ -7,7 +7,7 @@ from ..common.errors import UsageError
 
 AttentionForm = Literal["sdpa", "matmul", "split_einsum"]
 Compression = Literal["float16", "int8", "palettize8", "palettize6", "palettize4", "palettize2"]
-InputForm = Literal["image", "float32"]
+InputForm = Literal["float32", "image"]
 Stage = Literal["frame", "controlled", "encode", "unet", "decode"]
 
 

@@ -35,7 +35,7 @@ from sdxs.experiments.parity.control import (
     run_control,
     tiny_controlled,
 )
-from sdxs.experiments.parity.fixtures import NETWORK_LIMIT, X0_LIMIT, error
+from sdxs.mac_check.fixtures import NETWORK_LIMIT, X0_LIMIT, error
 from sdxs.mlx_sdxs.backend import MlxBackend
 from sdxs.mlx_sdxs.networks.controlnet import ControlNetModel
 from sdxs.mlx_sdxs.options import MlxOptions

@@ -12,8 +12,8 @@ from sdxs.common.backend.protocol import FrameParams
 from sdxs.common.checkpoint.find import Checkpoint, open_checkpoint
 from sdxs.common.errors import BackendError, UsageError
 from sdxs.common.testing.random_checkpoint import architecture, tiny, write_checkpoint
-from sdxs.experiments.parity import kernel as kernel_check
 from sdxs.experiments.parity.control import tiny_controlled
+from sdxs.mac_check import kernel as kernel_check
 from sdxs.mlx_sdxs import backend as backend_module
 from sdxs.mlx_sdxs import frame
 from sdxs.mlx_sdxs.backend import MlxBackend

@@ -18,7 +18,7 @@ from safetensors.numpy import load_file
 from sdxs.common.checkpoint.config.vae import KLVAEConfig, TinyVAEConfig
 from sdxs.common.checkpoint.find import Checkpoint, open_checkpoint
 from sdxs.common.prompt.text_encoder import gelu, quick_gelu
-from sdxs.experiments.parity.fixtures import (
+from sdxs.mac_check.fixtures import (
     FIXTURES,
     NAMES,
     PARTS,

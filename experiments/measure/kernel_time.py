@@ -16,9 +16,9 @@ from ...common.backend.protocol import Backend
 from ...common.checkpoint.config.text_encoder import PROMPT_TOKENS
 from ...common.checkpoint.find import find
 from ...common.settings import setting
-from ...experiments.peers.options import TorchOptions
 from .. import record
 from ..options import Options, option
+from ..peers.options import TorchOptions
 
 FRAMES = 10
 

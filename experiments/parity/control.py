@@ -25,13 +25,13 @@ from ...common.testing.random_checkpoint import (
     write_control,
 )
 from ...coreml_backend.variant import Variant
+from ...mac_check.fixtures import FIXTURES, NETWORK_LIMIT, X0_LIMIT, Arrays, distances, error
 from ...mlx_sdxs.backend import load_controlnet, load_vae
 from ...mlx_sdxs.frame import Frame
 from ...mlx_sdxs.networks.layers import load_weights
 from ...mlx_sdxs.networks.unet import UNet2DConditionModel
-from .coreml import PICTURE_LIMIT_DB, distances, predict
+from .coreml import PICTURE_LIMIT_DB, predict
 from .coreml import X0_LIMIT as PROGRAM_X0_LIMIT
-from .fixtures import FIXTURES, NETWORK_LIMIT, X0_LIMIT, Arrays, error
 
 CONTROL_NAMES = (
     "sdxs-512-dreamshaper",

@@ -44,11 +44,7 @@ from ...common.checkpoint.find import PACKAGE_FOLDER, Checkpoint, open_checkpoin
 from ...common.checkpoint.torch_import import import_torch, target_of
 from ...common.settings import setting
 from ...common.testing.random_checkpoint import Architecture, architecture, tiny
-from .. import record
-from ..options import Options, result_file
-from .control import CONTROL_NAMES, control_rows
-from .coreml import MLX_LIMIT_DB, PICTURE_LIMIT_DB, X0_LIMIT, distances, run_program
-from .fixtures import (
+from ...mac_check.fixtures import (
     NAMES,
     PADDINGS,
     PARTS,
@@ -57,6 +53,7 @@ from .fixtures import (
     Arrays,
     Inputs,
     Sizes,
+    distances,
     draw_inputs,
     error,
     limit,
@@ -66,6 +63,10 @@ from .fixtures import (
     run_frame,
     token_rows,
 )
+from .. import record
+from ..options import Options, result_file
+from .control import CONTROL_NAMES, control_rows
+from .coreml import MLX_LIMIT_DB, PICTURE_LIMIT_DB, X0_LIMIT, run_program
 from .torch_networks import dtype_of, encode, open_unet, open_vae, spread, to_numpy, to_torch
 
 FULL = Sizes(batch=1, latents=(64, 64), picture=(256, 256), frame=512, timesteps=(999,))

@@ -17,10 +17,7 @@ from ... import mlx_sdxs  # noqa: F401 - puts the BLAS in place before anything 
 import numpy as np
 from safetensors.numpy import save_file
 
-from ..options import Options
-from .control import write_control_fixtures
-from .diffusers import ORACLE, clip_ids, hush
-from .fixtures import (
+from ...mac_check.fixtures import (
     FIXTURES,
     NAMES,
     PADDINGS,
@@ -33,6 +30,9 @@ from .fixtures import (
     tiny_inputs,
     weights_sample,
 )
+from ..options import Options
+from .control import write_control_fixtures
+from .diffusers import ORACLE, clip_ids, hush
 
 
 def _write_tokenizer(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What only a Mac can tell, asked once: `make mac-check` there, and attach the JSON that it writes.
+"""What only a Mac can tell, asked once: `make mac-check` there, and attach the JSON it writes.
 
 Core ML on every compute unit and in every form of the program: how near it comes to the
 interpreter in exact arithmetic, which unit runs what, how long a frame and the bridge to it take,
@@ -8,8 +8,6 @@ Metal in float16 against what diffusers made, and the kernel written for it. Eve
 answered by itself: one that fails is noted and the rest goes on.
 """
 
-import argparse
-import json
 import os
 import platform
 import subprocess
@@ -29,7 +27,7 @@ from ..common.backend.hosted import HostedBackend
 from ..common.backend.memory import footprint_bytes
 from ..common.backend.protocol import Backend, FrameParams
 from ..common.checkpoint.find import Checkpoint, find, open_checkpoint
-from ..common.errors import SdxsError, UsageError
+from ..common.errors import UsageError
 from ..common.picture.temporal import psnr
 from ..common.settings import parse_settings
 from ..common.testing.random_checkpoint import architecture, write_checkpoint
@@ -43,9 +41,8 @@ from ..coreml_backend.runner import Runner
 from ..mlx_sdxs.backend import MlxBackend
 from ..mlx_sdxs.fast.ops import on_gpu
 from ..mlx_sdxs.options import MlxOptions
-from .parity import kernel as kernel_check
-from .parity.coreml import distances
-from .parity.fixtures import FIXTURES, run_frame, tiny_checkpoint, tiny_inputs
+from . import kernel as kernel_check
+from .fixtures import FIXTURES, distances, run_frame, tiny_checkpoint, tiny_inputs
 
 LOCATION = f"{CoreMLBackend.__module__}:{CoreMLBackend.__name__}"
 NE_GPU_NE = "encode=ne,unet=gpu,decode=ne"
@@ -292,6 +289,17 @@ def ask_kernel(setup: Setup) -> Answer:
     return {"ok": all(shape["ok"] for shape in shapes), "shapes": shapes}
 
 
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How much is asked. runtime: as in `Setup`. size: of the demo; None for its own."""
+
+    quick: bool
+    soak_s: float
+    frames: int
+    runtime: str = "coreml"
+    size: int | None = None
+
+
 QUESTIONS: dict[str, Callable[[Setup], Answer]] = {
     "core ml": ask_variants,
     "image rounding": ask_rounding,
@@ -362,61 +370,35 @@ def refuse_elsewhere(runtime: str) -> None:
         )
 
 
-def main() -> int:
-    """Ask, show and write; scripts may print."""
-    parser = argparse.ArgumentParser(
-        description="Ask a Mac what only a Mac can tell; attach the JSON that this writes."
-    )
-    parser.add_argument("--json", type=Path, default=Path("mac-check.json"), metavar="PATH")
-    parser.add_argument(
-        "--quick",
-        action="store_true",
-        help="the demo checkpoint only, not SDXS-0.9 in full size as well",
-    )
-    parser.add_argument("--soak", type=float, default=300.0, metavar="SECONDS")
-    parser.add_argument("--frames", type=int, default=60, help="of every timing")
-    parser.add_argument(
-        "--runtime", choices=("coreml", "reference"), default="coreml", help=argparse.SUPPRESS
-    )
-    parser.add_argument("--size", type=int, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    try:
-        refuse_elsewhere(options.runtime)
-        demo = find("demo", download=False)
-    except SdxsError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    rehearsal = options.runtime == "reference"
-    models = {}
+def ask_all(plan: Plan, say: Callable[[str], None]) -> dict[str, object]:
+    """Ask everything about the demo and, unless `quick`, SDXS-0.9 in full size; the JSON's content.
+
+    say: takes one line for each answer. Raises SdxsError where there is nothing to ask.
+    """
+    refuse_elsewhere(plan.runtime)
+    demo = find("demo", download=False)
+    setups = [Setup(demo, plan.size or demo.frame.size, plan.runtime, plan.soak_s, plan.frames)]
+    models: dict[str, object] = {}
     with tempfile.TemporaryDirectory() as folder:
-        setups = [
-            Setup(
-                demo, options.size or demo.frame.size, options.runtime, options.soak, options.frames
-            )
-        ]
-        if not options.quick:
+        if not plan.quick:
             full = open_checkpoint(
                 write_checkpoint(Path(folder) / "sdxs-512-0.9-random", architecture("sdxs-512-0.9"))
             )
-            setups.append(
-                Setup(full, full.frame.size, options.runtime, options.soak, options.frames)
-            )
+            setups.append(Setup(full, full.frame.size, plan.runtime, plan.soak_s, plan.frames))
         for setup in setups:
-            models[setup.checkpoint.name] = {"size": setup.size, **run(setup, print)}
-    content = {
+            models[setup.checkpoint.name] = {"size": setup.size, **run(setup, say)}
+    return {
         "schema": 1,
         "environment": environment(),
         "models": models,
         "rehearsal": "by the reference interpreter, NOT Core ML: no figure here is one of a Mac"
-        if rehearsal
+        if plan.runtime == "reference"
         else None,
     }
-    options.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    print(f"wrote {options.json}; please attach it to an issue of this project")
-    return (
-        0 if all(models[name][question]["ok"] for name in models for question in QUESTIONS) else 1
-    )
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def all_good(content: dict[str, object]) -> bool:
+    """Whether every question of every model was answered as it should be."""
+    models = content["models"]
+    assert isinstance(models, dict)
+    return all(model[question]["ok"] for model in models.values() for question in QUESTIONS)

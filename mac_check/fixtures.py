@@ -17,18 +17,19 @@ import mlx.core as mx
 import numpy as np
 from safetensors.numpy import load_file
 
-from ...common.backend.protocol import FrameParams
-from ...common.backend.schedule import frame_steps, seeded_noise
-from ...common.checkpoint.find import PACKAGE_FOLDER, Checkpoint, open_checkpoint
-from ...common.errors import SdxsWarning
-from ...common.prompt.text_encoder import TextEncoder, encode_tokens
-from ...common.prompt.tokenizer import CONTEXT_LENGTH, ClipTokenizer
-from ...common.testing.random_checkpoint import architecture, tiny, write_checkpoint
-from ...mlx_sdxs.backend import MlxBackend, load_vae
-from ...mlx_sdxs.frame import Frame
-from ...mlx_sdxs.networks.layers import load_weights
-from ...mlx_sdxs.networks.unet import UNet2DConditionModel
-from ...mlx_sdxs.options import MlxOptions
+from ..common.backend.protocol import FrameParams
+from ..common.backend.schedule import frame_steps, seeded_noise
+from ..common.checkpoint.find import PACKAGE_FOLDER, Checkpoint, open_checkpoint
+from ..common.errors import SdxsWarning
+from ..common.picture.temporal import psnr
+from ..common.prompt.text_encoder import TextEncoder, encode_tokens
+from ..common.prompt.tokenizer import CONTEXT_LENGTH, ClipTokenizer
+from ..common.testing.random_checkpoint import architecture, tiny, write_checkpoint
+from ..mlx_sdxs.backend import MlxBackend, load_vae
+from ..mlx_sdxs.frame import Frame
+from ..mlx_sdxs.networks.layers import load_weights
+from ..mlx_sdxs.networks.unet import UNet2DConditionModel
+from ..mlx_sdxs.options import MlxOptions
 
 Arrays = dict[str, np.ndarray]
 NAMES = ("sdxs-512-0.9", "sdxs-512-dreamshaper", "sd-turbo", "tiny-sd", "small-sd")
@@ -478,3 +479,10 @@ def read_tokenizer(pad: str) -> tuple[list[str], np.ndarray]:
     stored = content["ids"][pad]
     rows = [row + [stored["pad"]] * (CONTEXT_LENGTH - len(row)) for row in stored["rows"]]
     return content["texts"], np.array(rows, dtype=np.int64)
+
+
+def distances(ours: Arrays, oracle: Arrays) -> tuple[float, float]:
+    """Relative L2 of x0, and PSNR of the picture in dB."""
+    x0, expected = ours["x0"].astype(np.float64), oracle["x0"].astype(np.float64)
+    relative = float(np.linalg.norm(x0 - expected) / np.linalg.norm(expected))
+    return relative, psnr(ours["picture"], oracle["picture"])
