@@ -13,6 +13,10 @@ blas.load()
 # nearly twice as long as launching its operations (H200, 15.2 against 10.8 ms a frame), and
 # crashed once with several threads.
 os.environ.setdefault("MLX_USE_CUDA_GRAPHS", "0")
+# Read by MLX's Metal build: its Winograd form rounds intermediates to float16. Seven convolutions
+# of SDXS at 512 would take it: emulated, x0 goes from 1.4e-4 to 3.4e-3, the picture from 64.7 to
+# 46.0 dB. Can go when a Mac has timed both and the time is worth it.
+os.environ.setdefault("MLX_CONV_WINOGRAD", "0")
 
 SPEC = BackendSpec(
     name="mlx",

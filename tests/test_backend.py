@@ -2,6 +2,7 @@
 
 import gc
 import inspect
+import os
 import subprocess
 import sys
 import threading
@@ -274,3 +275,18 @@ def test_every_backend_has_the_protocols_signatures(kind: type[Backend]) -> None
             assert [(p.name, p.default) for p in found.values()] == [
                 (p.name, p.default) for p in expected.values()
             ], f"{kind.__name__}.{name}"
+
+
+def test_metals_winograd_is_off_unless_it_is_asked_for() -> None:
+    """It rounds intermediates to float16: 64.7 dB become 46.0 at SDXS' size, emulated."""
+    script = "import os, sdxs.mlx_sdxs; print(os.environ['MLX_CONV_WINOGRAD'])"
+    for given, expected in (({}, "0"), ({"MLX_CONV_WINOGRAD": "1"}, "1")):
+        environment = {k: v for k, v in os.environ.items() if k != "MLX_CONV_WINOGRAD"} | given
+        done = subprocess.run(
+            [sys.executable, "-c", script],
+            capture_output=True,
+            text=True,
+            check=True,
+            env=environment,
+        )
+        assert done.stdout.strip() == expected

@@ -24,6 +24,7 @@ class FakeCapture:
 
     script: Iterator[bool] = iter(())
     opened = 0
+    fps = 30.0
 
     def __init__(self, index: int) -> None:
         FakeCapture.opened += 1
@@ -36,7 +37,7 @@ class FakeCapture:
         return True
 
     def get(self, prop: int) -> float:
-        return 30.0
+        return FakeCapture.fps
 
     def read(self) -> tuple[bool, np.ndarray | None]:
         return (True, self._card.read()) if next(FakeCapture.script, False) else (False, None)
@@ -122,3 +123,23 @@ def test_camera_gone_leaves_a_playable_video(
     assert done.code == 3
     monkeypatch.undo()  # the real VideoCapture
     assert [p.name for p in tmp_path.iterdir()] == ["out.mp4"] and VideoFile(out).length == 10
+
+
+@pytest.mark.parametrize(
+    ("reported", "used"),
+    [
+        (float("nan"), 30.0),
+        (float("inf"), 30.0),
+        (0.0, 30.0),
+        (1.0, 30.0),
+        (1e6, 30.0),
+        (15.0, 15.0),
+        (59.94, 59.94),
+    ],
+)
+def test_an_unlikely_frame_rate_of_a_camera_is_not_believed(
+    camera: type[FakeCapture], monkeypatch: pytest.MonkeyPatch, reported: float, used: float
+) -> None:
+    """Bug: an infinite rate hung the video writer, and 1.0 wrote one frame a second."""
+    monkeypatch.setattr(camera, "fps", reported)
+    assert Camera(0).fps == used

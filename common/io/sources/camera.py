@@ -1,5 +1,6 @@
 """A camera, reopened when it is lost."""
 
+import math
 import time
 
 import numpy as np
@@ -12,6 +13,8 @@ READ_TRIES = 5
 REOPEN_TRIES = 12
 GONE_S = 6.0
 REOPEN_PAUSE_S = 0.5
+LIKELY_FPS = (10.0, 240.0)
+DEFAULT_FPS = 30.0
 
 
 class Camera:
@@ -40,7 +43,7 @@ class Camera:
         self._capture.set(
             cv2.CAP_PROP_BUFFERSIZE, 1
         )  # an old frame in the driver's queue is latency
-        self.fps = self._capture.get(cv2.CAP_PROP_FPS) or 30.0
+        self.fps = camera_fps(self._capture.get(cv2.CAP_PROP_FPS))
 
     def read(self) -> np.ndarray:
         """Return the next picture; a hiccup is retried, a lost camera reopened. Raises SourceLost.
@@ -68,3 +71,13 @@ class Camera:
 
     def close(self) -> None:
         self._capture.release()
+
+
+def camera_fps(reported: float) -> float:
+    """Return the frame rate that a camera reports if it is likely, else 30.
+
+    AVFoundation reports the lowest rate of the format, which may be 0/0, infinite or 1; a video
+    written at an infinite rate never ends (OpenCV 5).
+    """
+    low, high = LIKELY_FPS
+    return reported if math.isfinite(reported) and low <= reported <= high else DEFAULT_FPS

@@ -1,5 +1,6 @@
 """A video file."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,8 @@ class VideoFile:
         if not ok:
             self.close()
             raise SourceError(f"{path}: holds no frames; the recording was cut off or is empty")
-        self.fps = self._capture.get(cv2.CAP_PROP_FPS) or 30.0
+        reported = self._capture.get(cv2.CAP_PROP_FPS)
+        self.fps = reported if math.isfinite(reported) and reported > 0 else 30.0
         count = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
         self.length = count if count > 0 else None  # some containers do not say
         self._at_first = True
