@@ -16,6 +16,17 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hub, "reachable", lambda: "the hub cannot be reached (test)")
 
 
+@pytest.fixture
+def no_camera(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the real camera alone: it lights up, and macOS asks for permission."""
+    monkeypatch.setattr(
+        doctor,
+        "look_at_camera",
+        lambda index: Check(f"camera {index}", False, "not looked at (test)", "run it by hand"),
+    )
+
+
+@pytest.mark.usefixtures("no_camera")
 def test_table_and_exit_code(command: Command) -> None:
     done = command("doctor")
     assert done.code == 0 and "will run here" in done.out
@@ -33,6 +44,7 @@ def test_table_and_exit_code(command: Command) -> None:
         assert name in done.out
 
 
+@pytest.mark.usefixtures("no_camera")
 def test_json_has_a_remedy_for_everything_that_is_not_good(command: Command) -> None:
     report = json.loads(command("doctor", "--json").out)
     assert report["runs_demo"] is True and report["schema"] == 1

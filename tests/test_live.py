@@ -180,7 +180,10 @@ def test_options_click_refuses_end_with_2(command: Command, tmp_path: Path) -> N
         assert command(*LIVE, "--out", tmp_path / "out.mp4", *arguments).code == 2
 
 
-def test_half_precision_on_a_cpu(command: Command, tmp_path: Path) -> None:
+def test_half_precision_on_a_cpu(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sdxs.mlx_sdxs.backend.on_gpu", lambda: False)  # a Mac's GPU takes it
     refuse(
         command,
         2,

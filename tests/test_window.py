@@ -99,8 +99,22 @@ def test_key_codes_of_every_toolkit(code: int, key: int) -> None:
     assert key_of(code) == key
 
 
-@pytest.mark.parametrize("code", [0xFF51, 0xFFE1, 0])
-def test_keys_without_a_character_mean_nothing(code: int) -> None:
+@pytest.mark.parametrize(
+    ("system", "code"),
+    [
+        ("linux", 0xFF51),  # X11: arrow left
+        ("linux", 0xFFE1),  # shift
+        ("darwin", 0xF702),  # Cocoa: arrow left
+        ("darwin", 0xF704),  # F1
+        ("darwin", 0xF728),  # forward delete
+        ("linux", 0),
+        ("darwin", 0),
+    ],
+)
+def test_keys_without_a_character_mean_nothing(
+    monkeypatch: pytest.MonkeyPatch, system: str, code: int
+) -> None:
+    monkeypatch.setattr(sinks.sys, "platform", system)
     assert key_of(code) is None
 
 
