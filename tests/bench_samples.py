@@ -1,6 +1,4 @@
-"""A report of bench made up in full, for tests of what reads one. Numbers are arbitrary but fit
-each other.
-"""
+"""A complete report of bench for tests of its readers. The numbers are arbitrary but consistent."""
 
 import numpy as np
 

@@ -1,6 +1,4 @@
-"""What the tests run on: the demo checkpoint, tiny random ones in the real layout, and the command
-itself.
-"""
+"""Fixtures: the demo checkpoint, tiny random checkpoints in the real layout, and the command."""
 
 import signal
 from collections.abc import Iterator

@@ -40,9 +40,7 @@ def mark(moment: str, pid: int | None = None) -> None:
 
 
 class MomentBackend(IdentityBackend):
-    """Base: calls `_come(moment)` on 'load', on 'close' and, in `collect` of frame number `frame`,
-    on 'frame'.
-    """
+    """Base: call `_come(moment)` on 'load', 'close', and 'frame' when `frame` is collected."""
 
     name = "fake"
 
@@ -137,9 +135,7 @@ class SuicidalBackend(MomentBackend):
 
 
 class LitteringBackend(StuckBackend):
-    """Starts a process that keeps everything of this one open, then never returns from its first
-    frame.
-    """
+    """Start a process that keeps our descriptors open; never return from the first frame."""
 
     def load(self) -> None:
         # A process of its own that ends by itself, should the test not come to end it.

@@ -1,5 +1,4 @@
-"""coremltools' calls into Core ML, as they are documented and as its bridge is written; they bite
-who breaks a rule.
+"""A strict fake of coremltools' calls into Core ML, after its documentation and its bridge.
 
 Programs run on the reference interpreter. Array inputs must be float32, writable, contiguous and
 stay where they are for the model's life (coremltools#2827, #2829); an image must be Pillow's in
@@ -138,9 +137,7 @@ class Structure:
 
 
 class StrictPlan:
-    """ct.models.compute_plan.MLComputePlan: norms on the CPU, what lies in a nested block nowhere
-    else than its kind.
-    """
+    """MLComputePlan: norms run on the CPU; operations of nested blocks have no usage."""
 
     def __init__(self, path: str, compute_units: ct.ComputeUnit) -> None:
         units = {

@@ -1,5 +1,4 @@
-"""A model hub on 127.0.0.1, as much of one as the hub's own client library needs, with faults on
-order.
+"""A model hub on 127.0.0.1 that serves the hub's own client library, with faults on order.
 
 Serves one repository at one revision. Files ending in .safetensors are "large": the hub knows their
 sha256 and redirects to where they are stored; the others it knows by git's hash.
@@ -173,9 +172,7 @@ def serve(hub: FakeHub) -> Iterator[None]:
 
 
 def point_client_at(port: int, home: Path, patch: pytest.MonkeyPatch) -> None:
-    """Send the hub's library to this server and to an empty home; it read its environment when it
-    was imported.
-    """
+    """Point the hub's library, which read its environment on import, to this server."""
     endpoint = f"http://127.0.0.1:{port}"
     constants = huggingface_hub.constants
     patch.setattr(constants, "ENDPOINT", endpoint)

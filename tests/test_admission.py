@@ -25,9 +25,7 @@ class Pipeline:
 
 
 def simulate(stages_ms: tuple[float, ...], depth: int, frames: int) -> tuple[float, float, int]:
-    """Frames per second, median latency in ms, and the most frames in flight, with a frame always
-    at hand.
-    """
+    """Return frames per second, median latency in ms, and the most frames in flight."""
     pipeline, admission, now = Pipeline(stages_ms), Admission(depth), 0
     submitted: deque[int] = deque()
     latencies, finished, most = [], [], 0
@@ -116,9 +114,7 @@ def simulate_camera(
 
 @pytest.mark.parametrize("camera_ms", [1000 / 60, 1000 / 120, 1000 / 45])
 def test_a_real_camera_keeps_the_pipeline_full(camera_ms: float) -> None:
-    """Bug: with estimates missing, the loop did not wait for the camera and stayed at one frame in
-    flight.
-    """
+    """Bug: with missing estimates the loop ignored the camera and kept one frame in flight."""
     assert simulate_camera((5, 24.4, 5), 3, camera_ms, 20) >= 40
 
 

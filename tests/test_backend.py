@@ -218,9 +218,7 @@ def test_memory_names_the_weights(mlx: MlxBackend, tiny_sdxs: Checkpoint) -> Non
 
 
 def test_a_load_that_fails_in_a_thread_does_not_abort_the_process(tmp_path: Path) -> None:
-    """Bug: MLX's streams were left behind, and the interpreter aborted at exit in half of the
-    runs.
-    """
+    """Bug: MLX's streams stayed behind, and the interpreter aborted at exit in half of the runs."""
     script = f"""
 import threading, sys
 from pathlib import Path

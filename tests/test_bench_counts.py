@@ -1,6 +1,4 @@
-"""Work counted two ways, against known figures and by hand; stages, peaks and what follows from
-them.
-"""
+"""Work counted two ways, against known figures and by hand; stages, peaks, and the roofline."""
 
 import json
 from pathlib import Path
@@ -131,9 +129,7 @@ def test_stages_of_mlx_add_up_to_its_frame(tiny_sdxs: Checkpoint) -> None:
 
 
 def test_stage_programs_of_core_ml_run_in_a_row(tiny_sdxs: Checkpoint) -> None:
-    """Through the interpreter, whose times mean nothing: that they fit each other is what is
-    shown.
-    """
+    """The interpreter's times mean nothing; the test shows that they fit each other."""
     backend = CoreMLBackend(tiny_sdxs, CoreMLOptions(64, runtime="reference"))
     stages = CoreMLInstrument().profile(backend, np.zeros((64, 64, 3), np.uint8), 1)
     assert list(stages) == [*STAGES, "out"] and all(len(times) == 1 for times in stages.values())

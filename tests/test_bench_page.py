@@ -1,6 +1,4 @@
-"""The page that bench writes, opened in a real browser: its plots are there and drawn, in light
-and in dark.
-"""
+"""The page of bench in a real browser: its plots are drawn, in light and in dark."""
 
 import re
 import shutil

@@ -1,6 +1,4 @@
-"""bench at work: real processes, raw times kept, failures and interruptions that cost only what
-they hit.
-"""
+"""bench at work: real processes, raw times kept, failures cost only the round they hit."""
 
 import json
 import os
@@ -134,9 +132,7 @@ def test_a_backend_that_dies_in_a_round_loses_that_round_only(tiny_sdxs: Checkpo
 
 
 def test_a_kept_backend_that_dies_is_started_again(tiny_sdxs: Checkpoint) -> None:
-    """It lives for three frames after its start, so its first turn succeeds and its second does
-    not.
-    """
+    """It lives for three frames after its start: its first turn succeeds, its second fails."""
     asked = plan(
         entrant("good"),
         entrant("dies", "fake_backends:SuicidalBackend"),
@@ -307,9 +303,7 @@ def test_hosting_is_in_the_figure_only_when_asked_for(tiny_sdxs: Checkpoint) -> 
 
 
 def test_frames_in_flight_count_by_what_each_takes_of_the_stream(tiny_sdxs: Checkpoint) -> None:
-    """Three stages of 20 ms: a frame every 20 ms, each 60 ms old. Bunches of finished frames must
-    not look quick.
-    """
+    """Three stages of 20 ms: a frame every 20 ms, each 60 ms old. Bunches must not look quick."""
     report, _ = run(tiny_sdxs, plan(entrant("staged", "fake_backends:QuickStages"), turn_s=0.3))
     staged = report.backends[0]
     assert staged.summary is not None and staged.latency is not None
@@ -348,9 +342,7 @@ def test_errors_of_the_backend_come_out_of_a_worker_as_they_were(tiny_sdxs: Chec
 
 
 def by_hand(size: int) -> dict[str, int]:
-    """A 1280 x 720 camera picture, cropped to 720 x 720 without a copy, on its way into a video
-    file.
-    """
+    """A 1280 x 720 camera picture, cropped to 720 x 720 without a copy, goes into a video file."""
     square = size * size * 3
     return {
         "source": 1280 * 720 * 3,
@@ -384,9 +376,7 @@ def test_copies_of_mlx_equal_a_count_by_hand(tiny_sdxs: Checkpoint) -> None:
 
 
 def test_copies_of_core_ml_equal_a_count_by_hand(tiny_sdxs: Checkpoint) -> None:
-    """Through the interpreter: the bridge's own copies are Core ML's and not seen, ours are the
-    same.
-    """
+    """Through the interpreter: Core ML's bridge copies are unseen, our own copies are the same."""
     backend = CoreMLBackend(tiny_sdxs, CoreMLOptions(SIZE, runtime="reference"))
     backend.load()
     try:
@@ -465,9 +455,7 @@ def test_what_cannot_be_is_refused_before_anything_runs(
 def test_a_setting_that_a_backend_does_not_know_is_refused_by_name(
     name: str, tmp_path: Path, command: Command
 ) -> None:
-    """Bug: MLX and identity ignored settings in silence; later it was said after the others had
-    been measured.
-    """
+    """Bug: MLX and identity ignored unknown settings; later the refusal came after measuring."""
     spec = f"{name}:colour=red"
     done = command(
         "bench",

@@ -18,9 +18,7 @@ RUNS = 100
 def rounds_of(
     chance: np.random.Generator, count: int, factor: float, noise: float = 0.01
 ) -> tuple[list[list[float]], list[list[float]]]:
-    """Two backends in alternation: a machine that drifts by 20 % under both, rounds that differ,
-    frames that are skewed.
-    """
+    """Two alternating backends, a machine that drifts by 20 %, unequal rounds, skewed frames."""
     first, second = [], []
     for number in range(count):
         machine = 10 * (1 + 0.2 * np.sin(number) + 0.05 * chance.standard_normal())

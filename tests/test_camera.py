@@ -1,6 +1,4 @@
-"""The camera: hiccups are retried, a lost one is reopened, a gone one ends the session with what
-was recorded.
-"""
+"""The camera: a hiccup is retried, a lost camera reopened, a gone one keeps the recording."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,9 +16,7 @@ from sdxs.common.picture.opencv import cv2
 
 
 class FakeCapture:
-    """cv2.VideoCapture that fails as told: `script` yields True for a frame, False for a failed
-    read.
-    """
+    """cv2.VideoCapture that fails by `script`: True yields a frame, False a failed read."""
 
     script: Iterator[bool] = iter(())
     opened = 0

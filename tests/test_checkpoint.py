@@ -26,9 +26,7 @@ from .fake_hub import point_client_at, register
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """No test sees this machine's own weights, hub cache or network; the weights folder here is
-    empty.
-    """
+    """Hide this machine's weights, hub cache and network; the weights folder is empty."""
     monkeypatch.setenv("SDXS_WEIGHTS", str(tmp_path / "weights"))
     point_client_at(9, tmp_path / "home", monkeypatch)
     return tmp_path / "weights"

@@ -1,6 +1,4 @@
-"""Configs are read from a checkpoint's own json; what is not implemented is refused by file, key
-and value.
-"""
+"""Configs come from a checkpoint's json; an unimplemented value is refused by name and file."""
 
 import json
 from dataclasses import fields as dataclass_fields

@@ -1,6 +1,4 @@
-"""`--control` from the command line to the backend: edges travel with their frame, keys change the
-control scale.
-"""
+"""`--control` from the command line to the backend: edges travel with their frame."""
 
 from pathlib import Path
 

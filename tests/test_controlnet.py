@@ -1,6 +1,4 @@
-"""The ControlNet against what diffusers made of the same weights, its place in the frame, and what
-does not fit.
-"""
+"""The ControlNet against diffusers' outputs for the same weights, and checkpoints it cannot fit."""
 
 import json
 from collections.abc import Callable
@@ -80,9 +78,7 @@ def full_config(name: str = DREAMSHAPER) -> ControlNetConfig:
 
 
 def test_the_published_sketch_controlnet_has_this_layout() -> None:
-    """746 MB of float32, its size on the hub, is what its config's layout comes to, middle block
-    and all.
-    """
+    """Its config's layout has 746 MB in float32, its size on the hub, middle block included."""
     config = full_config()
     assert skip_channels(config.unet) == (320, 320, 320, 640, 640, 1280)
     assert round(4 * parameter_count(controlnet_layout(config)) / 1e6) == 746

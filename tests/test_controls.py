@@ -153,9 +153,7 @@ Wait = Callable[[Viewer], bool]
 
 
 class ScriptedWindow:
-    """Hands out keys; an entry that is a condition holds the following ones back until it is
-    met.
-    """
+    """Hands out keys; an entry that is a condition holds back the keys after it."""
 
     def __init__(self) -> None:
         self.closed = False

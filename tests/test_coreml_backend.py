@@ -1,6 +1,4 @@
-"""The Core ML backend: end to end on the interpreter, its cache and gate, and its calls into Core
-ML against a strict fake.
-"""
+"""The Core ML backend on the interpreter: cache, gate, and calls into a strict fake of Core ML."""
 
 import itertools
 import sys
@@ -222,9 +220,7 @@ def test_the_gate_refuses_a_program_that_renders_something_else(
 
 @pytest.fixture
 def on_macos(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """A Core ML that keeps to its documented rules, on a system that says it is macOS; what was
-    compiled there.
-    """
+    """Install a fake Core ML on a system that says it is macOS; return the compiled paths."""
     compiled: list[str] = []
 
     def compile_model(model: str, destination_path: str) -> str:

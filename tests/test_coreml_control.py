@@ -1,6 +1,4 @@
-"""The ControlNet as an ML Program: what the saved program computes, through the interpreter, and
-the backend around it.
-"""
+"""The ControlNet as an ML Program, through the interpreter, and the backend around it."""
 
 import json
 from collections.abc import Callable

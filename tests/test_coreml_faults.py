@@ -1,6 +1,4 @@
-"""What can go wrong with a conversion or a built program: one clear line each, nothing
-half-built.
-"""
+"""Faults of a conversion or a built program: one clear line each, nothing half-built."""
 
 import signal
 import subprocess
@@ -40,9 +38,7 @@ def left_in(weights: Path) -> list[str]:
 
 
 def start_convert(*arguments: str, largest_file: int | None = None) -> subprocess.Popen[str]:
-    """`sdxs convert` in a process of its own, which may write files of no more than `largest_file`
-    bytes.
-    """
+    """Run `sdxs convert` in a child process whose files may have at most `largest_file` bytes."""
     lines = [
         "import resource, signal, sys",
         # a shell lets what it runs in the background ignore it

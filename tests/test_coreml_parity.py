@@ -1,5 +1,4 @@
-"""The Core ML programs against what diffusers made of the same weights and inputs, and that a
-mistake would show.
+"""The Core ML programs against diffusers' outputs for the same weights; mistakes would show.
 
 Programs run through the interpreter, every float16 result rounded. Stored outputs are those of
 `test_parity`. `make parity` compares with live diffusers, full size too.

@@ -1,6 +1,4 @@
-"""Stages on compute units of their own: exactly what one program computes, in order, and whoever
-dies is named.
-"""
+"""Stages on their own compute units render what one program does, and a death is named."""
 
 import json
 import os
@@ -37,9 +35,7 @@ def shared_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def own_cache(shared_weights: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Build into a folder of these tests; and when one ends, nothing of it may be in shared
-    memory.
-    """
+    """Build into this module's own folder; shared memory is empty after each test."""
     monkeypatch.setenv("SDXS_WEIGHTS", str(shared_weights))
     before = shared_memory_names()
     yield
@@ -84,9 +80,7 @@ def picture(seed: int) -> np.ndarray:
 
 
 def session(backend: Backend, width: int) -> list[np.ndarray]:
-    """Seven frames, as many in flight as the backend takes; prompt (of `width`) and feedback
-    change underway.
-    """
+    """Render seven frames at the backend's depth; prompt and feedback change on the way."""
     generator = np.random.default_rng(5)
     prompts = [generator.standard_normal((1, 77, width), dtype=np.float32) for _ in range(2)]
     pictures: list[np.ndarray] = []

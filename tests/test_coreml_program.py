@@ -1,6 +1,4 @@
-"""The ML Programs as saved: structure that no tolerance sees, and numbers against MLX through the
-interpreter.
-"""
+"""The saved ML Programs: structure that no tolerance sees, and numbers against MLX."""
 
 import json
 import math

@@ -1,6 +1,4 @@
-"""Every form of the program from the command line, its calls into Core ML against a strict fake,
-and its compute plan.
-"""
+"""Every form of the program from the command line, against a strict fake of Core ML."""
 
 import json
 import sys
@@ -91,9 +89,7 @@ def render(demo: Checkpoint, *frames: np.ndarray, **chosen: str) -> list[np.ndar
 def test_an_image_goes_in_and_out_as_core_ml_wants_it(
     demo: Checkpoint, on_macos: None, placement: str
 ) -> None:
-    """Pillow's, in RGB; it comes back with an alpha channel. The program rounds, so the picture is
-    the same.
-    """
+    """RGB pictures come back with alpha. The program rounds, so the picture is the same."""
     more = {"placement": placement} if placement else {}
     assert np.array_equal(
         render(demo, picture(), input="image", **more)[0], render(demo, picture())[0]
@@ -327,9 +323,7 @@ def test_convert_prints_what_compression_costs(command: Command, empty_cache: Pa
 def test_too_much_compression_is_refused_with_both_pictures(
     command: Command, empty_cache: Path, tiny_sdxs: Checkpoint
 ) -> None:
-    """Two bits leave a third of random weights' energy behind, and SDXS multiplies the error of
-    eps by 14.6.
-    """
+    """Two bits leave a third of the weights' energy behind; SDXS multiplies eps errors by 14.6."""
     done = command(
         "convert", "--model", tiny_sdxs.folder, "--size", SIZE, "--weights", "palettize2"
     )

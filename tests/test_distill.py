@@ -1,6 +1,4 @@
-"""The recipe at toy size: two steps of every stage, stopped and taken up again, and the checkpoint
-that comes out.
-"""
+"""The recipe at toy size: two steps of every stage, stopped, resumed, and the checkpoint."""
 
 from collections.abc import Iterator
 from pathlib import Path

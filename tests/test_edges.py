@@ -1,6 +1,4 @@
-"""Edges: where they are, that they hold still on a noisy still picture, and that they follow what
-moves.
-"""
+"""Edges: their place, their steadiness on a noisy still picture, and their response to motion."""
 
 import numpy as np
 import pytest
@@ -54,9 +52,7 @@ def test_canny_without_memory_is_opencvs() -> None:
 
 
 def shimmer(kind: str, hysteresis: bool) -> float:
-    """Edge pixels that change from frame to frame on a still, noisy picture, as a share of all
-    edge pixels.
-    """
+    """Return the share of edge pixels that change between frames of a still, noisy picture."""
     edges, card = Edges(kind, 2 * SIZE, hysteresis), np.empty((2 * SIZE, 2 * SIZE, 3), np.uint8)
     to_square_rgb(Synthetic(2 * SIZE).read(), card)
     card[100:, :] = np.random.default_rng(9).integers(

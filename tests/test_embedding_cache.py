@@ -1,6 +1,4 @@
-"""Encoded prompts on disk: by text and encoder, whole or not at all, and never believed when
-damaged.
-"""
+"""Encoded prompts on disk: by text and encoder, written whole, never believed when damaged."""
 
 import os
 import stat

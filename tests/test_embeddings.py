@@ -1,6 +1,4 @@
-"""Blends and ways between prompts: exact at the ends, smooth between, never shorter than what they
-are made of.
-"""
+"""Blends and slerps of prompts: exact at the ends, smooth between, never too short."""
 
 import itertools
 

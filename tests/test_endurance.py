@@ -1,6 +1,4 @@
-"""Short forms of the long measurements: a soak and interrupted sessions. CI runs a longer soak
-beside the tests.
-"""
+"""Short forms of the long measurements: a soak and interrupted sessions."""
 
 import signal
 from dataclasses import replace

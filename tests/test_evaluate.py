@@ -1,6 +1,4 @@
-"""The judge itself: full marks for a perfect painter, none for one deaf to its prompt, no flicker
-for doing nothing.
-"""
+"""The judge: full marks for a perfect painter, none for one that ignores its prompt."""
 
 import numpy as np
 import pytest

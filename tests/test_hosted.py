@@ -1,6 +1,4 @@
-"""A hosted backend: the protocol as in the same process, and every way in which either side can
-die.
-"""
+"""A hosted backend: the protocol of the same process, and every way in which a side can die."""
 
 import os
 import signal
@@ -529,9 +527,7 @@ def test_a_load_that_takes_too_long_is_given_up(
 
 
 def test_a_failed_request_does_not_keep_its_buffer(host: Host) -> None:
-    """Bug: the error's context held the failed send, and with it a buffer that complained when it
-    was freed (Python 3.13).
-    """
+    """Bug: the error kept the failed send's buffer alive, which warned when freed (Python 3.13)."""
     backend = host(IDENTITY)
     backend.load()
     os.kill(backend.pid, signal.SIGKILL)
@@ -546,9 +542,7 @@ def test_a_failed_request_does_not_keep_its_buffer(host: Host) -> None:
 def test_an_interrupted_request_does_not_put_answers_out_of_step(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Bug: Ctrl-C between a request and the wait for its answer left the answer to the next
-    request.
-    """
+    """Bug: Ctrl-C between a request and its answer left the answer to the next request."""
     backend = host(IDENTITY)
     backend.load()
     child = backend._child
@@ -623,9 +617,7 @@ class Parent:
         assert self.process.stdout.readline() == f"{said}\n", self.process.communicate()[1]
 
     def end(self) -> int:
-        """Wait until every process that it started has ended too, which closes the pipes, and has
-        said nothing.
-        """
+        """Wait until all its processes have ended, which closes the pipes, without a word."""
         try:
             said, complained = self.process.communicate(timeout=PATIENCE_S)
         except subprocess.TimeoutExpired:

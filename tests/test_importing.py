@@ -1,5 +1,4 @@
-"""`sdxs weights import`: torch.save's files become safetensors, and a hostile pickle does nothing
-and is named.
+"""`sdxs weights import`: pickles become safetensors; a hostile pickle does nothing and is named.
 
 No torch here: files are written the way torch.save writes them; `experiments/parity/diffusers.py`
 imports real ones.
@@ -227,9 +226,7 @@ def test_a_state_dict_inside_a_training_checkpoint_is_taken_and_the_rest_named(
 def test_both_hashes_are_recorded_and_verified(
     tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A whole checkpoint whose UNet exists as a pickle only: after the import it opens and
-    verifies.
-    """
+    """A checkpoint whose UNet is a pickle opens and verifies after the import."""
     monkeypatch.setenv("SDXS_WEIGHTS", str(tmp_path))
     weights = tiny_folder / "unet" / "diffusion_pytorch_model.safetensors"
     tensors = load_file(weights)
@@ -454,9 +451,7 @@ def test_the_reader_knows_no_opcode_that_runs_anything() -> None:
 
 
 def test_the_hostile_pickles_would_do_harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same bytes in Python's own unpickler write the file: what the tests above refuse is
-    real.
-    """
+    """Python's own unpickler writes the file from these bytes: the refused danger is real."""
     monkeypatch.chdir(tmp_path)
     for what in ("writes a file", "runs a shell", "evaluates"):
         assert not (tmp_path / MARK).exists()

@@ -74,9 +74,7 @@ def imports(path: Path, root: Path = ROOT) -> Iterator[str]:
 
 
 def _module(dotted: str, path: Path, root: Path) -> str:
-    """The module that a name belongs to, as `imports` yields it: `errors.UsageError` is of
-    `errors`.
-    """
+    """Return the module that a name belongs to: `errors.UsageError` belongs to `errors`."""
     level = len(dotted) - len(dotted.lstrip("."))
     parts = [part for part in dotted.split(".") if part]
     if level:
@@ -98,8 +96,7 @@ def named(path: Path) -> Iterator[str]:
 
 
 def executed(path: Path, root: Path = ROOT) -> set[str]:
-    """The project's modules that importing a file's imports executes: theirs, and the `__init__` of
-    each package around those.
+    """Return the project's modules that a file's imports execute, with the `__init__`s around them.
 
     The packages around the file itself are left out: they are being executed already.
     """

@@ -1,5 +1,4 @@
-"""The reference interpreter: each operation saved in a tiny ML Program, run, and held against a
-formula written here.
+"""The reference interpreter: each operation in a tiny ML Program against a formula written here.
 
 Expected values are loops and formulas in float64 that share no code with the interpreter. Programs
 in float32 target iOS 17, in float16 iOS 18. In float16 the interpreter keeps float32 precision by
@@ -40,9 +39,7 @@ Outputs = Var | Sequence[Var]
 
 @dataclass
 class Case:
-    """What to build on `inputs`, and what must come out, a tuple of several, in float64 from the
-    same numbers.
-    """
+    """A program on `inputs`, and its expected outputs in float64."""
 
     build: Callable[..., Outputs]
     inputs: list[Array]
@@ -862,9 +859,7 @@ def compressed(
     weight: Array,
     config: cto.OpLinearQuantizerConfig | cto.OpPalettizerConfig,
 ) -> Array:
-    """Return the weight that a compressed linear layer applies: what it makes of the unit
-    vectors.
-    """
+    """Return a compressed linear layer's weight, from its outputs on unit vectors."""
     size = weight.shape[1]
     model = save(
         path.with_name("plain.mlpackage"),
@@ -909,9 +904,7 @@ def test_int8_weights(mode: str, target: ct.target, tmp_path: Path) -> None:
 @pytest.mark.parametrize("target", [ct.target.iOS17, ct.target.iOS18])
 @pytest.mark.parametrize("bits", [8, 6, 4, 2])
 def test_palettes_of_every_width(bits: int, target: ct.target, tmp_path: Path) -> None:
-    """Weights that are 2**bits evenly spaced numbers survive a uniform palette, each at its own
-    place.
-    """
+    """Weights at 2**bits evenly spaced values survive a uniform palette, each in its place."""
     order = np.random.default_rng(bits).permutation(np.arange(24 * 32) % 2**bits)
     weight = (order / 32).astype(np.float16).reshape(24, 32)
     config = cto.OpPalettizerConfig(mode="uniform", nbits=bits, weight_threshold=100)
@@ -1117,9 +1110,7 @@ class Picture:
 
 @pytest.mark.parametrize("layout", ["RGB", "BGR"])
 def test_images_in_and_out(layout: str, tmp_path: Path) -> None:
-    """The program sees channels in its own order, (1, 3, H, W), after the scale and bias of the
-    description.
-    """
+    """The program sees (1, 3, H, W) after the description's scale and bias."""
     path = tmp_path / "m.mlpackage"
     gains = np.float32([1, 2, -1]).reshape(1, 3, 1, 1)
     image = ct.ImageType(

@@ -1,6 +1,4 @@
-"""Where the custom kernel is used and what a model becomes with it; the kernel itself needs a GPU
-(`kernel_check`).
-"""
+"""Where a model uses the custom kernel; the kernel itself needs a GPU (`mac_check.kernel`)."""
 
 import re
 

@@ -1,5 +1,4 @@
-"""The attribute trees of the MLX modules, the layout derived from the config and the published
-sizes agree.
+"""MLX's attribute trees, the layout derived from the config and the published sizes agree.
 
 Full size throughout: parameters stay lazy, so building a network costs milliseconds and no memory.
 """
@@ -41,9 +40,7 @@ def _configs(name: str, size: str) -> Architecture:
 
 
 def _file_shapes(model: nn.Module) -> Layout:
-    """Keys and shapes of a module's parameters as a checkpoint stores them: convolutions O, I, kH,
-    kW.
-    """
+    """Return a module's keys and shapes as a checkpoint stores them: convolutions O, I, kH, kW."""
     shapes = {}
     for key, array in nn.utils.tree_flatten(model.parameters()):
         assert isinstance(array, mx.array)

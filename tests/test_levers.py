@@ -1,6 +1,4 @@
-"""The table of levers: taking one away changes the speed and nothing else, and everything is put
-back.
-"""
+"""The table of levers: removing one changes only the speed, and everything is put back."""
 
 import mlx.core as mx
 import numpy as np

@@ -1,6 +1,4 @@
-"""`sdxs live` end to end: real clip in, files out, and one clear line for everything that can go
-wrong.
-"""
+"""`sdxs live` end to end: a real clip in, files out, one clear line for every fault."""
 
 import json
 import os
@@ -504,9 +502,7 @@ def test_a_session_that_leaves_a_thread_behind_fails_its_test(
 def test_a_slow_close_of_two_backends_is_waited_for(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Bug: with 0.6 s for everything, comparing backends lost their memory and ended the process
-    by force.
-    """
+    """Bug: with 0.6 s in all, comparing backends lost their memory and killed the process."""
     options = (
         *LIVE,
         "--backend",

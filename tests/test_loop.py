@@ -149,9 +149,7 @@ def run(
 
 
 def end(loop: Loop) -> None:
-    """Wait for threads that a session had to leave behind: none may be inside OpenCV when the
-    interpreter ends.
-    """
+    """Wait for threads that a session left behind: none may be inside OpenCV at exit."""
     for thread in loop._guard.threads:
         if thread.ident is not None:
             thread.join(PATIENCE_S)
@@ -177,8 +175,7 @@ def test_a_pipeline_of_three_keeps_the_order() -> None:
 
 
 def test_realtime_drops_are_counted_exactly() -> None:
-    """Every number that was captured and not shown is a counted drop; none is lost or counted
-    twice.
+    """Every captured frame that is not shown is one counted drop.
 
     Captured, rendered and shown wait for each other so that both kinds of drops must happen.
     """
@@ -579,9 +576,7 @@ class SlowToClose(IdentityBackend):
 def test_a_session_that_ends_in_order_waits_for_its_backends(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Bug: a close of more than 0.6 s lost the backend's memory and its last error, and left a
-    thread behind.
-    """
+    """Bug: a close of over 0.6 s lost the backend's memory and last error, and left a thread."""
     monkeypatch.setattr("sdxs.common.live.loop.JOIN_S", 0.0)
     loop = make(Cards(100), SlowToClose(threading.Event(), 0.2), frames=3)
     done = run(loop)
@@ -629,9 +624,7 @@ def test_summary_names_stages_latency_and_memory() -> None:
 
 
 def test_a_slow_last_frame_is_no_lost_source() -> None:
-    """Bug: a source that had ended in order was reported as lost while its last frame was being
-    rendered.
-    """
+    """Bug: an ended source was reported as lost while its last frame was being rendered."""
     loop = make(Cards(3), SleepingBackend(None, OPTIONS, ms=1200), realtime=True, stall_s=1.0)
     done = run(loop)
     assert done.error is None and done.numbers[-1] == 2
@@ -651,9 +644,7 @@ def test_pause_holds_in_the_sequential_loop_too() -> None:
 
 
 def test_an_unfinished_prompt_does_not_hold_up_the_end() -> None:
-    """Bug: the interpreter waited for the encoder; now the session says that a thread was left
-    behind.
-    """
+    """Bug: the interpreter waited for the encoder; the session reports the thread it left."""
     release = threading.Event()
 
     def encode(text: str) -> np.ndarray:
@@ -734,9 +725,7 @@ def test_a_clip_waits_for_the_model() -> None:
 
 
 def test_a_frame_that_comes_after_pause_is_not_shown_when_it_ends() -> None:
-    """Bug: a frame for which the backend had been waiting went in during the pause and came out
-    after it, seconds old.
-    """
+    """Bug: a frame that the backend waited for went in during a pause and came out seconds old."""
     backend, paused = Recording(), threading.Event()
     waits: list[int] = []
 

@@ -1,6 +1,4 @@
-"""The script that a Mac owner runs once: its rehearsal on the interpreter, and how it treats what
-fails.
-"""
+"""mac-check: its rehearsal on the interpreter, and its answers to failures."""
 
 import ctypes
 import json
@@ -122,9 +120,7 @@ def test_the_file_says_what_it_is_from(
 
 
 def test_a_call_that_holds_the_lock_shows() -> None:
-    """One long call each: on a busy machine, what happens between short ones would count for more
-    than they do.
-    """
+    """One long call each: on a busy machine the gaps between short calls would count for more."""
     held = speed_kept(
         lambda: ctypes.PyDLL(None).usleep(500_000)
     )  # unlike CDLL, calls keep the lock

@@ -58,9 +58,7 @@ def test_attention_in_pieces_of_any_size(
 
 
 def test_attention_can_be_trained_through() -> None:
-    """The softmax adds to the bits of a float; its gradient is stated, and must be the softmax's
-    own.
-    """
+    """The softmax adds to a float's bits; its stated gradient must be softmax's own."""
     random = np.random.default_rng(1)
     q, k, v, given = (
         mx.array(random.standard_normal((2, 3, 20, 16), dtype=np.float32)) for _ in range(4)

@@ -47,9 +47,7 @@ def rows(shown: str) -> dict[str, str]:
 def test_every_option_is_described_and_shows_its_default(
     path: tuple[str, ...], command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Bug: defaults written in help strings were taken for markup and vanished; `bench --rounds`
-    had no description at all.
-    """
+    """Bug: defaults in help strings vanished as markup; `bench --rounds` had no description."""
     monkeypatch.setattr(rich_utils, "MAX_WIDTH", 600)
     shown = rows(command(*path, "--help").out)
     options = [

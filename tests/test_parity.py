@@ -1,5 +1,4 @@
-"""Our networks against what diffusers and transformers made of the same weights and inputs (no
-torch here).
+"""Our networks against outputs of diffusers and transformers for the same weights (no torch).
 
 The stored outputs were computed in float64 by `experiments/parity/make_fixtures.py`; weights and
 inputs are drawn again. `make parity` compares with the live libraries, full size too.

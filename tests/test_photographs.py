@@ -23,9 +23,7 @@ def save(path: Path, picture: np.ndarray) -> Path:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Thirty scenes, numbered as a collection numbers them; scene 3 twice, and two views with
-    telling names.
-    """
+    """Thirty numbered scenes; scene 3 twice, and two views with telling names."""
     for k in range(30):
         save(tmp_path / f"pack_{k:04}.png", scene(k))
     save(tmp_path / "again.png", np.clip(scene(3).astype(int) + 6, 0, 255).astype(np.uint8))

@@ -98,9 +98,7 @@ def test_window_is_refused_without_a_display(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def disk(monkeypatch: pytest.MonkeyPatch, free: list[int]) -> list[int]:
-    """Let the disk have `free` bytes at each look, the last from then on; returns the looks that
-    were taken.
-    """
+    """Give the disk `free` bytes at each look, then the last value; return the looks."""
     looks: list[int] = []
 
     def usage(_: Path) -> object:
@@ -129,9 +127,7 @@ def test_a_disk_that_is_full_from_the_start_leaves_an_earlier_video_alone(
 def test_the_disk_is_looked_at_again_and_again_at_any_rate(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shown_fps: int
 ) -> None:
-    """Bug: at 15, 10 or 1 pictures a second the count of written frames never met the check
-    again.
-    """
+    """Bug: at 15, 10 or 1 pictures a second the frame count never met the space check again."""
     looks = disk(monkeypatch, [10**12])
     sink = open_sink(tmp_path / "out.avi", 30, realtime=True)
     for n in range(10 * shown_fps):

@@ -1,6 +1,4 @@
-"""The sketch checkpoint's recipe at toy size, and the judge of structure on renderers whose
-figures are known.
-"""
+"""The sketch checkpoint's recipe at toy size, and the judge of structure on known renderers."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,6 +1,4 @@
-"""A session's figures: exact while they are few, sampled when they are many, never growing without
-end.
-"""
+"""A session's figures: exact while few, sampled when many, in bounded memory."""
 
 import numpy as np
 import pytest

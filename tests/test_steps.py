@@ -1,6 +1,4 @@
-"""`--strength` and `--steps`: Euler's steps through the real frame, and refusals on the command
-line.
-"""
+"""`--strength` and `--steps`: Euler's steps through the real frame, and the refusals."""
 
 import json
 from dataclasses import replace
@@ -44,9 +42,7 @@ def draw(shape: tuple[int, ...], seed: int) -> np.ndarray:
 def test_the_frame_takes_eulers_steps(
     turbo: Checkpoint, strength: float | None, steps: int, noise_scale: float
 ) -> None:
-    """Against the textbook form in float64, as diffusers' scheduler has it: x' = x + (sigma' -
-    sigma) eps.
-    """
+    """Equal the textbook form in float64, as diffusers has it: x' = x + (sigma' - sigma) eps."""
     told = turbo.at(strength, steps)
     told = replace(told, frame=replace(told.frame, noise_scale=noise_scale))
     unet, vae = UNet2DConditionModel(told.unet), load_vae(told.vae, told.vae_weights, mx.float32)
@@ -91,9 +87,7 @@ def test_each_setting_gives_a_picture_of_its_own(turbo: Checkpoint) -> None:
 
 
 def test_a_picture_from_the_prompt_alone_starts_from_latents_of_zero(turbo: Checkpoint) -> None:
-    """As text to image does: x = sigma n, whatever frame is given, and whatever was rendered
-    before.
-    """
+    """Start as text to image does: x = sigma n, whatever the frame and the frames before."""
     states = draw((1, 77, 64), 3)
     unet, vae = UNet2DConditionModel(turbo.unet), load_vae(turbo.vae, turbo.vae_weights, mx.float32)
     load_weights(unet, turbo.unet_weights, mx.float32)

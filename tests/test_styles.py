@@ -1,5 +1,4 @@
-"""On the demo checkpoint a prompt decides the style, recognisably, on photographs it was not
-trained on.
+"""The demo's prompt decides the style, recognisably, on held-out photographs.
 
 A rendering has the style whose teacher's picture of the same photograph is nearest (squared
 error). A change of mean colour and detail, measured on one photograph and looked for on another,
@@ -45,9 +44,7 @@ def corners(name: str) -> list[np.ndarray]:
 
 @pytest.fixture(scope="module")
 def errors(demo: Checkpoint) -> Iterator[np.ndarray]:
-    """Squared error to every teacher's picture, (pictures, prompts and at last the photograph
-    itself, teachers).
-    """
+    """Return squared errors to the teachers: (pictures, prompts + photograph, teachers)."""
     backend, encoder = MlxBackend(demo, MlxOptions(SIZE)), TextEncoder(demo)
     backend.load()
     prompts = [encoder.encode(prompt) for prompt in PROMPTS]
@@ -94,9 +91,7 @@ def test_a_rendering_is_much_nearer_to_its_teacher_than_the_photograph_is(
     [("neon cyberpunk city", "anime style"), ("an oil painting", "a pencil sketch")],
 )
 def test_the_way_between_two_styles_is_even(demo: Checkpoint, one: str, other: str) -> None:
-    """Before it was trained on mixtures of prompts the demo jumped: by half of the whole change in
-    one of 40 steps.
-    """
+    """Bug: before training on mixtures of prompts the demo jumped by half in one of 40 steps."""
     backend, encoder, camera = (
         MlxBackend(demo, MlxOptions(SIZE)),
         TextEncoder(demo),

@@ -1,6 +1,4 @@
-"""The ten teachers are deterministic, unlike each other, tied to the picture and not to the
-screen, and steady.
-"""
+"""The ten teachers: deterministic, unlike each other, tied to the picture, steady."""
 
 from pathlib import Path
 

@@ -11,9 +11,7 @@ def flat(level: int, size: int = 64) -> np.ndarray:
 
 
 def test_smoothing_reaches_the_target_though_each_step_is_under_one_level() -> None:
-    """Bug of 8-bit states: at a weight of 0.95 a difference of 10 levels moves by half a level and
-    never again.
-    """
+    """Bug of 8-bit states: at a weight of 0.95, 10 levels move by half a level and stop."""
     smoother = Smoother(64)
     smoother.apply(flat(100), flat(0), ema=0.95, blend=0)
     levels = []

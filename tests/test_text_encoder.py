@@ -1,6 +1,4 @@
-"""The text encoder beyond parity (`test_parity.py`): causality, stored precision, names, one
-prompt end to end.
-"""
+"""The text encoder beyond parity: causality, stored precision, names, one prompt end to end."""
 
 from dataclasses import replace
 from pathlib import Path

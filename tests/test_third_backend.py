@@ -1,6 +1,4 @@
-"""A backend that a package of somebody else's brings: every command runs it, and no file of sdxs
-names it.
-"""
+"""A backend from a foreign package: every command runs it, and no file of sdxs names it."""
 
 import json
 import os

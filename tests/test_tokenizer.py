@@ -1,6 +1,4 @@
-"""The tokenizer equals transformers' CLIPTokenizer, and says so when it cannot do what was
-asked.
-"""
+"""The tokenizer equals transformers' CLIPTokenizer, and reports prompts it cannot encode."""
 
 import json
 import shutil
@@ -36,9 +34,7 @@ def test_equals_transformers_on_3000_texts() -> None:
 
 
 def test_equals_transformers_where_the_padding_is_an_exclamation_mark(tmp_path: Path) -> None:
-    """Bug: '!!!' inside a prompt became one token, because only the marks of start and end counted
-    as special.
-    """
+    """Bug: '!!!' inside a prompt became one token; only start and end marks counted as special."""
     texts, expected = read_tokenizer("!")
     ours = token_rows(texts, padded_tokenizer(tmp_path, "!"))
     assert [text for text, a, b in zip(texts, ours, expected, strict=True) if (a != b).any()] == []

@@ -1,6 +1,4 @@
-"""The torch peer, where the parity extra is installed: the same picture as MLX's, in every form
-that runs here.
-"""
+"""The torch peer (extra `parity`): MLX's picture, in every form that runs here."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,6 +1,4 @@
-"""What the command line refuses, in one line each, and what it must not lose when several things
-go wrong.
-"""
+"""Refusals of the command line, in one line each, and several faults at once."""
 
 import os
 import signal
@@ -52,9 +50,7 @@ def test_the_parsers_own_refusals_are_one_line_and_code_2(
     says: str,
     arguments: tuple[object, ...],
 ) -> None:
-    """Bug: they were a box of five lines; nan passed every range; an empty --out filled the
-    current folder.
-    """
+    """Bugs: refusals were a box of five lines; nan passed every range; '' filled the folder."""
     monkeypatch.chdir(tmp_path)
     assert says in refused(command, 2, *arguments)
     assert not list(tmp_path.iterdir())
@@ -160,9 +156,7 @@ def test_wrong_names_in_the_right_words(
     says: str,
     arguments: tuple[str, ...],
 ) -> None:
-    """Bugs: '/tmp: no such file'; OpenCV's own words; 'reinstall sdxs'; a FileExistsError; PNGs in
-    a folder '.mp4'.
-    """
+    """Bugs: '/tmp: no such file', OpenCV's own words, 'reinstall sdxs', PNGs in a folder '.mp4'."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "afile").write_bytes(b"mine")
     (tmp_path / "binary.txt").write_bytes(b"\x7fELF\x02\x01\x00\x00prompt")
@@ -177,9 +171,7 @@ def test_wrong_names_in_the_right_words(
 def test_licences_are_whole_in_a_narrow_terminal(
     command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Bug: at 80 columns `creativeml-openrail-m` was cut, and that table is where licences are
-    named.
-    """
+    """Bug: at 80 columns the table cut `creativeml-openrail-m`, and licences are named there."""
     monkeypatch.setattr(cli.out, "_width", 80)
     listed = command("weights", "list").out
     assert max(map(len, listed.splitlines()[:-1])) <= 80
@@ -201,9 +193,7 @@ def test_first_of_keeps_the_others_as_notes() -> None:
 def test_figures_that_cannot_be_written_do_not_hide_why_the_session_failed(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Bug: a full disk ended the recording, and then only the statistics were complained of; the
-    lost image never was.
-    """
+    """Bug: a full disk ended the recording, and only the statistics were complained of."""
     from sdxs.common.io.sinks import film, image
     from sdxs.common.live import session
 
@@ -299,9 +289,7 @@ def test_a_camera_whose_read_never_returns_ends_with_code_3(
 def test_an_import_that_was_interrupted_is_an_interruption(
     command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Bug: SIGINT inside NumPy's or OpenCV's import came out as their ImportError, with a
-    traceback and exit code 1.
-    """
+    """Bug: SIGINT inside an import came out as ImportError, with a traceback and exit code 1."""
 
     def examine(_: object) -> None:
         try:

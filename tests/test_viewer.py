@@ -1,6 +1,4 @@
-"""What reaches files and window: composition, overlay, snapshots, recordings, and nothing lost
-when one fails.
-"""
+"""Files and window: composition, overlay, snapshots, recordings, and survival of a failing sink."""
 
 from pathlib import Path
 from types import SimpleNamespace

@@ -1,6 +1,4 @@
-"""The window's own logic, on a stand-in for OpenCV's; and the real one where there is a display to
-show it on.
-"""
+"""The window's own logic on a fake of OpenCV's window, and a real window where one can be shown."""
 
 import os
 import subprocess
