@@ -1,5 +1,6 @@
-"""SDXS as Core ML programs, written straight from safetensors; run by Core ML, or read by an
-interpreter.
+"""SDXS as Core ML programs, built straight from safetensors.
+
+Core ML runs them; on other systems the reference interpreter does.
 """
 
 import logging

@@ -45,8 +45,9 @@ HOSTED_LOCATION = f"{StagesBackend.__module__}:{StagesBackend.__name__}"
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """Stages in a row on one compute unit; `made` is where its result is put on the way to the
-    next.
+    """Consecutive stages on one compute unit.
+
+    `made` holds their result on its way to the next section.
     """
 
     stages: tuple[Stage, ...]
@@ -59,9 +60,7 @@ class Section:
 
 
 class CoreMLBackend:
-    """Backend on Core ML (macOS), or on the reference interpreter where that is asked for by
-    name.
-    """
+    """Render on Core ML (macOS), or by name on the reference interpreter."""
 
     name = "coreml"
 
@@ -89,8 +88,9 @@ class CoreMLBackend:
         )  # when it was submitted, bridge_ns until now
 
     def load(self) -> None:
-        """Build what is not cached, start the processes, load every program and render a blank
-        frame. Raises SdxsError.
+        """Build uncached programs, start the processes, load, and render a blank frame.
+
+        Raises SdxsError.
         """
         self.close()
         refuse_without_runtime(self.options)
@@ -159,9 +159,7 @@ class CoreMLBackend:
         return StageTimes(time.perf_counter_ns() - submitted_ns, bridge_ns)
 
     def memory(self) -> MemoryUse:
-        """Model bytes of every section; what Core ML itself holds only the processes' footprints
-        tell.
-        """
+        """Return the model bytes of every section; only footprints show Core ML's own memory."""
         return MemoryUse(0, 0, 0, sum(backend.memory().model_bytes for backend in self._all()))
 
     def describe(self) -> Description:
@@ -219,8 +217,9 @@ def controlled(options: CoreMLOptions) -> CoreMLOptions:
 
 
 def split(options: CoreMLOptions) -> list[tuple[str, tuple[Stage, ...]]]:
-    """Cut the stages where the compute unit changes: [('ne', ('encode',)), ('gpu', ('unet',)),
-    ('ne', ('decode',))].
+    """Cut the stages where the compute unit changes.
+
+    Returns for example [('ne', ('encode',)), ('gpu', ('unet',)), ('ne', ('decode',))].
     """
     if not options.placement:
         return [(options.compute_units or DEFAULT_UNITS, WHOLE)]

@@ -140,8 +140,9 @@ def find_or_build(
 
 
 def add_gate(built: Built, gate_db: dict[str, float]) -> None:
-    """Note that the programs were held against a reference after all. Raises BackendError if the
-    disk refuses.
+    """Record that a reference has checked the programs.
+
+    Raises BackendError if the disk refuses.
     """
     try:
         _write_json(

@@ -1,5 +1,6 @@
-"""Which compute unit runs how many operations of a program, as Core ML plans it (MLComputePlan,
-macOS 14.4).
+"""Count the operations of a program by compute unit, as Core ML plans it.
+
+Source: MLComputePlan, macOS 14.4.
 """
 
 from collections import Counter
@@ -60,8 +61,9 @@ class PlanSummary:
 def summarise(
     compiled: Path, stage: str, compute_units: str, function: str | None = None
 ) -> PlanSummary:
-    """Ask Core ML for the plan of a compiled program (.mlmodelc). Raises BackendError where it has
-    none.
+    """Ask Core ML for the plan of a compiled program (.mlmodelc).
+
+    Raises BackendError where it has none.
     """
     try:
         from coremltools.models.compute_plan import MLComputePlan
@@ -111,9 +113,7 @@ def count(
 
 
 def plans(built: Built, options: CoreMLOptions) -> list[PlanSummary]:
-    """The plan of every program that these options run; empty on the reference interpreter, which
-    has none.
-    """
+    """Return the plan of every program of these options; none on the reference interpreter."""
     if options.runtime == "reference":
         return []
     return [

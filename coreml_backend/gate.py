@@ -1,5 +1,6 @@
-"""Before a built program is accepted: a probe frame through it against a reference that shares
-none of its code.
+"""The gate: a built program's probe frame against an independent reference.
+
+The reference shares none of the program's code.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,5 +1,4 @@
-"""What bench asks of Core ML: a frame's work counted operation by operation, the device's peaks,
-the stages one by one.
+"""What bench measures of Core ML: operations of a frame, peaks of the device, times of the stages.
 
 Counting needs no Mac. Peaks and stages run Core ML itself, or the reference interpreter in a test,
 whose times mean nothing.
@@ -76,8 +75,9 @@ class CoreMLInstrument:
         return describe(find_or_build(loaded.checkpoint, loaded.options), loaded.options)
 
     def profile(self, backend: Backend, picture: np.ndarray, frames: int) -> dict[str, list[float]]:
-        """Run a program for each stage in turn, on the backend's own compute units; they are built
-        if they are not cached.
+        """Time a program for each stage in turn, on the backend's own compute units.
+
+        Programs that are not cached are built.
         """
         loaded = _coreml(backend)
         options = loaded.options
@@ -109,8 +109,9 @@ def _coreml(backend: Backend) -> CoreMLBackend:
 
 
 def open_model(path: Path, runtime: str = "coreml") -> Model:
-    """Open a package that measures a peak, on Core ML, or on the interpreter. Raises UsageError,
-    BackendError.
+    """Open a package that measures a peak, on Core ML or on the interpreter.
+
+    Raises UsageError, BackendError.
     """
     if runtime == "reference":
         from .interpreter.interpreter import Interpreter
@@ -139,9 +140,7 @@ def _best(model: Model, given: dict[str, np.ndarray]) -> float:
 
 
 def _work(op: Operation) -> tuple[int, int, int]:
-    """FLOPs, weights and activations of one operation; nothing for what is neither a convolution
-    nor a product.
-    """
+    """Return FLOPs, weights and activations of one convolution or product; zeros for the rest."""
     y = op.outputs[0]
     if op.op_type in ("conv", "linear"):
         weight, bias = op.inputs["weight"], op.inputs.get("bias")
@@ -175,9 +174,7 @@ def _size(value: Var) -> int:
 
 
 def write_product(path: Path, side: int, layers: int = 4) -> int:
-    """Write a program of `layers` linears in a row, (1, side, side) -> the same; return how
-    many.
-    """
+    """Write a program of `layers` linears in a row over (1, side, side); return their number."""
     weight = np.random.default_rng(1).standard_normal((side, side), np.float32) / np.sqrt(
         side, dtype=np.float32
     )

@@ -26,8 +26,9 @@ UNITS = {
 
 
 def parse_placement(text: str) -> tuple[str, ...]:
-    """'encode=ne,unet=gpu,decode=ne' -> ('ne', 'gpu', 'ne'); nothing for nothing. Raises
-    UsageError.
+    """Parse 'encode=ne,unet=gpu,decode=ne' to ('ne', 'gpu', 'ne'), and '' to ().
+
+    Raises UsageError.
     """
     if not text:
         return ()

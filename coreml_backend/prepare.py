@@ -28,9 +28,7 @@ COREMLTOOLS_REMEDY = (
 
 
 def refuse_without_runtime(options: CoreMLOptions) -> None:
-    """Raise UsageError where Core ML itself cannot run, or what is needed to build for it is not
-    here.
-    """
+    """Raise UsageError where Core ML cannot run, or where its tools are missing."""
     if options.runtime == "coreml" and sys.platform != "darwin":
         raise UsageError(
             "--backend coreml: Core ML needs macOS; use --backend mlx, or --coreml-runtime "
@@ -90,8 +88,9 @@ def find_or_build(
     progress: Progress | None = None,
     force: bool = False,
 ) -> cache.Built:
-    """Return the programs for `checkpoint`, building them if needed; with `reference`, none that
-    was not held against it.
+    """Return the programs for `checkpoint`, building them if needed.
+
+    With `reference`, every returned program has passed the check.
 
     Raises BackendError if the build fails or the gate refuses; then nothing is kept but two
     pictures.
@@ -118,9 +117,7 @@ def find_or_build(
 
 
 def gate_key(options: CoreMLOptions, size: int) -> str:
-    """What was held against the reference: units compute differently, so each choice of them is
-    checked by itself.
-    """
+    """Name a check by size and compute units: units compute differently."""
     where = "+".join(dict.fromkeys(options.units(stage) for stage in options.stages))
     return f"{size} by {where if options.runtime == 'coreml' else 'the interpreter'}"
 
@@ -154,8 +151,7 @@ def check_sizes(
 def warm_up(
     checkpoint: Checkpoint, options: CoreMLOptions, built: cache.Built, progress: Progress
 ) -> None:
-    """Let Core ML compile and meet every program now, showing it, instead of silently when a
-    session starts.
+    """Let Core ML compile and load every program now, with progress, before a session starts.
 
     Core ML keeps what it prepares for the Neural Engine, 20 to 40 s of work. Does nothing where it
     has done so before, or where the reference interpreter runs.
@@ -169,9 +165,7 @@ def warm_up(
 def _build(
     checkpoint: Checkpoint, options: CoreMLOptions, partial: cache.Built, report: Progress
 ) -> float:
-    """Write a package for each stage; return the largest relative error that compression cost the
-    weights of one.
-    """
+    """Write a package for each stage; return the largest relative error of its weights."""
     from .program import build, build_sizes, read_metadata
 
     errors = [0.0]

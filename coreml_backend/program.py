@@ -120,8 +120,7 @@ def _why_not_written(path: Path, error: str) -> str:
 
 
 def mil_program(checkpoint: Checkpoint, variant: Variant) -> tuple[Program, tuple[Store, ...]]:
-    """The program before coremltools' passes, and what was read from the files of UNet, VAE and
-    ControlNet.
+    """Return the program before coremltools' passes, and the stores that were read for it.
 
     Raises UsageError if there is no ControlNet where one is asked for, or more than one step.
     """
@@ -166,8 +165,7 @@ def build_sizes(
     path: Path,
     progress: Progress | None = None,
 ) -> None:
-    """Write one .mlpackage with a function `size_<S>` for each size, all sharing one set of
-    weights.
+    """Write one .mlpackage with a function `size_<S>` per size, sharing one set of weights.
 
     The first size is the default. Needs macOS 15 whatever the attention. Raises as `build` does.
     """
@@ -207,9 +205,7 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Frame:
-    """One diffusion step between two pictures, as MIL operations; `mlx_sdxs.frame.Frame` in Core
-    ML.
-    """
+    """One diffusion step between two pictures as MIL operations; twin of `mlx_sdxs.frame.Frame`."""
 
     unet: UNet2DConditionModel
     vae: AutoencoderTiny | AutoencoderKL
@@ -299,8 +295,9 @@ def _frame(checkpoint: Checkpoint, form: AttentionForm, unet: Weights, vae: Weig
 
 
 def input_shapes(checkpoint: Checkpoint, variant: Variant) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every input that the program takes, in order; all are float32, `picture`
-    may be an image.
+    """Return name and shape of every input in order.
+
+    All are float32; `picture` may be an image.
     """
     side = variant.size // checkpoint.vae.reduction
     latents: tuple[int, ...] = (1, checkpoint.vae.latent_channels, side, side)
@@ -334,8 +331,9 @@ def _program(
     target: ct.target,
     noise: np.ndarray,
 ) -> Program:
-    """One function, `main`. noise: float32 (1, C, S/8, S/8), used where the program has no such
-    input.
+    """Build a program of one function, `main`.
+
+    noise: float32 (1, C, S/8, S/8), for a program without a noise input.
     """
     placeholders = {
         name: mb.placeholder(shape=shape, dtype=types.fp32) for name, shape in shapes.items()
@@ -391,9 +389,7 @@ def _metadata(
 
 
 def _write_metadata(path: Path, spec: ct.proto.Model_pb2.Model, metadata: dict[str, str]) -> None:
-    """Replace a package's specification by `spec` with `metadata`; the weights beside it stay as
-    they are.
-    """
+    """Replace a package's specification by `spec` with `metadata`; leave its weights alone."""
     for key, value in metadata.items():
         spec.description.metadata.userDefined[key] = value
     (file,) = path.glob("Data/com.apple.CoreML/*.mlmodel")
@@ -406,9 +402,7 @@ def _share(report: Progress, start: float, share: float, step: str, done: float)
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep coremltools' progress bars, which have no switch, and the temporary folders it forgets
-    to close quiet.
-    """
+    """Silence coremltools' progress bars and its unclosed temporary folders."""
     bars = pass_pipeline.tqdm
     pass_pipeline.tqdm = lambda passes, **_: passes
     try:

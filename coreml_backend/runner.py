@@ -102,8 +102,7 @@ class Runner:
         self._has_previous = False
 
     def run(self, given: np.ndarray, edges: np.ndarray | None = None) -> tuple[np.ndarray, int]:
-        """Return what the stage makes of `given`, and the nanoseconds spent outside Core ML, 0
-        where it does not say.
+        """Return the stage's output for `given`, and nanoseconds outside Core ML (0: unknown).
 
         edges: for a stage with a ControlNet, uint8 (S, S). Raises BackendError if the prediction
         fails or is not finite.
@@ -128,9 +127,7 @@ class Runner:
         return result, self._bridge_ns(time.perf_counter_ns() - began)
 
     def _fill(self, given: np.ndarray) -> "dict[str, Value]":
-        """The inputs of one prediction, in a fresh dict: `predict` may replace entries of the one
-        it is given.
-        """
+        """Return a fresh dict of inputs: `predict` may replace entries of its argument."""
         name = TAKES[self.stage]
         if "feedback" in self._inputs and self._text_only:
             self._inputs["previous"][:], self._inputs["feedback"][0] = (
@@ -204,8 +201,9 @@ def open_runner(
     options: CoreMLOptions,
     progress: Progress | None = None,
 ) -> Runner:
-    """Load one program on the runtime asked for, telling `progress` what takes long. Raises
-    BackendError.
+    """Load one program on the chosen runtime.
+
+    progress: is told of slow steps. Raises BackendError.
     """
     model = (
         _open_reference(built, stage, options)

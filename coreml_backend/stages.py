@@ -1,5 +1,4 @@
-"""Stages of a frame that run one after the other in this process: what a section of the pipeline
-is.
+"""Run consecutive stages of a frame in this process: one section of the pipeline.
 
 Satisfies the Backend protocol, except that what it takes and gives may be latents, float32
 (1, C, S/8, S/8), instead of pictures; `common.backend.hosted` then hosts it all the same.
@@ -54,9 +53,7 @@ class StagesBackend:
         return plane(GIVES[self.stages[-1]], self._checkpoint, self.options.size)
 
     def load(self) -> None:
-        """Build the programs if they are not cached, load them and run a blank frame. Raises
-        SdxsError.
-        """
+        """Build uncached programs, load all and render a blank frame. Raises SdxsError."""
         self.close()
         refuse_without_runtime(self.options)
         self._checkpoint.verify()
@@ -108,9 +105,7 @@ class StagesBackend:
         return times
 
     def memory(self) -> MemoryUse:
-        """Core ML tells nothing of its own memory; the process footprint does. model_bytes are the
-        packages.
-        """
+        """Return the packages' bytes as model_bytes; only footprints show Core ML's own memory."""
         stages = self.stages if self._runners else ()
         return MemoryUse(
             0, 0, 0, sum(cache.size_bytes(self._built.package(stage)) for stage in stages)
@@ -144,9 +139,7 @@ class StagesBackend:
 
 
 def plane(what: str, checkpoint: Checkpoint, size: int) -> Plane:
-    """How a stage's input or output travels: 'picture' and 'image' as uint8, 'latents' and 'x0' as
-    float32.
-    """
+    """Return the array of a stage's input or output: pictures as uint8, latents as float32."""
     if what in ("picture", "image"):
         return Plane((size, size, 3))
     side = size // checkpoint.vae.reduction

@@ -58,8 +58,9 @@ class MlxBackend:
     name = "mlx"
 
     def __init__(self, checkpoint: Checkpoint, options: MlxOptions) -> None:
-        """Take what to run; nothing is loaded yet. Raises UsageError for a size, dtype or setting
-        that cannot be.
+        """Take what to run; nothing is loaded yet.
+
+        Raises UsageError for an impossible size, dtype or setting.
         """
         checkpoint.check_size(options.size)
         self.dtype_name = _dtype_name(options.dtype)
@@ -174,8 +175,9 @@ class MlxBackend:
         return wanted == "folded" or (wanted == "auto" and on_cuda() and steps == self.batch == 1)
 
     def _keeps_pictures(self) -> bool:
-        """By itself not in the caller's own lane: there it gained nothing on an H200 and at times
-        cost (levers-gpu.json).
+        """Keep pictures in host memory by default only with threads.
+
+        In the caller's own lane it gained nothing on an H200 and at times cost (levers-gpu.json).
         """
         wanted = self.options.pictures
         return wanted == "host" or (wanted == "auto" and on_cuda() and not self._is_callers)
@@ -287,8 +289,9 @@ class MlxBackend:
         )
 
     def close(self) -> None:
-        """Free the model, also after a load that failed. Ends MLX in the calling thread unless it
-        is the main one.
+        """Free the model, also after a failed load.
+
+        Ends MLX in the calling thread unless that is the main thread.
         """
         if self._thread != threading.get_ident():
             return

@@ -24,8 +24,9 @@ Prompt: TypeAlias = mx.array | PromptProducts
 
 @dataclass(frozen=True)
 class Frame:
-    """One diffusion step, or a few, between two pictures. Pure: the same inputs give the same
-    picture.
+    """One diffusion step, or a few, between two pictures.
+
+    Pure: the same inputs give the same picture.
 
     Networks compute in `dtype`; mixing and x0 are float32 whatever it is.
     """
@@ -45,8 +46,7 @@ class Frame:
         return [self.controlnet, self.unet] if self.controlnet else [self.unet]
 
     def fold(self, prompt: bool = False) -> "Frame":
-        """Return the frame with its timestep built in, for one size of picture; its networks are
-        changed by this.
+        """Return the frame with its timestep folded in, for one picture size; changes its networks.
 
         For one step only. prompt: whether cross-attention is folded, see `fold.PromptAttention`.
         """
@@ -62,9 +62,7 @@ class Frame:
         return replace(self, folded=True, last_weight=weight)
 
     def prompt(self, encoder_hidden_states: mx.array) -> Prompt:
-        """Make of float32 (1, 77, D) what the other methods take as `prompt`, computed once per
-        prompt.
-        """
+        """Make the `prompt` of the other methods from float32 (1, 77, D), once per prompt."""
         states = encoder_hidden_states.astype(self.dtype)
         if not self.folded:
             return states
@@ -82,8 +80,7 @@ class Frame:
         edges: mx.array | None = None,
         scale: mx.array | None = None,
     ) -> tuple[mx.array, mx.array]:
-        """Render one frame, or some at once; return the picture, uint8 as it was given, and its x0
-        for the next one.
+        """Render one frame or a batch; return the uint8 picture and its x0 for the next frame.
 
         picture: uint8 (S, S, 3) RGB, or (B, S, S, 3), all under one prompt, noise and control.
         prompt: as `prompt` returned it. noise, previous: float32 (1, S/8, S/8, C), `previous`
@@ -102,9 +99,7 @@ class Frame:
         return self.vae.encode(image.astype(self.dtype)).astype(mx.float32) * self.scaling_factor
 
     def without_control(self) -> "Frame":
-        """The same frame, same weights, without its ControlNet: what a control of scale 0 would
-        give, for less.
-        """
+        """Return the frame without its ControlNet, which is control scale 0 for less work."""
         return replace(self, controlnet=None)
 
     def denoise(

@@ -1,6 +1,4 @@
-"""What bench asks of MLX: a frame's work counted module by module, the device's peaks, and the
-stages one by one.
-"""
+"""What bench measures of MLX: work by module, peaks of the device, times of stages."""
 
 import math
 import time
@@ -32,9 +30,7 @@ class MlxInstrument:
     """See `common.bench.measure.instrument.Instrument`."""
 
     def count(self, checkpoint: Checkpoint, size: int) -> list[StageCost]:
-        """Build the networks without their weights and call them; MLX works out shapes and
-        computes nothing.
-        """
+        """Count a frame's work: call the networks without weights; MLX derives only the shapes."""
         checkpoint.check_size(size)
         side, channels = size // checkpoint.vae.reduction, checkpoint.vae.latent_channels
         config = checkpoint.vae
@@ -112,8 +108,9 @@ def _as_it_is(function: Callable[..., mx.array]) -> Callable[..., mx.array]:
 
 
 def _best(make: Callable[[], mx.array]) -> float:
-    """Seconds of the fastest of several runs; several at once on a GPU, so that the host's part
-    does not matter.
+    """Return the seconds of the fastest run.
+
+    A GPU gets several runs at once, so that the host's part does not matter.
     """
     mx.eval(make())
     best, at_once = math.inf, 4 if mx.default_device().type == mx.DeviceType.gpu else 1
@@ -149,9 +146,7 @@ _COUNTED = (nn.Conv2d, nn.Linear, unet.Attention, autoencoder_kl.Attention)
 
 
 def _noting(kind: type, note: Callable[[int, int, int], None]) -> type:
-    """A class like `kind` whose instances note each call; works for whatever subclass does the
-    computing.
-    """
+    """Return a class like `kind` whose instances note each call, whichever subclass computes."""
 
     def called(self: nn.Module, x: mx.array, *others: mx.array) -> mx.array:
         y = kind.__call__(self, x, *others)

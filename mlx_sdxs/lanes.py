@@ -60,8 +60,9 @@ class Job:
         self.picture, self.edges, self.rendered = NO_PICTURE, None, None
 
     def alike(self, other: "Job") -> bool:
-        """Whether both can be computed at once: all but their pictures and edges is the same, and
-        neither needs the other.
+        """Tell whether both jobs fit one batch.
+
+        Only their pictures and edges may differ, and neither needs the other.
         """
         return (
             self.needed is other.needed is None
@@ -97,15 +98,15 @@ def _start(render: Render, jobs: Sequence[Job], keep: bool) -> mx.array:
 
 
 class LaneThread:
-    """A thread that renders jobs with functions of its own, in their order; up to `batch` of those
-    that wait at once.
-    """
+    """A thread that renders jobs in order, up to `batch` waiting jobs at once."""
 
     def __init__(
         self, number: int, make: Callable[[], list[Render]], batch: int = 1, keep: bool = False
     ) -> None:
-        """make: called in the thread; builds (and on a GPU compiles) one function, and a second
-        for frames with edges.
+        """Start the thread.
+
+        make: called in the thread; builds (on a GPU compiles) one function, and a second for frames
+        with edges.
 
         keep: whether pictures stay in the host's memory, see `residency`.
         """
@@ -156,8 +157,7 @@ class LaneThread:
 
 
 class CallersLane:
-    """The lane without a thread: the calling one itself submits, and goes on while the device
-    computes.
+    """The lane without a thread: the caller submits, and goes on while the device computes.
 
     A frame on an H200 took 8.6 ms this way and 11.6 with a thread in between (two runs, not side
     by side).
@@ -197,8 +197,7 @@ class CallersLane:
 
 
 def _at_once(waiting: Sequence[Job], most: int) -> int:
-    """How many of the first jobs that wait go into one batch: as many as are alike, but a power of
-    two.
+    """Return how many of the first waiting jobs form a batch: a power of two of compatible jobs.
 
     Every size of batch is compiled, and has its convolutions planned, on its own; so there are few.
     """
@@ -247,7 +246,8 @@ def _arguments(jobs: Sequence[Job]) -> tuple[Arrays, ...]:
 
 
 def _joined(arrays: Sequence[np.ndarray]) -> mx.array:
-    """One array as it is, several as one with an axis more; copied once, and once more if there
-    are several.
+    """Return one array as it is, or several stacked.
+
+    One is copied once, several are copied twice.
     """
     return mx.array(arrays[0] if len(arrays) == 1 else np.stack(arrays))

@@ -1,5 +1,4 @@
-"""Executes a saved ML Program in NumPy: the proof, without a Mac, that what is shipped computes
-the right thing.
+"""Execute a saved ML Program in NumPy, as proof without a Mac of what it computes.
 
 It mirrors the part of `coremltools.models.MLModel` that a backend needs: `predict`, `make_state`,
 functions, images. Operations live in the `mil_*` modules beside it.
@@ -77,8 +76,9 @@ class Step:
 
 
 class Interpreter:
-    """One function of a saved ML Program. Raises BackendError for whatever it cannot honour
-    exactly.
+    """One function of a saved ML Program.
+
+    Raises BackendError for anything that it cannot honour exactly.
     """
 
     def __init__(

@@ -1,5 +1,4 @@
-"""The operations of an ML Program that compute number by number, normalise, reduce or remember, in
-NumPy.
+"""Elementwise operations, norms, reductions and state of an ML Program, in NumPy.
 
 Parameters carry the attribute names and defaults of the MIL operation sets iOS 15 to iOS 18, and
 the interpreter refuses any attribute that a function here does not name: nothing is silently
@@ -28,9 +27,7 @@ _ERF_SLOPE = np.exp(-((np.arange(len(_ERF)) / _STEP) ** 2)) * (2 / math.sqrt(mat
 
 
 class State:
-    """What a program remembers between calls; reads and writes by name, like coremltools'
-    MLState.
-    """
+    """The state of a program between calls; reads and writes by name, as coremltools' MLState."""
 
     def __init__(self, values: dict[str, np.ndarray]) -> None:
         self.slots = {name: Slot(value) for name, value in values.items()}
@@ -84,9 +81,7 @@ def _pairwise(function: Binary) -> Binary:
 
 
 def erf(x: np.ndarray) -> np.ndarray:
-    """Interpolate math.erf between grid points by cubics through its values and slopes; error
-    below 1e-11.
-    """
+    """Interpolate math.erf by cubics through its values and slopes; error below 1e-11."""
     flat = x.reshape(-1)
     out = np.empty(flat.size, np.float32)
     for start in range(0, flat.size, 1 << 18):
@@ -152,8 +147,9 @@ def real_div(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def cast(x: np.ndarray, dtype: str) -> np.ndarray:
-    """Convert; a fraction is cut towards zero. What Core ML makes of a value out of range is
-    unknown: refused.
+    """Convert numbers, cutting fractions towards zero.
+
+    A value out of range is an error: Core ML's result for it is unknown.
     """
     if dtype in ("fp16", "fp32"):
         return x.astype(np.float32)

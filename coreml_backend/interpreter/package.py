@@ -1,5 +1,4 @@
-"""A saved ML Program opened without Core ML: the .mlpackage folder, its protobuf and its weight
-file.
+"""Open a saved ML Program without Core ML: the .mlpackage folder, its protobuf, its weight file.
 
 Follows the published Model.proto and MIL.proto; weights come through coremltools' own blob reader.
 Weights are read when asked for, never kept. Flexible shapes, list and dictionary values and
@@ -46,8 +45,10 @@ BITS = {"bool": 8, "float16": 16, "float32": 32} | {
 
 @dataclass(frozen=True, slots=True)
 class TensorType:
-    """dtype: the program's name for it, 'float16', 'uint4', 'string'. shape: fixed sizes, () for a
-    scalar.
+    """A typed shape.
+
+    dtype: the program's name for it, such as 'float16', 'uint4' or 'string'. shape: fixed sizes, ()
+    for a scalar.
     """
 
     dtype: str
@@ -58,8 +59,9 @@ class TensorType:
 
 
 class Package:
-    """The folder of one saved model. Raises BackendError for anything missing, damaged or not an
-    ML Program.
+    """The folder of one saved model.
+
+    Raises BackendError for anything missing, damaged or not an ML Program.
     """
 
     def __init__(self, path: Path) -> None:
@@ -110,9 +112,7 @@ class Package:
             )
 
     def read(self, value: MIL_pb2.Value) -> Value:
-        """Return a constant: numbers in their STORAGE type (float16 widened), a string, or a list
-        of strings.
-        """
+        """Return a constant: numbers in their STORAGE type (float16 widened), or strings."""
         if value.WhichOneof("value") == "blobFileValue":
             return self._read_blob(value)
         if value.immediateValue.WhichOneof("value") == "list":

@@ -28,9 +28,7 @@ def conv(
     dilations: np.ndarray | None = None,
     groups: np.ndarray | int = 1,
 ) -> np.ndarray:
-    """Correlate x (N, C, *spatial) with weight (O, C/groups, *kernel), one to three spatial
-    axes.
-    """
+    """Correlate x (N, C, *spatial) with weight (O, C/groups, *kernel) over 1 to 3 axes."""
     kernel, groups = weight.shape[2:], int(groups)
     steps, gaps = _per_axis(strides, kernel), _per_axis(dilations, kernel)
     if x.shape[1] != weight.shape[1] * groups or weight.shape[0] % groups:
@@ -160,8 +158,9 @@ def einsum(values: list[np.ndarray], equation: str) -> np.ndarray:
 def scaled_dot_product_attention(
     query: np.ndarray, key: np.ndarray, value: np.ndarray, attn_mask: np.ndarray | None = None
 ) -> np.ndarray:
-    """softmax(q k / sqrt(E) + mask) v over (*batch, L, E); a boolean mask says which keys take
-    part.
+    """Return softmax(q k / sqrt(E) + mask) v over (*batch, L, E).
+
+    A boolean mask says which keys take part.
     """
     batch, length, source = query.shape[:-2], query.shape[-2], key.shape[-2]
     if key.shape[:-2] != batch or value.shape[:-2] != batch:

@@ -74,8 +74,9 @@ def slice_by_index(
     end_mask: np.ndarray | None = None,
     squeeze_mask: np.ndarray | None = None,
 ) -> np.ndarray:
-    """x[begin:end:stride] on every axis; a mask opens that side, squeeze_mask takes one index and
-    drops the axis.
+    """Return x[begin:end:stride] on every axis.
+
+    A mask opens that side; squeeze_mask takes one index and drops the axis.
     """
     steps = np.ones(x.ndim, np.int32) if stride is None else stride
     never = np.zeros(x.ndim, np.bool_)
@@ -125,8 +126,9 @@ def gather(
     batch_dims: np.ndarray | int = 0,
     validate_indices: np.ndarray | bool = False,
 ) -> np.ndarray:
-    """Take along one axis; an index outside is refused whatever validate_indices says: iOS 17
-    leaves it undefined.
+    """Take along one axis.
+
+    An index outside is an error whatever validate_indices says: iOS 17 leaves it undefined.
     """
     if batch_dims:
         raise ValueError(f"batch_dims {int(batch_dims)}, expected 0")

@@ -42,9 +42,7 @@ def lut_to_dense(
     shape: np.ndarray | None = None,
     vector_axis: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Look up a palette: iOS 16's packed bytes with a `shape`, or iOS 18's grouped tables of
-    vectors.
-    """
+    """Look up a palette: iOS 16's packed bytes with a `shape`, or iOS 18's grouped tables."""
     if shape is not None:
         if vector_axis is not None or lut.ndim != 1:
             raise ValueError("shape together with vector_axis or a grouped table")

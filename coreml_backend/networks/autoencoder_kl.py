@@ -123,8 +123,9 @@ class AutoencoderKL:
         self.decoder = Decoder(config, weights["decoder"], form)
 
     def encode(self, image: Var) -> Var:
-        """Picture (1, 3, H, W) in [-1, 1] -> mean of the unscaled latents (1, latent_channels,
-        H/8, W/8).
+        """Encode a picture (1, 3, H, W) in [-1, 1] to the mean of the latents, unscaled.
+
+        Returns (1, latent_channels, H/8, W/8).
         """
         moments = self.encoder(image)
         if self.config.use_quant_conv:

@@ -71,8 +71,9 @@ def _palettized(values: np.ndarray, bits: int, blockwise: bool) -> tuple[Var, np
 
 
 def cluster(values: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """k-means of float16 scalars: the table, float16 (count,) ascending, and uint8 indices shaped
-    like `values`.
+    """Cluster float16 scalars by k-means.
+
+    Returns the table, float16 (count,) ascending, and uint8 indices shaped like `values`.
 
     Works on the at most 65,536 distinct float16 values, weighted by how often each occurs.
     """
@@ -95,8 +96,10 @@ def cluster(values: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _starts(points: np.ndarray, weights: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Two guesses at the centres: the best density is the cube root of the scalars' own (Panter
-    and Dite 1951), and equal shares of the scalars, which an outlier cannot mislead.
+    """Return two first guesses at the centres.
+
+    One has the best density, the cube root of the scalars' own (Panter and Dite 1951). The other
+    has equal shares of the scalars, which an outlier cannot mislead.
     """
     middles = (np.arange(count) + 0.5) / count
     density, edges = np.histogram(points, _KMEANS_BINS, weights=weights)
@@ -108,9 +111,7 @@ def _starts(points: np.ndarray, weights: np.ndarray, count: int) -> tuple[np.nda
 def _lloyd(
     points: np.ndarray, weights: np.ndarray, centres: np.ndarray
 ) -> tuple[np.ndarray, float]:
-    """Refine: nearest centre, then the mean, again and again. Returns the centres and the squared
-    error left.
-    """
+    """Refine centres by Lloyd's iteration; return them and the squared error left."""
     for _ in range(_KMEANS_ROUNDS):
         nearest = _nearest(centres, points)
         total = np.bincount(nearest, weights, len(centres))

@@ -13,18 +13,14 @@ from .weights import Weights
 
 
 class Residuals(NamedTuple):
-    """What a ControlNet adds to a UNet: to each skip of the down path, in order, and to the
-    middle.
-    """
+    """The residuals of a ControlNet: one for each skip of the down path, one for the middle."""
 
     skips: list[Var]
     middle: Var
 
 
 class ConditioningEmbedding:
-    """Edges (1, 3, 8h, 8w) in [0, 1] -> (1, channels, h, w): convolutions, every second one
-    halving the size.
-    """
+    """Embed edges (1, 3, 8h, 8w) in [0, 1] as (1, channels, h, w) by strided convolutions."""
 
     def __init__(self, config: ControlNetConfig, weights: Weights) -> None:
         self.weights = weights

@@ -96,8 +96,9 @@ def convolve(
 
 
 def linear(*, x: Var, weights: Weights, rows: slice | None = None, label: str = "") -> Var:
-    """Linear over the channels of tokens; `rows` takes part of the outputs, and `label` then names
-    it.
+    """Apply a linear over the channels of tokens.
+
+    rows: a part of the outputs, which `label` then names.
     """
     kernel, bias = weights.float32("weight"), weights.bias()
     if rows is not None:
@@ -213,9 +214,7 @@ def _split_heads(x: Var, heads: int) -> Var:
 
 
 def _split_einsum(query: Var, key: Var, value: Var, heads: int) -> Var:
-    """One small attention for each head, channels first throughout, as the Neural Engine likes
-    it.
-    """
+    """Compute one small attention per head, channels first, the Neural Engine's layout."""
     query = affine(x=query, scale=(query.shape[1] // heads) ** -0.5)
     key = mb.transpose(x=key, perm=[0, 3, 2, 1])  # (1, keys, 1, C)
     parts = [_in_heads(query, heads, 1), _in_heads(key, heads, 3), _in_heads(value, heads, 1)]

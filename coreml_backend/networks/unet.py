@@ -78,9 +78,7 @@ class Attention:
 
 
 class GEGLU:
-    """Two linears from the halves of one tensor; the second gates the first through an exact
-    GELU.
-    """
+    """Two linears from the halves of one tensor; an exact GELU of the second gates the first."""
 
     def __init__(self, weights: Weights, outputs: int) -> None:
         self.weights = weights

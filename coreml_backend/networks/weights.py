@@ -1,6 +1,4 @@
-"""The reader that feeds the networks here a checkpoint's tensors, and what rounding them to
-float16 may not do.
-"""
+"""Read a checkpoint's tensors for the networks, and guard their rounding to float16."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -66,9 +64,7 @@ class Store:
 
 @dataclass(frozen=True)
 class Weights:
-    """The tensors of a file below one name, as `weights["conv1"]["weight"]` would be spelled with
-    dots.
-    """
+    """The tensors of a file below one name: `weights["conv1"]["weight"]` is `conv1.weight`."""
 
     store: Store
     name: str = ""

@@ -74,8 +74,7 @@ def strided_form(height: int, width: int) -> Form:
 
 
 class FoldedConv(nn.Module):
-    """A 3 x 3 convolution of stride 1 or 2 and padding 1 that keeps its weights in the form its
-    maps need.
+    """A 3 x 3 convolution of stride 1 or 2 and padding 1, its weights in the fastest form.
 
     The form is chosen by the first map it sees; later ones must have the same shape.
     """
@@ -167,9 +166,7 @@ def _convolve_one(x: mx.array, weight: mx.array, form: Form, bias: mx.array | No
 
 
 def _strip_rows(x: mx.array, weight: mx.array) -> int:
-    """Rows of the picture to go through at once; all of them unless it is much larger than its
-    weights.
-    """
+    """Return the number of picture rows per strip; all rows unless the map exceeds its weights."""
     height = x.shape[1]
     if x.nbytes < _STRIPS * _STRIP_BYTES or 2 * weight.nbytes > _STRIP_BYTES:
         return height
@@ -195,9 +192,7 @@ def _rows(padded: mx.array, weight: mx.array, m: int) -> mx.array:
 
 
 def _tiles(padded: mx.array, weight: mx.array, m: int) -> mx.array:
-    """F(m x m, 3 x 3): the transforms of both directions are one product with a Kronecker
-    square.
-    """
+    """Convolve by Winograd F(m x m, 3 x 3): each transform is a product with a Kronecker square."""
     height, width, channels = _inner(padded)
     a, b = (mx.array(matrix) for matrix in _transforms(m, 2))
     n, down, across = m + 2, height // m, width // m
@@ -223,8 +218,9 @@ def _windows(padded: mx.array, weight: mx.array) -> mx.array:
 
 
 def _shifts(x: mx.array, weight: mx.array) -> mx.array:
-    """Few outputs: all taps in one product, then nine shifted planes added up. Takes a picture
-    that is not padded.
+    """Convolve to few channels: one product of all taps, then nine shifted sums.
+
+    Takes an unpadded picture.
     """
     _, height, width, channels = x.shape
     planes = (weight @ x.reshape(-1, channels).T).reshape(_TAPS, _TAPS, -1, height, width)

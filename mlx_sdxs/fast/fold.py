@@ -23,8 +23,9 @@ PROMPT_PLACES = 80  # 77 tokens and some room
 
 
 class PromptAttention(nn.Module):
-    """Cross-attention in two products: the prompt's keys are multiplied by the queries' weights,
-    its values by the output's.
+    """Cross-attention in two products, folded per prompt.
+
+    The prompt's keys are multiplied by the queries' weights, its values by the output's.
 
     The same function as `Attention` with the keys and values of one prompt; scores pass through
     memory, in x' dtype.
@@ -48,8 +49,9 @@ class PromptAttention(nn.Module):
         )
 
     def keys_and_values(self, states: mx.array) -> tuple[mx.array, mx.array]:
-        """Prompt (1, 77, D) -> (C, heads 80) and (heads 80, C), three places of each 80 empty:
-        products like multiples of 8.
+        """Fold a prompt (1, 77, D) into (C, heads 80) and (heads 80, C).
+
+        Three places of each 80 stay empty: products like multiples of 8.
         """
         attention = self.attention
         channels, heads = attention.to_q.weight.shape[1], attention._heads
@@ -77,8 +79,9 @@ def _padded(x: mx.array) -> mx.array:
 def fold(
     unet: UNet2DConditionModel | ControlNetModel, timestep: float, prompt: bool = False
 ) -> None:
-    """Fold `timestep` into `unet` and fuse its self-attentions, in place; with `prompt`, see
-    `PromptAttention`.
+    """Fold `timestep` into `unet` and fuse its self-attentions, in place.
+
+    prompt: see `PromptAttention`.
 
     Afterwards `features` takes None for the timestep. The tensors that are no longer needed are
     dropped.

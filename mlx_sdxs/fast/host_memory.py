@@ -25,8 +25,9 @@ class _Location(ctypes.Structure):
 
 
 def keep_on_host(array: np.ndarray) -> None:
-    """Ask CUDA to leave what `array` views, memory of MLX, where the host is. Raises BackendError
-    if it refuses.
+    """Ask CUDA to keep the memory that `array` views in the host.
+
+    Raises BackendError if it refuses.
 
     Once for each piece of memory, which MLX uses again and again. A piece that it gave back and
     got anew at the same address goes without: slower, not wrong.
@@ -53,8 +54,9 @@ def forget() -> None:
 
 @functools.cache
 def _driver() -> ctypes.CDLL | None:
-    """CUDA's driver, if MLX computes with it. Raises BackendError if it is older than the call
-    that is needed (12.2).
+    """Return CUDA's driver if MLX computes with it.
+
+    Raises BackendError for a driver older than 12.2.
     """
     if not on_cuda():
         return None

@@ -1,5 +1,6 @@
-"""GroupNorm with its SiLU as one kernel, for CUDA and for Metal: MLX's own form takes four
-launches and three passes.
+"""GroupNorm and SiLU in one kernel, for CUDA and Metal.
+
+MLX's own form takes four launches and three passes.
 
 One block of threads computes one group of one picture: sums around a pivot, the group's first
 value, so that a mean far from 0 does not drown the variance; then the same values again,
@@ -178,8 +179,9 @@ def group_norm(
     activate: bool,
     shift: mx.array | None = None,
 ) -> mx.array:
-    """Normalise each group of neighbouring channels of x + shift, (B, H, W, C), on a GPU; with
-    `activate` then SiLU.
+    """Normalise groups of neighbouring channels of x + shift, (B, H, W, C), on a GPU.
+
+    activate: apply SiLU afterwards.
 
     weight, bias, shift: (C,), of x' dtype. Sums are float32 whatever that is. C / groups must be
     even and at most 2,048, two for each thread; raises ValueError.
@@ -218,9 +220,7 @@ def group_norm(
 
 
 class KernelGroupNorm(nn.Module):
-    """`layers.GroupNorm` by the kernel; takes over its weights, and the bias of the convolution
-    before it if there is one.
-    """
+    """`layers.GroupNorm` by the kernel, with the bias of the convolution before it."""
 
     def __init__(self, norm: GroupNorm, shift: mx.array | None = None) -> None:
         super().__init__()

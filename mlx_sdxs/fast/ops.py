@@ -90,8 +90,9 @@ def gelu(x: mx.array) -> mx.array:
 
 
 def attention(q: mx.array, k: mx.array, v: mx.array) -> mx.array:
-    """softmax(q k^T / sqrt(d)) v for q (B, heads, M, d) and k, v (B, heads, N, d); returns (B,
-    heads, M, d).
+    """Return softmax(q k^T / sqrt(d)) v, (B, heads, M, d).
+
+    q: (B, heads, M, d); k, v: (B, heads, N, d).
     """
     scale = q.shape[-1] ** -0.5
     if on_gpu():
@@ -110,8 +111,9 @@ def attention(q: mx.array, k: mx.array, v: mx.array) -> mx.array:
 
 
 def _softmax_product(q: mx.array, k: mx.array, v: mx.array) -> mx.array:
-    """softmax(q k^T ln 2) v. Keys run down the columns: MLX reduces over rows three times as fast
-    as along them.
+    """Return softmax(q k^T ln 2) v.
+
+    Keys run down the columns: MLX reduces over rows three times as fast.
     """
     scores = k @ q.swapaxes(-1, -2)  # (B, 1, N, M)
     weights = _exp2_times_constant(scores - mx.max(scores, axis=-2, keepdims=True))
@@ -152,7 +154,5 @@ def _exp2_times_constant(t: mx.array) -> mx.array:
 
 @_exp2_times_constant.vjp
 def _exp2_gradient(t: mx.array, cotangent: mx.array, output: mx.array) -> mx.array:
-    """d(C 2^t)/dt = ln 2 C 2^t: a view of bits has no derivative of its own, and training needs
-    one.
-    """
+    """Give 2^t its derivative: a view of bits has none of its own, and training needs one."""
     return cotangent * output * math.log(2)

@@ -1,5 +1,4 @@
-"""AutoencoderKL, as in diffusers: Stable Diffusion's full VAE (`vae_large` of the SDXS
-checkpoints).
+"""AutoencoderKL, as in diffusers: Stable Diffusion's full VAE (SDXS' `vae_large`).
 
 Encoding returns the mean of the posterior: a live picture wants no sampling noise.
 """
@@ -122,8 +121,9 @@ class AutoencoderKL(nn.Module):
             self.post_quant_conv = nn.Conv2d(latents, latents, 1)
 
     def encode(self, image: mx.array) -> mx.array:
-        """Picture (B, H, W, 3) in [-1, 1] -> mean of the unscaled latents (B, H/8, W/8,
-        latent_channels).
+        """Encode a picture (B, H, W, 3) in [-1, 1] to the mean of the latents, unscaled.
+
+        Returns (B, H/8, W/8, latent_channels).
         """
         moments = self.encoder(image)
         if "quant_conv" in self:

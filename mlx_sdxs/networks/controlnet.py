@@ -1,5 +1,4 @@
-"""ControlNetModel, as in diffusers: a copy of a UNet's down path that reads edges and steers the
-UNet.
+"""ControlNetModel, as in diffusers: a copy of a UNet's down path that reads edges.
 
 For SDXS-512-DreamShaper-sketch (six residuals at 320, 320, 320, 640, 640, 1280 channels and one
 for the middle) and for plain SD 1.5 ControlNets. Attribute tree and keys are the checkpoint's.
@@ -20,18 +19,14 @@ from .unet import Context, DownBlock, MidBlock, TimestepEmbedding
 
 
 class Residuals(NamedTuple):
-    """What a ControlNet adds to a UNet: to each skip of the down path, in order, and to the
-    middle.
-    """
+    """The residuals of a ControlNet: one for each skip of the down path, one for the middle."""
 
     skips: list[mx.array]
     middle: mx.array
 
 
 class ConditioningEmbedding(nn.Module):
-    """Edges (B, 8h, 8w, 3) in [0, 1] -> (B, h, w, channels): convolutions, every second one
-    halving the size.
-    """
+    """Embed edges (B, 8h, 8w, 3) in [0, 1] as (B, h, w, channels) by strided convolutions."""
 
     def __init__(self, config: ControlNetConfig) -> None:
         super().__init__()

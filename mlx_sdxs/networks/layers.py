@@ -10,9 +10,7 @@ from ..fast.ops import on_gpu, settle, silu
 
 
 class GroupNorm(nn.GroupNorm):
-    """GroupNorm over (B, H, W, C) that groups neighbouring channels, as PyTorch does; MLX's
-    default strides them.
-    """
+    """GroupNorm over (B, H, W, C) with PyTorch's groups; MLX's default strides them."""
 
     def __init__(self, groups: int, channels: int, eps: float) -> None:
         super().__init__(groups, channels, eps=eps, pytorch_compatible=True)

@@ -49,8 +49,9 @@ class TimestepEmbedding(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head attention; `context` is x itself, the prompt, or what `fold.prompt_products` made
-    of the prompt.
+    """Multi-head attention.
+
+    context: x itself, the prompt, or the prompt's folded products.
     """
 
     def __init__(self, channels: int, context: int, heads: int) -> None:
