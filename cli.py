@@ -18,8 +18,10 @@ from .common.errors import SdxsError, SdxsWarning
 
 @cache
 def app() -> typer.Typer:
-    """Mount every command. Their options are made from the installed backends, which a child
-    process, that imports this module again, must not load.
+    """Mount every command.
+
+    Options are made from the installed backends. A spawned child imports this module again and must
+    load none of them.
     """
     from .commands import bench, convert, doctor, image, live, mac_check, weights
     from .commands.options import help_text

@@ -29,8 +29,9 @@ def backends() -> tuple[str, ...]:
 
 
 class Model:
-    """A checkpoint on a backend. Use it from the thread that opened it, and close it, or use it in
-    `with`.
+    """A checkpoint on a backend, called like a function.
+
+    Use it from the thread that opened it, and close it, or use it in `with`.
     """
 
     def __init__(

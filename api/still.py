@@ -1,6 +1,4 @@
-"""Single pictures: rendered by the same functions as a live session, and repeatable from their own
-metadata.
-"""
+"""Single pictures, rendered as in a live session and repeatable from their own metadata."""
 
 import hashlib
 import json
@@ -28,8 +26,9 @@ KEYWORD = "sdxs"
 
 @dataclass(frozen=True, slots=True)
 class Still:
-    """What one picture is made from. See `open_model` and `Model.__call__`; `source` is the
-    picture painted over, if any.
+    """The request for one picture; see `open_model` and `Model.__call__`.
+
+    source: path of the picture to paint over, or ''.
     """
 
     model: str
@@ -60,8 +59,9 @@ def render_still(
     settings: Mapping[str, object] | None = None,
     report: Progress = lambda step, done: None,
 ) -> Made:
-    """Open the model, render one picture, close it. settings, report: see `open_model`. Raises
-    SdxsError.
+    """Open the model, render one picture, close it. Raises SdxsError.
+
+    settings, report: see `open_model`.
     """
     still = replace(still, backend=still.backend or default_backend())
     frame, source_hash = None, ""
@@ -86,7 +86,8 @@ def render_still(
 
 
 def read_picture(path: Path, size: int) -> tuple[np.ndarray, str]:
-    """The middle square of an image file as uint8 (size, size, 3) RGB, and the file's sha256.
+    """Read the middle square of an image as uint8 (size, size, 3) RGB, and the file's sha256.
+
     Raises SourceError.
     """
     from ..common.checkpoint.tensors import sha256
@@ -101,8 +102,9 @@ def read_picture(path: Path, size: int) -> tuple[np.ndarray, str]:
 
 
 def write_still(made: Made, path: Path) -> None:
-    """Write a PNG with its record inside. Raises UsageError for another suffix, SinkError if it
-    cannot be written.
+    """Write a PNG with its record inside.
+
+    Raises UsageError for another suffix, SinkError if it cannot be written.
     """
     from ..common.files import write_whole
     from ..common.picture.opencv import cv2
@@ -117,9 +119,7 @@ def write_still(made: Made, path: Path) -> None:
 
 
 def check_out(path: Path) -> None:
-    """Raise UsageError for a file that cannot carry metadata, SinkError where nothing can be
-    written.
-    """
+    """Raise UsageError unless the file holds metadata, SinkError unless it is writable."""
     from ..common.files import check_writable
 
     if path.suffix.lower() != ".png":
@@ -130,8 +130,9 @@ def check_out(path: Path) -> None:
 
 
 def read_record(path: Path) -> dict[str, object]:
-    """The record inside a PNG. Raises SourceError if there is none or it is damaged, UsageError if
-    it is a newer version's.
+    """Read the record inside a PNG.
+
+    Raises SourceError if there is none or it is damaged, UsageError for a newer version's.
     """
     from ..common.picture.png_text import read_text
 
@@ -166,8 +167,9 @@ def repeat_still(
     model: str = "",
     settings: Mapping[str, object] | None = None,
 ) -> Made:
-    """Render the picture of a record again and compare. source, model: where those are now, if
-    elsewhere than then.
+    """Render the picture of a record again and compare.
+
+    source, model: their present places, where they have moved.
 
     Raises UsageError if weights or source are not those of then; warns if the pictures differ all
     the same.

@@ -78,9 +78,7 @@ def bench(
         described("Measure nothing; compare two files that --json wrote.", "none", "--compare"),
     ] = None,
 ) -> None:
-    """Measure which backend is fastest here, and why: rates, memory, roofline, contention. Speaks
-    of this machine only.
-    """
+    """Measure which backend is fastest here, and why: rates, memory, roofline, contention."""
     from ..common.bench.model import report as reports
 
     if compare:
@@ -183,8 +181,9 @@ def _show_report(
 
 
 def _plotter(folder: Path | None) -> "Callable[[Report], list[Path]] | None":
-    """What writes the plots as images; asked for before an hour is measured in vain. Raises
-    UsageError.
+    """Return the writer of the plots as images; check its library before the measuring.
+
+    Raises UsageError.
     """
     if folder is None:
         return None

@@ -22,9 +22,7 @@ err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 class State:
-    """What `main` must know: whether a thread of the session hangs in a call that does not return,
-    and of a Ctrl-C.
-    """
+    """State that `main` needs: a thread that never returns, and a Ctrl-C."""
 
     abandoned = False
     interrupted = False
@@ -49,8 +47,9 @@ def say_plainly(line: str) -> None:
 
 @contextmanager
 def interrupts(stop: "Callable[[], None]") -> Iterator[list[int]]:
-    """Turn Ctrl-C and SIGTERM into `stop`, which touches no lock, so that files are finished;
-    collect what came.
+    """Turn Ctrl-C and SIGTERM into `stop`, so that files are finished; collect the signals.
+
+    `stop` touches no lock.
 
     A second one leaves at once, whatever hangs.
     """
@@ -72,9 +71,7 @@ def interrupts(stop: "Callable[[], None]") -> Iterator[list[int]]:
 
 @contextmanager
 def steps(what: str) -> Iterator[Callable[[str, float], None]]:
-    """A bar on a terminal that says what is being done; anywhere else a line for what takes
-    long.
-    """
+    """Show a bar with the current step on a terminal; elsewhere print a line per long step."""
     if err.is_terminal:
         with Progress(
             TextColumn(f"{what}: {{task.description}}"), BarColumn(), console=err, transient=True

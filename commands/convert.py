@@ -36,9 +36,7 @@ class ConvertOptions:
     leave_out=("strength", "steps", "control", "dtype", "coreml_runtime"),
 )
 def convert(model: ModelOptions, more: ConvertOptions, given: Given) -> None:
-    """Build the Core ML program of a checkpoint ahead of a session, from its safetensors, and
-    check it against MLX.
-    """
+    """Build a checkpoint's programs ahead of a session, from its safetensors, and check them."""
     spec = spec_of("coreml")
     if more.listed:
         programs = programs_of(spec)

@@ -45,9 +45,7 @@ def image(
     choice: BackendChoice,
     given: Given,
 ) -> None:
-    """Render one picture, from a prompt or over another picture, into a PNG that says how it was
-    made.
-    """
+    """Render one picture, from a prompt or over a picture, into a PNG that says how it was made."""
     from ..api.still import Still, check_out, render_still, repeat_still, write_still
 
     spec = spec_of(choice.backend)

@@ -66,9 +66,7 @@ def live(
     more: LiveOptions,
     given: Given,
 ) -> None:
-    """Render a camera, a video or an image under a prompt, live. In the window, h shows the
-    keys.
-    """
+    """Render a camera, a video or an image under a prompt, live. Key h shows the keys."""
     _refuse_contradictions(session, start, more)
     chosen = [spec_of(choice.backend)]
     if more.compare:

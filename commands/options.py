@@ -154,9 +154,7 @@ def with_settings(
 
 
 def described(help: str, default: str, *flags: str) -> Any:
-    """An option of typer whose help shows its default as those of settings do; without flags an
-    argument.
-    """
+    """Make an option of typer whose help shows its default; without flags, an argument."""
     text = help_text(help, default)
     if flags:
         return typer.Option(*flags, help=text, show_default=False)

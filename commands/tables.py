@@ -50,8 +50,10 @@ def render() -> str:
 
 
 def _table(rows: Iterable[Setting], live: bool = False, key: str = "") -> str:
-    """live: with a column that says how a parameter changes. key: the backend that `bench` names
-    the settings of.
+    """Write settings as a Markdown table.
+
+    live: adds a column on how a parameter changes. key: the backend whose settings `bench` names
+    so.
     """
     heads = ["option", *(["`bench` spells it"] if key else []), "values", "default"]
     heads += [*(["changes"] if live else []), "meaning"]

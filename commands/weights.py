@@ -70,9 +70,7 @@ def weights_verify(
         list[str] | None, described("Names or paths of checkpoints.", "all that are here")
     ] = None,
 ) -> None:
-    """Check every tensor's name, shape and dtype, and every recorded sha256, of checkpoints on
-    this machine.
-    """
+    """Check names, shapes, dtypes and recorded sha256 of every tensor of checkpoints here."""
     from ..common.checkpoint.find import find, local_folder, weights_folder
     from ..common.checkpoint.manifest import verify_hashes
     from ..common.checkpoint.registry import ENTRIES
@@ -116,9 +114,7 @@ def weights_import(
     ],
     asked: ImportOptions,
 ) -> None:
-    """Turn pickles into safetensors: tensors and nothing else are taken over, and nothing in them
-    is run.
-    """
+    """Turn pickles into safetensors; only tensors are taken over, and nothing is run."""
     from ..common.checkpoint.find import weights_folder
     from ..common.checkpoint.torch_import import import_torch, target_of
 

@@ -1,5 +1,4 @@
-"""What both sides of a parity check share, without torch: names, sizes, limits, random inputs, our
-side's outputs.
+"""Inputs, sizes, limits and our outputs of a parity check, without torch.
 
 Weights are not stored: they are drawn again, by `random_checkpoint`, and so are the inputs.
 `make_fixtures` writes what diffusers and transformers make of them.
@@ -52,8 +51,9 @@ def limit(what: str) -> float:
 
 
 def error(what: str, ours: np.ndarray, oracle: np.ndarray) -> float:
-    """max|ours - oracle| / max|oracle|; for the uint8 picture, the share of pixels off by more
-    than one level.
+    """Return max|ours - oracle| / max|oracle|.
+
+    For the uint8 picture, the share of pixels off by more than one level.
     """
     if ours.shape != oracle.shape:
         raise ValueError(f"{what}: shapes {ours.shape} and {oracle.shape} differ")
@@ -65,8 +65,9 @@ def error(what: str, ours: np.ndarray, oracle: np.ndarray) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """How large the inputs are. `latents` and `picture` are (height, width), for one network
-    alone.
+    """Sizes of the inputs.
+
+    `latents` and `picture` are (height, width), for one network alone.
     """
 
     batch: int
@@ -143,8 +144,9 @@ def run_text(checkpoint: Checkpoint, inputs: Inputs) -> Arrays:
 
 
 def run_frame(checkpoint: Checkpoint, inputs: Inputs, dtype: Dtype = "float32") -> Arrays:
-    """From prompt and picture to picture as the camera loop does it; z and x0, float32 (1, S/8,
-    S/8, C).
+    """Render prompt and picture as the camera loop does; return z, x0 and the picture.
+
+    z and x0 are float32 (1, S/8, S/8, C).
 
     dtype: of the networks, 'float32' or 'float16'. z is judged by itself because in x0 it is small
     beside r (n - eps) as long as weights are random.
@@ -181,9 +183,7 @@ PARTS: dict[str, Part] = {"text": run_text, "vae": run_vae, "unet": run_unet, "f
 
 
 def open_parts(folder: Path) -> dict[str, tuple[str, Checkpoint]]:
-    """What there is to check in a checkpoint: label -> (part, checkpoint whose `vae` is the one
-    meant).
-    """
+    """List the checks of a checkpoint: label -> (part, checkpoint with the VAE in question)."""
     checkpoint = open_checkpoint(folder)
     checkpoint.verify()
     parts = {part: (part, checkpoint) for part in PARTS}
@@ -205,9 +205,7 @@ def tiny_inputs(checkpoint: Checkpoint) -> Inputs:
 
 
 def weights_sample(folder: Path) -> np.ndarray:
-    """The last weights drawn for the UNet: other values mean that NumPy draws otherwise than it
-    did.
-    """
+    """Return the UNet's last weights; other values mean that NumPy draws differently."""
     return load_file(folder / "unet" / "diffusion_pytorch_model.safetensors")[
         "conv_out.weight"
     ].ravel()[-8:]

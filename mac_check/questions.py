@@ -65,8 +65,9 @@ Answer = dict[str, object]
 
 @dataclass(frozen=True)
 class Setup:
-    """One model and how to ask about it. runtime: 'coreml', or 'reference' for a rehearsal without
-    a Mac.
+    """One model, and how it is asked.
+
+    runtime: 'coreml', or 'reference' for a rehearsal without a Mac.
     """
 
     checkpoint: Checkpoint
@@ -82,9 +83,7 @@ class Setup:
 
 
 def exact_picture(setup: Setup) -> np.ndarray:
-    """The probe frame by the interpreter without any rounding: shares nothing with Metal and Core
-    ML's kernels.
-    """
+    """Render the probe frame by the interpreter without rounding, as an exact reference."""
     options = CoreMLOptions(setup.size, runtime="reference")
     built = find_or_build(setup.checkpoint, options)
     runner = Runner("frame", Interpreter(built.package("frame")), setup.checkpoint, options)
@@ -160,9 +159,7 @@ def ask_variants(setup: Setup) -> Answer:
 
 
 def ask_rounding(setup: Setup) -> Answer:
-    """Images in and out against float32 in and out: the program rounds by itself, so every level
-    should agree.
-    """
+    """Compare images with float32: the program rounds by itself, so levels should agree."""
     pictures = []
     for form in ("float32", "image"):
         backend = CoreMLBackend(setup.checkpoint, setup.options({"input": form}))
@@ -178,9 +175,7 @@ def ask_rounding(setup: Setup) -> Answer:
 
 
 def ask_gil(setup: Setup) -> Answer:
-    """What share of its speed another Python thread keeps while predictions run in the same
-    process; no limit.
-    """
+    """Measure the speed that another Python thread keeps beside predictions; no limit."""
     backend = CoreMLBackend(setup.checkpoint, setup.options())
     backend.load()
     share = speed_kept(lambda: render(backend, setup, setup.frames))
@@ -189,9 +184,7 @@ def ask_gil(setup: Setup) -> Answer:
 
 
 def speed_kept(work: Callable[[], object]) -> float:
-    """How fast a counting thread runs beside `work`, 1 being its speed with the main thread
-    asleep.
-    """
+    """Return the speed of a counting thread beside `work`, relative to an idle main thread."""
     count, stop = [0], threading.Event()
 
     def run() -> None:
@@ -213,9 +206,7 @@ def speed_kept(work: Callable[[], object]) -> float:
 
 
 def ask_soak(setup: Setup) -> Answer:
-    """Frames for `soak_s` in a hosted process: no crash (coremltools#2827), and memory that
-    stays.
-    """
+    """Render for `soak_s` in a hosted process: no crash (coremltools#2827), and steady memory."""
     hosted = HostedBackend("coreml", LOCATION, setup.checkpoint, setup.options())
     hosted.load()
     try:
@@ -238,9 +229,7 @@ def ask_soak(setup: Setup) -> Answer:
 
 
 def ask_mlx(setup: Setup) -> Answer:
-    """MLX against stored outputs of diffusers: x0 on this machine's device, the picture as a
-    session has it.
-    """
+    """Compare MLX with stored outputs of diffusers: x0 on this device, the picture of a session."""
     import mlx.core as mx  # here: above, it would come before MLX's BLAS
 
     stored, answers = load_file(FIXTURES / "parity.safetensors"), []

@@ -1,3 +1,1 @@
-"""The instrument: which backend, on this machine, for this model, and why. Knows no backend; they
-come by name.
-"""
+"""The instrument: which backend is fastest on this machine, for this model, and why."""

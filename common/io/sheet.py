@@ -17,8 +17,9 @@ class Sheet:
     """Picks five frames, evenly spaced, from the time each prompt is held."""
 
     def __init__(self, path: Path, hold: int) -> None:
-        """hold: frames per prompt. Raises SinkError if `path` cannot be written, UsageError if it
-        names no image.
+        """Take frames per prompt as `hold`.
+
+        Raises SinkError if `path` cannot be written, UsageError if it names no image.
         """
         path = path.expanduser()
         if path.suffix.lower() not in IMAGE_SUFFIXES:

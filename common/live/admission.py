@@ -19,9 +19,7 @@ REMEASURE_FRAMES = 300  # how often the pipeline is let run empty to measure L a
 
 
 class Admission:
-    """Decides between submitting another frame and collecting the oldest. Times are
-    perf_counter_ns.
-    """
+    """Decide between submitting a frame and collecting the oldest. Times are perf_counter_ns."""
 
     def __init__(self, depth: int) -> None:
         self._depth = depth

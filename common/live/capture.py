@@ -14,8 +14,9 @@ from .stats import Stats
 
 
 class Capture:
-    """Reads one source. `run` or `run_in_turn` is the thread; the rest is called by the main
-    thread.
+    """Reads one source.
+
+    `run` or `run_in_turn` is its thread; the main thread calls the rest.
     """
 
     def __init__(

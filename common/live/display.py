@@ -58,8 +58,7 @@ class Display:
     def drive_in_turn(
         self, guard: Guard, show: Callable[[LiveFrame], None], idle: Callable[[], None]
     ) -> str:
-        """Capture, render and show one frame after the other, as the paper's program does: nothing
-        overlaps.
+        """Capture, render and show one frame after the other, as the paper's program: no overlap.
 
         Only the read itself is done by another thread, so that one that hangs leaves this one free
         to say so.

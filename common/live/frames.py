@@ -1,6 +1,4 @@
-"""Frames on their way through the loop: numbered, time-stamped, in buffers that are allocated
-once.
-"""
+"""Frames on their way through the loop: numbered, time-stamped, in preallocated buffers."""
 
 import threading
 import time
@@ -85,9 +83,7 @@ class Slot(Generic[T]):
         self.dropped = 0
 
     def put(self, item: T) -> T | None:
-        """Offer an item. Return the item that the caller gets back: a replaced one, or this one if
-        closed.
-        """
+        """Offer an item; return the one that comes back: a replaced one, or this if closed."""
         with self._changed:
             if not self._latest:
                 self._changed.wait_for(lambda: not self._items or self._closed)
@@ -106,9 +102,7 @@ class Slot(Generic[T]):
         return self.take_between(0, time.perf_counter_ns() + round(timeout_s * 1e9))
 
     def take_between(self, earliest_ns: int, latest_ns: int) -> T | None:
-        """Return what is newest at `earliest_ns`, or else the first to come until `latest_ns`, or
-        None.
-        """
+        """Return the newest item at `earliest_ns`, or the first until `latest_ns`, or None."""
         with self._changed:
             pause = (earliest_ns - time.perf_counter_ns()) / 1e9
             if pause > 0:
@@ -130,8 +124,9 @@ class Slot(Generic[T]):
             self.dropped += 1
 
     def close(self, discard: bool = False) -> list[T]:
-        """End the hand-over: nothing more goes in; what is inside can still be taken unless
-        discarded.
+        """End the hand-over: nothing more goes in.
+
+        Items inside can still be taken unless discarded.
         """
         with self._changed:
             self._closed = True

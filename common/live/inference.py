@@ -80,9 +80,7 @@ class Renderer:
             self.set_prompt(self._prompts[turn])
 
     def set_prompt(self, prompt: Prompt) -> None:
-        """Change to a prompt: at once, or over the next frames from wherever the last change has
-        got to.
-        """
+        """Change to a prompt at once, or glide to it from the present point of the last change."""
         self.prompt = prompt.text
         if self._encoder_hidden_states is None or not self._transition_ns:
             self._way = None
@@ -167,8 +165,9 @@ class Renderer:
             copies.count("last picture", last.nbytes)
 
     def check(self) -> None:
-        """Ask every backend for a sign of life. Raises BackendError if one has died with nothing
-        in flight.
+        """Ask every backend for a sign of life.
+
+        Raises BackendError if one has died with nothing in flight.
         """
         for backend in self.backends:
             backend.memory()

@@ -160,9 +160,7 @@ class Loop:
         return self.summary
 
     def _end(self, finish: Callable[[], None]) -> None:
-        """Keep the files, then end the threads: within a second if there is any hurry, see
-        `_patience_s`.
-        """
+        """Keep the files, then end the threads, within a second in a hurry; see `_patience_s`."""
         pipeline = self._pipeline
         pipeline.begin_to_end()
         try:

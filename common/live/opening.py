@@ -1,6 +1,4 @@
-"""Put a session together: source, sinks, window, text encoder and loop, from what a user asked
-for.
-"""
+"""Put a session together: source, sinks, window, text encoder and loop."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -36,8 +34,7 @@ def open_session(
     backends: Sequence[Backend],
     prompts: Sequence[str] = (),
 ) -> Session:
-    """Open the source, every sink and the text encoder; nothing is written and no backend loaded
-    yet.
+    """Open the source, every sink and the text encoder; write nothing and load no backend yet.
 
     size: side of the frames. prompts: the list to go through, by default the one prompt of
     `values`; the session begins with its first. Raises SourceError, SinkError, UsageError,
@@ -124,9 +121,7 @@ def _unusable(options: SessionOptions, checkpoint: Checkpoint) -> dict[str, str]
 
 
 def _decide(options: SessionOptions, source: Source, prompts: int) -> SessionOptions:
-    """Fill in what the user left open: without a window, files are rendered frame by frame and
-    then end.
-    """
+    """Fill in open choices: without a window, files are rendered frame by frame, once."""
     realtime, hold, frames = options.realtime, options.hold, options.frames
     if realtime is None:
         realtime = not (options.headless and source.paced)

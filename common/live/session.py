@@ -110,8 +110,9 @@ class Session:
         return [path for path in named if path.exists()] if self.loop.stats.shown else []
 
     def run(self, report: Callable[[int, str], None]) -> Summary:
-        """Run to the end. `report` is told the number of frames shown and the prompt after each of
-        them.
+        """Run to the end.
+
+        report: called after each frame with the number of frames shown and the prompt.
 
         Raises whatever ended the session early; what was written until then is kept.
         """
@@ -278,9 +279,7 @@ class Session:
     # Other threads.
 
     def _encode_ahead(self) -> None:
-        """Encode the list's prompts while the first one is on the screen, so that n and p are
-        instant.
-        """
+        """Encode the list's prompts behind the first, so that n and p are instant."""
         for prompt in list(self.prompts.texts):
             if self._over.is_set():
                 return

@@ -129,9 +129,7 @@ class Stats:
             self._recent_ns.popleft()
 
     def compared(self, first: np.ndarray, second: np.ndarray) -> None:
-        """Account for the same frame as two backends rendered it; equal pictures are counted,
-        having no finite PSNR.
-        """
+        """Record the PSNR of one frame by two backends; equal pictures are counted instead."""
         difference = psnr(first, second)
         if np.isfinite(difference):
             self.psnr_db.add(difference)

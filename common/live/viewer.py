@@ -54,8 +54,9 @@ class Look:
 
 
 class Viewer:
-    """Composes frames and feeds the sinks; `window`, if any, also shows the overlay. Main thread
-    only, but for `say` and `announce`.
+    """Composes frames and feeds the sinks; a window also shows the overlay.
+
+    Main thread only, but for `say` and `announce`.
 
     A file keeps the view that it began with: a video cannot change its size.
     """
@@ -109,9 +110,7 @@ class Viewer:
             self._draw()
 
     def refresh(self) -> None:
-        """Draw the last picture again if what is written over it has changed; nothing happens
-        without a window.
-        """
+        """Redraw the last picture if its overlay has changed. Nothing happens without a window."""
         if self._window and self._writing() != self._drawn:
             self._draw()
 
@@ -146,8 +145,9 @@ class Viewer:
         return True
 
     def toggle_recording(self, path: Path) -> bool:
-        """Start recording into `path` and return True, or stop. A failure becomes a note, and
-        False.
+        """Start recording into `path` and return True, or stop and return False.
+
+        A failure becomes a note, and False.
         """
         if self._recording:
             self.say(self._finish_recording())
@@ -162,9 +162,7 @@ class Viewer:
         return True
 
     def close(self) -> None:
-        """Finish every file, whatever one of them says, then raise the first complaint as
-        SinkError, the others its notes.
-        """
+        """Finish every file, then raise the first complaint, the others as its notes."""
         complaints: list[BaseException] = []
         for sink in [
             *self._sinks,
@@ -278,8 +276,7 @@ class Viewer:
 
 
 def compose(frame: LiveFrame, view: View) -> np.ndarray:
-    """Lay camera and outputs out as the view asks: uint8 (S, n S, 3) RGB; may alias the frame's
-    buffers.
+    """Lay out camera and outputs by view: uint8 (S, n S, 3) RGB; may alias the frame's buffers.
 
     Side by side never does, so that it can be labelled.
     """

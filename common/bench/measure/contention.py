@@ -28,8 +28,9 @@ CATCH_UP_S = 0.05  # a process that was kept from running makes up for no more t
 
 @dataclass(frozen=True, slots=True)
 class SetRate:
-    """Bytes a second, read plus written; infinity for as fast as it goes, 0 for none. cached: the
-    control.
+    """Traffic in bytes a second, read plus written.
+
+    infinity: as fast as it goes; 0: none. cached: the control.
     """
 
     bytes_per_s: float
@@ -93,9 +94,7 @@ class Traffic:
 
 
 class _Copier(threading.Thread):
-    """Copies in a thread of its own, while the process answers; NumPy lets go of the GIL
-    meanwhile.
-    """
+    """Copy in a thread of its own while the process answers; NumPy releases the GIL meanwhile."""
 
     def __init__(self, buffer_bytes: int) -> None:
         super().__init__(name="sdxs-traffic", daemon=True)

@@ -1,5 +1,6 @@
-"""The workers of a run: started, loaded, kept or replaced. Failures come back as values, and are
-noted once.
+"""The workers of a run: started, loaded, kept or replaced.
+
+Failures come back as values and are noted once.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -20,15 +21,17 @@ class Failed(str):
 
 
 class Crew:
-    """Lends out loaded workers. fresh: new processes each time; otherwise the same ones until one
-    fails.
+    """Lends out loaded workers.
+
+    fresh: new processes each time; otherwise the same processes until one fails.
     """
 
     def __init__(
         self, start: Callable[[Entrant], Worker], fresh: bool, note: Callable[[str], None]
     ) -> None:
-        """start: makes a worker in which nothing is loaded yet. note: told every failure, in one
-        line.
+        """Take the factory.
+
+        start: makes a worker that has loaded nothing yet. note: is told every failure, in one line.
         """
         self._start, self._fresh, self._note = start, fresh, note
         self._alive: dict[str, tuple[Worker, Loaded]] = {}
@@ -53,9 +56,7 @@ class Crew:
                 self.end()
 
     def ask(self, worker: Worker, request: Request[T], during: str) -> T | Failed:
-        """What the worker answers. One that fails is ended and will be started anew when it is
-        needed again.
-        """
+        """Return the worker's answer; end a worker that fails, to be replaced when it is needed."""
         return self._attempt(worker, lambda: worker.ask(request), during)
 
     def ask_at_once(

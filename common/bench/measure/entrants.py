@@ -38,8 +38,9 @@ def entrants(
 
 
 def counters() -> tuple[dict[str, str], dict[str, str]]:
-    """Ways of counting a frame's operations: those at hand, by name 'module:Class' of an
-    instrument, and those left out, by name the package that is not installed.
+    """Return the counters of a frame's operations: those at hand, and those left out.
+
+    At hand: name -> 'module:Class' of an instrument. Left out: name -> the package that is missing.
     """
     counting = [spec for spec in (specs() | specs(PEERS)).values() if spec.counts]
     missing = {spec.name: spec.counts for spec in counting if not find_spec(spec.counts)}

@@ -1,5 +1,4 @@
-"""What a backend may bring so that it can be looked into: counts of its work, its machine's peaks,
-its stages.
+"""The instrument of a backend: counts of its work, peaks of its machine, times of its stages.
 
 Reached by name, like the backend itself, and called in the backend's own process.
 """
@@ -19,8 +18,9 @@ ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 @dataclass(frozen=True, slots=True)
 class StageCost:
-    """The work of one stage of one frame, as its graph has it; numbers, not bytes, so that any
-    precision can be asked about.
+    """The work of one stage of one frame, as its graph has it.
+
+    Numbers and not bytes, so that any precision can be asked about.
 
     flops: of convolutions, linears and attention products, a multiply-add being two. weights:
     numbers in the tensors that these read. activations: numbers that these read and write, each
@@ -41,9 +41,7 @@ class StageCost:
 
 @dataclass(frozen=True, slots=True)
 class Peaks:
-    """What this machine does at best through a framework: a large matrix product, and a large copy
-    (read plus written).
-    """
+    """The machine's best through a framework: a large matrix product and a large copy."""
 
     flops_per_s: float
     bytes_per_s: float
@@ -55,17 +53,13 @@ class Instrument(Protocol):
     """One backend's own measuring. Methods raise SdxsError."""
 
     def count(self, checkpoint: Checkpoint, size: int) -> Sequence[StageCost]:
-        """Count a frame's work from the graph, stage by stage. Needs no backend and no
-        accelerator.
-        """
+        """Count a frame's work from its graph, by stage. Needs no backend and no accelerator."""
 
     def peaks(self, dtype: str) -> Peaks:
         """Measure the device that the backend runs on, in its precision."""
 
     def notes(self, backend: Backend) -> list[str]:
-        """What the framework tells of how it runs a loaded backend's frame, such as which unit
-        computes what.
-        """
+        """Return the framework's remarks on a loaded backend's frame, such as its units."""
 
     def profile(self, backend: Backend, picture: np.ndarray, frames: int) -> dict[str, list[float]]:
         """Run the stages one by one and wait for each: milliseconds of `frames` frames by stage.

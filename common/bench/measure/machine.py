@@ -1,6 +1,4 @@
-"""What a run is measured on and under: the machine, its versions, and what it was doing
-meanwhile.
-"""
+"""The machine of a run: hardware, versions, and its conditions meanwhile."""
 
 import os
 import platform
@@ -62,8 +60,9 @@ def _everybody() -> list[BackendSpec]:
 
 
 def git_revision() -> str:
-    """Commit of the checkout this code lies in, with '+changes' if it differs; else what
-    $SDXS_GIT_REVISION says, or ''.
+    """Return the commit of this checkout, with '+changes' if it differs.
+
+    Elsewhere $SDXS_GIT_REVISION, or ''.
     """
     if not (PACKAGE_FOLDER / ".git").exists():
         return os.environ.get("SDXS_GIT_REVISION", "")
@@ -75,8 +74,9 @@ def git_revision() -> str:
 
 
 def conditions() -> dict[str, str]:
-    """What the system tells of load, power and heat now. Keys: load, power, thermal, governor,
-    gpu; absent if it is silent.
+    """Return the system's load, power and heat.
+
+    Keys: load, power, thermal, governor, gpu; absent if the system is silent.
     """
     found = {"load": " ".join(f"{load:.2f}" for load in os.getloadavg())}
     if sys.platform == "darwin":

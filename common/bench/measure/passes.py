@@ -1,5 +1,4 @@
-"""What is measured around a backend with the loop's own code: bytes copied per frame, time before
-and after.
+"""Measure around a backend with the loop's own code: bytes copied per frame, time before and after.
 
 Imported in a worker after its backend, because it brings OpenCV along.
 """
@@ -35,9 +34,7 @@ T = TypeVar("T")
 
 
 class StillCamera:
-    """As a camera would, writes every picture into memory of its own: uint8 (720, 1280, 3) BGR,
-    all different.
-    """
+    """A source like a camera: new pictures in new memory, uint8 (720, 1280, 3) BGR."""
 
     name = "camera of 1280 x 720"
     fps = 30.0
@@ -59,9 +56,7 @@ class StillCamera:
 
 
 class LentBackend:
-    """A loaded backend on loan to a loop: calls are carried out by the thread that loaded it,
-    whoever makes them.
-    """
+    """A loaded backend on loan to a loop: the loading thread carries out every call."""
 
     def __init__(self, backend: Backend) -> None:
         self.name, self.depth = backend.name, backend.depth
@@ -69,9 +64,7 @@ class LentBackend:
         self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
 
     def serve_until(self, done: Callable[[], object]) -> None:
-        """Run `done` in another thread and carry out its calls on this one until it has ended.
-        Raises what it raises.
-        """
+        """Run `done` in another thread, its calls on this one. Raises what it raises."""
         result: Future[object] = Future()
 
         def work() -> None:
@@ -151,8 +144,7 @@ def count_copies(
 
 
 def profile_surroundings(size: int, frames: int) -> dict[str, list[float]]:
-    """Milliseconds: pre (crop, resize, colour order), post (smoothing, camera blend, colour
-    order), hosting.
+    """Time pre (crop, resize, RGB), post (smoothing, blend, BGR) and hosting, in ms.
 
     hosting: what a process of its own adds to a frame, there and back, measured with a backend
     that does nothing.

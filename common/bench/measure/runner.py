@@ -1,5 +1,4 @@
-"""Carry a plan out: rounds in alternation, then memory, copies, stages, roofline, contention, both
-at once.
+"""Carry out a run: interleaved rounds, then memory, copies, stages, roofline, contention, together.
 
 The headline comes first and alone; every other pass runs after it and cannot disturb it. A backend
 that fails loses the round or the pass it was in, and the report says so. `stop` ends the run
@@ -63,8 +62,9 @@ COPY_FRAMES = 20
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is asked for. Seconds are per turn, per level of traffic and per memory pass; the rest
-    see `Settings`.
+    """The plan of a run.
+
+    Seconds are per turn, per level of traffic and per memory pass; see `Settings` for the rest.
 
     counters: ways of counting a frame's work, by name -> 'module:Class' of an Instrument.
     """
@@ -88,9 +88,7 @@ class Plan:
 
 
 class Stopped(BaseException):
-    """The user asked for the end; no failure of a backend's, so nothing that handles those may
-    catch it.
-    """
+    """The user asked for the end; handlers of a backend's failures must not catch it."""
 
 
 class Runner:
@@ -103,8 +101,9 @@ class Runner:
         save: Callable[[Report], None] = lambda report: None,
         say: Callable[[str], None] = lambda line: None,
     ) -> None:
-        """Read the prompt's states and the machine. save: called after every step with the report
-        until then.
+        """Encode the prompt and look at the machine.
+
+        save: called after every step with the report so far.
 
         say: told what is being done. Raises UsageError, ConfigError, WeightsError.
         """
@@ -142,8 +141,9 @@ class Runner:
         self._stopped = True
 
     def run(self) -> Report:
-        """Do everything and return the report. A backend's failure goes into it; a mistake of ours
-        is raised.
+        """Run everything and return the report.
+
+        A backend's failure goes into the report; our own mistakes are raised.
         """
         ended = "failed"
         try:
@@ -195,9 +195,7 @@ class Runner:
     def _turns(
         self, crew: Mapping[str, tuple[Worker, Loaded]], records: Mapping[str, Round], during: str
     ) -> None:
-        """A B A B, and the other way about in every second round, so that nobody always follows
-        the same neighbour.
-        """
+        """Measure A B A B, in reverse order in every second round, so that neighbours change."""
         for turn in range(self._plan.turns):
             order = list(records)
             for label in order if next(iter(records.values())).number % 2 == 0 else order[::-1]:
@@ -227,9 +225,7 @@ class Runner:
             self._save_now()
 
     def _memory(self, worker: Worker, loaded: Loaded) -> bool:
-        """Memory at load, after warm-up and at the end, and over time in between. Returns whether
-        it went well.
-        """
+        """Measure memory at load, after warm-up, over time, at the end; return success."""
         of, during = self._of[worker.entrant.label], "the memory pass"
         of.memory = [_point("load", loaded.use)]
         for moment in ("warm-up", "end"):
@@ -257,9 +253,7 @@ class Runner:
         return True
 
     def _count(self) -> None:
-        """Count the work in every way there is, each in a process of its own: coremltools and MLX
-        need not meet.
-        """
+        """Count the work in every way, each in its own process."""
         for name, location in self._plan.counters.items():
             self._say(f"counting operations: {name}")
             worker = self._start(
@@ -314,9 +308,7 @@ class Runner:
         )
 
     def _peaks_of(self, entrant: Entrant, dtype: str) -> Peaks | None:
-        """Once for each framework and precision, in a process of its own, whose memory is not the
-        backend's.
-        """
+        """Measure peaks once per framework and precision, in a process of their own."""
         key = entrant.instrument, dtype
         if key not in self._peaks:
             worker = self._start(
@@ -420,8 +412,9 @@ class Runner:
 
 
 def ratios(backends: Sequence[BackendReport]) -> list[Ratio]:
-    """The first backend against each of the others; those of another precision are refused, and a
-    floor is no rival.
+    """Compare the first backend with each other one.
+
+    Another precision is refused, and the floor is no rival.
     """
     made = []
     for second in backends[1:]:

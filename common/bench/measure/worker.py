@@ -32,8 +32,10 @@ Answer = TypeVar("Answer", covariant=True)
 
 @dataclass(frozen=True, slots=True)
 class Entrant:
-    """A backend that takes part. label: unique in its run. location, instrument: 'module:Class'
-    (no instrument: ''). backend: the name of its `BackendSpec`, if it has one.
+    """A backend that takes part in a run.
+
+    label: unique in its run. location, instrument: 'module:Class' (no instrument: ''). backend: the
+    name of its `BackendSpec`, if it has one.
 
     isolated: hosted once more in a process of its own, so that its figures hold what hosting costs.
     """
@@ -48,11 +50,12 @@ class Entrant:
 
 @dataclass(frozen=True, slots=True)
 class Timed:
-    """Milliseconds. warm_ms: frames before the others, kept apart. frame_ms: what a frame takes of
-    a stream's time, which is from one collect to the next, over as many collects as frames are in
-    flight: those may come in bunches. latency_ms: from submit to collect; about the same with one
-    frame in flight. bridge_ms: as the backend says, the mean of a frame. frames: how many were
-    rendered after warming up.
+    """Times of a turn, in milliseconds.
+
+    warm_ms: the first frames, kept apart. frame_ms: a frame's share of the stream's time. It spans
+    from one collect to the next, over as many collects as frames are in flight, because frames may
+    come in bunches. latency_ms: from submit to collect; about the same at depth 1. bridge_ms: mean
+    of a frame, as the backend reports it. frames: number rendered after the warm-up.
     """
 
     warm_ms: list[float]
@@ -118,8 +121,9 @@ class Request(Generic[Answer]):
 @dataclass(frozen=True, slots=True)
 class Load(Request[Loaded]):
     def do(self, bench: Bench) -> Loaded:
-        """Build, load, give the prompt; everything that is to be imported comes in here, the
-        backend's module first.
+        """Build, load and condition the backend.
+
+        All imports happen here, the backend's module first.
         """
         entrant = bench.entrant
         made = _named(entrant.location)
@@ -140,9 +144,7 @@ class Load(Request[Loaded]):
 
 @dataclass(frozen=True, slots=True)
 class Run(Request[Timed]):
-    """Render `warm` frames, then for `seconds` but at least `least`; the times of the first `most`
-    are kept.
-    """
+    """Render `warm` frames, then for `seconds` (at least `least`); keep `most` times."""
 
     seconds: float
     warm: int = 2
@@ -202,9 +204,7 @@ class Measure(Request[Use]):
 
 @dataclass(frozen=True, slots=True)
 class Watch(Request[list[tuple[int, int]]]):
-    """Render for `seconds` and look at the footprint about `samples` times: (frames so far,
-    bytes).
-    """
+    """Render for `seconds` and sample the footprint: (frames so far, bytes)."""
 
     seconds: float
     samples: int = 30
@@ -219,9 +219,7 @@ class Watch(Request[list[tuple[int, int]]]):
 
 @dataclass(frozen=True, slots=True)
 class CountCopies(Request[dict[str, float]]):
-    """Send `frames` camera pictures through the real loop into a real video file: bytes copied per
-    frame, by hand.
-    """
+    """Run `frames` camera pictures through the loop to a video; count bytes by copy site."""
 
     frames: int
 
@@ -235,8 +233,9 @@ class CountCopies(Request[dict[str, float]]):
 
 @dataclass(frozen=True, slots=True)
 class Profile(Request[dict[str, list[float]]]):
-    """Milliseconds by stage, each stage waited for; pre, post and hosting are the same for every
-    backend.
+    """Time the stages, waiting for each, in ms.
+
+    pre, post and hosting are the same for every backend.
     """
 
     frames: int
@@ -296,8 +295,9 @@ class Reply(Generic[T]):
 
 
 class Worker:
-    """The parent's side of one entrant's process. Raises what the child raises; BackendError if it
-    dies.
+    """The parent's side of one entrant's process.
+
+    Raises what the child raises; BackendError if it dies.
     """
 
     def __init__(
@@ -323,9 +323,7 @@ class Worker:
         return self.receive(request)
 
     def send(self, request: Request[T]) -> None:
-        """Start something whose answer is fetched later, so that two workers can be busy at
-        once.
-        """
+        """Start something and fetch its answer later, so that two workers can be busy at once."""
         self._child.send(request)
 
     def receive(self, request: Request[T]) -> T:
@@ -334,9 +332,7 @@ class Worker:
         return reply.value
 
     def end(self) -> None:
-        """Close the backend and end the process, by force if it must be. What it complains of no
-        longer matters.
-        """
+        """Close the backend and end the process, by force if needed; ignore its complaints."""
         self._child.end(Close())
 
 

@@ -10,8 +10,9 @@ from .statistics import Interval
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One backend in both reports. ratio: how many times as long it takes in the second as in the
-    first.
+    """One backend in both reports.
+
+    ratio: its time in the second report over that in the first.
     """
 
     label: str
@@ -30,8 +31,9 @@ class Change:
 
 
 def compare(first: Report, second: Report, across_machines: bool = False) -> list[Change]:
-    """Every backend that both have. Raises UsageError for runs that are not of the same work or
-    machine.
+    """Compare every backend that both reports have.
+
+    Raises UsageError for runs of other work or another machine.
 
     Different commits, versions and environments are what one compares; another model, size, seed
     or precision is other work. across_machines: allow different machines; rounds were not paired

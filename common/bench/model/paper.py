@@ -1,5 +1,4 @@
-"""The figures of the paper this project rebuilds (arXiv:2605.16259), beside ours where the work is
-the same.
+"""The figures of the rebuilt paper (arXiv:2605.16259), beside ours where the work is the same.
 
 The same work is the same number of UNet parameters at the same size. It is not the same machine,
 and whoever shows these says so.
@@ -23,9 +22,7 @@ def source() -> str:
 
 
 def beside(work: Work, backends: list[BackendReport]) -> list[PaperRow]:
-    """Rows for every figure of the paper that ours can stand beside; none if the paper did no such
-    work.
-    """
+    """Return a row for every figure of the paper that has a counterpart here."""
     stored = json.loads(FILE.read_text(encoding="utf-8"))
     rows: list[PaperRow] = []
     for paper_work in stored["works"]:
@@ -40,8 +37,9 @@ def beside(work: Work, backends: list[BackendReport]) -> list[PaperRow]:
 
 
 def _ours(backend: BackendReport, stage: str) -> float | None:
-    """Our median of the same thing: 'frame' in the paper is everything from camera to picture, so
-    pre and post are added.
+    """Return our median of the same thing.
+
+    The paper's 'frame' is from camera to picture, so pre and post are added.
     """
     stages = {name: median(times) for name, times in backend.stages_ms.items() if times}
     if stage == "frame":

@@ -1,5 +1,6 @@
-"""What a run of bench leaves: these dataclasses, as JSON. `schema.json` beside this file is made
-from them.
+"""The report of a run: these dataclasses, as JSON.
+
+`schema.json` beside this file is made from them.
 
 Milliseconds, bytes, FLOPs and bytes a second throughout. Raw times are kept: every figure can be
 worked out again.
@@ -43,8 +44,9 @@ class Machine:
 
 @dataclass(slots=True)
 class Work:
-    """What was computed; runs that differ here refuse to be compared. weights: sha256 of UNet and
-    VAE.
+    """The work of a run; runs of other work refuse to be compared.
+
+    weights: sha256 of UNet and VAE.
     """
 
     model: str
@@ -57,8 +59,9 @@ class Work:
 
 @dataclass(slots=True)
 class Settings:
-    """How it was measured. fresh: each round in processes of its own; otherwise all rounds in the
-    same ones.
+    """How a run was measured.
+
+    fresh: each round in processes of its own; otherwise all rounds in the same processes.
     """
 
     rounds: int
@@ -97,8 +100,9 @@ class MemoryPoint:
 
 @dataclass(slots=True)
 class MemoryOverTime:
-    """Footprint as frames went by; growth in bytes for every 1,000 frames, None where there were
-    too few samples.
+    """Footprint over frames.
+
+    Growth in bytes per 1,000 frames, None with too few samples.
     """
 
     frames: list[int]
@@ -108,9 +112,7 @@ class MemoryOverTime:
 
 @dataclass(slots=True)
 class Peak:
-    """What the machine does at best through this backend's framework, or, for a CPU's memory,
-    through plain copies.
-    """
+    """The machine's best through this backend's framework, or a CPU's memory by plain copies."""
 
     flops_per_s: float
     bytes_per_s: float
@@ -153,8 +155,9 @@ class Roofline:
 
 @dataclass(slots=True)
 class ContentionPoint:
-    """One backend while other processes move memory. cached: the control, just as busy but within
-    the cache.
+    """One backend while other processes move memory.
+
+    cached: the control, equally busy within the cache.
     """
 
     wanted_share: float
@@ -196,9 +199,7 @@ class BackendReport:
 
     @property
     def latency(self) -> Summary | None:
-        """From submit to collect, of every round; longer than a frame's share of time if several
-        are in flight.
-        """
+        """Latency from submit to collect, over all rounds."""
         return summary([r.latency_ms for r in self.rounds if r.latency_ms]) if self.frames else None
 
     @property
@@ -209,9 +210,7 @@ class BackendReport:
 
 @dataclass(slots=True)
 class Ratio:
-    """How many times as long `first` takes as `second`; `refused` says why they are not
-    compared.
-    """
+    """The frame time of `first` over that of `second`; `refused` says why there is none."""
 
     first: str
     second: str
@@ -221,9 +220,7 @@ class Ratio:
 
 @dataclass(slots=True)
 class Together:
-    """Two backends resident and running at once, against each alone just before. Rates in frames a
-    second.
-    """
+    """Two backends running at once, against each alone just before. Rates in frames a second."""
 
     labels: list[str]
     alone_fps: list[float]
@@ -250,8 +247,9 @@ class PaperRow:
 
 @dataclass(slots=True)
 class Report:
-    """A run. complete: every pass that was asked for was made; otherwise `ended` says what
-    happened.
+    """A run.
+
+    complete: every requested pass was made; otherwise `ended` says what happened.
     """
 
     __pydantic_config__ = {"strict": True, "extra": "forbid"}  # noqa: RUF012 - of those within, too
@@ -287,8 +285,9 @@ def schema_text() -> str:
 
 
 def read_report(path: Path) -> Report:
-    """Read what `--json` wrote. Raises UsageError for a file that is not there, damaged, or of
-    another version.
+    """Read a report of `--json`.
+
+    Raises UsageError for a file that is missing, damaged, or of another version.
     """
     try:
         text = path.read_text(encoding="utf-8")

@@ -1,5 +1,6 @@
-"""Is a stage limited by arithmetic or by memory, and so what can fewer bits or less work buy?
-(Williams et al. 2009)
+"""Is a stage limited by arithmetic or by memory? (Williams et al. 2009)
+
+The answer says what fewer bits or less work can buy.
 
 A stage of F FLOPs that moves B bytes cannot take less than max(F / peak, B / bandwidth). F and B
 come from its graph, peak and bandwidth were measured in the same run. B is the least traffic, with

@@ -80,9 +80,7 @@ def ratio(first: Rounds, second: Rounds, seed: int = 0) -> Interval | None:
 
 
 def unpaired_ratio(first: Rounds, second: Rounds, seed: int = 0) -> Interval | None:
-    """As `ratio`, for rounds of two runs at different times: nothing pairs them, so each run is
-    resampled by itself.
-    """
+    """Return the ratio of two runs at different times, each resampled by itself (unpaired)."""
     logs = [
         np.array([math.log(float(np.median(r))) for r in rounds if len(r)])
         for rounds in (first, second)
@@ -131,8 +129,9 @@ def _t975(freedom: int) -> float:
 
 
 def drift(rounds: Rounds) -> float:
-    """Relative change of the median from the first third of the rounds to the last; 0 with fewer
-    than three.
+    """Return the median's relative change from the first third of the rounds to the last.
+
+    0 with fewer than three rounds.
     """
     medians = [float(np.median(r)) for r in rounds if len(r)]
     third = len(medians) // 3
@@ -148,8 +147,9 @@ def outliers(rounds: Rounds) -> float:
 
 
 def growth(frames: Sequence[float], used_bytes: Sequence[float], seed: int = 0) -> Interval | None:
-    """Bytes gained in every 1,000 frames: Theil-Sen slope and its bootstrap interval; None with
-    fewer than eight samples.
+    """Return bytes gained per 1,000 frames: Theil-Sen slope and bootstrap interval.
+
+    None with fewer than eight samples.
     """
     x, y = np.asarray(frames, float), np.asarray(used_bytes, float)
     if len(x) < 8 or np.ptp(x) == 0:

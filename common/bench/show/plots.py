@@ -1,6 +1,4 @@
-"""The figures of a report, as data: what each shows, its caption, its marks. `svg` and `png` draw
-them.
-"""
+"""The figures of a report as data: subject, caption and marks. `svg` draws them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

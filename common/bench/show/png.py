@@ -1,6 +1,4 @@
-"""The figures of a report as PNG files: the page's own SVG in its light colours, rasterised by
-resvg (the `plot` extra).
-"""
+"""The figures of a report as PNG files: the page's SVG by resvg (extra `plot`)."""
 
 import re
 from html import escape
@@ -21,8 +19,9 @@ FAMILIES = ("Helvetica", "Arial", "DejaVu Sans", "Liberation Sans", "Noto Sans")
 
 
 def write(report: Report, folder: Path) -> list[Path]:
-    """Write each figure as `<name>.png` into `folder`, which is made, and return the files. Raises
-    SinkError.
+    """Write each figure as `<name>.png` into `folder`, which is made; return the files.
+
+    Raises SinkError.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,6 @@
-"""Plots as inline SVG: two axes, marks with a readout on hover, colours by CSS class so that light
-and dark both work.
+"""Plots as inline SVG: two axes, marks with a readout on hover.
+
+Colours are CSS classes, so light and dark both work.
 """
 
 import math
@@ -31,9 +32,7 @@ class Axis:
         return (at - low) / (high - low) if high > low else 0.5
 
     def ticks(self) -> list[float]:
-        """Round numbers within: powers of ten (with more between, if they are few), or five to
-        eight even steps.
-        """
+        """Return round numbers of the axis: powers of ten, or five to eight even steps."""
         if self.log:
             decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
             wide = self.high / self.low
@@ -67,8 +66,9 @@ def axis_for(
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """Something drawn. kind: 'line', 'area', 'dot', 'hollow', 'bar' (two corners) or 'text'.
-    style: a CSS class.
+    """Something drawn.
+
+    kind: 'line', 'area', 'dot', 'hollow', 'bar' (two corners) or 'text'. style: a CSS class.
     """
 
     kind: str
@@ -80,8 +80,9 @@ class Mark:
 
 @dataclass
 class Plot:
-    """One figure: axes and marks, in data's own units. `rows` names whole numbers of y where those
-    are rows.
+    """One figure: axes and marks, in the data's units.
+
+    `rows` names whole numbers of y where those are rows.
     """
 
     name: str

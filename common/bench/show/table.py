@@ -208,9 +208,7 @@ def _copies(report: Report) -> Table | None:
 
 
 def contention_points(backend: BackendReport) -> list[tuple[float, bool, float, list[float]]]:
-    """(share wanted, control?, GB/s that were measured, frame times) by level, all sweeps
-    together.
-    """
+    """Collect (share wanted, control?, GB/s measured, frame times) by level, over all sweeps."""
     curve = backend.contention
     if curve is None:
         return []

@@ -17,17 +17,16 @@ VIDEO_CODECS = {".mp4": "mp4v", ".mov": "mp4v", ".avi": "MJPG", ".mkv": "mp4v"}
 
 
 class VideoFileSink:
-    """A video file, playable whenever it was closed; only a kill that cannot be caught leaves the
-    temporary file.
+    """A video file, playable however it was closed.
+
+    Only a kill that cannot be caught leaves the temporary file.
 
     realtime: repeat or leave out pictures so that the video lasts as long as the session did;
     otherwise every picture becomes one frame.
     """
 
     def __init__(self, path: Path, fps: float, realtime: bool = False) -> None:
-        """Raise SinkError if the folder cannot be written; the file appears with the first
-        picture.
-        """
+        """Raise SinkError unless the folder is writable; the first picture makes the file."""
         self._path = path
         self._partial = path.with_name(f".{path.stem}.partial{path.suffix}")
         self._fps = fps

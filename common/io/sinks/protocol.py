@@ -9,8 +9,9 @@ class Sink(Protocol):
     """Takes uint8 (H, W, 3) RGB pictures of one size."""
 
     def write(self, picture: np.ndarray, shown_ns: int) -> None:
-        """Take one picture, shown at `shown_ns` (perf_counter_ns); the array may be reused
-        afterwards. Raises SinkError.
+        """Take one picture, shown at `shown_ns` (perf_counter_ns); its array may be reused.
+
+        Raises SinkError.
         """
 
     def close(self) -> None:

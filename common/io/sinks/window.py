@@ -35,9 +35,7 @@ class Window:
         )
 
     def write(self, picture: np.ndarray, shown_ns: int) -> None:
-        """Show a picture; the window takes its size whenever that changes. Nothing happens once it
-        was closed.
-        """
+        """Show a picture; the window follows its size. A closed window shows nothing."""
         if self.closed:
             return
         self._picture = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
@@ -76,9 +74,7 @@ class Window:
             cv2.imshow(self.TITLE, with_bars(self._picture, *self._bars_for))
 
     def _area(self) -> tuple[int, int]:
-        """Width and height of what the picture will be stretched over, or zeros where it keeps its
-        proportions.
-        """
+        """Return width and height of the stretched picture, or zeros where proportions are kept."""
         if not (self._full and _BARS):
             return 0, 0
         _, _, width, height = cv2.getWindowImageRect(self.TITLE)
@@ -113,9 +109,7 @@ _KEYSYMS = {0xFF08: 8, 0xFF0D: 13, 0xFF1B: 27, 0xFF8D: 13, 0xFFAB: ord("+"), 0xF
 
 
 def with_bars(picture: np.ndarray, width: int, height: int) -> np.ndarray:
-    """Give a picture the proportions `width` to `height` with black bars; either may be 0 to leave
-    it alone.
-    """
+    """Pad a picture to the proportions `width` to `height` with black; 0 leaves it alone."""
     if min(width, height) <= 0:
         return picture
     wide = max(0, round(picture.shape[0] * width / height) - picture.shape[1])
@@ -144,8 +138,9 @@ def key_of(code: int) -> int | None:
 
 
 def window_obstacle() -> str:
-    """Say what stands in the way of a window, or nothing. On Linux this opens one in another
-    process to find out.
+    """Return the obstacle to a window, or ''.
+
+    On Linux another process opens a window to find out.
     """
     gui = next((line for line in cv2.getBuildInformation().splitlines() if "GUI:" in line), "")
     if "NONE" in gui:
@@ -158,9 +153,7 @@ def window_obstacle() -> str:
 
 
 def _probe_display(timeout_s: float = 20.0) -> str:
-    """Let another process try: a display that cannot be reached aborts whoever asks OpenCV for a
-    window.
-    """
+    """Open a window in another process: an unreachable display aborts the asker."""
     probe = [sys.executable, "-c", "import cv2; cv2.namedWindow('sdxs'); cv2.destroyAllWindows()"]
     try:
         tried = subprocess.run(

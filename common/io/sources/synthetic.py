@@ -52,8 +52,9 @@ def write_counter(picture: np.ndarray, number: int) -> None:
 
 
 def read_counter(picture: np.ndarray) -> int:
-    """Read back what `write_counter` drew, also after lossy coding; (H, W, 3) of any colour
-    order.
+    """Read the number that `write_counter` drew, also after lossy coding.
+
+    picture: (H, W, 3) of any colour order.
     """
     side = picture.shape[1] // COUNTER_BITS
     blocks = picture[side // 4 : max(side // 4 + 1, side - side // 4)].mean(axis=(0, 2))
