@@ -71,8 +71,7 @@ class Model:
         if text_only and not self.checkpoint.frame.noise_scale:
             raise UsageError(
                 f"{self.checkpoint.name} paints over a picture and starts from no noise, so it "
-                "cannot paint from a prompt "
-                "alone; give it a frame"
+                "cannot paint from a prompt alone; give it a frame"
             )
         if control_scale is None:
             control_scale = 1.0 if self._edges and not text_only else 0.0

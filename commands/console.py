@@ -132,8 +132,7 @@ def show_summary(summary: "Summary") -> None:
     latency = summary.latency_ms
     out.print(
         f"{summary.shown} frames in {summary.seconds:.1f} s, {summary.fps:.1f} fps; camera to "
-        "display "
-        f"{latency.p50:.1f} ms median, {latency.p95:.1f} p95, {latency.p99:.1f} p99"
+        f"display {latency.p50:.1f} ms median, {latency.p95:.1f} p95, {latency.p99:.1f} p99"
     )
     out.print(
         f"captured {summary.captured}, dropped {summary.dropped_before_inference} before and "

@@ -25,9 +25,8 @@ def weights_list() -> None:
     table = Table(title="checkpoints", title_justify="left")
     table.add_column("model", no_wrap=True)
     for heading in ("here", "licence", "what"):
-        table.add_column(
-            heading, overflow="fold"
-        )  # whole, however narrow the terminal: licences are read here
+        # Whole, however narrow the terminal: licences are read here.
+        table.add_column(heading, overflow="fold")
     for known in ENTRIES.values():
         here = local_folder(known)
         state = here[1] if here else "pickle only" if known.pickle_only else "can be pulled"

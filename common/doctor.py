@@ -188,8 +188,7 @@ def display() -> Check:
         return Check("display", True, "a window can be shown")
     if "headless build" in obstacle:
         remedy = (
-            "pip uninstall opencv-python-headless && pip install opencv-python, or "
-            "--headless "
+            "pip uninstall opencv-python-headless && pip install opencv-python, or --headless "
             "--out FILE"
         )
     else:
@@ -266,9 +265,8 @@ class _Reader:
 
     def _read(self) -> None:
         try:
-            self.picture = (
-                self._camera.read()
-            )  # the first one waits for the camera to start and is not timed
+            # The first one waits for the camera to start and is not timed.
+            self.picture = self._camera.read()
             began_ns = time.perf_counter_ns()
             while time.perf_counter_ns() - began_ns < CAMERA_S * 1e9:
                 self.picture = self._camera.read()
@@ -284,8 +282,7 @@ def _camera_remedy() -> str:
     if sys.platform == "darwin":
         return (
             "System Settings > Privacy & Security > Camera: allow the program this runs in "
-            "(Terminal, iTerm, your "
-            f"editor), then restart it; {others}"
+            f"(Terminal, iTerm, your editor), then restart it; {others}"
         )
     if sys.platform == "linux" and not any(Path("/dev").glob("video*")):
         return f"there is no /dev/video*: connect a camera, or pass it into the container; {others}"

@@ -80,12 +80,10 @@ class CoreMLBackend:
         self._sections: list[Section] = []
         self._controlled: StagesBackend | None = None
         self._scale = 0.0
-        self._shown: deque[StagesBackend] = (
-            deque()
-        )  # who rendered what is in flight, where two take turns
-        self._in_flight: deque[tuple[int, int]] = (
-            deque()
-        )  # when it was submitted, bridge_ns until now
+        # Who rendered what is in flight, where two take turns.
+        self._shown: deque[StagesBackend] = deque()
+        # When it was submitted, bridge_ns until now.
+        self._in_flight: deque[tuple[int, int]] = deque()
 
     def load(self) -> None:
         """Build uncached programs, start the processes, load, and render a blank frame.

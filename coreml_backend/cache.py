@@ -24,13 +24,14 @@ BUILDER_VERSION = 3  # raise it whenever a program built from the same weights w
 SCHEMA = 2
 RECORD = "record.json"
 PARTIAL = ".partial-"
+# What a damaged record.json can raise.
 UNREADABLE = (
     OSError,
     ValueError,
     KeyError,
     TypeError,
     AttributeError,
-)  # what a damaged record.json can raise
+)
 
 
 @dataclass(frozen=True, slots=True)

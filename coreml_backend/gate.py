@@ -44,9 +44,8 @@ def check(
     built: np.ndarray = picture
     for runner in runners:
         runner.set_conditioning(states)
-        runner.set_params(
-            FrameParams(seed, control_scale=1.0)
-        )  # only a program under control has a place for it
+        # Only a program under control has a place for it.
+        runner.set_params(FrameParams(seed, control_scale=1.0))
         built, _ = runner.run(built, probe_edges(picture))
         runner.forget()
     expected = reference(picture, states, seed)
@@ -58,10 +57,9 @@ def check(
         save_image(names[0], np.ascontiguousarray(built))
         save_image(names[1], expected)
         raise BackendError(
-            f"coreml: the program built for {checkpoint.name} renders a probe frame at "
-            f"{quality:.1f} dB from the "
-            f"reference, expected at least {LEAST_PSNR_DB:.0f}; it is not used; compare {names[0]} "
-            f"and {names[1].name}"
+            f"coreml: the program built for {checkpoint.name} renders a probe frame "
+            f"at {quality:.1f} dB from the reference, expected at least {LEAST_PSNR_DB:.0f}; it is "
+            f"not used; compare {names[0]} and {names[1].name}"
         )
     return quality
 

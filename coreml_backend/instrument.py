@@ -185,9 +185,8 @@ def write_product(path: Path, side: int, layers: int = 4) -> int:
 def _chain(x: Var, weight: np.ndarray, layers: int) -> Var:
     for _ in range(layers):
         x = mb.linear(x=x, weight=weight)
-    return mb.reduce_max(
-        x=x, axes=[2], keep_dims=True
-    )  # a small output: the way back to Python is not what is measured
+    # A small output: the way back to Python is not what is measured.
+    return mb.reduce_max(x=x, axes=[2], keep_dims=True)
 
 
 def write_copy(path: Path, shape: tuple[int, ...]) -> None:

@@ -17,12 +17,13 @@ DEFAULT_UNITS: ComputeUnits = "cpu_and_gpu"
 STAGES: tuple[Stage, ...] = ("encode", "unet", "decode")
 WHOLE: tuple[Stage, ...] = ("frame",)
 CONTROLLED: tuple[Stage, ...] = ("controlled",)
+# As --placement spells them.
 UNITS = {
     "ne": "cpu_and_ne",
     "gpu": "cpu_and_gpu",
     "cpu": "cpu_only",
     "all": "all",
-}  # as --placement spells them
+}
 
 
 def parse_placement(text: str) -> tuple[str, ...]:

@@ -32,8 +32,7 @@ def refuse_without_runtime(options: CoreMLOptions) -> None:
     if options.runtime == "coreml" and sys.platform != "darwin":
         raise UsageError(
             "--backend coreml: Core ML needs macOS; use --backend mlx, or --coreml-runtime "
-            "reference, a slow interpreter "
-            "that shows what the program computes"
+            "reference, a slow interpreter that shows what the program computes"
         )
     coremltools_version()
     _refuse_old_system(options)
@@ -69,9 +68,8 @@ def coremltools_version() -> str:
         ) from None
     if not is_supported(found):
         raise UsageError(
-            f"--backend coreml: coremltools {found} is installed, expected "
-            f"{SUPPORTED_COREMLTOOLS}.x, which sdxs was "
-            f"tested with; {COREMLTOOLS_REMEDY}"
+            f"--backend coreml: coremltools {found} is installed, "
+            f"expected {SUPPORTED_COREMLTOOLS}.x, which sdxs was tested with; {COREMLTOOLS_REMEDY}"
         )
     return found
 

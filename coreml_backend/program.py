@@ -79,9 +79,8 @@ def build(
         _feature(name, variant, shape) for name, shape in input_shapes(checkpoint, variant).items()
     ]
     main = program.functions["main"]
-    main.set_output_types(
-        [_feature(var.name, variant) for var in main.outputs]
-    )  # ct.convert leaves a program's own
+    # ct.convert leaves a program's own.
+    main.set_output_types([_feature(var.name, variant) for var in main.outputs])
     report("write", 0.4)
     metadata = _metadata(checkpoint, variant, stores)
     with _quiet():
@@ -114,8 +113,7 @@ def _why_not_written(path: Path, error: str) -> str:
     )
     return (
         f"{path.name}: the disk refused what coremltools wrote; it needs room in {free}; free "
-        "space, or set "
-        "$SDXS_WEIGHTS and $TMPDIR to another disk"
+        "space, or set $SDXS_WEIGHTS and $TMPDIR to another disk"
     )
 
 

@@ -130,10 +130,11 @@ class Runner:
         """Return a fresh dict of inputs: `predict` may replace entries of its argument."""
         name = TAKES[self.stage]
         if "feedback" in self._inputs and self._text_only:
+            # All of the latents are these zeros.
             self._inputs["previous"][:], self._inputs["feedback"][0] = (
                 0.0,
                 1.0,
-            )  # all of the latents are these zeros
+            )
         elif "feedback" in self._inputs:
             self._inputs["feedback"][0] = self._feedback if self._has_previous else 0.0
         if name == "picture" and self._image:
@@ -157,8 +158,7 @@ class Runner:
         ).all():  # it would come out as a black picture, and stay with feedback
             raise BackendError(
                 "coreml: the latents are not finite: float16 overflowed; try --compute-units "
-                "cpu_only, "
-                "or --backend mlx --dtype float32"
+                "cpu_only, or --backend mlx --dtype float32"
             )
         if "previous" in self._inputs:
             np.copyto(self._inputs["previous"], x0.reshape(self._inputs["previous"].shape))
@@ -175,9 +175,8 @@ class Runner:
         return np.asarray(made.convert("RGB"))  # Core ML's bridge hands out RGBA
 
     def _bridge_ns(self, total_ns: int) -> int:
-        proxy = getattr(
-            self._model, "_proxy", None
-        )  # CompiledMLModel has no public accessor as MLModel does (9.0)
+        # CompiledMLModel has no public accessor as MLModel does (9.0).
+        proxy = getattr(self._model, "_proxy", None)
         inside = getattr(proxy, "get_last_predict_duration_in_nano_seconds", lambda: None)()
         return max(0, total_ns - int(inside)) if inside else 0
 
@@ -189,8 +188,7 @@ def require_pillow() -> None:
     except ModuleNotFoundError:
         raise UsageError(
             "--input image: coremltools takes images from Pillow only, which is not installed; pip "
-            "install pillow, "
-            "or use --input float32"
+            "install pillow, or use --input float32"
         ) from None
 
 
@@ -229,9 +227,8 @@ def _open_coreml(
     try:
         if not compiled.exists():
             report(f"Core ML compiles {stage}", 0.0)
-            partial = compiled.with_name(
-                f".{compiled.name}"
-            )  # half of one, left by a kill, must not be found
+            # Half of one, left by a kill, must not be found.
+            partial = compiled.with_name(f".{compiled.name}")
             shutil.rmtree(partial, ignore_errors=True)
             ct.models.utils.compile_model(str(package), str(partial))
             partial.rename(compiled)

@@ -99,9 +99,8 @@ class MlxBackend:
             ):  # not in the full VAE, whose groups are large; it was never timed there
                 use_kernels(network)
         models = [model for model in (unet, vae, controlnet) if model is not None]
-        mx.eval(
-            [model.parameters() for model in models]
-        )  # what is lazy belongs to this thread alone
+        # What is lazy belongs to this thread alone.
+        mx.eval([model.parameters() for model in models])
         self._frame, self._last = frame, None
         # A control of scale 0 costs nothing: it is another function.
         self._frames = [frame.without_control(), *([frame] if controlnet else [])]
@@ -203,9 +202,8 @@ class MlxBackend:
         states = mx.array(encoder_hidden_states)
         self._prompt = self._frames[0].prompt(states)
         mx.eval(self._prompt)
-        self._control_prompt = self._frames[-1].prompt(
-            states
-        )  # evaluated when a frame under control needs it
+        # Evaluated when a frame under control needs it.
+        self._control_prompt = self._frames[-1].prompt(states)
 
     def set_params(self, params: FrameParams) -> None:
         self._loaded_frame()
@@ -343,8 +341,7 @@ def _dtype_name(requested: str) -> str:
     if requested != "float32" and not on_gpu():
         raise UsageError(
             f"--dtype {requested}: MLX computes half precision on a CPU 30 to 40 times slower than "
-            "float32; "
-            "use --dtype float32, or a machine with a GPU"
+            "float32; use --dtype float32, or a machine with a GPU"
         )
     return requested
 

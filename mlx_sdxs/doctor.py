@@ -46,9 +46,8 @@ def _gpu(on_gpu: bool) -> Check:
 
     if not on_gpu:
         finding = (
-            f"none that MLX can use; {os.cpu_count()} CPU cores run the demo model, "
-            "SDXS-512 "
-            "takes seconds a frame"
+            f"none that MLX can use; {os.cpu_count()} CPU cores run the demo model, SDXS-512 takes "
+            "seconds a frame"
         )
         return Check(
             "gpu",

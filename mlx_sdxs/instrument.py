@@ -51,9 +51,8 @@ class MlxInstrument:
 
     def peaks(self, dtype: str) -> Peaks:
         kind = _DTYPES[dtype]
-        mx.set_cache_limit(
-            CACHE_LIMIT_BYTES
-        )  # as the backend has it; without it a copy measures page faults
+        # As the backend has it; without it a copy measures page faults.
+        mx.set_cache_limit(CACHE_LIMIT_BYTES)
         side = 512
         while True:
             side *= 2
@@ -64,8 +63,7 @@ class MlxInstrument:
         source = mx.random.normal((_COPY_BYTES // 4,))
         copied = _best(lambda: source + 1)
         how = (
-            f"{side} x {side} matrix product, {dtype}; {_COPY_BYTES >> 20} MB copy, both "
-            "through "
+            f"{side} x {side} matrix product, {dtype}; {_COPY_BYTES >> 20} MB copy, both through "
             "MLX"
         )
         return Peaks(2 * side**3 / seconds, 2 * _COPY_BYTES / copied, dtype, how)
@@ -157,9 +155,8 @@ def _noting(kind: type, note: Callable[[int, int, int], None]) -> type:
         else:
             queries, width = x.size // x.shape[-1], x.shape[-1]
             keys = others[0].shape[1] if others else queries
-            note(
-                4 * queries * keys * width, 0, 2 * queries * width + 2 * keys * width
-            )  # q k and s v; q, k, v in, y out
+            # Q k and s v; q, k, v in, y out.
+            note(4 * queries * keys * width, 0, 2 * queries * width + 2 * keys * width)
         return y
 
     return type(f"Noting{kind.__name__}", (kind,), {"__call__": called})

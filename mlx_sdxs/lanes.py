@@ -229,10 +229,11 @@ def _arguments(jobs: Sequence[Job]) -> tuple[Arrays, ...]:
     job = jobs[0]
     before = job.needed
     if job.text_only or before is None or before.x0 is None:
+        # All of the latents are then these zeros.
         previous, feedback = (
             mx.zeros_like(job.noise),
             float(job.text_only),
-        )  # all of the latents are then these zeros
+        )
     else:
         previous, feedback = before.x0, job.feedback
     control: tuple[mx.array, ...] = ()

@@ -108,9 +108,8 @@ class StuckBackend(MomentBackend):
         self._hold_gil = hold_gil
 
     def _come(self) -> None:
-        library = (ctypes.PyDLL if self._hold_gil else ctypes.CDLL)(
-            None
-        )  # calls through PyDLL keep the GIL
+        # Calls through PyDLL keep the GIL.
+        library = (ctypes.PyDLL if self._hold_gil else ctypes.CDLL)(None)
         while True:
             library.sleep(3600)
 

@@ -36,9 +36,8 @@ class FakeHub:
         self.refuse_files = 0  # answer file requests with this HTTP status
         self.login_page = False  # answer everything with html, as a hotel's network does
         self.ignore_range = False
-        self.damaged: set[str] = (
-            set()
-        )  # files whose stored bytes are not what the hub says they are
+        # Files whose stored bytes are not what the hub says they are.
+        self.damaged: set[str] = set()
         self.cut: dict[str, int] = {}  # file -> bytes sent before the connection breaks, once
         self.down_after_cut = False  # and nothing is served from then on
         self.requests: list[tuple[str, str, int]] = []  # method, path, first byte asked for

@@ -69,9 +69,8 @@ def test_mlx_by_module_and_core_ml_by_operation_agree_within_two_percent(
     for mlx, coreml in pairs:
         assert coreml.stage == mlx.stage and coreml.flops == pytest.approx(mlx.flops, rel=0.02)
         assert coreml.activations == pytest.approx(mlx.activations, rel=0.05)
-        assert coreml.weights == pytest.approx(
-            mlx.weights, rel=0.05
-        )  # Core ML has folded the time projections away
+        # Core ML has folded the time projections away.
+        assert coreml.weights == pytest.approx(mlx.weights, rel=0.05)
 
 
 @pytest.mark.parametrize("form", ["matmul", "split_einsum"])
@@ -89,9 +88,8 @@ def test_another_form_of_attention_is_the_same_arithmetic(
 def test_a_convolution_counted_by_hand(demo: Checkpoint) -> None:
     """The demo's encoder at 64: its first convolution is 3 to 16 channels, 3 x 3, at 64 x 64."""
     small, large = (MlxInstrument().count(demo, size)[0] for size in (64, 128))
-    assert (
-        large.flops == 4 * small.flops and large.weights == small.weights
-    )  # all convolutions: four times the pixels
+    # All convolutions: four times the pixels.
+    assert large.flops == 4 * small.flops and large.weights == small.weights
     width = demo.vae.encoder_block_out_channels[0]
     first = 2 * 64 * 64 * width * 3 * 9
     assert small.flops > first and (small.flops - first) % (2 * 9 * width) == 0

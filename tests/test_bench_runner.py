@@ -319,9 +319,8 @@ def test_another_precision_refuses_a_ratio(tiny_sdxs: Checkpoint) -> None:
     )
     assert "a computes in float16, b in float32" in ratios(report.backends)[0].refused
     report.backends[1].describe["dtype"] = "uint8"
-    assert (
-        ratios(report.backends) == []
-    )  # the floor is shown, but nobody wants to know how often it fits into a frame
+    # The floor is shown, but nobody wants to know how often it fits into a frame.
+    assert ratios(report.backends) == []
 
 
 def test_errors_of_the_backend_come_out_of_a_worker_as_they_were(tiny_sdxs: Checkpoint) -> None:

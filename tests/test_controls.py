@@ -263,9 +263,8 @@ def test_no_overlay_in_any_file(
     for path in tmp_path.iterdir():
         picture = cv2.imread(str(path)) if path.suffix == ".png" else VideoFile(path).read()
         assert picture is not None and picture.shape == (64, 64, 3)
-        assert abs(read_counter(picture)) < 10_000, (
-            path
-        )  # the test card's counter is where the overlay would be
+        # The test card's counter is where the overlay would be.
+        assert abs(read_counter(picture)) < 10_000, path
 
 
 def test_full_disk_and_read_only_folder_become_notes(
@@ -333,9 +332,8 @@ def test_pause_shows_notes_and_typing_without_a_new_frame(
 
     held: list[bool] = []
     looks: list[int] = []
-    check = (
-        Renderer.check
-    )  # called again and again while the inference thread is held, and has nothing in flight
+    # Called again and again while the inference thread is held, and has nothing in flight.
+    check = Renderer.check
     monkeypatch.setattr(Renderer, "check", lambda self: (held.append(True), check(self))[1])
     _, window, _ = run(" ", still, mark, "t", mark, "x", mark, ENTER, "d", mark, " ", shown(2), "q")
     (frames, paused), (_, opened), (_, typed), (after, beside) = counts

@@ -130,9 +130,8 @@ def test_strips_make_the_same_picture(form: str, monkeypatch: pytest.MonkeyPatch
     prepared = transform_weight(weight, form)
     assert module._strip_rows(x, prepared) == 40  # too small to be cut
     whole = convolve(x, prepared, form, bias, stride)
-    monkeypatch.setattr(
-        module, "_STRIP_BYTES", 12 * 64 * 4 * 4
-    )  # twelve rows: 40 are three strips and a short one
+    # Twelve rows: 40 are three strips and a short one.
+    monkeypatch.setattr(module, "_STRIP_BYTES", 12 * 64 * 4 * 4)
     monkeypatch.setattr(module, "_STRIPS", 2)
     cut = module._convolve_one(x, prepared, form, bias)
     assert module._strip_rows(x, prepared) == 12

@@ -35,9 +35,8 @@ def test_gradient_of_input_weight_and_bias(
     ours = nn.value_and_grad(conv, lambda x: loss(conv, x))(x)[1]
     assert mx.allclose(loss(conv, x), plain)
     for key, value in of_weights.items():
-        assert mx.allclose(ours[key], value, rtol=1e-4, atol=1e-3), (
-            key
-        )  # float32 sums of 200 products
+        # float32 sums of 200 products.
+        assert mx.allclose(ours[key], value, rtol=1e-4, atol=1e-3), key
     assert mx.allclose(mx.grad(lambda x: loss(conv, x))(x), of_input, rtol=1e-4, atol=1e-3)
 
 

@@ -295,6 +295,7 @@ def test_a_plane_takes_nothing_else() -> None:
 
 def test_the_clip_through_a_pipeline_from_the_command_line(tmp_path: Path) -> None:
     out, stats = tmp_path / "out.mp4", tmp_path / "stats.json"
+    # In a process of its own: a session that leaves a slow frame in flight behind ends it.
     command = [
         sys.executable,
         "-m",
@@ -320,7 +321,7 @@ def test_the_clip_through_a_pipeline_from_the_command_line(tmp_path: Path) -> No
         "--stats",
         str(stats),
         "--verbose",
-    ]  # in a process of its own: a session that leaves a slow frame in flight behind ends it
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     (facts,) = json.loads(stats.read_text())["backends"]

@@ -221,10 +221,11 @@ def test_a_mixture_has_its_own_two_teachers_and_the_way_between_their_prompts() 
         for row, (picture, way) in enumerate(
             zip(np.array(wanted) * 255, np.array(ways), strict=True)
         ):
+            # Of a quarter circle: the shares.
             here, angles = (
                 row // 2,
                 np.arcsin(np.clip(way[0], 0, 1)) / (np.pi / 2),
-            )  # of a quarter circle: the shares
+            )
             there = int(np.argmax(np.where(np.arange(10) == here, -1, way[0])))
             share = angles[there]
             mixed = (1 - share) * levels[here + 1] + share * levels[there + 1]

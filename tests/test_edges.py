@@ -55,9 +55,8 @@ def shimmer(kind: str, hysteresis: bool) -> float:
     """Return the share of edge pixels that change between frames of a still, noisy picture."""
     edges, card = Edges(kind, 2 * SIZE, hysteresis), np.empty((2 * SIZE, 2 * SIZE, 3), np.uint8)
     to_square_rgb(Synthetic(2 * SIZE).read(), card)
-    card[100:, :] = np.random.default_rng(9).integers(
-        80, 120, card[100:].shape
-    )  # texture, where noise decides
+    # Texture, where noise decides.
+    card[100:, :] = np.random.default_rng(9).integers(80, 120, card[100:].shape)
     frames = [draw(edges, noisy(card, seed)) > 127 for seed in range(12)][4:]
     return float(
         np.mean([(a != b).sum() / b.sum() for a, b in zip(frames[1:], frames[:-1], strict=True)])
@@ -149,7 +148,6 @@ def test_f_score() -> None:
     other = np.roll(line, 2, axis=0)
     far = np.roll(line, 10, axis=0)
     assert f_score(line, line) == 1 and f_score(line, other) == 1 and f_score(line, far) == 0
-    assert f_score(line, np.maximum(line, far)) == pytest.approx(
-        2 / 3
-    )  # all of it right, half of it found
+    # All of it right, half of it found.
+    assert f_score(line, np.maximum(line, far)) == pytest.approx(2 / 3)
     assert f_score(line * 0, line * 0) == 1 and f_score(line, line * 0) == 0

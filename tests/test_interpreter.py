@@ -1173,9 +1173,8 @@ def test_rounding_mode_rounds_every_result(tmp_path: Path) -> None:
         np.float16
     )
     np.testing.assert_array_equal(rounded[0], product.astype(np.float32))
-    np.testing.assert_array_equal(
-        rounded[1], [0, 2, 0]
-    )  # numbers at 2048 are 2 apart; 1 is a tie, to even
+    # Numbers at 2048 are 2 apart; 1 is a tie, to even.
+    np.testing.assert_array_equal(rounded[1], [0, 2, 0])
     np.testing.assert_array_equal(rounded[2], rounded[0])
 
 

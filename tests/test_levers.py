@@ -37,9 +37,8 @@ ALL = tuple(levers.WITHOUT)
 def test_a_frame_without_a_lever_is_the_same_frame(
     lacking: tuple[str, ...], demo: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        conv, "_STRIP_BYTES", 64 * 64 * 24
-    )  # the largest maps of this small frame are cut in four
+    # The largest maps of this small frame are cut in four.
+    monkeypatch.setattr(conv, "_STRIP_BYTES", 64 * 64 * 24)
     monkeypatch.setattr(conv, "_STRIPS", 2)
     rows_of, cut = conv._strip_rows, []
 
@@ -67,9 +66,8 @@ def test_gains_are_ratios_of_medians() -> None:
     lever = next(iter(levers.WITHOUT))
     raw |= {"plain port": [40.0, 41.0, 39.0], f"only {lever}": [20.0], f"without {lever}": [30.0]}
     assert levers.gains(raw)[lever] == {"alone": 2.0, "in the end": 3.0}
-    assert levers.gains(raw)[levers.STRIPS] == {
-        "in the end": 1.0
-    }  # nothing without the products that they cut
+    # Nothing without the products that they cut.
+    assert levers.gains(raw)[levers.STRIPS] == {"in the end": 1.0}
     assert levers.variants(True)[f"only {lever}"] == ALL[1:]
     assert f"without {levers.STRIPS}" not in levers.variants(False)
 

@@ -350,9 +350,8 @@ def test_realtime_files_keep_their_pace(command: Command, tmp_path: Path) -> Non
     assert done.code == 0
     stats = json.loads((tmp_path / "s.json").read_text())
     between_first_and_last_s = 19 / stats["fps"]
-    assert (
-        between_first_and_last_s >= 0.9
-    )  # 19 frames at 20 a second, or more on a machine that cannot keep up
+    # 19 frames at 20 a second, or more on a machine that cannot keep up.
+    assert between_first_and_last_s >= 0.9
     assert len(read_all(tmp_path / "o.mp4")) == pytest.approx(
         20 * between_first_and_last_s + 1, abs=2
     )

@@ -700,9 +700,8 @@ def test_a_hosted_child_that_dies_with_nothing_to_do_is_reported_within_a_second
             loop.pause(idle == "paused")
             timer.start()
 
-    done = run(
-        loop, on_show, lambda: noticed.append(time.perf_counter())
-    )  # before anything is waited for
+    # Before anything is waited for.
+    done = run(loop, on_show, lambda: noticed.append(time.perf_counter()))
     silent.set()
     end(loop)
     timer.join()
@@ -746,9 +745,8 @@ def test_a_frame_that_comes_after_pause_is_not_shown_when_it_ends() -> None:
 
     def on_show(_: LiveFrame) -> None:
         if not waits:
-            waits.extend(
-                entered.acquire(timeout=PATIENCE_S) for _ in range(2)
-            )  # it waits for the second frame
+            # It waits for the second frame.
+            waits.extend(entered.acquire(timeout=PATIENCE_S) for _ in range(2))
             loop.pause(True)
             paused.set()
 

@@ -121,8 +121,7 @@ def test_the_file_says_what_it_is_from(
 
 def test_a_call_that_holds_the_lock_shows() -> None:
     """One long call each: on a busy machine the gaps between short calls would count for more."""
-    held = speed_kept(
-        lambda: ctypes.PyDLL(None).usleep(500_000)
-    )  # unlike CDLL, calls keep the lock
+    # Unlike CDLL, calls keep the lock.
+    held = speed_kept(lambda: ctypes.PyDLL(None).usleep(500_000))
     released = speed_kept(lambda: ctypes.CDLL(None).usleep(500_000))
     assert held < 0.5 * released, (held, released)

@@ -258,8 +258,7 @@ def test_no_manifest_is_no_record(tmp_path: Path) -> None:
         '{"schema": 1, "checkpoints": [{"folder": "m", "repo": "r", "revision": "v", "files": '
         '{"a": {}}}]}',
         '{"schema": 1, "checkpoints": [{"folder": "m", "repo": "r", "revision": "v", "files": '
-        '{"a": '
-        '{"sha256": "0", "bytes": "many", "mtime_ns": 1}}}]}',
+        '{"a": {"sha256": "0", "bytes": "many", "mtime_ns": 1}}}]}',
         "[" * 100_000,
     ],
     ids=range(12),

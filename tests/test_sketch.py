@@ -192,14 +192,12 @@ def test_the_judge_tells_structure_from_none() -> None:
     assert means["control, canny edges"] > 0.95
     assert means["plain image-to-image at t = 999"] == 0
     assert means["control, another picture's edges"] < means["control, soft edges"] - 0.2
-    assert (
-        means["the demo at t = 500"] == means["teacher"]
-    )  # the stand-in for the demo is the teacher
+    # The stand-in for the demo is the teacher.
+    assert means["the demo at t = 500"] == means["teacher"]
     assert set(found["by prompt"]) == set(GALLERY)
     right = found["nearest teacher right"]
-    assert (
-        right["canny"] == 1 and right["plain"] <= 0.2
-    )  # what is always grey is nearest to one and the same
+    # What is always grey is nearest to one and the same.
+    assert right["canny"] == 1 and right["plain"] <= 0.2
     assert evaluate_sketch.sheet(obedient, pictures).shape == (6 * 128, 6 * 128, 3)
 
 

@@ -78,9 +78,8 @@ def test_each_setting_gives_a_picture_of_its_own(turbo: Checkpoint) -> None:
         backend.collect(out)
         backend.close()
         outputs.append(out)
-    np.testing.assert_array_equal(
-        outputs[0], outputs[1]
-    )  # strength 1 and one step are what it does anyway
+    # Strength 1 and one step are what it does anyway.
+    np.testing.assert_array_equal(outputs[0], outputs[1])
     for i, one in enumerate(outputs[1:]):
         for other in outputs[2 + i :]:
             assert np.abs(one.astype(int) - other).mean() > 0.5

@@ -68,9 +68,8 @@ def errors(demo: Checkpoint) -> Iterator[np.ndarray]:
 
 def test_style_of_held_out_photographs_is_the_one_asked_for(errors: np.ndarray) -> None:
     right = errors[:, :-1].argmin(axis=2) == np.arange(len(PROMPTS))
-    assert right.mean() >= 0.95, dict(
-        zip(PROMPTS, right.mean(axis=0), strict=True)
-    )  # chance is 10 %
+    # Chance is 10 %.
+    assert right.mean() >= 0.95, dict(zip(PROMPTS, right.mean(axis=0), strict=True))
     assert right.mean(axis=0).min() >= 0.75, dict(zip(PROMPTS, right.mean(axis=0), strict=True))
 
 
@@ -81,9 +80,8 @@ def test_a_rendering_is_much_nearer_to_its_teacher_than_the_photograph_is(
     photograph = 10 * np.log10(255**2 / errors[:, -1].mean(axis=0))
     said = dict(zip(PROMPTS, own.round(1), strict=True))
     assert (own - photograph).min() >= 3, said  # dB, for each style
-    assert own.mean() >= 23, (
-        said
-    )  # 24.7 was measured, at half the size it was trained for; the photograph has 13
+    # 24.7 was measured, at half the size it was trained for; the photograph has 13.
+    assert own.mean() >= 23, said
 
 
 @pytest.mark.parametrize(
@@ -108,10 +106,11 @@ def test_the_way_between_two_styles_is_even(demo: Checkpoint, one: str, other: s
     backend.close()
     steps = [np.abs(a - b).mean() for a, b in pairwise(made)]
     whole = np.abs(made[0] - made[-1]).mean()
+    # 0.05 if all are alike.
     assert whole > 20 and max(steps) < 0.12 * whole, (
         whole,
         np.round(np.array(steps) / whole, 3),
-    )  # 0.05 if all are alike
+    )
 
 
 def test_shuffled_prompts_fail_the_same_measure(errors: np.ndarray) -> None:

@@ -75,9 +75,8 @@ def test_a_little_noise_changes_a_little(prompt: str, stills: dict[str, np.ndarr
                 - thumbnail(teachers.render(prompt, still))
             ).mean()
         )
-    assert (
-        changed <= 1.4 * given
-    )  # a pencil amplifies faint strokes by 1.2; a hard threshold would by 2 and more
+    # A pencil amplifies faint strokes by 1.2; a hard threshold would by 2 and more.
+    assert changed <= 1.4 * given
 
 
 @pytest.mark.parametrize("prompt", GALLERY)
@@ -89,6 +88,5 @@ def test_no_place_jumps_when_the_light_changes_by_two_levels(
         jump = np.abs(
             teachers.render(prompt, before + 2).astype(int) - teachers.render(prompt, before)
         ).max(axis=-1)
-        assert (
-            np.percentile(jump, 99.9) <= 32
-        )  # pop art's soft stairs make 25 of it; a hard stair makes 100 and more
+        # Pop art's soft stairs make 25 of it; a hard stair makes 100 and more.
+        assert np.percentile(jump, 99.9) <= 32

@@ -178,9 +178,8 @@ def test_a_recording_on_a_full_disk_stops_with_what_it_has_and_the_session_goes_
     monkeypatch.setattr(sinks.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000})())
     import time
 
-    deadline = (
-        time.monotonic() + 30
-    )  # the recording keeps wall-clock time: its next frame is due after 1/30 s
+    # The recording keeps wall-clock time: its next frame is due after 1/30 s.
+    deadline = time.monotonic() + 30
     while not (tmp_path / "a.avi").exists() and time.monotonic() < deadline:
         viewer.show(frame(1))
     assert VideoFile(tmp_path / "a.avi").read() is not None

@@ -111,9 +111,8 @@ class Child:
                 f"{name}: its process cannot be started ({error}); end other programs"
             ) from error
         self.pid = self._process.pid or 0
-        atexit.register(
-            self._process.kill
-        )  # for who never closes: multiprocessing would wait for the child for ever
+        # For who never closes: multiprocessing would wait for the child for ever.
+        atexit.register(self._process.kill)
 
     def send(self, request: object) -> None:
         """Send a request that has no answer. Raises BackendError if the child is dead."""
@@ -216,8 +215,7 @@ class Child:
             how = f"was killed by signal {-code} ({names.get(-code, 'no name')})"
             if code == -signal.SIGKILL:
                 remedy = (
-                    "if nobody did that, memory ran out: end other programs or take a "
-                    "smaller "
+                    "if nobody did that, memory ran out: end other programs or take a smaller "
                     "--size"
                 )
         self.death = f"{self._name}: the backend's process {how}; {remedy}"
@@ -263,16 +261,14 @@ def _end_with_parent() -> None:
     """
     parent = multiprocessing.parent_process()
     assert parent is not None
-    sentinel = (
-        parent.sentinel
-    )  # a pipe that nobody writes to; the kernel closes it when the parent is gone
+    # A pipe that nobody writes to; the kernel closes it when the parent is gone.
+    sentinel = parent.sentinel
     libc = ctypes.CDLL(None)
     libc.signal.argtypes = (ctypes.c_int, ctypes.c_void_p)
     libc.signal.restype = ctypes.c_void_p
     with suppress(OSError):  # a kernel that does not signal this leaves it to the thread
-        libc.signal(
-            signal.SIGIO, ctypes.cast(libc._exit, ctypes.c_void_p)
-        )  # a handler in Python would need the GIL
+        # A handler in Python would need the GIL.
+        libc.signal(signal.SIGIO, ctypes.cast(libc._exit, ctypes.c_void_p))
         fcntl.fcntl(sentinel, fcntl.F_SETOWN, os.getpid())
         fcntl.fcntl(sentinel, fcntl.F_SETFL, fcntl.fcntl(sentinel, fcntl.F_GETFL) | os.O_ASYNC)
 

@@ -160,9 +160,8 @@ class HostedBackend:
             raise
         self.depth, self._description = min(loaded.depth, SLOTS), loaded.description
         self._in_flight.clear()
-        self._free = list(
-            range(SLOTS)
-        )  # used from the end, so that few frames in flight stay in the CPU's cache
+        # Used from the end, so that few frames in flight stay in the CPU's cache.
+        self._free = list(range(SLOTS))
 
     def set_conditioning(self, encoder_hidden_states: np.ndarray) -> None:
         self._running().ask(encoder_hidden_states, Done)

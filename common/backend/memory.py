@@ -13,9 +13,8 @@ from pathlib import Path
 from ..errors import SdxsError
 
 _RUSAGE_INFO_V2 = 2
-_PHYS_FOOTPRINT_OFFSET = (
-    16 + 7 * 8
-)  # struct rusage_info_v2: a uuid, then seven 64-bit counters before it
+# Struct rusage_info_v2: a uuid, then seven 64-bit counters before it.
+_PHYS_FOOTPRINT_OFFSET = 16 + 7 * 8
 _RUSAGE_BYTES = 1024
 
 

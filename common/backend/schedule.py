@@ -64,9 +64,8 @@ def one_step(scheduler: SchedulerConfig, frame: FrameConfig) -> OneStep:
 def frame_steps(scheduler: SchedulerConfig, frame: FrameConfig) -> tuple[OneStep, ...]:
     """The constants of every step of a frame, first to last; one for most checkpoints."""
     start, count = frame.timestep + 1, frame.steps
-    timesteps = (
-        np.round(np.arange(start, 0, -start / count)).astype(int)[:count] - 1
-    )  # diffusers' "trailing"
+    # Diffusers' "trailing".
+    timesteps = np.round(np.arange(start, 0, -start / count)).astype(int)[:count] - 1
     return tuple(
         one_step(scheduler, replace(frame, timestep=int(timestep))) for timestep in timesteps
     )

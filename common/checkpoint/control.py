@@ -50,6 +50,5 @@ class ControlNet:
             if left != right:
                 raise ConfigError(
                     f"{self.folder}: {what} is {left}, {model} needs {right}; this ControlNet was "
-                    "trained for another model, "
-                    "use --control none or one that fits"
+                    "trained for another model, use --control none or one that fits"
                 )

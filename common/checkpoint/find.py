@@ -151,14 +151,12 @@ def _check_fit(c: Checkpoint) -> None:
         if left != right:
             raise ConfigError(
                 f"{c.folder}: {what} differ ({left}, {right}); these parts are of different "
-                "checkpoints, "
-                "copy all folders from one"
+                "checkpoints, copy all folders from one"
             )
     if c.frame.size % c.size_multiple:
         raise ConfigError(
-            f"{c.folder / 'sdxs.json'}: size is {c.frame.size}, expected a multiple of "
-            f"{c.size_multiple}; "
-            "write the size this checkpoint was trained for"
+            f"{c.folder / 'sdxs.json'}: size is {c.frame.size}, expected a multiple "
+            f"of {c.size_multiple}; write the size this checkpoint was trained for"
         )
 
 
@@ -228,9 +226,8 @@ def _known_control(model: str) -> Path:
         which = ", ".join(f"{k.name} for {k.controls}" for k in ENTRIES.values() if k.controls)
         raise UsageError(
             f"--control sketch: there is no sketch ControlNet for {model} (known: {which}; "
-            "demo-sketch has its own); use "
-            "--model demo-sketch, --control none, or name a folder that holds one trained for "
-            f"{model}"
+            "demo-sketch has its own); use --model demo-sketch, --control none, or name a folder "
+            f"that holds one trained for {model}"
         )
     if folder := control_folder(known):
         return folder

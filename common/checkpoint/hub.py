@@ -71,8 +71,7 @@ def record_cached(known: Entry, folder: Path, manifest: Path, vae_folder: str = 
             if not digests[name]:
                 raise WeightsError(
                     f"{blob}: the hub cache's copy of {name} is damaged (its hash is not its "
-                    "name); "
-                    f"delete it and run `sdxs weights pull {known.name}`"
+                    f"name); delete it and run `sdxs weights pull {known.name}`"
                 )
     if digests:
         # where no record can be written the files are hashed at every start
@@ -154,8 +153,7 @@ def _remote_files(known: Entry, vae_folder: str) -> list[RemoteFile]:
     except (ValueError, KeyError, TypeError):  # a login page of the network instead of json
         raise WeightsError(
             f"{known.name}: what answered is not the hub; is there a login page or a proxy "
-            "between? "
-            "`--model demo` needs no network"
+            "between? `--model demo` needs no network"
         ) from None
     files = {file.path: file for file in found if isinstance(file, RepoFile)}
     for name in names:
@@ -230,8 +228,7 @@ def _fetch(known: Entry, file: RemoteFile, partial: Path) -> str:
         growing.unlink()
         raise WeightsError(
             f"{known.name}: {file.path} does not match the hash the hub reports "
-            f"({file.hash[:12]}...); "
-            "the download was damaged and has been removed, pull again"
+            f"({file.hash[:12]}...); the download was damaged and has been removed, pull again"
         )
     growing.replace(path)
     return digest

@@ -44,9 +44,8 @@ class Entry:
 
 _PICKLE = (
     "published as a pickle only, and unpickling a download can run any code; copy the repository's "
-    "files into "
-    "weights/NAME yourself and turn each pickle into safetensors with `sdxs weights import FILE`, "
-    "which runs nothing of it"
+    "files into weights/NAME yourself and turn each pickle into safetensors with `sdxs weights "
+    "import FILE`, which runs nothing of it"
 )
 
 ENTRIES = {

@@ -60,8 +60,7 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
         if magic == _ZIP or magic[:1] == _PICKLE_PROTOCOL:
             raise WeightsError(
                 f"{path}: this is a pickle under a safetensors name; unpickling can run any code, "
-                "so it is never "
-                "loaded; get the checkpoint as safetensors"
+                "so it is never loaded; get the checkpoint as safetensors"
             ) from None
         raise WeightsError(
             f"{path}: damaged or truncated ({path.stat().st_size:,} bytes; {error}); "

@@ -73,8 +73,7 @@ def open_torch_file(path: Path) -> Iterator[TorchFile]:
     except Refused as refused:
         raise WeightsError(
             f"{path}: not imported: {refused}; only tensors are taken from a pickle and nothing in "
-            "it is ever run; "
-            "get this checkpoint from its author, or another one"
+            "it is ever run; get this checkpoint from its author, or another one"
         ) from None
     except (zipfile.BadZipFile, EOFError, OverflowError) as error:
         raise WeightsError(f"{path}: damaged or truncated ({error}); download it again") from None

@@ -23,9 +23,8 @@ class Admission:
 
     def __init__(self, depth: int) -> None:
         self._depth = depth
-        self._submitted: deque[tuple[int, bool]] = (
-            deque()
-        )  # time, and whether the backend was empty then
+        # Time, and whether the backend was empty then.
+        self._submitted: deque[tuple[int, bool]] = deque()
         self._intervals: deque[int] = deque(maxlen=8)
         self._latency = 0
         self._last_done = 0

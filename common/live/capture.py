@@ -59,8 +59,7 @@ class Capture:
             self.stalled = True
             raise SourceLost(
                 f"{self._source.name} has delivered no frame for {silent_s:.0f} s; check its cable "
-                "and that no other "
-                "program took it; what was recorded until then is kept"
+                "and that no other program took it; what was recorded until then is kept"
             )
 
     # The capture thread.

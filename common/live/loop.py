@@ -116,9 +116,8 @@ class Loop:
     @property
     def abandoned(self) -> bool:
         """After `run`: a thread could not be ended (a read or a load that does not return)."""
-        encoding = any(
-            future.running() for future in self._pending
-        )  # the interpreter would wait for it
+        # The interpreter would wait for it.
+        encoding = any(future.running() for future in self._pending)
         return encoding or self._guard.alive
 
     # The main thread.

@@ -82,9 +82,8 @@ class Viewer:
         self._recording_view = look.view
         self._recording_path = Path()
         blank = np.zeros((size, size, 3), np.uint8)
-        self._kept = LiveFrame(
-            blank, [blank.copy() for _ in range(stats.backend_count)]
-        )  # what the window shows
+        # What the window shows.
+        self._kept = LiveFrame(blank, [blank.copy() for _ in range(stats.backend_count)])
         self._kept.edges = np.zeros((size, size), np.uint8)
         self._prompt = ""
         self._coming = ""

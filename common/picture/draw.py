@@ -99,6 +99,7 @@ def wrap(text: str, width: int, size: int) -> list[str]:
     return lines
 
 
+# Control and joining characters, loose accents.
 _INVISIBLE = (
     "Cc",
     "Cf",
@@ -107,7 +108,7 @@ _INVISIBLE = (
     "Cs",
     "Me",
     "Mn",
-)  # control and joining characters, loose accents
+)
 
 
 @cache

@@ -16,9 +16,8 @@ def with_text(png: bytes, keyword: str, text: str) -> bytes:
     """The same PNG with `text` under `keyword` (Latin, up to 79 characters), right after its
     header.
     """
-    content = (
-        keyword.encode("latin-1") + b"\0\0\0\0\0" + text.encode("utf-8")
-    )  # not compressed, no language
+    # Not compressed, no language.
+    content = keyword.encode("latin-1") + b"\0\0\0\0\0" + text.encode("utf-8")
     header = len(SIGNATURE) + 8 + struct.unpack(">I", png[8:12])[0] + 4
     return png[:header] + _chunk(b"iTXt", content) + png[header:]
 

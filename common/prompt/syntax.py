@@ -204,8 +204,7 @@ def refuse_negative(text: str, model: str) -> None:
     if text:
         raise UsageError(
             f"--negative-prompt {text[:40]!r}: {model} renders a frame in one pass without "
-            "classifier-free guidance, which a "
-            "negative prompt needs (distilled models have the guidance trained in); say in "
-            "--prompt what there should be "
-            "instead, or give it a larger share: '(clean lines:1.5) and (ink:1)'"
+            "classifier-free guidance, which a negative prompt needs (distilled models have the "
+            "guidance trained in); say in --prompt what there should be instead, or give it a "
+            "larger share: '(clean lines:1.5) and (ink:1)'"
         )

@@ -44,9 +44,8 @@ class TextEncoder:
 
     def _encode_text(self, text: str) -> np.ndarray:
         if text not in self._encoded:
-            ids = self._tokenizer.encode(
-                text
-            )  # before the cache is asked: a text that is too long must say so every time
+            # Before the cache is asked: a text that is too long must say so every time.
+            ids = self._tokenizer.encode(text)
             states = self._cache.read(text)
             if states is None:
                 states = encode_tokens(ids, self._config, self._path, self._prefix)
@@ -63,18 +62,16 @@ def encode_tokens(ids: np.ndarray, config: CLIPTextConfig, path: Path, prefix: s
         def tensor(name: str) -> np.ndarray:
             return np.asarray(file.get_tensor(prefix + name), dtype=np.float32)
 
-        rows = file.get_slice(
-            prefix + "embeddings.token_embedding.weight"
-        )  # 200 MB in all; read what is used
+        # 200 MB in all; read what is used.
+        rows = file.get_slice(prefix + "embeddings.token_embedding.weight")
         embeddings = {
             int(i): np.asarray(rows[int(i) : int(i) + 1], dtype=np.float32)[0]
             for i in np.unique(ids)
         }
         x = np.array([[embeddings[int(i)] for i in row] for row in ids])
         x = x + tensor("embeddings.position_embedding.weight")[:tokens]
-        mask = np.triu(
-            np.full((tokens, tokens), -np.inf, np.float32), k=1
-        )  # a token sees itself and what precedes it
+        # A token sees itself and what precedes it.
+        mask = np.triu(np.full((tokens, tokens), -np.inf, np.float32), k=1)
         for i in range(config.num_hidden_layers):
             layer = {name: tensor(f"encoder.layers.{i}.{name}") for name in _LAYER}
             x = x + _attention(
@@ -131,9 +128,8 @@ def _attention(x: np.ndarray, tensors: Tensors, mask: np.ndarray, heads: int) ->
         .transpose(0, 2, 1, 3)
         for name in ("q_proj", "k_proj", "v_proj")
     )
-    scores = (
-        q @ k.transpose(0, 1, 3, 2) / np.float32(math.sqrt(width // heads)) + mask
-    )  # (B, heads, tokens, tokens)
+    # (B, heads, tokens, tokens).
+    scores = q @ k.transpose(0, 1, 3, 2) / np.float32(math.sqrt(width // heads)) + mask
     scores = np.exp(scores - scores.max(axis=-1, keepdims=True))
     scores /= scores.sum(axis=-1, keepdims=True)
     return _linear(

@@ -52,9 +52,8 @@ class ClipTokenizer:
         self._tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
             [
                 pre_tokenizers.Split(Regex(_PIECES), behavior="removed", invert=True),
-                pre_tokenizers.ByteLevel(
-                    add_prefix_space=False
-                ),  # splits `<|EndOfText|>` once more
+                # It splits `<|EndOfText|>` once more.
+                pre_tokenizers.ByteLevel(add_prefix_space=False),
             ]
         )
         pad = _pad_token(folder)

@@ -155,9 +155,8 @@ def _save(path: Path, layout: Layout, generator: np.random.Generator, dtype: typ
     for name, shape in layout.items():
         values = generator.standard_normal(shape, dtype=np.float32)
         if len(shape) > 1:
-            values /= np.sqrt(
-                np.prod(shape[1:]), dtype=np.float32
-            )  # keeps activations near 1 at any depth
+            # Keeps activations near 1 at any depth.
+            values /= np.sqrt(np.prod(shape[1:]), dtype=np.float32)
         else:
             values *= np.float32(0.1)
             if name.endswith("weight"):

@@ -102,9 +102,8 @@ class Package:
         """Refuse a weight that cannot lie whole inside its file, before a long run meets it."""
         file, offset = self._blob(value)
         kind = self.type_of(value.type)
-        needed = (
-            offset + 64 + (math.prod(kind.shape) * BITS.get(kind.dtype, 0) + 7) // 8
-        )  # 64: the blob's own header
+        # 64: the blob's own header.
+        needed = offset + 64 + (math.prod(kind.shape) * BITS.get(kind.dtype, 0) + 7) // 8
         size = file.stat().st_size if file.is_file() else 0
         if size < needed:
             raise self.damaged(

@@ -62,9 +62,8 @@ def _palettized(values: np.ndarray, bits: int, blockwise: bool) -> tuple[Var, np
         lut = table.reshape(*[1] * values.ndim, -1, 1)
         return mb.constexpr_lut_to_dense(indices=indices.astype(subbyte), lut=lut), rebuilt
     flags = indices.reshape(-1, 1) >> np.arange(bits, dtype=np.uint8) & 1
-    packed = np.packbits(
-        flags.astype(np.uint8), bitorder="little"
-    )  # lowest bit first, across bytes
+    # Lowest bit first, across bytes.
+    packed = np.packbits(flags.astype(np.uint8), bitorder="little")
     return mb.constexpr_lut_to_dense(
         indices=packed, lut=table, shape=np.array(values.shape, np.uint32)
     ), rebuilt

@@ -301,9 +301,8 @@ class UNet2DConditionModel:
 def prompt_tokens(encoder_hidden_states: Var, form: AttentionForm) -> Var:
     """(1, 77, D) as the attentions of `form` read it."""
     if form == "split_einsum":
-        return mb.expand_dims(
-            x=mb.transpose(x=encoder_hidden_states, perm=[0, 2, 1]), axes=[2]
-        )  # (1, D, 1, 77)
+        # (1, D, 1, 77).
+        return mb.expand_dims(x=mb.transpose(x=encoder_hidden_states, perm=[0, 2, 1]), axes=[2])
     return encoder_hidden_states
 
 

@@ -66,8 +66,7 @@ def write(networks: Networks, configs: Configs, tokenizer: Path, folder: Path) -
     write_json(folder / "model_index.json", _INDEX)
     note = (
         "one step, epsilon prediction, x0 = z - (sqrt(1-a)/sqrt(a)) eps at t = 500 with no added "
-        "noise; "
-        "SDXS itself is timestep 999, noise_scale 1.0, size 512"
+        "noise; SDXS itself is timestep 999, noise_scale 1.0, size 512"
     )
     write_json(folder / "sdxs.json", {**configs["frame"], "note": note})
     write_sums(folder)

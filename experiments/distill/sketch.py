@@ -287,9 +287,8 @@ def draw_batch(
         window = np.s_[y : y + side, x : x + side]
         camera.append(material.camera[index][window])
         goal.append(material.inked[index, style][window])
-        kind = (row + row // UNCONTROLLED) % len(
-            KINDS
-        )  # shifted, or all without control would be of one kind
+        # Shifted, or all without control would be of one kind.
+        kind = (row + row // UNCONTROLLED) % len(KINDS)
         edges.append(
             material.edges[index, kind][
                 PIXELS * y : PIXELS * (y + side), PIXELS * x : PIXELS * (x + side)

@@ -212,9 +212,8 @@ def _medians(runs: list[Figures], route: str) -> dict[str, float]:
     keys = ("wall_s", "cpu_s", "peak_rss_bytes", "package_bytes")
     if not good:
         return {}
-    least = min(
-        float(run["wall_s"]) for run in good
-    )  # what other programs on the machine disturbed least
+    # What other programs on the machine disturbed least.
+    least = min(float(run["wall_s"]) for run in good)
     return {key: statistics.median(float(run[key]) for run in good) for key in keys} | {
         "least_wall_s": least
     }

@@ -90,9 +90,8 @@ def soak(seconds: float, hosted: bool) -> dict[str, object]:
                 print(f"{elapsed:.0f} s, {used / 1e6:.1f} MB", flush=True)
 
         summary = loop.run(show, lambda: None, viewer.close)
-    growth = (
-        growth_bytes(samples) if len(samples) >= 1 / WARM_UP_SHARE else None
-    )  # too few seconds to tell
+    # Too few seconds to tell.
+    growth = growth_bytes(samples) if len(samples) >= 1 / WARM_UP_SHARE else None
     for thread in set(threading.enumerate()) - threads:
         thread.join(PATIENCE_S)
     left_threads = [t.name for t in set(threading.enumerate()) - threads]

@@ -33,10 +33,11 @@ from ...mlx_sdxs.networks.unet import UNet2DConditionModel
 from .coreml import PICTURE_LIMIT_DB, predict
 from .coreml import X0_LIMIT as PROGRAM_X0_LIMIT
 
+# The sketch ControlNet's layout; 12 residuals, as Stable Diffusion's.
 CONTROL_NAMES = (
     "sdxs-512-dreamshaper",
     "sd-turbo",
-)  # the sketch ControlNet's layout; 12 residuals, as Stable Diffusion's
+)
 CONTROL_FIXTURES = FIXTURES / "control.safetensors"
 SCALE = 0.8
 

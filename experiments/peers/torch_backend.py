@@ -201,9 +201,8 @@ class TorchBackend:
     @torch.inference_mode()
     def set_conditioning(self, encoder_hidden_states: np.ndarray) -> None:
         check_conditioning(encoder_hidden_states, self._checkpoint.unet.cross_attention_dim)
-        self.states.copy_(
-            torch.tensor(encoder_hidden_states)
-        )  # in place: a captured graph reads this very memory
+        # In place: a captured graph reads this very memory.
+        self.states.copy_(torch.tensor(encoder_hidden_states))
 
     @torch.inference_mode()
     def set_params(self, params: FrameParams) -> None:
@@ -220,9 +219,8 @@ class TorchBackend:
         if self._in_flight:
             raise BackendError("torch: a frame is in flight already; collect it first")
         np.copyto(self._host_in.numpy(), frame)
-        copies.count(
-            "backend in", 2 * frame.nbytes
-        )  # into the staging memory, and from there to the device
+        # Into the staging memory, and from there to the device.
+        copies.count("backend in", 2 * frame.nbytes)
         self.picture.copy_(self._host_in, non_blocking=True)
         self._host_out.copy_(self._render(), non_blocking=True)
         self._in_flight.append(submitted_ns)

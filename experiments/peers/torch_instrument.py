@@ -42,8 +42,7 @@ class TorchInstrument:
         source = torch.randn(_COPY_BYTES // 4, device=device)
         copied = _best(lambda: source.clone(), device)
         how = (
-            f"{side} x {side} matrix product, {dtype}; {_COPY_BYTES >> 20} MB copy, both "
-            "through "
+            f"{side} x {side} matrix product, {dtype}; {_COPY_BYTES >> 20} MB copy, both through "
             "PyTorch"
         )
         return Peaks(2 * side**3 / seconds, 2 * _COPY_BYTES / copied, dtype, how)

@@ -26,9 +26,8 @@ _TAPS = 3
 # Interpolation points besides infinity. Three quarters and three halves leave a quarter of the
 # rounding error that 1 and 2 leave (3e-6 against 1.2e-5 of the largest value, 320 channels).
 _POINTS = {4: (0.0, 0.75, -0.75, 1.5, -1.5), 2: (0.0, 1.0, -1.0)}
-_STRIP_BYTES = (
-    1 << 22
-)  # of the picture, for one strip; measured with _STRIPS, docs/results/levers.json
+# Of the picture, for one strip; measured with _STRIPS, docs/results/levers.json.
+_STRIP_BYTES = 1 << 22
 _STRIPS = 4  # from so many on they pay
 
 
@@ -118,9 +117,8 @@ def transform_weight(weight: mx.array, form: Form) -> mx.array:
     _, g, _ = minimal_filter(2 if form == "tiles2" else 4)
     taps = np.asarray(weight).astype(np.float64)
     if form == "rows4":
-        return mx.array(
-            np.einsum("vr,orjc->jvco", g, taps).astype(np.float32)
-        )  # (3 columns, 6, C, O)
+        # (3 columns, 6, C, O).
+        return mx.array(np.einsum("vr,orjc->jvco", g, taps).astype(np.float32))
     both = np.einsum("vr,uj,orjc->vuco", g, g, taps, optimize=True)
     return mx.array(both.reshape(-1, *both.shape[2:]).astype(np.float32))  # (n * n, C, O)
 

@@ -55,9 +55,8 @@ class PromptAttention(nn.Module):
         """
         attention = self.attention
         channels, heads = attention.to_q.weight.shape[1], attention._heads
-        keys, values = (
-            part[0].astype(mx.float32) for part in attention.keys_and_values(states)
-        )  # (heads, 77, head_dim)
+        # (heads, 77, head_dim).
+        keys, values = (part[0].astype(mx.float32) for part in attention.keys_and_values(states))
         head_dim = keys.shape[-1]
         queries = (
             attention.to_q.weight.astype(mx.float32).reshape(heads, head_dim, channels)

@@ -19,11 +19,12 @@ from ..networks.layers import GroupNorm, Resnet
 from .ops import on_cuda, on_gpu
 
 _THREADS, _AHEAD = 1024, 8
+# Blocks of a launch at which parts end; pixels from which on they pay.
 _BLOCKS, _MOST_PARTS, _LARGE = (
     128,
     4,
     512,
-)  # blocks of a launch at which parts end; pixels from which on they pay
+)
 
 # Both bodies: x is (B, H, W, C), a group is some neighbouring channels of it. A thread stays with
 # one pair of channels and goes through the pixels, AHEAD of them under way at once, or the

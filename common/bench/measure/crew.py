@@ -47,9 +47,8 @@ class Crew:
                 for entrant in missing:
                     self._load([entrant], during)
             else:
-                self._load(
-                    missing, during
-                )  # all at once: it is done once, may take minutes, and no figure comes of it
+                # All at once: it is done once, may take minutes, and no figure comes of it.
+                self._load(missing, during)
             yield {e.label: self._alive[e.label] for e in entrants if e.label in self._alive}
         finally:
             if self._fresh:

@@ -424,9 +424,8 @@ def ratios(backends: Sequence[BackendReport]) -> list[Ratio]:
             continue
         if dtypes[0] != dtypes[1] and all(dtypes):
             refused = (
-                f"{first.label} computes in {dtypes[0]}, {second.label} in {dtypes[1]}; "
-                "give "
-                "both the same --dtype"
+                f"{first.label} computes in {dtypes[0]}, {second.label} in {dtypes[1]}; give both "
+                "the same --dtype"
             )
             made.append(Ratio(first.label, second.label, None, refused))
             continue

@@ -20,14 +20,12 @@ def warnings(report: Report) -> list[str]:
     if report.settings.rounds < statistics.LEAST_ROUNDS:
         found.append(
             f"{report.settings.rounds} rounds carry no bootstrap interval; the wider Student "
-            "interval stands in: "
-            f"--rounds {statistics.LEAST_ROUNDS} or more"
+            f"interval stands in: --rounds {statistics.LEAST_ROUNDS} or more"
         )
     if not report.settings.fresh:
         found.append(
             "all rounds ran in the same processes, so the intervals leave out how much one start "
-            "differs from the next: "
-            "run again without --keep, or twice"
+            "differs from the next: run again without --keep, or twice"
         )
     found += _of_the_machine(report)
     for backend in report.backends:
@@ -76,15 +74,13 @@ def _of_a_backend(backend: BackendReport) -> list[str]:
         way = "slower" if drift > 0 else "faster"
         found.append(
             f"{backend.label} got {abs(drift):.0%} {way} from the first rounds to the last: let "
-            "the machine cool or settle, "
-            "end other programs, and repeat with more rounds; a ratio still holds, the rounds "
-            "being in pairs"
+            "the machine cool or settle, end other programs, and repeat with more rounds; a ratio "
+            "still holds, the rounds being in pairs"
         )
     if outliers > statistics.OUTLIER_SHARE:
         found.append(
             f"{backend.label}: {outliers:.0%} of frames took more than 1.5 times the median of "
-            "their round, and p95 and p99 "
-            "are theirs: end other programs"
+            "their round, and p95 and p99 are theirs: end other programs"
         )
     stages_ms = sum(
         median(backend.stages_ms[name]) for name in INSIDE if backend.stages_ms.get(name)
@@ -93,9 +89,8 @@ def _of_a_backend(backend: BackendReport) -> list[str]:
         times = stages_ms / backend.summary.median
         found.append(
             f"{backend.label}: one by one its stages take {times:.1f} times as long as in a frame, "
-            "where they overlap or run "
-            "without the host: shares of the roof by stage are too low, the whole frame's is what "
-            "counts"
+            "where they overlap or run without the host: shares of the roof by stage are too low, "
+            "the whole frame's is what counts"
         )
     if backend.summary and backend.summary.frames < P99_FRAMES:
         found.append(

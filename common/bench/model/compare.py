@@ -76,8 +76,7 @@ def _refuse_other_work(first: Report, second: Report) -> None:
         if one != other:
             raise UsageError(
                 f"these runs are not of the same work: {what} is {one} in the first and {other} in "
-                "the second; "
-                "measure both alike"
+                "the second; measure both alike"
             )
 
 
@@ -87,8 +86,7 @@ def _refuse_other_machine(first: Report, second: Report) -> None:
         if one != other:
             raise UsageError(
                 f"these runs are of different machines: {what} is {one!r} and {other!r}; add "
-                "--across-machines if that "
-                "is what you want to compare"
+                "--across-machines if that is what you want to compare"
             )
 
 

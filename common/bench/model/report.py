@@ -301,8 +301,7 @@ def read_report(path: Path) -> Report:
     if schema != SCHEMA:
         raise UsageError(
             f"{path}: schema {schema!r}, expected {SCHEMA}; it was written by another version of "
-            "sdxs, or is no report of "
-            "bench: use that version, or measure again"
+            "sdxs, or is no report of bench: use that version, or measure again"
         )
     try:
         return _reader().validate_json(json.dumps(values))

@@ -139,7 +139,6 @@ def _frame_verdict(roofs: Sequence[StageRoof]) -> str:
     none = f"{total / rest:.2f} times" if rest > 0 else "without limit"
     return (
         f"The UNet takes {unet.measured_ms / total:.0%} of encode, UNet and decode together "
-        f"({total:.1f} ms). One of half the "
-        f"arithmetic makes the frame at most {half:.2f} times as fast, one that costs nothing "
-        f"{none}."
+        f"({total:.1f} ms). One of half the arithmetic makes the frame at most {half:.2f} times as "
+        f"fast, one that costs nothing {none}."
     )

@@ -211,8 +211,7 @@ def _roofline(report: Report, styles: dict[str, str]) -> Figure | None:
                 plot.text(stage.intensity, reached, stage.stage)
     caption = (
         "Work counted in the graph; peaks measured in this run (dashed). Left of the ridge memory "
-        "is the limit, right of it "
-        "arithmetic. Hollow: the whole frame."
+        "is the limit, right of it arithmetic. Hollow: the whole frame."
     )
     return Figure("Under the roof", caption, plot, _keys(shown, styles))
 
@@ -246,8 +245,7 @@ def _contention(report: Report, styles: dict[str, str]) -> Figure | None:
             plot.dot(max(rates) if cached else rate, at, styles[label], told, hollow=cached)
     caption = (
         "Other processes copy memory at a set rate. Hollow: the control, the same processes as "
-        "busy inside the cache; "
-        "what lies between is owed to memory and not to the cores they take."
+        "busy inside the cache; what lies between is owed to memory and not to the cores they take."
     )
     return Figure("Under memory traffic", caption, plot, _keys(shown, styles))
 

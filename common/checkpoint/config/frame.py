@@ -78,9 +78,8 @@ class FrameConfig:
         if strength is not None and first == last:
             raise UsageError(
                 f"--strength {strength:g}: {model} is trained for timestep {first} alone, and at "
-                "any other it paints coloured "
-                "glass; to keep more of the camera add --control sketch with --control-scale, or "
-                "mix it in with --blend"
+                "any other it paints coloured glass; to keep more of the camera add --control "
+                "sketch with --control-scale, or mix it in with --blend"
             )
         if strength is not None:
             timestep = round(strength * num_train_timesteps) - 1

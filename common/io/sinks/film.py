@@ -76,8 +76,7 @@ class VideoFileSink:
         if free < LEAST_FREE_BYTES:
             raise SinkError(
                 f"{self._path}: the disk is full ({free / 1e6:.0f} MB left); what was recorded "
-                "until now is kept; "
-                "free space or record elsewhere"
+                "until now is kept; free space or record elsewhere"
             )
 
     def close(self) -> None:

@@ -35,14 +35,12 @@ class Camera:
         if not opened:
             raise SourceError(
                 f"{self.name} cannot be opened; check that one is connected and free and, on "
-                "macOS, that System "
-                "Settings > Privacy & Security > Camera allows this terminal; `sdxs doctor` looks "
-                "closer, and "
-                "`--source synthetic` or a video file needs no camera"
+                "macOS, that System Settings > Privacy & Security > Camera allows this terminal; "
+                "`sdxs doctor` looks closer, and `--source synthetic` or a video file needs no "
+                "camera"
             )
-        self._capture.set(
-            cv2.CAP_PROP_BUFFERSIZE, 1
-        )  # an old frame in the driver's queue is latency
+        # An old frame in the driver's queue is latency.
+        self._capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
         self.fps = camera_fps(self._capture.get(cv2.CAP_PROP_FPS))
 
     def read(self) -> np.ndarray:
@@ -58,8 +56,7 @@ class Camera:
             if time.monotonic() - began > GONE_S or tries > READ_TRIES + REOPEN_TRIES:
                 raise SourceLost(
                     f"{self.name} stopped delivering frames and did not come back; check its cable "
-                    "and that no other "
-                    "program took it; what was recorded until then is kept"
+                    "and that no other program took it; what was recorded until then is kept"
                 )
             if tries >= READ_TRIES or time.monotonic() - began > 1.0:
                 self._capture.release()

@@ -52,9 +52,8 @@ class VideoFile:
         if not self._repeat:
             return None
         self._capture.release()
-        self._capture = cv2.VideoCapture(
-            str(self._path)
-        )  # seeking to 0 is not exact in every container
+        # Seeking to 0 is not exact in every container.
+        self._capture = cv2.VideoCapture(str(self._path))
         ok, picture = self._capture.read()
         if not ok:
             raise SourceLost(f"{self._path}: could be read once and no more; was the file removed?")

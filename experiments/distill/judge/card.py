@@ -182,8 +182,7 @@ def steadiness_table(steadiness: Values) -> str:
         worst = max(v["styles"], key=lambda style: v["styles"][style]["output over input"])
         rows.append(
             f"| {name}: {v['what']} | {v['mean output over input']:.2f} | {v['worst']:.2f} "
-            f"({worst}) "
-            f"| {v['mean teacher over input']:.2f} |"
+            f"({worst}) | {v['mean teacher over input']:.2f} |"
         )
     return "\n".join(rows)
 
@@ -194,10 +193,9 @@ def smoothness_line(prompts: Values) -> str:
     shares = [way["largest_step_share"] for way in path["ways"] if way["way"] == "slerp"]
     return (
         f"Between two prompts (`docs/results/prompts.json`): of {path['steps']} even steps along a "
-        "slerp the largest makes "
-        f"{max(shares):.1%} of the whole change in the worst of {len(shares)} pairs of styles, "
-        f"{sum(shares) / len(shares):.1%} on average; all alike they would make "
-        f"{1 / path['steps']:.1%}.\n"
+        f"slerp the largest makes {max(shares):.1%} of the whole change in the worst "
+        f"of {len(shares)} pairs of styles, {sum(shares) / len(shares):.1%} on average; all alike "
+        f"they would make {1 / path['steps']:.1%}.\n"
     )
 
 
@@ -208,10 +206,9 @@ def speed_line(report: Values) -> str:
     size = report["work"]["size"]
     return (
         f"Speed (`docs/results/bench-demo.json`), MLX float32 on {report['machine']['cores']} CPU "
-        "cores, two frames in flight: "
-        f"{mlx:.0f} ms a frame at {size} x {size}, PyTorch {torch:.0f} ms; {ratio['value']:.2f} "
-        "times as long "
-        f"(interval {ratio['low']:.2f} to {ratio['high']:.2f}).\n"
+        f"cores, two frames in flight: {mlx:.0f} ms a frame at {size} x {size}, "
+        f"PyTorch {torch:.0f} ms; {ratio['value']:.2f} times as long (interval {ratio['low']:.2f} "
+        f"to {ratio['high']:.2f}).\n"
     )
 
 

@@ -31,9 +31,8 @@ from .evaluate import DEMO_PICTURES, BackendPainter, nearest, squares
 TOLERANCE = 2  # pixels that an edge may be off
 SHOWN = ("a pencil sketch", "an oil painting", "neon cyberpunk city", "anime style", "pop art")
 Values = dict[str, object]
-Sketch = Callable[
-    [str, np.ndarray, np.ndarray, float], np.ndarray
-]  # prompt, picture, edges, scale -> picture
+# Prompt, picture, edges, scale -> picture.
+Sketch = Callable[[str, np.ndarray, np.ndarray, float], np.ndarray]
 Demo = Callable[[str, np.ndarray], np.ndarray]
 
 

@@ -22,9 +22,8 @@ WIDTH, HEIGHT, FPS = 320, 256, 20.0
 def window(photograph: np.ndarray, progress: float) -> np.ndarray:
     """Cut the window at `progress` (0 to 1) out of a photograph: (256, 320, 3)."""
     height, width = photograph.shape[:2]
-    span = min(width / WIDTH, height / HEIGHT) * (
-        1.0 - 0.2 * progress
-    )  # source pixels per window pixel
+    # Source pixels per window pixel.
+    span = min(width / WIDTH, height / HEIGHT) * (1.0 - 0.2 * progress)
     sway = np.sin(progress * np.pi * 2)
     centre = (width * (0.5 + 0.04 * sway), height * (0.5 - 0.06 * (1 - progress)))
     matrix = cv2.getRotationMatrix2D((0, 0), 2.5 * sway, 1 / span)
