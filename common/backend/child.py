@@ -256,7 +256,7 @@ def _end_with_parent() -> None:
     """End this process when the parent ends, even within a call that holds the GIL."""
     parent = multiprocessing.parent_process()
     assert parent is not None
-    # a pipe that nobody writes to; the kernel closes it when the parent ends
+    # a pipe without traffic; the kernel closes it when the parent ends
     sentinel = parent.sentinel
     libc = ctypes.CDLL(None)
     libc.signal.argtypes = (ctypes.c_int, ctypes.c_void_p)

@@ -1,8 +1,8 @@
 """Read the tensors of a PyTorch checkpoint (.bin, .pt, .ckpt) without torch and without its code.
 
-Reads both formats of torch.save: a zip (since torch 1.6) with the pickle in `data.pkl` and one
-entry per storage, and the older sequence of pickles followed by the storages. Refuses the tar
-format of 2017.
+torch.save has two formats. Since torch 1.6 it writes a zip with the pickle in `data.pkl` and one
+entry per storage. The older format is four pickles followed by the storages. The tar format of 2017
+is refused.
 """
 
 import io

@@ -93,7 +93,7 @@ class FrameConfig:
                 )
         if steps is not None and not 1 <= steps <= self.max_steps:
             reason = (
-                "is distilled to one step, and more steps make its picture worse"
+                "is distilled to take one step, and more steps make its picture worse"
                 if self.max_steps == 1
                 else (f"takes 1 to {self.max_steps} steps")
             )
