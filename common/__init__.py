@@ -1,1 +1,1 @@
-"""What every backend shares: checkpoints, conditioning, frames, loop. Knows no backend."""
+"""Shared by every backend: checkpoints, prompts, frames, the live loop. Imports no backend."""

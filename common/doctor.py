@@ -1,5 +1,6 @@
-"""What this machine has and lacks for a session: each finding with its remedy. Knows no backend
-and prints nothing.
+"""Check this machine for a session; every finding has a remedy.
+
+Imports no backend and prints nothing.
 """
 
 import platform
@@ -36,8 +37,9 @@ _DEMO_NEEDS = ("python", "packages", "demo weights")
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One finding. ok: True is good, None works with a limit, False is missing; `remedy` may be
-    empty only if good.
+    """State one finding and its remedy.
+
+    ok: True passes, None works with a limit, False fails. `remedy` is empty only if `ok` is True.
     """
 
     name: str
@@ -50,12 +52,13 @@ Probe = Callable[[], Sequence[Check]]
 
 
 def examine(probes: Sequence[tuple[str, Probe]]) -> list[Check]:
-    """Run every probe; one that fails in a way nobody foresaw becomes a finding of its own."""
+    """Run every probe; an unexpected exception becomes a finding."""
     checks: list[Check] = []
     for name, probe in probes:
         try:
             checks += probe()
-        except Exception as error:  # a doctor that dies of what it finds helps nobody
+        # one failing probe must not hide the findings of the others
+        except Exception as error:
             said = (
                 str(error) if isinstance(error, SdxsError) else f"{type(error).__name__}: {error}"
             )
@@ -68,7 +71,7 @@ def examine(probes: Sequence[tuple[str, Probe]]) -> list[Check]:
 
 
 def probes(camera: int) -> list[tuple[str, Probe]]:
-    """Everything that can be asked without a backend, quick things first."""
+    """Return the probes that need no backend, the quick ones first."""
     return [
         ("python", lambda: [python()]),
         ("packages", lambda: [packages()]),
@@ -82,7 +85,7 @@ def probes(camera: int) -> list[tuple[str, Probe]]:
 
 
 def backend_probes() -> list[tuple[str, Probe]]:
-    """What every installed backend asks about itself."""
+    """Return the probes of the installed backends."""
     asked = [spec for spec in specs().values() if spec.doctor]
     return [(spec.name, partial(_ask, spec)) for spec in asked]
 
@@ -92,9 +95,7 @@ def _ask(spec: BackendSpec) -> Sequence[Check]:
 
 
 def can_run_demo(checks: Sequence[Check], backends: Collection[str]) -> bool:
-    """Whether `make demo` will run: what it needs is there, and so is at least one of
-    `backends`.
-    """
+    """Tell whether `make demo` will run: its needs are met and one of `backends` is usable."""
     usable = {check.name for check in checks if check.ok is not False}
     return usable.issuperset(_DEMO_NEEDS) and not usable.isdisjoint(backends)
 
@@ -120,8 +121,8 @@ def python() -> Check:
 
 
 def packages() -> Check:
-    """Versions of everything a session imports."""
-    # each backend's own check says what it means that its package is missing
+    """Check the versions of every package that a session imports."""
+    # a missing backend package is reported by that backend's own check
     of_backends = (spec.package for spec in specs().values() if spec.package)
     versions = {name: _version(name) for name in (*PACKAGES, *OPENCV, *of_backends)}
     missing = [name for name in PACKAGES if not versions[name]]
@@ -154,9 +155,7 @@ def demo_weights() -> Check:
 
 
 def model() -> Check:
-    """Which checkpoints are here; the one that `sdxs live` takes by default is the one that
-    matters.
-    """
+    """List the checkpoints on this machine; check for the default one of `sdxs live`."""
     here = [known.name for known in ENTRIES.values() if local_folder(known)]
     finding = f"here: {', '.join(here) or 'none'}"
     if DEFAULT_MODEL in here:
@@ -167,7 +166,7 @@ def model() -> Check:
 
 
 def disk() -> Check:
-    """Free space where checkpoints go, against the largest that can be pulled."""
+    """Compare the free space in the weights folder with the largest checkpoint on the hub."""
     folder = weights_folder()
     existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     free_gb = shutil.disk_usage(existing).free / 1e9
@@ -188,17 +187,18 @@ def display() -> Check:
         return Check("display", True, "a window can be shown")
     if "headless build" in obstacle:
         remedy = (
-            "pip uninstall opencv-python-headless && pip install opencv-python, or --headless "
-            "--out FILE"
+            "pip uninstall opencv-python-headless && pip install opencv-python, or "
+            "--headless --out FILE"
         )
     else:
-        remedy = "run it where there is a screen, or sdxs live --headless --out FILE"
+        remedy = "run it on a machine with a screen, or sdxs live --headless --out FILE"
     return Check("display", False, obstacle, remedy)
 
 
 def look_at_camera(index: int) -> Check:
-    """Open a camera and time its frames for a second and a half. On the main thread: macOS asks
-    for permission there.
+    """Open a camera and time its frames for 1.5 seconds.
+
+    Call it on the main thread: macOS asks for permission there.
     """
     name = f"camera {index}"
     try:
@@ -235,9 +235,7 @@ def look_at_camera(index: int) -> Check:
 
 
 def camera_hangs() -> bool:
-    """Whether a camera's read has not returned: the interpreter must then not wait for its
-    thread.
-    """
+    """Tell whether a camera read is still blocked; the process must then exit without joining."""
     return any(thread.name == _Reader.NAME for thread in threading.enumerate())
 
 
@@ -253,7 +251,7 @@ def hub() -> Check:
 
 
 class _Reader:
-    """Reads a camera for CAMERA_S in a thread of its own, for a read may never return."""
+    """Read a camera for CAMERA_S seconds in a separate thread, because a read may block forever."""
 
     NAME = "sdxs-doctor-camera"
 
@@ -265,7 +263,7 @@ class _Reader:
 
     def _read(self) -> None:
         try:
-            # The first one waits for the camera to start and is not timed.
+            # not timed: the first read waits for the camera to start
             self.picture = self._camera.read()
             began_ns = time.perf_counter_ns()
             while time.perf_counter_ns() - began_ns < CAMERA_S * 1e9:
@@ -297,6 +295,6 @@ def _version(package: str) -> str:
 
 
 def _gigabytes(note: str) -> float:
-    """The size that the registry's note of a checkpoint names."""
+    """Return the size in GB that a registry note states, or 0."""
     size = re.search(r"([\d.]+) GB", note)
     return float(size[1]) if size else 0.0

@@ -1,28 +1,28 @@
-"""Every error a user can meet, in one tree.
+"""The errors of sdxs, in one tree.
 
-A message says what happened, where, what was expected and what to do about it.
-`exit_code` is what the command line ends with; nothing below `cli.py` prints or exits.
+A message names the problem, the place, the expected value and the remedy. `exit_code` is the exit
+status of the command line. Only `cli.py` prints or exits.
 """
 
 
 class SdxsError(Exception):
-    """Base of everything sdxs raises on purpose."""
+    """Base of every error that sdxs raises on purpose."""
 
     exit_code = 1
 
 
 class UsageError(SdxsError):
-    """The user asked for something that cannot be: an unknown name, a value out of range."""
+    """The user's input is invalid: an unknown name, a value out of range."""
 
     exit_code = 2
 
 
 class ConfigError(SdxsError):
-    """A checkpoint's json asks for something this code does not implement."""
+    """A checkpoint's json holds a value that this code does not implement."""
 
 
 class WeightsError(SdxsError):
-    """Weights are missing, damaged, misshapen or of a kind that is never loaded."""
+    """Weights are missing, damaged, of the wrong shape or in an unsafe format."""
 
 
 class SourceError(SdxsError):
@@ -30,7 +30,7 @@ class SourceError(SdxsError):
 
 
 class SourceLost(SourceError):
-    """A source that worked has gone for good in the middle of a session."""
+    """A working source has failed permanently during a session."""
 
     exit_code = 3
 
@@ -40,13 +40,11 @@ class SinkError(SdxsError):
 
 
 class BackendError(SdxsError):
-    """A backend cannot load, or failed on a frame."""
+    """A backend cannot load or has failed on a frame."""
 
 
 def first_of(errors: list[BaseException]) -> BaseException:
-    """Return the first error, to be raised; what came after it becomes notes, so that nothing is
-    lost.
-    """
+    """Return the first error, with the later ones attached as notes."""
     first, *others = errors
     for other in others:
         if other is not first:
@@ -55,4 +53,4 @@ def first_of(errors: list[BaseException]) -> BaseException:
 
 
 class SdxsWarning(UserWarning):
-    """Something was adjusted, and the user is told; the command line shows it in one line."""
+    """An adjustment that the user should know of; the command line shows it on one line."""

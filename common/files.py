@@ -1,4 +1,4 @@
-"""Files written whole or not at all: under a temporary name first, then renamed."""
+"""Write files atomically: under a temporary name first, then renamed."""
 
 import os
 import secrets
@@ -11,30 +11,30 @@ from .errors import SdxsError, SinkError
 
 
 def user_cache() -> Path:
-    """Return the folder of everything that can be made again; it may not exist."""
+    """Return the user's cache folder, which may not exist yet; its content can be rebuilt."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sdxs"
 
 
 @contextmanager
 def written_whole(path: Path, mode: int | None = None) -> Iterator[Path]:
-    """Yield an empty file beside `path`; rename it to `path` when the block ends well.
+    """Yield an empty file beside `path`; rename it to `path` when the block succeeds.
 
-    mode: of the file, by default what the umask leaves of 0666. Raises OSError, and then `path` is
-    as it was. The suffix is kept: some writers choose a format by it.
+    mode: permissions of the file; by default 0666 less the umask. Raises OSError and leaves `path`
+    unchanged. The temporary name keeps the suffix: some writers choose a format by it.
     """
     partial = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.partial{path.suffix}")
     partial.touch(0o666 if mode is None else mode, exist_ok=False)
     try:
         yield partial
         if mode is not None:
-            partial.chmod(mode)  # the umask has no say in it
+            partial.chmod(mode)  # regardless of the umask
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
 
 
 def write_whole(path: Path, data: bytes, error: type[SdxsError] = SinkError) -> None:
-    """Write a file whole or not at all. Raises `error`."""
+    """Write a file atomically. Raises `error`."""
     try:
         with written_whole(path) as partial:
             partial.write_bytes(data)
@@ -45,8 +45,9 @@ def write_whole(path: Path, data: bytes, error: type[SdxsError] = SinkError) -> 
 
 
 def check_writable(path: Path, folder: Path) -> None:
-    """Create nothing, but raise SinkError unless a file can be made in `folder`; only trying tells
-    (mounts, quotas, root).
+    """Raise SinkError unless a file can be created in `folder`; leave no file behind.
+
+    Only an attempt is reliable: mounts, quotas and root defeat a test of the permissions.
     """
     if path.is_dir():
         raise SinkError(

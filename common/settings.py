@@ -1,8 +1,8 @@
 """Settings declared once: type, range, unit, default and help of a dataclass field.
 
-A frozen dataclass whose fields are made by `setting` is the only place where its names, ranges and
-defaults stand. The command line's options, `NAME:key=value`, the help and the tables in docs/ are
-made from it by `settings_of`; `check` holds its values to it.
+A frozen dataclass declares its fields with `setting`; no other place repeats names, ranges or
+defaults. `settings_of` generates the command line's options, `NAME:key=value`, the help and the
+tables in docs/ from it. `check_settings` validates its values.
 """
 
 import math
@@ -21,16 +21,20 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One setting.
+    """Describe one setting: its type, range, default and help.
 
-    kind: bool, int, float, str or Path. optional: None is a value, which leaves the choice to the
-    code. choices: the only admitted values of a str. minimum, maximum: of a number, both included.
-    unit: what a number counts. shown: the default in words, where it is None or not the whole
-    truth. flag: its option on the command line, '--yes/--no' for a switch that names both. read,
-    write: make the value out of a text and back, for a field of another kind; `read` raises
-    UsageError. glides: a change may be spread over time. at_start: fixed once a session runs. why:
-    what a refusal adds, such as why no other value is admitted. repeatable: the value is a tuple,
-    one entry each time the option is given.
+    kind: bool, int, float, str or Path.
+    optional: None is a valid value; the code then chooses.
+    choices: the valid values of a str.
+    minimum, maximum: bounds of a number, inclusive.
+    unit: unit of a number.
+    shown: the default in words, if it is None or needs an explanation.
+    flag: its option on the command line; '--yes/--no' for a switch with both names.
+    read, write: parse and format a value of any other type; `read` raises UsageError.
+    glides: a change may be spread over time.
+    at_start: fixed once a session runs.
+    why: reason for the range, appended to the error message.
+    repeatable: the value is a tuple with one entry per occurrence of the option.
     """
 
     name: str
@@ -53,17 +57,17 @@ class Setting:
 
     @property
     def parameter(self) -> str:
-        """Its flag as a Python name, which no two backends share; the field's name without one."""
+        """The flag as a Python name, unique across backends; the field's name if it has no flag."""
         return self.spelling.removeprefix("--").replace("-", "_") or self.name
 
     @property
     def spelling(self) -> str:
-        """The option as messages name it: '--yes' of '--yes/--no'; '' for none."""
+        """The option as messages name it: '--yes' of '--yes/--no'; '' without a flag."""
         return self.flag.partition("/")[0]
 
     @property
     def default_text(self) -> str:
-        """The default as help shows it; empty where there is none worth showing."""
+        """The default as the help shows it."""
         if self.shown:
             return self.shown
         if self.default is None or self.default == "" or self.default == ():
@@ -74,7 +78,7 @@ class Setting:
 
     @property
     def range_text(self) -> str:
-        """The admitted numbers in words, with their unit; empty without a bound."""
+        """The valid range in words, with its unit; empty without a bound."""
         low, high = (None if x is None else f"{x:g}" for x in (self.minimum, self.maximum))
         if low is None and high is None:
             return ""
@@ -84,7 +88,7 @@ class Setting:
 
     @property
     def expected(self) -> str:
-        """The admitted values in words."""
+        """The valid values in words."""
         if self.choices:
             return f"one of {', '.join(self.choices)}"
         if self.kind is bool:
@@ -100,14 +104,14 @@ class Setting:
         return noun if high is None else f"{noun} of at most {high}"
 
     def parse(self, text: str, where: str = "") -> object:
-        """Make a value out of a text and check it. where: how the user spelled the setting.
+        """Parse and check a value.
 
-        Raises UsageError.
+        where: the setting as the user spelled it. Raises UsageError.
         """
         return self.parse_all([text], where) if self.repeatable else self._parse(text, where)
 
     def parse_all(self, texts: Iterable[str], where: str = "") -> tuple[object, ...]:
-        """Make the value of a repeatable setting. Raises UsageError."""
+        """Parse the values of a repeatable setting. Raises UsageError."""
         return tuple(self._parse(text, where) for text in texts)
 
     def _parse(self, text: str, where: str) -> object:
@@ -135,7 +139,7 @@ class Setting:
         return self._check(value, where)
 
     def check(self, value: object, where: str = "") -> object:
-        """Return a value that is admitted. Raises UsageError with what was expected."""
+        """Return `value` if it is valid. Raises UsageError that states the valid values."""
         if not self.repeatable:
             return self._check(value, where)
         if not isinstance(value, tuple):
@@ -164,7 +168,7 @@ class Setting:
         return value
 
     def text(self, value: object) -> str:
-        """Write a value so that `parse` reads it again."""
+        """Format a value such that `parse` reads it back."""
         if self.write is not None:
             return self.write(value)
         return ("on" if value else "off") if isinstance(value, bool) else str(value)
@@ -177,7 +181,7 @@ class Setting:
 
 
 def setting(
-    default: Any,  # as dataclasses.field: the type is the field's own
+    default: Any,  # as in dataclasses.field: the field's annotation is its type
     help: str,
     *,
     minimum: float | None = None,
@@ -191,9 +195,9 @@ def setting(
     at_start: bool = False,
     why: str = "",
 ) -> Any:
-    """Declare a field of a frozen dataclass; see `Setting`.
+    """Declare a field of a frozen dataclass as a setting; see `Setting`.
 
-    flag: `--name` by default, '' for no option on the command line.
+    flag: `--name` by default; '' for no option on the command line.
     """
     values = {
         "help": help,
@@ -211,9 +215,9 @@ def setting(
 
 
 def repeated(cls: type, name: str, **changed: object) -> Any:
-    """Declare a field as another dataclass declares it, which keeps its range and help.
+    """Declare a field with the range and help it has in another dataclass.
 
-    changed: `default`, and what `setting` takes.
+    changed: `default` and arguments of `setting` that differ.
     """
     (found,) = (each for each in fields(cls) if each.name == name)
     default = changed.pop("default", found.default)
@@ -221,7 +225,7 @@ def repeated(cls: type, name: str, **changed: object) -> Any:
 
 
 def settings_of(cls: type) -> tuple[Setting, ...]:
-    """The settings of a dataclass in their order; fields without `setting` are left out."""
+    """Return the settings of a dataclass in field order; other fields are left out."""
     return _declared(cls)
 
 
@@ -243,7 +247,7 @@ def _declared(cls: type) -> tuple[Setting, ...]:
 
 
 def check_settings(values: object) -> None:
-    """Hold every setting of a dataclass to its declaration; for `__post_init__`.
+    """Check every setting of a dataclass against its declaration; for `__post_init__`.
 
     Raises UsageError.
     """
@@ -252,21 +256,21 @@ def check_settings(values: object) -> None:
 
 
 def parse_settings(cls: type[T], texts: Mapping[str, str], owner: str, **others: object) -> T:
-    """Build a dataclass from texts by name, as `NAME:key=value` has them.
+    """Build a dataclass from texts by name, as given in `NAME:key=value`.
 
-    owner: whose settings they are, for messages. others: its other fields. Raises UsageError.
+    owner: name of the component, for messages. others: its other fields. Raises UsageError.
     """
     return cls(**others, **parse_texts(cls, texts, owner))
 
 
 def parse_texts(cls: type, texts: Mapping[str, str], owner: str) -> dict[str, object]:
-    """Make values out of texts by name. owner: whose settings they are. Raises UsageError."""
+    """Parse values by setting name. owner: name of the component. Raises UsageError."""
     known = known_settings(cls, texts, owner)
     return {name: known[name].parse(text, f"{owner}:{name}=") for name, text in texts.items()}
 
 
 def known_settings(cls: type, given: Iterable[str], owner: str) -> dict[str, Setting]:
-    """The settings of a dataclass by name. Raises UsageError if a given name is none of them."""
+    """Return the settings of a dataclass by name. Raises UsageError for an unknown name."""
     known = {each.name: each for each in settings_of(cls)}
     for name in given:
         if name not in known:
@@ -277,13 +281,13 @@ def known_settings(cls: type, given: Iterable[str], owner: str) -> dict[str, Set
 
 
 def changed_texts(values: object) -> dict[str, str]:
-    """The settings of a dataclass that differ from their defaults, as texts by name."""
+    """Return the settings that differ from their defaults, as texts by name."""
     given = ((each, getattr(values, each.name)) for each in settings_of(type(values)))
     return {each.name: each.text(value) for each, value in given if value != each.default}
 
 
 def _kind(hint: object) -> tuple[type, bool, tuple[str, ...]]:
-    """(kind, optional, choices) of a field's annotation."""
+    """Return (kind, optional, choices) of a field's annotation."""
     optional = False
     if get_origin(hint) in (Union, types.UnionType):
         inner = [each for each in get_args(hint) if each is not type(None)]

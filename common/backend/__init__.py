@@ -1,1 +1,1 @@
-"""The one seam between the loop and what renders a frame: protocol, child processes, memory."""
+"""The interface between the live loop and a backend: protocol, child processes, memory."""

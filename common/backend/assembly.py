@@ -1,4 +1,4 @@
-"""From names and settings to a checkpoint and a backend: the same for every command and the API."""
+"""Build a checkpoint and a backend from names and settings, for every command and the API."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ DEFAULT_MODEL = "sdxs-512-0.9"
 
 @dataclass(frozen=True, slots=True)
 class ModelOptions:
-    """Which checkpoint renders, and at which size. Raises UsageError for what is out of range."""
+    """Choose the checkpoint and the size of a frame. Raises UsageError for a value out of range."""
 
     model: str = setting(DEFAULT_MODEL, "checkpoint by name or path; see `sdxs weights list`")
     vae: str = setting("vae", "folder of the VAE in the checkpoint: vae or vae_large")
@@ -39,13 +39,14 @@ class ModelOptions:
         check_settings(self)
 
     def size_of(self, checkpoint: Checkpoint) -> int:
-        """The side of the picture: as asked for, or the checkpoint's."""
+        """Return the side of the picture in pixels: `size`, or the checkpoint's."""
         return checkpoint.frame.size if self.size is None else self.size
 
 
 def open_checkpoint_for(options: ModelOptions) -> Checkpoint:
-    """Find a checkpoint and set it up. Raises UsageError for what it was not made for,
-    WeightsError, ConfigError.
+    """Find a checkpoint and apply the options to it.
+
+    Raises UsageError for an option that the checkpoint does not support, WeightsError, ConfigError.
     """
     found = find(options.model, options.vae).at(options.strength, options.steps)
     checkpoint = with_control(found, options.control)
@@ -61,9 +62,9 @@ def options_for(
 ) -> BackendOptions:
     """Build a backend's options.
 
-    given: values by `Setting.parameter`, which may be meant for several backends: those that this
-    one does not know are left out. own: values by field, for this backend alone: one that it does
-    not know is an error. Raises UsageError.
+    given: values by `Setting.parameter` for all selected backends; unknown ones are skipped.
+    own: values by field for this backend; an unknown one is an error.
+    Raises UsageError.
     """
     own, given = own or {}, given or {}
     known = known_settings(spec.options, own, spec.name).values()
@@ -75,9 +76,9 @@ def options_for(
 def make_backend(
     spec: BackendSpec, checkpoint: Checkpoint, options: BackendOptions, isolate: bool = False
 ) -> Backend:
-    """Build a backend, in a process of its own if it is hosted by default; nothing is loaded yet.
+    """Build a backend without loading it, in a child process if its spec says so.
 
-    isolate: host it in any case. Raises UsageError.
+    isolate: always use a child process. Raises UsageError.
     """
     if isolate or spec.hosted(options):
         return HostedBackend(spec.name, spec.location, checkpoint, options)
@@ -86,7 +87,7 @@ def make_backend(
 
 
 def programs_of(spec: BackendSpec) -> Programs | None:
-    """The programs that a backend builds ahead; None for one that builds none."""
+    """Return the programs that a backend builds ahead of a session, or None."""
     if not spec.programs:
         return None
     return cast(Callable[[], Programs], located(spec.programs, spec))()
@@ -99,9 +100,9 @@ def prepare(
     report: Progress,
     force: bool = False,
 ) -> list[Prepared]:
-    """Build and check what a backend needs before it is opened; most need nothing.
+    """Build and check the programs that a backend needs before it loads; most need none.
 
-    force: build it again. Raises SdxsError.
+    force: build cached programs again. Raises SdxsError.
     """
     programs = programs_of(spec)
     if programs is None:
@@ -110,17 +111,20 @@ def prepare(
 
 
 def _reference(spec: BackendSpec, checkpoint: Checkpoint) -> Reference:
-    """A probe frame by the backend that `spec` names as its reference."""
+    """Return a function that renders a probe frame with the reference backend of `spec`."""
     judge = spec_of(spec.reference)
 
     def render(
-        picture: np.ndarray, states: np.ndarray, params: FrameParams, edges: np.ndarray | None
+        picture: np.ndarray,
+        encoder_hidden_states: np.ndarray,
+        params: FrameParams,
+        edges: np.ndarray | None,
     ) -> np.ndarray:
         renderer = make_backend(judge, checkpoint, judge.options(picture.shape[0]))
         rendered = np.empty_like(picture)
         try:
             renderer.load()
-            renderer.set_conditioning(states)
+            renderer.set_conditioning(encoder_hidden_states)
             renderer.set_params(params)
             renderer.submit(picture, edges)
             renderer.collect(rendered)

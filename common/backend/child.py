@@ -1,8 +1,8 @@
-"""A child process that works for this one: requests and answers of a few bytes over a pipe.
+"""A child process that serves requests of a few bytes over a pipe.
 
-The child ignores Ctrl-C and SIGTERM, which reach the whole terminal group: its parent decides when
-it ends, and it never outlives its parent. What the child raises or warns of, its parent raises or
-warns of.
+The child ignores Ctrl-C and SIGTERM, which reach the whole terminal group. Its parent decides when
+it ends, and it never outlives its parent. The parent raises the child's exceptions and repeats its
+warnings.
 """
 
 import atexit
@@ -25,7 +25,7 @@ from .. import errors
 from ..errors import BackendError
 
 CLOSE_TIMEOUT_S = 2.0
-LOOK_S = 0.25  # how often a child that does not answer is looked after
+LOOK_S = 0.25  # interval between checks of a child that has not answered
 PARENTS_SIGNALS = {signal.SIGINT, signal.SIGTERM}
 
 T = TypeVar("T")
@@ -33,12 +33,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """Answers a request that returns nothing."""
+    """Answer to a request that returns nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Warned:
-    """A warning on its way to the parent; it may come before any answer."""
+    """A warning sent to the parent; it may precede any answer."""
 
     kind: type[Warning]
     message: str
@@ -51,7 +51,7 @@ class Warned:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """An exception on its way to the parent, as one of sdxs's own, with the child's traceback."""
+    """An exception sent to the parent, as an `SdxsError`, with the child's traceback."""
 
     kind: type[Exception]
     message: str
@@ -72,7 +72,7 @@ class Failure:
 
 
 class Child:
-    """The parent's side of one child process. `death` says how it died, once that is known."""
+    """The parent's side of one child process. `death` is the cause of its death, '' if unknown."""
 
     def __init__(
         self,
@@ -81,25 +81,23 @@ class Child:
         *arguments: object,
         watch: Callable[[], None] | None = None,
     ) -> None:
-        """Start `serve(pipe, *arguments)` in a process of its own. Raises BackendError.
+        """Start `serve(pipe, *arguments)` in a child process. Raises BackendError.
 
-        serve: a function of a module, which calls `settle_in` first. arguments: whatever can be
-        pickled. watch: called four times a second while an answer is waited for; what it raises
-        ends the waiting.
+        serve: a module-level function that calls `settle_in` first. arguments: picklable values.
+        watch: called four times a second during a wait; its exception ends the wait.
         """
         self.death = ""
         self._name = name
         self._watch = watch
         context = multiprocessing.get_context("spawn")
-        # else start() runs it, and running it unblocks the signals again
+        # otherwise start() runs the tracker, which unblocks the signals again
         resource_tracker.ensure_running()
         try:
             self._pipe, far_end = context.Pipe()
             self._process = context.Process(
                 target=serve, args=(far_end, *arguments), name=f"sdxs-{name}"
             )
-            # Blocked signals are inherited: Ctrl-C cannot end the child before it has said that it
-            # ignores it.
+            # The child inherits blocked signals: Ctrl-C cannot end it before it ignores SIGINT.
             held = signal.pthread_sigmask(signal.SIG_BLOCK, PARENTS_SIGNALS)
             try:
                 self._process.start()
@@ -111,7 +109,7 @@ class Child:
                 f"{name}: its process cannot be started ({error}); end other programs"
             ) from error
         self.pid = self._process.pid or 0
-        # For who never closes: multiprocessing would wait for the child for ever.
+        # fallback if `end()` is never called: multiprocessing would join the child forever
         atexit.register(self._process.kill)
 
     def send(self, request: object) -> None:
@@ -122,14 +120,14 @@ class Child:
             self._pipe.send(request)
             return
         except OSError:
-            # raised below: within, the failed send would hang on to its buffer, as the error's
-            # context
+            # raised below: an error raised here would keep the failed send's buffer alive
             pass
         raise self._dead()
 
     def ask(self, request: object, expected: type[T], timeout_s: float = float("inf")) -> T:
-        """Send a request and return its answer. Raises what the child raised, BackendError if it
-        died.
+        """Send a request and return its answer.
+
+        Raises the child's exception, or BackendError if the child died or did not answer in time.
         """
         try:
             self.send(request)
@@ -139,7 +137,7 @@ class Child:
         return self.receive(expected, timeout_s)
 
     def receive(self, expected: type[T], timeout_s: float = float("inf")) -> T:
-        """Return the answer to the request sent last. Raises as `ask` does."""
+        """Return the answer to the last request. Raises as `ask` does."""
         warned = []
         try:
             while isinstance(answer := self._receive(time.monotonic() + timeout_s), Warned):
@@ -147,7 +145,8 @@ class Child:
         except BaseException:
             self._abandon()
             raise
-        for warning in warned:  # only now: a warning may be turned into an exception
+        # after the answer has arrived: a filter may turn the warning into an exception
+        for warning in warned:
             warning.warn_here()
         if isinstance(answer, Failure):
             answer.raise_here()
@@ -160,12 +159,13 @@ class Child:
         return answer
 
     def end(self, closing: object) -> list[object]:
-        """Send a last request and end the process, by force if it hangs. Return what it still had
-        to say.
+        """Send a last request, end the process and return its remaining answers.
+
+        A child that hangs is killed after CLOSE_TIMEOUT_S.
         """
         said: list[object] = []
         deadline = time.monotonic() + CLOSE_TIMEOUT_S
-        with suppress(OSError, EOFError):  # the end of its answers, or it is dead already
+        with suppress(OSError, EOFError):  # no more answers, or the child is already dead
             self._pipe.send(closing)
             while self._pipe.poll(max(0.0, deadline - time.monotonic())):
                 said.append(self._pipe.recv())
@@ -182,7 +182,7 @@ class Child:
             while not self._pipe.poll(LOOK_S):
                 if self._watch:
                     self._watch()
-                # A dead child closes the pipe, unless a process that it had started holds it open.
+                # A grandchild may hold the pipe of a dead child open.
                 if not self._process.is_alive() and not self._pipe.poll():
                     raise EOFError
                 if time.monotonic() > deadline:
@@ -196,9 +196,7 @@ class Child:
         return answer
 
     def _abandon(self) -> None:
-        """End a child whose answer nobody waits for any more: it may be on its way, and the next
-        request would get it.
-        """
+        """Kill the child after an abandoned request: the next request would get its late answer."""
         self._process.kill()
         if not self.death:
             self._dead()
@@ -215,8 +213,8 @@ class Child:
             how = f"was killed by signal {-code} ({names.get(-code, 'no name')})"
             if code == -signal.SIGKILL:
                 remedy = (
-                    "if nobody did that, memory ran out: end other programs or take a smaller "
-                    "--size"
+                    "unless someone killed it, memory ran out: end other programs or take a "
+                    "smaller --size"
                 )
         self.death = f"{self._name}: the backend's process {how}; {remedy}"
         return BackendError(self.death)
@@ -226,7 +224,7 @@ class Child:
 
 
 def settle_in() -> None:
-    """First call of a child: leave the signals to the parent, and end when it does."""
+    """Ignore the parent's signals and end with the parent; the first call in a child."""
     for number in PARENTS_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, PARENTS_SIGNALS)
@@ -234,7 +232,7 @@ def settle_in() -> None:
 
 
 def forward_warnings(send: Callable[[Warned], None]) -> None:
-    """Send every warning to the parent, whose filters decide about sdxs's own."""
+    """Send every warning to the parent, whose filters apply to an `SdxsWarning`."""
 
     def forward(
         message: Warning | str,
@@ -244,8 +242,7 @@ def forward_warnings(send: Callable[[Warned], None]) -> None:
         *_: object,
         **__: object,
     ) -> None:
-        # A class that the parent has not imported goes as its nearest ancestor that everybody
-        # knows.
+        # The parent may not have imported the class: send its nearest built-in or sdxs ancestor.
         known = (
             kind for kind in category.__mro__ if kind.__module__ in ("builtins", errors.__name__)
         )
@@ -256,18 +253,16 @@ def forward_warnings(send: Callable[[Warned], None]) -> None:
 
 
 def _end_with_parent() -> None:
-    """See to it that this process ends when the parent does, even within a call that holds the
-    GIL.
-    """
+    """End this process when the parent ends, even within a call that holds the GIL."""
     parent = multiprocessing.parent_process()
     assert parent is not None
-    # A pipe that nobody writes to; the kernel closes it when the parent is gone.
+    # a pipe without traffic; the kernel closes it when the parent ends
     sentinel = parent.sentinel
     libc = ctypes.CDLL(None)
     libc.signal.argtypes = (ctypes.c_int, ctypes.c_void_p)
     libc.signal.restype = ctypes.c_void_p
-    with suppress(OSError):  # a kernel that does not signal this leaves it to the thread
-        # A handler in Python would need the GIL.
+    with suppress(OSError):  # without SIGIO support in the kernel, the thread below suffices
+        # a handler in Python would need the GIL
         libc.signal(signal.SIGIO, ctypes.cast(libc._exit, ctypes.c_void_p))
         fcntl.fcntl(sentinel, fcntl.F_SETOWN, os.getpid())
         fcntl.fcntl(sentinel, fcntl.F_SETFL, fcntl.fcntl(sentinel, fcntl.F_GETFL) | os.O_ASYNC)

@@ -1,26 +1,23 @@
-"""Bytes that the host copies, counted by the hand that copies them.
+"""Count the bytes that the host copies, per copy site.
 
-A hand is whoever writes pixels or tensors into memory of its own: `count` stands beside the copy
-and adds the bytes written. What a driver, OpenCV's decoder or a GPU does inside itself is not
-seen.
+A copy site is a place in the code that copies frame bytes; it calls `count` with the bytes written.
+Copies inside a driver, OpenCV's decoder or a GPU are not counted.
 """
 
 import threading
 
-_lock = threading.Lock()  # hands belong to several threads
+_lock = threading.Lock()  # several threads copy
 _counts: dict[str, int] = {}
 
 
-def count(hand: str, copied_bytes: int) -> None:
-    """Account for a copy that has just been made."""
+def count(site: str, copied_bytes: int) -> None:
+    """Add the bytes of one copy to its copy site."""
     with _lock:
-        _counts[hand] = _counts.get(hand, 0) + copied_bytes
+        _counts[site] = _counts.get(site, 0) + copied_bytes
 
 
 def take() -> dict[str, int]:
-    """Return what was copied in this process since the last call, by hand, and start again from
-    nothing.
-    """
+    """Return the bytes copied in this process since the last call, per copy site, and reset."""
     with _lock:
         taken = dict(_counts)
         _counts.clear()

@@ -1,15 +1,16 @@
-"""What a backend says of itself, as a report and a window need it."""
+"""The description of a backend for reports and the window."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """Device, dtype and whatever else a result must be reported with.
+    """Describe the device, dtype and other facts that a report states.
 
-    facts: (label, text) in the order in which they are shown. processes: (label, process id) of
-    those that it runs in besides the caller's. stand_in: what computes in the place of what the
-    backend is named for, such as an interpreter; '' for none. A window shows it all the time.
+    facts: (label, text) in display order.
+    processes: (label, process id) of its child processes.
+    stand_in: name of a substitute for the real runtime, such as an interpreter, or ''. The window
+    always shows it.
     """
 
     backend: str
@@ -24,7 +25,7 @@ class Description:
         return tuple(pid for _, pid in self.processes)
 
     def as_dict(self) -> dict[str, str]:
-        """The same by label, as a report's JSON and the command line show it."""
+        """Return the facts by label, for a report's JSON and the command line."""
         named = {"backend": self.backend, "device": self.device, "dtype": self.dtype}
         shown = {label: text for label, text in named.items() if text}
         return shown | dict(self.facts) | {label: str(pid) for label, pid in self.processes}

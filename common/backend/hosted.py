@@ -1,14 +1,14 @@
-"""A Backend in a child process: same protocol, same errors, frames in shared memory.
+"""A backend in a child process: same protocol, same errors, frames in shared memory.
 
-For a backend whose call holds the GIL (Core ML through coremltools), and for running two at once:
-it cannot stall capture or display, and its memory is its own. Frames are pictures, unless a part of
-a pipeline that passes other arrays on says so (`Plane`). Requests and answers of a few bytes
-go over a pipe; frames lie in memory that both sides map and that has no name, so nothing is left
-however either side dies. The child ignores Ctrl-C and SIGTERM, which reach the whole terminal
-group: its parent decides when it ends, and it never outlives its parent.
+Used for a backend whose call holds the GIL (Core ML through coremltools), and for two backends at
+once. It cannot stall capture or display, and its memory is separate. Frames are pictures; a stage
+of a pipeline may pass other arrays (`Plane`). Requests and answers of a few bytes go over a pipe.
+Frames lie in unnamed shared memory, so a crash of either side leaves nothing behind. The child
+ignores Ctrl-C and SIGTERM, which reach the whole terminal group. Its parent decides when it ends,
+and it never outlives its parent.
 """
 
-import _posixshmem  # what multiprocessing.shared_memory stands on
+import _posixshmem  # the base of multiprocessing.shared_memory
 import math
 import mmap
 import os
@@ -39,7 +39,7 @@ ALIGNMENT = 64  # bytes: a cache line
 
 
 class Order(Enum):
-    """A request that needs no more words."""
+    """A request without arguments."""
 
     LOAD = auto()
     MEMORY = auto()
@@ -48,9 +48,9 @@ class Order(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Submit:
-    """Take the frame in `slot`, with its edges or without.
+    """Submit the frame in `slot`, with or without its edges.
 
-    The only request without an answer: a failure waits for its Collect.
+    The only request without an answer: its Collect reports a failure.
     """
 
     slot: int
@@ -59,14 +59,14 @@ class Submit:
 
 @dataclass(frozen=True, slots=True)
 class Collect:
-    """Write the oldest frame's picture into its `slot`; answered by StageTimes."""
+    """Write the oldest frame's output into its `slot`; the answer is StageTimes."""
 
     slot: int
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """Answers Order.LOAD."""
+    """Answer to Order.LOAD."""
 
     depth: int
     description: Description
@@ -74,17 +74,17 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True)
 class Plane:
-    """Shape and dtype of an array that goes through shared memory."""
+    """Shape and dtype of an array in shared memory."""
 
     shape: tuple[int, ...]
-    dtype: str = "uint8"  # of a picture
+    dtype: str = "uint8"  # the dtype of a picture
 
     @property
     def nbytes(self) -> int:
         return math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
     def check(self, frame: np.ndarray) -> None:
-        """Raise BackendError unless `frame` is such an array, C-contiguous."""
+        """Raise BackendError unless `frame` is C-contiguous and of this shape and dtype."""
         if self.dtype == "uint8":
             check_frame(frame, self.shape)
         elif frame.dtype != self.dtype or frame.shape != self.shape or not frame.flags.c_contiguous:
@@ -94,17 +94,17 @@ class Plane:
             )
 
 
-Planes = tuple[Plane, Plane, Plane]  # what is given, what is made, edges
-# Prompts and parameters need no envelope: the array and the FrameParams are the requests.
+Planes = tuple[Plane, Plane, Plane]  # input, output, edges
+# encoder_hidden_states and FrameParams are sent as they are, without a wrapper class
 Request = Order | Submit | Collect | FrameParams | np.ndarray
 Answer = Loaded | Done | StageTimes | MemoryUse | Warned | Failure
 
 
 class HostedBackend:
-    """Run `module:Class` in a spawned child. Raises what the backend raises; BackendError if the
-    child dies.
+    """Run the backend `module:Class` in a spawned child process.
 
-    `collect` returns the time inside the backend proper; the way there and back comes on top.
+    Raises the backend's exceptions, and BackendError if the child dies. `collect` returns the time
+    inside the backend, without the transfer to and from the child.
     """
 
     def __init__(
@@ -116,10 +116,10 @@ class HostedBackend:
         takes: Plane | None = None,
         gives: Plane | None = None,
     ) -> None:
-        """Take what to run; no process is started yet. location: 'module:Class', as a
-        `BackendSpec` has it.
+        """Store the backend to run; `load` starts its process.
 
-        takes, gives: what `submit` and `collect` pass where that is no picture.
+        location: 'module:Class', as in `BackendSpec`. takes, gives: input of `submit` and output of
+        `collect`, by default pictures.
         """
         picture = Plane((options.size, options.size, 3))
         self.name = name
@@ -134,8 +134,9 @@ class HostedBackend:
         self._free: list[int] = []
 
     def load(self) -> None:
-        """Start the child and load the backend in it; returns when it is warm. Loading again
-        starts afresh.
+        """Start the child, load the backend in it and wait for its warm-up.
+
+        A second call starts a new child. Raises BackendError.
         """
         self.close()
         try:
@@ -160,7 +161,7 @@ class HostedBackend:
             raise
         self.depth, self._description = min(loaded.depth, SLOTS), loaded.description
         self._in_flight.clear()
-        # Used from the end, so that few frames in flight stay in the CPU's cache.
+        # used from the end: few frames in flight then stay in the CPU's cache
         self._free = list(range(SLOTS))
 
     def set_conditioning(self, encoder_hidden_states: np.ndarray) -> None:
@@ -199,7 +200,7 @@ class HostedBackend:
         return times
 
     def memory(self) -> MemoryUse:
-        """Say what the child's backend holds now: nothing if there is none, or none any more."""
+        """Return the memory of the child's backend; zeros without a live child."""
         if self._child is None or self._child.death:
             return MemoryUse(0, 0, 0, 0)
         return self._child.ask(Order.MEMORY, MemoryUse)
@@ -210,17 +211,18 @@ class HostedBackend:
 
     @property
     def pid(self) -> int:
-        """Process id of the child; 0 when there is none."""
+        """The process id of the child; 0 without a child."""
         return self._child.pid if self._child else 0
 
     def close(self) -> None:
-        """End the child, by force if it does not answer. Raises what the backend raised while
-        closing.
+        """End the child, by force if it does not answer.
+
+        Raises the backend's exception from its own `close`.
         """
         child, self._child = self._child, None
         if child is None:
             return
-        self.__dict__.pop("_arrays", None)  # the memory goes with its last mapping
+        self.__dict__.pop("_arrays", None)  # the last mapping frees the memory
         for answer in child.end(Order.CLOSE):
             if isinstance(answer, Warned):
                 answer.warn_here()
@@ -234,9 +236,7 @@ class HostedBackend:
 
 
 class _Arrays:
-    """Shared memory for the frames: in each of SLOTS what is given to the backend, what it makes,
-    and edges.
-    """
+    """Shared memory for SLOTS frames: input, output and edges in each slot."""
 
     def __init__(self, planes: Planes, descriptor: int) -> None:
         self._planes = planes
@@ -255,8 +255,9 @@ class _Arrays:
 
     @classmethod
     def create(cls, planes: Planes) -> "_Arrays":
-        """Allocate the memory; its name is gone before anybody can die and leave it behind. Raises
-        OSError.
+        """Allocate the memory and unlink its name at once, so a crash leaves nothing behind.
+
+        Raises OSError.
         """
         name = f"/sdxs-{secrets.token_hex(4)}"  # 14 characters fit every system's limit
         descriptor: int = _posixshmem.shm_open(name, os.O_CREAT | os.O_EXCL | os.O_RDWR, mode=0o600)
@@ -264,9 +265,8 @@ class _Arrays:
             _posixshmem.shm_unlink(name)
             count = SLOTS * _slot_bytes(planes)
             os.ftruncate(descriptor, count)
-            if hasattr(
-                os, "posix_fallocate"
-            ):  # where it exists a full /dev/shm is an error here and not SIGBUS later
+            # with it a full /dev/shm raises here; without it the first write raises SIGBUS
+            if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(descriptor, 0, count)
             return cls(planes, descriptor)
         except BaseException:
@@ -274,12 +274,11 @@ class _Arrays:
             raise
 
     def __reduce__(self) -> "tuple[type[_Arrays], tuple[Planes, int]]":
-        # Pickled on the way into a spawned process, which inherits the descriptor under the same
-        # number.
+        # Pickled for a spawned process, which inherits the descriptor under the same number.
         return _Arrays, (self._planes, reduction.DupFd(self._descriptor).detach())
 
     def close_descriptor(self) -> None:
-        """Keep only the mapping, which ends with the arrays."""
+        """Close the descriptor; the mapping lives as long as the arrays."""
         os.close(self._descriptor)
 
 
@@ -301,17 +300,17 @@ def _serve(
     checkpoint: Checkpoint | None,
     options: BackendOptions,
 ) -> None:
-    """Build the backend and do as asked, until told to close or the parent is gone."""
+    """Build the backend and serve requests until Order.CLOSE or the end of the parent."""
     settle_in()
     arrays.close_descriptor()
     host = _Host(pipe, arrays)
-    with suppress(EOFError, OSError), pipe:  # the parent is gone; nobody is left to answer
+    with suppress(EOFError, OSError), pipe:  # the parent has ended
         forward_warnings(host.send)
         request = pipe.recv()  # Order.LOAD
         try:
             module, attribute = location.split(":")
             backend: Backend = getattr(import_module(module), attribute)(checkpoint, options)
-        except BaseException as error:  # whatever it is, the parent must hear of it
+        except BaseException as error:  # the parent must receive every exception
             host.send(Failure.of(error))
             return
         host.answer(backend, request)
@@ -321,7 +320,7 @@ def _serve(
 
 
 class _Host:
-    """Does what the parent asks, one request after the other."""
+    """Serve the parent's requests, one after the other."""
 
     def __init__(self, pipe: connection.Connection, arrays: _Arrays) -> None:
         self._pipe = pipe
@@ -334,12 +333,13 @@ class _Host:
             self._pipe.send(answer)
 
     def answer(self, backend: Backend, request: Request) -> None:
-        """Do it and send the answer; what a backend raises is one. Raises OSError if the parent is
-        gone.
+        """Serve a request and send its answer, or the backend's exception.
+
+        Raises OSError if the parent has ended.
         """
         try:
             answer = self._do(backend, request)
-        except BaseException as error:  # whatever it is, the parent must hear of it
+        except BaseException as error:  # the parent must receive every exception
             answer = Failure.of(error)
         if isinstance(request, Submit):
             if isinstance(answer, Failure):

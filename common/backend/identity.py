@@ -1,4 +1,4 @@
-"""The backend that returns every frame unchanged: the floor under every measurement."""
+"""The identity backend: returns every frame unchanged, as the baseline of every measurement."""
 
 import time
 from collections import deque
@@ -14,15 +14,13 @@ from .spec import BackendSpec
 
 
 class IdentityBackend:
-    """Return every frame unchanged: the floor under every measurement, and the loop's test
-    dummy.
-    """
+    """Return every frame unchanged: the baseline of every measurement and a test dummy."""
 
     name = "identity"
     depth = 1
 
     def __init__(self, checkpoint: object, options: BackendOptions) -> None:
-        """Take what every backend is built from; the checkpoint makes no difference here."""
+        """Take the arguments of every backend; the checkpoint is ignored."""
         self._shape = (options.size, options.size, 3)
         self._frames: deque[tuple[np.ndarray, int]] = deque()
 

@@ -1,8 +1,8 @@
-"""How much memory a process really costs: its footprint, as the system accounts for it.
+"""Measure the footprint of a process: the memory that the system charges to it.
 
 Linux: proportional set size (shared pages divided among their users), from smaps_rollup. macOS:
-phys_footprint, what Activity Monitor shows; it counts GPU buffers in unified memory too. Whether a
-process *grows* is asked of its anonymous memory: a library's share moves with who else maps it.
+phys_footprint, as in Activity Monitor; it includes GPU buffers in unified memory. Anonymous memory
+shows whether a process grows: the share of a library depends on the other processes that map it.
 """
 
 import ctypes
@@ -13,24 +13,21 @@ from pathlib import Path
 from ..errors import SdxsError
 
 _RUSAGE_INFO_V2 = 2
-# Struct rusage_info_v2: a uuid, then seven 64-bit counters before it.
+# struct rusage_info_v2: a uuid and seven 64-bit counters precede it
 _PHYS_FOOTPRINT_OFFSET = 16 + 7 * 8
 _RUSAGE_BYTES = 1024
 
 
 def footprint_bytes(pid: int | None = None) -> int:
-    """Return the footprint of a process, this one by default. Raises SdxsError if it cannot be
-    read.
-    """
+    """Return the footprint of a process, this one by default. Raises SdxsError."""
     pid = os.getpid() if pid is None else pid
     return _phys_footprint(pid) if sys.platform == "darwin" else _from_smaps(pid, "Pss")
 
 
 def anonymous_bytes(pid: int | None = None) -> int:
-    """Return what a process has allocated, swapped out or not; on macOS its footprint. Raises as
-    `footprint_bytes`.
+    """Return the anonymous memory of a process, swapped memory included; on macOS its footprint.
 
-    Nothing that another process does moves it.
+    Other processes do not affect it. Raises SdxsError.
     """
     pid = os.getpid() if pid is None else pid
     return (

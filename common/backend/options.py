@@ -1,6 +1,6 @@
-"""What a backend is built with: a frozen dataclass per backend, which itself travels.
+"""The options of a backend: one frozen, picklable dataclass per backend.
 
-A backend that has settings of its own subclasses `BackendOptions` and declares them by
+A backend with settings of its own subclasses `BackendOptions` and declares them with
 `common.settings.setting`; see `mlx_sdxs/options.py`.
 """
 
@@ -11,9 +11,9 @@ from ..settings import check_settings
 
 @dataclass(frozen=True, slots=True)
 class BackendOptions:
-    """What every backend is built with. size: side of the square frame in pixels.
+    """Hold the options of every backend. size: side of the square frame in pixels.
 
-    Raises UsageError for a setting out of its range.
+    Raises UsageError for a setting out of range.
     """
 
     size: int

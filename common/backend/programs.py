@@ -1,4 +1,4 @@
-"""Programs that a backend builds ahead of a session, checks against another backend, and keeps."""
+"""Programs that a backend builds ahead of a session, checks against a reference, and caches."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -11,23 +11,26 @@ from ..checkpoint.find import Checkpoint
 from .options import BackendOptions
 from .protocol import FrameParams
 
-# What is being done, and the share of it that is done.
+# (current step, share of it that is done, 0 to 1)
 Progress = Callable[[str, float], None]
-# Renders a probe frame by other means: picture uint8 (S, S, 3), encoder_hidden_states float32
-# (1, 77, D), parameters, edges uint8 (S, S) or None -> picture.
+# Renders a probe frame with the reference backend: picture uint8 (S, S, 3),
+# encoder_hidden_states float32 (1, 77, D), parameters, edges uint8 (S, S) or None -> picture.
 Reference = Callable[[np.ndarray, np.ndarray, FrameParams, np.ndarray | None], np.ndarray]
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A program in the cache.
+    """Describe a program in the cache.
 
-    variant: what tells it apart from others of its checkpoint. seconds: what building took.
-    quality_db: PSNR of a probe frame against the reference, by size and runtime; empty until it was
-    checked. weights_error: relative error that compression costs the weights. damaged: its record
-    cannot be read, so nothing but `folder` and `size_bytes` is known. news: why it was built just
-    now, '' if it was there. judge: the runtime that rendered the probe frame. plan: lines that say
-    which compute unit runs how many operations.
+    variant: the options that distinguish it from other programs of its checkpoint.
+    seconds: build time.
+    quality_db: PSNR of a probe frame against the reference, by size and runtime; empty before the
+    check.
+    weights_error: relative error of the compressed weights.
+    damaged: its record is unreadable; only `folder` and `size_bytes` are known.
+    news: rebuild reason, '' for a program that was cached.
+    judge: the runtime that rendered the probe frame.
+    plan: returns lines with the number of operations per compute unit.
     """
 
     folder: Path
@@ -44,14 +47,14 @@ class Prepared:
     plan: Callable[[], list[str]] = list
 
     def quality(self, against: str) -> str:
-        """What was measured, in words. against: title of the reference."""
+        """Return the measured quality in words. against: title of the reference."""
         found = ", ".join(f"{quality:.1f} dB at {at}" for at, quality in self.quality_db.items())
         lost = f"; {self.weights} weights are off by {self.weights_error:.2%}"
         return f"against {against}: {found}{lost if self.weights_error else ''}"
 
 
 class Programs(Protocol):
-    """The programs of one backend; made without arguments. Methods raise SdxsError."""
+    """The programs of one backend; built without arguments. Methods raise SdxsError."""
 
     def prepare(
         self,
@@ -61,10 +64,10 @@ class Programs(Protocol):
         report: Progress,
         force: bool,
     ) -> list[Prepared]:
-        """Build what is not cached, check it against `reference` and have its runtime meet it.
+        """Build the missing programs, check them against `reference` and load them once.
 
-        force: build it again. Raises BackendError for one that fails the check.
+        force: build cached programs again. Raises BackendError for a program that fails the check.
         """
 
     def listed(self) -> list[Prepared]:
-        """Everything in the cache."""
+        """Return every program in the cache."""

@@ -1,8 +1,8 @@
-"""The one seam between the camera loop and whatever renders a frame.
+"""The interface between the live loop and a backend.
 
-A backend is loaded, fed and closed by one thread. `submit` and `collect` cover a plain
-call (depth 1), double buffering (depth 2) and a pipeline over several compute units
-(depth 3); frames always come back in the order they went in.
+One thread loads, feeds and closes a backend. `submit` and `collect` cover a plain call (depth 1),
+double buffering (depth 2) and a pipeline over several compute units (depth 3). Frames are always
+collected in the order of their submission.
 """
 
 from dataclasses import dataclass
@@ -16,13 +16,14 @@ from .description import Description
 
 @dataclass(frozen=True, slots=True)
 class FrameParams:
-    """What may change between two frames.
+    """Hold the parameters that may change between two frames.
 
-    seed: of the noise. feedback: share, 0 to 1, of the previous frame's x0 in the latents that are
-    noised; it steadies the picture and lets it dwell on what it painted before. control_scale:
-    strength of the ControlNet; at 0 the backend leaves it out, and above 0 every frame must come
-    with its edges. text_only: start from latents of 0, so that the frame makes no difference: text
-    to image.
+    seed: seed of the noise.
+    feedback: share of the previous frame's x0 in the latents before noising, 0 to 1. It steadies
+    the picture and lets it keep what it painted before.
+    control_scale: weight of the ControlNet residuals. At 0 the backend skips the ControlNet; above
+    0 every frame needs its edges.
+    text_only: text to image; start from zero latents and ignore the frame.
     """
 
     seed: int = 0
@@ -33,9 +34,9 @@ class FrameParams:
 
 @dataclass(frozen=True, slots=True)
 class StageTimes:
-    """Nanoseconds a frame spent inside its backend, from submit to the end of collect.
+    """Nanoseconds that a frame spent inside its backend, from submit to the end of collect.
 
-    bridge_ns: the part that was spent between Python and the framework, where a framework tells.
+    bridge_ns: the part spent between Python and the framework, if the framework reports it.
     """
 
     total_ns: int
@@ -44,7 +45,7 @@ class StageTimes:
 
 @dataclass(frozen=True, slots=True)
 class MemoryUse:
-    """Bytes, as the backend's framework counts them; model_bytes are the weights alone."""
+    """Bytes as counted by the backend's framework; model_bytes counts only the weights."""
 
     active_bytes: int
     peak_bytes: int
@@ -62,29 +63,29 @@ class Backend(Protocol):
         """Read the weights, compile and warm up. Raises SdxsError."""
 
     def set_conditioning(self, encoder_hidden_states: np.ndarray) -> None:
-        """Take the prompt for frames submitted from now on: float32 (1, 77, D), copied."""
+        """Set encoder_hidden_states of the next submitted frames: float32 (1, 77, D), copied."""
 
     def set_params(self, params: FrameParams) -> None:
-        """Take live parameters for frames submitted from now on."""
+        """Set the live parameters of the next submitted frames."""
 
     def submit(self, frame: np.ndarray, edges: np.ndarray | None = None) -> None:
-        """Start a frame: uint8 (S, S, 3) RGB, C-contiguous, not written to.
+        """Start a frame: uint8 (S, S, 3) RGB, C-contiguous, only read.
 
-        edges: what a ControlNet reads, uint8 (S, S), white on black. The arrays may be reused once
-        the matching `collect` has returned.
+        edges: input of the ControlNet, uint8 (S, S), white on black. The caller may reuse the
+        arrays after the matching `collect`.
         """
 
     def collect(self, out: np.ndarray) -> StageTimes:
         """Wait for the oldest submitted frame and write it into `out`: uint8 (S, S, 3) RGB."""
 
     def memory(self) -> MemoryUse:
-        """Say what the backend holds now."""
+        """Return the memory that the backend uses now."""
 
     def describe(self) -> Description:
-        """Name device, dtype and whatever else a result must be reported with."""
+        """Return the device, dtype and other facts for reports."""
 
     def close(self) -> None:
-        """Free everything; calling it again does nothing."""
+        """Free everything; a second call does nothing."""
 
 
 def check_frame(frame: np.ndarray, shape: tuple[int, ...]) -> None:
@@ -98,10 +99,10 @@ def check_frame(frame: np.ndarray, shape: tuple[int, ...]) -> None:
 
 
 def check_edges(edges: np.ndarray | None, size: int) -> np.ndarray:
-    """Return `edges` if they are uint8 (size, size) and C-contiguous, else raise BackendError."""
+    """Return `edges` if uint8 (size, size) and C-contiguous; otherwise raise BackendError."""
     if edges is None:
         raise BackendError(
-            "control_scale is above 0 and the frame came without edges; submit them with it"
+            "control_scale is above 0 and the frame came without edges; submit both together"
         )
     if edges.dtype != np.uint8 or edges.shape != (size, size) or not edges.flags.c_contiguous:
         raise BackendError(
@@ -111,27 +112,27 @@ def check_edges(edges: np.ndarray | None, size: int) -> np.ndarray:
 
 
 def check_control(params: FrameParams, has_control: bool) -> None:
-    """Raise BackendError for a control_scale above 0 where no ControlNet is loaded."""
+    """Raise BackendError for a control_scale above 0 without a loaded ControlNet."""
     if params.control_scale > 0 and not has_control:
         raise BackendError(
-            f"control_scale is {params.control_scale:g} and no ControlNet is loaded; add --control "
-            "sketch"
+            f"control_scale is {params.control_scale:g} and no ControlNet is loaded; "
+            "add --control sketch"
         )
 
 
-def check_conditioning(states: np.ndarray, width: int | None = None) -> None:
-    """Raise BackendError unless `states` is finite float32 (1, tokens, width)."""
+def check_conditioning(encoder_hidden_states: np.ndarray, width: int | None = None) -> None:
+    """Raise BackendError unless the array is finite float32 (1, tokens, width)."""
     if (
-        states.dtype != np.float32
-        or states.ndim != 3
-        or states.shape[0] != 1
-        or width not in (None, states.shape[2])
+        encoder_hidden_states.dtype != np.float32
+        or encoder_hidden_states.ndim != 3
+        or encoder_hidden_states.shape[0] != 1
+        or width not in (None, encoder_hidden_states.shape[2])
     ):
         raise BackendError(
-            f"encoder_hidden_states is {states.dtype} {states.shape}; expected float32 (1, tokens, "
-            f"{width or 'D'})"
+            f"encoder_hidden_states is {encoder_hidden_states.dtype} "
+            f"{encoder_hidden_states.shape}; expected float32 (1, tokens, {width or 'D'})"
         )
-    if not np.isfinite(states).all():
+    if not np.isfinite(encoder_hidden_states).all():
         raise BackendError(
             "encoder_hidden_states holds values that are not finite; the text encoder's weights "
             "are damaged"

@@ -3,14 +3,14 @@
 One step at a fixed timestep t, with a = prod(1 - beta) up to t (Ho et al. 2020, eq. 4):
     x_t = sqrt(a) z + sqrt(1 - a) n
     x0  = (x_t - sqrt(1 - a) eps) / sqrt(a)  =  z + r (n - eps),   r = sqrt((1 - a) / a)
-The second form of x0 keeps z exact and multiplies only the small difference n - eps by
-r = 14.6 (SDXS, t = 999), which is why half precision survives it.
+The second form of x0 keeps z exact and multiplies only the small difference n - eps by r = 14.6
+(SDXS, t = 999). Half precision is therefore sufficient.
 
 Several steps are Euler's method in sigma = sqrt((1 - a) / a) (Karras et al. 2022, alg. 1 without
 churn; diffusers' EulerDiscreteScheduler, "trailing" spacing). With d = n - eps a step from sigma
 to sigma' is
     z' = z + sigma d,   n' = n - d,   and the next sample is z' + sigma' n'
-because n - d is eps: so each step is the one above, on another z and n.
+because n - d is eps. Each step is therefore the one above with another z and n.
 """
 
 from dataclasses import dataclass, replace
@@ -24,8 +24,9 @@ from ..errors import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class OneStep:
-    """Constants of the step: `sqrt_alpha` and `sqrt_one_minus_alpha` mix, `ratio` undoes the
-    mix.
+    """Hold the constants of one step.
+
+    `sqrt_alpha` and `sqrt_one_minus_alpha` mix latents and noise; `ratio` is r, used for x0.
     """
 
     timestep: int
@@ -50,7 +51,7 @@ def alphas_cumprod(config: SchedulerConfig) -> np.ndarray:
 
 
 def one_step(scheduler: SchedulerConfig, frame: FrameConfig) -> OneStep:
-    """Work out the constants of the checkpoint's one step."""
+    """Compute the constants of the step at the checkpoint's timestep."""
     alpha = float(alphas_cumprod(scheduler)[frame.timestep])
     return OneStep(
         timestep=frame.timestep,
@@ -62,9 +63,9 @@ def one_step(scheduler: SchedulerConfig, frame: FrameConfig) -> OneStep:
 
 
 def frame_steps(scheduler: SchedulerConfig, frame: FrameConfig) -> tuple[OneStep, ...]:
-    """The constants of every step of a frame, first to last; one for most checkpoints."""
+    """Compute the constants of every step of a frame, first to last; one for most checkpoints."""
     start, count = frame.timestep + 1, frame.steps
-    # Diffusers' "trailing".
+    # diffusers' "trailing" spacing
     timesteps = np.round(np.arange(start, 0, -start / count)).astype(int)[:count] - 1
     return tuple(
         one_step(scheduler, replace(frame, timestep=int(timestep))) for timestep in timesteps
@@ -72,10 +73,10 @@ def frame_steps(scheduler: SchedulerConfig, frame: FrameConfig) -> tuple[OneStep
 
 
 def seeded_noise(seed: int, height: int, width: int, channels: int) -> np.ndarray:
-    """Draw standard normal noise, the same on every machine and for every backend.
+    """Draw standard normal noise, identical on every machine and for every backend.
 
-    Returns float32 (1, height, width, channels). Values are rounded to float16, so a
-    backend that stores half precision sees exactly what a float32 one sees.
+    Returns float32 (1, height, width, channels). Values are rounded to float16, so backends in half
+    precision and in float32 use exactly the same noise.
     """
     noise = np.random.Generator(np.random.PCG64(seed)).standard_normal((1, height, width, channels))
     return noise.astype(np.float16).astype(np.float32)

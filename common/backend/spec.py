@@ -1,13 +1,13 @@
-"""What everybody else may know of a backend: its `BackendSpec`, found by entry point.
+"""The public description of a backend: its `BackendSpec`, found by entry point.
 
-A package brings a backend by an entry point of the group `sdxs.backends` that names a BackendSpec:
+A package adds a backend with an entry point of the group `sdxs.backends` that names a BackendSpec:
 
     [project.entry-points."sdxs.backends"]
     mlx = "sdxs.mlx_sdxs:SPEC"
 
-Nothing else has to be edited: the command line, `bench`, `doctor` and the API read the specs. Peers
-that only `bench` runs (PyTorch) come by the group `sdxs.peers`. A spec is plain values and places
-(`module:name`); importing it imports neither the framework nor OpenCV.
+No other file needs an edit: the command line, `bench`, `doctor` and the API read the specs. The
+group `sdxs.peers` holds peers that only `bench` runs (PyTorch). A spec holds plain values and
+places (`module:name`); its import loads neither the framework nor OpenCV.
 """
 
 import difflib
@@ -37,23 +37,23 @@ def _anything(_: BackendOptions) -> None:
 
 @dataclass(frozen=True, slots=True)
 class BackendSpec:
-    """One backend, described. A place is 'module:name'; '' stands for none.
+    """Describe one backend. A place is 'module:name' or ''.
 
     location: place of its class, called as `Class(checkpoint, options)`.
     title: its name in a sentence.
     options: its options dataclass.
-    rank: backends are listed from the highest rank down; the first is the default.
-    parameters: live parameters and session options that make a difference to it.
-    package: its package on PyPI, without which it cannot run.
-    hosted: whether it runs in a process of its own by default.
+    rank: sort key, highest first; the first backend is the default.
+    parameters: live parameters and session options that the backend uses.
+    package: the PyPI package that it requires.
+    hosted: whether it runs in a child process by default.
     instrument: place of its `bench.measure.instrument.Instrument`.
     counts: package that its instrument needs to count a frame's operations; '' if it cannot.
-    versions, environment: further packages, and starts of variables, that its speed depends on.
+    versions, environment: further packages, and prefixes of variables, that affect its speed.
     doctor: place of a function that returns its `doctor.Check`s.
-    programs: place of its `programs.Programs`, which are built before it is opened.
+    programs: place of its `programs.Programs`, built before the backend loads.
     reference: backend that its programs are checked against.
-    runs_here: whether `bench` takes it by default on this machine.
-    check_timed: raises UsageError for options whose times would mean nothing.
+    runs_here: whether `bench` measures it by default on this machine.
+    check_timed: raises UsageError for options that make timings meaningless.
     """
 
     name: str
@@ -75,9 +75,9 @@ class BackendSpec:
     check_timed: Callable[[BackendOptions], None] = _anything
 
     def obeys(self, name: str) -> bool:
-        """Whether it makes a difference to this backend: a live parameter, or an option of its own.
+        """Tell whether the backend uses a live parameter or option.
 
-        name: as the command line's function spells it, see `Setting.parameter`.
+        name: the parameter name in the command's function; see `Setting.parameter`.
         """
         own = {each.parameter for each in settings_of(self.options)}
         return name in self.parameters or name in own
@@ -85,7 +85,10 @@ class BackendSpec:
 
 @cache
 def specs(group: str = GROUP) -> dict[str, BackendSpec]:
-    """Every installed backend by name, highest rank first. Raises BackendError if there is none."""
+    """Return the installed backends by name, highest rank first.
+
+    Raises BackendError if none is installed or one cannot be imported.
+    """
     found = [_load(entry) for entry in metadata.entry_points(group=group)]
     if not found and group == GROUP:
         raise BackendError("no backend is installed; install sdxs again: pip install -e .")
@@ -93,12 +96,12 @@ def specs(group: str = GROUP) -> dict[str, BackendSpec]:
 
 
 def default_backend() -> str:
-    """The name of the backend that is taken where none is named."""
+    """Return the name of the default backend: the installed one with the highest rank."""
     return next(iter(specs()))
 
 
 def spec_of(name: str, option: str = "--backend", peers: bool = False) -> BackendSpec:
-    """Look a backend up. peers: admit those that only bench runs. Raises UsageError."""
+    """Look up a backend by name. peers: include the peers of `bench`. Raises UsageError."""
     known = specs() | (specs(PEERS) if peers else {})
     if name in known:
         return known[name]
@@ -108,7 +111,7 @@ def spec_of(name: str, option: str = "--backend", peers: bool = False) -> Backen
 
 
 def located(place: str, spec: BackendSpec) -> object:
-    """Import what 'module:name' names. Raises UsageError if the backend's framework is missing."""
+    """Import the object at 'module:name'. Raises UsageError if the framework is missing."""
     module, name = place.split(":")
     try:
         return getattr(import_module(module), name)

@@ -1,4 +1,4 @@
-"""A ControlNet on disk: its config, its file, and whether it fits a checkpoint."""
+"""A ControlNet on disk: its config, its weights, and the check that it fits a checkpoint."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +14,14 @@ from .tensors import check_layout
 
 @dataclass(frozen=True, slots=True)
 class ControlNet:
-    """A ControlNet's folder with its config read; tensors are not loaded."""
+    """Hold a ControlNet's folder and config; tensors are not loaded."""
 
     folder: Path
     config: ControlNetConfig
 
     @classmethod
     def open(cls, folder: Path) -> "ControlNet":
-        """Raises ConfigError."""
+        """Read the config of a ControlNet's folder. Raises ConfigError."""
         return cls(folder, ControlNetConfig.read(folder / "config.json"))
 
     @property
@@ -29,13 +29,14 @@ class ControlNet:
         return self.folder / "diffusion_pytorch_model.safetensors"
 
     def verify(self, manifest: Path) -> None:
-        """Check names, shapes and dtypes of every tensor, then hashes. Raises WeightsError."""
+        """Check the name, shape and dtype of every tensor, then hashes. Raises WeightsError."""
         check_layout(self.weights, controlnet_layout(self.config))
         verify_hashes(self.folder, manifest)
 
     def check_fit(self, unet: UNetConfig, vae: VAEConfig, model: str) -> None:
-        """Raise ConfigError unless its residuals fit the UNet and both read the same prompt and
-        latents.
+        """Raise ConfigError unless the ControlNet fits the UNet and the VAE.
+
+        The residuals, cross_attention_dim, latent channels and reduction must agree.
         """
         mine, theirs = self.config.unet, unet
         for what, left, right in (
@@ -50,5 +51,5 @@ class ControlNet:
             if left != right:
                 raise ConfigError(
                     f"{self.folder}: {what} is {left}, {model} needs {right}; this ControlNet was "
-                    "trained for another model, use --control none or one that fits"
+                    "trained for another model, use --control none or a ControlNet that fits"
                 )

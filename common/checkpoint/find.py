@@ -1,7 +1,7 @@
 """Find, open and verify a checkpoint: a folder in the diffusers layout.
 
-Looked for in this order: a path, the weights folder, the hub's cache on this machine, the hub.
-Only json, text and safetensors files are ever read.
+Search order: a path, the weights folder, the hub's cache on this machine, the hub. Only json, text
+and safetensors files are read.
 """
 
 import os
@@ -22,16 +22,16 @@ from .registry import ENTRIES, Entry, entry
 from .tensors import check_layout, read_header
 
 PACKAGE_FOLDER = Path(__file__).resolve().parents[2]
-TEXT_PREFIX = "text_model."  # transformers before version 5 wrote it
+TEXT_PREFIX = "text_model."  # written by transformers before version 5
 HUB_CACHE = "hub cache"
-VAE_FOLDERS = ("vae", "vae_large")  # of the checkpoints known by name
+VAE_FOLDERS = ("vae", "vae_large")  # in the known checkpoints
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A checkpoint on disk, its configs read and found to fit each other; tensors are not loaded.
+    """Hold a checkpoint's folder and its matching configs; tensors are not loaded.
 
-    `origin` says where it was found: "path", "weights", "hub cache" or "hub".
+    origin: place where it was found: "path", "weights", "hub cache" or "hub".
     """
 
     name: str
@@ -59,12 +59,13 @@ class Checkpoint:
 
     @property
     def size_multiple(self) -> int:
-        """A frame's side must be a multiple of this many pixels."""
+        """The divisor of a valid frame size, in pixels."""
         return self.vae.reduction * self.unet.reduction
 
     def at(self, strength: float | None, steps: int | None) -> "Checkpoint":
-        """The same checkpoint, told `--strength` and `--steps`. Raises UsageError where it cannot
-        be.
+        """Return the checkpoint with `--strength` and `--steps` applied.
+
+        Raises UsageError for a value that the checkpoint does not support.
         """
         return replace(
             self,
@@ -72,7 +73,7 @@ class Checkpoint:
         )
 
     def check_size(self, size: int) -> None:
-        """Raise UsageError unless the networks can take a frame of `size` pixels a side."""
+        """Raise UsageError unless the networks accept a frame of `size` by `size` pixels."""
         multiple = self.size_multiple
         if size < multiple or size % multiple:
             nearest = max(multiple, round(size / multiple) * multiple)
@@ -82,9 +83,9 @@ class Checkpoint:
             )
 
     def verify(self) -> None:
-        """Check names, shapes and dtypes of every tensor, then hashes. Raises WeightsError.
+        """Check the name, shape and dtype of every tensor, then hashes. Raises WeightsError.
 
-        A file is hashed once; after that its size and time stand for it, as manifest.json has them.
+        A file is hashed once. Later checks compare its size and time with manifest.json.
         """
         check_layout(self.unet_weights, unet_layout(self.unet))
         check_layout(self.vae_weights, vae_layout(self.vae))
@@ -105,7 +106,7 @@ class Checkpoint:
             self.control.verify(manifest)
 
     def text_prefix(self) -> str:
-        """What the text encoder's file puts before every tensor name: `text_model.` or nothing."""
+        """Return the prefix of the tensor names in the text encoder's file: `text_model.` or ''."""
         return (
             TEXT_PREFIX
             if any(k.startswith(TEXT_PREFIX) for k in read_header(self.text_encoder_weights))
@@ -150,19 +151,20 @@ def _check_fit(c: Checkpoint) -> None:
     ):
         if left != right:
             raise ConfigError(
-                f"{c.folder}: {what} differ ({left}, {right}); these parts are of different "
+                f"{c.folder}: {what} differ ({left}, {right}); these parts belong to different "
                 "checkpoints, copy all folders from one"
             )
     if c.frame.size % c.size_multiple:
         raise ConfigError(
-            f"{c.folder / 'sdxs.json'}: size is {c.frame.size}, expected a multiple "
-            f"of {c.size_multiple}; write the size this checkpoint was trained for"
+            f"{c.folder / 'sdxs.json'}: size is {c.frame.size}, expected a multiple of "
+            f"{c.size_multiple}; write the size this checkpoint was trained for"
         )
 
 
 def weights_folder() -> Path:
-    """Where checkpoints are kept and written: $SDXS_WEIGHTS, a source checkout's weights/, or the
-    user's cache.
+    """Return the folder of checkpoints.
+
+    It is $SDXS_WEIGHTS, or `weights/` in a source checkout, or the user's cache.
     """
     if chosen := os.environ.get("SDXS_WEIGHTS"):
         return Path(chosen).expanduser()
@@ -172,7 +174,7 @@ def weights_folder() -> Path:
 
 
 def local_folder(known: Entry, vae_folder: str = "vae") -> tuple[Path, str] | None:
-    """Return (folder, origin) of a known checkpoint with this VAE on this machine, or None."""
+    """Return (folder, origin) of a known checkpoint with this VAE if it is local, else None."""
     for base in (weights_folder(), PACKAGE_FOLDER / "weights"):
         folder = base / known.name
         if all((folder / part / "config.json").is_file() for part in ("unet", vae_folder)):
@@ -186,11 +188,10 @@ def local_folder(known: Entry, vae_folder: str = "vae") -> tuple[Path, str] | No
 
 
 def with_control(checkpoint: Checkpoint, control: str) -> Checkpoint:
-    """The same checkpoint with the ControlNet that `--control` names: 'none', 'sketch', or a
-    folder.
+    """Return the checkpoint with the ControlNet of `--control`: 'none', 'sketch', or a folder.
 
-    'sketch' is the one in the checkpoint's own folder `controlnet/`, or the known one for this
-    checkpoint. Raises UsageError, WeightsError, ConfigError if there is none or it does not fit.
+    'sketch' is the checkpoint's folder `controlnet/`, or the known ControlNet for this checkpoint.
+    Raises UsageError, WeightsError, ConfigError if it is missing or does not fit.
     """
     if control == "none":
         return checkpoint
@@ -211,7 +212,7 @@ def with_control(checkpoint: Checkpoint, control: str) -> Checkpoint:
 
 
 def control_folder(known: Entry) -> Path | None:
-    """Where a known ControlNet is on this machine, or None."""
+    """Return the local folder of a known ControlNet, or None."""
     places = (base / known.name for base in (weights_folder(), PACKAGE_FOLDER / "weights"))
     return next(
         (folder for folder in places if known.controls and (folder / "config.json").is_file()), None
@@ -226,8 +227,8 @@ def _known_control(model: str) -> Path:
         which = ", ".join(f"{k.name} for {k.controls}" for k in ENTRIES.values() if k.controls)
         raise UsageError(
             f"--control sketch: there is no sketch ControlNet for {model} (known: {which}; "
-            "demo-sketch has its own); use --model demo-sketch, --control none, or name a folder "
-            f"that holds one trained for {model}"
+            "demo-sketch has its own); use --model demo-sketch, --control none, or the folder of a "
+            f"ControlNet trained for {model}"
         )
     if folder := control_folder(known):
         return folder
@@ -238,14 +239,14 @@ def _known_control(model: str) -> Path:
 
 
 def _is_path(model: str) -> bool:
-    """A known name is never a path; anything else is one if it exists or is written like one."""
+    """Tell whether `model` is a path: not a known name, and a folder or written as a path."""
     if model in ENTRIES:
         return False
     return Path(model).is_dir() or len(Path(model).parts) > 1 or model.startswith(("~", "."))
 
 
 def _open_path(model: str, vae_folder: str) -> Checkpoint:
-    path = Path(os.path.expanduser(model))  # noqa: PTH111 - Path.expanduser raises for a user that does not exist
+    path = Path(os.path.expanduser(model))  # noqa: PTH111 - Path.expanduser raises for an unknown user
     if not (path / "unet" / "config.json").is_file():
         raise UsageError(
             f"--model {model}: no checkpoint there; expected a folder in the diffusers layout "
@@ -256,9 +257,9 @@ def _open_path(model: str, vae_folder: str) -> Checkpoint:
 
 
 def find(model: str, vae_folder: str = "vae", download: bool = True) -> Checkpoint:
-    """Open a checkpoint by path or known name, pulling it from the hub if it is nowhere here.
+    """Open a checkpoint by path or known name; pull it from the hub if it is not local.
 
-    Raises UsageError (no such model), WeightsError (not here and not to be had), ConfigError.
+    Raises UsageError (unknown model), WeightsError (neither local nor on the hub), ConfigError.
     """
     if _is_path(model):
         return _open_path(model, vae_folder)
@@ -275,7 +276,7 @@ def find(model: str, vae_folder: str = "vae", download: bool = True) -> Checkpoi
         if not known.repo and vae_folder != VAE_FOLDERS[0]:
             raise WeightsError(
                 f"{model} with the VAE {vae_folder!r} is not in this installation; drop --vae, or "
-                "take a --model that has it"
+                "choose a --model with this VAE"
             )
         if not known.repo:
             raise WeightsError(f"{model} is not in this installation; reinstall sdxs")

@@ -1,8 +1,9 @@
-"""Pull a known checkpoint from the model hub, verified against the hub's own file hashes.
+"""Pull a known checkpoint from the model hub and verify it against the hub's hashes.
 
-The only file that imports huggingface_hub; it is slow to import, so this module is itself imported
-where it is needed. Files grow under `weights/.partial-<name>/`, are compared with the hub's hashes,
-and only a complete set moves to `weights/<name>/`: an interrupted pull leaves no half checkpoint.
+Only this file imports huggingface_hub, which is slow to import; callers therefore import this
+module inside functions. Files download to `weights/.partial-<name>/` and are compared with the
+hub's hashes. Only a complete set moves to `weights/<name>/`, so an interrupted pull leaves no
+incomplete checkpoint.
 """
 
 import contextlib
@@ -15,13 +16,12 @@ from pathlib import Path
 from huggingface_hub import HfApi, hf_hub_url, try_to_load_from_cache
 
 # hf_hub_download 2.4 deletes an unfinished file (huggingface_hub#4228), so a broken 1.3 GB
-# download would start again from nothing; its own http_get resumes. Back to hf_hub_download once
-# that resumes across runs.
+# download would restart; its own http_get resumes. Use hf_hub_download once it resumes across runs.
 from huggingface_hub.file_download import http_get
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import build_hf_headers, get_session  # type: ignore[attr-defined]  # public, exported lazily
 
-# The library's HTTP client has changed name twice; this is its base error under any of them.
+# The library has changed its HTTP client twice; this is the base error of each of them.
 from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled  # type: ignore[attr-defined]  # isort: skip
 
 from ..errors import WeightsError
@@ -34,9 +34,7 @@ _HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 @dataclass(frozen=True, slots=True)
 class RemoteFile:
-    """A file as the hub describes it. `hash` is a sha256 for large files, git's sha1 for small
-    ones.
-    """
+    """Describe a file on the hub. hash: sha256 of a large file, git's sha1 of a small one."""
 
     path: str
     size: int
@@ -44,9 +42,9 @@ class RemoteFile:
 
 
 def cached_folder(known: Entry, vae_folder: str = "vae") -> Path | None:
-    """Return the hub cache's snapshot of a checkpoint if every needed file is in it.
+    """Return the hub cache's snapshot of a checkpoint if it is complete, else None.
 
-    A cache without links cannot say what its files should hash to and is passed over.
+    A cache without links has no recorded hashes and is skipped.
     """
     folder = None
     for name in known.files(vae_folder):
@@ -58,7 +56,7 @@ def cached_folder(known: Entry, vae_folder: str = "vae") -> Path | None:
 
 
 def record_cached(known: Entry, folder: Path, manifest: Path, vae_folder: str = "vae") -> None:
-    """Compare a snapshot's files with the hashes the cache names them by, once, and record them.
+    """Compare a snapshot's files once with the hashes in their cache names; record them.
 
     Raises WeightsError for a damaged file.
     """
@@ -70,22 +68,21 @@ def record_cached(known: Entry, folder: Path, manifest: Path, vae_folder: str = 
             digests[name] = _digest(blob, blob.name)
             if not digests[name]:
                 raise WeightsError(
-                    f"{blob}: the hub cache's copy of {name} is damaged (its hash is not its "
+                    f"{blob}: the hub cache's copy of {name} is damaged (its hash differs from its "
                     f"name); delete it and run `sdxs weights pull {known.name}`"
                 )
     if digests:
-        # where no record can be written the files are hashed at every start
+        # without a record the files are hashed at every start
         with contextlib.suppress(OSError):
             add_files(manifest, folder, known.repo, known.revision, digests)
 
 
 def pull(known: Entry, weights: Path, vae_folder: str = "vae") -> Path:
-    """Download the files a session needs into `weights/<name>` and return that folder.
+    """Download the files of a session into `weights/<name>` and return that folder.
 
-    Files that are already there and sound are kept, so this also repairs and extends a checkpoint.
-    Shows the hub library's progress bars. Every file is compared with the hub's hash and recorded
-    in manifest.json. Raises WeightsError; what was already downloaded is kept and resumed next
-    time.
+    Sound local files are kept, so a pull also repairs and extends a checkpoint. The hub library
+    shows progress bars. Every file is compared with the hub's hash and recorded in manifest.json.
+    Raises WeightsError and keeps the partial download; the next pull resumes it.
     """
     if known.pickle_only:
         raise WeightsError(f"{known.name} cannot be pulled: {known.pickle_only}")
@@ -98,7 +95,7 @@ def pull(known: Entry, weights: Path, vae_folder: str = "vae") -> Path:
         weights / f".partial-{known.name}",
         weights / "manifest.json",
     )
-    read_manifest(manifest)  # a damaged one is better reported before the download than after it
+    read_manifest(manifest)  # reports a damaged manifest before the download
     try:
         remote = _remote_files(known, vae_folder)
         digests = {file.path: _digest(folder / file.path, file.hash) for file in remote}
@@ -122,9 +119,7 @@ def pull(known: Entry, weights: Path, vae_folder: str = "vae") -> Path:
 
 
 def reachable(timeout_s: float = 3.0) -> str:
-    """Say what stands between this machine and the hub, or nothing. Asks once, for the smallest
-    file of a checkpoint.
-    """
+    """Return the obstacle between this machine and the hub, or ''; sends one HEAD request."""
     known = next(
         known
         for known in ENTRIES.values()
@@ -136,7 +131,7 @@ def reachable(timeout_s: float = 3.0) -> str:
             url, timeout=timeout_s, headers=build_hf_headers(library_name="sdxs")
         )
     except OfflineModeIsEnabled:
-        return "HF_HUB_OFFLINE is set, so the hub is not asked"
+        return "HF_HUB_OFFLINE is set, so the hub is not used"
     except (HTTPError, OSError) as error:
         return f"the hub cannot be reached ({type(error).__name__})"
     if response.status_code >= 400:
@@ -150,7 +145,7 @@ def _remote_files(known: Entry, vae_folder: str) -> list[RemoteFile]:
     names = known.files(vae_folder)
     try:
         found = HfApi().get_paths_info(known.repo, list(names), revision=known.revision)
-    except (ValueError, KeyError, TypeError):  # a login page of the network instead of json
+    except (ValueError, KeyError, TypeError):  # the network's login page instead of json
         raise WeightsError(
             f"{known.name}: what answered is not the hub; is there a login page or a proxy "
             "between? `--model demo` needs no network"
@@ -169,9 +164,7 @@ def _remote_files(known: Entry, vae_folder: str) -> list[RemoteFile]:
 
 
 def _digest(path: Path, expected: str) -> str:
-    """The sha256 of a file whose content has the hub's hash `expected`; '' for any other or
-    none.
-    """
+    """Return the sha256 of a file if it matches the hub's hash `expected`, else ''."""
     if not path.is_file():
         return ""
     digest = sha256(path)
@@ -198,7 +191,7 @@ def _check_space(partial: Path, wanted: Sequence[RemoteFile]) -> None:
 
 
 def _fetch(known: Entry, file: RemoteFile, partial: Path) -> str:
-    """Bring one file into `partial`, from where an earlier attempt stopped; return its sha256."""
+    """Download one file into `partial`, resuming an earlier attempt; return its sha256."""
     path, growing = partial / file.path, _growing(partial, file)
     if digest := _digest(path, file.hash):
         return digest
@@ -221,28 +214,27 @@ def _fetch(known: Entry, file: RemoteFile, partial: Path) -> str:
         except OSError as error:
             if error.errno is not None or isinstance(error, HTTPError):
                 raise
-            # the library's own size check, which has no errno; what came is judged by its hash
-            # below
+            # the library's size check has no errno; the hash below decides
     digest = _digest(growing, file.hash)
     if not digest:
         growing.unlink()
         raise WeightsError(
             f"{known.name}: {file.path} does not match the hash the hub reports "
-            f"({file.hash[:12]}...); the download was damaged and has been removed, pull again"
+            f"({file.hash[:12]}...); the damaged download has been removed, pull again"
         )
     growing.replace(path)
     return digest
 
 
 def _remove_strays(partial: Path, names: Collection[str]) -> None:
-    """Drop what an interrupted pull with another VAE left."""
+    """Delete the files of an interrupted pull with another VAE."""
     for path in partial.rglob("*"):
         if path.is_file() and path.relative_to(partial).as_posix() not in names:
             path.unlink()
 
 
 def _move(source: Path, target: Path) -> None:
-    """Rename a tree into place; where the target has the same folder, go on inside it."""
+    """Move a tree into place by renaming; merge folders that exist in the target."""
     if not (source.is_dir() and target.is_dir()):
         source.replace(target)
         return
@@ -257,14 +249,14 @@ def _unreachable(known: Entry, error: Exception) -> str:
     if response is None:
         return (
             f"{known.name} is not complete on this machine and the hub cannot be reached "
-            f"({type(error).__name__}); "
-            f"connect to the network and run the same command again, it resumes; {demo}"
+            f"({type(error).__name__}); connect to the network and run the same command again, "
+            f"it resumes; {demo}"
         )
     refusal = f"{known.name}: the hub refused {known.repo} (HTTP {response.status_code})"
     if response.status_code in (401, 403):
         return (
-            f"{refusal}; accept its terms on its page and run `hf auth login`, or ask who runs "
-            f"this network; {demo}"
+            f"{refusal}; accept its terms on its page and run `hf auth login`, or ask the "
+            f"network's administrator; {demo}"
         )
     if response.status_code == 404:
         return (

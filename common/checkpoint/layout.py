@@ -1,9 +1,8 @@
-"""Names and shapes of every tensor a checkpoint must hold, derived from its config alone.
+"""Derive the name and shape of every tensor of a checkpoint from its config.
 
-This is what a file is checked against before any framework touches it, and what random
-weights in the real layout are drawn from. Shapes are the file's own (PyTorch order: a
-convolution is O, I, kH, kW). Mirrors diffusers' UNet2DConditionModel, AutoencoderTiny and
-AutoencoderKL and transformers' CLIPTextModel.
+Files are checked against this layout before a framework reads them; random weights use it too.
+Shapes are in PyTorch order, as in the file: a convolution is O, I, kH, kW. Mirrors diffusers'
+UNet2DConditionModel, AutoencoderTiny and AutoencoderKL and transformers' CLIPTextModel.
 """
 
 from collections.abc import Iterator
@@ -47,10 +46,12 @@ def _resnet(name: str, inputs: int, outputs: int, time_embed_dim: int = 0) -> It
         yield from _conv(f"{name}.conv_shortcut", inputs, outputs, kernel=1)
 
 
-def _attention(name: str, channels: int, context: int, bias: bool = False) -> Iterator[Entry]:
+def _attention(
+    name: str, channels: int, cross_attention_dim: int, bias: bool = False
+) -> Iterator[Entry]:
     yield from _linear(f"{name}.to_q", channels, channels, bias)
-    yield from _linear(f"{name}.to_k", context, channels, bias)
-    yield from _linear(f"{name}.to_v", context, channels, bias)
+    yield from _linear(f"{name}.to_k", cross_attention_dim, channels, bias)
+    yield from _linear(f"{name}.to_v", cross_attention_dim, channels, bias)
     yield from _linear(f"{name}.to_out.0", channels, channels)
 
 
@@ -74,9 +75,9 @@ def _transformer(name: str, c: UNetConfig, block: int, only_cross: bool) -> Iter
 
 
 def up_resnet_channels(c: UNetConfig, level: int) -> list[tuple[int, int, int]]:
-    """(hidden, skip, output) channels of each resnet of `up_blocks.level`.
+    """Return (hidden, skip, output) channels of each resnet of `up_blocks.level`.
 
-    Skips are popped in the reverse of the order in which the down path pushed them.
+    The up path pops the skips in reverse order.
     """
     channels = c.block_out_channels[::-1]
     outputs = channels[level]
@@ -90,8 +91,9 @@ def up_resnet_channels(c: UNetConfig, level: int) -> list[tuple[int, int, int]]:
 
 
 def skip_channels(c: UNetConfig) -> tuple[int, ...]:
-    """Channels of what the down path leaves for the up path, in order: what a ControlNet adds its
-    residuals to.
+    """Return the channels of the skips, in the order of the down path.
+
+    A ControlNet adds its residuals to these skips.
     """
     last = len(c.block_out_channels) - 1
     skips = [c.block_out_channels[0]]
@@ -101,7 +103,7 @@ def skip_channels(c: UNetConfig) -> tuple[int, ...]:
 
 
 def _down_and_middle(c: UNetConfig) -> Iterator[Entry]:
-    """The half of a UNet that a ControlNet copies."""
+    """Yield the tensors of the down path and the middle, the half that a ControlNet copies."""
     channels, time, last = c.block_out_channels, c.time_embed_dim, len(c.block_out_channels) - 1
     yield from _conv("conv_in", c.in_channels, channels[0])
     yield from _linear("time_embedding.linear_1", channels[0], time)
@@ -233,27 +235,27 @@ def _clip_text(c: CLIPTextConfig) -> Iterator[Entry]:
 
 
 def unet_layout(config: UNetConfig) -> Layout:
-    """Every tensor of `unet/`, in network order."""
+    """Return the layout of `unet/`, in network order."""
     return dict(_unet(config))
 
 
 def controlnet_layout(config: ControlNetConfig) -> Layout:
-    """Every tensor of a ControlNet, in network order."""
+    """Return the layout of a ControlNet, in network order."""
     return dict(_controlnet(config))
 
 
 def vae_layout(config: VAEConfig) -> Layout:
-    """Every tensor of `vae/`, of either kind."""
+    """Return the layout of `vae/`, for either kind of VAE."""
     return dict(_tiny_vae(config) if isinstance(config, TinyVAEConfig) else _kl_vae(config))
 
 
 def text_encoder_layout(config: CLIPTextConfig) -> Layout:
-    """Every tensor of `text_encoder/`, without the optional `text_model.` prefix."""
+    """Return the layout of `text_encoder/`, without the optional `text_model.` prefix."""
     return dict(_clip_text(config))
 
 
 def parameter_count(layout: Layout) -> int:
-    """Number of scalars in a layout."""
+    """Count the scalars in a layout."""
     total = 0
     for shape in layout.values():
         size = 1

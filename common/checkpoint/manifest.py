@@ -1,8 +1,8 @@
-"""What was verified, and when a file may be trusted without hashing it again.
+"""Record verified files, so that an unchanged file is not hashed again.
 
-`weights/manifest.json` records the sha256, size and modification time of each file that came
-from the hub. A checkpoint that ships with the code carries a `SHA256SUMS` file instead, which
-`sha256sum --check` reads too.
+`weights/manifest.json` records the sha256, size and modification time of each file from the hub. A
+checkpoint that ships with the code has a `SHA256SUMS` file instead, in the format of
+`sha256sum --check`.
 """
 
 import contextlib
@@ -18,14 +18,15 @@ from .tensors import sha256
 
 SCHEMA = 1
 SUMS = "SHA256SUMS"
-MODE = 0o644  # the machine's other users may read what was verified, whatever the umask
+MODE = 0o644  # readable by the other users of the machine, regardless of the umask
 YOUNG_NS = 2_000_000_000  # the coarsest clock of a file system ticks every two seconds
 
 
 @dataclass(frozen=True, slots=True)
 class FileRecord:
-    """A file as it was when its hash was verified; `source_sha256` is that of the pickle it was
-    imported from.
+    """Hold the hash, size and time of a file at its verification.
+
+    source_sha256: hash of the pickle that the file was imported from, or ''.
     """
 
     sha256: str
@@ -39,15 +40,13 @@ class FileRecord:
         return cls(digest, stat.st_size, stat.st_mtime_ns, source_digest)
 
     def stands_for(self, path: Path) -> bool:
-        """Whether size and time of a file are still those of this record."""
+        """Tell whether a file still has the size and time of this record."""
         return self == FileRecord.of(path, self.sha256, self.source_sha256)
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A verified checkpoint: where it came from and what its files were. `folder` is a
-    `record_key`.
-    """
+    """Hold the origin and the files of a verified checkpoint. folder: a `record_key`."""
 
     folder: str
     repo: str
@@ -56,15 +55,16 @@ class Record:
 
 
 def record_key(folder: Path, manifest: Path) -> str:
-    """How a manifest names a folder: relative if it lies beside the manifest, so that both can
-    move together.
+    """Return the name of a folder in a manifest.
+
+    It is relative for a folder beside the manifest, so that both can move together.
     """
     folder, beside = folder.resolve(), manifest.parent.resolve()
     return (folder.relative_to(beside) if folder.is_relative_to(beside) else folder).as_posix()
 
 
 def read_manifest(path: Path) -> dict[str, Record]:
-    """Records by folder; empty if there is no manifest. Raises WeightsError if it is damaged."""
+    """Return the records by folder; empty without a manifest. Raises WeightsError if damaged."""
     if not path.exists():
         return {}
     try:
@@ -74,7 +74,7 @@ def read_manifest(path: Path) -> dict[str, Record]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise WeightsError(
             f"{path}: damaged ({error!r}); delete it and pull the checkpoints again, "
-            "which downloads only what is missing or wrong"
+            "which downloads only missing or wrong files"
         ) from None
     if schema != SCHEMA:
         raise WeightsError(
@@ -84,7 +84,7 @@ def read_manifest(path: Path) -> dict[str, Record]:
     return {record.folder: record for record in records}
 
 
-# Values from a hand-edited file are converted, so that a wrong one fails here and not at its use.
+# The conversions make a wrong value of a hand-edited file fail here, not at its use.
 def _record(stored: dict[str, dict[str, dict[str, str]]]) -> Record:
     files = {
         str(name): FileRecord(
@@ -109,9 +109,7 @@ def write_record(path: Path, record: Record) -> None:
 def add_files(
     manifest: Path, folder: Path, repo: str, revision: str, digests: dict[str, str]
 ) -> None:
-    """Record files whose hashes were verified beside those recorded before for the same
-    revision.
-    """
+    """Add verified files to a folder's record; files of another revision are dropped."""
     key = record_key(folder, manifest)
     earlier = read_manifest(manifest).get(key)
     files = (
@@ -122,9 +120,7 @@ def add_files(
 
 
 def add_imported(manifest: Path, folder: Path, name: str, digest: str, source_digest: str) -> None:
-    """Record one file that was made from a pickle, beside whatever is recorded for its
-    checkpoint.
-    """
+    """Add a file imported from a pickle to its checkpoint's record."""
     key = record_key(folder, manifest)
     earlier = read_manifest(manifest).get(key) or Record(key, "imported", "", {})
     made = FileRecord.of(folder / name, digest, source_digest)
@@ -132,10 +128,10 @@ def add_imported(manifest: Path, folder: Path, name: str, digest: str, source_di
 
 
 def remembered_sha256(path: Path) -> str:
-    """Return the sha256 of a file; hash it only if its size or time is new.
+    """Return the sha256 of a file; hash it only if its size or time has changed.
 
-    `hashes.json` in the user's cache remembers it. Where that cannot be written, or the file is too
-    young for its time to tell of another change, it is hashed again the next time.
+    `hashes.json` in the user's cache stores the hashes. A file is hashed again if the cache cannot
+    be written, or if the file is younger than YOUNG_NS: its time might not show another change.
     """
     memory, name, now = user_cache() / "hashes.json", str(path.resolve()), FileRecord.of(path, "")
     try:
@@ -158,10 +154,10 @@ def remembered_sha256(path: Path) -> str:
 
 
 def verify_hashes(folder: Path, manifest: Path, rehash: bool = False) -> int:
-    """Compare a checkpoint's files with their recorded hashes; return how many were compared.
+    """Compare a checkpoint's files with their recorded hashes; return the number of files.
 
-    Files whose size and time equal the record are taken as verified unless `rehash`. A folder
-    with neither a record nor a SHA256SUMS file has nothing to compare with: 0. Raises WeightsError.
+    Files with the recorded size and time count as verified unless `rehash`. Returns 0 for a folder
+    with neither a record nor a SHA256SUMS file. Raises WeightsError.
     """
     record = read_manifest(manifest).get(record_key(folder, manifest))
     if record is None:
@@ -176,15 +172,14 @@ def verify_hashes(folder: Path, manifest: Path, rehash: bool = False) -> int:
         if rehash or not expected.stands_for(path):
             _compare(path, expected.sha256)
     if now != record.files:
-        # the files are sound, only their times are new; where the record cannot be written they
-        # are hashed every time
+        # sound files with new times; without a new record they are hashed every time
         with contextlib.suppress(OSError):
             write_record(manifest, replace(record, files=now))
     return len(record.files)
 
 
 def read_sums(folder: Path) -> dict[str, str]:
-    """File name -> sha256 of a folder's SHA256SUMS; empty if there is none. Raises WeightsError."""
+    """Read SHA256SUMS: file name -> sha256; empty without the file. Raises WeightsError."""
     path = folder / SUMS
     if not path.exists():
         return {}
@@ -209,7 +204,7 @@ def read_sums(folder: Path) -> dict[str, str]:
 
 
 def write_sums(folder: Path) -> None:
-    """Record every file of a checkpoint folder in its SHA256SUMS."""
+    """Write the hash of every file of a checkpoint folder to its SHA256SUMS."""
     names = sorted(
         p.relative_to(folder).as_posix()
         for p in folder.rglob("*")

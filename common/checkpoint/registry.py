@@ -1,4 +1,4 @@
-"""The checkpoints sdxs knows by name, at pinned revisions."""
+"""The checkpoints known by name, at pinned revisions."""
 
 import difflib
 from dataclasses import dataclass
@@ -11,12 +11,13 @@ _TOKENIZER = ("merges.txt", "special_tokens_map.json", "tokenizer_config.json", 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One known checkpoint. `pickle_only` says why it cannot be pulled, or is empty.
+    """Describe one known checkpoint.
 
-    `revision` is a full commit id, so the same bytes come down whatever the repository does later.
-    An entry without a repository ships with the code. `frame` holds what an sdxs.json would say,
-    for a repository that has none; see `FrameConfig`. `controls` names the checkpoint that a
-    ControlNet fits.
+    repo: '' if the checkpoint ships with the code.
+    revision: full commit id, so later commits do not change the downloaded bytes.
+    pickle_only: reason why it cannot be pulled, or ''.
+    frame: values of `FrameConfig`, for a repository without sdxs.json.
+    controls: name of the checkpoint that a ControlNet fits.
     """
 
     name: str
@@ -29,7 +30,7 @@ class Entry:
     controls: str = ""
 
     def files(self, vae_folder: str = "vae") -> tuple[str, ...]:
-        """The files a live session needs, relative to the repository; nothing else is fetched."""
+        """Return the files to pull, relative to the repository: those that a session needs."""
         return (
             "scheduler/scheduler_config.json",
             "text_encoder/config.json",
@@ -44,8 +45,8 @@ class Entry:
 
 _PICKLE = (
     "published as a pickle only, and unpickling a download can run any code; copy the repository's "
-    "files into weights/NAME yourself and turn each pickle into safetensors with `sdxs weights "
-    "import FILE`, which runs nothing of it"
+    "files into weights/NAME yourself and convert each pickle to safetensors with "
+    "`sdxs weights import FILE`, which runs no code from it"
 )
 
 ENTRIES = {
@@ -63,7 +64,7 @@ ENTRIES = {
             "",
             "",
             "MIT",
-            "in this repository: the demo at SDXS' own timestep, with a ControlNet of its own for "
+            "in this repository: the demo at SDXS' own timestep, with its own ControlNet for "
             "--control sketch",
         ),
         Entry(
@@ -119,12 +120,12 @@ ENTRIES = {
 
 
 def entry(name: str) -> Entry:
-    """Look a name up; UsageError with the nearest known name if there is none."""
+    """Look up a checkpoint by name. Raises UsageError that suggests the nearest known name."""
     if name in ENTRIES:
         return ENTRIES[name]
     near = difflib.get_close_matches(name.lower(), ENTRIES, 1, cutoff=0.45)  # low enough for "sdxs"
     hint = f"did you mean {near[0]!r}? " if near else ""
     raise UsageError(
-        f"unknown model {name!r}: {hint}known are {', '.join(ENTRIES)}; a folder is given as a "
-        f"path, like ./{name}"
+        f"unknown model {name!r}: {hint}known are {', '.join(ENTRIES)}; name a folder by its "
+        f"path, such as ./{name}"
     )

@@ -1,6 +1,4 @@
-"""What a safetensors file holds, checked before any framework reads it. No pickle is ever
-opened.
-"""
+"""Check the content of a safetensors file before a framework reads it; never open a pickle."""
 
 import hashlib
 from collections.abc import Iterable
@@ -21,22 +19,23 @@ _PICKLE_PROTOCOL = b"\x80"  # first byte of a bare pickle, protocol 2 and later
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """Shape and safetensors dtype name ('F32', 'F16', ...) of one stored tensor."""
+    """Hold the shape and the safetensors dtype ('F32', 'F16', ...) of a stored tensor."""
 
     shape: tuple[int, ...]
     dtype: str
 
 
 class _Slice(Protocol):
-    """The part of safetensors' untyped slice that is used."""
+    """The used methods of safetensors' untyped slice."""
 
     def get_shape(self) -> list[int]: ...
     def get_dtype(self) -> str: ...
 
 
 def read_header(path: Path) -> dict[str, TensorInfo]:
-    """List the tensors of a file without reading them. Raises WeightsError for anything but sound
-    safetensors.
+    """List the tensors of a safetensors file without reading them.
+
+    Raises WeightsError unless the file is sound safetensors.
     """
     if not path.is_file():
         pickles = sorted(p.name for p in path.parent.glob("*") if p.suffix in _PICKLE_SUFFIXES)
@@ -79,11 +78,10 @@ def check_layout(
     ignored: Iterable[str] = (),
     prefix: str = "",
 ) -> None:
-    """Raise WeightsError unless the file holds exactly the tensors of `expected`, in shape and
-    dtype.
+    """Raise WeightsError unless the file holds exactly the tensors of `expected`.
 
-    `ignored` names stored buffers that carry no weights; `prefix` is what the file puts before
-    every name.
+    dtypes: the valid dtypes. ignored: names of stored buffers without weights. prefix: prefix of
+    every name in the file.
     """
     found = read_header(path)
     wanted = {prefix + name: shape for name, shape in expected.items()}
@@ -121,15 +119,13 @@ def _mismatch(path: Path, what: str) -> str:
 
 
 def sha256(path: Path) -> str:
-    """Hex digest of a file."""
+    """Return the sha256 of a file as a hex digest."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def git_blob_sha1(path: Path) -> str:
-    """The name git gives a file's content; what a hub reports for files outside its large-file
-    store.
-    """
+    """Return git's sha1 of a file's content, the hub's hash of a small file."""
     start = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: start).hexdigest()

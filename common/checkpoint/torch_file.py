@@ -1,8 +1,8 @@
-"""Read tensors out of a PyTorch checkpoint (.bin, .pt, .ckpt) without running it and without torch.
+"""Read the tensors of a PyTorch checkpoint (.bin, .pt, .ckpt) without torch and without its code.
 
-Both of torch.save's formats: a zip (since torch 1.6) with the pickle in `data.pkl` and one entry
-per storage, and the older run of four pickles followed by the storages. The tar of 2017 is
-refused.
+torch.save has two formats. Since torch 1.6 it writes a zip with the pickle in `data.pkl` and one
+entry per storage. The older format is four pickles followed by the storages. The tar format of 2017
+is refused.
 """
 
 import io
@@ -32,8 +32,9 @@ _LEGACY_PROTOCOL = 1001
 
 @dataclass(frozen=True)
 class TorchFile:
-    """An opened checkpoint: its tensors by name, what else lay at its top level, and a reader of
-    storages.
+    """Hold an open checkpoint.
+
+    tensors: by name. ignored: names of the other entries at the top level. read: reads a storage.
     """
 
     tensors: dict[str, StoredTensor]
@@ -41,7 +42,7 @@ class TorchFile:
     read: Callable[[Storage], bytes]
 
     def scalars(self, name: str) -> np.ndarray:
-        """The scalars of one tensor as raw items, little-endian, contiguous in C order."""
+        """Return the scalars of one tensor as raw items, little-endian, C-contiguous."""
         tensor = self.tensors[name]
         flat = np.frombuffer(self.read(tensor.storage), dtype=f"V{tensor.storage.item_bytes}")
         size = tensor.storage.item_bytes
@@ -56,13 +57,11 @@ class TorchFile:
 
 @contextmanager
 def open_torch_file(path: Path) -> Iterator[TorchFile]:
-    """Open a checkpoint written by torch.save. Raises WeightsError for anything in it but
-    tensors.
-    """
+    """Open a checkpoint written by torch.save. Raises WeightsError unless it holds only tensors."""
     try:
         size = path.stat().st_size
         if size > MOST_FILE_BYTES:
-            raise Refused(f"{size:,} bytes are more than any checkpoint sdxs knows has")
+            raise Refused(f"{size:,} bytes are more than any known checkpoint has")
         with path.open("rb") as file:
             if zipfile.is_zipfile(file):
                 with zipfile.ZipFile(file) as archive:
@@ -72,8 +71,8 @@ def open_torch_file(path: Path) -> Iterator[TorchFile]:
                 yield _open_legacy(file, size)
     except Refused as refused:
         raise WeightsError(
-            f"{path}: not imported: {refused}; only tensors are taken from a pickle and nothing in "
-            "it is ever run; get this checkpoint from its author, or another one"
+            f"{path}: not imported: {refused}; sdxs reads only tensors from a pickle and runs none "
+            "of its code; get this checkpoint from its author, or another one"
         ) from None
     except (zipfile.BadZipFile, EOFError, OverflowError) as error:
         raise WeightsError(f"{path}: damaged or truncated ({error}); download it again") from None
@@ -84,7 +83,7 @@ def open_torch_file(path: Path) -> Iterator[TorchFile]:
         ) from None
 
 
-# The two containers
+# The two container formats
 
 
 def _open_zip(archive: zipfile.ZipFile, size: int) -> TorchFile:
@@ -166,9 +165,7 @@ def _open_legacy(file: BinaryIO, size: int) -> TorchFile:
 
 
 def _tensors(top: object, size: int) -> tuple[dict[str, StoredTensor], tuple[str, ...]]:
-    """The named tensors of the top level, or of its `state_dict`; and the names of what else is
-    there.
-    """
+    """Return the tensors of the top level or its `state_dict`, and the names of other entries."""
     ignored: list[str] = []
     if isinstance(top, dict) and isinstance(top.get("state_dict"), dict):
         ignored = [str(key) for key in top if key != "state_dict"]
@@ -181,6 +178,7 @@ def _tensors(top: object, size: int) -> tuple[dict[str, StoredTensor], tuple[str
             raise Refused(f"{str(name)[:80]!r} is {described(value)}, not a tensor")
         tensors[name] = value
     total = sum(tensor.bytes for tensor in tensors.values())
-    if total > 2 * size:  # a view with stride 0 can claim any size; tied weights at most double
+    # a view with stride 0 can claim any size; tied weights at most double it
+    if total > 2 * size:
         raise Refused(f"its tensors claim {total:,} bytes, the file has {size:,}")
     return tensors, tuple(ignored)

@@ -1,4 +1,4 @@
-"""Turn a checkpoint that exists only as a pickle into safetensors, once, recording both hashes."""
+"""Convert a pickle-only checkpoint to safetensors once and record both hashes."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ from .torch_file import open_torch_file
 from .torch_pickle import STORAGES
 
 _PARTS = ("unet", "vae", "vae_large", "text_encoder", "controlnet")
-# safetensors' own header calls BF16 what its serialiser wants spelled out
+# dtype in a safetensors header -> dtype of the safetensors serialiser
 _SERIALISED = {
     "F32": "float32",
     "F16": "float16",
@@ -31,9 +31,7 @@ assert {dtype for dtype, _ in STORAGES.values()} == set(_SERIALISED)
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """What an import left: the file, how many tensors it holds, both hashes, and what was left
-    out.
-    """
+    """Hold the result of an import: the file, its tensor count, both hashes, skipped entries."""
 
     path: Path
     tensors: int
@@ -43,26 +41,22 @@ class Imported:
 
 
 def target_of(source: Path) -> Path:
-    """Where an imported file is looked for: beside its pickle, under the name the diffusers layout
-    gives it.
-    """
+    """Return the default path of an imported file: beside its pickle, named as in diffusers."""
     stem = "model" if source.stem == "pytorch_model" else source.stem
     return source.with_name(f"{stem}.safetensors")
 
 
 def checkpoint_of(path: Path) -> Path:
-    """The checkpoint folder a weights file belongs to."""
+    """Return the checkpoint folder of a weights file."""
     folder = path.absolute().parent
     return folder.parent if folder.name in _PARTS else folder
 
 
 def import_torch(source: Path, target: Path, manifest: Path, force: bool = False) -> Imported:
-    """Write the tensors of `source` to `target`, a safetensors file, and record both in the
-    manifest.
+    """Write the tensors of `source` to the safetensors file `target`; record both hashes.
 
-    Peak memory is the size of the tensors. The file appears whole or not at all. Raises UsageError
-    if `target` exists and `force` is not given, WeightsError for anything in the pickle but
-    tensors.
+    Peak memory is the size of the tensors. The write is atomic. Raises UsageError if `target`
+    exists without `force`, WeightsError if the pickle holds more than tensors.
     """
     if not source.is_file():
         raise UsageError(
@@ -74,7 +68,7 @@ def import_torch(source: Path, target: Path, manifest: Path, force: bool = False
         raise UsageError(f"{target}: exists already; add --force to write it again")
     with open_torch_file(source) as opened:
         values = {name: opened.scalars(name) for name in opened.tensors}
-        # these hold addresses; `values` keeps what is there alive
+        # specs hold addresses; `values` keeps their arrays alive
         specs = {
             name: TensorSpec(
                 dtype=_SERIALISED[tensor.storage.dtype],

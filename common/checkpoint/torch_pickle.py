@@ -1,12 +1,12 @@
 """Read the pickle of a PyTorch checkpoint: data and tensors only, without torch.
 
-A pickle is a program. `Reader` is Python's own unpickler with everything taken out that could run
-one: opcodes, names and dictionary keys have allow-lists, and a name is never looked up. Whatever is
-not on a list ends the reading with `Refused`, which names it.
+A pickle is a program. `Reader` is Python's own unpickler without the parts that can run code.
+Opcodes, names and dictionary keys have allow-lists, and no name is imported. Any other item raises
+`Refused`, which names it.
 
-The unpickler is the one in Python, `pickle._Unpickler`. The public one in C offers no hook where a
-dictionary is filled: a key of 40 nested tuples hashes for years, a deeper one overflows the stack.
-It also allocates whatever index a LONG_BINPUT names.
+The base class is the unpickler in Python, `pickle._Unpickler`. The public one in C has no hook for
+dictionary items: a key of 40 nested tuples hashes for years, a deeper one overflows the stack. It
+also allocates the memo for any index of a LONG_BINPUT.
 """
 
 import io
@@ -18,7 +18,7 @@ from typing import BinaryIO
 
 from ..errors import SdxsError
 
-MOST_PICKLE_BYTES = 64 << 20  # the pickle holds names and shapes alone: 300 KB for SDXS' ControlNet
+MOST_PICKLE_BYTES = 64 << 20  # a pickle holds names and shapes: 300 KB for SDXS' ControlNet
 MOST_OPCODES = 4_000_000
 
 # storage class -> safetensors dtype, bytes of one scalar
@@ -41,7 +41,7 @@ _CALLED = (
     "torch._utils._rebuild_tensor",
     "torch._utils._rebuild_tensor_v2",
 )
-# What torch.save writes at protocols 2 to 5. INST, OBJ, NEWOBJ, EXT1 and the like are not here.
+# The opcodes of torch.save at protocols 2 to 5, without INST, OBJ, NEWOBJ, EXT1 and the like.
 _ALLOWED = (
     "PROTO FRAME STOP MARK POP PUT BINPUT LONG_BINPUT MEMOIZE GET BINGET LONG_BINGET "
     "NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT "
@@ -54,7 +54,7 @@ _CODES = {op.name: ord(op.code) for op in pickletools.opcodes if op.name in _ALL
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """Where scalars lie: an entry of the zip, or a block of the older format."""
+    """Locate scalars: an entry of the zip, or a block of the older format."""
 
     key: str
     dtype: str
@@ -64,7 +64,7 @@ class Storage:
 
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
-    """A view of a storage: offset and strides in scalars, as torch counts them."""
+    """Describe a view of a storage: offset and strides in scalars, as in torch."""
 
     storage: Storage
     offset: int
@@ -81,13 +81,13 @@ class StoredTensor:
 
 @dataclass(frozen=True, slots=True)
 class Name:
-    """A name the pickle asks for; never looked up."""
+    """Hold a global name of the pickle, which is never imported."""
 
     text: str
 
 
 class Refused(SdxsError):
-    """What in a file is not a tensor."""
+    """A file holds an item that is not a tensor; the message names it."""
 
 
 def described(value: object) -> str:
@@ -95,9 +95,9 @@ def described(value: object) -> str:
 
 
 def read_pickle(file: BinaryIO) -> tuple[object, dict[str, Storage]]:
-    """Read one pickle and stop behind it; return its value and the storages it names.
+    """Read one pickle; return its value and its storages by key.
 
-    Raises Refused for everything but data and tensors.
+    Leaves `file` at the end of the pickle. Raises Refused unless it holds only data and tensors.
     """
     began = file.tell()
     try:
@@ -118,7 +118,7 @@ def read_pickle(file: BinaryIO) -> tuple[object, dict[str, Storage]]:
 
 
 class Reader(pickle._Unpickler):
-    """Python's unpickler, which here imports nothing, calls nothing and fills nothing but dicts."""
+    """Python's unpickler, restricted: it imports nothing, calls nothing and fills only dicts."""
 
     stack: list[object]
     append: Callable[[object], None]
@@ -135,7 +135,7 @@ class Reader(pickle._Unpickler):
         return Name(text)
 
     def persistent_load(self, reference: object) -> Storage:
-        """('storage', class, key, device, count[, view]): scalars that lie outside the pickle."""
+        """Return the storage of ('storage', class, key, device, count[, view])."""
         match reference:
             case ("storage", Name(text=kind), str(key), str(), int(count), *view) if (
                 kind in STORAGES and _whole(count) and view in ([], [None])
@@ -156,7 +156,7 @@ class Reader(pickle._Unpickler):
         self.append(_called(target.text, arguments))
 
     def load_build(self) -> None:
-        # An OrderedDict that is a state_dict carries `_metadata`, versions of modules: not needed.
+        # The OrderedDict of a state_dict has `_metadata`, the module versions; it is ignored.
         self.stack.pop()
         if not isinstance(self.stack[-1], dict):
             raise Refused(f"its pickle sets the state of {described(self.stack[-1])}")
@@ -187,7 +187,7 @@ class Reader(pickle._Unpickler):
 
 
 def _called(name: str, arguments: object) -> object:
-    """Return what torch's function would: a mapping, sizes or a tensor."""
+    """Return the result of the torch function `name`: a mapping, sizes or a tensor."""
     match name.rpartition(".")[2], arguments:
         case "OrderedDict", ():
             return {}
@@ -214,7 +214,7 @@ def _tensor(tensor: StoredTensor) -> StoredTensor:
 
 
 def _printable(key: str | int) -> bool:
-    """Python refuses to print an int of more than 4,300 digits."""
+    """Tell whether a key can be printed; Python refuses an int of more than 4,300 digits."""
     return isinstance(key, str) or key.bit_length() <= 64
 
 

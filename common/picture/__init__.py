@@ -1,1 +1,1 @@
-"""Pictures as arrays: crop, resize, edges, smoothing over time, drawing, text inside a PNG."""
+"""Pictures as arrays: crop, resize, edges, temporal smoothing, drawing, text inside a PNG."""

@@ -1,4 +1,4 @@
-"""Text on pictures, and sheets of pictures."""
+"""Draw text on pictures and lay out contact sheets."""
 
 import re
 import unicodedata
@@ -10,7 +10,7 @@ import numpy as np
 
 from .opencv import cv2
 
-SMALLEST_TEXT = 10  # pixels; anything less cannot be read
+SMALLEST_TEXT = 10  # pixels; smaller text is illegible
 _WEIGHT = 500
 _WHITE = (255, 255, 255)
 _UNDRAWABLE = "\0"
@@ -28,11 +28,10 @@ def label(picture: np.ndarray, text: str) -> None:
 
 
 def text_block(picture: np.ndarray, lines: Sequence[str], top: bool) -> None:
-    """Write lines of text in the upper or lower left of an RGB picture, in place, on a darkened
-    box.
+    """Write lines of text on a darkened box in the left of an RGB picture, in place.
 
-    Long lines are wrapped. What does not fit is left out, at the end of the block or, at the foot,
-    at its beginning.
+    top: upper left, otherwise lower left. Wraps long lines. Lines that do not fit are omitted: the
+    last ones at the top, the first ones at the bottom.
     """
     height, width = picture.shape[:2]
     size = max(SMALLEST_TEXT, height // 36)
@@ -49,8 +48,9 @@ def text_block(picture: np.ndarray, lines: Sequence[str], top: bool) -> None:
 
 
 def text_table(picture: np.ndarray, rows: Sequence[tuple[str, str]]) -> None:
-    """Write two columns of text in the middle of an RGB picture, in place, on a darkened box;
-    shrunk until it fits.
+    """Write two columns of text on a darkened box in the middle of an RGB picture, in place.
+
+    The text shrinks until it fits, down to SMALLEST_TEXT.
     """
     height, width = picture.shape[:2]
     for size in range(max(SMALLEST_TEXT, height // 36), SMALLEST_TEXT - 1, -1):
@@ -70,11 +70,10 @@ def text_table(picture: np.ndarray, rows: Sequence[tuple[str, str]]) -> None:
 
 @lru_cache(256)
 def drawable(text: str) -> str:
-    """Put text on one line and replace by an ellipsis what the font has no glyphs for.
+    """Put text on one line and replace characters without a glyph by an ellipsis.
 
     OpenCV 5 draws UTF-8 in Latin, Greek, Cyrillic, Chinese, Japanese, Korean and more, and question
-    marks for the rest; half a surrogate pair (bytes on the command line that are not UTF-8) would
-    crash it.
+    marks for the rest. A lone surrogate (an invalid byte on the command line) would crash it.
     """
     text = unicodedata.normalize("NFC", " ".join(text.encode("utf-8", "ignore").decode().split()))
     marked = "".join(
@@ -87,7 +86,7 @@ def drawable(text: str) -> str:
 
 @lru_cache(256)
 def wrap(text: str, width: int, size: int) -> list[str]:
-    """Break text into lines of at most `width` pixels, at spaces where there are any."""
+    """Break text into lines of at most `width` pixels, preferably at spaces."""
     lines = []
     while text:
         end = max(1, _fitting(text, width, size))
@@ -99,16 +98,8 @@ def wrap(text: str, width: int, size: int) -> list[str]:
     return lines
 
 
-# Control and joining characters, loose accents.
-_INVISIBLE = (
-    "Cc",
-    "Cf",
-    "Cn",
-    "Co",
-    "Cs",
-    "Me",
-    "Mn",
-)
+# control and joining characters, loose accents
+_INVISIBLE = ("Cc", "Cf", "Cn", "Co", "Cs", "Me", "Mn")
 
 
 @cache
@@ -131,7 +122,7 @@ def _width(text: str, size: int) -> int:
 
 
 def _fitting(text: str, width: int, size: int) -> int:
-    """How many characters from the start of `text` fit into `width` pixels."""
+    """Return the number of leading characters of `text` that fit into `width` pixels."""
     return bisect_right(
         range(1, len(text) + 1), width, key=lambda count: _width(text[:count], size)
     )
@@ -152,7 +143,7 @@ def _write(picture: np.ndarray, text: str, at: tuple[int, int], size: int) -> No
 
 
 def contact_sheet(rows: list[tuple[str, list[np.ndarray]]]) -> np.ndarray:
-    """Lay rows of equally sized RGB pictures under each other, each named on its first picture."""
+    """Stack rows of equally sized RGB pictures; the first picture of a row carries its label."""
     widest = max(len(pictures) for _, pictures in rows)
     lines = []
     for name, pictures in rows:

@@ -1,4 +1,4 @@
-"""The kinds of edges, apart from what draws them: naming them must not import OpenCV."""
+"""The kinds of edges, in a module that does not import OpenCV."""
 
 from typing import Literal
 

@@ -1,13 +1,12 @@
-"""Edges of a camera frame, as a ControlNet reads them: white on black.
+"""Draw the edges of a camera frame for a ControlNet: white on black.
 
-Two kinds. 'canny' has thin lines, one pixel wide and either there or not, as in the paper. 'soft'
-is the gradient that two scales agree on, in levels of grey: noise has no coarse gradient and
-texture no sharp one, so lines fade instead of flickering.
+'canny' draws binary lines, one pixel wide, as in the paper. 'soft' draws the smaller of the fine
+and the coarse gradient in levels of grey. Noise has no coarse gradient and texture no fine one, so
+lines fade instead of flickering.
 
-Both can remember the last frame (hysteresis in time): a Canny line that was there stays as long as
-a weaker one is found in its place, a soft pixel moves only if it has to move by more than noise
-does. Everything is 8-bit OpenCV in the capture thread, so both backends get the same edges bit for
-bit.
+Both kinds support hysteresis in time. A Canny line stays while a weaker line is near its place. A
+soft pixel changes only by more than the noise. All arithmetic is 8-bit OpenCV in the capture
+thread, so every backend gets the same edges bit for bit.
 """
 
 from typing import get_args
@@ -21,18 +20,18 @@ from .opencv import cv2
 KINDS: tuple[str, ...] = get_args(EdgeKind)
 
 CANNY = (100, 200)  # OpenCV's customary pair
-_CANNY_WEAK = (80, 160)  # what keeps a line alive that was there before
-SOFT_DARK, SOFT_BRIGHT = 20, 90  # gradient that counts as nothing, and as a full line
-_SOFT_BAND = 48  # levels a soft pixel may be off before it follows
-FINE, COARSE = 1.0, 2.5  # of the blur before each gradient, pixels
+_CANNY_WEAK = (80, 160)  # thresholds that keep a line of the last frame
+SOFT_DARK, SOFT_BRIGHT = 20, 90  # gradients drawn as black and as white
+_SOFT_BAND = 48  # a soft pixel changes only by more levels than this
+FINE, COARSE = 1.0, 2.5  # sigma of the blur before each gradient, pixels
 _NEIGHBOURS = np.ones((3, 3), np.uint8)
 
 
 class Edges:
-    """Draws the edges of frames of one size, one after the other. One thread only."""
+    """Draw the edges of successive frames of one size; not thread-safe."""
 
     def __init__(self, kind: str, size: int, hysteresis: bool = True) -> None:
-        """Raise UsageError for a kind that there is not."""
+        """Raise UsageError for an unknown kind."""
         check_kind(kind)
         self.kind = kind
         self._draw = self._canny if kind == "canny" else self._soft
@@ -43,7 +42,7 @@ class Edges:
         self._grey = np.empty((size, size), np.uint8)
 
     def forget(self) -> None:
-        """Let nothing of earlier frames into the next one."""
+        """Forget the last frame, so hysteresis starts again."""
         self._last = None
 
     def draw(self, picture: np.ndarray, out: np.ndarray) -> None:
@@ -56,8 +55,8 @@ class Edges:
         if not self._hysteresis:
             return strong
         if self._last is not None:
-            # A line may waver by a pixel: it stays where it is while one is near, and no second
-            # one is drawn beside it.
+            # A line may shift by a pixel: the old one stays while a weak one is near, and a
+            # second one beside it is suppressed.
             weak = cv2.dilate(cv2.Canny(grey, *_CANNY_WEAK), _NEIGHBOURS)
             kept = cv2.bitwise_and(self._last, weak)
             beside = cv2.dilate(kept, _NEIGHBOURS)
@@ -83,13 +82,13 @@ class Edges:
 
 
 def check_kind(kind: str) -> None:
-    """Raise UsageError for a kind of edges that there is not."""
+    """Raise UsageError for an unknown kind of edges."""
     if kind not in KINDS:
         raise UsageError(f"--edges {kind}: expected {' or '.join(KINDS)}")
 
 
 def _gradient(grey: np.ndarray) -> np.ndarray:
-    """|dx| + |dy| of an 8-bit picture, halved, in 8 bits."""
+    """Return (|dx| + |dy|) / 2 of an 8-bit picture, in 8 bits."""
     dx, dy = (cv2.Sobel(grey, cv2.CV_16S, *order) for order in ((1, 0), (0, 1)))
     return cv2.addWeighted(
         cv2.convertScaleAbs(dx, alpha=0.5), 1.0, cv2.convertScaleAbs(dy, alpha=0.5), 1.0, 0
@@ -97,10 +96,10 @@ def _gradient(grey: np.ndarray) -> np.ndarray:
 
 
 def f_score(edges: np.ndarray, reference: np.ndarray, tolerance: int = 2) -> float:
-    """Harmonic mean of precision and recall of edge pixels, 0 to 1; a pixel counts within
-    `tolerance` pixels.
+    """Compute the F-score of edge pixels: harmonic mean of precision and recall, 0 to 1.
 
-    edges, reference: uint8 (H, W), edge where above 127. Two pictures without edges agree.
+    edges, reference: uint8 (H, W), edge where above 127. Pixels match within `tolerance` pixels.
+    Two pictures without edges score 1.
     """
     a, b = edges > 127, reference > 127
     if not a.any() or not b.any():

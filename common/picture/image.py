@@ -1,4 +1,4 @@
-"""Pictures between OpenCV and a backend: square crop, resize, colour order, labels."""
+"""Convert pictures between OpenCV and a backend: square crop, resize, colour order."""
 
 import numpy as np
 
@@ -9,7 +9,7 @@ from .opencv import cv2
 def to_square_rgb(picture: np.ndarray, out: np.ndarray, mirror: bool = False) -> None:
     """Fill `out`, uint8 (S, S, 3) RGB, with the centre square of `picture`, uint8 (H, W, 3) BGR.
 
-    mirror: left and right change places, as in a looking glass.
+    mirror: flip left and right.
     """
     height, width = picture.shape[:2]
     side = min(height, width)
@@ -26,9 +26,7 @@ def to_square_rgb(picture: np.ndarray, out: np.ndarray, mirror: bool = False) ->
 
 
 def enlarged(picture: np.ndarray, height: int, widest: int) -> np.ndarray:
-    """Scale a small picture up to `height` pixels, or to as many as `widest` allows; a large one
-    is returned as it is.
-    """
+    """Enlarge a picture to at most `height` by `widest` pixels; return a larger one unchanged."""
     factor = min(height / picture.shape[0], widest / picture.shape[1])
     if factor <= 1:
         return picture

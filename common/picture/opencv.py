@@ -1,7 +1,7 @@
-"""OpenCV, imported quietly: its own lines on stderr would bury the one line we say.
+"""Import OpenCV without its log lines on stderr, which would bury the message of sdxs.
 
-The backends' packages come first: one of them may have to load a library before OpenCV loads its
-own copy of it.
+The backend packages are imported first: one of them may need to load a library before OpenCV loads
+its own copy.
 """
 
 import os
@@ -9,7 +9,7 @@ from contextlib import suppress
 
 from ..backend.spec import specs
 
-with suppress(Exception):  # raised again to those who ask for a backend
+with suppress(Exception):  # the same error is raised on the first use of a backend
     specs()
 
 os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")

@@ -1,5 +1,6 @@
-"""Text inside a PNG file: one iTXt chunk, read and written without touching the picture (W3C PNG,
-11.3.4.5).
+"""Read and write text in a PNG file: one iTXt chunk (W3C PNG, 11.3.4.5).
+
+The picture is neither decoded nor changed.
 """
 
 import struct
@@ -13,10 +14,11 @@ _MOST_TEXT = 1 << 20
 
 
 def with_text(png: bytes, keyword: str, text: str) -> bytes:
-    """The same PNG with `text` under `keyword` (Latin, up to 79 characters), right after its
-    header.
+    """Return the PNG with `text` under `keyword`, inserted after its header.
+
+    keyword: Latin-1, up to 79 characters.
     """
-    # Not compressed, no language.
+    # not compressed, no language
     content = keyword.encode("latin-1") + b"\0\0\0\0\0" + text.encode("utf-8")
     header = len(SIGNATURE) + 8 + struct.unpack(">I", png[8:12])[0] + 4
     return png[:header] + _chunk(b"iTXt", content) + png[header:]
@@ -32,7 +34,7 @@ def _chunk(kind: bytes, content: bytes) -> bytes:
 
 
 def read_text(path: Path, keyword: str) -> str | None:
-    """The text under `keyword`, or None. Raises SourceError if it is no PNG, or a damaged one."""
+    """Return the text under `keyword`, or None. Raises SourceError unless it is a sound PNG."""
     try:
         png = path.read_bytes()
     except OSError as error:

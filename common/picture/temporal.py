@@ -1,4 +1,4 @@
-"""Steadiness over time: smoothing, blending, skipping unchanged frames, and measuring flicker."""
+"""Steady the picture over time: smoothing, blending, skipping static frames, measuring flicker."""
 
 import numpy as np
 
@@ -6,13 +6,13 @@ from ..backend import copies
 from .opencv import cv2
 
 THUMBNAIL = 64
-STATIC_LEVELS = 3.0  # a pixel whose input changed by no more is counted as static
+STATIC_LEVELS = 3.0  # largest input change of a static pixel
 
 
 class Smoother:
-    """Exponential moving average of pictures, and a blend with the camera.
+    """Smooth pictures by an exponential moving average and blend them with the camera.
 
-    The state is float32: an 8-bit state stops moving once the change rounds to nothing.
+    The average is float32: an 8-bit average stops once the change rounds to 0.
     """
 
     def __init__(self, size: int) -> None:
@@ -20,8 +20,9 @@ class Smoother:
         self._fresh = True
 
     def apply(self, picture: np.ndarray, camera: np.ndarray, ema: float, blend: float) -> None:
-        """Smooth `picture`, uint8 (S, S, 3), in place: `ema` is the weight of the past, `blend` of
-        the camera.
+        """Smooth `picture`, uint8 (S, S, 3), in place.
+
+        ema: weight of the past. blend: weight of the camera. Both 0 to 1.
         """
         if ema > 0:
             if self._fresh:
@@ -37,17 +38,17 @@ class Smoother:
 
 
 def thumbnail(picture: np.ndarray) -> np.ndarray:
-    """Luminance of an RGB picture, averaged down to float32 (64, 64)."""
+    """Return the luminance of an RGB picture, averaged down to float32 (64, 64)."""
     grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
     side = min(THUMBNAIL, picture.shape[0])
     return cv2.resize(grey, (side, side), interpolation=cv2.INTER_AREA).astype(np.float32)
 
 
 class Similarity:
-    """Tell whether a picture differs from the last one that was rendered.
+    """Tell whether a picture is similar to the last rendered one.
 
-    threshold: mean absolute luminance difference in levels of 255 up to which pictures count as
-    the same. 0 asks for equality of every pixel; a negative threshold finds nothing similar.
+    threshold: largest mean absolute luminance difference of similar pictures, in levels of 255. 0
+    requires equal pixels; with a negative threshold no pictures are similar.
     """
 
     def __init__(self, threshold: float) -> None:
@@ -72,16 +73,16 @@ class Similarity:
         return False
 
     def forget(self) -> None:
-        """Find the next picture different, whatever it is."""
+        """Forget the reference, so the next picture counts as different."""
         self._reference = None
 
 
 class Flicker:
-    """How much steadier or less steady the output is than the input, where the input stands still.
+    """Measure the flicker of the output relative to the input, over static pixels.
 
-    For each pair of neighbouring frames, the mean absolute luminance change of input and output
-    over the pixels whose input changed by at most 3 levels. A ratio under 1 means that the
-    output is steadier than the camera.
+    A pixel is static if its input changed by at most 3 levels between two successive frames. The
+    measure is the mean absolute luminance change of these pixels, in input and output. A ratio
+    below 1 means that the output is steadier than the camera.
     """
 
     def __init__(self) -> None:
@@ -91,7 +92,7 @@ class Flicker:
         self.pairs = 0
 
     def add(self, camera: np.ndarray, picture: np.ndarray) -> None:
-        """Take the next shown frame, both uint8 (S, S, 3) RGB."""
+        """Add the next shown frame; both pictures are uint8 (S, S, 3) RGB."""
         now = thumbnail(camera), thumbnail(picture)
         if self._last is not None:
             moved = np.abs(now[0] - self._last[0])
@@ -103,7 +104,7 @@ class Flicker:
         self._last = now
 
     def restart(self) -> None:
-        """Do not compare the next frame with the last: the prompt changed on purpose."""
+        """Skip the comparison of the next frame with the last, for example after a new prompt."""
         self._last = None
 
     @property
@@ -113,16 +114,16 @@ class Flicker:
 
     @property
     def output_levels(self) -> float:
-        """Mean change of the output there, in levels of 255."""
+        """Mean change of the output over static input, in levels of 255."""
         return self._output / self.pairs if self.pairs else 0.0
 
     @property
     def ratio(self) -> float | None:
-        """Output over input; None if the input never changed at all."""
+        """Output change over input change; None if the input never changed."""
         return self._output / self._input if self._input else None
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:
-    """Peak signal-to-noise ratio of two uint8 pictures in dB; infinite if they are equal."""
+    """Return the peak signal-to-noise ratio of two uint8 pictures in dB; infinite if equal."""
     error = float(np.mean(np.square(a.astype(np.float32) - b.astype(np.float32))))
     return float("inf") if error == 0 else 10 * float(np.log10(255**2 / error))

@@ -1,1 +1,1 @@
-"""From a prompt to `encoder_hidden_states`: syntax, tokenizer, text encoder, blends, cache."""
+"""Encode a prompt as `encoder_hidden_states`: syntax, tokenizer, text encoder, blends, cache."""

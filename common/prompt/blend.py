@@ -1,8 +1,8 @@
-"""Arithmetic between prompts: blends, and smooth ways from one to the next.
+"""Interpolate prompts: weighted blends, and smooth transitions from one prompt to the next.
 
-Everything works on encoder_hidden_states, float32 (1, 77, D), token by token, and keeps the length
-of each token's vector in the range of the ones it is made from: a plain mean of unlike vectors is
-shorter than any of them, and a network that was trained behind a layer norm paints less with it.
+Every function works on encoder_hidden_states, float32 (1, 77, D), token by token. The norm of each
+token's vector stays in the range of its inputs. A plain mean of unlike vectors is shorter than any
+of them; a network trained behind a layer norm paints less with it.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,21 +11,20 @@ import numpy as np
 
 from .syntax import Blend, ParsedPrompt
 
-_PARALLEL = (
-    1e-4  # radians; below it, and near opposite, the great circle is not defined well enough
-)
+# radians; the great circle of nearly parallel or nearly opposite vectors is ill-conditioned
+_PARALLEL = 1e-4
 
 
-def blend(states: Sequence[np.ndarray], weights: Sequence[float]) -> np.ndarray:
-    """Weighted mean, with each token's length set to the weighted mean of the lengths. Shape and
-    dtype as given.
+def blend(encodings: Sequence[np.ndarray], weights: Sequence[float]) -> np.ndarray:
+    """Blend prompts: weighted mean, each token rescaled to the weighted mean of the norms.
 
-    Weights are shares: only their ratio matters. One prompt alone comes back bit for bit.
+    encodings: the encoder_hidden_states of each prompt. weights: only their ratio matters.
+    Returns the shape and dtype of its inputs; a single prompt is returned bit for bit.
     """
-    if len(states) == 1:
-        return states[0]
+    if len(encodings) == 1:
+        return encodings[0]
     shares = np.array(weights, np.float64) / np.sum(weights)
-    stacked = np.stack(states).astype(np.float64)  # (N, 1, 77, D)
+    stacked = np.stack(encodings).astype(np.float64)  # (N, 1, 77, D)
     mean = np.tensordot(shares, stacked, axes=1)
     length = np.tensordot(shares, np.linalg.norm(stacked, axis=-1, keepdims=True), axes=1)
     found = np.linalg.norm(mean, axis=-1, keepdims=True)
@@ -35,10 +34,9 @@ def blend(states: Sequence[np.ndarray], weights: Sequence[float]) -> np.ndarray:
 
 
 class Slerp:
-    """The way from `a` to `b` on great circles, one for each token (Shoemake 1985); lengths change
-    linearly.
+    """Interpolate spherically from `a` to `b`, per token (Shoemake 1985); norms change linearly.
 
-    Angles are worked out once, so that a step of a running transition costs a fraction of a
+    The constructor computes the angles, so one step of a transition costs a fraction of a
     millisecond.
     """
 
@@ -54,7 +52,7 @@ class Slerp:
         self._straight = (self._sine < _PARALLEL) | (self._length_a == 0) | (self._length_b == 0)
 
     def __call__(self, t: float) -> np.ndarray:
-        """The states at `t`, 0 to 1; exactly `a` and `b` at the ends."""
+        """Return encoder_hidden_states at `t`, 0 to 1; exactly `a` and `b` at the ends."""
         if t <= 0:
             return self._a
         if t >= 1:
@@ -69,23 +67,26 @@ class Slerp:
 
 
 def along(stops: Sequence[np.ndarray], position: float) -> np.ndarray:
-    """The states at `position`, 0 to len(stops) - 1, on the way through all stops."""
+    """Return encoder_hidden_states at `position`, 0 to len(stops) - 1, on the path of `stops`."""
     leg = min(int(position), max(0, len(stops) - 2))
     return stops[0] if len(stops) == 1 else Slerp(stops[leg], stops[leg + 1])(position - leg)
 
 
 def combine(prompt: ParsedPrompt, encode: Callable[[str], np.ndarray]) -> np.ndarray:
-    """What a parsed prompt asks the network for, float32 (1, 77, D). encode: of one plain text."""
+    """Return encoder_hidden_states of a parsed prompt, float32 (1, 77, D).
+
+    encode: returns encoder_hidden_states of one plain text.
+    """
 
     def stop(parts: Blend) -> np.ndarray:
         return blend([encode(part.text) for part in parts], [part.weight for part in parts])
 
     leg = min(int(prompt.position), max(0, len(prompt.stops) - 2))
-    near = prompt.stops[leg : leg + 2]  # the others make no difference here
+    near = prompt.stops[leg : leg + 2]  # only these two affect the result
     return along([stop(parts) for parts in near], prompt.position - leg)
 
 
 def ease(t: float) -> float:
-    """0 to 1 with no jolt at either end: 3 t^2 - 2 t^3."""
+    """Map `t` to 0 to 1 with zero slope at both ends: 3 t^2 - 2 t^3."""
     t = min(1.0, max(0.0, t))
     return t * t * (3 - 2 * t)

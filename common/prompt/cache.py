@@ -1,7 +1,7 @@
-"""Encoded prompts on disk, by text and by what encoded them: a prompt is encoded once per machine.
+"""Cache encoded prompts on disk, by text and encoder: each prompt is encoded once per machine.
 
-One safetensors file each, float32, written whole or not at all and read back against its own hash;
-a damaged one is said to be so, and made again.
+Each entry is one safetensors file, float32, written atomically and checked against its hash when
+read. A damaged entry causes a warning and is encoded again.
 """
 
 import contextlib
@@ -33,23 +33,24 @@ class EmbeddingCache:
         self._encoder = ""
 
     def read(self, text: str) -> np.ndarray | None:
-        """The states of a text, float32 (1, 77, D), or None. Warns of a damaged entry and drops
-        it.
+        """Return the encoder_hidden_states of a text, float32 (1, 77, D), or None.
+
+        Deletes a damaged entry with a warning.
         """
         path = self._path(text)
         if not path.exists():
             return None
         try:
             with safe_open(path, framework="numpy") as file:
-                states = file.get_tensor("states")
+                encoder_hidden_states = file.get_tensor("states")
                 stored = file.metadata() or {}
             shape = (1, 77, self._checkpoint.text_encoder.hidden_size)
             if (
-                stored.get("sha256") == _digest(states)
-                and states.shape == shape
+                stored.get("sha256") == _digest(encoder_hidden_states)
+                and encoder_hidden_states.shape == shape
                 and stored.get("text") == _printable(text)
             ):
-                return np.asarray(states, np.float32)
+                return np.asarray(encoder_hidden_states, np.float32)
             trouble = "its content does not match its hash"
         except (OSError, SafetensorError, ValueError) as error:
             trouble = str(error)
@@ -59,17 +60,15 @@ class EmbeddingCache:
         path.unlink(missing_ok=True)
         return None
 
-    def write(self, text: str, states: np.ndarray) -> None:
-        """Keep the states of a text. Where nothing can be written, nothing is kept: it is only a
-        cache.
-        """
+    def write(self, text: str, encoder_hidden_states: np.ndarray) -> None:
+        """Store the encoder_hidden_states of a text; skip it if the disk cannot be written."""
         path = self._path(text)
-        label = {"text": _printable(text), "sha256": _digest(states)}
+        label = {"text": _printable(text), "sha256": _digest(encoder_hidden_states)}
         # a read-only or full disk costs time, not the session
         with contextlib.suppress(OSError, SafetensorError):
             path.parent.mkdir(parents=True, exist_ok=True)
             with written_whole(path, 0o600) as partial:  # prompts are private
-                save_file({"states": states}, partial, label)
+                save_file({"states": encoder_hidden_states}, partial, label)
             self._drop_oldest(path.parent)
 
     def _path(self, text: str) -> Path:
@@ -89,9 +88,7 @@ class EmbeddingCache:
 
 
 def encoder_hash(checkpoint: Checkpoint) -> str:
-    """Hash of everything that decides what a text becomes: weights, config, tokenizer, and our
-    arithmetic.
-    """
+    """Return the hash of the encoder: its weights, config, tokenizer and `FORMAT`."""
     folder, digest = checkpoint.folder, hashlib.sha256(f"format {FORMAT}".encode())
     digest.update(remembered_sha256(checkpoint.text_encoder_weights).encode())
     for path in sorted(
@@ -102,13 +99,13 @@ def encoder_hash(checkpoint: Checkpoint) -> str:
     return digest.hexdigest()
 
 
-def _digest(states: np.ndarray) -> str:
+def _digest(encoder_hidden_states: np.ndarray) -> str:
     return hashlib.sha256(
-        f"{states.dtype} {states.shape}".encode() + np.ascontiguousarray(states).tobytes()
+        f"{encoder_hidden_states.dtype} {encoder_hidden_states.shape}".encode()
+        + np.ascontiguousarray(encoder_hidden_states).tobytes()
     ).hexdigest()
 
 
 def _printable(text: str) -> str:
-    return text.encode(
-        "unicode_escape"
-    ).decode()  # safetensors' header has no room for lone surrogates
+    # a safetensors header cannot hold lone surrogates
+    return text.encode("unicode_escape").decode()

@@ -1,15 +1,13 @@
-"""Prompts as a user writes them: one text, a weighted blend, a bank to travel through, and lists
-of them.
+"""Parse prompts: plain text, a weighted blend, a bank of stops, and lists of prompts.
 
-    an oil painting                              one text (oil painting:1.3) and (neon city:0.7)
-    a blend: shares 1.3 and 0.7 of two prompts at once a sketch >> (ink:2) and (neon:1) >> pop art
-    a bank: two or more stops to travel between a sketch >> pop art @ 0.3                    the
-    same bank, three tenths on the way to the second stop
+    an oil painting                                plain text
+    (oil painting:1.3) and (neon city:0.7)         a blend of two prompts, weights 1.3 and 0.7
+    a sketch >> (ink:2) and (neon:1) >> pop art    a bank: a path of two or more stops
+    a sketch >> pop art @ 0.3                      a bank, at 0.3 of the way to its second stop
 
-A weight says how much of a blend a prompt is beside the others, so it is above 0 and one alone
-means nothing. Inside parentheses a backslash makes `( ) : \\` plain. Text in parentheses without a
-weight and without another part, `a portrait (oil)`, is plain text. What a blend or a place in a
-bank becomes is `embeddings.py`'s.
+A weight is the share of one part among the others. It is above 0, and a single part has none. A
+backslash inside parentheses escapes `( ) : \\`. A single part without a weight, `a portrait (oil)`,
+is plain text. `blend.py` computes blends and positions in a bank.
 """
 
 import math
@@ -31,7 +29,7 @@ GALLERY = (
     "ukiyo-e woodblock print",
     "pop art",
 )
-KEYED = 9  # prompts that a key 1 to 9 leads to
+KEYED = 9  # prompts that the keys 1 to 9 select
 ARROW, PLACE = ">>", "@"
 _LARGEST_WEIGHT = 100.0
 _WEIGHTED = re.compile(r"(?<!\\):\s*[-+]?[\d.,]+\s*\)|\)\s+and\s+\(")
@@ -42,7 +40,7 @@ _NUMBER = re.compile(r"\d+(\.\d*)?|\.\d+")
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A text and its share of a blend."""
+    """Hold a text and its share of a blend."""
 
     text: str
     weight: float = 1.0
@@ -53,19 +51,22 @@ Blend = tuple[Part, ...]
 
 @dataclass(frozen=True, slots=True)
 class ParsedPrompt:
-    """Stops of a bank, one for a plain prompt, and where between them, 0 to len(stops) - 1."""
+    """Hold the stops of a bank and a position among them, 0 to len(stops) - 1.
+
+    A plain prompt or a blend has one stop.
+    """
 
     stops: tuple[Blend, ...]
     position: float = 0.0
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """Every text that has to be encoded."""
+        """The texts to encode."""
         return tuple(part.text for stop in self.stops for part in stop)
 
 
 def parse_prompt(text: str) -> ParsedPrompt:
-    """Read one prompt. Raises UsageError that quotes the place where its syntax breaks."""
+    """Parse one prompt. Raises UsageError that quotes the syntax error."""
     if ARROW not in text:
         return ParsedPrompt((_blend(text),))
     path, position = text, 0.0
@@ -89,8 +90,9 @@ def parse_prompt(text: str) -> ParsedPrompt:
 
 
 def split_place(text: str) -> tuple[str, float]:
-    """Return a bank without its place, and the place; for any other prompt its text and 0. Raises
-    UsageError.
+    """Split a bank into its text and its position; any other prompt has position 0.
+
+    Raises UsageError.
     """
     parsed = parse_prompt(text)
     if len(parsed.stops) == 1 or PLACE not in text[text.rindex(ARROW) :]:
@@ -99,7 +101,7 @@ def split_place(text: str) -> tuple[str, float]:
 
 
 def with_place(bank: str, position: float) -> str:
-    """Write a bank that has no place with one; 0 needs none."""
+    """Append a position to a bank without one; omit it if 0."""
     return f"{bank} {PLACE} {position:g}" if position else bank
 
 
@@ -146,7 +148,7 @@ def _part(prompt: str, written: str, weight: str | None) -> Part:
         raise _malformed(
             prompt,
             f"weight {weight}",
-            "a number above 0; a distilled model cannot be told what not to paint, "
+            "a number above 0; a distilled model has no negative prompts, "
             "leave the part out instead",
         )
     if not _NUMBER.fullmatch(weight) or not float(weight) <= _LARGEST_WEIGHT:
@@ -166,8 +168,10 @@ def _malformed(prompt: str, found: str, expected: str) -> UsageError:
 
 
 def read_prompts(name: str) -> tuple[str, ...]:
-    """'gallery', or the path of a text file with one prompt a line; '#' starts a comment. Raises
-    UsageError.
+    """Read prompts from a text file, or return the gallery.
+
+    name: 'gallery', or a path. A file holds one prompt per line; '#' starts a comment.
+    Raises UsageError.
     """
     if name == "gallery":
         return GALLERY
@@ -181,30 +185,30 @@ def read_prompts(name: str) -> tuple[str, ...]:
         not character.isprintable() for line in lines for character in line if character != "\t"
     ):
         raise UsageError(
-            f"--prompts {name}: is not text; expected 'gallery' or a text file with one prompt a "
-            "line"
+            f"--prompts {name}: is not text; expected 'gallery' or a text file with one prompt "
+            "per line"
         )
     prompts = tuple(text for line in lines if (text := line.partition("#")[0].strip()))
     if not prompts:
-        raise UsageError(f"--prompts {name}: holds no prompt; write one a line")
+        raise UsageError(f"--prompts {name}: holds no prompt; write one per line")
     return prompts
 
 
 def read_seconds(option: str, text: str) -> float:
-    """A time such as '2s', '500ms' or '2'. Raises UsageError."""
+    """Parse a time such as '2s', '500ms' or '2' into seconds. Raises UsageError."""
     found = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(s|ms|)\s*", text)
     seconds = float(found[1]) / (1000 if found[2] == "ms" else 1) if found else math.inf
     if not seconds <= 3600:
-        raise UsageError(f"{option} {text}: expected a time up to an hour, such as 2s or 500ms")
+        raise UsageError(f"{option} {text}: expected a time of at most an hour: 2s or 500ms")
     return seconds
 
 
 def refuse_negative(text: str, model: str) -> None:
-    """Raise UsageError: there is nothing that a negative prompt could act on."""
+    """Raise UsageError for a negative prompt: these models run without classifier-free guidance."""
     if text:
         raise UsageError(
             f"--negative-prompt {text[:40]!r}: {model} renders a frame in one pass without "
             "classifier-free guidance, which a negative prompt needs (distilled models have the "
-            "guidance trained in); say in --prompt what there should be instead, or give it a "
-            "larger share: '(clean lines:1.5) and (ink:1)'"
+            "guidance trained in); describe the wanted picture in --prompt, or give a part a "
+            "larger weight: '(clean lines:1.5) and (ink:1)'"
         )

@@ -1,8 +1,8 @@
-"""CLIP's text model in NumPy: a prompt's encoder_hidden_states, the same for every backend.
+"""CLIP's text model in NumPy: computes encoder_hidden_states, identical for every backend.
 
-Mirrors transformers' CLIPTextModel (last_hidden_state). It runs once per prompt, so layers are
-read from the file one at a time instead of being held: a 1.4 GB encoder needs one layer's memory.
-Blends and banks of prompts (see `prompts.py`) are put together from the states of their texts.
+Mirrors transformers' CLIPTextModel (last_hidden_state). It runs once per prompt and reads one layer
+at a time from the file: a 1.4 GB encoder needs the memory of one layer. Blends and banks (see
+`syntax.py`) combine the encoder_hidden_states of their texts.
 """
 
 import math
@@ -23,9 +23,7 @@ class TextEncoder:
     """Encode prompts of one checkpoint."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
-        """Read the tokenizer; weights are read when a prompt is encoded. Raises ConfigError,
-        WeightsError.
-        """
+        """Read the tokenizer; `encode` reads the weights. Raises ConfigError, WeightsError."""
         self._tokenizer = ClipTokenizer(checkpoint.folder / "tokenizer")
         self._config = checkpoint.text_encoder
         self._path = checkpoint.text_encoder_weights
@@ -34,23 +32,22 @@ class TextEncoder:
         self._encoded: dict[str, np.ndarray] = {}
 
     def encode(self, prompt: str) -> np.ndarray:
-        """Return encoder_hidden_states, float32 (1, 77, hidden_size). Any thread. Warns if a text
-        is too long.
+        """Return encoder_hidden_states of a prompt, float32 (1, 77, hidden_size), read-only.
 
-        A text that was encoded before is returned from memory or from disk; callers must not write
-        into the result. Raises UsageError for a blend or bank that is malformed.
+        Thread-safe. Known texts come from memory or disk. Warns of a text that is too long. Raises
+        UsageError for a malformed blend or bank.
         """
         return combine(parse_prompt(prompt), self._encode_text)
 
     def _encode_text(self, text: str) -> np.ndarray:
         if text not in self._encoded:
-            # Before the cache is asked: a text that is too long must say so every time.
+            # before the cache: a text that is too long must cause a warning every time
             ids = self._tokenizer.encode(text)
-            states = self._cache.read(text)
-            if states is None:
-                states = encode_tokens(ids, self._config, self._path, self._prefix)
-                self._cache.write(text, states)
-            self._encoded[text] = states
+            encoder_hidden_states = self._cache.read(text)
+            if encoder_hidden_states is None:
+                encoder_hidden_states = encode_tokens(ids, self._config, self._path, self._prefix)
+                self._cache.write(text, encoder_hidden_states)
+            self._encoded[text] = encoder_hidden_states
         return self._encoded[text]
 
 
@@ -62,7 +59,7 @@ def encode_tokens(ids: np.ndarray, config: CLIPTextConfig, path: Path, prefix: s
         def tensor(name: str) -> np.ndarray:
             return np.asarray(file.get_tensor(prefix + name), dtype=np.float32)
 
-        # 200 MB in all; read what is used.
+        # the table has 200 MB; only the used rows are read
         rows = file.get_slice(prefix + "embeddings.token_embedding.weight")
         embeddings = {
             int(i): np.asarray(rows[int(i) : int(i) + 1], dtype=np.float32)[0]
@@ -70,7 +67,7 @@ def encode_tokens(ids: np.ndarray, config: CLIPTextConfig, path: Path, prefix: s
         }
         x = np.array([[embeddings[int(i)] for i in row] for row in ids])
         x = x + tensor("embeddings.position_embedding.weight")[:tokens]
-        # A token sees itself and what precedes it.
+        # causal: a token attends to itself and its predecessors
         mask = np.triu(np.full((tokens, tokens), -np.inf, np.float32), k=1)
         for i in range(config.num_hidden_layers):
             layer = {name: tensor(f"encoder.layers.{i}.{name}") for name in _LAYER}
@@ -128,7 +125,7 @@ def _attention(x: np.ndarray, tensors: Tensors, mask: np.ndarray, heads: int) ->
         .transpose(0, 2, 1, 3)
         for name in ("q_proj", "k_proj", "v_proj")
     )
-    # (B, heads, tokens, tokens).
+    # (B, heads, tokens, tokens)
     scores = q @ k.transpose(0, 1, 3, 2) / np.float32(math.sqrt(width // heads)) + mask
     scores = np.exp(scores - scores.max(axis=-1, keepdims=True))
     scores /= scores.sum(axis=-1, keepdims=True)
@@ -140,14 +137,15 @@ def _attention(x: np.ndarray, tensors: Tensors, mask: np.ndarray, heads: int) ->
 
 
 def quick_gelu(x: np.ndarray) -> np.ndarray:
-    """x * sigmoid(1.702 x), OpenAI CLIP's activation."""
+    """Compute x * sigmoid(1.702 x), OpenAI CLIP's activation."""
     y: np.ndarray = x / (1 + np.exp(-np.float32(1.702) * x))
     return y
 
 
 def gelu(x: np.ndarray) -> np.ndarray:
-    """Exact GELU, x * Phi(x), OpenCLIP's activation. erf by Abramowitz and Stegun 7.1.26, error
-    1.5e-7.
+    """Compute GELU, x * Phi(x), OpenCLIP's activation.
+
+    erf: Abramowitz and Stegun 7.1.26, error 1.5e-7.
     """
     z = np.abs(x, dtype=np.float64) / math.sqrt(2)
     t = 1 / (1 + 0.3275911 * z)

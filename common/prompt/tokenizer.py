@@ -1,7 +1,7 @@
 """CLIP's byte-pair tokenizer, built from a checkpoint's vocab.json and merges.txt.
 
-Mirrors transformers' CLIPTokenizer: NFC, white space folded, lower case, byte-level pieces,
-`</w>` at word ends, 77 tokens with start and end marks. The BPE itself is the `tokenizers` library.
+Mirrors transformers' CLIPTokenizer: NFC, collapsed white space, lower case, byte-level pieces,
+`</w>` at word ends, 77 tokens with start and end marks. The `tokenizers` library does the BPE.
 """
 
 import warnings
@@ -22,7 +22,7 @@ _PIECES = (
 
 
 class ClipTokenizer:
-    """Turn a prompt into token ids, int64 (1, 77)."""
+    """Tokenize a prompt into token ids, int64 (1, 77)."""
 
     def __init__(self, folder: Path) -> None:
         """Read the `tokenizer/` folder of a checkpoint. Raises ConfigError."""
@@ -31,7 +31,7 @@ class ClipTokenizer:
             lines = (folder / "merges.txt").read_text(encoding="utf-8").strip().split("\n")
             merges = [tuple(line.split()) for line in lines if not line.startswith("#version")]
             model = models.BPE(
-                cast("dict[str, int]", vocab),  # BPE refuses what they are not
+                cast("dict[str, int]", vocab),  # BPE raises for any other type
                 cast("list[tuple[str, str]]", merges),
                 continuing_subword_prefix="",
                 end_of_word_suffix="</w>",
@@ -52,14 +52,13 @@ class ClipTokenizer:
         self._tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
             [
                 pre_tokenizers.Split(Regex(_PIECES), behavior="removed", invert=True),
-                # It splits `<|EndOfText|>` once more.
+                # splits `<|EndOfText|>` once more
                 pre_tokenizers.ByteLevel(add_prefix_space=False),
             ]
         )
         pad = _pad_token(folder)
         self._start, self._end, self._pad = (self._id(folder, token) for token in (START, END, pad))
-        # The padding token counts as special inside a prompt, too: OpenCLIP's '!' never joins its
-        # neighbours.
+        # The padding token is special inside a prompt too: OpenCLIP's '!' never merges.
         self._tokenizer.add_special_tokens([START, END, pad])
 
     def _id(self, folder: Path, token: str) -> int:
@@ -71,15 +70,15 @@ class ClipTokenizer:
         return int(number)
 
     def encode(self, prompt: str) -> np.ndarray:
-        """Return int64 (1, 77). A longer prompt is cut to fit, with a SdxsWarning that says where.
+        """Return the token ids of a prompt, int64 (1, 77).
 
-        Raises UsageError if the prompt is not text.
+        Truncates a longer prompt with an SdxsWarning that quotes the first ignored words. Raises
+        UsageError if the prompt is not UTF-8 text.
         """
         try:
             encoding = self._tokenizer.encode(prompt, add_special_tokens=False)
-        except (
-            TypeError
-        ):  # what `tokenizers` makes of a lone surrogate, as Python makes of a shell's stray bytes
+        # `tokenizers` raises it for a lone surrogate, Python's form of an invalid byte in argv
+        except TypeError:
             raise UsageError(
                 f"prompt {prompt[:40]!r} holds bytes that are not UTF-8 text; type it again"
             ) from None
@@ -97,7 +96,7 @@ class ClipTokenizer:
 
 
 def _pad_token(folder: Path) -> str:
-    """The checkpoint's padding token: '!' for OpenCLIP (SDXS-0.9), the end mark for CLIP."""
+    """Return the checkpoint's padding token: '!' for OpenCLIP (SDXS-0.9), the end mark for CLIP."""
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
         if not (folder / name).exists():
             continue

@@ -1,7 +1,8 @@
-"""Stand-ins with known timing, for measuring and testing the loop without a model or a camera.
+"""Fakes with known timing, to measure and test the live loop without a model or a camera.
 
-Backends copy the frame through and take a given time in a given way; they keep the Backend protocol
-and are built like any other, `made(checkpoint, options)`, so that they can be hosted too.
+A fake backend returns its input after a given time, spent in a given way. It implements the Backend
+protocol and is built like any backend, `made(checkpoint, options)`, so it can also run in a child
+process.
 """
 
 import ctypes
@@ -29,7 +30,7 @@ BACKEND_MS = 25.0
 
 
 class FakeBackend:
-    """Base: copy the frame through after `_spend`, which a subclass fills in."""
+    """Return the input frame after `_spend`, which a subclass implements."""
 
     name = "fake"
     depth = 1
@@ -61,7 +62,7 @@ class FakeBackend:
         return StageTimes(time.perf_counter_ns() - began)
 
     def _spend(self, until_ns: int) -> None:
-        raise NotImplementedError  # a subclass says how the time is spent
+        raise NotImplementedError  # a subclass defines the kind of load
 
     def memory(self) -> MemoryUse:
         return MemoryUse(0, 0, 0, 0)
@@ -74,7 +75,7 @@ class FakeBackend:
 
 
 class SleepingBackend(FakeBackend):
-    """Waits as one waits for a GPU: no CPU, no GIL."""
+    """Sleep, like a wait for a GPU: uses neither the CPU nor the GIL."""
 
     name = "sleeping"
 
@@ -83,7 +84,7 @@ class SleepingBackend(FakeBackend):
 
 
 class ComputingBackend(FakeBackend):
-    """Keeps a core busy with the GIL released, in pieces of a tenth of a millisecond or so."""
+    """Compute on one core without the GIL, in pieces of about 0.1 ms."""
 
     name = "computing"
 
@@ -94,17 +95,17 @@ class ComputingBackend(FakeBackend):
 
 
 class GilBackend(FakeBackend):
-    """Holds the GIL for the whole call, as Core ML's Python bridge does."""
+    """Hold the GIL for the whole call, like Core ML's Python bridge."""
 
     name = "gil"
 
     def _spend(self, until_ns: int) -> None:
-        library = ctypes.PyDLL(None)  # unlike CDLL, calls keep the GIL
+        library = ctypes.PyDLL(None)  # unlike CDLL, its calls hold the GIL
         library.usleep(max(0, (until_ns - time.perf_counter_ns()) // 1000))
 
 
 class StagedBackend(FakeBackend):
-    """A pipeline: each stage a thread that takes its time over one frame after the other."""
+    """Run a pipeline: each stage is a thread that spends a fixed time on each frame."""
 
     name = "staged"
     stages_ms = (5.0, 24.4, 5.0)
@@ -149,12 +150,11 @@ def _run_stage(
 
 
 class TickingCamera:
-    """A camera of a fixed rate: `read` returns the newest frame at its tick; late readers miss
-    frames.
+    """Simulate a camera of a fixed rate; a late reader misses frames.
 
-    Every frame carries its number in the picture; `taken_ns[number]` is when the camera took it, so
-    that whoever sees the picture can tell its age without trusting the loop's stamps. pre_ms: work
-    that each read costs its thread.
+    `read` waits for the next tick and returns its frame. The picture shows the frame's number, and
+    `taken_ns[number]` is its capture time. A sink can thus measure the age of a picture
+    independently of the loop's stamps. pre_ms: work per read on the reader's thread.
     """
 
     length = None
@@ -191,9 +191,9 @@ class TickingCamera:
 
 
 class CountingSink:
-    """Reads the number out of each picture it is shown and notes how old the picture is by then.
+    """Read the number in each shown picture and record the picture's age.
 
-    post_ms: work that each picture costs the display thread.
+    post_ms: work per picture on the display thread.
     """
 
     def __init__(self, camera: TickingCamera, post_ms: float = 0.0) -> None:

@@ -1,9 +1,9 @@
 """Write a checkpoint with random weights in the real layout: for parity, benchmarks and tests.
 
-Speed and memory do not depend on the values, and parity must hold for any. The architectures in
-`architectures/` are those of the published checkpoints, so names, shapes and sizes are the real
-ones; `tiny` narrows one without changing its structure. Pictures made with random weights mean
-nothing.
+Speed and memory do not depend on the values, and parity must hold for any values.
+`architectures/` holds the configs of the published checkpoints, so names, shapes and sizes are
+real. `tiny` narrows an architecture and keeps its structure. Pictures from random weights are
+meaningless.
 """
 
 import copy
@@ -34,7 +34,10 @@ Architecture = dict[str, dict[str, JsonValue]]
 
 
 def architecture(name: str) -> Architecture:
-    """Configs of a published checkpoint by name: unet, vae, vae_large, text_encoder, scheduler."""
+    """Read a published checkpoint's configs: unet, vae, vae_large, text_encoder, scheduler.
+
+    Raises UsageError for an unknown name.
+    """
     path = ARCHITECTURES / f"{name}.json"
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in ARCHITECTURES.glob("*.json")))
@@ -44,7 +47,7 @@ def architecture(name: str) -> Architecture:
 
 
 def tiny(full: Architecture) -> Architecture:
-    """The same structure at a tenth of the width, with a text encoder for the demo's vocabulary."""
+    """Narrow an architecture to a tenth of its width; its vocabulary is the demo's 8,192 tokens."""
     small = copy.deepcopy(full)
     unet, text = small["unet"], small["text_encoder"]
     widths = Fields(unet, "unet").integers("block_out_channels")
@@ -80,8 +83,9 @@ def tiny(full: Architecture) -> Architecture:
 
 
 def control_config(unet: dict[str, JsonValue], middle: bool = True) -> dict[str, JsonValue]:
-    """Config of a ControlNet for this UNet. The published sketch ControlNet has a middle where its
-    UNet has none.
+    """Return the config of a ControlNet for a UNet.
+
+    middle: add a mid block even if the UNet has none, as in the published sketch ControlNet.
     """
     shared = {
         key: value
@@ -99,8 +103,9 @@ def control_config(unet: dict[str, JsonValue], middle: bool = True) -> dict[str,
 def write_control(
     folder: Path, config: dict[str, JsonValue], seed: int = 0, dtype: type = np.float32
 ) -> Path:
-    """Write a ControlNet with random weights into `folder` and return it. Its outputs are not
-    zero, as untrained ones are.
+    """Write a ControlNet with random weights into `folder`; return the folder.
+
+    Its outputs are not zero, unlike those of an untrained ControlNet.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
@@ -117,7 +122,7 @@ def write_control(
 def write_checkpoint(
     folder: Path, configs: Architecture, seed: int = 0, dtype: type = np.float32
 ) -> Path:
-    """Write every file of a checkpoint into `folder` and return it. float32 or float16 weights."""
+    """Write a checkpoint into `folder`; return the folder. dtype: float32 or float16."""
     generator = np.random.Generator(np.random.SFC64(seed))
     for name, config in configs.items():
         (folder / name).mkdir(parents=True, exist_ok=True)
@@ -143,7 +148,7 @@ def write_checkpoint(
         generator,
         dtype,
     )
-    # The CLIP vocabulary is the checkpoints' own; the demo's first 8,192 entries of it serve here.
+    # The demo's tokenizer, the first 8,192 entries of CLIP's vocabulary, serves every checkpoint.
     shutil.copytree(
         PACKAGE_FOLDER / "weights" / "demo" / "tokenizer", folder / "tokenizer", dirs_exist_ok=True
     )
@@ -155,7 +160,7 @@ def _save(path: Path, layout: Layout, generator: np.random.Generator, dtype: typ
     for name, shape in layout.items():
         values = generator.standard_normal(shape, dtype=np.float32)
         if len(shape) > 1:
-            # Keeps activations near 1 at any depth.
+            # keeps activations near 1 at any depth
             values /= np.sqrt(np.prod(shape[1:]), dtype=np.float32)
         else:
             values *= np.float32(0.1)

@@ -9,12 +9,12 @@ from .unet import UNetConfig
 
 @dataclass(frozen=True, slots=True)
 class ControlNetConfig:
-    """`config.json` of diffusers' ControlNetModel. `unet` describes the half of a UNet that it is
-    a copy of.
+    """Hold the `config.json` of diffusers' ControlNetModel.
 
-    embedding: widths of the network that brings the condition down to the latents' size, outermost
-    first. bgr: whether it was trained on conditions in OpenCV's order of colours; grey edges are
-    the same in both.
+    unet: config of the UNet half that it copies.
+    embedding: widths of the network that reduces the control image to the latents' size, outermost
+    first.
+    bgr: whether it was trained on control images in BGR order; grey edges are the same in both.
     """
 
     unet: UNetConfig
@@ -24,7 +24,7 @@ class ControlNetConfig:
 
     @property
     def reduction(self) -> int:
-        """Factor by which the condition is larger than the latents."""
+        """The ratio of control image size to latent size."""
         return 1 << (len(self.embedding) - 1)
 
     @classmethod

@@ -1,4 +1,4 @@
-"""Typed access to a json object: every complaint names file, key, value and what was expected."""
+"""Typed access to a json object: every error names file, key, value and the expected value."""
 
 import json
 import math
@@ -11,8 +11,10 @@ JsonValue = None | bool | int | float | str | list["JsonValue"] | dict[str, "Jso
 
 
 class Fields:
-    """Typed, named access to one json object; every complaint says file, key, value and what was
-    expected.
+    """Give typed access to one json object.
+
+    where: the file, for messages. remedy: the last part of every message. Methods raise
+    ConfigError, which names file, key, value and the expected value.
     """
 
     def __init__(
@@ -26,14 +28,14 @@ class Fields:
         self.remedy = remedy
 
     def fail(self, key: str, expected: str) -> ConfigError:
-        """Build the error; a caller raises it."""
+        """Return the error for a key; the caller raises it."""
         found = f"is {json.dumps(self.values[key]):.60}" if key in self.values else "is absent"
         return ConfigError(f"{self.where}: {key} {found}, expected {expected}; {self.remedy}")
 
     def require(self, key: str, admitted: Sequence[JsonValue], default: JsonValue = None) -> None:
-        """Refuse a value outside `admitted`; an absent key counts as `default`."""
+        """Raise ConfigError for a value outside `admitted`; an absent key counts as `default`."""
         value = self.values.get(key, default)
-        # 1 == 1.0 is the same number in json, 1 == True is not the same value
+        # in json 1 and 1.0 are the same number, 1 and true are different values
         if not any(value == a and isinstance(value, bool) == isinstance(a, bool) for a in admitted):
             raise self.fail(key, " or ".join(json.dumps(a) for a in admitted))
 
@@ -82,7 +84,7 @@ class Fields:
         return numbers
 
     def per_block(self, key: str, blocks: int, default: int) -> tuple[int, ...]:
-        """One whole number for all blocks, or a list with one for each."""
+        """Return one whole number per block, from a number or a list."""
         value = self.values.get(key, default)
         numbers = _whole(value if isinstance(value, list) else [value] * blocks, 1)
         if len(numbers) != blocks:
@@ -90,7 +92,7 @@ class Fields:
         return numbers
 
     def flag_per_block(self, key: str, blocks: int) -> tuple[bool, ...]:
-        """One flag for all blocks, or a list with one for each; false if absent."""
+        """Return one flag per block, from a flag or a list; false if absent."""
         value = self.values.get(key, False)
         flags = [
             v
@@ -103,7 +105,7 @@ class Fields:
 
 
 def _whole(values: JsonValue, minimum: int) -> tuple[int, ...]:
-    """The values if they are a list of whole numbers of at least `minimum`, else nothing."""
+    """Return the values if they are a list of whole numbers of at least `minimum`, else ()."""
     if not isinstance(values, list):
         return ()
     numbers = tuple(
@@ -113,7 +115,7 @@ def _whole(values: JsonValue, minimum: int) -> tuple[int, ...]:
 
 
 def read_json(path: Path) -> Fields:
-    """Open one json object; ConfigError if it is absent, damaged or not an object."""
+    """Read one json object. Raises ConfigError if it is absent, damaged or not an object."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""sdxs.json: at which timestep, size and noise scale a checkpoint paints a frame."""
+"""sdxs.json: the timestep, size and noise scale at which a checkpoint renders a frame."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -13,12 +13,15 @@ MOST_STEPS = 50
 
 @dataclass(frozen=True, slots=True)
 class FrameConfig:
-    """`sdxs.json`, optional: how a frame is taken. The defaults are SDXS-512's.
+    """Hold the optional `sdxs.json`. The defaults are those of SDXS-512.
 
-    timestep: the one the checkpoint was trained for, or starts from. noise_scale: share of the
-    seeded noise. timesteps: first and last of those it renders at; `--strength` chooses among
-    them. None: `timestep` alone, and then `--strength` is refused. max_steps: the most steps it
-    gains from; by default 1. steps: how many are taken; the user's choice, not the file's.
+    timestep: timestep of the first step.
+    noise_scale: weight of the seeded noise, 0 to 1.
+    size: side of the frame in pixels.
+    timesteps: first and last valid timestep; `--strength` chooses one. None: only `timestep` is
+    valid and `--strength` is an error.
+    max_steps: largest useful number of steps.
+    steps: steps per frame, chosen by the user and not stored in the file.
     """
 
     timestep: int = 999
@@ -35,8 +38,10 @@ class FrameConfig:
         num_train_timesteps: int,
         defaults: Mapping[str, JsonValue] = MappingProxyType({}),
     ) -> "FrameConfig":
-        """defaults: what is known of a checkpoint whose repository has no sdxs.json; the file goes
-        before them.
+        """Read and check `sdxs.json`. Raises ConfigError.
+
+        defaults: values for a checkpoint whose repository has no sdxs.json; the file overrides
+        them.
         """
         fields = read_json(path) if path.exists() else Fields({}, str(path))
         fields.values = dict(defaults) | dict(fields.values)
@@ -66,12 +71,10 @@ class FrameConfig:
     def at(
         self, strength: float | None, steps: int | None, num_train_timesteps: int, model: str
     ) -> "FrameConfig":
-        """The same with the user's `--strength` and `--steps`; None leaves either as it is. Raises
-        UsageError.
+        """Return the config with `--strength` and `--steps`; None keeps a value.
 
-        strength: share of the noise schedule that a frame goes through: 1 starts from the last
-        timestep, where nearly nothing of the camera is left, less keeps more of it. Timestep =
-        strength * T - 1.
+        strength: denoising strength, 0 to 1; higher keeps less of the camera.
+        timestep = strength * T - 1. Raises UsageError.
         """
         timestep = self.timestep
         first, last = self.timesteps or (timestep, timestep)
@@ -90,7 +93,7 @@ class FrameConfig:
                 )
         if steps is not None and not 1 <= steps <= self.max_steps:
             reason = (
-                "is distilled to take one step, and more make its picture worse"
+                "is distilled to take one step, and more steps make its picture worse"
                 if self.max_steps == 1
                 else (f"takes 1 to {self.max_steps} steps")
             )
@@ -99,7 +102,6 @@ class FrameConfig:
             )
         if steps is not None and steps > timestep + 1:
             raise UsageError(
-                f"--steps {steps}: at timestep {timestep} there is no room for so many; raise "
-                "--strength"
+                f"--steps {steps}: timestep {timestep} leaves no room for so many; raise --strength"
             )
         return replace(self, timestep=timestep, steps=self.steps if steps is None else steps)

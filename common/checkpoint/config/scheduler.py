@@ -8,10 +8,10 @@ from .fields import Fields, read_json
 
 @dataclass(frozen=True, slots=True)
 class SchedulerConfig:
-    """`scheduler/scheduler_config.json`: the noise schedule the checkpoint was trained with.
+    """Hold `scheduler/scheduler_config.json`: the noise schedule of the training.
 
-    Only the schedule is read; one-step inference needs no solver, so the class name of the
-    file (Euler, PNDM, ...) makes no difference to the picture.
+    Only the schedule is read. One-step inference needs no solver, so the file's class name (Euler,
+    PNDM, ...) does not affect the picture.
     """
 
     num_train_timesteps: int

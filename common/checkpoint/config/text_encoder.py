@@ -5,12 +5,12 @@ from pathlib import Path
 
 from .fields import Fields, read_json
 
-PROMPT_TOKENS = 77  # Stable Diffusion's networks were trained on prompts of this length
+PROMPT_TOKENS = 77  # the training length of Stable Diffusion's prompts
 
 
 @dataclass(frozen=True, slots=True)
 class CLIPTextConfig:
-    """`text_encoder/config.json` of transformers' CLIPTextModel."""
+    """Hold `text_encoder/config.json` of transformers' CLIPTextModel."""
 
     vocab_size: int
     hidden_size: int

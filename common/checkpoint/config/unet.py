@@ -11,9 +11,9 @@ UP_BLOCKS = ("CrossAttnUpBlock2D", "UpBlock2D")
 
 @dataclass(frozen=True, slots=True)
 class UNetConfig:
-    """`unet/config.json` of diffusers' UNet2DConditionModel; tuples hold one entry per block.
+    """Hold `unet/config.json` of diffusers' UNet2DConditionModel; tuples have one entry per block.
 
-    `heads` is what the json calls `attention_head_dim` when `num_attention_heads` is null.
+    heads: `num_attention_heads` of the json, or `attention_head_dim` if that is null.
     """
 
     in_channels: int
@@ -39,7 +39,7 @@ class UNetConfig:
 
     @property
     def reduction(self) -> int:
-        """Factor by which the innermost block is smaller than the latents."""
+        """The ratio of latent size to the size in the innermost block."""
         return 1 << (len(self.block_out_channels) - 1)
 
     @classmethod
@@ -85,9 +85,7 @@ class UNetConfig:
 
 
 def _refuse_other_unets(fields: Fields) -> None:
-    """Every setting of UNet2DConditionModel that changes the network and is implemented in one
-    form only.
-    """
+    """Raise ConfigError for an unimplemented value of a setting that changes the network."""
     fields.require("_class_name", ("UNet2DConditionModel",), "UNet2DConditionModel")
     for key in (
         "addition_embed_type",

@@ -8,7 +8,7 @@ from .fields import Fields, block_types, read_json
 
 @dataclass(frozen=True, slots=True)
 class TinyVAEConfig:
-    """`vae/config.json` of diffusers' AutoencoderTiny (TAESD)."""
+    """Hold `vae/config.json` of diffusers' AutoencoderTiny (TAESD)."""
 
     encoder_block_out_channels: tuple[int, ...]
     decoder_block_out_channels: tuple[int, ...]
@@ -52,7 +52,7 @@ class TinyVAEConfig:
                 config.num_decoder_blocks,
             ),
         ):
-            # diffusers' own encoder only runs when every stage is equally wide
+            # diffusers' encoder runs only with equally wide stages
             if len(set(channels)) != 1:
                 raise fields.fail(key, "the same width in every stage")
             if len(blocks) != len(config.encoder_block_out_channels) or len(blocks) != len(
@@ -67,7 +67,7 @@ class TinyVAEConfig:
 
 @dataclass(frozen=True, slots=True)
 class KLVAEConfig:
-    """`vae/config.json` of diffusers' AutoencoderKL (Stable Diffusion's full VAE)."""
+    """Hold `vae/config.json` of diffusers' AutoencoderKL (Stable Diffusion's full VAE)."""
 
     block_out_channels: tuple[int, ...]
     layers_per_block: int
@@ -116,7 +116,7 @@ VAEConfig = TinyVAEConfig | KLVAEConfig
 
 
 def read_vae_config(path: Path) -> VAEConfig:
-    """Read either kind of VAE config, told apart by `_class_name`."""
+    """Read either kind of VAE config; `_class_name` selects the kind."""
     fields = read_json(path)
     fields.require("_class_name", ("AutoencoderTiny", "AutoencoderKL"))
     tiny = fields.values["_class_name"] == "AutoencoderTiny"
