@@ -11,7 +11,6 @@ import numpy as np
 
 from ..common.backend import copies
 from ..common.backend.description import Description
-from ..common.backend.hosted import Plane
 from ..common.backend.protocol import (
     Backend,
     FrameParams,
@@ -20,6 +19,7 @@ from ..common.backend.protocol import (
     check_conditioning,
     check_edges,
 )
+from ..common.backend.shared_frames import Plane
 from ..common.checkpoint.find import Checkpoint
 from ..common.errors import BackendError
 from . import cache

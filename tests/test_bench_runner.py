@@ -21,8 +21,10 @@ from sdxs.common.backend.options import BackendOptions
 from sdxs.common.backend.protocol import FrameParams
 from sdxs.common.bench.measure.contention import Traffic
 from sdxs.common.bench.measure.passes import CAMERA_SHAPE, LentBackend, count_copies
-from sdxs.common.bench.measure.runner import Plan, Runner, ratios
-from sdxs.common.bench.measure.worker import Entrant, Load, Run, Worker
+from sdxs.common.bench.measure.requests import Entrant, Load, Run
+from sdxs.common.bench.measure.runner import Plan, Runner
+from sdxs.common.bench.measure.worker import Worker
+from sdxs.common.bench.model.ratios import ratios
 from sdxs.common.bench.model.report import Report, read_report
 from sdxs.common.checkpoint.find import Checkpoint
 from sdxs.common.errors import BackendError, UsageError

@@ -17,10 +17,11 @@ import pytest
 from command import Command, Result
 from fake_backends import MARKS
 from sdxs.common.backend import spec
-from sdxs.common.backend.hosted import CLOSE_TIMEOUT_S, SLOTS, HostedBackend
+from sdxs.common.backend.hosted import CLOSE_TIMEOUT_S, HostedBackend
 from sdxs.common.backend.identity import IdentityBackend
 from sdxs.common.backend.options import BackendOptions
 from sdxs.common.backend.protocol import Backend, FrameParams, MemoryUse
+from sdxs.common.backend.shared_frames import SLOTS
 from sdxs.common.backend.spec import GROUP, BackendSpec, specs
 from sdxs.common.checkpoint.find import Checkpoint
 from sdxs.common.errors import BackendError, SdxsWarning, UsageError

@@ -8,18 +8,13 @@ ignores Ctrl-C and SIGTERM, which reach the whole terminal group. Its parent dec
 and it never outlives its parent.
 """
 
-import _posixshmem  # the base of multiprocessing.shared_memory
-import math
-import mmap
-import os
-import secrets
 import threading
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 from importlib import import_module
-from multiprocessing import connection, reduction
+from multiprocessing import connection
 
 import numpy as np
 
@@ -29,13 +24,12 @@ from . import copies
 from .child import CLOSE_TIMEOUT_S, Child, Done, Failure, Warned, forward_warnings, settle_in
 from .description import Description
 from .options import BackendOptions
-from .protocol import Backend, FrameParams, MemoryUse, StageTimes, check_frame
+from .protocol import Backend, FrameParams, MemoryUse, StageTimes
+from .shared_frames import SLOTS, Plane, SharedFrames
 
-__all__ = ["CLOSE_TIMEOUT_S", "HostedBackend", "Plane"]
+__all__ = ["CLOSE_TIMEOUT_S", "HostedBackend"]
 
 LOAD_TIMEOUT_S = 600.0
-SLOTS = 4  # most frames in flight
-ALIGNMENT = 64  # bytes: a cache line
 
 
 class Order(Enum):
@@ -72,29 +66,6 @@ class Loaded:
     description: Description
 
 
-@dataclass(frozen=True, slots=True)
-class Plane:
-    """Shape and dtype of an array in shared memory."""
-
-    shape: tuple[int, ...]
-    dtype: str = "uint8"  # the dtype of a picture
-
-    @property
-    def nbytes(self) -> int:
-        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
-
-    def check(self, frame: np.ndarray) -> None:
-        """Raise BackendError unless `frame` is C-contiguous and of this shape and dtype."""
-        if self.dtype == "uint8":
-            check_frame(frame, self.shape)
-        elif frame.dtype != self.dtype or frame.shape != self.shape or not frame.flags.c_contiguous:
-            raise BackendError(
-                f"frame is {frame.dtype} {frame.shape}; expected contiguous {self.dtype} "
-                f"{self.shape}"
-            )
-
-
-Planes = tuple[Plane, Plane, Plane]  # input, output, edges
 # encoder_hidden_states and FrameParams are sent as they are, without a wrapper class
 Request = Order | Submit | Collect | FrameParams | np.ndarray
 Answer = Loaded | Done | StageTimes | MemoryUse | Warned | Failure
@@ -140,7 +111,7 @@ class HostedBackend:
         """
         self.close()
         try:
-            arrays = _Arrays.create(self._planes)
+            arrays = SharedFrames.create(self._planes)
         except OSError as error:
             raise BackendError(
                 f"{self.name}: no shared memory for its frames ({error}); end other programs or "
@@ -235,67 +206,12 @@ class HostedBackend:
         return self._child
 
 
-class _Arrays:
-    """Shared memory for SLOTS frames: input, output and edges in each slot."""
-
-    def __init__(self, planes: Planes, descriptor: int) -> None:
-        self._planes = planes
-        self._descriptor = descriptor
-        memory = np.frombuffer(
-            mmap.mmap(descriptor, SLOTS * _slot_bytes(planes)), np.uint8
-        ).reshape(SLOTS, -1)
-        starts = (0, _aligned(planes[0].nbytes), _slot_bytes(planes[:2]))
-        self.given, self.made, self.edges = (
-            [
-                row[start : start + plane.nbytes].view(plane.dtype).reshape(plane.shape)
-                for row in memory
-            ]
-            for start, plane in zip(starts, planes, strict=True)
-        )
-
-    @classmethod
-    def create(cls, planes: Planes) -> "_Arrays":
-        """Allocate the memory and unlink its name at once, so a crash leaves nothing behind.
-
-        Raises OSError.
-        """
-        name = f"/sdxs-{secrets.token_hex(4)}"  # 14 characters fit every system's limit
-        descriptor: int = _posixshmem.shm_open(name, os.O_CREAT | os.O_EXCL | os.O_RDWR, mode=0o600)
-        try:
-            _posixshmem.shm_unlink(name)
-            count = SLOTS * _slot_bytes(planes)
-            os.ftruncate(descriptor, count)
-            # with it a full /dev/shm raises here; without it the first write raises SIGBUS
-            if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(descriptor, 0, count)
-            return cls(planes, descriptor)
-        except BaseException:
-            os.close(descriptor)
-            raise
-
-    def __reduce__(self) -> "tuple[type[_Arrays], tuple[Planes, int]]":
-        # Pickled for a spawned process, which inherits the descriptor under the same number.
-        return _Arrays, (self._planes, reduction.DupFd(self._descriptor).detach())
-
-    def close_descriptor(self) -> None:
-        """Close the descriptor; the mapping lives as long as the arrays."""
-        os.close(self._descriptor)
-
-
-def _slot_bytes(planes: tuple[Plane, ...]) -> int:
-    return sum(_aligned(plane.nbytes) for plane in planes)
-
-
-def _aligned(count: int) -> int:
-    return -(-count // ALIGNMENT) * ALIGNMENT
-
-
 # The child's side.
 
 
 def _serve(
     pipe: connection.Connection,
-    arrays: _Arrays,
+    arrays: SharedFrames,
     location: str,
     checkpoint: Checkpoint | None,
     options: BackendOptions,
@@ -322,7 +238,7 @@ def _serve(
 class _Host:
     """Serve the parent's requests, one after the other."""
 
-    def __init__(self, pipe: connection.Connection, arrays: _Arrays) -> None:
+    def __init__(self, pipe: connection.Connection, arrays: SharedFrames) -> None:
         self._pipe = pipe
         self._sending = threading.Lock()  # a backend's threads may warn at any time
         self._arrays = arrays

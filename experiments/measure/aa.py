@@ -18,8 +18,8 @@ from ...common.backend.identity import IdentityBackend
 from ...common.backend.options import BackendOptions
 from ...common.backend.protocol import StageTimes
 from ...common.bench.measure.machine import conditions
+from ...common.bench.measure.requests import Entrant
 from ...common.bench.measure.runner import Plan, Runner
-from ...common.bench.measure.worker import Entrant
 from ...common.bench.model.statistics import ratio
 from ...common.checkpoint.find import find
 from ...common.settings import setting

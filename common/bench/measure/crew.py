@@ -9,7 +9,8 @@ from functools import partial
 from typing import TypeVar
 
 from ...errors import SdxsError
-from .worker import Entrant, Load, Loaded, Request, Worker
+from .requests import Entrant, Load, Loaded, Request
+from .worker import Worker
 
 T = TypeVar("T")
 

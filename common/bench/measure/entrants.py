@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from ...backend.assembly import options_for
 from ...backend.spec import PEERS, spec_of, specs
 from ...settings import parse_texts
-from .worker import Entrant
+from .requests import Entrant
 
 
 def default_names() -> list[str]:
