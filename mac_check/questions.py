@@ -8,9 +8,6 @@ Metal in float16 against what diffusers made, and the kernel written for it. Eve
 answered by itself: one that fails is noted and the rest goes on.
 """
 
-import os
-import platform
-import subprocess
 import sys
 import tempfile
 import threading
@@ -18,15 +15,14 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import load_file
 
 from ..common.backend.hosted import HostedBackend
 from ..common.backend.memory import footprint_bytes
 from ..common.backend.protocol import Backend, FrameParams
+from ..common.bench.measure.machine import machine
 from ..common.checkpoint.find import Checkpoint, find, open_checkpoint
 from ..common.errors import UsageError
 from ..common.picture.temporal import psnr
@@ -43,7 +39,7 @@ from ..mlx_sdxs.backend import MlxBackend
 from ..mlx_sdxs.fast.ops import on_gpu
 from ..mlx_sdxs.options import Dtype, MlxOptions
 from . import kernel as kernel_check
-from .fixtures import FIXTURES, distances, run_frame, tiny_checkpoint, tiny_inputs
+from .fixtures import distances, run_frame, stored_outputs, tiny_checkpoint, tiny_inputs
 
 LOCATION = f"{CoreMLBackend.__module__}:{CoreMLBackend.__name__}"
 NE_GPU_NE = "encode=ne,unet=gpu,decode=ne"
@@ -232,7 +228,7 @@ def ask_mlx(setup: Setup) -> Answer:
     """Compare MLX with stored outputs of diffusers: x0 on this device, the picture of a session."""
     import mlx.core as mx  # here: above, it would come before MLX's BLAS
 
-    stored, answers = load_file(FIXTURES / "parity.safetensors"), []
+    stored, answers = stored_outputs(), []
     dtype: Dtype = "float16" if on_gpu() else "float32"
     with tempfile.TemporaryDirectory() as folder:
         for name in ("sdxs-512-0.9", "sdxs-512-dreamshaper"):
@@ -328,23 +324,12 @@ def spread(values: list[float]) -> dict[str, float]:
     }
 
 
-def environment() -> dict[str, str]:
-    packages = ("coremltools", "mlx", "numpy", "safetensors")
-    chip = (
-        subprocess.run(
-            ["sysctl", "-n", "machdep.cpu.brand_string"], capture_output=True, text=True
-        ).stdout.strip()
-        if sys.platform == "darwin"
-        else platform.processor()
-    )
-    return {
-        "system": f"{platform.system()} {platform.mac_ver()[0] or platform.release()}",
-        "chip": chip,
-        "machine": platform.machine(),
-        "python": platform.python_version(),
-        "cpus": str(os.cpu_count()),
-        **{package: version(package) for package in packages},
-    }
+def environment() -> dict[str, object]:
+    """The machine, and the version of every package by its name."""
+    here = machine()
+    facts = asdict(here)
+    del facts["versions"]
+    return facts | here.versions
 
 
 def refuse_elsewhere(runtime: str) -> None:
@@ -362,6 +347,7 @@ def ask_all(plan: Plan, say: Callable[[str], None]) -> dict[str, object]:
     say: takes one line for each answer. Raises SdxsError where there is nothing to ask.
     """
     refuse_elsewhere(plan.runtime)
+    stored_outputs()  # raises now, not after minutes of other questions
     demo = find("demo", download=False)
     setups = [Setup(demo, plan.size or demo.frame.size, plan.runtime, plan.soak_s, plan.frames)]
     models: dict[str, object] = {}

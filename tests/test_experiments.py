@@ -25,6 +25,7 @@ from sdxs.experiments.measure.soak import SoakOptions
 from sdxs.experiments.options import Options, argument, option, parse, parser_of
 from sdxs.experiments.parity import pictures
 
+ROOT = Path(__file__).parent.parent
 EXPERIMENTS = experiments()
 OF_TORCH = ("torch", "diffusers", "transformers")
 
@@ -123,6 +124,35 @@ def test_the_commands_in_the_model_cards_work(module: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert f"usage: python -m sdxs.experiments.{module} " in done.stdout
     assert "--squares" in done.stdout and not done.stderr
+
+
+_WRITTEN = re.compile(r"python -m sdxs\.experiments((?:\.\w+)*)(?: ([a-z][\w-]*))?")
+_TEXTS = [
+    path.relative_to(ROOT).as_posix()
+    for pattern in (
+        *("*.md", "docs/*.md", "weights/demo*/*.md", "experiments/**/*.py"),
+        *("Makefile", ".ci/run", ".github/workflows/*.yml"),
+    )
+    for path in sorted(ROOT.glob(pattern))
+]
+
+
+def written(text: str) -> list[tuple[str, str]]:
+    """The module behind `sdxs.experiments`, and the name, of every command line in a text."""
+    return _WRITTEN.findall((ROOT / text).read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("text", [text for text in _TEXTS if written(text)])
+def test_a_command_line_that_is_written_down_runs_an_experiment(text: str) -> None:
+    """A module without a `__main__` part does nothing, and ends well."""
+    names = {each.name for each in EXPERIMENTS}
+    for module, name in written(text):
+        if not module:
+            assert not name or name in names, name
+            continue
+        place = ROOT.joinpath("experiments", *module.split(".")[1:])
+        source = place / "__main__.py" if place.is_dir() else place.with_suffix(".py")
+        assert "sys.exit(call(run, " in source.read_text(encoding="utf-8"), module
 
 
 # --- result files

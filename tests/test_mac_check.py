@@ -11,6 +11,8 @@ import pytest
 
 from command import Command
 from sdxs.common.checkpoint.find import Checkpoint
+from sdxs.common.testing.random_checkpoint import architecture, tiny
+from sdxs.mac_check import fixtures
 from sdxs.mac_check import questions as mac_check
 from sdxs.mac_check.questions import QUESTIONS, Setup, run, speed_kept
 
@@ -117,6 +119,42 @@ def test_the_file_says_what_it_is_from(
     assert "NOT Core ML" in content["rehearsal"] and content["environment"]["coremltools"]
     assert content["models"]["demo"]["only"]["ok"] is good
     assert str(path) in done.out
+
+
+def test_a_wheel_lacks_the_stored_outputs_and_the_error_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command
+) -> None:
+    asked: list[Setup] = []
+    monkeypatch.setattr(mac_check, "QUESTIONS", {"only": asked.append})
+    monkeypatch.setattr(fixtures, "FIXTURES", tmp_path / "tests" / "fixtures")
+    path = tmp_path / "mac.json"
+    done = command("mac-check", "--runtime", "reference", "--json", path)
+    assert done.code == 2 and not asked and not path.exists()
+    assert done.err.startswith("error: parity.safetensors: not found in ")
+    assert "an installed wheel does not hold" in done.err and "clone the repository" in done.err
+
+
+def test_a_file_that_cannot_be_written_is_refused_before_any_question(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command
+) -> None:
+    asked: list[Setup] = []
+    monkeypatch.setattr(mac_check, "QUESTIONS", {"only": asked.append})
+    done = command("mac-check", "--runtime", "reference", "--json", tmp_path / "no" / "mac.json")
+    assert done.code == 1 and not asked and "cannot be written" in done.err
+
+
+def test_the_full_model_is_asked_about_unless_the_check_is_quick(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command
+) -> None:
+    monkeypatch.setattr(mac_check, "QUESTIONS", {"only": lambda _: {"ok": True}})
+    monkeypatch.setattr(mac_check, "architecture", lambda name: tiny(architecture(name)))
+    path = tmp_path / "mac.json"
+    assert command("mac-check", "--runtime", "reference", "--json", path).code == 0
+    models = json.loads(path.read_text())["models"]
+    assert {name: asked["size"] for name, asked in models.items()} == {
+        "demo": 256,
+        "sdxs-512-0.9-random": 512,
+    }
 
 
 def test_a_call_that_holds_the_lock_shows() -> None:

@@ -21,6 +21,7 @@ from ...mac_check.fixtures import (
     FIXTURES,
     NAMES,
     PADDINGS,
+    STORED,
     TOKENIZER,
     Arrays,
     make_texts,
@@ -73,5 +74,5 @@ def run(options: MakeFixturesOptions) -> None:
                         stored[f"{name}/{label}/{what}"] = np.ascontiguousarray(kept)
             print(f"{name}: done")
         write_control_fixtures(Path(temporary))
-    save_file(stored, FIXTURES / "parity.safetensors")
+    save_file(stored, FIXTURES / STORED)
     _write_tokenizer(FIXTURES / "tokenizer.json.gz")
