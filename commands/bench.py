@@ -18,7 +18,7 @@ from .options import described, with_settings
 from .programs import build
 
 if TYPE_CHECKING:
-    from ..common.bench.measure.runner import Plan
+    from ..common.bench.measure.runner import BenchPlan
     from ..common.bench.model.report import Report
     from ..common.checkpoint.find import Checkpoint
 
@@ -115,10 +115,10 @@ def _compare(paths: tuple[Path, Path], across_machines: bool) -> None:
     out.print(table.changes(compare(first, second, across_machines)))
 
 
-def _plan(measured: BenchOptions, checkpoint: "Checkpoint") -> "Plan":
+def _plan(measured: BenchOptions, checkpoint: "Checkpoint") -> "BenchPlan":
     """Who is measured, and for how long; programs are built here. Raises UsageError."""
     from ..common.bench.measure.entrants import counters, default_names, entrants
-    from ..common.bench.measure.runner import Plan
+    from ..common.bench.measure.runner import BenchPlan
 
     size = checkpoint.frame.size if measured.size is None else measured.size
     names = measured.backends or default_names()
@@ -129,7 +129,7 @@ def _plan(measured: BenchOptions, checkpoint: "Checkpoint") -> "Plan":
     for name, package in missing.items():
         err.print(f"{package} is not installed: {name}'s way of counting operations is left out")
     quick = measured.quick
-    return Plan(
+    return BenchPlan(
         tuple(chosen),
         counting,
         measured.rounds or (3 if quick else 8),
@@ -145,7 +145,7 @@ def _plan(measured: BenchOptions, checkpoint: "Checkpoint") -> "Plan":
 
 
 def _measure(
-    plan: "Plan", checkpoint: "Checkpoint", path: Path | None
+    plan: "BenchPlan", checkpoint: "Checkpoint", path: Path | None
 ) -> "tuple[Report, list[int]]":
     """Run a plan, saving the report as it grows; the signals that came meanwhile, too."""
     from ..common.bench.measure.runner import Runner

@@ -21,14 +21,14 @@ out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
-class State:
+class CommandState:
     """State that `main` needs: a thread that never returns, and a Ctrl-C."""
 
     abandoned = False
     interrupted = False
 
 
-state = State()
+state = CommandState()
 
 
 def leave_at_once(code: int) -> None:

@@ -31,11 +31,11 @@ class MacCheckOptions:
 def mac_check(asked: MacCheckOptions) -> None:
     """Ask a Mac what only a Mac can tell: parity, units, times, memory; attach the JSON."""
     from ..common.files import check_writable, write_whole
-    from ..mac_check.questions import Plan, all_good, ask_all
+    from ..mac_check.questions import MacCheckPlan, all_good, ask_all
 
     path = asked.json.expanduser()
     check_writable(path, path.absolute().parent)
-    plan = Plan(asked.quick, asked.soak, asked.frames, asked.runtime, asked.size)
+    plan = MacCheckPlan(asked.quick, asked.soak, asked.frames, asked.runtime, asked.size)
     content = ask_all(plan, lambda line: out.print(escape(line)))
     write_whole(path, (json.dumps(content, indent=1) + "\n").encode())
     out.print(f"wrote {escape(str(path))}; please attach it to an issue of this project")

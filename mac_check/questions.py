@@ -274,7 +274,7 @@ def ask_kernel(setup: Setup) -> Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class MacCheckPlan:
     """How much is asked. runtime: as in `Setup`. size: of the demo; None for its own."""
 
     quick: bool
@@ -341,7 +341,7 @@ def refuse_elsewhere(runtime: str) -> None:
         )
 
 
-def ask_all(plan: Plan, say: Callable[[str], None]) -> dict[str, object]:
+def ask_all(plan: MacCheckPlan, say: Callable[[str], None]) -> dict[str, object]:
     """Ask everything about the demo and, unless `quick`, SDXS-0.9 in full size; the JSON's content.
 
     say: takes one line for each answer. Raises SdxsError where there is nothing to ask.

@@ -16,7 +16,7 @@ from sdxs.common.bench.model.report import (
     Ratio,
     Report,
     Round,
-    Settings,
+    RunSettings,
     Together,
     Work,
 )
@@ -83,7 +83,7 @@ def report(first_ms: float = 20.0, second_ms: float = 10.0) -> Report:
             "made-up", {"unet": "ab" * 32, "vae": "cd" * 32}, 328_180_000, 512, 0, "an oil painting"
         ),
         Machine("Linux", "a chip", "", 8, 2**34, "3.12.0", {"mlx": "1"}, {"MLX_X": "1"}, "abc"),
-        Settings(8, 3, 0.4, True),
+        RunSettings(8, 3, 0.4, True),
         [{"load": "0.10 0.10 0.10"}, {"load": "0.20 0.10 0.10", "power": "mains"}],
         [backend("one", first_ms, 1), backend("two", second_ms, 2)],
     )

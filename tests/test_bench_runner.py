@@ -22,7 +22,7 @@ from sdxs.common.backend.protocol import FrameParams
 from sdxs.common.bench.measure.contention import Traffic
 from sdxs.common.bench.measure.passes import CAMERA_SHAPE, LentBackend, count_copies
 from sdxs.common.bench.measure.requests import Entrant, Load, Run
-from sdxs.common.bench.measure.runner import Plan, Runner
+from sdxs.common.bench.measure.runner import BenchPlan, Runner
 from sdxs.common.bench.measure.worker import Worker
 from sdxs.common.bench.model.ratios import ratios
 from sdxs.common.bench.model.report import Report, read_report
@@ -46,9 +46,9 @@ def entrant(
     return Entrant(label, location, options, instrument, isolated)
 
 
-def plan(*entrants: Entrant, **changes: object) -> Plan:
+def plan(*entrants: Entrant, **changes: object) -> BenchPlan:
     """A short one: two rounds of two short turns and nothing else."""
-    base = Plan(
+    base = BenchPlan(
         entrants,
         {},
         rounds=2,
@@ -63,7 +63,7 @@ def plan(*entrants: Entrant, **changes: object) -> Plan:
 
 
 def run(
-    checkpoint: Checkpoint, asked: Plan, say: Callable[[str], None] = lambda line: None
+    checkpoint: Checkpoint, asked: BenchPlan, say: Callable[[str], None] = lambda line: None
 ) -> tuple[Report, list[Report]]:
     """The report, and how often it was saved on the way."""
     saved: list[Report] = []
@@ -476,7 +476,7 @@ def test_a_setting_that_a_backend_does_not_know_is_refused_by_name(
 
 def test_nothing_to_measure_is_refused(tiny_sdxs: Checkpoint) -> None:
     with pytest.raises(UsageError, match="at least one"):
-        Runner(Plan((), {}), tiny_sdxs)
+        Runner(BenchPlan((), {}), tiny_sdxs)
 
 
 def test_no_worker_outlives_a_run(tiny_sdxs: Checkpoint) -> None:

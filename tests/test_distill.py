@@ -18,12 +18,12 @@ from sdxs.common.prompt.syntax import GALLERY
 from sdxs.common.prompt.text_encoder import TextEncoder
 from sdxs.experiments.distill import architecture, export, losses, recipe, stages
 from sdxs.experiments.distill.material import pairs, photographs, phrases
-from sdxs.experiments.distill.training import Flat, Log, Plan, train
+from sdxs.experiments.distill.training import Flat, LearningPlan, Log, train
 from sdxs.experiments.paper import phase10_distillation as phase10
 from sdxs.mlx_sdxs.backend import MlxBackend
 from sdxs.mlx_sdxs.options import MlxOptions
 
-SETTINGS = recipe.Settings(
+SETTINGS = recipe.RecipeSettings(
     squares=6, steps=(2, 2, 2, 2, 2), each=1, workers=1, configs=architecture.toy()
 )
 
@@ -118,7 +118,7 @@ def line_batch(generator: np.random.Generator) -> tuple[mx.array, mx.array]:
 
 
 def test_stopped_and_taken_up_again_is_as_if_never_stopped(tmp_path: Path) -> None:
-    plan, whole, halved = Plan("line", 20, 0.05), Line(), Line()
+    plan, whole, halved = LearningPlan("line", 20, 0.05), Line(), Line()
     train(plan, whole, line_loss, line_batch, tmp_path / "whole", Log(tmp_path / "log"), quiet)
     drawn = 0
 
@@ -177,13 +177,13 @@ def test_held_out_words_are_not_trained_on() -> None:
 
 
 def test_pairs_are_found_again_and_made_anew_for_another_request(tmp_path: Path) -> None:
-    request = pairs.Request((), 2, 32, seed=0, drawn=1.0)
+    request = pairs.PairRequest((), 2, 32, seed=0, drawn=1.0)
     first = np.array(pairs.make_pairs(request, tmp_path, lambda count: None, workers=1))
     stamp = (tmp_path / "pairs.npy").stat().st_mtime_ns
     again = pairs.make_pairs(request, tmp_path, lambda count: None, workers=1)
     assert np.array_equal(first, again) and (tmp_path / "pairs.npy").stat().st_mtime_ns == stamp
     other = pairs.make_pairs(
-        pairs.Request((), 2, 32, seed=1, drawn=1.0), tmp_path, lambda count: None, workers=1
+        pairs.PairRequest((), 2, 32, seed=1, drawn=1.0), tmp_path, lambda count: None, workers=1
     )
     assert not np.array_equal(first, other)
 
@@ -236,13 +236,13 @@ def test_a_mixture_has_its_own_two_teachers_and_the_way_between_their_prompts() 
 
 
 def test_stages_without_steps_leave_the_clock_to_the_others() -> None:
-    whole = recipe.Settings(seconds=100.0)
+    whole = recipe.RecipeSettings(seconds=100.0)
     assert sum(whole.plan(k).seconds for k in range(5)) == pytest.approx(100.0)
-    last = recipe.Settings(seconds=100.0, steps=(0, 0, 0, 0, 5))
+    last = recipe.RecipeSettings(seconds=100.0, steps=(0, 0, 0, 0, 5))
     assert [last.plan(k).seconds for k in range(5)] == [
         pytest.approx(share / 0.18 * 100) for share in last.shares
     ]
-    assert last.plan(4) == Plan("blend", 5, 3e-4, pytest.approx(100.0), 4)
+    assert last.plan(4) == LearningPlan("blend", 5, 3e-4, pytest.approx(100.0), 4)
 
 
 @pytest.mark.parametrize(
@@ -257,7 +257,7 @@ def test_stages_without_steps_leave_the_clock_to_the_others() -> None:
 )
 def test_settings_that_cannot_be(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="expected"):
-        recipe.Settings(**wrong)  # type: ignore[arg-type]
+        recipe.RecipeSettings(**wrong)  # type: ignore[arg-type]
 
 
 def test_the_paper_s_recipes_are_compared_without_the_last_stage() -> None:

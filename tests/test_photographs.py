@@ -115,9 +115,9 @@ def test_an_empty_folder_and_a_damaged_picture_are_named(tmp_path: Path) -> None
 
 def test_a_square_depends_on_seed_and_number_alone(folder: Path) -> None:
     files = tuple(str(p) for p in photographs.list_photographs(folder))
-    request = pairs.Request(files, 8, 64, seed=1)
+    request = pairs.PairRequest(files, 8, 64, seed=1)
     assert np.array_equal(pairs.square(request, 5), pairs.square(request, 5))
-    other = pairs.Request(files, 8, 64, seed=2)
+    other = pairs.PairRequest(files, 8, 64, seed=2)
     assert not np.array_equal(pairs.square(request, 5), pairs.square(other, 5))
 
 
@@ -129,5 +129,5 @@ def test_at_most_fifteen_percent_are_drawn(folder: Path, monkeypatch: pytest.Mon
         photographs, "drawn_picture", lambda size, g: drawn.append(1) or real(size, g)
     )
     for index in range(300):
-        pairs.square(pairs.Request(files, 300, 32, seed=0), index)
+        pairs.square(pairs.PairRequest(files, 300, 32, seed=0), index)
     assert 10 <= len(drawn) <= 45

@@ -25,7 +25,7 @@ from sdxs.mlx_sdxs.backend import MlxBackend, load_vae
 from sdxs.mlx_sdxs.options import MlxOptions
 
 CONFIGS = architecture.toy_sketch()
-SETTINGS = sketch.Settings(squares=4, steps=2, batch=6, side=4, pictures=0.5)
+SETTINGS = sketch.SketchSettings(squares=4, steps=2, batch=6, side=4, pictures=0.5)
 FOLDER = recipe.TOKENIZER.parents[2] / "docs" / "demo"
 
 

@@ -59,7 +59,7 @@ class Collect:
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
+class LoadAnswer:
     """Answer to Order.LOAD."""
 
     depth: int
@@ -68,7 +68,7 @@ class Loaded:
 
 # encoder_hidden_states and FrameParams are sent as they are, without a wrapper class
 Request = Order | Submit | Collect | FrameParams | np.ndarray
-Answer = Loaded | Done | StageTimes | MemoryUse | Warned | Failure
+Answer = LoadAnswer | Done | StageTimes | MemoryUse | Warned | Failure
 
 
 class HostedBackend:
@@ -125,7 +125,7 @@ class HostedBackend:
             arrays.close_descriptor()
         self._child, self._arrays = child, arrays
         try:
-            loaded = child.ask(Order.LOAD, Loaded, LOAD_TIMEOUT_S)
+            loaded = child.ask(Order.LOAD, LoadAnswer, LOAD_TIMEOUT_S)
         except BaseException:
             self._child = None
             child.end(Order.CLOSE)
@@ -276,7 +276,7 @@ class _Host:
                 backend.set_conditioning(request)
             case Order.LOAD:
                 backend.load()
-                return Loaded(backend.depth, backend.describe())
+                return LoadAnswer(backend.depth, backend.describe())
             case Order.MEMORY:
                 return backend.memory()
             case Order.CLOSE:

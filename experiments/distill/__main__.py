@@ -19,7 +19,7 @@ from ..options import Options, argument, call, option
 from . import export, recipe
 from .material import photographs
 from .progress import Bars, columns
-from .recipe import STAGES, TOKENIZER, Settings
+from .recipe import STAGES, TOKENIZER, RecipeSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class DistillOptions(Options):
         "steps of each stage; 0 leaves it out",
         int,
         count=len(STAGES),
-        shown=" ".join(map(str, Settings().steps)),
+        shown=" ".join(map(str, RecipeSettings().steps)),
         metavar=tuple(name.upper() for name in STAGES),
     )
     squares: int = setting(3000, "squares to cut from the photographs", minimum=1)
@@ -56,9 +56,9 @@ class DistillOptions(Options):
     )
     seed: int = setting(0, "seed of everything random", minimum=0)
 
-    def settings(self) -> Settings:
+    def settings(self) -> RecipeSettings:
         """The recipe's settings."""
-        found = Settings(
+        found = RecipeSettings(
             seconds=self.seconds,
             seed=self.seed,
             squares=self.squares,

@@ -21,10 +21,10 @@ from ...mlx_sdxs.networks.unet import UNet2DConditionModel
 from . import architecture, stages
 from .conv_gradient import prepare
 from .material import phrases
-from .material.pairs import Request, make_pairs
+from .material.pairs import PairRequest, make_pairs
 from .material.photographs import Split
 from .text_model import CLIPTextModel
-from .training import Log, Plan, Progress, train
+from .training import LearningPlan, Log, Progress, train
 
 TOKENIZER = PACKAGE_FOLDER / "weights" / "demo" / "tokenizer"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -33,7 +33,7 @@ WINDOW_MULTIPLE = 32  # pixels: what VAE and UNet together halve
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class RecipeSettings:
     """How much of everything. Batches are `each` per style (or per plane); `seconds` 0 means no
     clock.
 
@@ -69,13 +69,15 @@ class Settings:
                 f"window {self.window}: expected a multiple of {WINDOW_MULTIPLE}, at most {size}"
             )
 
-    def plan(self, index: int) -> Plan:
+    def plan(self, index: int) -> LearningPlan:
         """What a stage is to do; stages without steps leave their shares of the clock to the
         others.
         """
         shared = sum(share for share, steps in zip(self.shares, self.steps, strict=True) if steps)
         seconds = self.seconds * self.shares[index] / shared if shared else 0.0
-        return Plan(STAGES[index], self.steps[index], self.rates[index], seconds, self.seed + index)
+        return LearningPlan(
+            STAGES[index], self.steps[index], self.rates[index], seconds, self.seed + index
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +134,7 @@ def run(
     split: Split,
     out: Path,
     tokenizer: Path,
-    settings: Settings,
+    settings: RecipeSettings,
     report: Progress,
     start_from: Path | None = None,
 ) -> Networks:
@@ -150,7 +152,7 @@ def run(
         made += count
         report("pairs", made / settings.squares, 0.0)
 
-    request = Request(tuple(str(p) for p in split.train), settings.squares, size, settings.seed)
+    request = PairRequest(tuple(str(p) for p in split.train), settings.squares, size, settings.seed)
     networks, log, state = build(configs, settings.seed), Log(out / "log.jsonl"), out / "state"
     if start_from:
         load_weights(networks.unet, start_from / "unet" / WEIGHTS, mx.float32)
@@ -189,7 +191,7 @@ def train_vae(
     vae: AutoencoderTiny,
     anchor: stages.Anchor,
     pictures: stages.Pictures,
-    settings: Settings,
+    settings: RecipeSettings,
     state: Path,
     log: Log,
     report: Progress,
@@ -208,7 +210,7 @@ def train_vae(
 def train_text(
     text: CLIPTextModel,
     ids: Sequence[np.ndarray],
-    settings: Settings,
+    settings: RecipeSettings,
     state: Path,
     log: Log,
     report: Progress,
@@ -231,7 +233,7 @@ def train_unet(
     painter: stages.Painter,
     pictures: stages.Pictures,
     states: Sequence[mx.array],
-    settings: Settings,
+    settings: RecipeSettings,
     state: Path,
     log: Log,
     report: Progress,
@@ -251,7 +253,7 @@ def train_finish(
     painter: stages.Painter,
     pictures: stages.Pictures,
     states: Sequence[mx.array],
-    settings: Settings,
+    settings: RecipeSettings,
     state: Path,
     log: Log,
     report: Progress,
@@ -272,7 +274,7 @@ def train_blend(
     painter: stages.Painter,
     pictures: stages.Pictures,
     states: Sequence[mx.array],
-    settings: Settings,
+    settings: RecipeSettings,
     state: Path,
     log: Log,
     report: Progress,

@@ -48,10 +48,10 @@ from .export import tensors, write_json, write_sums
 from .judge.evaluate import DEMO_PICTURES
 from .losses import picture_loss
 from .material import photographs, teachers
-from .material.pairs import Request, square
+from .material.pairs import PairRequest, square
 from .progress import Bars, columns
 from .text_model import CLIPTextModel
-from .training import Log, Plan, train
+from .training import LearningPlan, Log, train
 from .training import Progress as Report
 
 BASE = "demo"
@@ -211,7 +211,7 @@ class Material:
     edges: np.ndarray  # uint8 (N, 2, 8h, 8w), in the order of `edges.KINDS`
 
 
-def _draw(job: tuple[Request, int]) -> tuple[np.ndarray, np.ndarray]:
+def _draw(job: tuple[PairRequest, int]) -> tuple[np.ndarray, np.ndarray]:
     """One square, its inked renderings and its edges: uint8 (11, S, S, 3) and (2, S, S). Runs in a
     worker.
     """
@@ -222,7 +222,7 @@ def _draw(job: tuple[Request, int]) -> tuple[np.ndarray, np.ndarray]:
     return np.stack([picture, *inked]), np.stack([edges[kind] for kind in KINDS])
 
 
-def make_material(request: Request, base: Checkpoint, folder: Path, report: Report) -> Material:
+def make_material(request: PairRequest, base: Checkpoint, folder: Path, report: Report) -> Material:
     """Make the training set with the VAE of `base`, or map a finished one from `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     label = folder / "material.json"
@@ -337,7 +337,7 @@ def sketch_loss(vae: AutoencoderTiny, pictures: float) -> Callable[..., mx.array
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class SketchSettings:
     """How much of everything. `seconds` 0 means no clock; `pictures` is the share trained through
     the decoder.
     """
@@ -357,11 +357,11 @@ def train_sketch(
     out: Path,
     base: Checkpoint,
     configs: architecture.Configs,
-    settings: Settings,
+    settings: SketchSettings,
     report: Report,
 ) -> Sketcher:
     """Make the material, train, return the networks. Whatever `out` already holds is used."""
-    request = Request(
+    request = PairRequest(
         tuple(str(p) for p in split.train),
         settings.squares,
         int(configs["frame"]["size"]),
@@ -376,7 +376,7 @@ def train_sketch(
     vae = load_vae(base.vae, base.vae_weights, mx.float32)
     prepare(vae)
     vae.freeze()
-    plan = Plan("sketch", settings.steps, settings.rate, settings.seconds, settings.seed)
+    plan = LearningPlan("sketch", settings.steps, settings.rate, settings.seconds, settings.seed)
 
     def batch(generator: np.random.Generator) -> tuple[mx.array, ...]:
         return draw_batch(material, states, generator, settings.batch, settings.side)
@@ -409,7 +409,7 @@ def write(
     return folder
 
 
-DEFAULTS = Settings()
+DEFAULTS = SketchSettings()
 
 
 @dataclass(frozen=True, slots=True)
@@ -443,7 +443,7 @@ def run(options: SketchOptions) -> None:
     console = Console()
     split = photographs.split(options.photos, DEMO_PICTURES)
     base = find(BASE, download=False)
-    settings = Settings(
+    settings = SketchSettings(
         options.squares,
         options.steps,
         options.seconds,

@@ -36,7 +36,7 @@ class Progress(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class LearningPlan:
     """How long and how fast one stage trains. `seconds` 0 means: as long as the steps take."""
 
     name: str
@@ -63,7 +63,7 @@ class Log:
             )
 
 
-def rate_at(plan: Plan, step: int, progress: float) -> float:
+def rate_at(plan: LearningPlan, step: int, progress: float) -> float:
     """Learning rate: a linear warm-up over the first steps, then half a cosine down to a
     fiftieth.
     """
@@ -72,7 +72,7 @@ def rate_at(plan: Plan, step: int, progress: float) -> float:
 
 
 def train(
-    plan: Plan,
+    plan: LearningPlan,
     module: nn.Module,
     loss: Loss,
     batch: Callable[[np.random.Generator], Batch],
@@ -137,13 +137,13 @@ class _Clock:
     def seconds(self) -> float:
         return time.monotonic() - self._start
 
-    def progress(self, plan: Plan, step: int) -> float:
+    def progress(self, plan: LearningPlan, step: int) -> float:
         """Share of the stage that is done, by steps or by the clock, whichever is further."""
         return max(step / plan.steps, self.seconds() / plan.seconds if plan.seconds else 0.0)
 
 
 def _tell(
-    plan: Plan,
+    plan: LearningPlan,
     step: int,
     clock: _Clock,
     progress: float,

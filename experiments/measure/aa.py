@@ -19,7 +19,7 @@ from ...common.backend.options import BackendOptions
 from ...common.backend.protocol import StageTimes
 from ...common.bench.measure.machine import conditions
 from ...common.bench.measure.requests import Entrant
-from ...common.bench.measure.runner import Plan, Runner
+from ...common.bench.measure.runner import BenchPlan, Runner
 from ...common.bench.model.statistics import ratio
 from ...common.checkpoint.find import find
 from ...common.settings import setting
@@ -70,7 +70,7 @@ class CopyingBackend(IdentityBackend):
         return super().collect(out)
 
 
-def plan(kind: str) -> Plan:
+def plan(kind: str) -> BenchPlan:
     """Two entrants: equal ones, or the slower one first."""
     if kind == "mlx":
         pair = tuple(Entrant(label, MLX, MlxOptions(SIZE)) for label in ("first", "second"))
@@ -85,7 +85,7 @@ def plan(kind: str) -> Plan:
             )
             for label, factor in factors.items()
         )
-    return Plan(pair, {}, ROUNDS, TURNS, TURN_S, profile=False, together=False, memory=False)
+    return BenchPlan(pair, {}, ROUNDS, TURNS, TURN_S, profile=False, together=False, memory=False)
 
 
 def run_bench(kind: str) -> dict[str, object]:

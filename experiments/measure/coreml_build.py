@@ -74,7 +74,7 @@ def traced_route(folder: Path, size: int, package: Path, repaired: bool = True) 
     unet = UNet2DConditionModel.from_pretrained(folder / "unet").eval()
     vae = AutoencoderTiny.from_pretrained(folder / "vae").eval()
 
-    class Frame(torch.nn.Module):
+    class TorchFrame(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.unet, self.vae = unet, vae
@@ -96,7 +96,7 @@ def traced_route(folder: Path, size: int, package: Path, repaired: bool = True) 
     }
     loaded = time.perf_counter()
     with torch.no_grad():
-        traced = torch.jit.trace(Frame().eval(), tuple(example.values()), check_trace=False)
+        traced = torch.jit.trace(TorchFrame().eval(), tuple(example.values()), check_trace=False)
     seen = time.perf_counter()
     model = ct.convert(
         traced,

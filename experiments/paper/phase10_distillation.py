@@ -33,9 +33,9 @@ from .. import record
 from ..distill import architecture, recipe, stages
 from ..distill.judge.evaluate import DEMO_PICTURES, nearest, ssim
 from ..distill.material import photographs, teachers
-from ..distill.material.pairs import Request, make_pairs
+from ..distill.material.pairs import PairRequest, make_pairs
 from ..distill.text_model import CLIPTextModel
-from ..distill.training import Log, Plan, train
+from ..distill.training import LearningPlan, Log, train
 from ..options import Options, argument, option, result_file
 
 SIZE = 64
@@ -101,7 +101,7 @@ def material(name: str, split: photographs.Split, work: Path) -> np.ndarray:
     same for all seeds.
     """
     drawn = 1.0 if name == "edges" else 0.1
-    request = Request(tuple(str(p) for p in split.train), SQUARES, SIZE, 0, drawn)
+    request = PairRequest(tuple(str(p) for p in split.train), SQUARES, SIZE, 0, drawn)
     pairs = make_pairs(request, work / ("drawn" if drawn == 1 else "pairs"), lambda count: None)
     if name != "edges":
         return pairs
@@ -110,12 +110,12 @@ def material(name: str, split: photographs.Split, work: Path) -> np.ndarray:
     return copied
 
 
-def recipe_settings(steps: int, seed: int) -> recipe.Settings:
+def recipe_settings(steps: int, seed: int) -> recipe.RecipeSettings:
     """As many steps in all, over the stages but the last: ways between prompts are not looked at
     here.
     """
     shares = (0.35, 0.1, 0.2, 0.35, 0.0)
-    return recipe.Settings(
+    return recipe.RecipeSettings(
         squares=SQUARES,
         steps=tuple(round(share * steps) for share in shares),
         each=1,
@@ -157,7 +157,7 @@ def train_run(
         rows = [style[generator.integers(0, len(style), 1)] for style in ids]
         return *pictures.pairs(generator, 1), mx.array(np.concatenate(rows))
 
-    train(Plan("all", steps, RATE, seed=seed), whole, l1_loss, batch, folder, log, silent)
+    train(LearningPlan("all", steps, RATE, seed=seed), whole, l1_loss, batch, folder, log, silent)
     return whole
 
 

@@ -228,7 +228,7 @@ def clip_ids(texts: Iterable[str], folder: Path) -> np.ndarray:
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
+class ParityCheck:
     """One figure and its limit; `note` qualifies it."""
 
     name: str
@@ -243,7 +243,7 @@ class Check:
         return self.error <= self.limit  # False for nan
 
 
-def check_folder(name: str, folder: Path, sizes: Sizes, seed: int) -> Iterator[Check]:
+def check_folder(name: str, folder: Path, sizes: Sizes, seed: int) -> Iterator[ParityCheck]:
     """Compare every part of a checkpoint, one at a time so that only one is in memory."""
     for label, (part, checkpoint) in open_parts(folder).items():
         started = time.perf_counter()
@@ -263,14 +263,14 @@ def check_folder(name: str, folder: Path, sizes: Sizes, seed: int) -> Iterator[C
             if what == "x0":
                 note = f"largest {np.abs(expected).max():.1f}"
             named = f"{label} {what}" if part == "vae" else what
-            yield Check(name, named, found, limit(what), time.perf_counter() - started, note)
+            yield ParityCheck(name, named, found, limit(what), time.perf_counter() - started, note)
         if part == "frame" and name.startswith(WITH_COREML):
             yield from check_coreml(name, checkpoint, inputs, oracle, ours)
 
 
 def check_coreml(
     name: str, checkpoint: Checkpoint, inputs: Inputs, oracle: Arrays, mlx: Arrays
-) -> Iterator[Check]:
+) -> Iterator[ParityCheck]:
     """Hold the Core ML program, through the interpreter in float16, against diffusers and against
     the MLX backend.
 
@@ -285,7 +285,7 @@ def check_coreml(
     )
     relative, quality = distances(made, oracle)
     _, against_mlx = distances(made, mlx)
-    yield Check(
+    yield ParityCheck(
         name,
         "Core ML program x0",
         relative,
@@ -298,7 +298,7 @@ def check_coreml(
         ("MLX", against_mlx, MLX_LIMIT_DB),
     ):
         note = f"{found:.1f} dB, {size}"
-        yield Check(
+        yield ParityCheck(
             name,
             f"Core ML picture to {what}",
             10 ** (-found / 20),
@@ -308,7 +308,7 @@ def check_coreml(
         )
 
 
-def check_tokenizer() -> Iterator[Check]:
+def check_tokenizer() -> Iterator[ParityCheck]:
     """Compare the ids of 3,000 texts: the share of texts with any other id must be 0."""
     texts = make_texts(3000, json.loads((TOKENIZER / "vocab.json").read_text(encoding="utf-8")))
     for mark in PADDINGS:
@@ -317,11 +317,13 @@ def check_tokenizer() -> Iterator[Check]:
             folder = padded_tokenizer(Path(temporary), mark)
             unequal = (token_rows(texts, folder) != clip_ids(texts, folder)).any(axis=1)
         share, seconds = float(unequal.mean()), time.perf_counter() - started
-        yield Check("tokenizer", f"padded with {mark}", share, 0.0, seconds, f"{len(texts)} texts")
+        yield ParityCheck(
+            "tokenizer", f"padded with {mark}", share, 0.0, seconds, f"{len(texts)} texts"
+        )
 
 
 @torch.no_grad()
-def check_pipeline() -> Iterator[Check]:
+def check_pipeline() -> Iterator[ParityCheck]:
     """Open the demo as diffusers' own StableDiffusionPipeline and take the frame's step with its
     parts.
     """
@@ -338,7 +340,7 @@ def check_pipeline() -> Iterator[Check]:
         ((pipeline.vae.decode(x0).sample[0] + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
     )
     found = error("picture", run_frame(checkpoint, inputs)["picture"], to_numpy(picture[None])[0])
-    yield Check(
+    yield ParityCheck(
         "demo",
         "StableDiffusionPipeline's parts",
         found,
@@ -347,7 +349,7 @@ def check_pipeline() -> Iterator[Check]:
     )
 
 
-def run_checks(tiny_only: bool, only: str = "") -> Iterator[Check]:
+def run_checks(tiny_only: bool, only: str = "") -> Iterator[ParityCheck]:
     """Everything: tokenizer, the demo, five tiny architectures and, unless `tiny_only`, the same
     five full size.
 
@@ -381,7 +383,7 @@ def run_checks(tiny_only: bool, only: str = "") -> Iterator[Check]:
                 yield from check_control(name, size == "full", seed + 60)
 
 
-def check_import() -> Iterator[Check]:
+def check_import() -> Iterator[ParityCheck]:
     """Tensors that `sdxs weights import` reads otherwise than torch wrote them, of both of
     torch.save's formats: 0.
     """
@@ -407,7 +409,7 @@ def check_import() -> Iterator[Check]:
         unequal = [
             name for name, tensor in state.items() if not torch.equal(found[name], tensor.detach())
         ]
-        yield Check(
+        yield ParityCheck(
             "weights import",
             f"torch.save, {'zip' if zipped else 'legacy'}",
             len(unequal) / len(state),
@@ -417,12 +419,12 @@ def check_import() -> Iterator[Check]:
         )
 
 
-def check_control(name: str, full: bool, seed: int) -> Iterator[Check]:
+def check_control(name: str, full: bool, seed: int) -> Iterator[ParityCheck]:
     """The ControlNet of an architecture, and a frame under its control."""
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as temporary:
         for what, found, admitted in control_rows(Path(temporary), name, full, seed):
-            yield Check(
+            yield ParityCheck(
                 f"control of {name} {'full' if full else 'tiny'}",
                 what,
                 found,
@@ -453,7 +455,7 @@ def run(options: DiffusersOptions) -> int:
     """Run, show and judge; return 1 if a check passes its limit."""
     hush()
     started, console = time.perf_counter(), Console(width=120)
-    checks: list[Check] = []
+    checks: list[ParityCheck] = []
     for check in run_checks(options.tiny_only, options.only):
         checks.append(check)
         verdict = "ok" if check.passed else "FAILED"

@@ -10,9 +10,9 @@ from ..model.roofline import roofline
 from .contention import Traffic
 from .crew import Failed
 from .instrument import ITEM_BYTES, Peaks
-from .requests import Count as CountWork
 from .requests import (
     CountCopies,
+    CountWork,
     Entrant,
     Loaded,
     Measure,

@@ -269,7 +269,7 @@ class MeasurePeaks(Request[Peaks]):
 
 
 @dataclass(frozen=True, slots=True)
-class Count(Request[list[StageCost]]):
+class CountWork(Request[list[StageCost]]):
     """Needs no loaded backend."""
 
     def do(self, bench: Bench) -> list[StageCost]:

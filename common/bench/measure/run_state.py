@@ -19,7 +19,7 @@ from ..model.report import (
     SCHEMA,
     BackendReport,
     Report,
-    Settings,
+    RunSettings,
     Work,
 )
 from .crew import Crew
@@ -30,10 +30,10 @@ from .worker import Worker
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class BenchPlan:
     """The plan of a run.
 
-    Seconds are per turn, per level of traffic and per memory pass; see `Settings` for the rest.
+    Seconds are per turn, per level of traffic and per memory pass; see `RunSettings` for the rest.
 
     counters: ways of counting a frame's work, by name -> 'module:Class' of an Instrument.
     """
@@ -65,7 +65,7 @@ class RunState:
 
     def __init__(
         self,
-        plan: Plan,
+        plan: BenchPlan,
         checkpoint: Checkpoint,
         save: Callable[[Report], None] = lambda report: None,
         say: Callable[[str], None] = lambda line: None,
@@ -95,7 +95,7 @@ class RunState:
             0.0,
             work_of(checkpoint, size, plan.seed, plan.prompt),
             machine(),
-            Settings(plan.rounds, plan.turns, plan.turn_s, plan.fresh),
+            RunSettings(plan.rounds, plan.turns, plan.turn_s, plan.fresh),
             [conditions()],
             [
                 BackendReport(e.label, e.location, _settings(e.options), e.isolated, {})

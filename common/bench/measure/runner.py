@@ -17,11 +17,11 @@ from .crew import Failed
 from .each_alone import each_alone
 from .machine import conditions
 from .requests import Loaded, Run
-from .run_state import Plan, RunState, Stopped
+from .run_state import BenchPlan, RunState, Stopped
 from .under_load import both_at_once, contend
 from .worker import Worker
 
-__all__ = ["Plan", "Runner"]
+__all__ = ["BenchPlan", "Runner"]
 
 
 class Runner:
@@ -29,7 +29,7 @@ class Runner:
 
     def __init__(
         self,
-        plan: Plan,
+        plan: BenchPlan,
         checkpoint: Checkpoint,
         save: Callable[[Report], None] = lambda report: None,
         say: Callable[[str], None] = lambda line: None,

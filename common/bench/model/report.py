@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...errors import UsageError
-from .statistics import Interval, Summary, summary
+from .statistics import FrameSummary, Interval, summary
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -58,7 +58,7 @@ class Work:
 
 
 @dataclass(slots=True)
-class Settings:
+class RunSettings:
     """How a run was measured.
 
     fresh: each round in processes of its own; otherwise all rounds in the same processes.
@@ -187,7 +187,7 @@ class BackendReport:
     isolated: bool
     describe: dict[str, str]
     rounds: list[Round] = field(default_factory=list)
-    summary: Summary | None = None
+    summary: FrameSummary | None = None
     bridge_ms: float = 0.0
     memory: list[MemoryPoint] = field(default_factory=list)
     memory_over_time: MemoryOverTime | None = None
@@ -198,7 +198,7 @@ class BackendReport:
     contention: Contention | None = None
 
     @property
-    def latency(self) -> Summary | None:
+    def latency(self) -> FrameSummary | None:
         """Latency from submit to collect, over all rounds."""
         return summary([r.latency_ms for r in self.rounds if r.latency_ms]) if self.frames else None
 
@@ -261,7 +261,7 @@ class Report:
     seconds: float
     work: Work
     machine: Machine
-    settings: Settings
+    settings: RunSettings
     conditions: list[dict[str, str]] = field(default_factory=list)
     backends: list[BackendReport] = field(default_factory=list)
     ratios: list[Ratio] = field(default_factory=list)

@@ -40,7 +40,7 @@ class Interval:
 
 
 @dataclass(frozen=True, slots=True)
-class Summary:
+class FrameSummary:
     """Of all frames of all rounds, in milliseconds; fps is the rate at the median."""
 
     frames: int
@@ -50,11 +50,11 @@ class Summary:
     fps: float
 
 
-def summary(rounds: Rounds) -> Summary:
+def summary(rounds: Rounds) -> FrameSummary:
     """Pool the frames. Raises ValueError if there are none."""
     times = np.concatenate([np.asarray(r, float) for r in rounds])
     median, p95, p99 = (float(p) for p in np.percentile(times, [50, 95, 99]))
-    return Summary(len(times), median, p95, p99, 1000 / median if median else 0.0)
+    return FrameSummary(len(times), median, p95, p99, 1000 / median if median else 0.0)
 
 
 def ratio(first: Rounds, second: Rounds, seed: int = 0) -> Interval | None:

@@ -23,7 +23,7 @@ PLANES = 1 + len(GALLERY)
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class PairRequest:
     """What pairs to make. `drawn` is the share of procedural pictures."""
 
     files: tuple[str, ...]
@@ -33,7 +33,7 @@ class Request:
     drawn: float = DRAWN_SHARE
 
 
-def square(request: Request, index: int) -> np.ndarray:
+def square(request: PairRequest, index: int) -> np.ndarray:
     """Square number `index` of a request, the same every time: uint8 (size, size, 3)."""
     generator = np.random.Generator(np.random.PCG64([request.seed, index]))
     if generator.random() < request.drawn:
@@ -42,7 +42,7 @@ def square(request: Request, index: int) -> np.ndarray:
     return photographs.random_square(picture, request.size, generator)
 
 
-def _fill(job: tuple[Request, Path, int, int]) -> int:
+def _fill(job: tuple[PairRequest, Path, int, int]) -> int:
     """Make squares `start` to `stop` and write them into the file. Runs in a worker."""
     request, path, start, stop = job
     out = np.lib.format.open_memmap(path, mode="r+")
@@ -55,7 +55,7 @@ def _fill(job: tuple[Request, Path, int, int]) -> int:
 
 
 def make_pairs(
-    request: Request, folder: Path, done: Callable[[int], None], workers: int | None = None
+    request: PairRequest, folder: Path, done: Callable[[int], None], workers: int | None = None
 ) -> np.ndarray:
     """Return the pairs, uint8 (N, 11, S, S, 3), mapped from `folder`; make them first if they are
     not there.
