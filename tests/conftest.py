@@ -2,8 +2,11 @@
 itself.
 """
 
+import hashlib
+import os
+import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -46,6 +49,63 @@ def tiny_sdxs(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     return open_checkpoint(
         write_checkpoint(tmp_path_factory.mktemp("tiny"), tiny(architecture("sdxs-512-0.9")))
     )
+
+
+@pytest.fixture(scope="session")
+def built_programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Core ML programs that this run has built; workers of pytest-xdist share the folder."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "programs"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture
+def built_once(built_programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Build a program once a run in the tests' processes, and copy it after that.
+
+    For tests of what is around a program. Child processes build for themselves.
+    """
+    from sdxs.coreml_backend import program
+    from sdxs.experiments.parity import coreml
+
+    build: Callable[..., None] = program.build
+
+    def build_or_copy(
+        checkpoint: Checkpoint,
+        variant: program.Variant,
+        path: Path,
+        progress: program.Progress | None = None,
+    ) -> None:
+        checkpoint.check_size(variant.size)
+        checkpoint.verify()
+        kept = built_programs / f"{program_key(checkpoint, variant)}.mlpackage"
+        if kept.exists():
+            shutil.copytree(kept, path)
+            return
+        build(checkpoint, variant, path, progress)
+        partial = built_programs / f"{kept.stem}.{os.getpid()}"
+        shutil.copytree(path, partial)
+        try:
+            partial.rename(kept)
+        except OSError:  # another worker was first
+            shutil.rmtree(partial)
+
+    monkeypatch.setattr(program, "build", build_or_copy)
+    monkeypatch.setattr(coreml, "build", build_or_copy)
+
+
+def program_key(checkpoint: Checkpoint, variant: object) -> str:
+    """Hash of all that a program is built from; independent of the cache that the tests check."""
+    networks = (checkpoint.unet, checkpoint.vae, checkpoint.scheduler, checkpoint.frame)
+    files = [checkpoint.unet_weights, checkpoint.vae_weights]
+    if checkpoint.control:
+        networks += (checkpoint.control.config,)
+        files.append(checkpoint.control.weights)
+    digest = hashlib.sha256(repr((checkpoint.name, variant, *networks)).encode())
+    for file in files:
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:32]
 
 
 @pytest.fixture
