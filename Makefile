@@ -20,16 +20,16 @@ test: .venv/test.stamp
 	$(BIN)/python -m pytest
 
 parity: .venv/parity.stamp
-	$(BIN)/python -m sdxs.experiments.parity.diffusers --json results/parity.json
+	$(BIN)/python -m sdxs.experiments diffusers --json results/parity.json
 
 bench: .venv/parity.stamp
 	mkdir -p results
 	$(BIN)/sdxs bench --backend mlx --backend torch --contention --json results/bench.json --html results/bench.html
-	$(BIN)/python -m sdxs.experiments.measure.loop --json results/loop.json
-	$(BIN)/python -m sdxs.experiments.measure.coreml_build --json results/coreml-build.json
+	$(BIN)/python -m sdxs.experiments loop --json results/loop.json
+	$(BIN)/python -m sdxs.experiments coreml-build --json results/coreml-build.json
 
 mac-check: .venv/test.stamp
-	$(BIN)/python -m sdxs.experiments.mac_check
+	$(BIN)/sdxs mac-check
 
 lint: .venv/lint.stamp
 	$(BIN)/ruff check .

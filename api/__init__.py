@@ -9,11 +9,9 @@
         between = model(frame, "a pencil sketch >> pop art @ 0.5", seed=7)
     print(picture.shape, picture.dtype)
 
-Import this before OpenCV: MLX wants to load its BLAS first. See `open_model` for everything it
-takes.
+`backends()` names those that are installed. See `open_model` for everything it takes.
 """
 
-from .backends import BACKENDS
-from .model import Model, open_model
+from .model import Model, backends, open_model
 
-__all__ = ["BACKENDS", "Model", "open_model"]
+__all__ = ["Model", "backends", "open_model"]

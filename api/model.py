@@ -1,18 +1,31 @@
 """A loaded model that is called like a function: frame and prompt in, picture out."""
 
+from collections.abc import Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import numpy as np
 
-from ..common.backend.protocol import Backend, BackendOptions, FrameParams
+from ..common.backend.assembly import (
+    DEFAULT_MODEL,
+    ModelOptions,
+    make_backend,
+    open_checkpoint_for,
+    options_for,
+    prepare,
+)
+from ..common.backend.programs import Progress
+from ..common.backend.protocol import Backend, FrameParams
+from ..common.backend.spec import default_backend, spec_of, specs
+from ..common.checkpoint.find import Checkpoint
 from ..common.errors import UsageError
-from .backends import backend_class
+from ..common.picture.edges import Edges, check_kind
+from ..common.prompt.text_encoder import TextEncoder
 
-if TYPE_CHECKING:
-    from ..common.checkpoint.find import Checkpoint
-    from ..common.picture.edges import Edges
-    from ..common.prompt.text_encoder import TextEncoder
+
+def backends() -> tuple[str, ...]:
+    """Names of the installed backends; the first is the default."""
+    return tuple(specs())
 
 
 class Model:
@@ -22,11 +35,11 @@ class Model:
 
     def __init__(
         self,
-        checkpoint: "Checkpoint",
+        checkpoint: Checkpoint,
         backend: Backend,
         size: int,
-        encoder: "TextEncoder",
-        edges: "Edges | None",
+        encoder: TextEncoder,
+        edges: Edges | None,
     ) -> None:
         """What `open_model` puts together; the backend is loaded."""
         self.checkpoint = checkpoint
@@ -79,18 +92,17 @@ class Model:
             if frame is None
             else np.ascontiguousarray(frame)
         )
-        if self._edges and control_scale:
-            self._edges.draw(given, self._drawn)
-            self.backend.submit(given, self._drawn)
-        else:
-            self.backend.submit(given)
+        drawn = self._drawn if control_scale else None
+        if self._edges and drawn is not None:
+            self._edges.draw(given, drawn)
+        self.backend.submit(given, drawn)
         picture = np.empty((self.size, self.size, 3), np.uint8)
         self.backend.collect(picture)
         return picture
 
     def describe(self) -> dict[str, str]:
         """Backend, device and dtype, as a result should be reported with."""
-        return self.backend.describe()
+        return self.backend.describe().as_dict()
 
     def close(self) -> None:
         """Free everything; calling it again does nothing."""
@@ -109,8 +121,8 @@ class Model:
 
 
 def open_model(
-    model: str = "sdxs-512-0.9",
-    backend: str = "mlx",
+    model: str = DEFAULT_MODEL,
+    backend: str = "",
     size: int | None = None,
     dtype: str = "auto",
     vae: str = "vae",
@@ -118,31 +130,29 @@ def open_model(
     steps: int | None = None,
     control: str = "none",
     edges: str = "soft",
-    settings: tuple[tuple[str, str], ...] = (),
+    settings: Mapping[str, object] | None = None,
     still: bool = False,
+    report: Progress = lambda step, done: None,
 ) -> Model:
     """Find a checkpoint, load it on a backend and warm it up.
 
-    model: a name from `sdxs weights list`, or the path of a folder. size: side of the frames in
-    pixels, by default the checkpoint's. dtype: 'auto', 'float32', 'float16' or 'bfloat16'.
-    strength, steps: for checkpoints that admit them. control: 'none', 'sketch' or a folder. edges:
-    'soft' or 'canny'. settings: of the backend alone, as ('runtime', 'reference') for 'coreml'.
-    still: every frame is a picture of its own, so edges remember nothing. Raises SdxsError, with
-    what to do about it.
+    model: a name from `sdxs weights list`, or the path of a folder. backend: one of `backends()`,
+    by default the first. size: side of the frames in pixels, by default the checkpoint's. dtype:
+    'auto', 'float32', 'float16' or 'bfloat16'. strength, steps: for checkpoints that admit them.
+    control: 'none', 'sketch' or a folder. edges: 'soft' or 'canny'. settings: fields of the
+    backend's options dataclass, as {'runtime': 'reference'} for 'coreml'. still: every frame is a
+    picture of its own, so edges remember nothing. report: told what is being built, and the share
+    that is done. Raises SdxsError, with what to do about it.
     """
-    made = backend_class(
-        backend
-    )  # before anything imports OpenCV: MLX wants to load its BLAS first
-    from ..common.checkpoint.find import find, with_control
-    from ..common.picture.edges import Edges, check_kind
-    from ..common.prompt.text_encoder import TextEncoder
-
+    spec = spec_of(backend or default_backend())
     check_kind(edges)
-    checkpoint = with_control(find(model, vae).at(strength, steps), control)
-    size = checkpoint.frame.size if size is None else size
-    checkpoint.check_size(size)
-    renderer = made(checkpoint, BackendOptions(size, dtype, settings))
+    chosen = ModelOptions(model, vae, size, strength, steps, control)
+    checkpoint = open_checkpoint_for(chosen)
+    side = chosen.size_of(checkpoint)
+    options = options_for(spec, side, {"dtype": dtype}, settings)
+    prepare(spec, checkpoint, options, report)
+    renderer = make_backend(spec, checkpoint, options)
     encoder = TextEncoder(checkpoint)
     renderer.load()
-    drawing = Edges(edges, size, hysteresis=not still) if checkpoint.control else None
-    return Model(checkpoint, renderer, size, encoder, drawing)
+    drawing = Edges(edges, side, hysteresis=not still) if checkpoint.control else None
+    return Model(checkpoint, renderer, side, encoder, drawing)

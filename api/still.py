@@ -5,6 +5,7 @@ metadata.
 import hashlib
 import json
 import warnings
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -12,7 +13,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..common.backend.programs import Progress
+from ..common.backend.spec import default_backend, spec_of
 from ..common.errors import SdxsWarning, SourceError, UsageError
+from ..common.settings import known_settings, parse_texts
 from .model import Model, open_model
 
 if TYPE_CHECKING:
@@ -33,7 +37,7 @@ class Still:
     seed: int = 0
     size: int | None = None
     source: str = ""
-    backend: str = "mlx"
+    backend: str = ""
     dtype: str = "auto"
     vae: str = "vae"
     strength: float | None = None
@@ -51,8 +55,15 @@ class Made:
     record: dict[str, object]
 
 
-def render_still(still: Still, settings: tuple[tuple[str, str], ...] = ()) -> Made:
-    """Open the model, render one picture, close it. Raises SdxsError."""
+def render_still(
+    still: Still,
+    settings: Mapping[str, object] | None = None,
+    report: Progress = lambda step, done: None,
+) -> Made:
+    """Open the model, render one picture, close it. settings, report: see `open_model`. Raises
+    SdxsError.
+    """
+    still = replace(still, backend=still.backend or default_backend())
     frame, source_hash = None, ""
     with open_model(
         still.model,
@@ -66,11 +77,12 @@ def render_still(still: Still, settings: tuple[tuple[str, str], ...] = ()) -> Ma
         still.edges,
         settings,
         still=True,
+        report=report,
     ) as model:
         if still.source:
             frame, source_hash = read_picture(Path(still.source), model.size)
         picture = model(frame, still.prompt, still.seed, control_scale=still.control_scale)
-        return Made(picture, _record(still, model, picture, source_hash, settings))
+        return Made(picture, _record(still, model, picture, source_hash, settings or {}))
 
 
 def read_picture(path: Path, size: int) -> tuple[np.ndarray, str]:
@@ -152,7 +164,7 @@ def repeat_still(
     path: Path,
     source: str = "",
     model: str = "",
-    settings: tuple[tuple[str, str], ...] | None = None,
+    settings: Mapping[str, object] | None = None,
 ) -> Made:
     """Render the picture of a record again and compare. source, model: where those are now, if
     elsewhere than then.
@@ -163,13 +175,15 @@ def repeat_still(
     record = read_record(path)
     try:
         still = Still(**record["request"])  # type: ignore[arg-type]
-        if settings is None:
-            settings = tuple((str(name), str(value)) for name, value in record["settings"])  # type: ignore[attr-defined]
+        texts = {str(name): str(value) for name, value in record["settings"]}  # type: ignore[attr-defined]
     except (TypeError, KeyError, ValueError) as error:
         raise SourceError(
             f"{path}: its record is damaged ({error}); the picture cannot be repeated from it"
         ) from None
     still = replace(still, source=source or still.source, model=model or still.model)
+    if settings is None:
+        spec = spec_of(still.backend or default_backend())
+        settings = parse_texts(spec.options, texts, spec.name)
     made = render_still(still, settings)
     then, now = record["hashes"], made.record["hashes"]
     assert isinstance(then, dict) and isinstance(now, dict)
@@ -200,9 +214,10 @@ def _record(
     model: Model,
     picture: np.ndarray,
     source_hash: str,
-    settings: tuple[tuple[str, str], ...],
+    settings: Mapping[str, object],
 ) -> dict[str, object]:
-    checkpoint = model.checkpoint
+    checkpoint, spec = model.checkpoint, spec_of(still.backend)
+    known = known_settings(spec.options, settings, spec.name)
     hashes = _weights_hashes(checkpoint) | {"pixels": hashlib.sha256(picture.tobytes()).hexdigest()}
     if source_hash:
         hashes["source"] = source_hash
@@ -218,22 +233,16 @@ def _record(
         "backend": model.describe(),
         "hashes": hashes,
         "request": asdict(replace(still, size=model.size)),
-        "settings": [list(setting) for setting in settings],
+        "settings": [[name, known[name].text(value)] for name, value in settings.items()],
     }
 
 
 def _weights_hashes(checkpoint: "Checkpoint") -> dict[str, str]:
-    from ..common.checkpoint.find import weights_folder
-    from ..common.checkpoint.manifest import known_hash
-    from ..common.checkpoint.tensors import sha256
+    from ..common.checkpoint.manifest import remembered_sha256
     from ..common.prompt.cache import encoder_hash
 
     files = {"unet": checkpoint.unet_weights, "vae": checkpoint.vae_weights}
     if checkpoint.control:
         files["control"] = checkpoint.control.weights
-    manifest = weights_folder() / "manifest.json"
-    found = {
-        what: known_hash(path.parent.parent, path, manifest) or sha256(path)
-        for what, path in files.items()
-    }
+    found = {what: remembered_sha256(path) for what, path in files.items()}
     return found | {"text encoder": encoder_hash(checkpoint)}

@@ -10,11 +10,15 @@ import threading
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
+from .backend.assembly import DEFAULT_MODEL
+from .backend.spec import BackendSpec, located, specs
 from .checkpoint.find import find, local_folder, weights_folder
 from .checkpoint.registry import ENTRIES
 from .errors import SdxsError, SourceError
@@ -24,11 +28,6 @@ from .io.sources.camera import Camera
 PYTHONS = ((3, 11), (3, 12), (3, 13))
 PACKAGES = ("sdxs", "numpy", "tokenizers", "safetensors", "huggingface-hub")
 OPENCV = ("opencv-python", "opencv-python-headless")
-BACKEND_PACKAGES = (
-    "mlx",
-    "coremltools",
-)  # each backend's own check says what it means that one is missing
-DEFAULT_MODEL = "sdxs-512-0.9"
 CAMERA_S = 1.5
 SLOW_CAMERA_FPS = 20.0
 
@@ -82,6 +81,16 @@ def probes(camera: int) -> list[tuple[str, Probe]]:
     ]
 
 
+def backend_probes() -> list[tuple[str, Probe]]:
+    """What every installed backend asks about itself."""
+    asked = [spec for spec in specs().values() if spec.doctor]
+    return [(spec.name, partial(_ask, spec)) for spec in asked]
+
+
+def _ask(spec: BackendSpec) -> Sequence[Check]:
+    return cast(Probe, located(spec.doctor, spec))()
+
+
 def can_run_demo(checks: Sequence[Check], backends: Collection[str]) -> bool:
     """Whether `make demo` will run: what it needs is there, and so is at least one of
     `backends`.
@@ -105,14 +114,16 @@ def python() -> Check:
             "python",
             False,
             f"{finding}: an Intel build",
-            "install an arm64 Python; MLX needs Apple silicon",
+            "install an arm64 Python; it takes Apple silicon",
         )
     return Check("python", True, finding)
 
 
 def packages() -> Check:
     """Versions of everything a session imports."""
-    versions = {name: _version(name) for name in (*PACKAGES, *OPENCV, *BACKEND_PACKAGES)}
+    # each backend's own check says what it means that its package is missing
+    of_backends = (spec.package for spec in specs().values() if spec.package)
+    versions = {name: _version(name) for name in (*PACKAGES, *OPENCV, *of_backends)}
     missing = [name for name in PACKAGES if not versions[name]]
     opencvs = [name for name in OPENCV if versions[name]]
     if not opencvs:

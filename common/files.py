@@ -1,21 +1,46 @@
 """Files written whole or not at all: under a temporary name first, then renamed."""
 
+import os
+import secrets
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from .errors import SinkError
+from .errors import SdxsError, SinkError
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all. Raises SinkError."""
-    partial = path.with_name(f".{path.name}.partial")
+def user_cache() -> Path:
+    """Return the folder of everything that can be made again; it may not exist."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sdxs"
+
+
+@contextmanager
+def written_whole(path: Path, mode: int | None = None) -> Iterator[Path]:
+    """Yield an empty file beside `path`; rename it to `path` when the block ends well.
+
+    mode: of the file, by default what the umask leaves of 0666. Raises OSError, and then `path` is
+    as it was. The suffix is kept: some writers choose a format by it.
+    """
+    partial = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.partial{path.suffix}")
+    partial.touch(0o666 if mode is None else mode, exist_ok=False)
     try:
-        partial.write_bytes(data)
+        yield partial
+        if mode is not None:
+            partial.chmod(mode)  # the umask has no say in it
         partial.replace(path)
-    except OSError as error:
+    finally:
         partial.unlink(missing_ok=True)
-        raise SinkError(
-            f"{path}: cannot be written ({error.strerror}); free space or name another place"
+
+
+def write_whole(path: Path, data: bytes, error: type[SdxsError] = SinkError) -> None:
+    """Write a file whole or not at all. Raises `error`."""
+    try:
+        with written_whole(path) as partial:
+            partial.write_bytes(data)
+    except OSError as trouble:
+        raise error(
+            f"{path}: cannot be written ({trouble.strerror}); free space or name another place"
         ) from None
 
 

@@ -7,8 +7,10 @@ made from it by `settings_of`; `check` holds its values to it.
 
 import math
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
+from functools import cache
+from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from .errors import UsageError
@@ -21,12 +23,14 @@ T = TypeVar("T")
 class Setting:
     """One setting.
 
-    kind: bool, int, float or str. optional: None is a value, which leaves the choice to the code.
-    choices: the only admitted values of a str. minimum, maximum: of a number, both included.
+    kind: bool, int, float, str or Path. optional: None is a value, which leaves the choice to the
+    code. choices: the only admitted values of a str. minimum, maximum: of a number, both included.
     unit: what a number counts. shown: the default in words, where it is None or not the whole
-    truth. flag: its option on the command line. read: makes the value out of a text, for a field
-    that is neither of the four kinds; raises UsageError. glides: a change may be spread over time.
-    at_start: fixed once a session runs.
+    truth. flag: its option on the command line, '--yes/--no' for a switch that names both. read,
+    write: make the value out of a text and back, for a field of another kind; `read` raises
+    UsageError. glides: a change may be spread over time. at_start: fixed once a session runs. why:
+    what a refusal adds, such as why no other value is admitted. repeatable: the value is a tuple,
+    one entry each time the option is given.
     """
 
     name: str
@@ -41,8 +45,21 @@ class Setting:
     shown: str = ""
     flag: str = ""
     read: Callable[[str], object] | None = None
+    write: Callable[[Any], str] | None = None
     glides: bool = False
     at_start: bool = False
+    why: str = ""
+    repeatable: bool = False
+
+    @property
+    def parameter(self) -> str:
+        """Its flag as a Python name, which no two backends share; the field's name without one."""
+        return self.spelling.removeprefix("--").replace("-", "_") or self.name
+
+    @property
+    def spelling(self) -> str:
+        """The option as messages name it: '--yes' of '--yes/--no'; '' for none."""
+        return self.flag.partition("/")[0]
 
     @property
     def default_text(self) -> str:
@@ -56,6 +73,16 @@ class Setting:
         return f"{self.default:g}" if isinstance(self.default, float) else str(self.default)
 
     @property
+    def range_text(self) -> str:
+        """The admitted numbers in words, with their unit; empty without a bound."""
+        low, high = (None if x is None else f"{x:g}" for x in (self.minimum, self.maximum))
+        if low is None and high is None:
+            return ""
+        if high is None:
+            return f"at least {low}"
+        return f"{'up' if low is None else low} to {high} {self.unit}".strip()
+
+    @property
     def expected(self) -> str:
         """The admitted values in words."""
         if self.choices:
@@ -63,7 +90,7 @@ class Setting:
         if self.kind is bool:
             return "on or off"
         if self.kind not in (int, float):
-            return "a text"
+            return "a path" if self.kind is Path else "a text"
         noun = "a whole number" if self.kind is int else "a number"
         low, high = (None if x is None else f"{x:g}" for x in (self.minimum, self.maximum))
         if low is not None and high is not None:
@@ -77,9 +104,20 @@ class Setting:
 
         Raises UsageError.
         """
+        return self.parse_all([text], where) if self.repeatable else self._parse(text, where)
+
+    def parse_all(self, texts: Iterable[str], where: str = "") -> tuple[object, ...]:
+        """Make the value of a repeatable setting. Raises UsageError."""
+        return tuple(self._parse(text, where) for text in texts)
+
+    def _parse(self, text: str, where: str) -> object:
         if self.read is not None:
             return self.read(text)
         value: object = text
+        if self.kind is Path:
+            if not text.strip():
+                raise UsageError(f"{where or self.spelling} is empty; name a file or a folder")
+            value = Path(text).expanduser()
         try:
             if self.kind is bool:
                 value = {
@@ -94,10 +132,19 @@ class Setting:
                 value = self.kind(text)
         except (ValueError, KeyError):
             raise self._refused(text, where) from None
-        return self.check(value, where)
+        return self._check(value, where)
 
     def check(self, value: object, where: str = "") -> object:
         """Return a value that is admitted. Raises UsageError with what was expected."""
+        if not self.repeatable:
+            return self._check(value, where)
+        if not isinstance(value, tuple):
+            raise self._refused(value, where)
+        for each in value:
+            self._check(each, where)
+        return value
+
+    def _check(self, value: object, where: str) -> object:
         if (value is None and self.optional) or self.read is not None:
             return value
         if self.kind is bool or isinstance(value, bool):
@@ -116,8 +163,17 @@ class Setting:
             raise self._refused(value, where)
         return value
 
+    def text(self, value: object) -> str:
+        """Write a value so that `parse` reads it again."""
+        if self.write is not None:
+            return self.write(value)
+        return ("on" if value else "off") if isinstance(value, bool) else str(value)
+
     def _refused(self, value: object, where: str) -> UsageError:
-        return UsageError(f"{where or self.flag or self.name} {value}: expected {self.expected}")
+        where = where or self.spelling or self.name
+        between = "" if where.endswith("=") else " "
+        why = f"; {self.why}" if self.why else ""
+        return UsageError(f"{where}{between}{value}: expected {self.expected}{why}")
 
 
 def setting(
@@ -130,8 +186,10 @@ def setting(
     shown: str = "",
     flag: str | None = None,
     read: Callable[[str], object] | None = None,
+    write: Callable[[Any], str] | None = None,
     glides: bool = False,
     at_start: bool = False,
+    why: str = "",
 ) -> Any:
     """Declare a field of a frozen dataclass; see `Setting`.
 
@@ -144,21 +202,40 @@ def setting(
         "unit": unit,
         "shown": shown,
         "read": read,
+        "write": write,
         "glides": glides,
         "at_start": at_start,
+        "why": why,
     } | ({} if flag is None else {"flag": flag})
     return field(default=default, metadata={_KEY: values})
 
 
+def repeated(cls: type, name: str, **changed: object) -> Any:
+    """Declare a field as another dataclass declares it, which keeps its range and help.
+
+    changed: `default`, and what `setting` takes.
+    """
+    (found,) = (each for each in fields(cls) if each.name == name)
+    default = changed.pop("default", found.default)
+    return field(default=default, metadata={_KEY: found.metadata[_KEY] | changed})
+
+
 def settings_of(cls: type) -> tuple[Setting, ...]:
     """The settings of a dataclass in their order; fields without `setting` are left out."""
+    return _declared(cls)
+
+
+@cache
+def _declared(cls: type) -> tuple[Setting, ...]:
     hints, found = get_type_hints(cls), []
     for each in fields(cls):
         if _KEY not in each.metadata:
             continue
         assert each.default is not MISSING
-        kind, optional, choices = _kind(hints[each.name])
         values = {"flag": f"--{each.name.replace('_', '-')}"} | each.metadata[_KEY]
+        hint = hints[each.name]
+        values["repeatable"] = get_origin(hint) is tuple and values["read"] is None
+        kind, optional, choices = _kind(get_args(hint)[0] if values["repeatable"] else hint)
         found.append(
             Setting(each.name, kind, each.default, values.pop("help"), optional, choices, **values)
         )
@@ -179,14 +256,30 @@ def parse_settings(cls: type[T], texts: Mapping[str, str], owner: str, **others:
 
     owner: whose settings they are, for messages. others: its other fields. Raises UsageError.
     """
+    return cls(**others, **parse_texts(cls, texts, owner))
+
+
+def parse_texts(cls: type, texts: Mapping[str, str], owner: str) -> dict[str, object]:
+    """Make values out of texts by name. owner: whose settings they are. Raises UsageError."""
+    known = known_settings(cls, texts, owner)
+    return {name: known[name].parse(text, f"{owner}:{name}=") for name, text in texts.items()}
+
+
+def known_settings(cls: type, given: Iterable[str], owner: str) -> dict[str, Setting]:
+    """The settings of a dataclass by name. Raises UsageError if a given name is none of them."""
     known = {each.name: each for each in settings_of(cls)}
-    for name in texts:
+    for name in given:
         if name not in known:
             raise UsageError(
                 f"{owner}: unknown setting {name!r}; known are {', '.join(known) or 'none'}"
             )
-    parsed = {name: known[name].parse(text, f"{owner}:{name}=") for name, text in texts.items()}
-    return cls(**others, **parsed)
+    return known
+
+
+def changed_texts(values: object) -> dict[str, str]:
+    """The settings of a dataclass that differ from their defaults, as texts by name."""
+    given = ((each, getattr(values, each.name)) for each in settings_of(type(values)))
+    return {each.name: each.text(value) for each, value in given if value != each.default}
 
 
 def _kind(hint: object) -> tuple[type, bool, tuple[str, ...]]:
@@ -198,4 +291,4 @@ def _kind(hint: object) -> tuple[type, bool, tuple[str, ...]]:
         hint = inner[0] if len(inner) == 1 else str
     if get_origin(hint) is Literal:
         return str, optional, tuple(str(each) for each in get_args(hint))
-    return (hint if hint in (bool, int, float, str) else str), optional, ()
+    return (hint if hint in (bool, int, float, str, Path) else str), optional, ()

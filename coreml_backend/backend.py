@@ -14,9 +14,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ..common.backend.description import Description
 from ..common.backend.hosted import HostedBackend
 from ..common.backend.protocol import (
-    BackendOptions,
+    Backend,
     FrameParams,
     MemoryUse,
     StageTimes,
@@ -26,9 +27,17 @@ from ..common.backend.protocol import (
 )
 from ..common.checkpoint.find import Checkpoint
 from ..common.errors import BackendError
-from .options import STAGES, WHOLE, CoreMLOptions, refuse_steps
+from .options import (
+    DEFAULT_UNITS,
+    STAGES,
+    WHOLE,
+    CoreMLOptions,
+    placement_text,
+    refuse_steps,
+)
 from .prepare import refuse_without_runtime
-from .stages import STAGES_SETTING, StagesBackend
+from .stages import StagesBackend
+from .variant import Stage
 
 PIPELINE_DEPTH = 3
 HOSTED_LOCATION = f"{StagesBackend.__module__}:{StagesBackend.__name__}"
@@ -40,7 +49,7 @@ class Section:
     next.
     """
 
-    stages: tuple[str, ...]
+    stages: tuple[Stage, ...]
     runs: StagesBackend | HostedBackend
     made: np.ndarray
 
@@ -56,16 +65,15 @@ class CoreMLBackend:
 
     name = "coreml"
 
-    def __init__(self, checkpoint: Checkpoint, options: BackendOptions) -> None:
+    def __init__(self, checkpoint: Checkpoint, options: CoreMLOptions) -> None:
         """Take what to run; nothing is built yet. Raises UsageError for options that cannot be."""
-        self.options = CoreMLOptions.parse(options)
+        self.options = options
         for size in self.options.sizes or (options.size,):
             checkpoint.check_size(size)
         self.checkpoint = checkpoint
-        self._given = options
         refuse_steps(checkpoint)
         if checkpoint.control:
-            CoreMLOptions.parse(controlled(options))  # raises where a frame under control cannot be
+            controlled(options)  # raises where a frame under control cannot be
         self._units = split(self.options)
         self.depth = (
             PIPELINE_DEPTH if any(unit != self._units[0][0] for unit, _ in self._units) else 1
@@ -91,7 +99,7 @@ class CoreMLBackend:
             for section in self._sections:
                 section.runs.load()
             if self.checkpoint.control:
-                self._controlled = StagesBackend(self.checkpoint, controlled(self._given))
+                self._controlled = StagesBackend(self.checkpoint, controlled(self.options))
                 self._controlled.load()
         except BaseException:
             self.close()
@@ -129,7 +137,7 @@ class CoreMLBackend:
             self._controlled.submit(frame, edges)
             self._shown.append(self._controlled)
             return
-        check_frame(frame, (self._given.size, self._given.size, 3))
+        check_frame(frame, (self.options.size, self.options.size, 3))
         submitted_ns, bridge_ns = time.perf_counter_ns(), 0
         sections[0].runs.submit(frame)
         if len(sections) > 1:
@@ -156,16 +164,16 @@ class CoreMLBackend:
         """
         return MemoryUse(0, 0, 0, sum(backend.memory().model_bytes for backend in self._all()))
 
-    def describe(self) -> dict[str, str]:
-        facts = StagesBackend(self.checkpoint, self._given).describe()
-        if self.options.placement:
-            facts["placement"] = ",".join(
-                f"{s}={unit}" for s, unit in zip(STAGES, self.options.placement, strict=True)
-            )
-        for section in self._sections:
-            if isinstance(section.runs, HostedBackend):
-                facts[f"process of {'+'.join(section.stages)}"] = str(section.runs.pid)
-        return facts
+    def describe(self) -> Description:
+        said = StagesBackend(self.checkpoint, self.options).describe()
+        placement = placement_text(self.options.placement)
+        processes = tuple(
+            (f"process of {'+'.join(section.stages)}", section.runs.pid)
+            for section in self._sections
+            if isinstance(section.runs, HostedBackend)
+        )
+        facts = (*said.facts, ("placement", placement)) if placement else said.facts
+        return replace(said, facts=facts, processes=processes)
 
     def close(self) -> None:
         backends = self._all()
@@ -192,9 +200,8 @@ class CoreMLBackend:
             raise BackendError("coreml: backend is not loaded; call load() first")
         return self._sections
 
-    def _section(self, unit: str, stages: tuple[str, ...]) -> Section:
-        settings = (*self._given.settings, (STAGES_SETTING, "+".join(stages)))
-        options = replace(self._given, settings=settings)
+    def _section(self, unit: str, stages: tuple[Stage, ...]) -> Section:
+        options = replace(self.options, section=stages)
         local = StagesBackend(self.checkpoint, options)
         made = np.zeros(local.gives.shape, local.gives.dtype)
         if unit == self._units[0][0]:
@@ -206,21 +213,24 @@ class CoreMLBackend:
         return Section(stages, hosted, made)
 
 
-def controlled(options: BackendOptions) -> BackendOptions:
-    """The same options for the program with the ControlNet in it."""
-    return replace(options, settings=(*options.settings, ("control", "yes")))
+def controlled(options: CoreMLOptions) -> CoreMLOptions:
+    """The same options for the program with the ControlNet in it. Raises UsageError."""
+    return replace(options, control=True)
 
 
-def split(options: CoreMLOptions) -> list[tuple[str, tuple[str, ...]]]:
+def split(options: CoreMLOptions) -> list[tuple[str, tuple[Stage, ...]]]:
     """Cut the stages where the compute unit changes: [('ne', ('encode',)), ('gpu', ('unet',)),
     ('ne', ('decode',))].
     """
     if not options.placement:
-        return [(options.compute_units, WHOLE)]
-    sections: list[tuple[str, tuple[str, ...]]] = []
+        return [(options.compute_units or DEFAULT_UNITS, WHOLE)]
+    sections: list[tuple[str, tuple[Stage, ...]]] = []
     for stage, unit in zip(STAGES, options.placement, strict=True):
         if sections and sections[-1][0] == unit:
             sections[-1] = (unit, (*sections[-1][1], stage))
         else:
             sections.append((unit, (stage,)))
     return sections
+
+
+_KEPT: type[Backend] = CoreMLBackend  # mypy holds it to the protocol

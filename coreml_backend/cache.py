@@ -15,11 +15,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from ..common.checkpoint.find import Checkpoint, weights_folder
-from ..common.checkpoint.manifest import FileRecord
+from ..common.checkpoint.manifest import FileRecord, remembered_sha256
 from ..common.checkpoint.tensors import sha256
 from ..common.errors import BackendError
+from ..common.files import written_whole
 
-BUILDER_VERSION = 2  # raise it whenever a program built from the same weights would differ
+BUILDER_VERSION = 3  # raise it whenever a program built from the same weights would differ
 SCHEMA = 2
 RECORD = "record.json"
 PARTIAL = ".partial-"
@@ -94,35 +95,16 @@ def key(checkpoint: Checkpoint, variant: dict[str, str], library: str) -> str:
     """
     digest = hashlib.sha256(f"{BUILDER_VERSION} {library} {sorted(variant.items())}".encode())
     for path in (checkpoint.unet_weights, checkpoint.vae_weights):
-        digest.update(_content_hash(path).encode())
+        digest.update(remembered_sha256(path).encode())
     if checkpoint.control and "control" in variant:
         digest.update(
-            (_content_hash(checkpoint.control.weights) + repr(checkpoint.control.config)).encode()
+            (
+                remembered_sha256(checkpoint.control.weights) + repr(checkpoint.control.config)
+            ).encode()
         )
     for config in (checkpoint.unet, checkpoint.vae, checkpoint.scheduler, checkpoint.frame):
         digest.update(repr(config).encode())
     return digest.hexdigest()[:16]
-
-
-def _content_hash(path: Path) -> str:
-    """sha256 of a weights file, remembered beside the cache by size and time; 1.3 GB takes
-    seconds.
-    """
-    memory = cache_folder() / "hashes.json"
-    try:
-        known = dict(json.loads(memory.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        known = {}
-    stat = path.stat()
-    stamp = [stat.st_size, stat.st_mtime_ns]
-    entry = known.get(str(path.resolve()))
-    if isinstance(entry, dict) and entry.get("stamp") == stamp:
-        return str(entry["sha256"])
-    found = sha256(path)
-    memory.parent.mkdir(parents=True, exist_ok=True)
-    known[str(path.resolve())] = {"stamp": stamp, "sha256": found}
-    _write_json(memory, known)
-    return found
 
 
 def find_or_build(
@@ -196,7 +178,7 @@ def find_damage(folder: Path) -> str:
         return "files are missing or were added"
     for file, expected in record.files.items():
         path = folder / file
-        if FileRecord.of(path, expected.sha256) != expected and sha256(path) != expected.sha256:
+        if not expected.stands_for(path) and sha256(path) != expected.sha256:
             return f"{Path(file).name} is damaged"
     return ""
 
@@ -258,9 +240,8 @@ def _swap(new: Path, folder: Path) -> None:
 
 
 def _write_json(path: Path, values: object) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(json.dumps(values, indent=1), encoding="utf-8")
-    partial.replace(path)
+    with written_whole(path) as partial:
+        partial.write_text(json.dumps(values, indent=1), encoding="utf-8")
 
 
 def disk_message(path: Path, error: OSError) -> str:

@@ -12,23 +12,25 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeAlias
 
 import coremltools as ct
 import numpy as np
 
 from ..common.backend.protocol import Backend
-from ..common.bench.measure.instrument import STAGES, Peaks, StageCost
+from ..common.bench.measure.instrument import Peaks, StageCost
 from ..common.checkpoint.find import Checkpoint
 from ..common.errors import BackendError, UsageError
 from .backend import CoreMLBackend
 from .compute_plan import describe
 from .networks.ops import AttentionForm, Function, Program, Var, mb, types
-from .options import UNITS
+from .options import STAGES, UNITS
 from .prepare import find_or_build
-from .program import Stage, Variant, _quiet, mil_program
+from .program import _quiet, mil_program
 from .runner import Model, open_runner
+from .variant import Variant
 
-Operation = ct.converters.mil.mil.Operation
+Operation: TypeAlias = ct.converters.mil.mil.Operation
 _SIDE = 4096
 _COPY_SHAPE = (1, 64, 1024, 1024)
 _REPEATS = 8
@@ -44,7 +46,7 @@ class CoreMLInstrument:
         costs = []
         for stage in STAGES:
             program, _ = mil_program(
-                checkpoint, Variant(size, attention, "float32", "float16", _named(stage))
+                checkpoint, Variant(size, attention, "float32", "float16", stage)
             )
             cost = StageCost(stage, 0, 0, 0)
             for op in program.functions["main"].operations:
@@ -80,8 +82,9 @@ class CoreMLInstrument:
         loaded = _coreml(backend)
         options = loaded.options
         if not options.placement:
-            unit = next(name for name, units in UNITS.items() if units == options.compute_units)
-            options = replace(options, placement=(unit,) * len(STAGES))
+            chosen = options.units("frame")
+            unit = next(name for name, units in UNITS.items() if units == chosen)
+            options = replace(options, placement=(unit,) * len(STAGES), compute_units=None)
         built = find_or_build(loaded.checkpoint, options)
         runners = [open_runner(built, stage, loaded.checkpoint, options) for stage in STAGES]
         times: dict[str, list[float]] = {name: [] for name in (*STAGES, "out")}
@@ -133,11 +136,6 @@ def _best(model: Model, given: dict[str, np.ndarray]) -> float:
         model.predict(given)
         best = min(best, time.perf_counter() - began)
     return best
-
-
-def _named(stage: str) -> Stage:
-    stages: dict[str, Stage] = {"encode": "encode", "unet": "unet", "decode": "decode"}
-    return stages[stage]
 
 
 def _work(op: Operation) -> tuple[int, int, int]:

@@ -1,145 +1,28 @@
-"""What only the Core ML backend is told: runtime, compute units, the form of its programs."""
+"""What the Core ML backend is built with: runtime, compute units, the form of its programs."""
 
+import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Literal
 
-from ..common.backend.protocol import BackendOptions
+from ..common.backend.options import BackendOptions
 from ..common.checkpoint.find import Checkpoint
 from ..common.errors import UsageError
+from ..common.settings import setting
+from .variant import AttentionForm, Compression, InputForm, Stage, Variant
 
-if TYPE_CHECKING:
-    from .program import Variant
+Runtime = Literal["coreml", "reference"]
+ComputeUnits = Literal["cpu_and_gpu", "cpu_and_ne", "all", "cpu_only"]
 
-RUNTIMES = ("coreml", "reference")
-COMPUTE_UNITS = ("cpu_and_gpu", "cpu_and_ne", "all", "cpu_only")
-ATTENTIONS = ("sdpa", "matmul", "split_einsum")
-WEIGHTS = ("float16", "int8", "palettize8", "palettize6", "palettize4", "palettize2")
-INPUTS = ("float32", "image")
-STAGES = ("encode", "unet", "decode")
-WHOLE = ("frame",)
-CONTROLLED = ("controlled",)
+DEFAULT_UNITS: ComputeUnits = "cpu_and_gpu"
+STAGES: tuple[Stage, ...] = ("encode", "unet", "decode")
+WHOLE: tuple[Stage, ...] = ("frame",)
+CONTROLLED: tuple[Stage, ...] = ("controlled",)
 UNITS = {
     "ne": "cpu_and_ne",
     "gpu": "cpu_and_gpu",
     "cpu": "cpu_only",
     "all": "all",
 }  # as --placement spells them
-_CHOICES = {
-    "runtime": RUNTIMES,
-    "compute_units": COMPUTE_UNITS,
-    "attention": ATTENTIONS,
-    "weights": WEIGHTS,
-    "input": INPUTS,
-}
-_FREE = ("sizes", "placement", "noise_seed", "control")
-
-
-@dataclass(frozen=True, slots=True)
-class CoreMLOptions:
-    """Settings of one backend; `size` in pixels.
-
-    attention: 'sdpa' needs macOS 15, 'matmul' macOS 14, 'split_einsum' is the Neural Engine's
-    layout. weights: 'float16', or compressed, which costs accuracy that `sdxs convert` prints.
-    input: pictures as float32 arrays or as images. sizes: all that one package holds; empty for
-    `size` alone. noise_seed: builds that seed's noise in. placement: compute units of encode, unet
-    and decode, or empty for one program from picture to picture on `compute_units`. control: the
-    program with the ControlNet in it.
-    """
-
-    size: int
-    runtime: str = "coreml"
-    compute_units: str = "cpu_and_gpu"
-    attention: str = "sdpa"
-    weights: str = "float16"
-    input: str = "float32"
-    sizes: tuple[int, ...] = ()
-    noise_seed: int | None = None
-    placement: tuple[str, ...] = ()
-    control: bool = False
-
-    @classmethod
-    def parse(cls, options: BackendOptions) -> "CoreMLOptions":
-        """Read `BackendOptions.settings`. Raises UsageError for an unknown name or value, or
-        another dtype.
-        """
-        if options.dtype not in ("auto", "float16"):
-            raise UsageError(
-                f"--dtype {options.dtype}: Core ML programs compute in float16; use --dtype auto"
-            )
-        chosen = dict(options.settings)
-        for name, value in chosen.items():
-            if name not in (*_CHOICES, *_FREE):
-                raise UsageError(
-                    f"coreml: unknown setting {name!r}; known are {', '.join((*_CHOICES, *_FREE))}"
-                )
-            if name in _CHOICES and value not in _CHOICES[name]:
-                flag = "--coreml-runtime" if name == "runtime" else f"--{name.replace('_', '-')}"
-                raise UsageError(f"{flag} {value}: expected one of {', '.join(_CHOICES[name])}")
-        if "placement" in chosen and "compute_units" in chosen:
-            raise UsageError(
-                "--placement and --compute-units: each says where the program runs; give one of "
-                "them"
-            )
-        sizes = _parse_sizes(chosen.pop("sizes", ""), options.size)
-        placement = parse_placement(chosen.pop("placement", ""))
-        seed = chosen.pop("noise_seed", "")
-        if seed and not seed.isdecimal():
-            raise UsageError(f"coreml: noise_seed {seed!r}: expected a whole number")
-        control = chosen.pop("control", "") == "yes"
-        if control and placement:
-            raise UsageError(
-                "--placement: a frame under --control is one program and runs on one unit; use "
-                "--compute-units"
-            )
-        seeded = int(seed) if seed else None
-        return cls(
-            options.size,
-            **chosen,
-            sizes=sizes,
-            placement=placement,
-            noise_seed=seeded,
-            control=control,
-        )
-
-    @property
-    def stages(self) -> tuple[str, ...]:
-        """The programs that these settings need."""
-        return CONTROLLED if self.control else STAGES if self.placement else WHOLE
-
-    @property
-    def function(self) -> str | None:
-        """Which function of a package to run; None for the only one."""
-        return f"size_{self.size}" if self.sizes else None
-
-    def units(self, stage: str) -> str:
-        """Compute units of one program, in coremltools' words."""
-        return (
-            UNITS[self.placement[STAGES.index(stage)]]
-            if stage in STAGES and self.placement
-            else self.compute_units
-        )
-
-    def variant(self, stage: str = "frame") -> "Variant":
-        """The program of one stage; runtime and compute units do not change it."""
-        from .program import Variant
-
-        size = self.sizes[0] if self.sizes else self.size
-        return Variant(size, self.attention, self.input, self.weights, stage, self.noise_seed)
-
-    def identity(self) -> dict[str, str]:
-        """What a built package is told apart by, in words; 'sizes' is all of them."""
-        facts = {
-            "sizes": "+".join(map(str, self.sizes or (self.size,))),
-            "attention": self.attention,
-            "input": self.input,
-            "weights": self.weights,
-            "stages": "+".join(self.stages),
-            "noise": "noise as input"
-            if self.noise_seed is None
-            else f"noise of seed {self.noise_seed}",
-        }
-        facts |= {"control": "built in"} if self.control else {}
-        return facts | ({"package": "several sizes"} if self.sizes else {})
 
 
 def parse_placement(text: str) -> tuple[str, ...]:
@@ -162,18 +45,162 @@ def parse_placement(text: str) -> tuple[str, ...]:
     return tuple(placed[stage] for stage in STAGES)
 
 
-def _parse_sizes(text: str, size: int) -> tuple[int, ...]:
+def placement_text(placement: tuple[str, ...]) -> str:
+    """('ne', 'gpu', 'ne') -> 'encode=ne,unet=gpu,decode=ne'."""
+    return ",".join(f"{stage}={unit}" for stage, unit in zip(STAGES, placement, strict=False))
+
+
+def parse_sizes(text: str) -> tuple[int, ...]:
+    """'512,256' -> (256, 512); nothing for nothing. Raises UsageError."""
     if not text:
         return ()
     parts = text.split(",")
     if not all(part.isdecimal() for part in parts) or len(set(parts)) != len(parts):
         raise UsageError(f"--sizes {text}: expected different sides in pixels, as 256,512")
-    sizes = tuple(sorted(map(int, parts)))
-    if size not in sizes:
+    return tuple(sorted(map(int, parts)))
+
+
+def sizes_text(sizes: tuple[int, ...]) -> str:
+    """(256, 512) -> '256,512'."""
+    return ",".join(map(str, sizes))
+
+
+@dataclass(frozen=True, slots=True)
+class CoreMLOptions(BackendOptions):
+    """Settings of one Core ML backend.
+
+    placement: compute units of encode, unet and decode, or empty for one program from picture to
+    picture on `compute_units`. control: the program with the ControlNet in it. section: the stages
+    of a placed frame that one process runs, empty for all.
+    """
+
+    dtype: Literal["auto", "float16"] = setting(
+        "auto",
+        "precision; Core ML computes in float16",
+        why="Core ML programs compute in float16; use --dtype auto",
+    )
+    runtime: Runtime = setting(
+        "coreml",
+        "what executes the program: Core ML, or the reference interpreter in NumPy, which is no "
+        "Core ML and no speed",
+        flag="--coreml-runtime",
+    )
+    compute_units: ComputeUnits | None = setting(
+        None, "compute units that Core ML may use", shown=DEFAULT_UNITS
+    )
+    attention: AttentionForm = setting(
+        "sdpa", "form of the attention: sdpa (macOS 15), matmul (14), split_einsum (Neural Engine)"
+    )
+    weights: Compression = setting(
+        "float16", "storage of the weights; compression costs accuracy, which `convert` prints"
+    )
+    input: InputForm = setting("float32", "pictures as arrays of float32 or as images")
+    sizes: tuple[int, ...] = setting(
+        (),
+        "all sides that one package holds, as 256,512",
+        shown="the --size alone",
+        read=parse_sizes,
+        write=sizes_text,
+    )
+    placement: tuple[str, ...] = setting(
+        (),
+        "a unit for each stage, as encode=ne,unet=gpu,decode=ne, which then overlap",
+        shown="one program on --compute-units",
+        read=parse_placement,
+        write=placement_text,
+    )
+    noise_seed: int | None = setting(
+        None,
+        "build the noise of this seed into the program",
+        minimum=0,
+        shown="noise as input",
+        flag="",
+    )
+    control: bool = False
+    section: tuple[Stage, ...] = ()
+
+    def __post_init__(self) -> None:
+        BackendOptions.__post_init__(self)  # super() fails in a class with slots before 3.14
+        parse_sizes(sizes_text(self.sizes))
+        parse_placement(placement_text(self.placement))
+        if self.placement and self.compute_units is not None:
+            raise UsageError(
+                "--placement and --compute-units: each says where the program runs; give one of "
+                "them"
+            )
+        if self.sizes and self.size not in self.sizes:
+            raise UsageError(
+                f"--size {self.size}: is not among --sizes {sizes_text(self.sizes)}; add it there "
+                "or take one of them"
+            )
+        if self.control and self.placement:
+            raise UsageError(
+                "--placement: a frame under --control is one program and runs on one unit; use "
+                "--compute-units"
+            )
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The programs that these settings need."""
+        return CONTROLLED if self.control else STAGES if self.placement else WHOLE
+
+    @property
+    def function(self) -> str | None:
+        """Which function of a package to run; None for the only one."""
+        return f"size_{self.size}" if self.sizes else None
+
+    def units(self, stage: str) -> str:
+        """Compute units of one program, in coremltools' words."""
+        if stage in STAGES and self.placement:
+            return UNITS[self.placement[STAGES.index(stage)]]
+        return self.compute_units or DEFAULT_UNITS
+
+    def variant(self, stage: Stage = "frame") -> "Variant":
+        """The program of one stage; runtime and compute units do not change it."""
+        size = min(self.sizes) if self.sizes else self.size
+        return Variant(size, self.attention, self.input, self.weights, stage, self.noise_seed)
+
+    def identity(self) -> dict[str, str]:
+        """What a built package is told apart by, in words; 'sizes' is all of them."""
+        facts = {
+            "sizes": "+".join(map(str, sorted(self.sizes or (self.size,)))),
+            "attention": self.attention,
+            "input": self.input,
+            "weights": self.weights,
+            "stages": "+".join(self.stages),
+            "noise": "noise as input"
+            if self.noise_seed is None
+            else f"noise of seed {self.noise_seed}",
+        }
+        facts |= {"control": "built in"} if self.control else {}
+        return facts | ({"package": "several sizes"} if self.sizes else {})
+
+
+def is_hosted(options: BackendOptions) -> bool:
+    """Whether it runs in a process of its own by default: Core ML's bridge holds the GIL."""
+    assert isinstance(options, CoreMLOptions)
+    return options.runtime == "coreml" or bool(options.placement)
+
+
+def runs_here() -> bool:
+    """Whether Core ML itself is here, so that it can be timed."""
+    return sys.platform == "darwin"
+
+
+def check_timed(options: BackendOptions) -> None:
+    """Raise UsageError for times that would be no speed of Core ML."""
+    assert isinstance(options, CoreMLOptions)
+    if options.runtime == "reference":
         raise UsageError(
-            f"--size {size}: is not among --sizes {text}; add it there or take one of them"
+            "--backend coreml:runtime=reference: the interpreter's times are no speed of Core ML, "
+            "so bench takes none of them; measure Core ML on macOS, or see what the program "
+            "computes with `sdxs live --coreml-runtime reference`"
         )
-    return sizes
+    if not runs_here():
+        raise UsageError(
+            "--backend coreml: Core ML needs macOS, and bench takes no substitute for it; its "
+            "operations are counted here all the same, with any --backend and --profile"
+        )
 
 
 def refuse_steps(checkpoint: Checkpoint) -> None:

@@ -22,7 +22,6 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal, get_args
 
 import numpy as np
 
@@ -30,13 +29,12 @@ from ..common.backend.schedule import OneStep, one_step, seeded_noise
 from ..common.checkpoint.config.text_encoder import PROMPT_TOKENS
 from ..common.checkpoint.config.vae import TinyVAEConfig
 from ..common.checkpoint.find import Checkpoint
-from ..common.checkpoint.tensors import sha256
+from ..common.checkpoint.manifest import remembered_sha256
 from ..common.errors import BackendError, UsageError
 from .networks import ops
 from .networks.autoencoder_kl import AutoencoderKL
 from .networks.controlnet import ControlNetModel
 from .networks.ops import (
-    AttentionForm,
     Function,
     Program,
     Var,
@@ -48,49 +46,18 @@ from .networks.ops import (
 )
 from .networks.taesd import AutoencoderTiny
 from .networks.unet import UNet2DConditionModel
-from .networks.weights import Compression, Store, Weights
+from .networks.weights import Store, Weights
 from .options import refuse_steps
+from .variant import AttentionForm, Stage, Variant
 
-Stage = Literal["frame", "controlled", "encode", "unet", "decode"]
-InputForm = Literal["image", "float32"]
 Progress = Callable[[str, float], None]
 METADATA_PREFIX = "sdxs."
 FORMAT_VERSION = "1"
 
 
-@dataclass(frozen=True, slots=True)
-class Variant:
-    """Which program to build; everything that changes it apart from the checkpoint.
-
-    size: side of the picture. attention: 'sdpa' needs macOS 15, 'matmul' and 'split_einsum' (the
-    Neural Engine's layout) run on macOS 14. input: whether pictures go in and out as images or as
-    float32 (1, 3, S, S) in 0..255. weights: how large tensors are stored. stage: 'controlled' is
-    the whole frame with the checkpoint's ControlNet in it. noise_seed: builds the noise in.
-    """
-
-    size: int
-    attention: AttentionForm = "sdpa"
-    input: InputForm = "image"
-    weights: Compression = "float16"
-    stage: Stage = "frame"
-    noise_seed: int | None = None
-
-    def __post_init__(self) -> None:
-        for name, value, known in (
-            ("attention", self.attention, AttentionForm),
-            ("input", self.input, InputForm),
-            ("weights", self.weights, Compression),
-            ("stage", self.stage, Stage),
-        ):
-            if value not in get_args(known):
-                raise UsageError(
-                    f"Core ML {name} {value!r}: expected one of {', '.join(get_args(known))}"
-                )
-
-    @property
-    def target(self) -> ct.target:
-        """The oldest system that runs the program: macOS 15 or 14, by coremltools' name."""
-        return ct.target.iOS18 if self.attention == "sdpa" else ct.target.iOS17
+def _target(variant: Variant) -> ct.target:
+    """Return the oldest system that runs the program: macOS 15 or 14, by coremltools' name."""
+    return ct.target.iOS18 if variant.attention == "sdpa" else ct.target.iOS17
 
 
 def build(
@@ -124,7 +91,7 @@ def build(
                 inputs=inputs,
                 convert_to="mlprogram",
                 skip_model_load=True,
-                minimum_deployment_target=variant.target,
+                minimum_deployment_target=_target(variant),
                 compute_precision=ct.precision.FLOAT32,
                 pass_pipeline=ct.PassPipeline.CLEANUP,
                 package_dir=str(path),
@@ -165,7 +132,7 @@ def mil_program(checkpoint: Checkpoint, variant: Variant) -> tuple[Program, tupl
             f"Core ML stage 'controlled': {checkpoint.name} was opened without a ControlNet; add "
             "--control sketch"
         )
-    side, blockwise = variant.size // checkpoint.vae.reduction, variant.target >= ct.target.iOS18
+    side, blockwise = variant.size // checkpoint.vae.reduction, _target(variant) >= ct.target.iOS18
     noise = seeded_noise(
         variant.noise_seed or 0, side, side, checkpoint.vae.latent_channels
     ).transpose(0, 3, 1, 2)
@@ -188,7 +155,7 @@ def mil_program(checkpoint: Checkpoint, variant: Variant) -> tuple[Program, tupl
             )
             frame = replace(frame, controlnet=network)
         return _program(
-            frame, shapes, variant.stage, variant.target, np.ascontiguousarray(noise)
+            frame, shapes, variant.stage, _target(variant), np.ascontiguousarray(noise)
         ), stores
 
 
@@ -411,12 +378,12 @@ def _metadata(
         "version": FORMAT_VERSION,
         "coremltools": ct.__version__,
         "checkpoint": checkpoint.name,
-        "unet_sha256": sha256(checkpoint.unet_weights),
-        "vae_sha256": sha256(checkpoint.vae_weights),
+        "unet_sha256": remembered_sha256(checkpoint.unet_weights),
+        "vae_sha256": remembered_sha256(checkpoint.vae_weights),
         "variant": json.dumps(asdict(variant)),
     }
     if checkpoint.control and variant.stage == "controlled":
-        values["control_sha256"] = sha256(checkpoint.control.weights)
+        values["control_sha256"] = remembered_sha256(checkpoint.control.weights)
     error, energy = sum(s.error for s in stores), sum(s.energy for s in stores)
     if energy:
         values["weights_relative_error"] = f"{(error / energy) ** 0.5:.3g}"

@@ -20,6 +20,7 @@ from ..common.checkpoint.find import Checkpoint
 from ..common.errors import BackendError, UsageError
 from . import cache
 from .options import CoreMLOptions
+from .variant import Stage
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -44,7 +45,7 @@ GIVES: Mapping[str, str] = MappingProxyType(
 class Model(Protocol):
     """What runs a program: Core ML's compiled model, or the reference interpreter."""
 
-    def predict(self, data: "dict[str, Value]") -> "dict[str, Value]":
+    def predict(self, data: "Mapping[str, Value]") -> "Mapping[str, Value]":
         """Run the program once."""
 
 
@@ -52,7 +53,7 @@ class Runner:
     """One stage of a frame. Pictures are uint8 (S, S, 3) RGB, latents float32 (1, C, S/8, S/8)."""
 
     def __init__(
-        self, stage: str, model: Model, checkpoint: Checkpoint, options: CoreMLOptions
+        self, stage: Stage, model: Model, checkpoint: Checkpoint, options: CoreMLOptions
     ) -> None:
         """Raises UsageError if pictures are to be images and Pillow is missing."""
         from .program import input_shapes
@@ -198,7 +199,7 @@ def require_pillow() -> None:
 
 def open_runner(
     built: cache.Built,
-    stage: str,
+    stage: Stage,
     checkpoint: Checkpoint,
     options: CoreMLOptions,
     progress: Progress | None = None,
@@ -214,13 +215,15 @@ def open_runner(
     return Runner(stage, model, checkpoint, options)
 
 
-def _open_reference(built: cache.Built, stage: str, options: CoreMLOptions) -> Model:
+def _open_reference(built: cache.Built, stage: Stage, options: CoreMLOptions) -> Model:
     from .interpreter.interpreter import Interpreter
 
     return Interpreter(built.package(stage), options.function, round_float16=True)
 
 
-def _open_coreml(built: cache.Built, stage: str, options: CoreMLOptions, report: Progress) -> Model:
+def _open_coreml(
+    built: cache.Built, stage: Stage, options: CoreMLOptions, report: Progress
+) -> Model:
     import coremltools as ct
 
     package, compiled, units = built.package(stage), built.compiled(stage), options.units(stage)

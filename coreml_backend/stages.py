@@ -7,14 +7,14 @@ Satisfies the Backend protocol, except that what it takes and gives may be laten
 
 import time
 from collections import deque
-from dataclasses import replace
 
 import numpy as np
 
 from ..common.backend import copies
+from ..common.backend.description import Description
 from ..common.backend.hosted import Plane
 from ..common.backend.protocol import (
-    BackendOptions,
+    Backend,
     FrameParams,
     MemoryUse,
     StageTimes,
@@ -28,7 +28,7 @@ from .options import CoreMLOptions
 from .prepare import find_or_build, refuse_without_runtime
 from .runner import GIVES, TAKES, Runner, open_runner
 
-STAGES_SETTING = "stages"
+STAND_IN = "reference interpreter, NOT Core ML"
 
 
 class StagesBackend:
@@ -37,12 +37,10 @@ class StagesBackend:
     name = "coreml"
     depth = 1
 
-    def __init__(self, checkpoint: Checkpoint, options: BackendOptions) -> None:
-        """Take what to run; the setting 'stages' names them, as 'encode+unet', or all run."""
-        settings = dict(options.settings)
-        chosen = settings.pop(STAGES_SETTING, "")
-        self.options = CoreMLOptions.parse(replace(options, settings=tuple(settings.items())))
-        self.stages = tuple(chosen.split("+")) if chosen else self.options.stages
+    def __init__(self, checkpoint: Checkpoint, options: CoreMLOptions) -> None:
+        """Take what to run: the stages of `options.section`, or all."""
+        self.options = options
+        self.stages = options.section or options.stages
         self._checkpoint = checkpoint
         self._runners: list[Runner] = []
         self._done: deque[tuple[np.ndarray, StageTimes]] = deque()
@@ -118,21 +116,23 @@ class StagesBackend:
             0, 0, 0, sum(cache.size_bytes(self._built.package(stage)) for stage in stages)
         )
 
-    def describe(self) -> dict[str, str]:
+    def describe(self) -> Description:
         options = self.options
         units = {stage: options.units(stage) for stage in self.stages}
         device = (
             " ".join(f"{stage}={unit}" for stage, unit in units.items())
             if options.placement
-            else options.compute_units
+            else options.units(self.stages[0])
         )
-        facts = {"backend": self.name, "device": device, "dtype": options.weights}
-        if options.runtime == "reference":
-            facts["device"] = "CPU, NumPy"
-            facts["runtime"] = (
-                "reference interpreter, NOT Core ML; its times are no speed of Core ML"
-            )
-        return facts | {"attention": options.attention, "input": options.input}
+        facts: tuple[tuple[str, str], ...] = (
+            ("attention", options.attention),
+            ("input", options.input),
+        )
+        if options.runtime == "coreml":
+            return Description(self.name, device, options.weights, facts)
+        runtime = ("runtime", f"{STAND_IN}; its times are no speed of Core ML")
+        facts = (runtime, *facts)
+        return Description(self.name, "CPU, NumPy", options.weights, facts, stand_in=STAND_IN)
 
     def close(self) -> None:
         self._runners.clear()
@@ -151,3 +151,6 @@ def plane(what: str, checkpoint: Checkpoint, size: int) -> Plane:
         return Plane((size, size, 3))
     side = size // checkpoint.vae.reduction
     return Plane((1, checkpoint.vae.latent_channels, side, side), "float32")
+
+
+_KEPT: type[Backend] = StagesBackend  # mypy holds it to the protocol

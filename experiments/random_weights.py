@@ -1,27 +1,29 @@
-"""Write a random checkpoint: `python -m sdxs.experiments.random_weights NAME FOLDER`."""
+"""Write a random checkpoint: `python -m sdxs.experiments random-weights NAME FOLDER`."""
 
-import argparse
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from ..common.settings import setting
 from ..common.testing.random_checkpoint import ARCHITECTURES, architecture, tiny, write_checkpoint
+from .options import Options, argument
 
 
-def main() -> None:
+@dataclass(frozen=True, slots=True)
+class RandomWeightsOptions(Options):
+    """Which architecture, and where to."""
+
+    name: str = argument(
+        "an architecture", str, choices=sorted(p.stem for p in ARCHITECTURES.glob("*.json"))
+    )
+    folder: Path = argument("the checkpoint is written to FOLDER/NAME")
+    float16: bool = setting(False, "half the disk; what a GPU computes in anyway")
+    tiny: bool = setting(False, "a tenth of the width")
+
+
+def run(options: RandomWeightsOptions) -> None:
     """Write FOLDER/NAME."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "name", help="one of " + ", ".join(sorted(p.stem for p in ARCHITECTURES.glob("*.json")))
-    )
-    parser.add_argument("folder", type=Path)
-    parser.add_argument(
-        "--float16", action="store_true", help="half the disk; what a GPU computes in anyway"
-    )
-    parser.add_argument("--tiny", action="store_true", help="a tenth of the width")
-    options = parser.parse_args()
     full = architecture(options.name)
     configs = tiny(full) if options.tiny else full
     print(
@@ -31,7 +33,3 @@ def main() -> None:
             dtype=np.float16 if options.float16 else np.float32,
         )
     )
-
-
-if __name__ == "__main__":
-    main()

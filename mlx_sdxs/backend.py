@@ -4,15 +4,15 @@ import os
 import threading
 import time
 from collections import deque
-from dataclasses import dataclass
 from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
 
 from ..common.backend import copies
+from ..common.backend.description import Description
 from ..common.backend.protocol import (
-    BackendOptions,
+    Backend,
     FrameParams,
     MemoryUse,
     StageTimes,
@@ -29,15 +29,16 @@ from ..common.checkpoint.find import Checkpoint
 from ..common.errors import BackendError, UsageError
 from . import blas
 from .fast import host_memory as residency
-from .fast.kernels import KINDS, custom_kernels, use_kernels
+from .fast.kernels import custom_kernels, use_kernels
 from .fast.ops import on_cuda, on_gpu, stepwise
 from .frame import Frame
-from .lanes import CallersLane, Job, Lane, Render
+from .lanes import CallersLane, Job, Lane, LaneThread, Render
 from .networks.autoencoder_kl import AutoencoderKL
 from .networks.controlnet import ControlNetModel
 from .networks.layers import load_weights, parameter_bytes
 from .networks.taesd import AutoencoderTiny
 from .networks.unet import UNet2DConditionModel
+from .options import MOST_IN_FLIGHT, MlxOptions
 
 _DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
 # Buffers MLX keeps for the next frame. The CPU default of 32 MB gives pages back to the system
@@ -45,32 +46,39 @@ _DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16
 # cache has grown to 50 GB (mlx-examples#724).
 CACHE_LIMIT_BYTES = 4 * 2**30
 FRAME_BYTES = 2**30  # of one SDXS frame at 512 in float16, as seen on CUDA (kernel-gpu.json, tries)
-_MOST_LANES, _MOST_AT_ONCE, _MOST_IN_FLIGHT = 8, 16, 64
+MOST_LANES_BY_ITSELF = 4
 
 
 class MlxBackend:
-    """Backend in MLX on the default device: Metal, CUDA or CPU. `MlxSettings` are its own
-    settings.
+    """Backend in MLX on the default device: Metal, CUDA or CPU.
+
+    lanes, batch, depth: what `MlxOptions` leaves open is resolved here, on this device.
     """
 
     name = "mlx"
 
-    def __init__(self, checkpoint: Checkpoint, options: BackendOptions) -> None:
+    def __init__(self, checkpoint: Checkpoint, options: MlxOptions) -> None:
         """Take what to run; nothing is loaded yet. Raises UsageError for a size, dtype or setting
         that cannot be.
         """
         checkpoint.check_size(options.size)
         self.dtype_name = _dtype_name(options.dtype)
-        self.settings = MlxSettings.parse(options.settings)
-        self.depth = self.settings.depth
+        self.options = options
+        self.batch = options.batch
+        self.lanes = options.lanes or (
+            1 if on_gpu() else min(MOST_LANES_BY_ITSELF, os.cpu_count() or 1)
+        )
+        enough = min((self.lanes + 1) * self.batch, MOST_IN_FLIGHT)
+        self.depth = options.depth or (self.lanes if self.batch == 1 else enough)
         self._checkpoint = checkpoint
         self._size = options.size
         self._refuse_what_cannot_be()
         self._frame: Frame | None = None
         self._thread = 0
-        self._lanes: list[Lane | CallersLane] = []
+        self._lanes: list[Lane] = []
         self._turn = 0
-        self._in_flight: deque[tuple[Job, Lane | CallersLane]] = deque()
+        self._last: Job | None = None
+        self._in_flight: deque[tuple[Job, Lane]] = deque()
 
     def load(self) -> None:
         checkpoint, dtype = self._checkpoint, _DTYPES[self.dtype_name]
@@ -100,7 +108,7 @@ class MlxBackend:
             np.zeros((1, PROMPT_TOKENS, checkpoint.unet.cross_attention_dim), np.float32)
         )
         if not on_gpu():
-            blas.share_among(self.settings.lanes)
+            blas.share_among(self.lanes)
         # On a GPU compilation fuses the elementwise work; on the CPU it needs a C++ compiler and
         # gains nothing, and what counts there is that no frame waits for another's operations.
         frames = self._frames
@@ -108,12 +116,11 @@ class MlxBackend:
         def make() -> list[Render]:
             return [mx.compile(f) if on_gpu() else stepwise()(f) for f in frames]
 
-        lanes, batch, keep = self.settings.lanes, self.settings.batch, self._keeps_pictures()
-        alone = self.settings.callers
+        keep = self._keeps_pictures()
         self._lanes = (
             [CallersLane(make, keep)]
-            if alone
-            else [Lane(n, make, batch, keep) for n in range(lanes)]
+            if self._is_callers
+            else [LaneThread(n, make, self.batch, keep) for n in range(self.lanes)]
         )
         for scale in range(len(frames)):
             self.set_params(FrameParams(control_scale=float(scale)))
@@ -123,12 +130,11 @@ class MlxBackend:
                 self._warm_up(lane)
         self.set_params(FrameParams())
         self._model_bytes = sum(parameter_bytes(model) for model in models)
-        self._last = None  # the warm-up's picture must not shine through
 
-    def _warm_up(self, lane: Lane | CallersLane) -> None:
+    def _warm_up(self, lane: Lane) -> None:
         """Have a lane compute a batch of every size."""
         blank = np.zeros((self._size, self._size, 3), np.uint8)
-        for power in range(self.settings.batch.bit_length()):
+        for power in range(self.batch.bit_length()):
             jobs = [
                 self._job(blank, np.zeros(blank.shape[:2], np.uint8)) for _ in range(1 << power)
             ]
@@ -142,34 +148,37 @@ class MlxBackend:
         try:
             self._kernels()
         except ValueError as error:
-            raise UsageError(f"mlx: kernels={self.settings.kernels}: {error}") from None
+            raise UsageError(f"mlx: kernels={self.options.kernels}: {error}") from None
         steps = self._checkpoint.frame.steps
-        if self.settings.attention == "folded" and steps > 1:
+        if self.options.attention == "folded" and steps > 1:
             raise UsageError(
                 f"mlx: attention=folded goes with one step, not with {steps}; use attention=fused, "
                 "or --steps 1"
             )
-        if self.settings.pictures == "host" and not on_cuda():
+        if self.options.pictures == "host" and not on_cuda():
             raise UsageError(
                 "mlx: pictures=host: only CUDA has memory that moves by itself; leave the setting "
                 "out"
             )
 
+    @property
+    def _is_callers(self) -> bool:
+        """Whether the calling thread is the only lane."""
+        return self.lanes == self.batch == 1
+
     def _kernels(self) -> bool:
-        return custom_kernels(self.settings.kernels)
+        return custom_kernels(self.options.kernels)
 
     def _folded(self) -> bool:
-        wanted, steps = self.settings.attention, self._checkpoint.frame.steps
-        return wanted == "folded" or (
-            wanted == "auto" and on_cuda() and steps == self.settings.batch == 1
-        )
+        wanted, steps = self.options.attention, self._checkpoint.frame.steps
+        return wanted == "folded" or (wanted == "auto" and on_cuda() and steps == self.batch == 1)
 
     def _keeps_pictures(self) -> bool:
         """By itself not in the caller's own lane: there it gained nothing on an H200 and at times
         cost (levers-gpu.json).
         """
-        wanted = self.settings.pictures
-        return wanted == "host" or (wanted == "auto" and on_cuda() and not self.settings.callers)
+        wanted = self.options.pictures
+        return wanted == "host" or (wanted == "auto" and on_cuda() and not self._is_callers)
 
     def _cache_limit(self) -> int:
         """Bytes of buffers that MLX keeps for later frames.
@@ -178,12 +187,12 @@ class MlxBackend:
         them each frame would allocate anew; so there it is what they need, or half the GPU's
         memory, where MLX knows it, if that is less.
         """
-        if not on_gpu() or self.settings.batch == 1:
+        if not on_gpu() or self.batch == 1:
             return CACHE_LIMIT_BYTES
         frame = FRAME_BYTES * (self._size / 512) ** 2 * (2 if self.dtype_name == "float32" else 1)
         info = mx.device_info()  # Metal and CUDA have different words for it
         memory = int(info.get("memory_size", 0) or info.get("total_memory", 0))
-        wanted = max(CACHE_LIMIT_BYTES, int(self.settings.lanes * self.settings.batch * frame))
+        wanted = max(CACHE_LIMIT_BYTES, int(self.lanes * self.batch * frame))
         return min(wanted, memory // 2) if memory else wanted
 
     def set_conditioning(self, encoder_hidden_states: np.ndarray) -> None:
@@ -214,7 +223,7 @@ class MlxBackend:
         check_frame(frame, (self._size, self._size, 3))
         job = self._job(frame, edges)
         # neighbours go to the same lane, which may compute them at once
-        lane = self._lanes[self._turn // self.settings.batch % len(self._lanes)]
+        lane = self._lanes[self._turn // self.batch % len(self._lanes)]
         lane.submit(job)
         self._turn += 1
         self._last = job
@@ -246,7 +255,7 @@ class MlxBackend:
             raise BackendError(_failed(job.error)) from job.error
         np.copyto(out, job.rendered)
         copies.count("backend out", out.nbytes)
-        job.picture = job.edges = job.rendered = None
+        job.let_go()
         return StageTimes(time.perf_counter_ns() - job.submitted_ns)
 
     def memory(self) -> MemoryUse:
@@ -257,20 +266,25 @@ class MlxBackend:
             model_bytes=self._model_bytes if self._frame else 0,
         )
 
-    def describe(self) -> dict[str, str]:
+    def describe(self) -> Description:
         library = blas.loaded()
-        return {
-            "backend": self.name,
-            "device": str(mx.device_info().get("device_name", "CPU")) if on_gpu() else "CPU",
-            "dtype": self.dtype_name,
-            "lanes": str(self.settings.lanes),
-            "batch": str(self.settings.batch),
-            "in flight": str(self.depth),
-            "kernels": "group norm" if self._kernels() else "MLX's own",
-            "attention": "folded" if self._folded() else "fused",
-            "pictures": "in the host's memory" if self._keeps_pictures() else "as MLX has them",
-            "blas": f"{library.origin} ({library.core})" if library else "MLX's own",
-        }
+        return Description(
+            self.name,
+            str(mx.device_info().get("device_name", "CPU")) if on_gpu() else "CPU",
+            self.dtype_name,
+            (
+                ("lanes", str(self.lanes)),
+                ("batch", str(self.batch)),
+                ("in flight", str(self.depth)),
+                ("kernels", "group norm" if self._kernels() else "MLX's own"),
+                ("attention", "folded" if self._folded() else "fused"),
+                (
+                    "pictures",
+                    "in the host's memory" if self._keeps_pictures() else "as MLX has them",
+                ),
+                ("blas", f"{library.origin} ({library.core})" if library else "MLX's own"),
+            ),
+        )
 
     def close(self) -> None:
         """Free the model, also after a load that failed. Ends MLX in the calling thread unless it
@@ -282,7 +296,8 @@ class MlxBackend:
             lane.close()
         self._frame, self._thread, self._lanes = None, 0, []
         self._in_flight.clear()
-        for name in ("_frames", "_prompt", "_control_prompt", "_noise", "_last"):
+        self._last = None
+        for name in ("_frames", "_prompt", "_control_prompt", "_noise"):
             self.__dict__.pop(name, None)
         mx.clear_cache()
         residency.forget()
@@ -318,77 +333,10 @@ def _failed(error: Exception | None) -> str:
     return f"mlx: a frame failed ({error}); try a smaller --size, or close what else uses the GPU"
 
 
-@dataclass(frozen=True, slots=True)
-class MlxSettings:
-    """MLX's own settings, each optional.
-
-    lanes: threads that compute frames; by default one for each of a CPU's cores, up to four, and
-    one on a GPU. batch: how many waiting frames a lane computes at once, a power of two; 1 by
-    default. depth: frames in flight; by default one for each lane, with a batch enough to keep all
-    lanes full. kernels: "on", "off" or "auto", see `kernels.custom_kernels`. attention: "fused",
-    "folded" (`fold.PromptAttention`) or "auto": folded on CUDA without a batch, where the host's
-    work is what counts. pictures: "host" (`residency`), "moving" or "auto": in the host's memory
-    on CUDA with threads.
-    """
-
-    lanes: int
-    batch: int
-    depth: int
-    kernels: str
-    attention: str
-    pictures: str
-
-    @property
-    def callers(self) -> bool:
-        """Whether the calling thread is the only lane."""
-        return self.lanes == self.batch == 1
-
-    @classmethod
-    def parse(cls, settings: tuple[tuple[str, str], ...]) -> "MlxSettings":
-        """Raises UsageError for a setting that there is not, or a value that cannot be."""
-        given = dict(settings)
-        if unknown := sorted(given.keys() - set(cls.__slots__)):
-            raise UsageError(
-                f"mlx: unknown setting {unknown[0]!r}; known are {', '.join(cls.__slots__)}"
-            )
-        choices = {
-            "kernels": KINDS,
-            "attention": ("auto", "fused", "folded"),
-            "pictures": ("auto", "host", "moving"),
-        }
-        for name, known in choices.items():
-            if given.get(name, "auto") not in known:
-                raise UsageError(f"mlx: {name}={given[name]}: expected {', '.join(known)}")
-        lanes = _whole("--lanes", given.get("lanes"), _MOST_LANES) or (
-            1 if on_gpu() else min(4, os.cpu_count() or 1)
-        )
-        batch = _whole("mlx: batch", given.get("batch"), _MOST_AT_ONCE) or 1
-        if batch & (batch - 1):
-            raise UsageError(f"mlx: batch {batch}: expected a power of two, up to {_MOST_AT_ONCE}")
-        enough = lanes if batch == 1 else min((lanes + 1) * batch, _MOST_IN_FLIGHT)
-        depth = _whole("mlx: depth", given.get("depth"), _MOST_IN_FLIGHT) or enough
-        if depth < batch:
-            raise UsageError(
-                f"mlx: depth {depth}: no batch of {batch} would ever be full; expected at least "
-                f"{batch}"
-            )
-        return cls(lanes, batch, depth, *(given.get(name, "auto") for name in choices))
-
-
-def _whole(name: str, value: str | None, most: int) -> int:
-    """A whole number from 1 to `most`, 0 if there is none. Raises UsageError."""
-    if value is None:
-        return 0
-    if not value.isdecimal() or not 1 <= int(value) <= most:
-        raise UsageError(f"{name} {value}: expected a whole number from 1 to {most}")
-    return int(value)
-
-
 def _dtype_name(requested: str) -> str:
+    """The precision of this device. Raises UsageError for one that is far too slow here."""
     if requested == "auto":
         return "float16" if on_gpu() else "float32"
-    if requested not in _DTYPES:
-        raise UsageError(f"--dtype {requested}: expected auto, {', '.join(_DTYPES)}")
     if requested != "float32" and not on_gpu():
         raise UsageError(
             f"--dtype {requested}: MLX computes half precision on a CPU 30 to 40 times slower than "
@@ -396,3 +344,6 @@ def _dtype_name(requested: str) -> str:
             "use --dtype float32, or a machine with a GPU"
         )
     return requested
+
+
+_KEPT: type[Backend] = MlxBackend  # mypy holds it to the protocol

@@ -57,11 +57,12 @@ def is_needed() -> bool:
 def load() -> None:
     """Load the best BLAS at hand, once; warn with the remedy if there is none.
 
+    Does nothing in a process that has PyTorch, whose products it would take over and slow down.
     Order: $SDXS_BLAS, cmeel-openblas, the system's libopenblas, the copy in the OpenCV wheel.
     Raises BackendError only if $SDXS_BLAS is set and cannot be loaded.
     """
     global _loaded, _library
-    if _loaded is not None or not is_needed():
+    if _loaded is not None or "torch" in sys.modules or not is_needed():
         return
     if "mlx.core" in sys.modules:
         warnings.warn(

@@ -6,6 +6,7 @@ steps.
 """
 
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import mlx.core as mx
 
@@ -18,7 +19,7 @@ from .networks.controlnet import ControlNetModel
 from .networks.taesd import AutoencoderTiny
 from .networks.unet import UNet2DConditionModel
 
-Prompt = mx.array | PromptProducts
+Prompt: TypeAlias = mx.array | PromptProducts
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,7 @@ class Frame:
             states = prompt if isinstance(prompt, mx.array) else iter(prompt)
             sample = sample.astype(self.dtype)
             residuals = None
-            if self.controlnet is not None:
+            if self.controlnet is not None and edges is not None and scale is not None:
                 drawn = (edges.reshape(-1, *edges.shape[-2:], 1).astype(mx.float32) / 255).astype(
                     self.dtype
                 )

@@ -5,6 +5,7 @@ stages one by one.
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -36,11 +37,11 @@ class MlxInstrument:
         """
         checkpoint.check_size(size)
         side, channels = size // checkpoint.vae.reduction, checkpoint.vae.latent_channels
-        tiny = isinstance(checkpoint.vae, TinyVAEConfig)
+        config = checkpoint.vae
         vae = (
-            AutoencoderTiny(checkpoint.vae)
-            if tiny
-            else autoencoder_kl.AutoencoderKL(checkpoint.vae)
+            AutoencoderTiny(config)
+            if isinstance(config, TinyVAEConfig)
+            else autoencoder_kl.AutoencoderKL(config)
         )
         network = UNet2DConditionModel(checkpoint.unet)
         latents = mx.zeros((1, side, side, channels))
@@ -61,7 +62,7 @@ class MlxInstrument:
         while True:
             side *= 2
             a, b = (mx.random.normal((side, side)).astype(kind) / math.sqrt(side) for _ in range(2))
-            seconds = _best(lambda a=a, b=b: a @ b)
+            seconds = _best(partial(mx.matmul, a, b))
             if seconds > _LONG_ENOUGH_S or side >= 16384:
                 break
         source = mx.random.normal((_COPY_BYTES // 4,))

@@ -12,6 +12,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol, TypeAlias
 
 import mlx.core as mx
 import numpy as np
@@ -19,11 +20,12 @@ import numpy as np
 from ..common.backend import copies
 from .fast import host_memory as residency
 
-Arrays = mx.array | list[tuple[mx.array, mx.array]]
+Arrays: TypeAlias = mx.array | list[tuple[mx.array, mx.array]]
 # picture uint8 ([B,] S, S, 3), prompt, noise, previous x0, its share[, edges, their strength] ->
 # picture, x0: `frame.Frame`.
 Render = Callable[..., tuple[mx.array, mx.array]]
 JOIN_S = 5.0
+NO_PICTURE = np.empty(0, np.uint8)
 
 
 @dataclass(slots=True)
@@ -53,6 +55,10 @@ class Job:
         """The frame before, if its x0 has a share in this one's."""
         return self.previous if self.feedback and not self.text_only else None
 
+    def let_go(self) -> None:
+        """Drop the pictures of a frame that is done; its x0 stays for the next one."""
+        self.picture, self.edges, self.rendered = NO_PICTURE, None, None
+
     def alike(self, other: "Job") -> bool:
         """Whether both can be computed at once: all but their pictures and edges is the same, and
         neither needs the other.
@@ -66,10 +72,21 @@ class Job:
         )
 
 
+class Lane(Protocol):
+    """Renders jobs, and hands them back in the order in which they came."""
+
+    def submit(self, *jobs: Job) -> None:
+        """Take jobs on."""
+
+    def wait(self, job: Job) -> None:
+        """Wait for a frame; then it holds its picture or its error."""
+
+    def close(self) -> None:
+        """Let go of everything."""
+
+
 def _start(render: Render, jobs: Sequence[Job], keep: bool) -> mx.array:
-    """Set one frame going, or several that are alike; return their picture or pictures, to be
-    evaluated.
-    """
+    """Launch one frame or a compatible batch; return the lazy picture or pictures."""
     arguments = _arguments(jobs)
     _seen(arguments[0], keep)
     picture, x0 = render(*arguments)
@@ -79,7 +96,7 @@ def _start(render: Render, jobs: Sequence[Job], keep: bool) -> mx.array:
     return picture
 
 
-class Lane:
+class LaneThread:
     """A thread that renders jobs with functions of its own, in their order; up to `batch` of those
     that wait at once.
     """
@@ -147,17 +164,20 @@ class CallersLane:
     """
 
     def __init__(self, make: Callable[[], list[Render]], keep: bool = False) -> None:
-        """make, keep: as for `Lane`."""
+        """make, keep: as for `LaneThread`."""
         self._renders, self._keep = make(), keep
         self._pictures: deque[mx.array] = deque()
 
-    def submit(self, job: Job) -> None:
-        try:
-            self._pictures.append(_start(self._renders[job.edges is not None], [job], self._keep))
-        except Exception as error:  # handed to whoever collects the frame
-            job.error = error
-        finally:
-            job.previous = None
+    def submit(self, *jobs: Job) -> None:
+        """Launch frames one after the other."""
+        for job in jobs:
+            try:
+                render = self._renders[job.edges is not None]
+                self._pictures.append(_start(render, [job], self._keep))
+            except Exception as error:  # handed to whoever collects the frame
+                job.error = error
+            finally:
+                job.previous = None
 
     def wait(self, job: Job) -> None:
         """Wait for a frame; they are waited for in the order in which they came."""
@@ -217,8 +237,9 @@ def _arguments(jobs: Sequence[Job]) -> tuple[Arrays, ...]:
     else:
         previous, feedback = before.x0, job.feedback
     control: tuple[mx.array, ...] = ()
-    if job.edges is not None:
-        control = _joined([j.edges for j in jobs]), mx.array(job.control_scale, dtype=mx.float32)
+    edges = [j.edges for j in jobs if j.edges is not None]
+    if edges:
+        control = _joined(edges), mx.array(job.control_scale, dtype=mx.float32)
     given = sum(j.picture.nbytes + (0 if j.edges is None else j.edges.nbytes) for j in jobs)
     copies.count("backend in", given if len(jobs) == 1 else 2 * given)
     share = mx.array(feedback, dtype=mx.float32)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import pytest
 
 from sdxs import cli
+from sdxs.commands import console
 
 PATIENCE_S = 30.0
 
@@ -26,12 +27,12 @@ class Command:
 
     def __call__(self, *arguments: object) -> Result:
         self._monkeypatch.setattr(sys, "argv", ["sdxs", *map(str, arguments)])
-        self._monkeypatch.setattr(cli._state, "abandoned", False)
+        self._monkeypatch.setattr(console.state, "abandoned", False)
         # A loaded machine may need longer to end a thread than a user who wants to leave has
         # patience ...
         self._monkeypatch.setattr("sdxs.common.live.loop.JOIN_S", PATIENCE_S)
         # ... and whoever leaves at once takes the test run along, with exit code 0 and no word.
-        self._monkeypatch.setattr(cli, "_leave_at_once", _fail)
+        self._monkeypatch.setattr(console, "leave_at_once", _fail)
         code = 0
         try:
             cli.main()

@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 
-import sdxs.mlx_sdxs  # noqa: F401 - puts the BLAS in place before anything imports MLX or OpenCV
 from command import Command
+from sdxs.common.backend.spec import specs
 from sdxs.common.checkpoint.find import Checkpoint, find, open_checkpoint
 from sdxs.common.testing.random_checkpoint import architecture, tiny, write_checkpoint
+
+specs()  # before a test imports MLX or OpenCV itself: a backend's package loads MLX's BLAS
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -21,7 +21,8 @@ from pathlib import Path
 import numpy as np
 
 from sdxs.common.backend.identity import IdentityBackend
-from sdxs.common.backend.protocol import BackendOptions, StageTimes
+from sdxs.common.backend.options import BackendOptions
+from sdxs.common.backend.protocol import StageTimes
 from sdxs.common.errors import BackendError, SdxsWarning
 from sdxs.common.testing.fakes import ComputingBackend, GilBackend, SleepingBackend, StagedBackend
 
@@ -155,11 +156,11 @@ class RefusingBackend(IdentityBackend):
         super().__init__(checkpoint, options)
         self._count = 0
 
-    def submit(self, frame: np.ndarray) -> None:
+    def submit(self, frame: np.ndarray, edges: np.ndarray | None = None) -> None:
         self._count += 1
         if self._count == 2:
             raise BackendError("fake: cannot take its second frame; this is a test")
-        super().submit(frame)
+        super().submit(frame, edges)
 
 
 class OddWarning(RuntimeWarning):

@@ -116,7 +116,7 @@ def test_every_call_is_its_own(tmp_path: Path) -> None:
         ({"control": "sketch"}, "no sketch ControlNet for demo"),
         ({"strength": 0.5}, "trained for timestep"),
         ({"dtype": "float8"}, "--dtype float8"),
-        ({"settings": (("colour", "red"),)}, "unknown setting 'colour'"),
+        ({"settings": {"colour": "red"}}, "unknown setting 'colour'"),
     ],
 )
 def test_what_cannot_be_is_refused_as_on_the_command_line(

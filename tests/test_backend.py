@@ -1,6 +1,7 @@
 """The Backend protocol, as the MLX backend and the identity backend keep it."""
 
 import gc
+import inspect
 import subprocess
 import sys
 import threading
@@ -11,11 +12,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fake_backends import RefusingBackend, SleepingBackend, StagedBackend
+from sdxs.common.backend.hosted import HostedBackend
 from sdxs.common.backend.identity import IdentityBackend
-from sdxs.common.backend.protocol import Backend, BackendOptions, FrameParams
+from sdxs.common.backend.protocol import Backend, FrameParams
+from sdxs.common.bench.measure.passes import LentBackend
 from sdxs.common.checkpoint.find import Checkpoint
 from sdxs.common.errors import BackendError, UsageError
+from sdxs.coreml_backend.backend import CoreMLBackend
+from sdxs.coreml_backend.stages import StagesBackend
 from sdxs.mlx_sdxs.backend import MlxBackend
+from sdxs.mlx_sdxs.options import MlxOptions
 
 SIZE = 64
 
@@ -23,7 +30,7 @@ SIZE = 64
 @pytest.fixture(params=["mlx", "identity"])
 def backend(request: pytest.FixtureRequest, tiny_sdxs: Checkpoint) -> Iterator[Backend]:
     made: Backend = (MlxBackend if request.param == "mlx" else IdentityBackend)(
-        tiny_sdxs, BackendOptions(SIZE)
+        tiny_sdxs, MlxOptions(SIZE)
     )
     made.load()
     yield made
@@ -108,11 +115,12 @@ def test_conditioning_is_checked_and_copied(backend: Backend) -> None:
 def test_close_twice(backend: Backend) -> None:
     backend.close()
     backend.close()
+    assert backend.memory().model_bytes == 0
 
 
 @pytest.fixture
 def mlx(tiny_sdxs: Checkpoint) -> Iterator[MlxBackend]:
-    made = MlxBackend(tiny_sdxs, BackendOptions(SIZE))
+    made = MlxBackend(tiny_sdxs, MlxOptions(SIZE))
     made.load()
     yield made
     made.close()
@@ -154,7 +162,7 @@ def test_a_worker_thread_may_load_render_and_close(tiny_sdxs: Checkpoint) -> Non
     done: list[np.ndarray] = []
 
     def work() -> None:
-        made = MlxBackend(tiny_sdxs, BackendOptions(SIZE))
+        made = MlxBackend(tiny_sdxs, MlxOptions(SIZE))
         made.load()
         done.append(render(made, picture()))
         made.close()
@@ -168,20 +176,22 @@ def test_a_worker_thread_may_load_render_and_close(tiny_sdxs: Checkpoint) -> Non
 
 def test_use_before_load_is_refused(tiny_sdxs: Checkpoint) -> None:
     with pytest.raises(BackendError, match="not loaded"):
-        MlxBackend(tiny_sdxs, BackendOptions(SIZE)).submit(picture())
+        MlxBackend(tiny_sdxs, MlxOptions(SIZE)).submit(picture())
 
 
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (BackendOptions(60), "multiple of 32; the nearest is 64"),
-        (BackendOptions(0), "multiple of 32; the nearest is 32"),
-        (BackendOptions(SIZE, "float64"), "expected auto"),
+        ({"size": 60}, "multiple of 32; the nearest is 64"),
+        ({"size": 0}, "multiple of 32; the nearest is 32"),
+        ({"size": SIZE, "dtype": "float64"}, "--dtype float64: expected one of auto, float32"),
     ],
 )
-def test_options_that_cannot_be(tiny_sdxs: Checkpoint, options: BackendOptions, says: str) -> None:
+def test_options_that_cannot_be(
+    tiny_sdxs: Checkpoint, options: dict[str, object], says: str
+) -> None:
     with pytest.raises(UsageError, match=says):
-        MlxBackend(tiny_sdxs, options)
+        MlxBackend(tiny_sdxs, MlxOptions(**options))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
@@ -193,7 +203,7 @@ def test_half_precision_on_a_cpu_is_refused_with_the_reason(
     if module.on_gpu():
         pytest.skip("a GPU computes half precision")
     with pytest.raises(UsageError, match="slower than float32"):
-        MlxBackend(tiny_sdxs, BackendOptions(SIZE, dtype))
+        MlxBackend(tiny_sdxs, MlxOptions(SIZE, dtype=dtype))
 
 
 def test_memory_names_the_weights(mlx: MlxBackend, tiny_sdxs: Checkpoint) -> None:
@@ -212,14 +222,13 @@ def test_a_load_that_fails_in_a_thread_does_not_abort_the_process(tmp_path: Path
     script = f"""
 import threading, sys
 from pathlib import Path
-import sdxs.mlx_sdxs
-from sdxs.common.backend.protocol import BackendOptions
 from sdxs.common.checkpoint.find import open_checkpoint
 from sdxs.common.testing.random_checkpoint import architecture, tiny, write_checkpoint
 from sdxs.mlx_sdxs import backend as module
+from sdxs.mlx_sdxs.options import MlxOptions
 from sdxs.common.errors import WeightsError
 folder = write_checkpoint(Path({str(tmp_path)!r}), tiny(architecture("sdxs-512-0.9")))
-made = module.MlxBackend(open_checkpoint(folder), BackendOptions(64))
+made = module.MlxBackend(open_checkpoint(folder), MlxOptions(64))
 def fail(*_):
     raise WeightsError("planted")
 module.load_vae = fail  # after the UNet has been evaluated
@@ -238,3 +247,30 @@ thread.join()
             [sys.executable, "-c", script], capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stderr
+
+
+def every_backend() -> list[type[Backend]]:
+    """Backends, hosts and fakes; mypy holds each to the protocol."""
+    return [
+        MlxBackend,
+        IdentityBackend,
+        HostedBackend,
+        LentBackend,
+        SleepingBackend,
+        StagedBackend,
+        RefusingBackend,
+        StagesBackend,
+        CoreMLBackend,
+    ]
+
+
+@pytest.mark.parametrize("kind", every_backend(), ids=lambda kind: kind.__name__)
+def test_every_backend_has_the_protocols_signatures(kind: type[Backend]) -> None:
+    """Bug: six of them had no `edges` in `submit`, and their callers bent around that."""
+    for name, method in inspect.getmembers(Backend, inspect.isfunction):
+        if not name.startswith("_"):
+            expected = inspect.signature(method).parameters
+            found = inspect.signature(getattr(kind, name)).parameters
+            assert [(p.name, p.default) for p in found.values()] == [
+                (p.name, p.default) for p in expected.values()
+            ], f"{kind.__name__}.{name}"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sdxs.common.backend.identity import IdentityBackend
-from sdxs.common.backend.protocol import BackendOptions
+from sdxs.common.backend.options import BackendOptions
 from sdxs.common.bench.measure.instrument import Peaks, StageCost
 from sdxs.common.bench.model.roofline import roofline
 from sdxs.common.checkpoint.find import Checkpoint, open_checkpoint
@@ -18,8 +18,10 @@ from sdxs.common.testing.random_checkpoint import architecture, tiny, write_chec
 from sdxs.coreml_backend.backend import CoreMLBackend
 from sdxs.coreml_backend.instrument import CoreMLInstrument, open_model, write_copy, write_product
 from sdxs.coreml_backend.networks.ops import AttentionForm
+from sdxs.coreml_backend.options import CoreMLOptions
 from sdxs.mlx_sdxs.backend import MlxBackend
 from sdxs.mlx_sdxs.instrument import MlxInstrument
+from sdxs.mlx_sdxs.options import MlxOptions
 
 NAMES = ("sdxs-512-0.9", "sdxs-512-dreamshaper", "sd-turbo", "tiny-sd", "small-sd")
 STAGES = ["encode", "unet", "decode"]
@@ -112,7 +114,7 @@ def test_a_size_that_cannot_be_is_refused_by_both(demo: Checkpoint) -> None:
 
 
 def test_stages_of_mlx_add_up_to_its_frame(tiny_sdxs: Checkpoint) -> None:
-    backend = MlxBackend(tiny_sdxs, BackendOptions(64))
+    backend = MlxBackend(tiny_sdxs, MlxOptions(64))
     backend.load()
     try:
         stages = MlxInstrument().profile(backend, np.zeros((64, 64, 3), np.uint8), 3)
@@ -132,7 +134,7 @@ def test_stage_programs_of_core_ml_run_in_a_row(tiny_sdxs: Checkpoint) -> None:
     """Through the interpreter, whose times mean nothing: that they fit each other is what is
     shown.
     """
-    backend = CoreMLBackend(tiny_sdxs, BackendOptions(64, settings=(("runtime", "reference"),)))
+    backend = CoreMLBackend(tiny_sdxs, CoreMLOptions(64, runtime="reference"))
     stages = CoreMLInstrument().profile(backend, np.zeros((64, 64, 3), np.uint8), 1)
     assert list(stages) == [*STAGES, "out"] and all(len(times) == 1 for times in stages.values())
     (note,) = CoreMLInstrument().notes(backend)

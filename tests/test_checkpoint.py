@@ -196,6 +196,7 @@ def test_nothing_here_and_no_network_names_the_demo() -> None:
 @pytest.mark.parametrize("size", [32, 64, 512, 1024])
 def test_a_size_that_fits(tiny_sdxs: Checkpoint, size: int) -> None:
     tiny_sdxs.check_size(size)
+    assert size % tiny_sdxs.size_multiple == 0
 
 
 @pytest.mark.parametrize(

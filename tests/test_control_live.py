@@ -1,5 +1,5 @@
 """`--control` from the command line to the backend: edges travel with their frame, keys change the
-strength.
+control scale.
 """
 
 from pathlib import Path
@@ -8,15 +8,17 @@ import numpy as np
 import pytest
 
 from command import Command
+from fake_session import FakeSession
 from sdxs.common.backend.hosted import HostedBackend
 from sdxs.common.backend.identity import IdentityBackend
-from sdxs.common.backend.protocol import BackendOptions, FrameParams, StageTimes
+from sdxs.common.backend.options import BackendOptions
+from sdxs.common.backend.protocol import FrameParams, StageTimes
 from sdxs.common.errors import BackendError
 from sdxs.common.io.sources.synthetic import Synthetic
-from sdxs.common.live.controls import Controls, Event, Look, View
-from sdxs.common.live.frames import Frame
-from sdxs.common.live.loop import Loop, LoopSettings, Prompt
-from sdxs.common.live.viewer import compose
+from sdxs.common.live.frames import LiveFrame
+from sdxs.common.live.loop import Loop, LoopOptions, Prompt
+from sdxs.common.live.session import NO_EDGES
+from sdxs.common.live.viewer import View, compose
 from sdxs.common.picture.edges import Edges
 from sdxs.common.picture.image import to_square_rgb
 from sdxs.common.picture.opencv import cv2
@@ -55,7 +57,7 @@ def test_every_frame_comes_with_its_own_edges(
     if hosted:
         monkeypatch.syspath_prepend(str(Path(__file__).parent))
     prompt = Prompt("", np.zeros((1, 77, 4), np.float32))
-    settings = LoopSettings(SIZE, frames=6, realtime=False, skip_threshold=-1, edges="canny")
+    settings = LoopOptions(SIZE, frames=6, realtime=False, skip_threshold=-1, edges="canny")
     loop = Loop(
         Synthetic(SIZE),
         [backend],
@@ -88,7 +90,7 @@ def test_hosted_edges_are_checked() -> None:
 
 def test_without_a_control_no_edges_are_drawn() -> None:
     prompt = Prompt("", np.zeros((1, 77, 4), np.float32))
-    settings = LoopSettings(SIZE, frames=1, realtime=False)
+    settings = LoopOptions(SIZE, frames=1, realtime=False)
     loop = Loop(
         Synthetic(SIZE),
         [ShowsEdges(None, BackendOptions(SIZE))],
@@ -97,7 +99,7 @@ def test_without_a_control_no_edges_are_drawn() -> None:
         FrameParams(),
         lambda text: None,
     )
-    shown: list[Frame] = []
+    shown: list[LiveFrame] = []
     loop.run(lambda frame: shown.append(frame), lambda: None, lambda: None)
     assert shown[0].edges is None and not shown[0].outputs[0].any()
 
@@ -127,7 +129,7 @@ def test_the_command_renders_under_control(command: Command, folder: Path, tmp_p
     [
         (("--control-scale", 0.5), "nothing reads edges in this session; add --control sketch"),
         (("--edges", "canny"), "nothing reads edges in this session; add --control sketch"),
-        (("--control", "sketch", "--edges", "hed"), "--edges hed: expected canny or soft"),
+        (("--control", "sketch", "--edges", "hed"), "--edges hed: expected one of canny, soft"),
         (("--control", "depth"), "--control depth: expected none, sketch"),
     ],
 )
@@ -138,26 +140,28 @@ def test_what_cannot_be_is_refused(
     assert done.code == 2 and said in done.err and done.err.count("\n") == 1
 
 
-def test_keys_change_the_strength_and_show_the_edges() -> None:
-    controls = Controls(["a"], FrameParams(control_scale=1.0), Look(has_edges=True))
+def test_keys_change_the_control_scale_and_show_the_edges() -> None:
+    session = FakeSession("a", control=True)
     for key, scale in (("k", 1.1), ("k", 1.2), ("j", 1.1)):
-        assert controls.press(ord(key)) is Event.PARAMS and controls.params.control_scale == scale
-    for _ in range(30):
-        controls.press(ord("j"))
-    assert controls.params.control_scale == 0
+        session.press(key)
+        assert session.calls[-1] == ("params", FrameParams(control_scale=scale))
+    assert session.notes[-1] == "feedback 0.0 \u00b7 control 1.1"
+    session.press("j" * 30)
+    assert session.values.control_scale == 0
     for view in (View.EDGES, View.OUTPUT):
-        controls.press(ord("x"))
-        assert controls.look.view is view
+        session.press("x")
+        assert session.look.view is view
 
 
 def test_without_a_control_those_keys_say_so() -> None:
-    controls = Controls(["a"], FrameParams(), Look())
-    assert [controls.press(ord(key)) for key in "kjx"] == [Event.NO_EDGES] * 3
-    assert controls.params == FrameParams() and controls.look.view is View.OUTPUT
+    session = FakeSession("a")
+    session.press("kjx")
+    assert session.notes == [NO_EDGES] * 3 and not session.calls
+    assert session.look.view is View.OUTPUT
 
 
 def test_the_preview_is_what_the_control_reads() -> None:
     edges = np.random.default_rng(0).integers(0, 256, (SIZE, SIZE), dtype=np.uint8)
     blank = np.zeros((SIZE, SIZE, 3), np.uint8)
-    shown = compose(Frame(blank, [blank.copy()], edges=edges), View.EDGES)
+    shown = compose(LiveFrame(blank, [blank.copy()], edges=edges), View.EDGES)
     np.testing.assert_array_equal(shown, np.repeat(edges[..., None], 3, axis=-1))

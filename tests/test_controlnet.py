@@ -15,7 +15,7 @@ from mlx.utils import tree_flatten
 from safetensors.numpy import load_file, save_file
 
 from command import Command
-from sdxs.common.backend.protocol import BackendOptions, FrameParams
+from sdxs.common.backend.protocol import FrameParams
 from sdxs.common.checkpoint.config.controlnet import ControlNetConfig
 from sdxs.common.checkpoint.config.fields import Fields
 from sdxs.common.checkpoint.find import Checkpoint, find, open_checkpoint, with_control
@@ -35,9 +35,10 @@ from sdxs.experiments.parity.control import (
     run_control,
     tiny_controlled,
 )
-from sdxs.experiments.parity.fixtures import NETWORK_LIMIT, X0_LIMIT, error
+from sdxs.mac_check.fixtures import NETWORK_LIMIT, X0_LIMIT, error
 from sdxs.mlx_sdxs.backend import MlxBackend
 from sdxs.mlx_sdxs.networks.controlnet import ControlNetModel
+from sdxs.mlx_sdxs.options import MlxOptions
 
 SIZE = 64
 STORED = load_file(CONTROL_FIXTURES)
@@ -118,7 +119,7 @@ def test_its_norms_have_the_eps_of_diffusers() -> None:
 
 @pytest.fixture
 def backend(controlled: Callable[[str], Checkpoint]):
-    made = MlxBackend(controlled(DREAMSHAPER), BackendOptions(SIZE))
+    made = MlxBackend(controlled(DREAMSHAPER), MlxOptions(SIZE))
     made.load()
     made.set_conditioning(np.random.default_rng(1).standard_normal((1, 77, 64), dtype=np.float32))
     yield made
@@ -155,7 +156,7 @@ def test_scale_is_live_and_zero_is_the_frame_without_control(
     np.testing.assert_array_equal(render(backend, picture, edges), pictures[1.0])
     assert (render(backend, picture, drawing(2)[1]) != pictures[1.0]).any()
 
-    free = MlxBackend(replace(controlled(DREAMSHAPER), control=None), BackendOptions(SIZE))
+    free = MlxBackend(replace(controlled(DREAMSHAPER), control=None), MlxOptions(SIZE))
     free.load()
     free.set_conditioning(np.random.default_rng(1).standard_normal((1, 77, 64), dtype=np.float32))
     np.testing.assert_array_equal(render(free, picture, None), pictures[0.0])
@@ -196,7 +197,7 @@ def test_wrong_edges_are_refused(backend: MlxBackend, edges: np.ndarray | None) 
 
 
 def test_a_scale_without_a_controlnet_is_refused(tiny_sdxs: Checkpoint) -> None:
-    backend = MlxBackend(tiny_sdxs, BackendOptions(SIZE))
+    backend = MlxBackend(tiny_sdxs, MlxOptions(SIZE))
     backend.load()
     with pytest.raises(BackendError, match="no ControlNet is loaded"):
         backend.set_params(FrameParams(control_scale=0.5))

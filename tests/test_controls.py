@@ -1,4 +1,4 @@
-"""Keys: what each one changes, that nothing else does, and what a session makes of them."""
+"""What a session makes of keys and other changes, down to the files it leaves."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -6,161 +6,145 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fake_session import FakeSession
 from sdxs.common.backend.identity import IdentityBackend
-from sdxs.common.backend.protocol import BackendOptions, FrameParams
+from sdxs.common.backend.options import BackendOptions
+from sdxs.common.backend.protocol import FrameParams
 from sdxs.common.checkpoint.find import Checkpoint
 from sdxs.common.errors import SinkError
 from sdxs.common.io.sources.film import VideoFile
 from sdxs.common.io.sources.synthetic import read_counter
+from sdxs.common.live import opening
 from sdxs.common.live import session as sessions
-from sdxs.common.live.controls import HELP, MOST_TYPED, Controls, Event, Look, View
-from sdxs.common.live.loop import _Renderer
-from sdxs.common.live.session import Plan, Session, open_session
+from sdxs.common.live.inference import Renderer
+from sdxs.common.live.opening import open_session
+from sdxs.common.live.options import SessionFiles, SessionOptions
+from sdxs.common.live.parameters import LiveParameters, Set
+from sdxs.common.live.session import Session
 from sdxs.common.live.stats import Summary
-from sdxs.common.live.viewer import Viewer
+from sdxs.common.live.viewer import View, Viewer
 from sdxs.common.picture.opencv import cv2
 from sdxs.common.prompt.syntax import GALLERY
 
-ENTER, BACKSPACE, ESCAPE = 13, 8, 27
-
-
-def controls(*prompts: str, feedback: float = 0.0, ema: float = 0.0) -> Controls:
-    return Controls(
-        prompts or ("a", "b", "c"), FrameParams(seed=3, feedback=feedback), Look(ema=ema)
-    )
-
-
-def press(under_test: Controls, keys: str) -> list[Event | None]:
-    return [under_test.press(ord(key)) for key in keys]
-
-
-@pytest.mark.parametrize(
-    ("key", "event"),
-    [
-        ("q", Event.QUIT),
-        ("s", Event.SNAPSHOT),
-        ("r", Event.RECORD),
-        (" ", Event.PAUSE),
-        ("n", Event.PROMPT),
-        ("p", Event.PROMPT),
-        ("+", Event.PARAMS),
-        ("-", Event.PARAMS),
-        ("f", Event.FULL_SCREEN),
-        ("e", Event.LOOK),
-        ("Q", Event.QUIT),
-        ("\x1b", Event.QUIT),
-    ],
-)
-def test_events(key: str, event: Event) -> None:
-    assert press(controls(), key) == [event]
-
-
-def test_every_key_of_the_help_does_something_and_no_other_key_is_left_out() -> None:
-    named = {
-        part
-        for keys, _ in HELP
-        for part in keys.replace("space", " ").split("/" if "/" in keys else " or ")
-    }
-    named = {key.strip() or " " for key in named} - {"esc"}
-    assert named == set(Controls._ACTIONS) - {"="}  # the same key as +, without shift
-
-
-@pytest.mark.parametrize("key", [-1, 0, 1, 9, 200, 0xFFFF, 0x10FFFF, 0x110000, 2**31])
-def test_keys_without_a_meaning_change_nothing(key: int) -> None:
-    under_test = controls()
-    assert under_test.press(key) is None
-    press(under_test, "t")
-    assert under_test.press(key if key != 200 else 0) is None
-    assert (under_test.prompt, under_test.params, under_test.look) == (
-        "a",
-        FrameParams(seed=3),
-        Look(typed=""),
-    )
+ENTER = 13
 
 
 def test_prompts_go_round_both_ways() -> None:
-    under_test = controls()
-    seen = []
+    session, seen = FakeSession(), []
     for key in "nnnpp":
-        press(under_test, key)
-        seen.append(under_test.prompt)
+        session.press(key)
+        seen.append(session.values.prompt)
     assert seen == ["b", "c", "a", "c", "b"]
+    assert session.calls == [("prompt", text) for text in seen]
 
 
 def test_feedback_and_blend_stay_in_range_and_on_the_grid() -> None:
-    under_test = controls()
-    press(under_test, "+" * 20)
-    assert under_test.params == FrameParams(seed=3, feedback=0.9)
-    press(under_test, "-" * 20 + "+=+")
-    assert under_test.params.feedback == 0.3  # three times 0.1 is 0.30000000000000004
-    press(under_test, "]" * 20)
-    assert under_test.look.blend == 1.0
-    press(under_test, "[" * 20)
-    assert under_test.look.blend == 0.0
+    session = FakeSession(seed=3)
+    session.press("+" * 20)
+    assert session.calls[-1] == ("params", FrameParams(seed=3, feedback=0.9))
+    session.press("-" * 20 + "+=+")
+    assert session.values.feedback == 0.3  # three times 0.1 is 0.30000000000000004
+    assert session.notes[-1] == "feedback 0.3"
+    session.press("]" * 20)
+    assert session.values.blend == 1.0
+    session.press("[" * 20)
+    assert session.values.blend == 0.0
+    assert session.notes[-1] == "smoothing 0.0 \u00b7 camera 0.0"
 
 
 def test_more_feedback_never_means_less() -> None:
-    under_test = controls(feedback=1.0)
-    press(under_test, "+")
-    assert under_test.params.feedback == 1.0
+    session = FakeSession(feedback=1.0)
+    session.press("+")
+    assert session.values.feedback == 1.0
 
 
 def test_smoothing_comes_back_as_it_was() -> None:
-    under_test = controls(ema=0.35)
-    press(under_test, "e")
-    assert under_test.look.ema == 0
-    press(under_test, "e")
-    assert under_test.look.ema == 0.35
-    press(other := controls(), "e")
-    assert 0 < other.look.ema < 1
+    session, seen = FakeSession(ema=0.35), []
+    for key in "ee":
+        session.press(key)
+        seen.append(session.values.ema)
+    assert seen == [0, 0.35]
+    session.apply(Set("ema", 0.7))
+    session.press("ee")
+    assert session.values.ema == 0.7
+    other = FakeSession()
+    other.press("e")
+    assert 0 < other.values.ema < 1
 
 
 def test_views_replace_each_other() -> None:
-    under_test = controls()
-    seen = []
+    session, seen = FakeSession(), []
     for key in "dcccd":
-        press(under_test, key)
-        seen.append(under_test.look.view)
+        session.press(key)
+        seen.append(session.look.view)
     assert seen == [View.SIDE_BY_SIDE, View.SPLIT, View.OUTPUT, View.SPLIT, View.SIDE_BY_SIDE]
 
 
+def test_overlay_and_help_go_on_and_off() -> None:
+    session = FakeSession()
+    session.press("oh")
+    assert session.look.overlay and session.look.help
+    session.press("oh")
+    assert not session.look.overlay and not session.look.help
+
+
 def test_a_typed_prompt_comes_next_and_stays_in_the_list() -> None:
-    under_test = controls()
-    assert press(under_test, "tqn  s\u6d6e\u00e9") == [None] * 8
-    assert under_test.look.typed == "qn  s\u6d6e\u00e9"
-    assert under_test.press(BACKSPACE) is None
-    assert under_test.press(ENTER) is Event.PROMPT
-    assert under_test.look.typed is None
-    assert under_test.prompts == ["a", "qn s\u6d6e", "b", "c"]
-    assert under_test.prompt == "qn s\u6d6e"
-    press(under_test, "n")
-    assert under_test.prompt == "b"
+    session = FakeSession()
+    session.press("tred")
+    assert session.typed == "red" and not session.calls
+    session.press(ENTER)
+    assert session.typed is None and session.calls == [("prompt", "red")]
+    assert session.prompts.texts == ["a", "red", "b", "c"] and session.values.prompt == "red"
+    session.press("n")
+    assert session.values.prompt == "b"
 
 
 def test_typing_a_prompt_that_is_there_goes_to_it() -> None:
-    under_test = controls()
-    press(under_test, "tc")
-    assert under_test.press(ENTER) is Event.PROMPT
-    assert (under_test.prompts, under_test.prompt) == (["a", "b", "c"], "c")
+    session = FakeSession()
+    session.press("tc")
+    session.press(ENTER)
+    assert (session.prompts.texts, session.values.prompt) == (["a", "b", "c"], "c")
 
 
-def test_typing_nothing_or_escape_leaves_everything_as_it_was() -> None:
-    under_test = controls()
-    press(under_test, "t   ")
-    assert under_test.press(ENTER) is None
-    press(under_test, "tx")
-    assert under_test.press(ESCAPE) is None, "escape while typing must not end the session"
-    press(under_test, "t")
-    for _ in range(3):
-        assert under_test.press(BACKSPACE) is None
-    assert under_test.look.typed == ""
-    assert (under_test.prompts, under_test.prompt) == (["a", "b", "c"], "a")
+def test_a_malformed_prompt_is_a_note_and_stays_out_of_the_list() -> None:
+    session = FakeSession()
+    session.press("t(a:0) and (b:1)")
+    session.press(ENTER)
+    assert session.notes[-1].startswith("prompt not changed: prompt '(a:0)") and not session.calls
+    assert (session.prompts.texts, session.values.prompt) == (["a", "b", "c"], "a")
 
 
-def test_typing_ends_somewhere() -> None:
-    under_test = controls()
-    press(under_test, "t" + "x" * (MOST_TYPED + 50))
-    assert under_test.look.typed == "x" * MOST_TYPED
+def test_digits_lead_to_the_first_nine_prompts() -> None:
+    session = FakeSession(*(f"prompt {n}" for n in range(1, 13)))
+    for digit in "19375":
+        session.press(digit)
+        assert session.values.prompt == f"prompt {digit}"
+    two = FakeSession("a", "b")
+    two.press("3")
+    assert two.values.prompt == "a" and not two.calls
+
+
+def test_a_bank_is_travelled_in_place() -> None:
+    session = FakeSession("a >> b", "c")
+    session.press("...,")
+    assert [text for _, text in session.calls] == [
+        "a >> b @ 0.1",
+        "a >> b @ 0.2",
+        "a >> b @ 0.3",
+        "a >> b @ 0.2",
+    ]
+    assert session.prompts.texts == ["a >> b @ 0.2", "c"]
+    assert (session.values.prompt, session.values.position) == ("a >> b", 0.2)
+    session.press("n.")
+    assert session.values.prompt == "c" and session.calls[-1] == ("prompt", "c")
+    session.press("p")
+    assert session.values.position == 0.2, "it stays where it was left"
+
+
+def test_a_text_that_is_in_the_list_twice_stops_nobody() -> None:
+    session = FakeSession("a >> b", "a >> b @ 0.1", "c")
+    session.press(".nn")
+    assert session.values.prompt == "c"
 
 
 # A whole session: keys in, files out. The window is scripted; all else is real.
@@ -220,14 +204,20 @@ def run(
     demo: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., tuple[Session, ScriptedWindow, Summary]]:
     window = ScriptedWindow()
-    monkeypatch.setattr(sessions, "Window", lambda: window)
+    monkeypatch.setattr(opening, "Window", lambda: window)
     monkeypatch.chdir(tmp_path)
 
     def session(
-        *script: int | Wait | str, **plan: object
+        *script: int | Wait | str, outs: tuple[str, ...] = ()
     ) -> tuple[Session, ScriptedWindow, Summary]:
-        wanted = Plan("synthetic", 64, ("first",), skip_threshold=-1, **plan)  # type: ignore[arg-type]
-        made = open_session(wanted, demo, [IdentityBackend(demo, BackendOptions(64))])
+        made = open_session(
+            SessionOptions("synthetic"),
+            LiveParameters("first", skip=-1),
+            SessionFiles(outs),
+            64,
+            demo,
+            [IdentityBackend(demo, BackendOptions(64))],
+        )
         window.viewer = made._viewer
         steps = [
             part
@@ -263,7 +253,13 @@ def test_no_overlay_in_any_file(
     run: Callable[..., tuple[Session, ScriptedWindow, Summary]], tmp_path: Path
 ) -> None:
     _, window, _ = run(
-        "h", "r", shown(2), "s", shown(2), "rq", outs=(tmp_path / "out.mp4", tmp_path / "out.png")
+        "h",
+        "r",
+        shown(2),
+        "s",
+        shown(2),
+        "rq",
+        outs=(str(tmp_path / "out.mp4"), str(tmp_path / "out.png")),
     )
     assert window.pictures[-1].shape == (720, 720, 3)
     for path in tmp_path.iterdir():
@@ -340,9 +336,9 @@ def test_pause_shows_notes_and_typing_without_a_new_frame(
     held: list[bool] = []
     looks: list[int] = []
     check = (
-        _Renderer.check
+        Renderer.check
     )  # called again and again while the inference thread is held, and has nothing in flight
-    monkeypatch.setattr(_Renderer, "check", lambda self: (held.append(True), check(self))[1])
+    monkeypatch.setattr(Renderer, "check", lambda self: (held.append(True), check(self))[1])
     _, window, _ = run(" ", still, mark, "t", mark, "x", mark, ENTER, "d", mark, " ", shown(2), "q")
     (frames, paused), (_, opened), (_, typed), (after, beside) = counts
     assert frames == after, "a frame was shown while paused"
@@ -360,7 +356,7 @@ def test_a_typed_prompt_reaches_the_frames_and_the_gallery_is_at_hand(
     session, _, _ = run(
         "tred", ENTER, prompt_is("red"), "n", prompt_is(GALLERY[0]), "pp", prompt_is("first"), "q"
     )
-    assert session._controls.prompts == ["first", "red", *GALLERY]
+    assert session.prompts.texts == ["first", "red", *GALLERY]
 
 
 def test_prompts_are_encoded_ahead_of_their_turn(
@@ -388,14 +384,14 @@ def test_prompts_are_encoded_ahead_of_their_turn(
 def test_a_prompt_that_cannot_be_encoded_is_a_note(
     run: Callable[..., tuple[Session, ScriptedWindow, Summary]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    encode = sessions.TextEncoder.encode
+    encode = opening.TextEncoder.encode
 
-    def fail(self: sessions.TextEncoder, prompt: str) -> np.ndarray:
+    def fail(self: opening.TextEncoder, prompt: str) -> np.ndarray:
         if prompt == "bad":
             raise SinkError("no such word")
         return encode(self, prompt)
 
-    monkeypatch.setattr(sessions.TextEncoder, "encode", fail)
+    monkeypatch.setattr(opening.TextEncoder, "encode", fail)
     _, _, summary = run(
         "tbad", ENTER, lambda v: v._note[0] == "prompt not changed: no such word", shown(1), "q"
     )
@@ -411,18 +407,3 @@ def test_the_close_button_ends_the_session_even_while_typing(
 
     _, _, summary = run("tabc", close)
     assert summary.ended == "stopped"
-
-
-def test_digits_lead_to_the_first_nine_prompts() -> None:
-    under_test = controls(*(f"prompt {n}" for n in range(1, 13)))
-    for digit in "19375":
-        assert press(under_test, digit) == [Event.PROMPT] and under_test.prompt == f"prompt {digit}"
-    assert press(controls("a", "b"), "3") == [None]
-
-
-def test_a_bank_is_travelled_in_place() -> None:
-    under_test = controls("a >> b", "c")
-    assert press(under_test, "...,") == [Event.PROMPT] * 4
-    assert under_test.prompts == ["a >> b @ 0.2", "c"]
-    press(under_test, "n")
-    assert press(under_test, ".") == [None] and under_test.prompt == "c"

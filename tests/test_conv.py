@@ -5,7 +5,6 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 
-import sdxs.mlx_sdxs  # noqa: F401 - first, for MLX's BLAS
 from sdxs.mlx_sdxs.fast import conv as module
 from sdxs.mlx_sdxs.fast.conv import (
     FoldedConv,

@@ -14,22 +14,24 @@ import pytest
 import fake_coreml
 from command import Command
 from fake_coreml import StrictModel
-from sdxs.common.backend.protocol import BackendOptions, FrameParams
+from sdxs.common.backend.protocol import FrameParams
 from sdxs.common.checkpoint.find import Checkpoint
 from sdxs.common.errors import BackendError, UsageError
 from sdxs.common.io.sources.film import VideoFile
 from sdxs.common.picture.temporal import psnr
 from sdxs.common.prompt.text_encoder import TextEncoder
+from sdxs.common.settings import parse_settings
 from sdxs.coreml_backend import cache, prepare
 from sdxs.coreml_backend.backend import CoreMLBackend
 from sdxs.coreml_backend.options import CoreMLOptions
 from sdxs.coreml_backend.prepare import find_or_build
 from sdxs.mlx_sdxs.backend import MlxBackend
+from sdxs.mlx_sdxs.options import MlxOptions
 
 ROOT = Path(__file__).parent.parent
 CLIP = ROOT / "docs" / "demo" / "clip.mp4"
 SIZE = 64
-REFERENCE = BackendOptions(SIZE, "auto", (("runtime", "reference"),))
+REFERENCE = CoreMLOptions(SIZE, runtime="reference")
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +73,7 @@ def render(backend: CoreMLBackend | MlxBackend, frame: np.ndarray) -> np.ndarray
 
 
 def test_equals_mlx_on_the_demo_checkpoint(coreml: CoreMLBackend, demo: Checkpoint) -> None:
-    mlx, encoder = MlxBackend(demo, BackendOptions(SIZE)), TextEncoder(demo)
+    mlx, encoder = MlxBackend(demo, MlxOptions(SIZE)), TextEncoder(demo)
     mlx.load()
     for number, prompt in enumerate(("a pencil sketch", "neon cyberpunk city")):
         for backend in (coreml, mlx):
@@ -81,7 +83,7 @@ def test_equals_mlx_on_the_demo_checkpoint(coreml: CoreMLBackend, demo: Checkpoi
 
 
 def test_feedback_equals_mlx_frame_after_frame(coreml: CoreMLBackend, demo: Checkpoint) -> None:
-    mlx, encoder = MlxBackend(demo, BackendOptions(SIZE)), TextEncoder(demo)
+    mlx, encoder = MlxBackend(demo, MlxOptions(SIZE)), TextEncoder(demo)
     mlx.load()
     for backend in (coreml, mlx):
         backend.set_conditioning(encoder.encode("dark fantasy"))
@@ -136,27 +138,27 @@ def test_without_macos_one_clear_line(command: Command, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ((("runtime", "fast"),), "--coreml-runtime fast"),
-        ((("attention", "flash"),), "--attention flash"),
-        ((("colour", "red"),), "unknown setting 'colour'"),
+        ({"runtime": "fast"}, "coreml:runtime=fast: expected one of coreml, reference"),
+        ({"attention": "flash"}, "coreml:attention=flash"),
+        ({"colour": "red"}, "unknown setting 'colour'"),
     ],
 )
-def test_settings_that_cannot_be(
-    demo: Checkpoint, settings: tuple[tuple[str, str], ...], says: str
-) -> None:
+def test_settings_that_cannot_be(settings: dict[str, str], says: str) -> None:
     with pytest.raises(UsageError, match=says):
-        CoreMLBackend(demo, BackendOptions(SIZE, "auto", settings))
-    with pytest.raises(UsageError, match="float16"):
-        CoreMLBackend(demo, BackendOptions(SIZE, "float32"))
+        parse_settings(CoreMLOptions, settings, "coreml", size=SIZE)
+    with pytest.raises(UsageError, match="--coreml-runtime fast"):
+        CoreMLOptions(SIZE, runtime="fast")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="programs compute in float16"):
+        CoreMLOptions(SIZE, dtype="float32")  # type: ignore[arg-type]
 
 
 def test_second_start_finds_the_program(demo: Checkpoint, empty_cache: Path) -> None:
-    options = CoreMLOptions.parse(REFERENCE)
+    options = REFERENCE
     first = find_or_build(demo, options)
     second = find_or_build(demo, options)
     assert (first.news, second.news) == ("not built before", "") and first.folder == second.folder
     assert find_or_build(demo, options, force=True).news == "asked to build it again"
-    other = find_or_build(demo, CoreMLOptions(SIZE, "reference", attention="matmul"))
+    other = find_or_build(demo, CoreMLOptions(SIZE, runtime="reference", attention="matmul"))
     assert other.folder != first.folder
 
 
@@ -164,7 +166,7 @@ def test_second_start_finds_the_program(demo: Checkpoint, empty_cache: Path) -> 
 def test_a_package_damaged_by_one_byte_is_rebuilt_and_said(
     demo: Checkpoint, empty_cache: Path, where: str
 ) -> None:
-    options = CoreMLOptions.parse(REFERENCE)
+    options = REFERENCE
     built = find_or_build(demo, options)
     file = next(built.package("frame").rglob(where))
     data = bytearray(file.read_bytes())
@@ -186,7 +188,7 @@ def test_an_interrupted_build_leaves_nothing(
 
     monkeypatch.setattr(program, "build", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        find_or_build(demo, CoreMLOptions.parse(REFERENCE))
+        find_or_build(demo, REFERENCE)
     assert [p.name for p in empty_cache.iterdir()] == ["hashes.json"]
 
 
@@ -200,7 +202,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(
 
     monkeypatch.setattr(program, "build", full)
     with pytest.raises(BackendError, match="No space left.*SDXS_WEIGHTS"):
-        find_or_build(demo, CoreMLOptions.parse(REFERENCE))
+        find_or_build(demo, REFERENCE)
     assert [p.name for p in empty_cache.iterdir()] == ["hashes.json"]
 
 
@@ -211,9 +213,8 @@ def test_the_gate_refuses_a_program_that_renders_something_else(
         return 255 - frame
 
     with pytest.raises(BackendError, match="dB from the reference"):
-        find_or_build(demo, CoreMLOptions.parse(REFERENCE), wrong)
+        find_or_build(demo, REFERENCE, wrong)
     assert sorted(p.name for p in empty_cache.iterdir()) == [
-        "hashes.json",
         "refused-demo-program.png",
         "refused-demo-reference.png",
     ]
@@ -243,7 +244,7 @@ def on_macos(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 def test_calls_into_core_ml_keep_its_rules(
     demo: Checkpoint, on_macos: list[str], empty_cache: Path
 ) -> None:
-    backend = CoreMLBackend(demo, BackendOptions(SIZE, "auto", (("compute_units", "cpu_and_ne"),)))
+    backend = CoreMLBackend(demo, CoreMLOptions(SIZE, compute_units="cpu_and_ne"))
     backend.load()
     first = render(backend, picture())
     for number in range(3):
@@ -253,14 +254,14 @@ def test_calls_into_core_ml_keep_its_rules(
     assert 0 < times.bridge_ns < times.total_ns
     assert StrictModel.made[0].compute_unit == ct.ComputeUnit.CPU_AND_NE
     backend.close()
-    again = CoreMLBackend(demo, BackendOptions(SIZE))
+    again = CoreMLBackend(demo, CoreMLOptions(SIZE))
     again.load()
     np.testing.assert_array_equal(render(again, picture()), first)
     assert len(on_macos) == 1, "the compiled model is kept for the second start"
 
 
 def test_a_prediction_error_is_one_line(demo: Checkpoint, on_macos: list[str]) -> None:
-    backend = CoreMLBackend(demo, BackendOptions(SIZE))
+    backend = CoreMLBackend(demo, CoreMLOptions(SIZE))
     backend.load()
     StrictModel.fails = True
     with pytest.raises(BackendError, match="prediction failed.*sdxs convert --force"):

@@ -13,7 +13,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from command import Command
-from sdxs.common.backend.protocol import BackendOptions, FrameParams
+from sdxs.common.backend.protocol import FrameParams
 from sdxs.common.backend.schedule import frame_steps
 from sdxs.common.checkpoint.find import Checkpoint
 from sdxs.common.errors import BackendError, UsageError
@@ -21,7 +21,8 @@ from sdxs.common.picture.opencv import cv2
 from sdxs.common.picture.temporal import psnr
 from sdxs.coreml_backend.backend import CoreMLBackend, controlled
 from sdxs.coreml_backend.options import CoreMLOptions
-from sdxs.coreml_backend.program import Variant, build
+from sdxs.coreml_backend.program import build
+from sdxs.coreml_backend.variant import Variant
 from sdxs.experiments.parity.control import (
     CONTROL_FIXTURES,
     SCALE,
@@ -39,7 +40,7 @@ SIZE = 64
 DREAMSHAPER = "sdxs-512-dreamshaper"
 STORED = load_file(CONTROL_FIXTURES)
 X0_LIMIT, LEAST_DB = 5e-3, 50.0  # of float16 programs against float32, as for those without control
-OPTIONS = BackendOptions(SIZE, "auto", (("runtime", "reference"),))
+OPTIONS = CoreMLOptions(SIZE, runtime="reference")
 
 
 @pytest.fixture(scope="module")
@@ -168,9 +169,7 @@ def test_a_picture_from_the_prompt_alone(backend: CoreMLBackend) -> None:
 
 def test_what_a_program_cannot_do_is_refused(checkpoints: Callable[[str], Checkpoint]) -> None:
     checkpoint = checkpoints(DREAMSHAPER)
-    placed = BackendOptions(
-        SIZE, "auto", (*OPTIONS.settings, ("placement", "encode=ne,unet=gpu,decode=ne"))
-    )
+    placed = replace(OPTIONS, placement=("ne", "gpu", "ne"))
     with pytest.raises(UsageError, match="--placement: a frame under --control is one program"):
         CoreMLBackend(checkpoint, placed)
     stepped = replace(checkpoint, control=None, frame=replace(checkpoint.frame, steps=2))
@@ -181,7 +180,7 @@ def test_what_a_program_cannot_do_is_refused(checkpoints: Callable[[str], Checkp
 
 
 def test_programs_with_and_without_control_are_told_apart() -> None:
-    free, held = (CoreMLOptions.parse(options) for options in (OPTIONS, controlled(OPTIONS)))
+    free, held = OPTIONS, controlled(OPTIONS)
     assert (
         free.identity() != held.identity()
         and free.stages == ("frame",)

@@ -13,8 +13,8 @@ from safetensors.numpy import load_file
 
 from sdxs.common.checkpoint.find import Checkpoint, open_checkpoint
 from sdxs.coreml_backend.networks import ops, unet
-from sdxs.experiments.parity.coreml import MLX_LIMIT_DB, agrees, distances, run_program
-from sdxs.experiments.parity.fixtures import FIXTURES, run_frame, tiny_checkpoint, tiny_inputs
+from sdxs.experiments.parity.coreml import MLX_LIMIT_DB, agrees, run_program
+from sdxs.mac_check.fixtures import FIXTURES, distances, run_frame, tiny_checkpoint, tiny_inputs
 
 STORED = load_file(FIXTURES / "parity.safetensors")
 Open = Callable[[str], Checkpoint]

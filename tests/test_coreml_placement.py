@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from sdxs.common.backend.hosted import HostedBackend, Plane
-from sdxs.common.backend.protocol import Backend, BackendOptions, FrameParams, MemoryUse, StageTimes
+from sdxs.common.backend.protocol import Backend, FrameParams, MemoryUse, StageTimes
 from sdxs.common.checkpoint.find import Checkpoint
 from sdxs.common.errors import BackendError, UsageError
 from sdxs.common.io.sources.film import VideoFile
@@ -73,12 +73,8 @@ def is_running(pid: int) -> bool:
     )
 
 
-def options(placement: str = "", size: int = SIZE) -> BackendOptions:
-    return BackendOptions(
-        size,
-        "auto",
-        (("runtime", "reference"), *((("placement", placement),) if placement else ())),
-    )
+def options(placement: str = "", size: int = SIZE) -> CoreMLOptions:
+    return CoreMLOptions(size, runtime="reference", placement=parse_placement(placement))
 
 
 def picture(seed: int) -> np.ndarray:
@@ -157,7 +153,7 @@ def test_hosted_it_is_one_backend_of_depth_three_over_two_processes(
 ) -> None:
     hosted = HostedBackend("coreml", COREML, demo, options(NE_GPU_NE))
     hosted.load()
-    facts = hosted.describe()
+    facts = hosted.describe().as_dict()
     pids = [int(facts["process"]), int(facts["process of unet"])]
     try:
         assert hosted.depth == 3 and len({*pids, os.getpid()}) == 3
@@ -181,7 +177,7 @@ def test_a_killed_child_is_one_clear_line_and_leaves_no_orphan(
 ) -> None:
     hosted = HostedBackend("coreml", COREML, demo, options(NE_GPU_NE))
     hosted.load()
-    facts = hosted.describe()
+    facts = hosted.describe().as_dict()
     pids = [int(facts["process"]), int(facts["process of unet"])]
     if busy:
         for number in range(3):
@@ -210,7 +206,7 @@ class Recorder:
         self.taken = 0
         self.given = 0
 
-    def submit(self, _frame: np.ndarray) -> None:
+    def submit(self, _frame: np.ndarray, _edges: np.ndarray | None = None) -> None:
         self.events.append(f"{self.name} {self.taken} begins")
         self.taken += 1
 
@@ -267,10 +263,9 @@ def test_a_placement_that_cannot_be_is_refused(wrong: str) -> None:
         parse_placement(wrong)
 
 
-def test_placement_and_compute_units_contradict_each_other(demo: Checkpoint) -> None:
-    settings = (("placement", NE_GPU_NE), ("compute_units", "all"))
+def test_placement_and_compute_units_contradict_each_other() -> None:
     with pytest.raises(UsageError, match="give one of them"):
-        CoreMLBackend(demo, BackendOptions(SIZE, "auto", settings))
+        CoreMLOptions(SIZE, placement=parse_placement(NE_GPU_NE), compute_units="all")
 
 
 def test_stages_are_cut_where_the_unit_changes() -> None:

@@ -24,13 +24,13 @@ from sdxs.coreml_backend.networks import compression, weights
 from sdxs.coreml_backend.networks.compression import cluster
 from sdxs.coreml_backend.networks.ops import ct
 from sdxs.coreml_backend.program import (
-    Variant,
     build,
     build_sizes,
     input_shapes,
     mil_program,
     read_metadata,
 )
+from sdxs.coreml_backend.variant import Variant
 from sdxs.mlx_sdxs.backend import load_vae, load_weights
 from sdxs.mlx_sdxs.frame import Frame
 from sdxs.mlx_sdxs.networks.unet import UNet2DConditionModel
@@ -271,8 +271,8 @@ def test_norms_gelu_padding_and_strides(
             from_vae = full_vae and label.startswith(("encoder", "decoder"))
             tight = label.endswith("_norm") and "attentions" in label and not from_vae
             assert eps == np.float16(1e-6 if tight or from_vae else given.unet.norm_eps), label
-            assert program.constant(op, "axes") == [2], label
-            assert program.shape(op, "x")[1] == given.unet.norm_num_groups, label
+            assert program.constant(op, "axes") == [1, 2, 3], label
+            assert program.shape(op, "x")[0] == given.unet.norm_num_groups, label
     layout = [*unet_layout(given.unet), *(vae_layout(given.vae) if full_vae else ())]
     assert counts["group"] + counts["layer"] == sum(
         key.endswith("weight") and "norm" in key for key in layout

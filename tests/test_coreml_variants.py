@@ -14,11 +14,12 @@ import pytest
 import fake_coreml
 from command import Command
 from fake_coreml import StrictModel
-from sdxs.common.backend.protocol import BackendOptions, FrameParams
+from sdxs.common.backend.protocol import FrameParams
 from sdxs.common.checkpoint.find import Checkpoint
 from sdxs.common.errors import BackendError, UsageError
 from sdxs.common.io.sources.film import VideoFile
 from sdxs.common.picture.temporal import psnr
+from sdxs.common.settings import parse_settings
 from sdxs.coreml_backend import compute_plan, prepare
 from sdxs.coreml_backend.backend import CoreMLBackend
 from sdxs.coreml_backend.options import CoreMLOptions, parse_placement
@@ -59,8 +60,9 @@ def on_macos(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     StrictModel.made.clear()
 
 
-def settings(**chosen: str) -> tuple[tuple[str, str], ...]:
-    return tuple(chosen.items())
+def made_of(size: int = SIZE, **chosen: str) -> CoreMLOptions:
+    """Options as the command line makes them out of texts."""
+    return parse_settings(CoreMLOptions, chosen, "coreml", size=size)
 
 
 def picture(seed: int = 0, size: int = SIZE) -> np.ndarray:
@@ -70,7 +72,7 @@ def picture(seed: int = 0, size: int = SIZE) -> np.ndarray:
 
 def render(demo: Checkpoint, *frames: np.ndarray, **chosen: str) -> list[np.ndarray]:
     """What a backend with these settings makes of `frames`, under one prompt."""
-    backend = CoreMLBackend(demo, BackendOptions(frames[0].shape[0], "auto", settings(**chosen)))
+    backend = CoreMLBackend(demo, made_of(frames[0].shape[0], **chosen))
     backend.load()
     states = np.random.default_rng(1).standard_normal(
         (1, 77, demo.unet.cross_attention_dim), dtype=np.float32
@@ -187,7 +189,7 @@ def test_an_older_macos_is_one_clear_line(
     on_macos: None, monkeypatch: pytest.MonkeyPatch, system: str, chosen: dict[str, str], says: str
 ) -> None:
     monkeypatch.setattr(prepare.platform, "mac_ver", lambda: (system, ("", "", ""), "arm64"))
-    options = CoreMLOptions.parse(BackendOptions(SIZE, "auto", settings(**chosen)))
+    options = made_of(**chosen)
     if says:
         with pytest.raises(UsageError, match=says):
             prepare.refuse_without_runtime(options)
@@ -220,24 +222,22 @@ def test_sizes_share_a_package_and_each_is_a_function_of_it(
     assert functions == ["size_64", "size_128"]
     assert len({model.path for model in StrictModel.made}) == 1
     with pytest.raises(UsageError, match="--size 192: is not among --sizes 64,128"):
-        CoreMLBackend(demo, BackendOptions(192, "auto", settings(sizes="64,128")))
+        CoreMLBackend(demo, made_of(192, sizes="64,128"))
     with pytest.raises(UsageError, match="--sizes 64,64"):
-        CoreMLBackend(demo, BackendOptions(64, "auto", settings(sizes="64,64")))
+        CoreMLBackend(demo, made_of(64, sizes="64,64"))
     with pytest.raises(UsageError, match="multiple of"):
-        CoreMLBackend(demo, BackendOptions(64, "auto", settings(sizes="64,100")))
+        CoreMLBackend(demo, made_of(64, sizes="64,100"))
 
 
 def test_noise_that_is_built_in_is_the_seeds_and_no_other_is_taken_for_it(demo: Checkpoint) -> None:
-    backend = CoreMLBackend(
-        demo, BackendOptions(SIZE, "auto", settings(runtime="reference", noise_seed="3"))
-    )
+    backend = CoreMLBackend(demo, CoreMLOptions(SIZE, runtime="reference", noise_seed=3))
     backend.load()
     backend.set_params(FrameParams(seed=3, feedback=0.2))
     with pytest.raises(BackendError, match="seed 3 is built into the program"):
         backend.set_params(FrameParams(seed=4))
     backend.close()
     with pytest.raises(UsageError, match="noise_seed"):
-        CoreMLBackend(demo, BackendOptions(SIZE, "auto", settings(noise_seed="-1")))
+        CoreMLBackend(demo, made_of(noise_seed="-1"))
 
 
 def test_a_start_compiles_once_says_so_and_prepares_each_unit_once(
@@ -270,7 +270,7 @@ def test_a_start_compiles_once_says_so_and_prepares_each_unit_once(
     ]
     StrictModel.refuses_to_load = True
     with pytest.raises(BackendError, match="cannot be loaded.*sdxs convert --force"):
-        CoreMLBackend(demo, BackendOptions(SIZE)).load()
+        CoreMLBackend(demo, CoreMLOptions(SIZE)).load()
 
 
 def test_a_program_is_held_against_the_reference_by_every_choice_of_units(
@@ -281,7 +281,7 @@ def test_a_program_is_held_against_the_reference_by_every_choice_of_units(
 
     def right(frame: np.ndarray, states: np.ndarray, seed: int) -> np.ndarray:
         asked.append(frame)
-        backend = CoreMLBackend(demo, BackendOptions(SIZE, "auto", settings(runtime="reference")))
+        backend = CoreMLBackend(demo, CoreMLOptions(SIZE, runtime="reference"))
         backend.load()
         backend.set_conditioning(states)
         backend.set_params(FrameParams(seed))

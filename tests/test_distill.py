@@ -13,7 +13,6 @@ import pytest
 from mlx.utils import tree_flatten
 from safetensors.numpy import load_file
 
-from sdxs.common.backend.protocol import BackendOptions
 from sdxs.common.checkpoint.config.unet import UNetConfig
 from sdxs.common.checkpoint.config.vae import read_vae_config
 from sdxs.common.checkpoint.find import Checkpoint, open_checkpoint
@@ -24,6 +23,7 @@ from sdxs.experiments.distill.material import pairs, photographs, phrases
 from sdxs.experiments.distill.training import Flat, Log, Plan, train
 from sdxs.experiments.paper import phase10_distillation as phase10
 from sdxs.mlx_sdxs.backend import MlxBackend
+from sdxs.mlx_sdxs.options import MlxOptions
 
 SETTINGS = recipe.Settings(
     squares=6, steps=(2, 2, 2, 2, 2), each=1, workers=1, configs=architecture.toy()
@@ -88,7 +88,7 @@ def test_the_checkpoint_opens_verifies_and_renders(
     ids = mx.array(recipe.token_ids(recipe.TOKENIZER)[GALLERY.index("pop art")][:1])
     # the file holds half precision; states are normalised, so of size 1
     np.testing.assert_allclose(states, np.array(networks.text(ids)), atol=2e-2)
-    backend = MlxBackend(checkpoint, BackendOptions(64))
+    backend = MlxBackend(checkpoint, MlxOptions(64))
     backend.load()
     backend.set_conditioning(states)
     picture = photographs.drawn_picture(64, np.random.Generator(np.random.PCG64(3)))

@@ -87,6 +87,44 @@ def test_edges_follow_what_moves_and_leave_nothing_behind(kind: str) -> None:
     assert (gone > 127).mean() < 0.05
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_edges_remember_unless_told_otherwise(kind: str) -> None:
+    default, remembering, fresh = (
+        Edges(kind, SIZE),
+        Edges(kind, SIZE, True),
+        Edges(kind, SIZE, False),
+    )
+    for seed in range(3):
+        picture = noisy(scene(), seed)
+        found = [draw(edges, picture) for edges in (default, remembering, fresh)]
+    np.testing.assert_array_equal(found[0], found[1])
+    assert (found[0] != found[2]).any()
+
+
+def test_a_canny_line_that_weakens_stays() -> None:
+    """A gradient between the weak thresholds and the strong ones draws no line, but keeps one."""
+
+    def step(levels: int) -> np.ndarray:
+        picture = np.full((SIZE, SIZE, 3), 100, np.uint8)
+        picture[:, SIZE // 2 :] += np.uint8(levels)
+        return picture
+
+    edges = Edges("canny", SIZE)
+    strong = draw(edges, step(80))
+    assert strong.any() and not draw(Edges("canny", SIZE), step(45)).any()
+    np.testing.assert_array_equal(draw(edges, step(45)), strong)
+    assert not draw(edges, step(20)).any()
+
+
+def test_soft_edges_leave_out_what_only_the_fine_scale_sees() -> None:
+    """Stripes of three pixels have a gradient at the fine scale and none at the coarse one."""
+    picture = np.full((SIZE, SIZE, 3), 88, np.uint8)
+    picture[:, np.arange(SIZE) % 6 < 3] = 168
+    inside = slice(16, -16)  # the border mirrors the stripes
+    assert draw(Edges("canny", SIZE), picture)[:, inside].any()
+    assert draw(Edges("soft", SIZE), picture)[:, inside].max() < 16
+
+
 def test_forgetting_starts_afresh() -> None:
     edges, fresh = Edges("canny", SIZE), Edges("canny", SIZE)
     for seed in range(5):

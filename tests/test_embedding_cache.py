@@ -3,6 +3,7 @@ damaged.
 """
 
 import os
+import stat
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -48,6 +49,11 @@ def test_a_prompt_is_encoded_once_for_all_sessions(
     TextEncoder(tiny_sdxs).encode("a dog")
     assert len(encoded) == 2 and len(entries(folder)) == 2
     assert not [path for path in folder.rglob("*") if path.name.startswith(".partial")]
+
+
+def test_no_other_user_can_read_a_prompt(tiny_sdxs: Checkpoint, folder: Path) -> None:
+    TextEncoder(tiny_sdxs).encode("a cat")
+    assert [stat.S_IMODE(path.stat().st_mode) for path in entries(folder)] == [0o600]
 
 
 def test_another_encoder_has_entries_of_its_own(

@@ -40,6 +40,6 @@ def test_pythons_own_farewell_is_right_and_any_other_code_1_is_not() -> None:
 @pytest.mark.parametrize("after_s", [0.02, 0.1, 0.6, 1.3, 2.5])
 def test_a_signal_at_any_moment(after_s: float, number: signal.Signals, isolate: bool) -> None:
     outcome = interrupt(number, after_s, isolate)
-    # `python -m sdxs.experiments.measure.interrupts` holds it to the one second of the README; a
+    # `python -m sdxs.experiments interrupts` holds it to the one second of the README; a
     # busy machine gets more.
     assert outcome.right and outcome.exit_s < 10, outcome

@@ -5,7 +5,6 @@ for doing nothing.
 import numpy as np
 import pytest
 
-import sdxs.mlx_sdxs  # noqa: F401 - puts the BLAS in place before OpenCV
 from sdxs.common.prompt.syntax import GALLERY
 from sdxs.experiments.distill.judge import evaluate
 from sdxs.experiments.distill.material import clips, phrases, teachers

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
-import sdxs.mlx_sdxs  # noqa: F401 - first, for MLX's BLAS
 from sdxs.common.checkpoint.find import open_checkpoint
 from sdxs.common.testing.random_checkpoint import architecture, tiny, write_checkpoint
 from sdxs.mlx_sdxs.fast.fold import fold, prompt_products

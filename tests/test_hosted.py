@@ -10,6 +10,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,14 +18,17 @@ import pytest
 
 from command import Command, Result
 from fake_backends import MARKS
-from sdxs import cli
+from sdxs.common.backend import spec
 from sdxs.common.backend.hosted import CLOSE_TIMEOUT_S, SLOTS, HostedBackend
 from sdxs.common.backend.identity import IdentityBackend
-from sdxs.common.backend.protocol import Backend, BackendOptions, FrameParams, MemoryUse
+from sdxs.common.backend.options import BackendOptions
+from sdxs.common.backend.protocol import Backend, FrameParams, MemoryUse
+from sdxs.common.backend.spec import GROUP, BackendSpec, specs
 from sdxs.common.checkpoint.find import Checkpoint
 from sdxs.common.errors import BackendError, SdxsWarning, UsageError
 from sdxs.common.io.sources.film import VideoFile
 from sdxs.mlx_sdxs.backend import MlxBackend
+from sdxs.mlx_sdxs.options import MlxOptions
 
 SIZE = 64
 ROOT = Path(__file__).parent.parent
@@ -142,6 +146,7 @@ def pair(request: pytest.FixtureRequest, tiny_sdxs: Checkpoint) -> Iterator[Pair
     options = BackendOptions(SIZE)
     both: Pair
     if request.param == "mlx":
+        options = MlxOptions(SIZE)
         both = MlxBackend(tiny_sdxs, options), HostedBackend("mlx", MLX, tiny_sdxs, options)
     else:
         both = (
@@ -209,16 +214,16 @@ def test_misuse_raises_the_same(pair: Pair, act: Callable[[Backend], object]) ->
 
 def test_describe_and_memory_say_the_same_and_name_the_process(pair: Pair) -> None:
     local, hosted = pair
-    assert hosted.describe() == {**local.describe(), "process": str(hosted.pid)}
+    assert hosted.describe() == replace(local.describe(), processes=(("process", hosted.pid),))
     assert hosted.pid not in (0, os.getpid())
     assert hosted.depth == local.depth and hosted.name == local.name
     assert hosted.memory().model_bytes == local.memory().model_bytes
 
 
 def test_what_only_the_backend_can_know_is_raised_with_its_traceback(tiny_sdxs: Checkpoint) -> None:
-    wrong = HostedBackend("mlx", MLX, tiny_sdxs, BackendOptions(60))
+    wrong = HostedBackend("mlx", MLX, tiny_sdxs, MlxOptions(60))
     with pytest.raises(UsageError) as local:
-        MlxBackend(tiny_sdxs, BackendOptions(60))
+        MlxBackend(tiny_sdxs, MlxOptions(60))
     with pytest.raises(UsageError) as hosted:
         wrong.load()
     assert str(hosted.value) == str(local.value)
@@ -227,7 +232,7 @@ def test_what_only_the_backend_can_know_is_raised_with_its_traceback(tiny_sdxs: 
 
 
 def test_a_prompt_of_another_width_is_refused_and_the_old_one_stays(tiny_sdxs: Checkpoint) -> None:
-    backend = HostedBackend("mlx", MLX, tiny_sdxs, BackendOptions(SIZE))
+    backend = HostedBackend("mlx", MLX, tiny_sdxs, MlxOptions(SIZE))
     backend.load()
     backend.set_conditioning(states())
     before = render(backend, picture())
@@ -584,8 +589,8 @@ def test_an_interrupted_wait_does_not_put_answers_out_of_step(host: Host, marks:
 PARENT = """
 import os, signal, sys, threading, time
 import numpy as np
-from sdxs.common.backend.protocol import BackendOptions
 from sdxs.common.backend.hosted import HostedBackend
+from sdxs.common.backend.options import BackendOptions
 
 backend = HostedBackend("fake", sys.argv[1], None, BackendOptions(64))
 frame = np.arange(64 * 64 * 3, dtype=np.uint64).astype(np.uint8).reshape(64, 64, 3)
@@ -730,7 +735,13 @@ LIVE = ("live", "--model", "demo", "--size", SIZE, "--headless", "--source", CLI
 @pytest.fixture
 def use(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """Let the command's `--backend fake` be this one of fake_backends."""
-    return lambda name: monkeypatch.setitem(cli.BACKENDS, "fake", f"fake_backends:{name}")
+    installed = specs()
+
+    def use(name: str) -> None:
+        made = BackendSpec("fake", f"fake_backends:{name}", "fake")
+        monkeypatch.setattr(spec, "specs", lambda group=GROUP: {**installed, "fake": made})
+
+    return use
 
 
 def read_all(path: Path) -> list[np.ndarray]:

@@ -403,7 +403,7 @@ def test_a_hub_cache_without_links_is_passed_over(hub: FakeHub, cache: Path) -> 
 def test_the_client_library_is_imported_only_when_needed() -> None:
     code = """
 import json, sys
-from sdxs.common.checkpoint import find
+from sdxs.common.checkpoint.find import find
 find("demo").verify()
 print(json.dumps([m for m in sys.modules if m.startswith(("huggingface_hub", "httpx"))]))
 """

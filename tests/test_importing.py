@@ -8,8 +8,10 @@ imports real ones.
 import collections
 import io
 import json
+import os
 import pickle
 import pickletools
+import stat
 import struct
 import zipfile
 from collections.abc import Callable
@@ -21,6 +23,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from command import Command
+from sdxs.common.checkpoint import torch_file, torch_pickle
 from sdxs.common.checkpoint.find import open_checkpoint
 from sdxs.common.checkpoint.manifest import read_manifest
 from sdxs.common.checkpoint.tensors import sha256
@@ -50,6 +53,13 @@ class Call:
         self.target, self.arguments = target, arguments
 
 
+class Built:
+    """Pickles as a value whose state is set."""
+
+    def __init__(self, target: object, state: object) -> None:
+        self.target, self.state = target, state
+
+
 class Writer(pickle._Pickler):  # type: ignore[misc, name-defined]  # the Python one can be taught names that do not exist
     """Writes names and calls of modules that are not installed, and storages as torch does."""
 
@@ -60,6 +70,10 @@ class Writer(pickle._Pickler):  # type: ignore[misc, name-defined]  # the Python
             self.save(value.target)
             self.save(value.arguments)
             self.write(b"R")
+        elif isinstance(value, Built):
+            self.save(value.target)
+            self.save(value.state)
+            self.write(b"b")
         elif isinstance(value, Stored):
             self.save(value.reference)
             self.write(b"Q")
@@ -235,6 +249,15 @@ def test_both_hashes_are_recorded_and_verified(
         open_checkpoint(tiny_folder).verify()
 
 
+def test_other_users_may_read_an_imported_file(tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        run(write_torch(tmp_path / "m.bin", draw()))
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "m.safetensors").stat().st_mode) == 0o644
+
+
 def test_a_text_encoder_gets_the_name_its_layout_asks_for() -> None:
     assert target_of(Path("text_encoder/pytorch_model.bin")) == Path(
         "text_encoder/model.safetensors"
@@ -340,6 +363,41 @@ HOSTILE: dict[str, tuple[object, str]] = {
         "described in two ways",
     ),
     "sizes without strides": ({"a": tensor("0", ARRAY, strides=())}, "1 sizes and 0 strides"),
+    "a key whose hash takes years": (
+        _raw(b"}(X\x01\x00\x00\x00a" + b"q\x00h\x00\x86" * 60 + b"K\x01u"),
+        "a key that is a tuple",
+    ),
+    "a key whose hash overflows the stack": (
+        _raw(b"})" + b"\x85" * 300_000 + b"K\x01s"),
+        "a key that is a tuple",
+    ),
+    "a key of more digits than Python prints": (
+        _raw(b"}\x8b" + struct.pack("<i", 3000) + b"\x01" * 3000 + b"K\x01s"),
+        "a key that is a int",
+    ),
+    "a storage of more scalars than Python prints": (
+        {"a": tensor("0", ARRAY, count=1 << 20_000)},
+        "no storage of scalars",
+    ),
+    "a memo index of 32 GB": (_raw(b"}r\xff\xff\xff\x7f"), "holds a dict"),
+    "a frame of an exabyte": (
+        b"\x80\x04\x95" + struct.pack("<Q", 1 << 60) + b"}.",
+        "holds a dict",
+    ),
+    "a text of an exabyte": (_raw(b"\x8d" + struct.pack("<Q", 1 << 60)), "makes no sense"),
+    "sets state of a tensor": (
+        {"a": Built(tensor("0", ARRAY), {"offset": 1 << 40})},
+        "sets the state of a StoredTensor",
+    ),
+    "sets items of a list": (_raw(b"](K\x00K\x01u"), "sets items of a list"),
+    "appends to a dictionary": (_raw(b"}(K\x00K\x01e"), "makes no sense"),
+    "calls with what is no tuple": (
+        _raw(b"ccollections\nOrderedDict\n}R"),
+        "no storage, size and stride",
+    ),
+    "a dictionary in itself": (_raw(b"}q\x00X\x01\x00\x00\x00ah\x00s"), "'a' is a dict"),
+    "an odd number of items": (_raw(b"}(K\x00u"), "makes no sense"),
+    "a mark where a value belongs": (_raw(b"}X\x01\x00\x00\x00a(s"), "makes no sense"),
 }
 
 
@@ -361,6 +419,38 @@ def test_a_hostile_pickle_does_nothing_and_is_named(
         message.startswith(f"{source}: not imported: ") and named in message and "\n" not in message
     )
     assert sorted(tmp_path.iterdir()) == before, "the pickle left something behind"
+
+
+def test_a_pickle_of_more_opcodes_than_any_checkpoint_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """64 MB of empty dictionaries take 4 GB of memory; a sound file stands for them."""
+    source = write_torch(tmp_path / "model.bin", draw())
+    with zipfile.ZipFile(source) as archive:
+        codes = len(list(pickletools.genops(archive.read("archive/data.pkl"))))
+    monkeypatch.setattr(torch_pickle, "MOST_OPCODES", codes - 1)
+    with pytest.raises(WeightsError, match="its pickle is longer than that of any checkpoint"):
+        import_torch(source, target_of(source), tmp_path / "manifest.json")
+    monkeypatch.setattr(torch_pickle, "MOST_OPCODES", codes)
+    assert run(source).keys() == draw().keys()
+
+
+def test_a_pickle_of_more_bytes_than_any_checkpoint_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write_torch(tmp_path / "model.bin", draw())
+    monkeypatch.setattr(torch_file, "MOST_PICKLE_BYTES", 100)
+    with pytest.raises(WeightsError, match="100 are the limit"):
+        import_torch(source, target_of(source), tmp_path / "manifest.json")
+
+
+def test_the_reader_knows_no_opcode_that_runs_anything() -> None:
+    """Also where the walk before the reading is passed by: the list is that of the reader."""
+    harmful = ("INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4", "PERSID")
+    codes = {op.name: ord(op.code) for op in pickletools.opcodes}
+    assert not {codes[name] for name in harmful} & torch_pickle.Reader.dispatch.keys()
+    own = [torch_pickle.Reader.dispatch[codes[name]] for name in ("REDUCE", "BUILD", "SETITEMS")]
+    assert all(function.__module__ == torch_pickle.__name__ for function in own)
 
 
 def test_the_hostile_pickles_would_do_harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

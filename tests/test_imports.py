@@ -1,6 +1,7 @@
 """The house rules that a reader of imports can check: who may know whom, who may print."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,9 +13,11 @@ ALLOWED = {
     "mlx_sdxs": {"mlx_sdxs", "common"},
     "coreml_backend": {"coreml_backend", "common"},
     "api": {"api", "common"},  # backends by name only
+    "commands": {"commands", "api", "common", "mlx_sdxs", "coreml_backend", "mac_check"},
+    "mac_check": {"mac_check", "common", "mlx_sdxs", "coreml_backend"},
 }
 FOREIGN = {  # third-party module -> the places that may import it
-    "mlx": ("mlx_sdxs/", "experiments/"),
+    "mlx": ("mlx_sdxs/", "mac_check/", "experiments/"),
     "coremltools": ("coreml_backend/", "experiments/"),
     "huggingface_hub": ("common/checkpoint/hub.py",),
     "cv2": ("common/picture/opencv.py",),
@@ -22,41 +25,114 @@ FOREIGN = {  # third-party module -> the places that may import it
     "torch": ("experiments/",),
     "diffusers": ("experiments/",),
     "transformers": ("experiments/",),
-    "typer": ("cli.py",),
-    "pickle": (),
+    "typer": ("cli.py", "commands/"),
+    "rich": ("cli.py", "commands/", "common/bench/show/table.py", "experiments/"),
+    "pickle": ("common/checkpoint/torch_pickle.py",),
 }
+PACKAGE = "sdxs"
+PRINTING = {"cli.py", "commands", "experiments"}
 FILES = sorted(
     path
-    for folder in ("common", "mlx_sdxs", "coreml_backend", "api", "experiments")
-    for path in (ROOT / folder).rglob("*.py")
+    for house in ROOT.iterdir()
+    if (house / "__init__.py").is_file()
+    for path in house.rglob("*.py")
 ) + [ROOT / "cli.py"]
+PRODUCT = [
+    path
+    for path in FILES
+    if not path.relative_to(ROOT)
+    .as_posix()
+    # mac-check asks questions of random weights in the real layout
+    .startswith(("experiments/", "common/testing/", "mac_check/"))
+]
+_NAME = re.compile(rf"{PACKAGE}(\.\w+)+(:\w+)?")
 
 
-def name_of(path: Path) -> str:
-    return path.relative_to(ROOT).with_suffix("").as_posix().removesuffix("/__init__")
+def name_of(path: Path, root: Path = ROOT) -> str:
+    return path.relative_to(root).with_suffix("").as_posix().removesuffix("/__init__")
 
 
-def imports(path: Path, top_level_only: bool = False) -> Iterator[str]:
-    """Yield imported modules: 'common/errors' for the project's own, 'mlx.core' for others."""
-    tree = ast.parse(path.read_text())
-    for node in tree.body if top_level_only else ast.walk(tree):
+def imports(path: Path, root: Path = ROOT) -> Iterator[str]:
+    """Yield imported modules: 'common/errors' for the project's own, 'mlx.core' for others.
+
+    Every import counts: at the top, in a function, under TYPE_CHECKING, by `import_module` with a
+    literal.
+    """
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.level == 0:
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            base = path.relative_to(ROOT).parts[: -node.level]
-            module = [*base, *(node.module.split(".") if node.module else [])]
             for alias in node.names:
-                inner = ROOT.joinpath(*module, alias.name)
-                is_module = inner.with_suffix(".py").is_file() or inner.is_dir()
-                yield "/".join([*module, alias.name] if is_module else module)
+                yield _module(alias.name, path, root)
+        elif isinstance(node, ast.ImportFrom):
+            base = "." * node.level + (node.module or "")
+            for alias in node.names:
+                separator = "" if base.endswith(".") else "."
+                yield _module(f"{base}{separator}{alias.name}", path, root)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
+            called = node.args[0] if node.args else None
+            if isinstance(called, ast.Constant) and isinstance(called.value, str):
+                yield _module(called.value, path, root)
+
+
+def _module(dotted: str, path: Path, root: Path) -> str:
+    """The module that a name belongs to, as `imports` yields it: `errors.UsageError` is of
+    `errors`.
+    """
+    level = len(dotted) - len(dotted.lstrip("."))
+    parts = [part for part in dotted.split(".") if part]
+    if level:
+        parts = [*path.relative_to(root).parts[:-level], *parts]
+    elif parts[0] == PACKAGE:
+        parts = parts[1:]
+    else:
+        return dotted
+    inner = root.joinpath(*parts)
+    return "/".join(parts if inner.with_suffix(".py").is_file() or inner.is_dir() else parts[:-1])
+
+
+def named(path: Path) -> Iterator[str]:
+    """Yield modules of the project that a string names, as `HostedBackend` takes a backend."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Constant) and _NAME.fullmatch(str(node.value)):
+            module = _module(str(node.value).partition(":")[0], path, ROOT)
+            yield from [module] if module else []  # "sdxs.json" is a file's name
+
+
+def executed(path: Path, root: Path = ROOT) -> set[str]:
+    """The project's modules that importing a file's imports executes: theirs, and the `__init__` of
+    each package around those.
+
+    The packages around the file itself are left out: they are being executed already.
+    """
+    me = name_of(path, root)
+    found = {module for module in imports(path, root) if "." not in module}
+    packages = {str(package) for module in found for package in Path(module).parents}
+    around = {str(package) for package in Path(me).parents}
+    return found | (packages - around)
+
+
+def cycle_in(graph: dict[str, set[str]]) -> list[str]:
+    """The modules of one import cycle, the first again at the end; empty if there is none."""
+    done: set[str] = set()
+
+    def visit(name: str, trail: list[str]) -> list[str]:
+        if name in trail:
+            return [*trail[trail.index(name) :], name]
+        if name in done:
+            return []
+        for inner in sorted(graph[name] & graph.keys() - {name}):
+            if found := visit(inner, [*trail, name]):
+                return found
+        done.add(name)
+        return []
+
+    return next((found for name in sorted(graph) if (found := visit(name, []))), [])
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_only_allowed_arrows(path: Path) -> None:
     home = path.relative_to(ROOT).parts[0]
-    for module in imports(path):
+    by_name = () if home == "api" else named(path)
+    for module in [*imports(path), *by_name]:
         top = module.split("/")[0].split(".")[0]
         if (ROOT / top).is_dir() and home in ALLOWED:
             assert top in ALLOWED[home], f"{path.name} imports {module}"
@@ -67,23 +143,47 @@ def test_only_allowed_arrows(path: Path) -> None:
             )
 
 
+@pytest.mark.parametrize("path", PRODUCT, ids=name_of)
+def test_the_product_imports_no_experiment_and_no_stand_in(path: Path) -> None:
+    for module in imports(path):
+        assert not f"{module}/".startswith(("experiments/", "common/testing/")), module
+
+
 def test_no_import_cycle() -> None:
-    graph = {name_of(path): set(imports(path, top_level_only=True)) for path in FILES}
-    done: set[str] = set()
-
-    def visit(name: str, trail: tuple[str, ...]) -> None:
-        assert name not in trail, f"import cycle: {' -> '.join([*trail, name])}"
-        if name not in done:
-            for inner in graph[name] & graph.keys():
-                visit(inner, (*trail, name))
-            done.add(name)
-
-    for name in graph:
-        visit(name, ())
+    found = cycle_in({name_of(path): executed(path) for path in FILES})
+    assert not found, f"import cycle: {' -> '.join(found)}"
 
 
 @pytest.mark.parametrize(
-    "path", [p for p in FILES if p.name != "cli.py" and "experiments" not in p.parts], ids=name_of
+    "back",
+    [
+        "from .. import a",
+        "from ..a import x",
+        "from sdxs.common.a import x",
+        "import sdxs.common.a",
+        "def late():\n    from ..a import x",
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from ..a import x",
+        'import importlib\nimportlib.import_module("sdxs.common.a")',
+    ],
+)
+@pytest.mark.parametrize("where", ["__init__", "b"])
+def test_the_check_sees_a_cycle(where: str, back: str, tmp_path: Path) -> None:
+    """`where`: a module is executed by its own name, a package by that of a module in it."""
+    package = tmp_path / "common" / "inner"
+    package.mkdir(parents=True)
+    for path in (package.parent / "__init__.py", package / "__init__.py", package / "b.py"):
+        path.write_text("")
+    (package.parent / "a.py").write_text("def late():\n    from .inner import b\n")
+    files = list(tmp_path.rglob("*.py"))
+    assert not cycle_in({name_of(path, tmp_path): executed(path, tmp_path) for path in files})
+    (package / f"{where}.py").write_text(f"{back}\n")
+    found = cycle_in({name_of(path, tmp_path): executed(path, tmp_path) for path in files})
+    other = {"__init__": "common/inner", "b": "common/inner/b"}[where]
+    assert found == ["common/a", other, "common/a"]
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in FILES if not PRINTING & set(p.relative_to(ROOT).parts)], ids=name_of
 )
 def test_only_the_command_line_prints_or_exits(path: Path) -> None:
     for node in ast.walk(ast.parse(path.read_text())):

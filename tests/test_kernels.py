@@ -8,13 +8,12 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-import sdxs.mlx_sdxs  # noqa: F401 - first, for MLX's BLAS
-from sdxs.common.backend.protocol import BackendOptions, FrameParams
+from sdxs.common.backend.protocol import FrameParams
 from sdxs.common.checkpoint.find import Checkpoint, open_checkpoint
 from sdxs.common.errors import BackendError, UsageError
 from sdxs.common.testing.random_checkpoint import architecture, tiny, write_checkpoint
-from sdxs.experiments.parity import kernel as kernel_check
 from sdxs.experiments.parity.control import tiny_controlled
+from sdxs.mac_check import kernel as kernel_check
 from sdxs.mlx_sdxs import backend as backend_module
 from sdxs.mlx_sdxs import frame
 from sdxs.mlx_sdxs.backend import MlxBackend
@@ -24,6 +23,7 @@ from sdxs.mlx_sdxs.fast.kernels import KernelGroupNorm, custom_kernels, use_kern
 from sdxs.mlx_sdxs.fast.ops import silu
 from sdxs.mlx_sdxs.networks.layers import GroupNorm, Resnet, load_weights
 from sdxs.mlx_sdxs.networks.unet import UNet2DConditionModel
+from sdxs.mlx_sdxs.options import MlxOptions
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_on_cuda_by_itself_on_metal_when_asked(
 @pytest.mark.skipif(mx.default_device() == mx.Device(mx.gpu), reason="there is one")
 def test_without_a_gpu_it_is_refused(tiny_sdxs: Checkpoint) -> None:
     with pytest.raises(UsageError, match="kernels=on: custom kernels need Metal or CUDA"):
-        MlxBackend(tiny_sdxs, BackendOptions(64, settings=(("kernels", "on"),)))
+        MlxBackend(tiny_sdxs, MlxOptions(64, kernels="on"))
 
 
 def test_metal_s_own_words_are_no_names_in_its_kernel() -> None:
@@ -144,13 +144,16 @@ def test_a_backend_with_kernels_renders_the_same(tmp_path, monkeypatch: pytest.M
     made = []
     for custom in (False, True):
         monkeypatch.setattr(backend_module, "custom_kernels", lambda kind, custom=custom: custom)
-        backend = MlxBackend(checkpoint, BackendOptions(64))
+        backend = MlxBackend(checkpoint, MlxOptions(64))
         backend.load()
         backend.set_params(FrameParams(control_scale=1.0))
         out = np.empty_like(picture)
         backend.submit(picture, edges)
         backend.collect(out)
-        assert bool(calls) == custom and ("group norm" in backend.describe()["kernels"]) == custom
+        assert (
+            bool(calls) == custom
+            and ("group norm" in dict(backend.describe().facts)["kernels"]) == custom
+        )
         made.append(out.astype(int))
         backend.close()
     assert np.abs(made[0] - made[1]).max() <= 1

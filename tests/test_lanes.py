@@ -9,20 +9,27 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sdxs.common.backend.protocol import BackendOptions, FrameParams
+from sdxs.common.backend.protocol import FrameParams
 from sdxs.common.checkpoint.find import Checkpoint
 from sdxs.common.errors import BackendError, UsageError
+from sdxs.common.settings import parse_settings
 from sdxs.experiments.parity.control import tiny_controlled
 from sdxs.mlx_sdxs import backend as module
 from sdxs.mlx_sdxs import lanes as lanes_module
-from sdxs.mlx_sdxs.backend import MlxBackend, MlxSettings
+from sdxs.mlx_sdxs.backend import MlxBackend
 from sdxs.mlx_sdxs.lanes import Job, _at_once
+from sdxs.mlx_sdxs.options import MlxOptions
 
 SIZE = 64
 
 
 def pictures(count: int) -> list[np.ndarray]:
     return list(np.random.default_rng(0).integers(0, 256, (count, SIZE, SIZE, 3), dtype=np.uint8))
+
+
+def made_of(size: int = SIZE, **settings: str) -> MlxOptions:
+    """Options as the command line makes them out of texts."""
+    return parse_settings(MlxOptions, settings, "mlx", size=size)
 
 
 def render_all(
@@ -32,9 +39,9 @@ def render_all(
     at_once: int,
     more: tuple[tuple[str, str], ...] = (),
 ) -> list[np.ndarray]:
-    backend = MlxBackend(checkpoint, BackendOptions(SIZE, settings=(("lanes", str(lanes)), *more)))
+    backend = MlxBackend(checkpoint, made_of(lanes=str(lanes), **dict(more)))
     backend.load()
-    assert backend.depth == int(dict(more).get("depth", lanes)) and backend.describe()[
+    assert backend.depth == int(dict(more).get("depth", lanes)) and dict(backend.describe().facts)[
         "lanes"
     ] == str(lanes)
     backend.set_conditioning(
@@ -57,6 +64,14 @@ def render_all(
     return out
 
 
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_the_warm_ups_picture_does_not_shine_through(tiny_sdxs: Checkpoint, lanes: int) -> None:
+    """The first frame has none before it: with feedback it is as without, after the warm-up too."""
+    with_feedback, without = (render_all(tiny_sdxs, lanes, f, 1) for f in (0.5, 0.0))
+    np.testing.assert_array_equal(with_feedback[0], without[0])
+    assert (with_feedback[1] != without[1]).any()
+
+
 @pytest.mark.parametrize("feedback", [0.0, 0.5])
 def test_frames_in_flight_change_no_picture(tiny_sdxs: Checkpoint, feedback: float) -> None:
     alone = render_all(tiny_sdxs, 1, feedback, 1)
@@ -67,7 +82,7 @@ def test_frames_in_flight_change_no_picture(tiny_sdxs: Checkpoint, feedback: flo
 
 
 def test_a_prompt_change_leaves_frames_in_flight_as_they_were(tiny_sdxs: Checkpoint) -> None:
-    backend = MlxBackend(tiny_sdxs, BackendOptions(SIZE, settings=(("lanes", "2"),)))
+    backend = MlxBackend(tiny_sdxs, MlxOptions(SIZE, lanes=2))
     backend.load()
     states = [
         np.random.default_rng(n).standard_normal((1, 77, 64), dtype=np.float32) for n in (1, 2)
@@ -90,7 +105,7 @@ def test_a_prompt_change_leaves_frames_in_flight_as_they_were(tiny_sdxs: Checkpo
 def test_a_frame_that_fails_is_reported_by_its_own_collect(
     tiny_sdxs: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    backend = MlxBackend(tiny_sdxs, BackendOptions(SIZE, settings=(("lanes", "2"),)))
+    backend = MlxBackend(tiny_sdxs, MlxOptions(SIZE, lanes=2))
     backend.load()
     good = backend._prompt
     frame, out = pictures(1)[0], np.empty((SIZE, SIZE, 3), np.uint8)
@@ -107,7 +122,7 @@ def test_a_frame_that_fails_is_reported_by_its_own_collect(
 
 
 def test_old_frames_are_not_kept(tiny_sdxs: Checkpoint) -> None:
-    backend = MlxBackend(tiny_sdxs, BackendOptions(SIZE, settings=(("lanes", "2"),)))
+    backend = MlxBackend(tiny_sdxs, MlxOptions(SIZE, lanes=2))
     backend.load()
     backend.set_params(FrameParams(feedback=0.5))
     out, kept = np.empty((SIZE, SIZE, 3), np.uint8), []
@@ -122,7 +137,7 @@ def test_old_frames_are_not_kept(tiny_sdxs: Checkpoint) -> None:
 
 def test_close_ends_every_thread(tiny_sdxs: Checkpoint) -> None:
     before = set(threading.enumerate())
-    backend = MlxBackend(tiny_sdxs, BackendOptions(SIZE, settings=(("lanes", "3"),)))
+    backend = MlxBackend(tiny_sdxs, MlxOptions(SIZE, lanes=3))
     backend.load()
     assert len(set(threading.enumerate()) - before) == 3
     backend.close()
@@ -139,11 +154,11 @@ def test_one_lane_is_the_callers_own_thread_and_may_be_fed_ahead(tiny_sdxs: Chec
         np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.parametrize("lanes", ["1", "2"])
+@pytest.mark.parametrize("lanes", [1, 2])
 def test_a_frame_that_cannot_be_built_is_reported_when_collected(
     tiny_sdxs: Checkpoint, lanes: str
 ) -> None:
-    backend = MlxBackend(tiny_sdxs, BackendOptions(SIZE, settings=(("lanes", lanes),)))
+    backend = MlxBackend(tiny_sdxs, MlxOptions(SIZE, lanes=lanes))
     backend.load()
     good, frame, out = backend._prompt, pictures(1)[0], np.empty((SIZE, SIZE, 3), np.uint8)
     backend._prompt = good[:-1]  # a key and value too few
@@ -158,26 +173,27 @@ def test_a_frame_that_cannot_be_built_is_reported_when_collected(
 
 @pytest.mark.parametrize("value", ["0", "9", "two", "-1", "1.5"])
 def test_a_number_of_lanes_that_cannot_be(tiny_sdxs: Checkpoint, value: str) -> None:
-    with pytest.raises(UsageError, match=f"--lanes {value}: expected a whole number from 1 to 8"):
-        MlxBackend(tiny_sdxs, BackendOptions(SIZE, settings=(("lanes", value),)))
+    with pytest.raises(UsageError, match=f"mlx:lanes={value}: expected a whole number from 1 to 8"):
+        MlxBackend(tiny_sdxs, made_of(lanes=value))
 
 
 def test_an_unknown_setting_is_refused(tiny_sdxs: Checkpoint) -> None:
     with pytest.raises(
-        UsageError, match="'speed'; known are lanes, batch, depth, kernels, attention, pictures"
+        UsageError,
+        match="'speed'; known are dtype, lanes, batch, depth, kernels, attention, pictures",
     ):
-        MlxBackend(tiny_sdxs, BackendOptions(SIZE, settings=(("speed", "high"),)))
+        MlxBackend(tiny_sdxs, made_of(speed="high"))
 
 
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
         ("batch", "3", "batch 3: expected a power of two, up to 16"),
-        ("batch", "32", "batch 32: expected a whole number from 1 to 16"),
-        ("depth", "0", "depth 0: expected a whole number from 1 to 64"),
-        ("kernels", "yes", "kernels=yes: expected auto, on, off"),
-        ("attention", "sdpa", "attention=sdpa: expected auto, fused, folded"),
-        ("pictures", "here", "pictures=here: expected auto, host, moving"),
+        ("batch", "32", "mlx:batch=32: expected a whole number from 1 to 16"),
+        ("depth", "0", "mlx:depth=0: expected a whole number from 1 to 64"),
+        ("kernels", "yes", "kernels=yes: expected one of auto, on, off"),
+        ("attention", "sdpa", "attention=sdpa: expected one of auto, fused, folded"),
+        ("pictures", "here", "pictures=here: expected one of auto, host, moving"),
         ("pictures", "host", "pictures=host: only CUDA"),
     ],
 )
@@ -185,19 +201,19 @@ def test_a_setting_that_cannot_be(
     tiny_sdxs: Checkpoint, name: str, value: str, message: str
 ) -> None:
     with pytest.raises(UsageError, match=message):
-        MlxBackend(tiny_sdxs, BackendOptions(SIZE, settings=((name, value),)))
+        MlxBackend(tiny_sdxs, made_of(**{name: value}))
 
 
 def test_several_steps_refuse_what_only_one_can_have(demo: Checkpoint) -> None:
     several = replace(demo, frame=replace(demo.frame, steps=2))
     with pytest.raises(UsageError, match="attention=folded goes with one step, not with 2"):
-        MlxBackend(several, BackendOptions(SIZE, settings=(("attention", "folded"),)))
-    assert MlxBackend(several, BackendOptions(SIZE)).describe()["attention"] == "fused"
+        MlxBackend(several, MlxOptions(SIZE, attention="folded"))
+    assert dict(MlxBackend(several, MlxOptions(SIZE)).describe().facts)["attention"] == "fused"
 
 
-def test_how_many_frames_are_in_flight() -> None:
+def test_how_many_frames_are_in_flight(tiny_sdxs: Checkpoint) -> None:
     def depth(**settings: str) -> int:
-        return MlxSettings.parse(tuple(settings.items())).depth
+        return MlxBackend(tiny_sdxs, made_of(**settings)).depth
 
     assert depth(lanes="3") == 3 and depth(lanes="1", depth="2") == 2
     assert depth(lanes="2", batch="4") == 12  # two batches under way and one that waits
@@ -210,9 +226,7 @@ def test_what_cuda_decides_by_itself(
     tiny_sdxs: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def described(**settings: str) -> tuple[str, str]:
-        said = MlxBackend(
-            tiny_sdxs, BackendOptions(SIZE, "float32", tuple(settings.items()))
-        ).describe()
+        said = dict(MlxBackend(tiny_sdxs, made_of(dtype="float32", **settings)).describe().facts)
         return said["attention"], said["pictures"]
 
     host, moving = "in the host's memory", "as MLX has them"
@@ -231,9 +245,7 @@ def test_a_batch_has_room_for_its_buffers(
     tiny_sdxs: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def limit(size: int, **settings: str) -> int:
-        return MlxBackend(
-            tiny_sdxs, BackendOptions(size, "float32", tuple(settings.items()))
-        )._cache_limit()
+        return MlxBackend(tiny_sdxs, made_of(size, dtype="float32", **settings))._cache_limit()
 
     assert (
         limit(512, lanes="2", batch="4") == module.CACHE_LIMIT_BYTES
@@ -327,7 +339,7 @@ def test_a_batch_changes_no_picture(
 
 
 def test_a_batch_that_fails_is_reported_for_every_frame_of_it(tiny_sdxs: Checkpoint) -> None:
-    backend = MlxBackend(tiny_sdxs, BackendOptions(SIZE, settings=(("lanes", "1"), ("batch", "2"))))
+    backend = MlxBackend(tiny_sdxs, MlxOptions(SIZE, lanes=1, batch=2))
     backend.load()
     good, (frame, *_), out = backend._prompt, pictures(1), np.empty((SIZE, SIZE, 3), np.uint8)
     backend._prompt = good[:-1]
@@ -351,13 +363,13 @@ def test_edges_go_with_their_own_frames_of_a_batch(tmp_path: Path) -> None:
         [generator.integers(0, 256, (SIZE, SIZE), dtype=np.uint8) for _ in range(4)],
     )
     rendered = []
-    for settings in ((("lanes", "1"),), (("lanes", "1"), ("batch", "4"))):
-        backend = MlxBackend(checkpoint, BackendOptions(SIZE, settings=settings))
+    for batch in (1, 4):
+        backend = MlxBackend(checkpoint, MlxOptions(SIZE, lanes=1, batch=batch))
         backend.load()
         backend.set_params(FrameParams(control_scale=1.0))
         outs = [np.empty((SIZE, SIZE, 3), np.uint8) for _ in frames]
         jobs = [backend._job(*given) for given in zip(frames, drawn, strict=True)]
-        for group in [jobs] if len(settings) > 1 else [[one] for one in jobs]:
+        for group in [jobs] if batch > 1 else [[one] for one in jobs]:
             backend._lanes[0].submit(*group)
         backend._in_flight.extend((one, backend._lanes[0]) for one in jobs)
         for out in outs:
@@ -369,9 +381,11 @@ def test_edges_go_with_their_own_frames_of_a_batch(tmp_path: Path) -> None:
     assert not np.array_equal(rendered[0][0], rendered[0][1])
 
 
-def test_without_a_word_a_cpu_gets_a_lane_a_core(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_word_a_cpu_gets_a_lane_a_core(
+    tiny_sdxs: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "on_gpu", lambda: False)
     monkeypatch.setattr(module.os, "cpu_count", lambda: 16)
-    assert MlxSettings.parse(()).lanes == 4
+    assert MlxBackend(tiny_sdxs, MlxOptions(SIZE)).lanes == 4
     monkeypatch.setattr(module.os, "cpu_count", lambda: 2)
-    assert MlxSettings.parse(()).lanes == 2
+    assert MlxBackend(tiny_sdxs, MlxOptions(SIZE)).lanes == 2

@@ -20,7 +20,7 @@ from sdxs.common.checkpoint.layout import (
     vae_layout,
 )
 from sdxs.common.testing.random_checkpoint import Architecture, architecture, tiny
-from sdxs.experiments.parity.fixtures import NAMES
+from sdxs.mac_check.fixtures import NAMES
 from sdxs.mlx_sdxs.networks.autoencoder_kl import AutoencoderKL
 from sdxs.mlx_sdxs.networks.taesd import AutoencoderTiny
 from sdxs.mlx_sdxs.networks.unet import UNet2DConditionModel

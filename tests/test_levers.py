@@ -6,18 +6,18 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from sdxs.common.backend.protocol import BackendOptions
 from sdxs.common.checkpoint.find import Checkpoint
 from sdxs.experiments.measure import levers
 from sdxs.mlx_sdxs.backend import MlxBackend
 from sdxs.mlx_sdxs.fast import conv
 from sdxs.mlx_sdxs.fast.ops import on_gpu
+from sdxs.mlx_sdxs.options import MlxOptions
 
 pytestmark = pytest.mark.skipif(on_gpu(), reason="the levers are those of a CPU")
 
 
 def picture(demo: Checkpoint) -> np.ndarray:
-    backend = MlxBackend(demo, BackendOptions(64, "float32", (("lanes", "1"),)))
+    backend = MlxBackend(demo, MlxOptions(64, dtype="float32", lanes=1))
     backend.load()
     backend.set_conditioning(
         np.random.default_rng(1).standard_normal((1, 77, 64), dtype=np.float32)

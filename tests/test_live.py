@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from command import Command
-from sdxs import cli
 from sdxs.common.io.sources.film import VideoFile
 from sdxs.common.picture.opencv import cv2
 
@@ -150,7 +149,7 @@ def refuse(command: Command, code: int, says: str, *arguments: object) -> None:
         (2, "no checkpoint there", ("--model", "./nowhere")),
         (2, "--backend torchy: expected one of", ("--backend", "torchy")),
         (2, "multiple of 32; the nearest is 96", ("--size", 100)),
-        (2, "expected auto", ("--dtype", "float8")),
+        (2, "--dtype float8: expected one of auto", ("--dtype", "float8")),
         (1, "no such file", ("--source", "nowhere.mp4")),
         (1, "--source synthetic", ("--source", 63)),
         (1, "vae_large", ("--vae", "vae_large")),
@@ -450,7 +449,7 @@ def test_figures_are_kept_when_a_session_fails(
                 raise BackendError("planted")
             return super().collect(out)
 
-    monkeypatch.setattr(cli, "_backend_class", lambda name: Failing)
+    monkeypatch.setattr("sdxs.common.backend.identity.IdentityBackend", Failing)
     outputs = ("--out", tmp_path / "o.mp4", "--stats", tmp_path / "s.json")
     done = command(*LIVE, "--backend", "identity", "--source", CLIP, *outputs)
     assert done.code == 1 and "planted" in done.err and "9 frames" in done.out

@@ -14,11 +14,14 @@ import pytest
 
 from sdxs.common.backend.hosted import HostedBackend
 from sdxs.common.backend.identity import IdentityBackend
-from sdxs.common.backend.protocol import Backend, BackendOptions, FrameParams, StageTimes
+from sdxs.common.backend.options import BackendOptions
+from sdxs.common.backend.protocol import Backend, FrameParams, StageTimes
 from sdxs.common.errors import BackendError, SinkError, SourceLost
 from sdxs.common.io.sources.synthetic import Synthetic, read_counter
-from sdxs.common.live.frames import Frame
-from sdxs.common.live.loop import DISPLAY_WAIT_S, IDLE_CHECK_S, JOIN_S, Loop, LoopSettings, Prompt
+from sdxs.common.live.display import DISPLAY_WAIT_S
+from sdxs.common.live.frames import LiveFrame
+from sdxs.common.live.inference import IDLE_CHECK_S
+from sdxs.common.live.loop import JOIN_S, Loop, LoopOptions, Prompt
 from sdxs.common.live.stats import Summary
 from sdxs.common.testing.fakes import SleepingBackend, StagedBackend
 
@@ -73,9 +76,9 @@ class Recording(IdentityBackend):
     def set_params(self, params: FrameParams) -> None:
         self._note("params", params)
 
-    def submit(self, frame: np.ndarray) -> None:
+    def submit(self, frame: np.ndarray, edges: np.ndarray | None = None) -> None:
         self._note("submit", read_counter(frame))
-        super().submit(frame)
+        super().submit(frame, edges)
 
     def collect(self, out: np.ndarray) -> StageTimes:
         self._note("collect")
@@ -97,28 +100,30 @@ class Run:
     turning: list[bool] = field(default_factory=list)
 
 
-def states(value: float) -> np.ndarray:
+def hidden_states(value: float) -> np.ndarray:
     return np.full((1, 77, 4), value, np.float32)
 
 
 def make(
     source: object, *backends: Backend, prompts: Sequence[str] = ("0",), **settings: object
 ) -> Loop:
-    made = LoopSettings(SIZE, **({"realtime": False, "skip_threshold": -1} | settings))  # type: ignore[arg-type]
-    encoded = [Prompt(text, states(float(text))) for text in prompts]
-    return Loop(source, backends, made, encoded, FrameParams(), lambda text: states(float(text)))  # type: ignore[arg-type]
+    made = LoopOptions(SIZE, **({"realtime": False, "skip_threshold": -1} | settings))  # type: ignore[arg-type]
+    encoded = [Prompt(text, hidden_states(float(text))) for text in prompts]
+    return Loop(
+        source, backends, made, encoded, FrameParams(), lambda text: hidden_states(float(text))
+    )  # type: ignore[arg-type]
 
 
 def run(
     loop: Loop,
-    on_show: Callable[[Frame], None] | None = None,
+    on_show: Callable[[LiveFrame], None] | None = None,
     finish: Callable[[], None] | None = None,
 ) -> Run:
     """Run a loop to its end and check what must hold after every session."""
     before = set(threading.enumerate())
     result = Run(loop)
 
-    def show(frame: Frame) -> None:
+    def show(frame: LiveFrame) -> None:
         result.numbers.append(read_counter(frame.outputs[0]))
         result.prompts.append(frame.prompt)
         result.turning.append(frame.turning)
@@ -147,7 +152,7 @@ def end(loop: Loop) -> None:
     """Wait for threads that a session had to leave behind: none may be inside OpenCV when the
     interpreter ends.
     """
-    for thread in loop._threads:
+    for thread in loop._guard.threads:
         if thread.ident is not None:
             thread.join(PATIENCE_S)
             assert not thread.is_alive()
@@ -267,20 +272,20 @@ def test_a_new_prompt_is_encoded_beside_the_session_and_used_between_frames() ->
         encoder_thread.append(threading.current_thread().name)
         encoding.set()
         release.wait(PATIENCE_S)
-        return states(7)
+        return hidden_states(7)
 
     backend = Recording()
     loop = Loop(
         Cards(400),
         [backend],
-        LoopSettings(SIZE, realtime=False, skip_threshold=-1),
-        [Prompt("0", states(0))],
+        LoopOptions(SIZE, realtime=False, skip_threshold=-1),
+        [Prompt("0", hidden_states(0))],
         FrameParams(),
         encode,
     )
     shown_meanwhile: list[int] = []
 
-    def on_show(frame: Frame) -> None:
+    def on_show(frame: LiveFrame) -> None:
         if frame.id == 10:
             encoded.append(loop.set_prompt("new"))
             encoding.wait(PATIENCE_S)
@@ -308,7 +313,7 @@ def test_pause_holds_the_picture_and_goes_on() -> None:
     loop = make(Cards(10_000), IdentityBackend(None, OPTIONS), realtime=True, frames=40)
     paused_at: list[int] = []
 
-    def on_show(frame: Frame) -> None:
+    def on_show(frame: LiveFrame) -> None:
         if frame.id >= 5 and not paused_at:
             loop.pause(True)
             paused_at.append(loop.stats.shown)
@@ -360,14 +365,14 @@ def test_feedback_is_never_skipped() -> None:
 
 
 def run_still(threshold: float, params: FrameParams) -> Summary:
-    settings = LoopSettings(SIZE, realtime=False, skip_threshold=threshold)
+    settings = LoopOptions(SIZE, realtime=False, skip_threshold=threshold)
     loop = Loop(
         Still(20),
         [IdentityBackend(None, OPTIONS)],
         settings,
-        [Prompt("0", states(0))],
+        [Prompt("0", hidden_states(0))],
         params,
-        states,
+        hidden_states,
     )  # type: ignore[arg-type]
     summary = loop.run(lambda _: None, lambda: None, lambda: None)
     assert summary.shown == 20
@@ -379,10 +384,10 @@ def test_a_changed_prompt_is_rendered_though_the_input_is_unchanged() -> None:
     loop = Loop(
         Still(20),
         [backend],
-        LoopSettings(SIZE, hold=5, realtime=False),
-        [Prompt("1", states(1)), Prompt("2", states(2))],
+        LoopOptions(SIZE, hold=5, realtime=False),
+        [Prompt("1", hidden_states(1)), Prompt("2", hidden_states(2))],
         FrameParams(),
-        states,
+        hidden_states,
     )  # type: ignore[arg-type]
     loop.run(lambda _: None, lambda: None, lambda: None)
     assert [name for name, _ in backend.calls].count(
@@ -488,7 +493,7 @@ def test_a_slow_backend_is_no_lost_source() -> None:
 
 
 def test_a_sink_that_raises_ends_the_session() -> None:
-    def on_show(frame: Frame) -> None:
+    def on_show(frame: LiveFrame) -> None:
         if frame.id == 5:
             raise SinkError("planted")
 
@@ -518,7 +523,7 @@ def test_stop_ends_at_any_moment_and_every_frame_is_accounted_for(
         stopped.append(time.perf_counter())
         loop.stop()
 
-    def on_show(_: Frame) -> None:
+    def on_show(_: LiveFrame) -> None:
         if loop.stats.shown == moment and not stopped:
             stop()
 
@@ -635,7 +640,7 @@ def test_a_slow_last_frame_is_no_lost_source() -> None:
 def test_pause_holds_in_the_sequential_loop_too() -> None:
     loop = make(Cards(30), IdentityBackend(None, OPTIONS), sequential=True)
 
-    def on_show(frame: Frame) -> None:
+    def on_show(frame: LiveFrame) -> None:
         if frame.id == 5:
             loop.pause(True)
             threading.Timer(0.2, loop.pause, (False,)).start()
@@ -653,13 +658,13 @@ def test_an_unfinished_prompt_does_not_hold_up_the_end() -> None:
 
     def encode(text: str) -> np.ndarray:
         release.wait(PATIENCE_S)
-        return states(1)
+        return hidden_states(1)
 
     loop = Loop(
         Cards(100),
         [IdentityBackend(None, OPTIONS)],
-        LoopSettings(SIZE, realtime=False, skip_threshold=-1),
-        [Prompt("0", states(0))],
+        LoopOptions(SIZE, realtime=False, skip_threshold=-1),
+        [Prompt("0", hidden_states(0))],
         FrameParams(),
         encode,
     )  # type: ignore[arg-type]
@@ -698,7 +703,7 @@ def test_a_hosted_child_that_dies_with_nothing_to_do_is_reported_within_a_second
 
     timer = threading.Timer(0.3, kill)
 
-    def on_show(_: Frame) -> None:
+    def on_show(_: LiveFrame) -> None:
         if not pids:
             pids.append(backend.pid)  # it is 0 once the backend is closed, and 0 would be everybody
             loop.pause(idle == "paused")
@@ -744,13 +749,13 @@ def test_a_frame_that_comes_after_pause_is_not_shown_when_it_ends() -> None:
     loop = make(Cards(60, before), backend, realtime=True)
     take, entered = loop._captured.take_between, threading.Semaphore(0)
 
-    def watched(earliest_ns: int, latest_ns: int) -> Frame | None:
+    def watched(earliest_ns: int, latest_ns: int) -> LiveFrame | None:
         entered.release()
         return take(earliest_ns, latest_ns)
 
     loop._captured.take_between = watched  # type: ignore[method-assign]
 
-    def on_show(_: Frame) -> None:
+    def on_show(_: LiveFrame) -> None:
         if not waits:
             waits.extend(
                 entered.acquire(timeout=PATIENCE_S) for _ in range(2)
@@ -770,7 +775,7 @@ def test_a_frame_that_comes_after_pause_is_not_shown_when_it_ends() -> None:
 
 
 class Steered(Recording):
-    """Keeps the last conditioning it had at each submit."""
+    """Keeps the encoder_hidden_states it had at each submit."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -781,9 +786,9 @@ class Steered(Recording):
         super().set_conditioning(encoder_hidden_states)
         self.now = float(encoder_hidden_states[0, 0, 0])
 
-    def submit(self, frame: np.ndarray) -> None:
+    def submit(self, frame: np.ndarray, edges: np.ndarray | None = None) -> None:
         self.at_submit.append(self.now)
-        super().submit(frame)
+        super().submit(frame, edges)
 
 
 @pytest.mark.parametrize("sequential", [False, True])

@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from command import Command
 from sdxs.common.checkpoint.find import Checkpoint
-from sdxs.experiments import mac_check
-from sdxs.experiments.mac_check import QUESTIONS, Setup, run, speed_kept
+from sdxs.mac_check import questions as mac_check
+from sdxs.mac_check.questions import QUESTIONS, Setup, run, speed_kept
 
 SIZE = 64
 
@@ -27,7 +28,7 @@ def setup(demo: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.skipif(sys.platform == "darwin", reason="it runs there")
 def test_elsewhere_one_clear_line() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "sdxs.experiments.mac_check"], capture_output=True, text=True
+        [sys.executable, "-m", "sdxs.cli", "mac-check"], capture_output=True, text=True
     )
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.splitlines() == [
@@ -108,18 +109,16 @@ def test_a_picture_that_is_off_is_not_ok(setup: Setup) -> None:
 
 @pytest.mark.parametrize("good", [True, False])
 def test_the_file_says_what_it_is_from(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], good: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command, good: bool
 ) -> None:
     monkeypatch.setattr(mac_check, "QUESTIONS", {"only": lambda _: {"ok": good}})
     path = tmp_path / "mac.json"
-    monkeypatch.setattr(
-        sys, "argv", ["mac_check", "--runtime", "reference", "--quick", "--json", str(path)]
-    )
-    assert mac_check.main() == (0 if good else 1)
+    done = command("mac-check", "--runtime", "reference", "--quick", "--json", path)
+    assert done.code == (0 if good else 1), done.err
     content = json.loads(path.read_text())
     assert "NOT Core ML" in content["rehearsal"] and content["environment"]["coremltools"]
     assert content["models"]["demo"]["only"]["ok"] is good
-    assert str(path) in capsys.readouterr().out
+    assert str(path) in done.out
 
 
 def test_a_call_that_holds_the_lock_shows() -> None:

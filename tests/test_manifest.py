@@ -3,7 +3,9 @@
 import json
 import os
 import shutil
+import stat
 import subprocess
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from sdxs.common.checkpoint.manifest import (
     read_manifest,
     read_sums,
     record_key,
+    remembered_sha256,
     verify_hashes,
     write_record,
     write_sums,
@@ -47,6 +50,14 @@ def recorded(folder: Path, manifest: Path) -> Path:
     weights = folder / "unet" / "model.safetensors"
     add_files(manifest, folder, "someone/model", "abc", {"unet/model.safetensors": sha256(weights)})
     return weights
+
+
+@pytest.fixture
+def umask() -> Iterator[None]:
+    """The customary one, whatever this process was started with."""
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
 
 
 @pytest.fixture
@@ -219,6 +230,14 @@ def test_another_revision_replaces_the_record(folder: Path, manifest: Path, reco
     assert record.revision == "def" and set(record.files) == {"unet/model.safetensors"}
 
 
+def test_other_users_may_read_what_is_recorded(folder: Path, manifest: Path, umask: None) -> None:
+    """Bug: a temporary file's own mode, 0600, hid it from the machine's other users."""
+    write_sums(folder)
+    add_files(manifest, folder, "someone/model", "abc", {"unet/config.json": "0" * 64})
+    for path in (folder / SUMS, manifest):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o644, path
+
+
 def test_no_manifest_is_no_record(tmp_path: Path) -> None:
     assert read_manifest(tmp_path / "manifest.json") == {}
 
@@ -280,6 +299,89 @@ def test_a_failing_write_keeps_the_old_manifest(
         write_record(manifest, record)
     assert recorded.is_file() and manifest.read_bytes() == before
     assert sorted(p.name for p in folder.parent.iterdir()) == ["manifest.json", "model"]
+
+
+@pytest.fixture
+def hiding_umask() -> Iterator[None]:
+    """A shell that hides what it makes."""
+    before = os.umask(0o077)
+    yield
+    os.umask(before)
+
+
+def test_other_users_may_read_what_was_verified(
+    folder: Path, manifest: Path, hiding_umask: None, recorded: Path
+) -> None:
+    write_sums(folder)
+    assert recorded.is_file()
+    assert {stat.S_IMODE(p.stat().st_mode) for p in (manifest, folder / SUMS)} == {0o644}
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> Path:
+    """A file that is old enough for its time to tell of a change."""
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(b"weights")
+    os.utime(path, ns=(1, 1))
+    return path
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "sdxs" / "hashes.json"
+
+
+def test_a_hash_is_remembered_until_size_or_time_is_new(
+    old: Path, own_cache: Path, hashed: list[Path]
+) -> None:
+    assert remembered_sha256(old) == remembered_sha256(old) == sha256(old)
+    assert hashed == [old]
+    os.utime(old, ns=(1, 2))
+    assert remembered_sha256(old) == remembered_sha256(old) == sha256(old)
+    assert hashed == [old] * 2
+    old.write_bytes(b"more weights")
+    os.utime(old, ns=(1, 2))
+    assert remembered_sha256(old) == sha256(old)
+    assert hashed == [old] * 3
+
+
+def test_a_file_just_written_is_hashed_again(
+    old: Path, own_cache: Path, hashed: list[Path]
+) -> None:
+    os.utime(old)
+    assert remembered_sha256(old) == remembered_sha256(old)
+    assert hashed == [old] * 2 and not own_cache.exists()
+
+
+@pytest.mark.parametrize(
+    "content", ["{", "7", "[1]", "[[1, 2]]", '{"PATH": 7}', '{"PATH": {}}', "[" * 100_000]
+)
+def test_a_damaged_memory_of_hashes_is_made_again(
+    old: Path, own_cache: Path, content: str, hashed: list[Path]
+) -> None:
+    own_cache.parent.mkdir(parents=True)
+    own_cache.write_text(content.replace("PATH", str(old)), encoding="utf-8")
+    assert remembered_sha256(old) == remembered_sha256(old) == sha256(old)
+    assert hashed == [old]
+
+
+def test_where_no_hash_can_be_kept_it_is_taken_every_time(
+    old: Path, own_cache: Path, tmp_path: Path, hashed: list[Path]
+) -> None:
+    (tmp_path / "cache").write_text("a file where the folder should be")
+    assert remembered_sha256(old) == remembered_sha256(old) == sha256(old)
+    assert hashed == [old] * 2
+
+
+def test_the_hashes_of_files_that_are_gone_are_forgotten(old: Path, own_cache: Path) -> None:
+    other = old.with_name("other")
+    other.write_bytes(b"other")
+    os.utime(other, ns=(1, 1))
+    remembered_sha256(old)
+    old.unlink()
+    remembered_sha256(other)
+    assert list(json.loads(own_cache.read_text())) == [str(other.resolve())]
 
 
 def test_the_manifest_is_never_seen_half_written(

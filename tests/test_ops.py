@@ -7,7 +7,6 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-import sdxs.mlx_sdxs  # noqa: F401 - first, for MLX's BLAS
 from sdxs.mlx_sdxs.fast import ops
 
 pytestmark = pytest.mark.skipif(

@@ -1,8 +1,8 @@
 """Our networks against what diffusers and transformers made of the same weights and inputs (no
 torch here).
 
-The stored outputs were computed in float64 by `experiments/parity/fixtures.py`; weights and inputs
-are drawn again. `make parity` compares with the live libraries, full size too.
+The stored outputs were computed in float64 by `experiments/parity/make_fixtures.py`; weights and
+inputs are drawn again. `make parity` compares with the live libraries, full size too.
 """
 
 import math
@@ -18,7 +18,7 @@ from safetensors.numpy import load_file
 from sdxs.common.checkpoint.config.vae import KLVAEConfig, TinyVAEConfig
 from sdxs.common.checkpoint.find import Checkpoint, open_checkpoint
 from sdxs.common.prompt.text_encoder import gelu, quick_gelu
-from sdxs.experiments.parity.fixtures import (
+from sdxs.mac_check.fixtures import (
     FIXTURES,
     NAMES,
     PARTS,

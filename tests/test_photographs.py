@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import sdxs.mlx_sdxs  # noqa: F401 - puts the BLAS in place before OpenCV
 from sdxs.common.errors import UsageError
 from sdxs.common.picture.opencv import cv2
 from sdxs.experiments.distill.material import pairs, photographs

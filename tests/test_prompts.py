@@ -9,11 +9,12 @@ from sdxs.common.prompt.syntax import (
     GALLERY,
     ParsedPrompt,
     Part,
-    move,
     parse_prompt,
     read_prompts,
     read_seconds,
     refuse_negative,
+    split_place,
+    with_place,
 )
 
 
@@ -121,12 +122,15 @@ def test_banks_have_a_place() -> None:
     assert parse_prompt("a >> b").position == 0
 
 
-def test_moving_in_a_bank_stops_at_its_ends() -> None:
-    assert move("a >> b", 0.1) == "a >> b @ 0.1"
-    assert move("a >> b @ 0.1", 0.2) == "a >> b @ 0.3"  # 0.30000000000000004
-    assert move("a >> b @ 0.95", 0.1) == "a >> b @ 1"
-    assert move("a >> b >> c @ 0.05", -0.1) == "a >> b >> c @ 0"
-    assert move("me@home", 0.1) == "me@home"
+def test_a_bank_and_its_place_come_apart_and_together() -> None:
+    assert split_place("a >> b @ 0.1") == ("a >> b", 0.1)
+    assert split_place("a >> b") == ("a >> b", 0.0)
+    assert split_place("me@home >> b") == ("me@home >> b", 0.0)
+    assert split_place("me@home") == ("me@home", 0.0)
+    assert with_place("a >> b", 0.1) == "a >> b @ 0.1"
+    assert with_place("a >> b", 0.0) == "a >> b"
+    with pytest.raises(UsageError, match="the number of the last stop"):
+        split_place("a >> b @ 1.5")
 
 
 @pytest.mark.parametrize(

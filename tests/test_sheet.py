@@ -7,12 +7,12 @@ import pytest
 
 from sdxs.common.errors import UsageError
 from sdxs.common.io.sheet import Sheet
-from sdxs.common.live.frames import Frame
+from sdxs.common.live.frames import LiveFrame
 from sdxs.common.picture.opencv import cv2
 
 
-def frame(number: int, prompt: str) -> Frame:
-    made = Frame(np.full((32, 32, 3), 10, np.uint8), [np.full((32, 32, 3), number, np.uint8)])
+def frame(number: int, prompt: str) -> LiveFrame:
+    made = LiveFrame(np.full((32, 32, 3), 10, np.uint8), [np.full((32, 32, 3), number, np.uint8)])
     made.id, made.prompt = number, prompt
     return made
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
-from sdxs.common.backend.protocol import BackendOptions, FrameParams
+from sdxs.common.backend.protocol import FrameParams
 from sdxs.common.backend.schedule import OneStep, one_step, seeded_noise
 from sdxs.common.checkpoint.find import Checkpoint, find, with_control
 from sdxs.common.picture.edges import f_score
@@ -24,6 +24,7 @@ from sdxs.experiments.distill.material import photographs, teachers
 from sdxs.experiments.distill.training import load_stage
 from sdxs.experiments.parity.control import ControlInputs, run_control_program
 from sdxs.mlx_sdxs.backend import MlxBackend, load_vae
+from sdxs.mlx_sdxs.options import MlxOptions
 
 CONFIGS = architecture.toy_sketch()
 SETTINGS = sketch.Settings(squares=4, steps=2, batch=6, side=4, pictures=0.5)
@@ -65,7 +66,7 @@ def trained(
     base: Checkpoint, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Path, sketch.Sketcher]]:
     out = tmp_path_factory.mktemp("sketch")
-    yield out, sketch.run(split(), out, base, CONFIGS, SETTINGS, quiet)
+    yield out, sketch.train_sketch(split(), out, base, CONFIGS, SETTINGS, quiet)
 
 
 @pytest.mark.parametrize("level", [40, 128, 215])
@@ -130,7 +131,7 @@ def test_what_is_there_is_not_made_again(
 ) -> None:
     out, sketcher = trained
     made = (out / "material" / "inked.npy").stat().st_mtime_ns
-    again = sketch.run(split(), out, base, CONFIGS, SETTINGS, quiet)
+    again = sketch.train_sketch(split(), out, base, CONFIGS, SETTINGS, quiet)
     assert (out / "material" / "inked.npy").stat().st_mtime_ns == made
     restored = sketch.build(CONFIGS, step(), 9)
     load_stage(out / "state" / "sketch.safetensors", restored)
@@ -157,7 +158,7 @@ def test_the_checkpoint_renders_what_the_trainer_sees(
         sketch.edges_of(picture, "soft"),
         np.random.default_rng(1).standard_normal((1, 77, 64), dtype=np.float32),
     )
-    backend = MlxBackend(checkpoint, BackendOptions(64))
+    backend = MlxBackend(checkpoint, MlxOptions(64))
     backend.load()
     backend.set_conditioning(states)
     vae = load_vae(base.vae, base.vae_weights, mx.float32)
@@ -241,7 +242,7 @@ def test_the_shipped_core_ml_program_draws_the_same(shipped: Checkpoint) -> None
     inputs = ControlInputs(
         picture, sketch.edges_of(picture, "soft"), states, seeded_noise(0, 16, 16, 16)
     )
-    backend = MlxBackend(shipped, BackendOptions(128))
+    backend = MlxBackend(shipped, MlxOptions(128))
     backend.load()
     backend.set_conditioning(states)
     backend.set_params(FrameParams(control_scale=1.0))

@@ -5,7 +5,7 @@ end.
 import numpy as np
 import pytest
 
-from sdxs.common.live.frames import Frame
+from sdxs.common.live.frames import LiveFrame
 from sdxs.common.live.stats import Series, Spread, Stats
 
 
@@ -32,7 +32,10 @@ def test_nothing_added_is_all_zero() -> None:
 
 
 def test_rate_and_latency_of_the_last_frames() -> None:
-    stats, frame = Stats(), Frame(np.zeros((8, 8, 3), np.uint8), [np.zeros((8, 8, 3), np.uint8)])
+    stats, frame = (
+        Stats(),
+        LiveFrame(np.zeros((8, 8, 3), np.uint8), [np.zeros((8, 8, 3), np.uint8)]),
+    )
     for number in range(100):
         frame.captured_ns = number * 50_000_000
         stats.frame_shown(frame, frame.captured_ns + 30_000_000)

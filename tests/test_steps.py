@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from command import Command
-from sdxs.common.backend.protocol import BackendOptions, FrameParams
+from sdxs.common.backend.protocol import FrameParams
 from sdxs.common.backend.schedule import alphas_cumprod, frame_steps, seeded_noise
 from sdxs.common.checkpoint.find import Checkpoint, open_checkpoint
 from sdxs.common.testing.random_checkpoint import architecture, tiny, write_checkpoint
@@ -19,6 +19,7 @@ from sdxs.mlx_sdxs.backend import MlxBackend, load_vae
 from sdxs.mlx_sdxs.frame import Frame
 from sdxs.mlx_sdxs.networks.layers import load_weights
 from sdxs.mlx_sdxs.networks.unet import UNet2DConditionModel
+from sdxs.mlx_sdxs.options import MlxOptions
 
 LIVE = ("live", "--headless", "--source", "synthetic", "--frames", 1)
 
@@ -72,7 +73,7 @@ def test_each_setting_gives_a_picture_of_its_own(turbo: Checkpoint) -> None:
     picture = np.random.Generator(np.random.PCG64(4)).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     outputs = []
     for strength, steps in ((None, None), (1.0, 1), (0.5, 1), (None, 2), (0.5, 2)):
-        backend = MlxBackend(turbo.at(strength, steps), BackendOptions(64))
+        backend = MlxBackend(turbo.at(strength, steps), MlxOptions(64))
         backend.load()
         backend.set_conditioning(draw((1, 77, 64), 3))
         backend.set_params(FrameParams(5))
@@ -103,7 +104,7 @@ def test_a_picture_from_the_prompt_alone_starts_from_latents_of_zero(turbo: Chec
     expected = frame.decode(
         frame.denoise(mx.zeros_like(noise), frame.prompt(mx.array(states)), noise)
     )
-    backend = MlxBackend(turbo, BackendOptions(64))
+    backend = MlxBackend(turbo, MlxOptions(64))
     backend.load()
     backend.set_conditioning(states)
     backend.set_params(FrameParams(5, feedback=0.5, text_only=True))

@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sdxs.common.backend.protocol import BackendOptions
 from sdxs.common.checkpoint.find import Checkpoint
 from sdxs.common.picture.opencv import cv2
 from sdxs.common.prompt.blend import Slerp
@@ -23,6 +22,7 @@ from sdxs.common.prompt.syntax import GALLERY
 from sdxs.common.prompt.text_encoder import TextEncoder
 from sdxs.experiments.distill.material import teachers
 from sdxs.mlx_sdxs.backend import MlxBackend
+from sdxs.mlx_sdxs.options import MlxOptions
 
 PHOTOGRAPHS = Path(__file__).parent.parent / "docs" / "demo"
 SIZE = 128
@@ -48,7 +48,7 @@ def errors(demo: Checkpoint) -> Iterator[np.ndarray]:
     """Squared error to every teacher's picture, (pictures, prompts and at last the photograph
     itself, teachers).
     """
-    backend, encoder = MlxBackend(demo, BackendOptions(SIZE)), TextEncoder(demo)
+    backend, encoder = MlxBackend(demo, MlxOptions(SIZE)), TextEncoder(demo)
     backend.load()
     prompts = [encoder.encode(prompt) for prompt in PROMPTS]
     rows = []
@@ -98,7 +98,7 @@ def test_the_way_between_two_styles_is_even(demo: Checkpoint, one: str, other: s
     one of 40 steps.
     """
     backend, encoder, camera = (
-        MlxBackend(demo, BackendOptions(SIZE)),
+        MlxBackend(demo, MlxOptions(SIZE)),
         TextEncoder(demo),
         corners("cat")[0],
     )

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import sdxs.mlx_sdxs  # noqa: F401 - puts the BLAS in place before OpenCV
 from sdxs.common.picture.temporal import psnr, thumbnail
 from sdxs.common.prompt.syntax import GALLERY
 from sdxs.experiments.distill.material import photographs, teachers

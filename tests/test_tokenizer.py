@@ -12,7 +12,7 @@ import pytest
 
 from sdxs.common.errors import ConfigError, SdxsWarning, UsageError
 from sdxs.common.prompt.tokenizer import ClipTokenizer
-from sdxs.experiments.parity.fixtures import TOKENIZER, padded_tokenizer, read_tokenizer, token_rows
+from sdxs.mac_check.fixtures import TOKENIZER, padded_tokenizer, read_tokenizer, token_rows
 
 START, END, BANG = 8190, 8191, 0  # the demo's vocabulary
 

@@ -11,12 +11,15 @@ import pytest
 pytest.importorskip("torch", reason="the parity extra is not installed")
 pytest.importorskip("diffusers", reason="the parity extra is not installed")
 
-from sdxs.common.backend.protocol import BackendOptions, FrameParams
+from sdxs.common.backend.protocol import FrameParams
 from sdxs.common.checkpoint.find import Checkpoint
 from sdxs.common.errors import BackendError, UsageError
+from sdxs.common.settings import parse_settings
+from sdxs.experiments.peers.options import TorchOptions
 from sdxs.experiments.peers.torch_backend import MODES, TorchBackend
 from sdxs.experiments.peers.torch_instrument import TorchInstrument
 from sdxs.mlx_sdxs.backend import MlxBackend
+from sdxs.mlx_sdxs.options import MlxOptions
 
 SIZE = 64
 
@@ -35,7 +38,7 @@ def picture() -> np.ndarray:
 def rendered(
     tiny_sdxs: Checkpoint, prompt: np.ndarray, picture: np.ndarray
 ) -> Iterator[np.ndarray]:
-    backend = MlxBackend(tiny_sdxs, BackendOptions(SIZE))
+    backend = MlxBackend(tiny_sdxs, MlxOptions(SIZE))
     backend.load()
     yield _render(backend, prompt, picture)
     backend.close()
@@ -53,7 +56,7 @@ def _render(
 
 
 def _made(checkpoint: Checkpoint, mode: str) -> TorchBackend:
-    return TorchBackend(checkpoint, BackendOptions(SIZE, "float32", (("mode", mode),)))
+    return TorchBackend(checkpoint, TorchOptions(SIZE, dtype="float32", mode=mode))
 
 
 @pytest.mark.parametrize("mode", ["eager", "channels_last"])
@@ -65,7 +68,7 @@ def test_the_same_picture_as_mlx(
     other = _render(backend, prompt, picture)
     # one level, where the two round a value in the middle differently
     assert np.abs(other.astype(int) - rendered.astype(int)).max() <= 1
-    assert backend.describe()["mode"] == mode and backend.memory().model_bytes > 1_000_000
+    assert ("mode", mode) in backend.describe().facts and backend.memory().model_bytes > 1_000_000
     stages = TorchInstrument().profile(backend, picture, 2)
     assert list(stages) == ["in", "encode", "unet", "decode", "out"] and all(
         len(times) == 2 for times in stages.values()
@@ -84,12 +87,16 @@ def test_a_graph_needs_cuda(mode: str, tiny_sdxs: Checkpoint) -> None:
         _made(tiny_sdxs, mode)
 
 
-@pytest.mark.parametrize("settings", [(("mode", "fast"),), (("colour", "red"),)])
-def test_unknown_settings_are_refused(
-    settings: tuple[tuple[str, str], ...], tiny_sdxs: Checkpoint
-) -> None:
-    with pytest.raises(UsageError, match="expected mode"):
-        TorchBackend(tiny_sdxs, BackendOptions(SIZE, settings=settings))
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"mode": "fast"}, "torch:mode=fast: expected one of eager"),
+        ({"colour": "red"}, "torch: unknown setting 'colour'; known are dtype, mode"),
+    ],
+)
+def test_unknown_settings_are_refused(settings: dict[str, str], says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        parse_settings(TorchOptions, settings, "torch", size=SIZE)
 
 
 def test_what_the_peer_cannot_is_refused(

@@ -3,18 +3,20 @@ when one fails.
 """
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from sdxs.common.backend.description import Description
 from sdxs.common.errors import SinkError
 from sdxs.common.io.sinks import film as sinks
 from sdxs.common.io.sources.film import VideoFile
 from sdxs.common.live import viewer as viewer_module
-from sdxs.common.live.controls import Look, View
-from sdxs.common.live.frames import Frame
+from sdxs.common.live.frames import LiveFrame
+from sdxs.common.live.parameters import LiveParameters
 from sdxs.common.live.stats import Stats
-from sdxs.common.live.viewer import LEAST_HEIGHT, Viewer, compose
+from sdxs.common.live.viewer import LEAST_HEIGHT, RECORDING_FPS, Look, View, Viewer, compose
 from sdxs.common.picture.opencv import cv2
 
 SIZE = 64
@@ -25,11 +27,13 @@ class Kept:
 
     def __init__(self, failing: bool = False) -> None:
         self.pictures: list[np.ndarray] = []
+        self.stamps_ns: list[int] = []
         self.closed = 0
         self._failing = failing
 
     def write(self, picture: np.ndarray, shown_ns: int) -> None:
         self.pictures.append(picture.copy())
+        self.stamps_ns.append(shown_ns)
 
     def close(self) -> None:
         self.closed += 1
@@ -37,8 +41,8 @@ class Kept:
             raise SinkError("planted")
 
 
-def frame(number: int = 0, outputs: int = 1, prompt: str = "an oil painting") -> Frame:
-    made = Frame(
+def frame(number: int = 0, outputs: int = 1, prompt: str = "an oil painting") -> LiveFrame:
+    made = LiveFrame(
         np.full((SIZE, SIZE, 3), 50, np.uint8),
         [np.full((SIZE, SIZE, 3), 100 + 50 * n, np.uint8) for n in range(outputs)],
     )
@@ -81,11 +85,47 @@ def test_overlay_says_when_a_stand_in_renders(monkeypatch: pytest.MonkeyPatch) -
     )
     stats = Stats()
     stats.backends = [
-        {"backend": "coreml", "runtime": "reference interpreter, NOT Core ML; no speed"},
-        {"backend": "mlx"},
+        Description("coreml", stand_in="reference interpreter, NOT Core ML"),
+        Description("mlx"),
     ]
     Viewer(SIZE, Look(overlay=True), stats, [], Kept()).show(frame())
     assert "reference interpreter, NOT Core ML" in written
+
+
+def test_flicker_is_not_counted_while_a_prompt_glides() -> None:
+    """The picture changes on purpose then; the prompt's name stays the same on the way."""
+    stats = Stats()
+    viewer = Viewer(SIZE, Look(), stats, [], None)
+    pairs = []
+    for number, turning in enumerate([False, False, True, True, False]):
+        shown = frame(number)
+        shown.turning = turning
+        viewer.show(shown)
+        pairs.append(stats.flicker.pairs)
+    assert pairs == [0, 1, 1, 1, 2]
+
+
+def test_a_pause_is_left_out_of_recordings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SimpleNamespace(now_s=0.0)
+    clock.perf_counter_ns = lambda: round(clock.now_s * 1e9)
+    monkeypatch.setattr(viewer_module, "time", clock)
+    file = Kept()
+    viewer = Viewer(SIZE, Look(), Stats(), [file], None)
+    viewer.toggle_recording(tmp_path / "a.avi")
+    for clock.now_s, act in (
+        (1.0, lambda: viewer.show(frame(0))),
+        (1.1, lambda: viewer.use(LiveParameters(pause=True))),
+        (61.1, lambda: viewer.use(LiveParameters(pause=False))),
+        (61.25, lambda: viewer.show(frame(1))),
+        (61.3, lambda: viewer.use(LiveParameters(pause=True))),
+        (91.3, lambda: viewer.use(LiveParameters(pause=False))),
+        (91.55, lambda: viewer.show(frame(2))),
+    ):
+        act()
+    viewer.close()
+    assert [stamp / 1e9 for stamp in file.stamps_ns] == pytest.approx([1.0, 1.25, 1.55])
+    # 0.55 s at 30 frames a second, and not 90 s
+    assert VideoFile(tmp_path / "a.avi").length == int(0.55 * RECORDING_FPS) + 1
 
 
 def test_window_is_redrawn_without_a_new_frame_only_if_something_changed() -> None:
@@ -94,7 +134,7 @@ def test_window_is_redrawn_without_a_new_frame_only_if_something_changed() -> No
     viewer.show(frame())
     viewer.refresh()
     assert len(window.pictures) == 1
-    viewer.pause(True)
+    viewer.use(LiveParameters(pause=True))
     viewer.refresh()
     look.typed = "n"
     viewer.refresh()

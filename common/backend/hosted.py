@@ -16,7 +16,7 @@ import secrets
 import threading
 from collections import deque
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 from importlib import import_module
 from multiprocessing import connection, reduction
@@ -27,7 +27,9 @@ from ..checkpoint.find import Checkpoint
 from ..errors import BackendError
 from . import copies
 from .child import CLOSE_TIMEOUT_S, Child, Done, Failure, Warned, forward_warnings, settle_in
-from .protocol import Backend, BackendOptions, FrameParams, MemoryUse, StageTimes, check_frame
+from .description import Description
+from .options import BackendOptions
+from .protocol import Backend, FrameParams, MemoryUse, StageTimes, check_frame
 
 __all__ = ["CLOSE_TIMEOUT_S", "HostedBackend", "Plane"]
 
@@ -67,7 +69,7 @@ class Loaded:
     """Answers Order.LOAD."""
 
     depth: int
-    description: dict[str, str]
+    description: Description
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +116,8 @@ class HostedBackend:
         takes: Plane | None = None,
         gives: Plane | None = None,
     ) -> None:
-        """Take what to run; no process is started yet. location: 'module:Class', as in the CLI's
-        table.
+        """Take what to run; no process is started yet. location: 'module:Class', as a
+        `BackendSpec` has it.
 
         takes, gives: what `submit` and `collect` pass where that is no picture.
         """
@@ -127,7 +129,7 @@ class HostedBackend:
         self._checkpoint = checkpoint
         self._options = options
         self._child: Child | None = None
-        self._description: dict[str, str] = {}
+        self._description = Description(name)
         self._in_flight: deque[int] = deque()
         self._free: list[int] = []
 
@@ -203,8 +205,9 @@ class HostedBackend:
             return MemoryUse(0, 0, 0, 0)
         return self._child.ask(Order.MEMORY, MemoryUse)
 
-    def describe(self) -> dict[str, str]:
-        return {"backend": self.name, **self._description, "process": str(self.pid)}
+    def describe(self) -> Description:
+        said = self._description
+        return replace(said, processes=(*said.processes, ("process", self.pid)))
 
     @property
     def pid(self) -> int:
@@ -348,8 +351,8 @@ class _Host:
     def _do(self, backend: Backend, request: Request) -> Answer:
         match request:
             case Submit(slot, edges):
-                given = (self._arrays.given[slot], *([self._arrays.edges[slot]] if edges else []))
-                backend.submit(*given)
+                drawn = self._arrays.edges[slot] if edges else None
+                backend.submit(self._arrays.given[slot], drawn)
             case Collect(slot):
                 return self._failed.pop(slot, None) or backend.collect(self._arrays.made[slot])
             case FrameParams():

@@ -7,15 +7,10 @@ import numpy as np
 
 from ..errors import BackendError
 from . import copies
-from .protocol import (
-    BackendOptions,
-    FrameParams,
-    MemoryUse,
-    StageTimes,
-    check_conditioning,
-    check_frame,
-    check_settings,
-)
+from .description import Description
+from .options import BackendOptions
+from .protocol import Backend, FrameParams, MemoryUse, StageTimes, check_conditioning, check_frame
+from .spec import BackendSpec
 
 
 class IdentityBackend:
@@ -28,7 +23,6 @@ class IdentityBackend:
 
     def __init__(self, checkpoint: object, options: BackendOptions) -> None:
         """Take what every backend is built from; the checkpoint makes no difference here."""
-        check_settings(self.name, options)
         self._shape = (options.size, options.size, 3)
         self._frames: deque[tuple[np.ndarray, int]] = deque()
 
@@ -56,8 +50,12 @@ class IdentityBackend:
     def memory(self) -> MemoryUse:
         return MemoryUse(0, 0, 0, 0)
 
-    def describe(self) -> dict[str, str]:
-        return {"backend": self.name, "device": "none", "dtype": "uint8"}
+    def describe(self) -> Description:
+        return Description(self.name, "none", "uint8")
 
     def close(self) -> None:
         self._frames.clear()
+
+
+_KEPT: type[Backend] = IdentityBackend  # mypy holds it to the protocol
+SPEC = BackendSpec("identity", f"{__name__}:IdentityBackend", "identity", rank=10)

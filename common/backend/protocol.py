@@ -5,13 +5,13 @@ call (depth 1), double buffering (depth 2) and a pipeline over several compute u
 (depth 3); frames always come back in the order they went in.
 """
 
-from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
-from ..errors import BackendError, UsageError
+from ..errors import BackendError
+from .description import Description
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,19 +29,6 @@ class FrameParams:
     feedback: float = 0.0
     control_scale: float = 0.0
     text_only: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class BackendOptions:
-    """What a backend is built with; plain values, so that they travel to another process.
-
-    size: side of the square frame in pixels. dtype: 'auto', 'float32', 'float16' or 'bfloat16'.
-    settings: what only one backend knows, by name; a backend refuses names that are not its own.
-    """
-
-    size: int
-    dtype: str = "auto"
-    settings: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,20 +80,11 @@ class Backend(Protocol):
     def memory(self) -> MemoryUse:
         """Say what the backend holds now."""
 
-    def describe(self) -> dict[str, str]:
+    def describe(self) -> Description:
         """Name device, dtype and whatever else a result must be reported with."""
 
     def close(self) -> None:
         """Free everything; calling it again does nothing."""
-
-
-def check_settings(name: str, options: BackendOptions, known: Collection[str] = ()) -> None:
-    """Raise UsageError if `options` hold a setting that the backend does not know."""
-    for setting, _ in options.settings:
-        if setting not in known:
-            raise UsageError(
-                f"{name}: unknown setting {setting!r}; known are {', '.join(known) or 'none'}"
-            )
 
 
 def check_frame(frame: np.ndarray, shape: tuple[int, ...]) -> None:

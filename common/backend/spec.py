@@ -11,12 +11,13 @@ that only `bench` runs (PyTorch) come by the group `sdxs.peers`. A spec is plain
 """
 
 import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module, metadata
 
 from ..errors import BackendError, UsageError
+from ..settings import settings_of
 from .options import BackendOptions
 
 GROUP, PEERS = "sdxs.backends", "sdxs.peers"
@@ -26,29 +27,38 @@ def _never(_: BackendOptions) -> bool:
     return False
 
 
+def _always() -> bool:
+    return True
+
+
 def _anything(_: BackendOptions) -> None:
     return None
 
 
 @dataclass(frozen=True, slots=True)
 class BackendSpec:
-    """One backend, described.
+    """One backend, described. A place is 'module:name'; '' stands for none.
 
-    location: 'module:Class', called as `Class(checkpoint, options)`. options: its dataclass.
-    rank: backends are listed from the highest rank down, and the first is the default.
-    parameters: names of the live parameters and session options that it obeys (`seed`, `feedback`,
-    `strength`, `steps`, `control`); one that no chosen backend obeys is an error when it is given.
-    package: on PyPI, without which it cannot run. hosted: whether it runs in a process of its own
-    by default. instrument, doctor, programs: places ('module:name') of its
-    `bench.measure.instrument.Instrument`, of a function that returns its `doctor.Check`s, and of
-    its `programs.Programs`, which are built before it is opened; '' for none. counts: the package
-    that its instrument needs to count a frame's operations; '' if it cannot. runs_here: whether
-    `bench` takes it by default on this machine. check_timed: raises UsageError for options whose
-    times would mean nothing.
+    location: place of its class, called as `Class(checkpoint, options)`.
+    title: its name in a sentence.
+    options: its options dataclass.
+    rank: backends are listed from the highest rank down; the first is the default.
+    parameters: live parameters and session options that make a difference to it.
+    package: its package on PyPI, without which it cannot run.
+    hosted: whether it runs in a process of its own by default.
+    instrument: place of its `bench.measure.instrument.Instrument`.
+    counts: package that its instrument needs to count a frame's operations; '' if it cannot.
+    versions, environment: further packages, and starts of variables, that its speed depends on.
+    doctor: place of a function that returns its `doctor.Check`s.
+    programs: place of its `programs.Programs`, which are built before it is opened.
+    reference: backend that its programs are checked against.
+    runs_here: whether `bench` takes it by default on this machine.
+    check_timed: raises UsageError for options whose times would mean nothing.
     """
 
     name: str
     location: str
+    title: str = ""
     options: type[BackendOptions] = BackendOptions
     rank: int = 0
     parameters: frozenset[str] = frozenset()
@@ -56,10 +66,21 @@ class BackendSpec:
     hosted: Callable[[BackendOptions], bool] = _never
     instrument: str = ""
     counts: str = ""
+    versions: tuple[str, ...] = ()
+    environment: tuple[str, ...] = ()
     doctor: str = ""
     programs: str = ""
-    runs_here: Callable[[], bool] = lambda: True
+    reference: str = ""
+    runs_here: Callable[[], bool] = _always
     check_timed: Callable[[BackendOptions], None] = _anything
+
+    def obeys(self, name: str) -> bool:
+        """Whether it makes a difference to this backend: a live parameter, or an option of its own.
+
+        name: as the command line's function spells it, see `Setting.parameter`.
+        """
+        own = {each.parameter for each in settings_of(self.options)}
+        return name in self.parameters or name in own
 
 
 @cache
@@ -69,6 +90,11 @@ def specs(group: str = GROUP) -> dict[str, BackendSpec]:
     if not found and group == GROUP:
         raise BackendError("no backend is installed; install sdxs again: pip install -e .")
     return {spec.name: spec for spec in sorted(found, key=lambda spec: (-spec.rank, spec.name))}
+
+
+def default_backend() -> str:
+    """The name of the backend that is taken where none is named."""
+    return next(iter(specs()))
 
 
 def spec_of(name: str, option: str = "--backend", peers: bool = False) -> BackendSpec:
@@ -96,10 +122,14 @@ def located(place: str, spec: BackendSpec) -> object:
 
 
 def _load(entry: metadata.EntryPoint) -> BackendSpec:
-    spec = entry.load()
+    try:
+        spec = entry.load()
+    except (ImportError, AttributeError) as error:
+        package = entry.dist.name if entry.dist else entry.value.partition(":")[0]
+        raise BackendError(
+            f"backend {entry.name} of {package} cannot be imported ({error}); install it again, or "
+            f"pip uninstall {package}"
+        ) from error
     if not isinstance(spec, BackendSpec):
         raise BackendError(f"entry point {entry.name} = {entry.value}: expected a BackendSpec")
     return spec
-
-
-__all__: Sequence[str] = ("GROUP", "PEERS", "BackendSpec", "located", "spec_of", "specs")

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import ConfigError, UsageError, WeightsError
+from ..files import user_cache
 from .config.frame import FrameConfig
 from .config.scheduler import SchedulerConfig
 from .config.text_encoder import CLIPTextConfig
@@ -169,7 +170,7 @@ def weights_folder() -> Path:
         return Path(chosen).expanduser()
     if (PACKAGE_FOLDER / "pyproject.toml").is_file():
         return PACKAGE_FOLDER / "weights"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sdxs" / "weights"
+    return user_cache() / "weights"
 
 
 def local_folder(known: Entry, vae_folder: str = "vae") -> tuple[Path, str] | None:

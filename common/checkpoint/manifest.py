@@ -7,17 +7,19 @@ from the hub. A checkpoint that ships with the code carries a `SHA256SUMS` file 
 
 import contextlib
 import json
-import os
 import string
-import tempfile
+import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from ..errors import WeightsError
+from ..files import user_cache, written_whole
 from .tensors import sha256
 
 SCHEMA = 1
 SUMS = "SHA256SUMS"
+MODE = 0o644  # the machine's other users may read what was verified, whatever the umask
+YOUNG_NS = 2_000_000_000  # the coarsest clock of a file system ticks every two seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,10 @@ class FileRecord:
     def of(cls, path: Path, digest: str, source_digest: str = "") -> "FileRecord":
         stat = path.stat()
         return cls(digest, stat.st_size, stat.st_mtime_ns, source_digest)
+
+    def stands_for(self, path: Path) -> bool:
+        """Whether size and time of a file are still those of this record."""
+        return self == FileRecord.of(path, self.sha256, self.source_sha256)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +103,7 @@ def write_record(path: Path, record: Record) -> None:
     records = read_manifest(path) | {record.folder: record}
     stored = {"schema": SCHEMA, "checkpoints": [asdict(r) for r in records.values()]}
     path.parent.mkdir(parents=True, exist_ok=True)
-    _write_whole(path, json.dumps(stored, indent=1))
+    _write_text(path, json.dumps(stored, indent=1))
 
 
 def add_files(
@@ -125,17 +131,30 @@ def add_imported(manifest: Path, folder: Path, name: str, digest: str, source_di
     write_record(manifest, replace(earlier, files=earlier.files | {name: made}))
 
 
-def known_hash(folder: Path, path: Path, manifest: Path) -> str:
-    """The recorded sha256 of one of a checkpoint's files, if size and time still stand for it;
-    else ''.
+def remembered_sha256(path: Path) -> str:
+    """Return the sha256 of a file; hash it only if its size or time is new.
+
+    `hashes.json` in the user's cache remembers it. Where that cannot be written, or the file is too
+    young for its time to tell of another change, it is hashed again the next time.
     """
-    record = read_manifest(manifest).get(record_key(folder, manifest))
-    file = record.files.get(path.relative_to(folder).as_posix()) if record else None
-    return (
-        file.sha256
-        if file and replace(file, source_sha256="") == FileRecord.of(path, file.sha256)
-        else ""
-    )
+    memory, name, now = user_cache() / "hashes.json", str(path.resolve()), FileRecord.of(path, "")
+    try:
+        known: dict[str, dict[str, object]] = dict(
+            json.loads(memory.read_text(encoding="utf-8")).items()
+        )
+    except (OSError, ValueError, AttributeError, RecursionError):
+        known = {}
+    entry = known.get(name)
+    if isinstance(entry, dict) and entry == asdict(replace(now, sha256=str(entry.get("sha256")))):
+        return str(entry["sha256"])
+    found = sha256(path)
+    if time.time_ns() - now.mtime_ns > YOUNG_NS:
+        present = {file: entry for file, entry in known.items() if Path(file).is_file()}
+        content = json.dumps(present | {name: asdict(replace(now, sha256=found))}, indent=1)
+        with contextlib.suppress(OSError):
+            memory.parent.mkdir(parents=True, exist_ok=True)
+            _write_text(memory, content)
+    return found
 
 
 def verify_hashes(folder: Path, manifest: Path, rehash: bool = False) -> int:
@@ -154,7 +173,7 @@ def verify_hashes(folder: Path, manifest: Path, rehash: bool = False) -> int:
     for name, expected in record.files.items():
         path = _present(folder, name)
         now[name] = FileRecord.of(path, expected.sha256, expected.source_sha256)
-        if rehash or now[name] != expected:
+        if rehash or not expected.stands_for(path):
             _compare(path, expected.sha256)
     if now != record.files:
         # the files are sound, only their times are new; where the record cannot be written they
@@ -196,20 +215,12 @@ def write_sums(folder: Path) -> None:
         for p in folder.rglob("*")
         if p.is_file() and p.name != SUMS
     )
-    _write_whole(folder / SUMS, "".join(f"{sha256(folder / n)}  {n}\n" for n in names))
+    _write_text(folder / SUMS, "".join(f"{sha256(folder / n)}  {n}\n" for n in names))
 
 
-def _write_whole(path: Path, text: str) -> None:
-    """Write under a temporary name and rename: a reader finds the old file or the new one."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        temporary.chmod(0o644)  # mkstemp's 0600 would hide it from the machine's other users
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def _write_text(path: Path, text: str) -> None:
+    with written_whole(path, MODE) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def _present(folder: Path, name: str) -> Path:

@@ -1,5 +1,4 @@
-"""Read tensors out of a PyTorch checkpoint (.bin, .pt, .ckpt) without unpickling it and without
-torch.
+"""Read tensors out of a PyTorch checkpoint (.bin, .pt, .ckpt) without running it and without torch.
 
 Both of torch.save's formats: a zip (since torch 1.6) with the pickle in `data.pkl` and one entry
 per storage, and the older run of four pickles followed by the storages. The tar of 2017 is
@@ -19,12 +18,11 @@ import numpy as np
 from ..errors import WeightsError
 from .torch_pickle import (
     MOST_PICKLE_BYTES,
-    Machine,
     Refused,
     Storage,
     StoredTensor,
-    Value,
     described,
+    read_pickle,
 )
 
 MOST_FILE_BYTES = 32 << 30
@@ -109,7 +107,7 @@ def _open_zip(archive: zipfile.ZipFile, size: int) -> TorchFile:
             f"its pickle has {entries[pickles[0]].file_size:,} bytes, {MOST_PICKLE_BYTES:,} are "
             "the limit"
         )
-    top = Machine(io.BytesIO(archive.read(pickles[0]))).run()
+    top, _ = read_pickle(io.BytesIO(archive.read(pickles[0])))
 
     def read(storage: Storage) -> bytes:
         entry = entries.get(f"{base}data/{storage.key}")
@@ -129,17 +127,14 @@ def _open_legacy(file: BinaryIO, size: int) -> TorchFile:
     if file.read(1) != b"\x80":
         raise Refused("it is neither of the formats that torch.save has written since 2018")
     file.seek(0)
-    head = io.BytesIO(
-        file.read(MOST_PICKLE_BYTES)
-    )  # a claimed length larger than what is there reads no more than that
-    if Machine(head).run() != _LEGACY_MAGIC or Machine(head).run() != _LEGACY_PROTOCOL:
+    head = io.BytesIO(file.read(MOST_PICKLE_BYTES))
+    if any(read_pickle(head)[0] != expected for expected in (_LEGACY_MAGIC, _LEGACY_PROTOCOL)):
         raise Refused("it is a pickle, but none that torch.save wrote")
-    system = Machine(head).run()
+    system, _ = read_pickle(head)
     if not isinstance(system, dict) or system.get("little_endian") is not True:
         raise Refused("byte order: only little-endian files are read")
-    machine = Machine(head)
-    top = machine.run()
-    keys = Machine(head).run()
+    top, storages = read_pickle(head)
+    keys, _ = read_pickle(head)
     if (
         not isinstance(keys, list)
         or not all(isinstance(key, str) for key in keys)
@@ -150,7 +145,7 @@ def _open_legacy(file: BinaryIO, size: int) -> TorchFile:
     file.seek(head.tell())
     for key in keys:
         count = int.from_bytes(file.read(8), "little", signed=True)
-        storage = machine.storages.get(key)
+        storage = storages.get(key)
         if storage is None or count != storage.count:
             raise Refused(
                 f"storage {key!r} has {count:,} scalars, its tensor speaks of another number"
@@ -171,7 +166,7 @@ def _open_legacy(file: BinaryIO, size: int) -> TorchFile:
     return TorchFile(*_tensors(top, size), read)
 
 
-def _tensors(top: Value, size: int) -> tuple[dict[str, StoredTensor], tuple[str, ...]]:
+def _tensors(top: object, size: int) -> tuple[dict[str, StoredTensor], tuple[str, ...]]:
     """The named tensors of the top level, or of its `state_dict`; and the names of what else is
     there.
     """

@@ -1,14 +1,13 @@
 """Turn a checkpoint that exists only as a pickle into safetensors, once, recording both hashes."""
 
-import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors import SafetensorError, TensorSpec, serialize_file
 
 from ..errors import UsageError, WeightsError
-from .manifest import add_imported
+from ..files import written_whole
+from .manifest import MODE, add_imported
 from .tensors import read_header, sha256
 from .torch_file import open_torch_file
 from .torch_pickle import STORAGES
@@ -87,20 +86,14 @@ def import_torch(source: Path, target: Path, manifest: Path, force: bool = False
         }
         ignored = opened.ignored
     source_digest = sha256(source)
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}-")
-    os.close(handle)
-    partial = Path(temporary)
     try:
-        serialize_file(specs, partial, {"format": "pt", "source_sha256": source_digest})
-        found = read_header(partial)
-        partial.chmod(0o644)  # mkstemp's 0600 would hide it from the machine's other users
-        partial.replace(target)
+        with written_whole(target, MODE) as partial:
+            serialize_file(specs, partial, {"format": "pt", "source_sha256": source_digest})
+            found = read_header(partial)
     except (OSError, SafetensorError) as error:
         raise WeightsError(
             f"{target}: cannot be written ({error}); free space, or name another place with --to"
         ) from None
-    finally:
-        partial.unlink(missing_ok=True)
     digest, folder = sha256(target), checkpoint_of(target)
     add_imported(
         manifest, folder, target.absolute().relative_to(folder).as_posix(), digest, source_digest

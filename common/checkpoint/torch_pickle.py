@@ -1,13 +1,17 @@
-"""Play the pickle of a PyTorch checkpoint without unpickling it and without torch.
+"""Read the pickle of a PyTorch checkpoint: data and tensors only, without torch.
 
-A pickle is a program; unpickling runs it. Here the opcodes are walked by `pickletools`, which only
-reads, and played by a small stack machine that knows dicts, lists, tuples, numbers, strings and the
-few names torch.save writes around a tensor. It imports nothing and calls nothing of what a file
-names; any other name or opcode ends the reading with a `Refused` that says what was asked for.
+A pickle is a program. `Reader` is Python's own unpickler with everything taken out that could run
+one: opcodes, names and dictionary keys have allow-lists, and a name is never looked up. Whatever is
+not on a list ends the reading with `Refused`, which names it.
+
+The unpickler is the one in Python, `pickle._Unpickler`. The public one in C offers no hook where a
+dictionary is filled: a key of 40 nested tuples hashes for years, a deeper one overflows the stack.
+It also allocates whatever index a LONG_BINPUT names.
 """
 
+import io
+import pickle
 import pickletools
-import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import BinaryIO
@@ -19,17 +23,33 @@ MOST_OPCODES = 4_000_000
 
 # storage class -> safetensors dtype, bytes of one scalar
 STORAGES = {
-    "FloatStorage": ("F32", 4),
-    "HalfStorage": ("F16", 2),
-    "BFloat16Storage": ("BF16", 2),
-    "DoubleStorage": ("F64", 8),
-    "LongStorage": ("I64", 8),
-    "IntStorage": ("I32", 4),
-    "ShortStorage": ("I16", 2),
-    "CharStorage": ("I8", 1),
-    "ByteStorage": ("U8", 1),
-    "BoolStorage": ("BOOL", 1),
+    "torch.FloatStorage": ("F32", 4),
+    "torch.HalfStorage": ("F16", 2),
+    "torch.BFloat16Storage": ("BF16", 2),
+    "torch.DoubleStorage": ("F64", 8),
+    "torch.LongStorage": ("I64", 8),
+    "torch.IntStorage": ("I32", 4),
+    "torch.ShortStorage": ("I16", 2),
+    "torch.CharStorage": ("I8", 1),
+    "torch.ByteStorage": ("U8", 1),
+    "torch.BoolStorage": ("BOOL", 1),
 }
+_CALLED = (
+    "collections.OrderedDict",
+    "torch.Size",
+    "torch._utils._rebuild_parameter",
+    "torch._utils._rebuild_tensor",
+    "torch._utils._rebuild_tensor_v2",
+)
+# What torch.save writes at protocols 2 to 5. INST, OBJ, NEWOBJ, EXT1 and the like are not here.
+_ALLOWED = (
+    "PROTO FRAME STOP MARK POP PUT BINPUT LONG_BINPUT MEMOIZE GET BINGET LONG_BINGET "
+    "NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT "
+    "STRING BINSTRING SHORT_BINSTRING UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8 "
+    "EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_LIST APPEND APPENDS "
+    "EMPTY_DICT SETITEM SETITEMS GLOBAL STACK_GLOBAL REDUCE BUILD BINPERSID"
+)
+_CODES = {op.name: ord(op.code) for op in pickletools.opcodes if op.name in _ALLOWED.split()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,249 +90,133 @@ class Refused(SdxsError):
     """What in a file is not a tensor."""
 
 
-Value = object
-_Reducer = Callable[[tuple[Value, ...]], Value]
-_MARK = object()
-
-
-def described(value: Value) -> str:
+def described(value: object) -> str:
     return f"the name {value.text}" if isinstance(value, Name) else f"a {type(value).__name__}"
 
 
-class Machine:
-    """Plays one pickle from a file and stops behind it."""
+def read_pickle(file: BinaryIO) -> tuple[object, dict[str, Storage]]:
+    """Read one pickle and stop behind it; return its value and the storages it names.
+
+    Raises Refused for everything but data and tensors.
+    """
+    began = file.tell()
+    try:
+        for number, (opcode, _, _) in enumerate(pickletools.genops(file)):
+            if number >= MOST_OPCODES:
+                raise Refused("its pickle is longer than that of any checkpoint")
+            if opcode.name not in _CODES:
+                raise Refused(f"its pickle uses the opcode {opcode.name}, which no tensor needs")
+        length = file.tell() - began
+        file.seek(began)
+        reader = Reader(io.BytesIO(file.read(length)))
+        return reader.load(), reader.storages
+    except (
+        *(LookupError, TypeError, ValueError, AttributeError, EOFError),
+        *(AssertionError, pickle.UnpicklingError),
+    ) as error:
+        raise Refused(f"its pickle makes no sense ({error})") from None
+
+
+class Reader(pickle._Unpickler):
+    """Python's unpickler, which here imports nothing, calls nothing and fills nothing but dicts."""
+
+    stack: list[object]
+    append: Callable[[object], None]
+    pop_mark: Callable[[], list[object]]
 
     def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self._stack: list[Value] = []
-        self._memo: dict[int, Value] = {}
+        super().__init__(file)
         self.storages: dict[str, Storage] = {}
 
-    def run(self) -> Value:
-        """The value the pickle stands for. Raises Refused for everything but data and tensors."""
-        began = self._file.tell()
-        try:
-            for number, (opcode, argument, position) in enumerate(pickletools.genops(self._file)):
-                if number > MOST_OPCODES or (position or 0) - began > MOST_PICKLE_BYTES:
-                    raise Refused("its pickle is longer than that of any checkpoint")
-                if opcode.name == "STOP":
-                    return self._pop()
-                self._play(opcode.name, argument)
-        except (IndexError, KeyError, TypeError, ValueError, struct.error) as error:
-            raise Refused(f"its pickle makes no sense ({error})") from None
-        raise Refused("its pickle has no end")
-
-    def _play(self, name: str, argument: Value) -> None:
-        if name in _LITERALS:
-            self._stack.append(argument)
-        elif name in _CONSTANTS:
-            self._stack.append(_CONSTANTS[name]())
-        elif name in _ACTIONS:
-            _ACTIONS[name](self, argument)
-        else:
-            raise Refused(f"its pickle uses the opcode {name}, which no tensor needs")
-
-    def _pop(self) -> Value:
-        value = self._stack.pop()
-        if value is _MARK:
-            raise Refused("its pickle makes no sense (a mark where a value belongs)")
-        return value
-
-    def _marked(self) -> list[Value]:
-        """Everything above the last mark, which goes too."""
-        items: list[Value] = []
-        while (value := self._stack.pop()) is not _MARK:
-            items.append(value)
-        return items[::-1]
-
-    def _tuple(self, count: int) -> None:
-        items = [self._pop() for _ in range(count)]
-        self._stack.append(tuple(items[::-1]))
-
-    def _set_items(self, pairs: list[Value]) -> None:
-        target = self._stack[-1]
-        if not isinstance(target, dict) or len(pairs) % 2:
-            raise Refused(f"its pickle sets items of {described(target)}")
-        for key, value in zip(pairs[::2], pairs[1::2], strict=True):
-            if not isinstance(key, str | int):
-                raise Refused(f"it has a key that is {described(key)}, expected a name")
-            target[key] = value
-
-    def _extend(self, values: list[Value]) -> None:
-        target = self._stack[-1]
-        if not isinstance(target, list):
-            raise Refused(f"its pickle appends to {described(target)}")
-        target.extend(values)
-
-    def _global(self, module: Value, name: Value) -> None:
+    def find_class(self, module: str, name: str) -> Name:
         text = f"{module}.{name}"
-        if text not in _REDUCERS and not (module == "torch" and name in STORAGES):
+        if text not in STORAGES and text not in _CALLED:
             raise Refused(f"it asks for {text[:120]!r}, which is no tensor")
-        self._stack.append(Name(text))
+        return Name(text)
 
-    def _stack_global(self) -> None:
-        name, module = self._pop(), self._pop()
-        self._global(module, name)
-
-    def _reduce(self) -> None:
-        arguments, target = self._pop(), self._pop()
-        if (
-            not isinstance(target, Name)
-            or not isinstance(arguments, tuple)
-            or target.text not in _REDUCERS
-        ):
-            raise Refused(f"its pickle calls {described(target)}")
-        self._stack.append(_REDUCERS[target.text](arguments))
-
-    def _build(self) -> None:
-        # An OrderedDict that is a state_dict carries `_metadata`, version numbers of modules: not
-        # needed.
-        self._pop()
-        if not isinstance(self._stack[-1], dict):
-            raise Refused(f"its pickle sets the state of {described(self._stack[-1])}")
-
-    def _persistent(self) -> None:
-        """('storage', class, key, device, count[, view]) stands for scalars that lie outside the
-        pickle.
-        """
-        reference = self._pop()
+    def persistent_load(self, reference: object) -> Storage:
+        """('storage', class, key, device, count[, view]): scalars that lie outside the pickle."""
         match reference:
-            case ("storage", Name(text=kind), str(key), str(), int(count)) | (
-                "storage",
-                Name(text=kind),
-                str(key),
-                str(),
-                int(count),
-                None,
-            ) if (
-                kind.removeprefix("torch.") in STORAGES
-                and count >= 0
-                and not isinstance(count, bool)
+            case ("storage", Name(text=kind), str(key), str(), int(count), *view) if (
+                kind in STORAGES and _whole(count) and view in ([], [None])
             ):
-                dtype, size = STORAGES[kind.removeprefix("torch.")]
-                storage = Storage(key, dtype, size, count)
+                storage = Storage(key, *STORAGES[kind], count)
             case _:
                 raise Refused(
                     "it refers to something outside its pickle that is no storage of scalars"
                 )
         if self.storages.setdefault(key, storage) != storage:
             raise Refused(f"storage {key!r} is described in two ways")
-        self._stack.append(storage)
+        return storage
 
-    def _put(self, key: int) -> None:
-        self._memo[key] = self._stack[-1]
+    def load_reduce(self) -> None:
+        arguments, target = self.stack.pop(), self.stack.pop()
+        if not isinstance(target, Name) or target.text not in _CALLED:
+            raise Refused(f"its pickle calls {described(target)}")
+        self.append(_called(target.text, arguments))
+
+    def load_build(self) -> None:
+        # An OrderedDict that is a state_dict carries `_metadata`, versions of modules: not needed.
+        self.stack.pop()
+        if not isinstance(self.stack[-1], dict):
+            raise Refused(f"its pickle sets the state of {described(self.stack[-1])}")
+
+    def load_setitem(self) -> None:
+        self._set_items([self.stack.pop(), self.stack.pop()][::-1])
+
+    def load_setitems(self) -> None:
+        self._set_items(self.pop_mark())
+
+    def _set_items(self, pairs: list[object]) -> None:
+        target = self.stack[-1]
+        if not isinstance(target, dict):
+            raise Refused(f"its pickle sets items of {described(target)}")
+        for key, value in zip(pairs[::2], pairs[1::2], strict=True):
+            if not isinstance(key, str | int) or not _printable(key):
+                raise Refused(f"it has a key that is {described(key)}, expected a name")
+            target[key] = value
+
+    dispatch = {  # type: ignore[assignment]  # typeshed: functions of the base class alone
+        code: pickle._Unpickler.dispatch[code] for code in _CODES.values()
+    } | {
+        _CODES["REDUCE"]: load_reduce,
+        _CODES["BUILD"]: load_build,
+        _CODES["SETITEM"]: load_setitem,
+        _CODES["SETITEMS"]: load_setitems,
+    }
 
 
-def _rebuild_tensor(arguments: tuple[Value, ...]) -> Value:
-    """torch._utils._rebuild_tensor(_v2): storage, offset, size, stride and, unused here, gradient
-    and hooks.
-    """
-    storage, offset, shape, strides = arguments[:4]
-    if (
-        not isinstance(storage, Storage)
-        or not _whole(offset)
-        or not _all_whole(shape)
-        or not _all_whole(strides)
-    ):
-        raise Refused("a tensor is put together from something that is no storage, size and stride")
-    assert isinstance(offset, int) and isinstance(shape, tuple) and isinstance(strides, tuple)
+def _called(name: str, arguments: object) -> object:
+    """Return what torch's function would: a mapping, sizes or a tensor."""
+    match name.rpartition(".")[2], arguments:
+        case "OrderedDict", ():
+            return {}
+        case "Size", (tuple(sizes),) if all(map(_whole, sizes)):
+            return sizes
+        case "_rebuild_parameter", (StoredTensor() as tensor, *_):
+            return tensor
+        case (
+            "_rebuild_tensor" | "_rebuild_tensor_v2",
+            (Storage() as storage, int(offset), tuple(shape), tuple(strides), *_),
+        ) if all(map(_whole, (offset, *shape, *strides))):
+            return _tensor(StoredTensor(storage, offset, shape, strides))
+    raise Refused(f"{name} is given something that is no storage, size and stride")
+
+
+def _tensor(tensor: StoredTensor) -> StoredTensor:
+    shape, strides, count = tensor.shape, tensor.strides, tensor.storage.count
     if len(shape) != len(strides) or len(shape) > 8:
         raise Refused(f"a tensor has {len(shape)} sizes and {len(strides)} strides")
-    if 0 not in shape:
-        last = offset + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
-        if last >= storage.count:
-            raise Refused(
-                f"a tensor reaches to scalar {last:,} of a storage with {storage.count:,}"
-            )
-    return StoredTensor(storage, offset, shape, strides)
+    last = tensor.offset + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
+    if 0 not in shape and last >= count:
+        raise Refused(f"a tensor reaches to scalar {last:,} of a storage with {count:,}")
+    return tensor
 
 
-def _rebuild_parameter(arguments: tuple[Value, ...]) -> Value:
-    if not arguments or not isinstance(arguments[0], StoredTensor):
-        raise Refused("a parameter is put together from something that is no tensor")
-    return arguments[0]
+def _printable(key: str | int) -> bool:
+    """Python refuses to print an int of more than 4,300 digits."""
+    return isinstance(key, str) or key.bit_length() <= 64
 
 
-def _ordered_dict(arguments: tuple[Value, ...]) -> Value:
-    if arguments:
-        raise Refused("an OrderedDict is made from arguments, as torch.save never does")
-    return {}
-
-
-def _size(arguments: tuple[Value, ...]) -> Value:
-    if len(arguments) != 1 or not _all_whole(arguments[0]):
-        raise Refused("a torch.Size is made from something that is no list of sizes")
-    return arguments[0]
-
-
-def _whole(value: Value) -> bool:
+def _whole(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 48
-
-
-def _all_whole(value: Value) -> bool:
-    return isinstance(value, tuple) and all(_whole(v) for v in value)
-
-
-_REDUCERS: dict[str, _Reducer] = {
-    "torch._utils._rebuild_tensor": _rebuild_tensor,
-    "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
-    "torch._utils._rebuild_parameter": _rebuild_parameter,
-    "collections.OrderedDict": _ordered_dict,
-    "torch.Size": _size,
-}
-_LITERALS = frozenset(
-    {
-        "BININT",
-        "BININT1",
-        "BININT2",
-        "INT",
-        "LONG",
-        "LONG1",
-        "LONG4",
-        "FLOAT",
-        "BINFLOAT",
-        "UNICODE",
-        "SHORT_BINUNICODE",
-        "BINUNICODE",
-        "BINUNICODE8",
-        "STRING",
-        "BINSTRING",
-        "SHORT_BINSTRING",
-    }
-)
-_CONSTANTS: dict[str, Callable[[], Value]] = {
-    "NONE": lambda: None,
-    "NEWTRUE": lambda: True,
-    "NEWFALSE": lambda: False,
-    "MARK": lambda: _MARK,
-    "EMPTY_DICT": dict,
-    "EMPTY_LIST": list,
-    "EMPTY_TUPLE": tuple,
-}
-# Only what torch.save writes, at pickle protocols 2 to 5. INST, OBJ, NEWOBJ, EXT and the like are
-# not here.
-_ACTIONS: dict[str, Callable[[Machine, Value], None]] = {
-    "PROTO": lambda m, _: None,
-    "FRAME": lambda m, _: None,
-    "POP": lambda m, _: (m._stack.pop(), None)[1],
-    "TUPLE": lambda m, _: m._stack.append(tuple(m._marked())),
-    "TUPLE1": lambda m, _: m._tuple(1),
-    "TUPLE2": lambda m, _: m._tuple(2),
-    "TUPLE3": lambda m, _: m._tuple(3),
-    "SETITEM": lambda m, _: m._set_items([m._pop(), m._pop()][::-1]),
-    "SETITEMS": lambda m, _: m._set_items(m._marked()),
-    "APPEND": lambda m, _: m._extend([m._pop()]),
-    "APPENDS": lambda m, _: m._extend(m._marked()),
-    "GLOBAL": lambda m, argument: m._global(*str(argument).split(" ", 1)),
-    "STACK_GLOBAL": lambda m, _: m._stack_global(),
-    "REDUCE": lambda m, _: m._reduce(),
-    "BUILD": lambda m, _: m._build(),
-    "BINPERSID": lambda m, _: m._persistent(),
-    "PUT": lambda m, argument: m._put(int(str(argument))),
-    "BINPUT": lambda m, argument: m._put(int(str(argument))),
-    "LONG_BINPUT": lambda m, argument: m._put(int(str(argument))),
-    "MEMOIZE": lambda m, _: m._put(len(m._memo)),
-    "GET": lambda m, argument: m._stack.append(m._memo[int(str(argument))]),
-    "BINGET": lambda m, argument: m._stack.append(m._memo[int(str(argument))]),
-    "LONG_BINGET": lambda m, argument: m._stack.append(m._memo[int(str(argument))]),
-}

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import UsageError
-from ..live.frames import Frame
+from ..live.frames import LiveFrame
 from ..picture.draw import contact_sheet
 from .sinks.image import ImageSink
 from .sources.image import IMAGE_SUFFIXES
@@ -31,7 +31,7 @@ class Sheet:
         self._camera: list[np.ndarray] = []
         self._rows: dict[str, list[np.ndarray]] = {}
 
-    def add(self, frame: Frame) -> None:
+    def add(self, frame: LiveFrame) -> None:
         """Keep a copy of the frame if it is one of the picks."""
         row = self._rows.setdefault(frame.prompt, [])
         if len(row) == len(self._picks) or frame.id % self._hold < self._picks[len(row)]:

@@ -14,13 +14,13 @@ T = TypeVar("T")
 
 
 @dataclass(slots=True)
-class Frame:
+class LiveFrame:
     """One captured picture and what became of it.
 
     camera: uint8 (S, S, 3) RGB. outputs: one such picture per backend. edges: what a ControlNet
-    reads of the camera, uint8 (S, S), white on black; None where there is none. turning: the
-    prompt was still on its way to the next when this was rendered. `_ns` stamps are
-    `time.perf_counter_ns`. `similar` says that the picture equals the last one that was rendered.
+    reads of the camera, uint8 (S, S), white on black; None where there is none. edge_kind: how they
+    were drawn. turning: the prompt was still on its way to the next when this was rendered. `_ns`
+    stamps are `time.perf_counter_ns`. similar: the picture equals the last one that was rendered.
     """
 
     camera: np.ndarray
@@ -31,6 +31,7 @@ class Frame:
     prompt: str = ""
     stage_ns: dict[str, int] = field(default_factory=dict)
     edges: np.ndarray | None = None
+    edge_kind: str = ""
     turning: bool = False
 
 
@@ -42,19 +43,21 @@ class Pool:
             return np.zeros((size, size, 3), np.uint8)
 
         self.count = count
-        self._free = [Frame(picture(), [picture() for _ in range(outputs)]) for _ in range(count)]
+        self._free = [
+            LiveFrame(picture(), [picture() for _ in range(outputs)]) for _ in range(count)
+        ]
         for frame in self._free if edges else ():
             frame.edges = np.zeros((size, size), np.uint8)
         self._changed = threading.Condition()
         self._closed = False
 
-    def take(self) -> Frame | None:
+    def take(self) -> LiveFrame | None:
         """Return a free frame, or None once the pool is closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._free or self._closed)
             return None if self._closed else self._free.pop()
 
-    def give_back(self, frame: Frame) -> None:
+    def give_back(self, frame: LiveFrame) -> None:
         with self._changed:
             self._free.append(frame)
             self._changed.notify()

@@ -3,15 +3,23 @@
 `LiveParameters` is the table: every field has type, range, unit, default and a line of help, and
 says whether it glides. Keys, pages, controllers, schedules, session files, the API and the command
 line's options read it through `TABLE`; nobody keeps a second list of names, ranges or defaults.
-A change is a `Set`, a `Step` or an `Event`.
+A change is a `Set`, a `Step` or an `Event`; `apply` makes new values of the first two.
+
+What one window shows (view, figures, help, a text being typed) is no parameter: it changes no
+frame, and a second window or a page has its own. Its changes are events.
 """
 
-from dataclasses import dataclass
-from typing import Literal
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from enum import Enum
+from types import MappingProxyType
 
-from ..settings import check_settings, setting, settings_of
+from ..errors import UsageError
+from ..picture.edge_kinds import EdgeKind
+from ..prompt.syntax import parse_prompt, split_place, with_place
+from ..settings import Setting, check_settings, setting, settings_of
 
-EdgeKind = Literal["soft", "canny"]
 DEFAULT_PROMPT = "an oil painting"
 
 
@@ -75,6 +83,11 @@ class LiveParameters:
     def __post_init__(self) -> None:
         check_settings(self)
 
+    @property
+    def written_prompt(self) -> str:
+        """The prompt with its place, as a user writes it: 'a >> b @ 0.3'."""
+        return with_place(self.prompt, self.position)
+
 
 TABLE = {each.name: each for each in settings_of(LiveParameters)}
 
@@ -93,3 +106,112 @@ class Step:
 
     name: str
     delta: float
+
+
+class Event(Enum):
+    """A change that gives no parameter a value by itself."""
+
+    QUIT = "quit"
+    SNAPSHOT = "snapshot"
+    RECORD = "record"
+    NEXT_PROMPT = "next prompt"
+    PREVIOUS_PROMPT = "previous prompt"
+    PROMPT_1 = "prompt 1"
+    PROMPT_2 = "prompt 2"
+    PROMPT_3 = "prompt 3"
+    PROMPT_4 = "prompt 4"
+    PROMPT_5 = "prompt 5"
+    PROMPT_6 = "prompt 6"
+    PROMPT_7 = "prompt 7"
+    PROMPT_8 = "prompt 8"
+    PROMPT_9 = "prompt 9"
+    SMOOTHING = "smoothing"
+    # of the window alone
+    TYPE_PROMPT = "type a prompt"
+    SIDE_BY_SIDE = "side by side"
+    SPLIT = "split"
+    EDGES = "edges"
+    OVERLAY = "overlay"
+    FULL_SCREEN = "full screen"
+    HELP = "help"
+
+
+PROMPT_EVENTS = tuple(each for each in Event if each.value.startswith("prompt "))
+Change = Set | Step | Event
+
+# Where steps end before the range does; only a Set goes on. With more feedback than this the
+# picture hardly follows the camera.
+_STEPS_END = {"feedback": 0.9}
+_DECIMALS = 6  # 0.1 + 0.2 is 0.30000000000000004
+
+
+def apply(
+    values: LiveParameters,
+    change: Set | Step,
+    unusable: Mapping[str, str] = MappingProxyType({}),
+) -> LiveParameters:
+    """Return the values after a change; a Step stops at the end of the range.
+
+    A Step turns a switch over and goes round the choices. unusable: parameters without effect in
+    this session, each with the reason. Raises UsageError for these, for an unknown name, for a
+    value out of range and for a parameter that is fixed at the start.
+    """
+    row = TABLE.get(change.name)
+    if row is None:
+        raise UsageError(f"unknown parameter {change.name!r}; known are {', '.join(TABLE)}")
+    if row.at_start:
+        raise UsageError(f"{row.name}: is fixed once a session runs; start it with {row.flag}")
+    if row.name in unusable:
+        raise UsageError(unusable[row.name])
+    value = _stepped(values, row, change.delta) if isinstance(change, Step) else change.value
+    value = row.check(value, row.name)
+    if row.kind is float and isinstance(value, int):
+        value = float(value)
+    if row.name == "prompt":
+        return with_prompt(values, str(value))
+    if row.name == "position":
+        last = _last_stop(values)
+        if not isinstance(value, float) or value > last:
+            raise UsageError(
+                f"position {value}: expected a number from 0 to {last}, the last stop of "
+                f"{values.prompt[:60]!r}; banks are written 'a sketch >> pop art'"
+            )
+    return _replaced(values, row.name, value)
+
+
+def with_prompt(values: LiveParameters, text: str) -> LiveParameters:
+    """Return the values with a prompt as a user writes it; 'a >> b @ 0.3' sets the position too.
+
+    Raises UsageError.
+    """
+    prompt, position = split_place(text)
+    return replace(values, prompt=prompt, position=position)
+
+
+def _stepped(values: LiveParameters, row: Setting, delta: float) -> object:
+    now = getattr(values, row.name)
+    if not math.isfinite(delta):
+        raise UsageError(f"{row.name}: a step of {delta}; expected a finite number")
+    if row.kind is bool:
+        return bool(now) != bool(delta)
+    if row.choices:
+        return row.choices[(row.choices.index(now) + round(delta)) % len(row.choices)]
+    if row.kind not in (int, float):
+        raise UsageError(f"{row.name}: is a text and cannot be stepped; set it")
+    low = -math.inf if row.minimum is None else row.minimum
+    high = math.inf if row.maximum is None else row.maximum
+    if row.name == "position":
+        high = _last_stop(values)
+    # A session may have begun beyond the end of the steps; a step towards it must not jump back.
+    high = max(_STEPS_END.get(row.name, high), now)
+    moved = min(high, max(low, now + delta))
+    return round(moved) if row.kind is int else round(moved, _DECIMALS)
+
+
+def _last_stop(values: LiveParameters) -> int:
+    return len(parse_prompt(values.prompt).stops) - 1
+
+
+def _replaced(values: LiveParameters, name: str, value: object) -> LiveParameters:
+    changed = {each: getattr(values, each) for each in TABLE} | {name: value}
+    return LiveParameters(**changed)

@@ -1,114 +1,110 @@
-"""A session as a user has it: the loop, what it shows, the keys, and the files it leaves."""
+"""A session as a user has it: the loop, what it shows, the changes it takes, the files it leaves.
+
+Whatever changes a running session goes through `Session.apply`, on the main thread: keys now, and
+every other input.
+"""
 
 import json
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import count
 from pathlib import Path
 
 import numpy as np
 
-from ..backend.protocol import Backend, FrameParams
-from ..checkpoint.find import Checkpoint
+from ..backend.protocol import FrameParams
 from ..errors import SdxsError, SinkError, UsageError
-from ..files import check_writable, write_whole
+from ..files import write_whole
+from ..io.inputs.keys import Keys
 from ..io.sheet import Sheet
-from ..io.sinks.registry import open_sink
+from ..io.sinks.registry import sink_path
 from ..io.sinks.window import Window
 from ..io.sources.protocol import Source
-from ..io.sources.registry import open_source
-from ..prompt.syntax import GALLERY, parse_prompt
-from ..prompt.text_encoder import TextEncoder
-from .controls import Controls, Event, Look, View
-from .frames import Frame
-from .loop import DISPLAY_WAIT_S, Loop, LoopSettings, Prompt
+from .display import DISPLAY_WAIT_S
+from .frames import LiveFrame
+from .loop import Loop
+from .options import SessionFiles
+from .parameters import (
+    PROMPT_EVENTS,
+    Change,
+    Event,
+    LiveParameters,
+    Set,
+    Step,
+    apply,
+    with_prompt,
+)
+from .prompt_list import PromptList
 from .stats import Summary
-from .viewer import Viewer
+from .viewer import View, Viewer
 
-DEFAULT_HOLD = 48
 AHEAD_JOIN_S = 0.2
 TYPING_WAIT_S = 0.005  # Qt keeps only the last key between two polls
+SMOOTHING = 0.6  # of `Event.SMOOTHING` in a session that began without any
+NO_EDGES = "nothing reads edges in this session; start it with --control sketch"
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """What a user asked for. None leaves a choice to `open_session`, which makes it from the
-    source.
+class SessionParts:
+    """What a session is put together from.
 
-    hold: frames until the next prompt's turn. transition_s: seconds from one prompt to the next.
-    realtime: keep a file's pace and drop what comes too fast. See `LoopSettings`, `FrameParams`
-    and `Look` for the rest.
+    total: frames that the session will have, if that is known. follows: prompts take turns by
+    themselves. unusable: parameters without effect, each with the reason. encode: keeps what it has
+    encoded, so that a prompt's second turn costs nothing.
     """
 
-    source: str
-    size: int
-    prompts: tuple[str, ...]
-    outs: tuple[Path, ...] = ()
-    frames: int | None = None
-    hold: int | None = None
-    headless: bool = False
-    realtime: bool | None = None
-    sequential: bool = False
-    seed: int = 0
-    feedback: float = 0.0
-    ema: float = 0.0
-    blend: float = 0.0
-    skip_threshold: float = 0.0
-    side_by_side: bool = False
-    overlay: bool = True
-    contact_sheet: Path | None = None
-    stats: Path | None = None
-    transition_s: float = 0.0
-    edges: str = "soft"
-    control_scale: float = 0.0
+    source: Source
+    loop: Loop
+    viewer: Viewer
+    prompts: PromptList
+    files: SessionFiles
+    encode: Callable[[str], np.ndarray]
+    unusable: Mapping[str, str]
+    window: Window | None = None
+    sheet: Sheet | None = None
+    total: int | None = None
+    follows: bool = False
 
 
 class Session:
-    """Connects keys to changes, frames to sinks. Built and run on the main thread."""
+    """Applies changes, feeds sinks, keeps the files. Built and run on the main thread.
 
-    def __init__(
-        self,
-        plan: Plan,
-        source: Source,
-        loop: Loop,
-        viewer: Viewer,
-        controls: Controls,
-        window: Window | None,
-        sheet: Sheet | None,
-        encode: Callable[[str], np.ndarray],
-    ) -> None:
-        """encode: keeps what it has encoded, so that a prompt's second turn costs nothing."""
-        self.plan = plan
-        self.source = source
-        self.loop = loop
+    values: of the live parameters now; the prompt is the one asked for, which may still be encoded.
+    """
+
+    def __init__(self, parts: SessionParts, values: LiveParameters) -> None:
+        self.values = values
+        self.source = parts.source
+        self.loop = parts.loop
+        self.prompts = parts.prompts
+        self.total = parts.total
+        self._parts = parts
+        self._viewer = parts.viewer
+        self._window = parts.window
+        self._keys = Keys()
+        self._smoothing = values.ema or SMOOTHING
         self._asked_for: list[Path] = []
-        self._viewer = viewer
-        self._controls = controls
-        self._window = window
-        self._sheet = sheet
         self._folder = Path.cwd()
-        self._encode = encode
+        self._shown_prompt = ""
+        # Prompts that could not be encoded, each with the values before; from the encoder's thread.
+        self._not_encoded: deque[tuple[str, LiveParameters]] = deque()
+        self._encode = parts.encode
         self._over = threading.Event()
         self._ahead = threading.Thread(
             target=self._encode_ahead, name="sdxs-encode-ahead", daemon=True
         )
 
     @property
-    def total(self) -> int | None:
-        """How many frames the session will have, if that is known."""
-        one_pass = self.plan.frames is None and self.plan.headless
-        return self.source.length if one_pass else self.plan.frames
-
-    @property
     def files(self) -> list[Path]:
         """What the session has written, as far as it exists."""
-        plan = self.plan
+        files = self._parts.files
         named = [
-            *plan.outs,
-            *(path for path in (plan.contact_sheet, plan.stats) if path),
+            *(path for out in files.outs if (path := sink_path(out))),
+            *(path for path in (files.contact_sheet, files.stats) if path),
             *self._asked_for,
         ]
         return [path for path in named if path.exists()] if self.loop.stats.shown else []
@@ -120,12 +116,13 @@ class Session:
         Raises whatever ended the session early; what was written until then is kept.
         """
 
-        def show(frame: Frame) -> None:
+        def show(frame: LiveFrame) -> None:
             self._viewer.show(frame)
-            if self._sheet:
-                self._sheet.add(frame)
+            if self._parts.sheet:
+                self._parts.sheet.add(frame)
             if self._window and self._ahead.ident is None:
                 self._ahead.start()
+            self._follow(frame.prompt)
             report(self.loop.stats.shown + 1, frame.prompt)
 
         try:
@@ -139,56 +136,137 @@ class Session:
         self._write_stats()
         return summary
 
-    def _write_stats(self) -> None:
-        if self.plan.stats and self.loop.summary:
-            write_whole(
-                self.plan.stats, (json.dumps(self.loop.summary.as_json(), indent=1) + "\n").encode()
-            )
+    # Changes.
+
+    def apply(self, change: Change) -> None:
+        """Apply one change to the running session; the one way in for every input. Main thread.
+
+        Raises UsageError if it cannot be, and has changed nothing then.
+        """
+        if isinstance(change, Event):
+            self._happen(change)
+            return
+        before = self.values
+        self.values = apply(before, change, self._parts.unusable)
+        self._smoothing = self.values.ema or self._smoothing
+        self._viewer.use(self.values)
+        if change.name in ("prompt", "position"):
+            self._change_prompt(change, before)
+        else:
+            self._pass_on(change.name)
+
+    def _change_prompt(self, change: Set | Step, before: LiveParameters) -> None:
+        text = self.values.written_prompt
+        if change.name == "prompt":
+            self.prompts.use(str(change.value) if isinstance(change, Set) else text)
+        elif self.values == before:
+            return
+        else:
+            self.prompts.rewrite(text)
+        self._viewer.announce(text)
+        done = self.loop.set_prompt(text)
+        done.add_done_callback(lambda done: self._note_failure(done, text, before))
+
+    def _pass_on(self, name: str) -> None:
+        """Let a changed value take effect, and say it."""
+        values, loop, note = self.values, self.loop, f"{name} {_said(getattr(self.values, name))}"
+        match name:
+            case "seed" | "feedback" | "control_scale":
+                loop.set_params(frame_params(values, self._parts.unusable))
+            case "edges":
+                loop.set_edges(values.edges)
+            case "skip":
+                loop.set_skip(values.skip)
+            case "transition":
+                loop.set_transition(values.transition)
+            case "mirror":
+                loop.set_mirror(values.mirror)
+            case "pause":
+                loop.pause(values.pause)
+        if name in ("feedback", "control_scale"):
+            note = f"feedback {values.feedback:.1f}"
+            if "control_scale" not in self._parts.unusable:
+                note += f" \u00b7 control {values.control_scale:.1f}"
+        elif name in ("ema", "blend"):
+            note = f"smoothing {values.ema:.1f} \u00b7 camera {values.blend:.1f}"
+        if name != "pause":  # which is said as long as it lasts
+            self._viewer.say(note)
+
+    def _happen(self, event: Event) -> None:
+        viewer, look = self._viewer, self._viewer.look
+        match event:
+            case Event.QUIT:
+                self.loop.stop()
+            case Event.SNAPSHOT:
+                if viewer.save_snapshot(path := self._new_path(".png")):
+                    self._asked_for.append(path)
+            case Event.RECORD:
+                if viewer.toggle_recording(path := self._new_path(".mp4")):
+                    self._asked_for.append(path)
+            case Event.NEXT_PROMPT:
+                self._go_to(self.prompts.turned(1))
+            case Event.PREVIOUS_PROMPT:
+                self._go_to(self.prompts.turned(-1))
+            case Event.SMOOTHING:
+                self.apply(Set("ema", 0.0 if self.values.ema else self._smoothing))
+            case Event.TYPE_PROMPT:
+                self._keys.typed = ""
+            case Event.SIDE_BY_SIDE:
+                look.toggle(View.SIDE_BY_SIDE)
+            case Event.SPLIT:
+                look.toggle(View.SPLIT)
+            case Event.EDGES:
+                if "edges" in self._parts.unusable:
+                    raise UsageError(self._parts.unusable["edges"])
+                look.toggle(View.EDGES)
+            case Event.OVERLAY:
+                look.overlay = not look.overlay
+            case Event.HELP:
+                look.help = not look.help
+            case Event.FULL_SCREEN:
+                if self._window:
+                    self._window.toggle_full_screen()
+            case _:
+                self._go_to(PROMPT_EVENTS.index(event))
+
+    def _go_to(self, index: int) -> None:
+        """Go to a prompt of the list; nothing happens if it has not so many."""
+        if index < len(self.prompts.texts):
+            self.apply(Set("prompt", self.prompts.texts[index]))
+            self.prompts.index = index  # also where a text is in the list twice
+
+    # Between frames, on the main thread.
 
     def _idle(self) -> None:
+        while self._not_encoded:
+            text, before = self._not_encoded.popleft()
+            if self.values.written_prompt == text:
+                self.values = replace(self.values, prompt=before.prompt, position=before.position)
         if self._window is None:
             return
         while (key := self._window.key()) is not None:
-            event = self._controls.press(key)
-            if event:
-                self._handle(event, self._window)
-        self.loop.display_wait_s = (
-            DISPLAY_WAIT_S if self._controls.look.typed is None else TYPING_WAIT_S
-        )
+            self._press(key)
+        self._viewer.look.typed = self._keys.typed
+        self.loop.display.wait_s = DISPLAY_WAIT_S if self._keys.typed is None else TYPING_WAIT_S
         if self._window.closed:
             self.loop.stop()
         self._viewer.refresh()
 
-    def _handle(self, event: Event, window: Window) -> None:
-        controls, viewer, look = self._controls, self._viewer, self._controls.look
-        if event is Event.QUIT:
-            self.loop.stop()
-        elif event is Event.PROMPT:
-            viewer.announce(controls.prompt)
-            self.loop.set_prompt(controls.prompt).add_done_callback(self._note_failure)
-        elif event is Event.PARAMS:
-            self.loop.set_params(controls.params)
-            control = (
-                f" \u00b7 control {controls.params.control_scale:.1f}" if look.has_edges else ""
-            )
-            viewer.say(f"feedback {controls.params.feedback:.1f}{control}")
-        elif event is Event.NO_EDGES:
-            viewer.say("nothing reads edges in this session; start it with --control sketch")
-        elif event is Event.LOOK:
-            viewer.say(f"smoothing {look.ema:.1f} \u00b7 camera {look.blend:.1f}")
-        elif event is Event.PAUSE:
-            self.loop.pause(not self.loop.paused)
-            viewer.pause(self.loop.paused)
-        elif event is Event.FULL_SCREEN:
-            window.toggle_full_screen()
-        elif event is Event.SNAPSHOT:
-            path = self._new_path(".png")
-            if viewer.save_snapshot(path):
-                self._asked_for.append(path)
-        elif event is Event.RECORD:
-            path = self._new_path(".mp4")
-            if viewer.toggle_recording(path):
-                self._asked_for.append(path)
+    def _press(self, key: int) -> None:
+        change = self._keys.press(key)
+        if change is None:
+            return
+        try:
+            self.apply(change)
+        except UsageError as error:
+            typed = isinstance(change, Set) and change.name == "prompt"
+            self._viewer.say(f"prompt not changed: {error}" if typed else str(error))
+
+    def _follow(self, prompt: str) -> None:
+        """Keep the values true where prompts take turns by themselves."""
+        if self._parts.follows and prompt != self._shown_prompt:
+            self.values = with_prompt(self.values, prompt)
+        self._shown_prompt = prompt
 
     def _new_path(self, suffix: str) -> Path:
         """A name of this second that no file has and no running recording will have."""
@@ -197,11 +275,13 @@ class Session:
         paths = (self._folder / name for name in names)
         return next(path for path in paths if path not in self._asked_for and not path.exists())
 
+    # Other threads.
+
     def _encode_ahead(self) -> None:
         """Encode the list's prompts while the first one is on the screen, so that n and p are
         instant.
         """
-        for prompt in list(self._controls.prompts):
+        for prompt in list(self.prompts.texts):
             if self._over.is_set():
                 return
             try:
@@ -209,102 +289,41 @@ class Session:
             except SdxsError:
                 return  # it is met again, and said, by whoever asks for that prompt
 
-    def _note_failure(self, done: "Future[None]") -> None:
+    def _note_failure(self, done: "Future[None]", text: str, before: LiveParameters) -> None:
         error = None if done.cancelled() else done.exception()
         if error is not None:
+            self._not_encoded.append((text, before))
             self._viewer.announce("")
             self._viewer.say(
                 f"prompt not changed: {error if isinstance(error, SdxsError) else repr(error)}"
             )
+
+    # The end.
 
     def _finish(self) -> None:
         self._over.set()
         try:
             self._viewer.close()
         finally:
-            if self._sheet:
-                self._sheet.close()
+            if self._parts.sheet:
+                self._parts.sheet.close()
             if self._ahead.ident is not None:
                 self._ahead.join(AHEAD_JOIN_S)
 
-
-def open_session(plan: Plan, checkpoint: Checkpoint, backends: Sequence[Backend]) -> Session:
-    """Open the source, every sink and the text encoder; nothing is written and no backend loaded
-    yet.
-
-    Raises SourceError, SinkError, UsageError, ConfigError.
-    """
-    _refuse_one_file_twice(plan)
-    for text in plan.prompts:
-        parse_prompt(text)  # the last of them may be met in an hour
-    one_pass = plan.frames is None and plan.headless and len(plan.prompts) == 1
-    source = open_source(plan.source, plan.size, repeat=not one_pass)
-    try:
-        plan = _decide(plan, source)
-        sinks = [open_sink(path, source.fps, bool(plan.realtime)) for path in plan.outs]
-        hold = plan.hold or plan.frames or source.length or DEFAULT_HOLD
-        sheet = Sheet(plan.contact_sheet, hold) if plan.contact_sheet else None
-        if plan.stats:
-            check_writable(plan.stats, plan.stats.absolute().parent)
-        encoder = TextEncoder(checkpoint)
-        prompts = [
-            Prompt(text, encoder.encode(text))
-            for text in (plan.prompts if plan.hold else plan.prompts[:1])
-        ]
-        window = None if plan.headless else Window()
-    except SdxsError:
-        source.close()
-        raise
-    has_edges = checkpoint.control is not None
-    params = FrameParams(plan.seed, plan.feedback, plan.control_scale if has_edges else 0.0)
-    settings = LoopSettings(
-        plan.size,
-        plan.frames,
-        plan.hold or 0,
-        bool(plan.realtime),
-        plan.sequential,
-        plan.skip_threshold,
-        transition_s=plan.transition_s,
-        edges=plan.edges if has_edges else "",
-    )
-    loop = Loop(source, backends, settings, prompts, params, encoder.encode)
-    view = View.SIDE_BY_SIDE if plan.side_by_side or len(backends) > 1 else View.OUTPUT
-    look = Look(view, plan.ema, plan.blend, plan.overlay, has_edges=has_edges)
-    viewer = Viewer(plan.size, look, loop.stats, sinks, window)
-    # In a window the keys lead through the user's prompts and on through the gallery.
-    reachable = dict.fromkeys((*plan.prompts, *(() if plan.headless else GALLERY)))
-    controls = Controls(tuple(reachable), params, look)
-    return Session(plan, source, loop, viewer, controls, window, sheet, encoder.encode)
+    def _write_stats(self) -> None:
+        path, summary = self._parts.files.stats, self.loop.summary
+        if path and summary:
+            figures = summary.as_json() | {"parameters": asdict(self.values)}
+            write_whole(path, (json.dumps(figures, indent=1) + "\n").encode())
 
 
-def _decide(plan: Plan, source: Source) -> Plan:
-    """Fill in what the user left open: without a window, files are rendered frame by frame and
-    then end.
-    """
-    realtime, hold, frames = plan.realtime, plan.hold, plan.frames
-    if realtime is None:
-        realtime = not (plan.headless and source.paced)
-    if hold is None and plan.headless and len(plan.prompts) > 1:
-        hold = source.length if source.length and source.length > 1 else DEFAULT_HOLD
-    if frames is None and plan.headless and hold and source.paced:
-        frames = hold * len(plan.prompts)
-    return replace(plan, realtime=realtime, hold=hold, frames=frames)
+def frame_params(values: LiveParameters, unusable: Mapping[str, str]) -> FrameParams:
+    """What backends take of the live parameters with each frame."""
+    usable = "control_scale" not in unusable
+    return FrameParams(values.seed, values.feedback, values.control_scale if usable else 0.0)
 
 
-def _refuse_one_file_twice(plan: Plan) -> None:
-    """Raise UsageError if two outputs, or an output and the source, are the same file."""
-    named = [("--out", path) for path in plan.outs]
-    named += [
-        (name, path)
-        for name, path in (("--contact-sheet", plan.contact_sheet), ("--stats", plan.stats))
-        if path
-    ]
-    seen = {} if plan.source.isdecimal() else {Path(plan.source).expanduser().resolve(): "--source"}
-    for name, path in named:
-        place = path.expanduser().resolve()
-        if place in seen:
-            raise UsageError(
-                f"{name} {path}: is also {seen[place]}, and one would overwrite the other; name "
-                "another file"
-            )
-        seen[place] = name
+def _said(value: object) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -9,8 +9,9 @@ from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
+from ..backend.description import Description
 from ..picture.temporal import Flicker, psnr
-from .frames import Frame
+from .frames import LiveFrame
 
 SCHEMA = 1
 FPS_WINDOW_S = 2.0
@@ -106,14 +107,14 @@ class Stats:
     psnr_db: Series = field(default_factory=Series)
     identical: int = 0
     flicker: Flicker = field(default_factory=Flicker)
-    backends: list[dict[str, str]] = field(default_factory=list)
+    backends: list[Description] = field(default_factory=list)
     memory: list[dict[str, int]] = field(default_factory=list)
     first_shown_ns: int = 0
     last_shown_ns: int = 0
     _recent_ns: deque[int] = field(default_factory=deque)
     _recent_latency_ms: deque[float] = field(default_factory=lambda: deque(maxlen=30))
 
-    def frame_shown(self, frame: Frame, shown_ns: int) -> None:
+    def frame_shown(self, frame: LiveFrame, shown_ns: int) -> None:
         """Account for a frame that has just reached every sink."""
         self.shown += 1
         self.first_shown_ns = self.first_shown_ns or shown_ns
@@ -174,7 +175,7 @@ class Stats:
             },
             psnr_db=self.psnr_db.spread() if self.psnr_db else None,
             identical_frames=self.identical,
-            backends=self.backends,
+            backends=[said.as_dict() for said in self.backends],
             memory=self.memory,
             process_peak_bytes=process_peak_bytes(),
             ended=ended,

@@ -6,20 +6,23 @@ into a file; the window can be redrawn while no frame arrives.
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
 from pathlib import Path
 
 import numpy as np
 
 from ..backend import copies
 from ..errors import SinkError, first_of
+from ..io.inputs.keys import HELP
 from ..io.sinks.film import VideoFileSink
 from ..io.sinks.image import save_image
 from ..io.sinks.protocol import Sink
 from ..picture.draw import label, text_block, text_table
 from ..picture.image import enlarged
 from ..picture.temporal import Smoother
-from .controls import HELP, Look, View
-from .frames import Frame
+from .frames import LiveFrame
+from .parameters import LiveParameters
 from .stats import Stats
 
 RECORDING_FPS = 30.0
@@ -27,17 +30,48 @@ NOTE_S = 4.0
 LEAST_HEIGHT, WIDEST = 720, 1440  # of the window's picture, in pixels
 
 
+class View(Enum):
+    """What is on the screen."""
+
+    OUTPUT = auto()
+    SIDE_BY_SIDE = auto()
+    SPLIT = auto()
+    EDGES = auto()
+
+
+@dataclass(slots=True)
+class Look:
+    """What one window shows: its view, figures, help, and the prompt that is being typed."""
+
+    view: View = View.OUTPUT
+    overlay: bool = False
+    help: bool = False
+    typed: str | None = None
+
+    def toggle(self, view: View) -> None:
+        """Change to a view, or back to the output."""
+        self.view = View.OUTPUT if self.view is view else view
+
+
 class Viewer:
     """Composes frames and feeds the sinks; `window`, if any, also shows the overlay. Main thread
-    only, but for `say`.
+    only, but for `say` and `announce`.
 
     A file keeps the view that it began with: a video cannot change its size.
     """
 
     def __init__(
-        self, size: int, look: Look, stats: Stats, sinks: Sequence[Sink], window: Sink | None
+        self,
+        size: int,
+        look: Look,
+        stats: Stats,
+        sinks: Sequence[Sink],
+        window: Sink | None,
+        values: LiveParameters | None = None,
     ) -> None:
+        """values: by default those of the table."""
         self.look = look
+        self._values = values or LiveParameters()
         self._smoothers = [Smoother(size) for _ in range(stats.backend_count)]
         self._stats = stats
         self._sinks = list(sinks)
@@ -47,17 +81,17 @@ class Viewer:
         self._recording_view = look.view
         self._recording_path = Path()
         blank = np.zeros((size, size, 3), np.uint8)
-        self._kept = Frame(
+        self._kept = LiveFrame(
             blank, [blank.copy() for _ in range(stats.backend_count)]
         )  # what the window shows
         self._kept.edges = np.zeros((size, size), np.uint8)
         self._prompt = ""
         self._coming = ""
         self._note = ("", 0)
-        self._paused_ns = self._pause_began_ns = 0
+        self._paused_ns, self._pause_began_ns = 0, time.perf_counter_ns()
         self._drawn: tuple[object, ...] = ()
 
-    def show(self, frame: Frame) -> None:
+    def show(self, frame: LiveFrame) -> None:
         """Smooth and blend in place, account for flicker, write to every sink. Raises SinkError."""
         if frame.prompt != self._prompt:
             self._prompt, self._coming = frame.prompt, ""
@@ -66,7 +100,7 @@ class Viewer:
             # what changes is the prompt, not the picture's steadiness
             self._stats.flicker.restart()
         for smoother, output in zip(self._smoothers, frame.outputs, strict=True):
-            smoother.apply(output, frame.camera, self.look.ema, self.look.blend)
+            smoother.apply(output, frame.camera, self._values.ema, self._values.blend)
         self._stats.flicker.add(frame.camera, frame.outputs[0])
         now = time.perf_counter_ns()
         self._write_files(frame, now - self._paused_ns)
@@ -89,14 +123,14 @@ class Viewer:
         """Show which prompt comes next, until it has come; '' takes it back. Any thread."""
         self._coming = prompt if prompt != self._prompt else ""
 
-    def pause(self, paused: bool) -> None:
-        """Say so, and leave the time out of recordings."""
+    def use(self, values: LiveParameters) -> None:
+        """Take live parameters: smoothing, blend, and pause, whose time recordings leave out."""
         now = time.perf_counter_ns()
-        if paused:
+        if values.pause and not self._values.pause:
             self._pause_began_ns = now
-        elif self.look.paused:
+        elif self._values.pause and not values.pause:
             self._paused_ns += now - self._pause_began_ns
-        self.look.paused = paused
+        self._values = values
 
     def save_snapshot(self, path: Path) -> bool:
         """Write what is shown now, without the overlay. A failure becomes a note, and False."""
@@ -149,7 +183,7 @@ class Viewer:
         if complaints:
             raise first_of(complaints)
 
-    def _write_files(self, frame: Frame, shown_ns: int) -> None:
+    def _write_files(self, frame: LiveFrame, shown_ns: int) -> None:
         if self._sinks:
             picture = compose(frame, self._sinks_view)
             if self._sinks_view is View.SIDE_BY_SIDE:
@@ -177,7 +211,7 @@ class Viewer:
             else "nothing was recorded"
         )
 
-    def _keep(self, frame: Frame) -> None:
+    def _keep(self, frame: LiveFrame) -> None:
         """Copy what is on display: the loop reuses the frame's buffers."""
         kept = self._kept
         kept.id, kept.prompt = frame.id, frame.prompt
@@ -205,7 +239,7 @@ class Viewer:
             look.overlay,
             look.help,
             look.typed,
-            look.paused,
+            self._values.pause,
             self._coming,
             self._shown_note(),
             self._recording,
@@ -224,11 +258,7 @@ class Viewer:
                 f"{recording}{self._stats.fps:.1f} fps \u00b7 "
                 f"{self._stats.recent_latency_ms:.0f} ms"
             )
-            stands_in = [
-                facts["runtime"].partition(";")[0]
-                for facts in self._stats.backends
-                if "runtime" in facts
-            ]
+            stands_in = [said.stand_in for said in self._stats.backends if said.stand_in]
             text_block(
                 canvas,
                 [figures, *stands_in, prompt, *([f"next: {self._coming}"] if self._coming else [])],
@@ -237,7 +267,7 @@ class Viewer:
         foot = [self._shown_note()]
         if loading:
             foot.append("loading the model\u2026 h shows the keys")
-        if look.paused:
+        if self._values.pause:
             foot.append("paused \u00b7 space goes on")
         if look.typed is not None:
             foot.append(f"new prompt: {look.typed}_")
@@ -247,7 +277,7 @@ class Viewer:
             text_table(canvas, HELP)
 
 
-def compose(frame: Frame, view: View) -> np.ndarray:
+def compose(frame: LiveFrame, view: View) -> np.ndarray:
     """Lay camera and outputs out as the view asks: uint8 (S, n S, 3) RGB; may alias the frame's
     buffers.
 

@@ -10,14 +10,14 @@ does. Everything is 8-bit OpenCV in the capture thread, so both backends get the
 bit.
 """
 
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 
 from ..errors import UsageError
+from .edge_kinds import EdgeKind
 from .opencv import cv2
 
-EdgeKind = Literal["canny", "soft"]
 KINDS: tuple[str, ...] = get_args(EdgeKind)
 
 CANNY = (100, 200)  # OpenCV's customary pair
@@ -34,6 +34,7 @@ class Edges:
     def __init__(self, kind: str, size: int, hysteresis: bool = True) -> None:
         """Raise UsageError for a kind that there is not."""
         check_kind(kind)
+        self.kind = kind
         self._draw = self._canny if kind == "canny" else self._soft
         self._hysteresis = hysteresis
         self._last: np.ndarray | None = None
@@ -75,7 +76,8 @@ class Edges:
         if self._last is None:
             self._last = found
         else:
-            moved = cv2.compare(cv2.absdiff(found, self._last), _SOFT_BAND, cv2.CMP_GT)
+            change = cv2.absdiff(found, self._last)
+            _, moved = cv2.threshold(change, _SOFT_BAND, 255, cv2.THRESH_BINARY)
             cv2.copyTo(found, moved, self._last)
         return self._last
 

@@ -6,8 +6,11 @@ from ..backend import copies
 from .opencv import cv2
 
 
-def to_square_rgb(picture: np.ndarray, out: np.ndarray) -> None:
-    """Fill `out`, uint8 (S, S, 3) RGB, with the centre square of `picture`, uint8 (H, W, 3) BGR."""
+def to_square_rgb(picture: np.ndarray, out: np.ndarray, mirror: bool = False) -> None:
+    """Fill `out`, uint8 (S, S, 3) RGB, with the centre square of `picture`, uint8 (H, W, 3) BGR.
+
+    mirror: left and right change places, as in a looking glass.
+    """
     height, width = picture.shape[:2]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
@@ -17,6 +20,9 @@ def to_square_rgb(picture: np.ndarray, out: np.ndarray) -> None:
         copies.count("resize", square.nbytes)
     cv2.cvtColor(square, cv2.COLOR_BGR2RGB, dst=out)
     copies.count("to RGB", out.nbytes)
+    if mirror:
+        cv2.flip(out, 1, dst=out)  # in place
+        copies.count("mirror", out.nbytes)
 
 
 def enlarged(picture: np.ndarray, height: int, widest: int) -> np.ndarray:

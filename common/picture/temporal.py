@@ -19,10 +19,6 @@ class Smoother:
         self._state = np.zeros((size, size, 3), np.float32)
         self._fresh = True
 
-    def reset(self) -> None:
-        """Forget the past; the next picture starts a new average."""
-        self._fresh = True
-
     def apply(self, picture: np.ndarray, camera: np.ndarray, ema: float, blend: float) -> None:
         """Smooth `picture`, uint8 (S, S, 3), in place: `ema` is the weight of the past, `blend` of
         the camera.

@@ -29,9 +29,9 @@ def blend(states: Sequence[np.ndarray], weights: Sequence[float]) -> np.ndarray:
     mean = np.tensordot(shares, stacked, axes=1)
     length = np.tensordot(shares, np.linalg.norm(stacked, axis=-1, keepdims=True), axes=1)
     found = np.linalg.norm(mean, axis=-1, keepdims=True)
-    return (mean * np.divide(length, found, out=np.ones_like(found), where=found > 1e-12)).astype(
-        np.float32
-    )
+    scale = np.divide(length, found, out=np.ones_like(found), where=found > 1e-12)
+    blended: np.ndarray = (mean * scale).astype(np.float32)
+    return blended
 
 
 class Slerp:

@@ -4,9 +4,8 @@ One safetensors file each, float32, written whole or not at all and read back ag
 a damaged one is said to be so, and made again.
 """
 
+import contextlib
 import hashlib
-import os
-import tempfile
 import warnings
 from pathlib import Path
 
@@ -14,10 +13,11 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from ..checkpoint.find import Checkpoint, weights_folder
-from ..checkpoint.manifest import known_hash
+from ..checkpoint.find import Checkpoint
+from ..checkpoint.manifest import remembered_sha256
 from ..checkpoint.tensors import sha256
 from ..errors import SdxsWarning
+from ..files import user_cache, written_whole
 
 FORMAT = 1  # raised when the encoder's arithmetic changes
 MOST_ENTRIES = 500  # at 315 KB for the widest encoder
@@ -29,12 +29,7 @@ class EmbeddingCache:
     def __init__(self, checkpoint: Checkpoint, folder: Path | None = None) -> None:
         """folder: by default `sdxs/embeddings/` in the user's cache."""
         self._checkpoint = checkpoint
-        self._folder = (
-            folder
-            or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-            / "sdxs"
-            / "embeddings"
-        )
+        self._folder = folder or user_cache() / "embeddings"
         self._encoder = ""
 
     def read(self, text: str) -> np.ndarray | None:
@@ -69,22 +64,13 @@ class EmbeddingCache:
         cache.
         """
         path = self._path(text)
-        partial: Path | None = None
-        try:
+        label = {"text": _printable(text), "sha256": _digest(states)}
+        # a read-only or full disk costs time, not the session
+        with contextlib.suppress(OSError, SafetensorError):
             path.parent.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(dir=path.parent, prefix=".partial-")
-            os.close(handle)
-            partial = Path(name)
-            save_file(
-                {"states": states}, partial, {"text": _printable(text), "sha256": _digest(states)}
-            )
-            partial.replace(path)
+            with written_whole(path, 0o600) as partial:  # prompts are private
+                save_file({"states": states}, partial, label)
             self._drop_oldest(path.parent)
-        except (OSError, SafetensorError):  # a read-only or full disk costs time, not the session
-            return
-        finally:
-            if partial:
-                partial.unlink(missing_ok=True)
 
     def _path(self, text: str) -> Path:
         self._encoder = self._encoder or encoder_hash(self._checkpoint)
@@ -107,8 +93,7 @@ def encoder_hash(checkpoint: Checkpoint) -> str:
     arithmetic.
     """
     folder, digest = checkpoint.folder, hashlib.sha256(f"format {FORMAT}".encode())
-    manifest, weights = weights_folder() / "manifest.json", checkpoint.text_encoder_weights
-    digest.update((known_hash(folder, weights, manifest) or sha256(weights)).encode())
+    digest.update(remembered_sha256(checkpoint.text_encoder_weights).encode())
     for path in sorted(
         [folder / "text_encoder" / "config.json", *(folder / "tokenizer").iterdir()]
     ):

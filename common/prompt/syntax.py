@@ -88,14 +88,19 @@ def parse_prompt(text: str) -> ParsedPrompt:
     return ParsedPrompt(tuple(_blend(piece) for piece in pieces), position)
 
 
-def move(text: str, step: float) -> str:
-    """The same bank, further on by `step` stops; a prompt that is no bank stays as it is."""
+def split_place(text: str) -> tuple[str, float]:
+    """Return a bank without its place, and the place; for any other prompt its text and 0. Raises
+    UsageError.
+    """
     parsed = parse_prompt(text)
-    if len(parsed.stops) == 1:
-        return text
-    position = round(min(len(parsed.stops) - 1.0, max(0.0, parsed.position + step)), 3)
-    path = text.rpartition(PLACE)[0] if PLACE in text[text.rindex(ARROW) :] else text
-    return f"{path.strip()} {PLACE} {position:g}"
+    if len(parsed.stops) == 1 or PLACE not in text[text.rindex(ARROW) :]:
+        return text, 0.0
+    return text.rpartition(PLACE)[0].rstrip(), parsed.position
+
+
+def with_place(bank: str, position: float) -> str:
+    """Write a bank that has no place with one; 0 needs none."""
+    return f"{bank} {PLACE} {position:g}" if position else bank
 
 
 def _blend(text: str) -> Blend:

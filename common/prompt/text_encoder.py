@@ -111,7 +111,8 @@ Tensors = dict[str, np.ndarray]
 
 
 def _linear(x: np.ndarray, tensors: Tensors, name: str) -> np.ndarray:
-    return x @ tensors[f"{name}.weight"].T + tensors[f"{name}.bias"]
+    y: np.ndarray = x @ tensors[f"{name}.weight"].T + tensors[f"{name}.bias"]
+    return y
 
 
 def _layer_norm(x: np.ndarray, tensors: Tensors, name: str, config: CLIPTextConfig) -> np.ndarray:
@@ -145,7 +146,8 @@ def _attention(x: np.ndarray, tensors: Tensors, mask: np.ndarray, heads: int) ->
 
 def quick_gelu(x: np.ndarray) -> np.ndarray:
     """x * sigmoid(1.702 x), OpenAI CLIP's activation."""
-    return x / (1 + np.exp(-np.float32(1.702) * x))
+    y: np.ndarray = x / (1 + np.exp(-np.float32(1.702) * x))
+    return y
 
 
 def gelu(x: np.ndarray) -> np.ndarray:
@@ -158,4 +160,5 @@ def gelu(x: np.ndarray) -> np.ndarray:
         0.254829592 + t * (-0.284496736 + t * (1.421413741 + t * (-1.453152027 + t * 1.061405429)))
     )
     erf = np.copysign(1 - series * np.exp(-z * z), x)
-    return (0.5 * x * (1 + erf)).astype(np.float32)
+    y: np.ndarray = (0.5 * x * (1 + erf)).astype(np.float32)
+    return y

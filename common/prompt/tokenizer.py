@@ -6,6 +6,7 @@ Mirrors transformers' CLIPTokenizer: NFC, white space folded, lower case, byte-l
 
 import warnings
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
@@ -30,8 +31,8 @@ class ClipTokenizer:
             lines = (folder / "merges.txt").read_text(encoding="utf-8").strip().split("\n")
             merges = [tuple(line.split()) for line in lines if not line.startswith("#version")]
             model = models.BPE(
-                vocab,
-                merges,
+                cast("dict[str, int]", vocab),  # BPE refuses what they are not
+                cast("list[tuple[str, str]]", merges),
                 continuing_subword_prefix="",
                 end_of_word_suffix="</w>",
                 unk_token=END,

@@ -13,8 +13,9 @@ from collections import deque
 
 import numpy as np
 
+from ..backend.description import Description
+from ..backend.options import BackendOptions
 from ..backend.protocol import (
-    BackendOptions,
     FrameParams,
     MemoryUse,
     StageTimes,
@@ -47,7 +48,7 @@ class FakeBackend:
     def set_params(self, params: FrameParams) -> None:
         pass
 
-    def submit(self, frame: np.ndarray) -> None:
+    def submit(self, frame: np.ndarray, edges: np.ndarray | None = None) -> None:
         check_frame(frame, self._shape)
         self._frames.append((frame, time.perf_counter_ns()))
 
@@ -65,8 +66,8 @@ class FakeBackend:
     def memory(self) -> MemoryUse:
         return MemoryUse(0, 0, 0, 0)
 
-    def describe(self) -> dict[str, str]:
-        return {"backend": self.name, "device": "none", "dtype": "uint8", "ms": f"{self._ms:g}"}
+    def describe(self) -> Description:
+        return Description(self.name, "none", "uint8", (("ms", f"{self._ms:g}"),))
 
     def close(self) -> None:
         self._frames.clear()
@@ -120,8 +121,8 @@ class StagedBackend(FakeBackend):
                 target=_run_stage, args=work, daemon=True, name=f"stage-{number}"
             ).start()
 
-    def submit(self, frame: np.ndarray) -> None:
-        super().submit(frame)
+    def submit(self, frame: np.ndarray, edges: np.ndarray | None = None) -> None:
+        super().submit(frame, edges)
         self._queues[0].put(frame)
 
     def collect(self, out: np.ndarray) -> StageTimes:

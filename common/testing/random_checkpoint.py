@@ -15,7 +15,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from ..checkpoint.config.controlnet import ControlNetConfig
-from ..checkpoint.config.fields import JsonValue
+from ..checkpoint.config.fields import Fields, JsonValue
 from ..checkpoint.config.text_encoder import CLIPTextConfig
 from ..checkpoint.config.unet import UNetConfig
 from ..checkpoint.config.vae import read_vae_config
@@ -39,17 +39,18 @@ def architecture(name: str) -> Architecture:
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in ARCHITECTURES.glob("*.json")))
         raise UsageError(f"unknown architecture {name!r}; known are {known}")
-    return json.loads(path.read_text(encoding="utf-8"))
+    configs: Architecture = json.loads(path.read_text(encoding="utf-8"))
+    return configs
 
 
 def tiny(full: Architecture) -> Architecture:
     """The same structure at a tenth of the width, with a text encoder for the demo's vocabulary."""
     small = copy.deepcopy(full)
     unet, text = small["unet"], small["text_encoder"]
-    unet["block_out_channels"] = [c // 10 for c in unet["block_out_channels"]]
-    unet["attention_head_dim"] = (
-        [2, 4, 8, 8][: len(unet["block_out_channels"])] if unet["use_linear_projection"] else 4
-    )
+    widths = Fields(unet, "unet").integers("block_out_channels")
+    heads: list[JsonValue] = [2, 4, 8, 8]
+    unet["block_out_channels"] = [width // 10 for width in widths]
+    unet["attention_head_dim"] = heads[: len(widths)] if unet["use_linear_projection"] else 4
     unet |= {"norm_num_groups": 8, "cross_attention_dim": 64}
     text |= {
         "hidden_size": 64,
@@ -150,7 +151,7 @@ def write_checkpoint(
 
 
 def _save(path: Path, layout: Layout, generator: np.random.Generator, dtype: type) -> None:
-    tensors = {}
+    tensors: dict[str, np.ndarray] = {}
     for name, shape in layout.items():
         values = generator.standard_normal(shape, dtype=np.float32)
         if len(shape) > 1:

@@ -124,15 +124,15 @@ class Interpreter:
         )
 
     def predict(
-        self, inputs: Mapping[str, object], state: State | None = None
+        self, data: Mapping[str, object], state: State | None = None
     ) -> dict[str, np.ndarray]:
         """Run the function once.
 
-        inputs: by name, arrays of the described shape, images uint8 (H, W, 3) RGB or PIL images in
+        data: by name, arrays of the described shape, images uint8 (H, W, 3) RGB or PIL images in
         mode RGB. Returns outputs by name: images uint8 (H, W, 3) RGB, floats as float32, whole
         numbers in their own type.
         """
-        names = set(inputs)
+        names = set(data)
         if names != set(self._inputs):
             wrong = (
                 f"missing {sorted(self._inputs.keys() - names)}, unknown "
@@ -147,7 +147,7 @@ class Interpreter:
             )
         values: dict[str, Operand] = dict(state.slots) if state else {}
         for name, feature in self._inputs.items():
-            values[name] = self._take(feature, inputs[name])
+            values[name] = self._take(feature, data[name])
         with np.errstate(all="ignore"):  # overflow is looked for after each operation
             self._run(values)
             return {

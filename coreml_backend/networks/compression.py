@@ -42,8 +42,14 @@ def _int8(values: np.ndarray, blockwise: bool) -> tuple[Var, np.ndarray]:
     rebuilt = levels.astype(np.float16) * scale
     if blockwise:
         return mb.constexpr_blockwise_shift_scale(data=levels, scale=scale), rebuilt
+    # Signed data in this operation is misread by GPU and Neural Engine (coremltools#2114, #2675);
+    # uint8 around 128 holds the same values.
+    unsigned = (levels.astype(np.int16) + 128).astype(np.uint8)
     return mb.constexpr_affine_dequantize(
-        quantized_data=levels, zero_point=np.int8(0), scale=scale.reshape(-1), axis=np.int32(0)
+        quantized_data=unsigned,
+        zero_point=np.uint8(128),
+        scale=scale.reshape(-1),
+        axis=np.int32(0),
     ), rebuilt
 
 

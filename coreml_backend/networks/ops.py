@@ -5,14 +5,13 @@ Feature maps are (1, C, H, W). Tokens are (1, S, C), or (1, C, 1, S) for the Neu
 `mlx_sdxs/networks/layers.py`.
 """
 
-from typing import Literal
-
 import coremltools as ct
 import numpy as np
 from coremltools.converters.mil.mil import Builder as mb
 from coremltools.converters.mil.mil import Function, Program, Var, types
 from coremltools.converters.mil.mil.passes import pass_pipeline
 
+from ..variant import AttentionForm
 from .compression import stored
 from .weights import Weights, half
 
@@ -44,7 +43,6 @@ __all__ = [
     "upsample",
 ]
 
-AttentionForm = Literal["sdpa", "matmul", "split_einsum"]
 LAYER_NORM_EPS = 1e-5
 
 # Convolutions, products and norms
@@ -118,15 +116,17 @@ def linear(*, x: Var, weights: Weights, rows: slice | None = None, label: str = 
 
 
 def group_norm(*, x: Var, weights: Weights, groups: int, eps: float) -> Var:
-    """GroupNorm in rank 3 and 4 only.
+    """GroupNorm in rank 4 only: groups as the batch, so that no axis grows.
 
-    Rank 5 instance normalisation aborts on the GPU (coremltools#2667); the gain comes from a
-    batch normalisation that subtracts nothing and divides by one.
+    One flat axis of C/G*H*W has up to 122,880 elements in SDXS-0.9 at 512, and the Neural Engine
+    takes 16,384 (FluidAudio#121). Rank 5 instance normalisation aborts on the GPU
+    (coremltools#2667). The gain comes from a batch normalisation that subtracts nothing and
+    divides by one.
     """
     _, channels, height, width = x.shape
     name = weights.label
-    h = mb.reshape(x=x, shape=[1, groups, channels // groups * height * width])
-    h = mb.layer_norm(x=h, axes=[2], epsilon=np.float16(eps), name=name)
+    h = mb.reshape(x=x, shape=[groups, channels // groups, height, width])
+    h = mb.layer_norm(x=h, axes=[1, 2, 3], epsilon=np.float16(eps), name=name)
     h = mb.reshape(x=h, shape=[1, channels, height, width])
     return mb.batch_norm(
         x=h,
@@ -197,9 +197,8 @@ def attention(*, query: Var, key: Var, value: Var, heads: int, form: AttentionFo
     _, tokens, channels = query.shape
     q, k, v = (_split_heads(x, heads) for x in (query, key, value))  # (1, heads, tokens, head_dim)
     if form == "sdpa":
-        y = mb.scaled_dot_product_attention(
-            query=q, key=k, value=v
-        )  # scales by head_dim ** -0.5 itself
+        # It scales by head_dim ** -0.5 itself.
+        y = mb.scaled_dot_product_attention(query=q, key=k, value=v)
     else:
         scores = mb.matmul(x=affine(x=q, scale=(channels // heads) ** -0.5), y=k, transpose_y=True)
         y = mb.matmul(x=mb.softmax(x=scores, axis=-1), y=v)

@@ -5,15 +5,14 @@ float16 may not do.
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Protocol, Self
+from typing import Protocol, Self
 
 import numpy as np
 from safetensors import safe_open
 
 from ...common.checkpoint.tensors import read_header
 from ...common.errors import WeightsError
-
-Compression = Literal["float16", "int8", "palettize8", "palettize6", "palettize4", "palettize2"]
+from ..variant import Compression
 
 
 class _File(Protocol):

@@ -7,106 +7,69 @@ trained in an hour on two CPU cores (`--start-from`, `--each 1 --window 128`); a
 takes days, so try `--squares 64 --steps 50 50 50 50 50` first.
 """
 
-import argparse
-from dataclasses import replace
+import sys
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ... import mlx_sdxs  # noqa: F401 - puts the BLAS in place before anything imports MLX or OpenCV
-
-# isort: split
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import Progress
 
-from . import export
+from ...common.settings import setting
+from ..options import Options, argument, call, option
+from . import export, recipe
 from .material import photographs
-from .recipe import STAGES, TOKENIZER, Settings, run
+from .progress import Bars, columns
+from .recipe import STAGES, TOKENIZER, Settings
 
 
-class Bars:
-    """A progress bar for each stage, plain lines where there is no terminal."""
+@dataclass(frozen=True, slots=True)
+class DistillOptions(Options):
+    """Photographs, and how much of everything."""
 
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self._tasks: dict[str, TaskID] = {}
-        self._last: dict[str, int] = {}
-
-    def __call__(self, stage: str, done: float, loss: float) -> None:
-        if stage not in self._tasks:
-            self._tasks[stage] = self._progress.add_task(stage, total=1.0, loss="")
-        self._progress.update(
-            self._tasks[stage], completed=done, loss=f"{loss:.4f}" if loss else ""
-        )
-        tenth = int(done * 10)
-        if not self._progress.console.is_terminal and self._last.get(stage) != tenth:
-            self._last[stage] = tenth
-            self._progress.console.print(f"{stage}: {done:.0%} loss {loss:.4f}", highlight=False)
-
-
-def columns() -> tuple[ProgressColumn, ...]:
-    """What a bar of the training shows."""
-    return (
-        TextColumn("{task.description:8}"),
-        BarColumn(),
-        TextColumn("{task.fields[loss]}"),
-        TimeElapsedColumn(),
+    photos: Path = argument("folder of photographs")
+    out: Path = argument("folder of pairs, states, log and checkpoint")
+    hold_out: tuple[Path, ...] = option(
+        (), "pictures whose scenes must not be trained on", count="*", metavar="PICTURE"
     )
-
-
-def settings_of(options: argparse.Namespace) -> Settings:
-    settings = Settings(
-        seconds=options.seconds,
-        seed=options.seed,
-        squares=options.squares,
-        each=options.each,
-        window=options.window,
+    start_from: Path | None = option(
+        None, "train on the networks of this checkpoint, not on fresh ones", metavar="CHECKPOINT"
     )
-    return replace(settings, steps=tuple(options.steps)) if options.steps else settings
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    seconds: float = setting(
+        0.0, "stop by the clock; pairs are not counted", minimum=0, unit="s", shown="no limit"
     )
-    parser.add_argument("photos", type=Path)
-    parser.add_argument("out", type=Path)
-    parser.add_argument(
-        "--hold-out",
-        type=Path,
-        nargs="*",
-        default=[],
-        metavar="PICTURE",
-        help="pictures whose scenes must not be trained on",
-    )
-    parser.add_argument(
-        "--start-from",
-        type=Path,
-        metavar="CHECKPOINT",
-        help="train on its networks, not on fresh ones",
-    )
-    parser.add_argument(
-        "--seconds",
-        type=float,
-        default=0.0,
-        help="stop by the clock (training alone, pairs not counted)",
-    )
-    parser.add_argument(
-        "--steps",
-        type=int,
-        nargs=len(STAGES),
+    steps: tuple[int, ...] | None = option(
+        None,
+        "steps of each stage; 0 leaves it out",
+        int,
+        count=len(STAGES),
+        shown=" ".join(map(str, Settings().steps)),
         metavar=tuple(name.upper() for name in STAGES),
-        help="0 leaves a stage out",
     )
-    parser.add_argument(
-        "--squares", type=int, default=3000, help="how many squares to cut from the photographs"
+    squares: int = setting(3000, "squares to cut from the photographs", minimum=1)
+    each: int = setting(4, "pictures of each style in a batch", minimum=1)
+    window: int | None = setting(
+        None,
+        "side of the part of a picture that the last stage sees, a multiple of 32",
+        minimum=32,
+        unit="pixels",
+        shown="the whole picture",
     )
-    parser.add_argument("--each", type=int, default=4, help="pictures of each style in a batch")
-    parser.add_argument(
-        "--window",
-        type=int,
-        help="side of what the last stage sees of a picture, in pixels, a multiple of 32",
-    )
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
+    seed: int = setting(0, "seed of everything random", minimum=0)
+
+    def settings(self) -> Settings:
+        """The recipe's settings."""
+        found = Settings(
+            seconds=self.seconds,
+            seed=self.seed,
+            squares=self.squares,
+            each=self.each,
+            window=self.window,
+        )
+        return replace(found, steps=self.steps) if self.steps else found
+
+
+def run(options: DistillOptions) -> None:
+    """Train the checkpoint, or go on with it."""
     parts = photographs.split(options.photos, options.hold_out)
     console = Console()
     console.print(f"{len(parts.train)} photographs to train on, {len(parts.held_out)} held out")
@@ -114,12 +77,14 @@ def main() -> None:
     (options.out / "held_out.txt").write_text(
         "".join(f"{p.name}\n" for p in parts.held_out), encoding="utf-8"
     )
-    settings = settings_of(options)
+    settings = options.settings()
     with Progress(*columns(), console=console, disable=not console.is_terminal) as progress:
-        networks = run(parts, options.out, TOKENIZER, settings, Bars(progress), options.start_from)
+        networks = recipe.run(
+            parts, options.out, TOKENIZER, settings, Bars(progress), options.start_from
+        )
     folder = export.write(networks, settings.configs, TOKENIZER, options.out / "checkpoint")
     console.print(f"checkpoint in {folder}; code {export.code_hash()[:12]}")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(call(run, sys.argv[1:], "python -m sdxs.experiments.distill", __doc__ or ""))

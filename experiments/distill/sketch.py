@@ -1,5 +1,4 @@
-"""Train the demo's sketch checkpoint: a UNet for t = 999 and the ControlNet that holds it to a
-camera's edges.
+"""Train the demo's sketch checkpoint: a UNet for t = 999 and the ControlNet that guides it.
 
 `python -m sdxs.experiments.distill.sketch PHOTOS OUT` takes the demo's VAE and text encoder as
 they are. As with SDXS, the camera enters the UNet at 6.8 % under noise, so structure has to come
@@ -10,19 +9,16 @@ control, so that the same UNet also stands for plain image-to-image. Stopped whi
 same command goes on; the training set, minutes of work, is made in one go.
 """
 
-import argparse
 import hashlib
 import json
 import multiprocessing
 import shutil
+import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ... import mlx_sdxs  # noqa: F401 - puts the BLAS in place before anything imports MLX or OpenCV
-
-# isort: split
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
@@ -37,6 +33,7 @@ from ...common.checkpoint.find import Checkpoint, find
 from ...common.picture.edges import KINDS, Edges
 from ...common.picture.opencv import cv2
 from ...common.prompt.syntax import GALLERY
+from ...common.settings import setting
 from ...mlx_sdxs.backend import load_vae
 from ...mlx_sdxs.fast.conv import fold_convolutions
 from ...mlx_sdxs.fast.ops import on_gpu, stepwise
@@ -44,6 +41,7 @@ from ...mlx_sdxs.networks.controlnet import ControlNetModel
 from ...mlx_sdxs.networks.layers import load_weights
 from ...mlx_sdxs.networks.taesd import AutoencoderTiny
 from ...mlx_sdxs.networks.unet import UNet2DConditionModel
+from ..options import Options, argument, call
 from . import architecture, recipe
 from .conv_gradient import prepare
 from .export import tensors, write_json, write_sums
@@ -51,6 +49,7 @@ from .judge.evaluate import DEMO_PICTURES
 from .losses import picture_loss
 from .material import photographs, teachers
 from .material.pairs import Request, square
+from .progress import Bars, columns
 from .text_model import CLIPTextModel
 from .training import Log, Plan, train
 from .training import Progress as Report
@@ -354,7 +353,7 @@ class Settings:
     seed: int = 0
 
 
-def run(
+def train_sketch(
     split: photographs.Split,
     out: Path,
     base: Checkpoint,
@@ -411,35 +410,37 @@ def write(
     return folder
 
 
-def main() -> None:
-    """Train from the command line: scripts may print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("photos", type=Path)
-    parser.add_argument("out", type=Path)
-    defaults = Settings()
-    parser.add_argument("--squares", type=int, default=defaults.squares)
-    parser.add_argument("--steps", type=int, default=defaults.steps)
-    parser.add_argument(
-        "--seconds", type=float, default=0.0, help="stop by the clock (training alone)"
-    )
-    parser.add_argument("--batch", type=int, default=defaults.batch)
-    parser.add_argument(
-        "--pictures",
-        type=float,
-        default=defaults.pictures,
-        help="share trained through the decoder",
-    )
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    if options.batch < UNCONTROLLED:
-        parser.error(
-            f"--batch {options.batch}: expected at least {UNCONTROLLED}, of which one comes "
-            "without control"
-        )
-    from .__main__ import Bars, columns
+DEFAULTS = Settings()
 
+
+@dataclass(frozen=True, slots=True)
+class SketchOptions(Options):
+    """Photographs, and how much of everything."""
+
+    photos: Path = argument("folder of photographs")
+    out: Path = argument("folder of material, state, log and checkpoint")
+    squares: int = setting(DEFAULTS.squares, "squares to cut from the photographs", minimum=1)
+    steps: int = setting(DEFAULTS.steps, "training steps", minimum=0)
+    seconds: float = setting(
+        DEFAULTS.seconds,
+        "stop by the clock; material is not counted",
+        minimum=0,
+        unit="s",
+        shown="no limit",
+    )
+    batch: int = setting(
+        DEFAULTS.batch,
+        "pictures in a batch, of which one comes without control",
+        minimum=UNCONTROLLED,
+    )
+    pictures: float = setting(
+        DEFAULTS.pictures, "share trained through the decoder", minimum=0, maximum=1
+    )
+    seed: int = setting(DEFAULTS.seed, "seed of everything random", minimum=0)
+
+
+def run(options: SketchOptions) -> None:
+    """Train the checkpoint, or go on with it."""
     console = Console()
     split = photographs.split(options.photos, DEMO_PICTURES)
     base = find(BASE, download=False)
@@ -452,11 +453,13 @@ def main() -> None:
         seed=options.seed,
     )
     with Progress(*columns(), console=console, disable=not console.is_terminal) as progress:
-        sketcher = run(split, options.out, base, architecture.SKETCH, settings, Bars(progress))
+        sketcher = train_sketch(
+            split, options.out, base, architecture.SKETCH, settings, Bars(progress)
+        )
     console.print(
         f"checkpoint in {write(sketcher, architecture.SKETCH, base, options.out / 'checkpoint')}"
     )
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(call(run, sys.argv[1:], "python -m sdxs.experiments.distill.sketch", __doc__ or ""))

@@ -19,6 +19,8 @@ import mlx.optimizers as optim
 import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
 
+from ...common.files import written_whole
+
 SAVE_EVERY_S = 60.0
 LOG_EVERY = 50
 WARM_UP = 100  # steps
@@ -219,13 +221,9 @@ def _save(
     if not finished:
         tensors |= {f"optimizer.{key}": value for key, value in tree_flatten(optimizer.state)}
     mx.eval(tensors)
-    new = path.with_name(f"new-{path.name}")
-    mx.save_safetensors(
-        str(new),
-        tensors,
-        {"step": str(step), "seconds": str(seconds), "finished": str(int(finished))},
-    )
-    new.replace(path)
+    label = {"step": str(step), "seconds": str(seconds), "finished": str(int(finished))}
+    with written_whole(path) as partial:
+        mx.save_safetensors(str(partial), tensors, label)
 
 
 def _restore(path: Path, module: nn.Module) -> tuple[int, float, bool, dict[str, mx.array]]:

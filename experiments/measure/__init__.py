@@ -1,1 +1,5 @@
 """Measurements behind the figures in docs/results."""
+
+from ...common.backend.spec import specs
+
+specs()  # before MLX and OpenCV: a backend's package loads MLX's BLAS

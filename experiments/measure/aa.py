@@ -1,28 +1,31 @@
-"""Does bench cry wolf, and does it see a wolf? Twenty runs of a backend against itself, twenty
-against a slower twin.
+"""Test bench itself: a backend against itself, and against a slower twin.
 
-Run as `python -m sdxs.experiments.measure.aa [--json PATH] [--runs 20] [--only same|slower|mlx]`;
+Run as `python -m sdxs.experiments aa [--json PATH] [--runs 20] [--only same|slower|mlx]`;
 runs are added to those that PATH holds, so that the whole can be made in pieces. `same` is an
 identity backend that copies each frame a thousand times against itself, `slower` against one that
 does 5 % more of it, `mlx` MLX on the demo checkpoint against itself.
 """
 
-import argparse
 import json
 import mmap
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from ...common.backend.identity import IdentityBackend
-from ...common.backend.protocol import BackendOptions, StageTimes
-from ...common.bench.measure.machine import conditions, machine
+from ...common.backend.options import BackendOptions
+from ...common.backend.protocol import StageTimes
+from ...common.bench.measure.machine import conditions
 from ...common.bench.measure.runner import Plan, Runner
 from ...common.bench.measure.worker import Entrant
 from ...common.bench.model.statistics import ratio
 from ...common.checkpoint.find import find
-from ...common.errors import UsageError
+from ...common.settings import setting
+from ...mlx_sdxs.options import MlxOptions
+from .. import record
+from ..options import Options, option
 
 ROUNDS, TURNS, TURN_S = 12, 3, 0.15
 SIZE = 128
@@ -34,6 +37,13 @@ KINDS = ("same", "slower", "mlx")
 MLX = "sdxs.mlx_sdxs.backend:MlxBackend"
 
 
+@dataclass(frozen=True, slots=True)
+class CopyingOptions(BackendOptions):
+    """Settings of the backend that copies."""
+
+    copies: int = setting(0, "copies of a frame, each of them real work", minimum=0)
+
+
 class CopyingBackend(IdentityBackend):
     """Return every frame unchanged after copying it as often as its setting `copies` says: real
     work of a known amount.
@@ -41,12 +51,9 @@ class CopyingBackend(IdentityBackend):
 
     name = "copying"
 
-    def __init__(self, checkpoint: object, options: BackendOptions) -> None:
-        super().__init__(checkpoint, replace(options, settings=()))
-        settings = dict(options.settings)
-        if set(settings) != {"copies"}:
-            raise UsageError(f"copying: settings {settings}: expected copies")
-        self._copies = int(settings["copies"])
+    def __init__(self, checkpoint: object, options: CopyingOptions) -> None:
+        super().__init__(checkpoint, options)
+        self._copies = options.copies
         # Whole pages of their own: where two heap blocks lie to each other makes a copy between
         # them up to 2 % slower, and differs with as little as the length of a setting (Mytkowicz
         # et al. 2009).
@@ -66,24 +73,22 @@ class CopyingBackend(IdentityBackend):
 def plan(kind: str) -> Plan:
     """Two entrants: equal ones, or the slower one first."""
     if kind == "mlx":
-        pair = tuple(Entrant(label, MLX, BackendOptions(SIZE)) for label in ("first", "second"))
+        pair = tuple(Entrant(label, MLX, MlxOptions(SIZE)) for label in ("first", "second"))
     else:
-        location = f"{CopyingBackend.__module__}:CopyingBackend".replace(
-            "__main__", "sdxs.experiments.measure.aa"
-        )
+        location = f"{CopyingBackend.__module__}:CopyingBackend"
         factors = {"slower": PLANTED if kind == "slower" else 1, "quicker": 1}
         pair = tuple(
             Entrant(
                 label,
                 location,
-                BackendOptions(SIZE, settings=(("copies", str(round(COPIES * factor))),)),
+                CopyingOptions(SIZE, copies=round(COPIES * factor)),
             )
             for label, factor in factors.items()
         )
     return Plan(pair, {}, ROUNDS, TURNS, TURN_S, profile=False, together=False, memory=False)
 
 
-def run(kind: str) -> dict[str, object]:
+def run_bench(kind: str) -> dict[str, object]:
     """One run of bench; its ratio and the median of every round."""
     report = Runner(plan(kind), find("demo", download=False)).run()
     assert not report.failures, report.failures
@@ -102,14 +107,19 @@ def judged(run: dict[str, object]) -> dict[str, object]:
     return {**run, "ratio": asdict(found), "right": right}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+@dataclass(frozen=True, slots=True)
+class AaOptions(Options):
+    """How often, and of which kind."""
+
+    json: Path | None = option(None, "add the runs to those in this file", metavar="PATH")
+    runs: int = setting(20, "runs of each kind; 0 only judges the file's runs again", minimum=0)
+    only: Literal["same", "slower", "mlx"] | None = setting(
+        None, "the only kind to run", shown="all three"
     )
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--runs", type=int, default=20, help="0 only judges again what PATH holds")
-    parser.add_argument("--only", choices=KINDS)
-    options = parser.parse_args()
+
+
+def run(options: AaOptions) -> None:
+    """Run bench on each kind of pair, and judge every run."""
     runs: list[dict[str, object]] = []
     if options.json and options.json.exists():
         runs = [
@@ -118,28 +128,23 @@ def main() -> None:
         ]
     for _ in range(options.runs):
         for kind in (options.only,) if options.only else KINDS:
-            runs.append(run(kind))
+            runs.append(run_bench(kind))
             print(kind, runs[-1]["ratio"], "right" if runs[-1]["right"] else "WRONG", flush=True)
             if options.json:
-                _write(options.json, runs)
+                record.write(options.json, figures(runs), options)
     if options.json and runs:
-        _write(options.json, runs)
+        record.write(options.json, figures(runs), options)
     for kind in KINDS:
         verdicts = [r["right"] for r in runs if r["kind"] == kind]
         print(f"{kind}: right in {sum(map(bool, verdicts))} of {len(verdicts)}")
 
 
-def _write(path: Path, runs: list[dict[str, object]]) -> None:
+def figures(runs: list[dict[str, object]]) -> dict[str, object]:
+    """The plan, the verdicts counted by kind, and every run."""
     what = {"rounds": ROUNDS, "turns": TURNS, "turn_s": TURN_S, "size": SIZE, "planted": PLANTED}
     right = {
         kind: f"{sum(bool(r['right']) for r in runs if r['kind'] == kind)} of "
         f"{sum(r['kind'] == kind for r in runs)}"
         for kind in KINDS
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    report = {"schema": 1, "machine": asdict(machine()), "plan": what, "right": right, "runs": runs}
-    path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()
+    return {"plan": what, "right": right, "runs": runs}

@@ -1,36 +1,33 @@
-"""What MLX's cache of freed buffers is worth to a frame: its default limit on the CPU against ours.
+"""Measure what MLX's cache of freed buffers is worth to a frame: its default limit and ours.
 
-Run as `python -m sdxs.experiments.measure.allocator [--json PATH] [--rounds 5] [--seconds 4]`.
+Run as `python -m sdxs.experiments allocator [--json PATH] [--rounds 5] [--seconds 4]`.
 Each run is a process of its own, the two limits take turns, and the demo model renders the test
 card. Below the limit MLX keeps a buffer for the next frame; above it the pages go back to the
 system, which hands them out again one fault at a time.
 """
 
-import argparse
 import json
-import platform
 import resource
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
-from os import cpu_count
+from dataclasses import dataclass
 from pathlib import Path
 
+import mlx.core as mx
 import numpy as np
 
-from ... import mlx_sdxs  # noqa: F401 - puts the BLAS in place before anything imports MLX or OpenCV
-
-# isort: split
-import mlx.core as mx
-
-from ...common.backend.protocol import BackendOptions
 from ...common.checkpoint.find import find
 from ...common.io.sources.synthetic import Synthetic
 from ...common.picture.image import to_square_rgb
+from ...common.settings import setting
 from ...mlx_sdxs import backend as mlx_backend
 from ...mlx_sdxs import blas
+from ...mlx_sdxs.options import MlxOptions
+from .. import record
+from ..options import Options, result_file
 
 SIZES = (192, 256)
 LIMITS = ("default", "ours")
@@ -44,7 +41,7 @@ def measure(limit: str, size: int, seconds: float) -> dict[str, float]:
     default = mx.set_cache_limit(mlx_backend.CACHE_LIMIT_BYTES)
     if limit == "default":
         mlx_backend.CACHE_LIMIT_BYTES = default
-    backend = mlx_backend.MlxBackend(find("demo", download=False), BackendOptions(size))
+    backend = mlx_backend.MlxBackend(find("demo", download=False), MlxOptions(size))
     backend.load()
     card, frame, picture = (
         Synthetic(size),
@@ -97,37 +94,24 @@ def summarised(size: int, runs: dict[str, list[dict[str, float]]]) -> dict[str, 
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=4.0)
-    parser.add_argument(
-        "--one",
-        nargs=2,
-        metavar=("LIMIT", "SIZE"),
-        help="measure one in this process and print JSON",
-    )
-    options = parser.parse_args()
-    if options.one:
-        print(json.dumps(measure(options.one[0], int(options.one[1]), options.seconds)))
-        return
+@dataclass(frozen=True, slots=True)
+class AllocatorOptions(Options):
+    """How long, and how often."""
+
+    json: Path | None = result_file()
+    rounds: int = setting(5, "processes of each limit and size", minimum=1)
+    seconds: float = setting(4.0, "rendering in each process", minimum=0, unit="s")
+
+
+def run(options: AllocatorOptions) -> None:
+    """Measure both limits in turns."""
     results: list[dict[str, object]] = []
     for size in SIZES:
         runs: dict[str, list[dict[str, float]]] = {limit: [] for limit in LIMITS}
         for _ in range(options.rounds):
             for limit in LIMITS:
-                command = [
-                    sys.executable,
-                    "-m",
-                    "sdxs.experiments.measure.allocator",
-                    "--seconds",
-                    str(options.seconds),
-                ]
                 done = subprocess.run(
-                    [*command, "--one", limit, str(size)],
+                    [sys.executable, "-m", __name__, limit, str(size), str(options.seconds)],
                     check=True,
                     capture_output=True,
                     text=True,
@@ -148,19 +132,13 @@ def main() -> None:
         )
     if options.json:
         library = blas.loaded()
-        machine = {
-            "system": platform.platform(terse=True),
-            "cores": cpu_count(),
-            "python": platform.python_version(),
-            "mlx": mx.__version__,
+        figures = {
             "device": str(mx.default_device()),
             "blas": library.origin if library else "none",
+            "results": results,
         }
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(
-            json.dumps({"schema": 1, "machine": machine, "results": results}, indent=1) + "\n"
-        )
+        record.write(options.json, figures, options)
 
 
-if __name__ == "__main__":
-    main()
+if __name__ == "__main__":  # the measured process: LIMIT SIZE SECONDS
+    print(json.dumps(measure(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]))))

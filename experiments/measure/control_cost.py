@@ -1,27 +1,27 @@
-"""What the ControlNet adds to a frame: FLOPs counted from the graph, and measured frame time
-beside the frame without.
+"""Measure what the ControlNet adds to a frame: FLOPs counted, and frame time without and with.
 
-`python -m sdxs.experiments.measure.control_cost [--json PATH] [--rounds 3] [--sizes 512]`. Random
+`python -m sdxs.experiments control-cost [--json PATH] [--rounds 3] [--sizes 512]`. Random
 weights in the published layouts: neither figure depends on their values. FLOPs are 2 per
 multiply-add of convolutions, linears and attention products; the rest is under 1 %.
 """
 
-import argparse
-import json
-import platform
 import tempfile
 import time
-from os import cpu_count
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from ...common.backend.protocol import BackendOptions, FrameParams
+from ...common.backend.protocol import FrameParams
 from ...common.checkpoint.config.unet import UNetConfig
 from ...common.checkpoint.find import Checkpoint
 from ...common.checkpoint.layout import Layout, controlnet_layout, parameter_count, unet_layout
+from ...common.settings import setting
 from ...common.testing.random_checkpoint import architecture
 from ...mlx_sdxs.backend import MlxBackend
+from ...mlx_sdxs.options import MlxOptions
+from .. import record
+from ..options import Options, option, result_file
 from ..parity.control import tiny_controlled, write_controlled
 
 NAME = "sdxs-512-dreamshaper"
@@ -87,7 +87,7 @@ def frame_ms(checkpoint: Checkpoint, size: int, rounds: int) -> dict[str, dict[s
     out = np.empty_like(picture)
     times: dict[str, list[float]] = {"no ControlNet": [], "scale 0": [], "scale 1": []}
     backends = {
-        name: MlxBackend(given, BackendOptions(size))
+        name: MlxBackend(given, MlxOptions(size))
         for name, given in (
             ("no ControlNet", replace(checkpoint, control=None)),
             ("scale 0", checkpoint),
@@ -111,18 +111,18 @@ def frame_ms(checkpoint: Checkpoint, size: int, rounds: int) -> dict[str, dict[s
     }
 
 
-def main() -> None:
-    """Count, measure, show, write: scripts may print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[512])
-    parser.add_argument(
-        "--tiny", action="store_true", help="a tenth of the width, to try the script"
-    )
-    options = parser.parse_args()
+@dataclass(frozen=True, slots=True)
+class ControlCostOptions(Options):
+    """Which sizes, and how often."""
+
+    json: Path | None = result_file()
+    rounds: int = setting(3, "times that each frame is measured, in turns", minimum=1)
+    sizes: tuple[int, ...] = option((512,), "sides of the picture in pixels", int, count="+")
+    tiny: bool = setting(False, "a tenth of the width, to try the experiment")
+
+
+def run(options: ControlCostOptions) -> None:
+    """Count and measure at every size."""
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = (
@@ -145,21 +145,5 @@ def main() -> None:
             rows.append(row)
             print(row, flush=True)
     if options.json:
-        machine = {
-            "system": platform.platform(terse=True),
-            "cores": cpu_count(),
-            "dtype": "float32",
-        }
-        content = {
-            "schema": 1,
-            "machine": machine,
-            "model": NAME,
-            "weights": "random",
-            "rows": rows,
-        }
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(content, indent=1) + "\n")
-
-
-if __name__ == "__main__":
-    main()
+        figures = {"dtype": "float32", "model": NAME, "weights": "random", "rows": rows}
+        record.write(options.json, figures, options)

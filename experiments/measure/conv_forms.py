@@ -1,16 +1,12 @@
-"""Which form of a 3 x 3 convolution is fastest on this CPU, for every shape that SDXS and the demo
-have.
+"""Measure which form of a 3 x 3 convolution is fastest on this CPU, for every shape in use.
 
-Run as `python -m sdxs.experiments.measure.conv_forms [--json PATH]`. Processor time of one thread,
+Run as `python -m sdxs.experiments conv-forms [--json PATH]`. Processor time of one thread,
 so that a shared machine disturbs it little; the least of several runs, in turns.
 `mlx_sdxs/fast/conv.py` chooses by these figures, and the last column says whether its choice is
 within a tenth of the best.
 """
 
-import argparse
-import json
 import os
-import platform
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +18,8 @@ from ...mlx_sdxs import blas
 from ...mlx_sdxs.fast import conv
 from ...mlx_sdxs.fast.conv import Form, best_form, convolve, transform_weight
 from ...mlx_sdxs.fast.ops import stepwise
+from .. import record
+from ..options import Options, result_file
 
 # side, inputs, outputs: TAESD at 512, the UNets of SDXS at 512, and small networks at 256
 SHAPES = (
@@ -121,10 +119,15 @@ def measure(side: int, inputs: int, outputs: int, stride: int = 1) -> Row:
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
+@dataclass(frozen=True, slots=True)
+class ConvFormsOptions(Options):
+    """Where the figures go."""
+
+    json: Path | None = result_file()
+
+
+def run(options: ConvFormsOptions) -> None:
+    """Measure every form of every shape."""
     rows = []
     for shape in (*SHAPES, *((*shape, 2) for shape in STRIDED)):
         rows.append(row := measure(*shape))
@@ -139,11 +142,5 @@ def main() -> None:
     if options.json:
         library = blas.loaded()
         used = f"{library.origin} ({library.core})" if library else "MLX's own"
-        machine = {"system": platform.platform(terse=True), "cores": os.cpu_count(), "blas": used}
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        document = {"schema": 1, "machine": machine, "rows": [asdict(row) for row in rows]}
-        options.json.write_text(json.dumps(document, indent=1) + "\n")
-
-
-if __name__ == "__main__":
-    main()
+        figures = {"blas": used, "rows": [asdict(row) for row in rows]}
+        record.write(options.json, figures, options)

@@ -1,7 +1,6 @@
-"""What it costs to make a Core ML program: written straight from safetensors, and traced with
-PyTorch.
+"""Measure what making a Core ML program costs: written from safetensors, and traced by PyTorch.
 
-`python -m sdxs.experiments.measure.coreml_build [--json PATH]` (extra `[parity]`) writes SDXS-0.9
+`python -m sdxs.experiments coreml-build [--json PATH]` (extra `[parity]`) writes SDXS-0.9
 with random weights in its real layout, then builds the whole frame (encode, UNet, decode) by both
 routes, each in a process of its own, taken in turns; wall time is the whole process, from start to
 exit, peak memory the process's resident maximum as the kernel counts it (files mapped into memory
@@ -10,20 +9,21 @@ with their defaults. It needs one repair, see `repair_cast`; whether coremltools
 tried each time, on a tiny model.
 """
 
-import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from importlib.metadata import version
+from dataclasses import dataclass
 from pathlib import Path
 
+from ...common.settings import setting
 from ...common.testing.random_checkpoint import architecture, tiny, write_checkpoint
+from .. import record
+from ..options import Options, result_file
 
 # Mixing at t = 999 as the paper's script has it: the textbook form.
 SQRT_ALPHA, SQRT_ONE_MINUS_ALPHA = 0.0683, 0.9977
@@ -42,7 +42,8 @@ def build_route(folder: Path, size: int, package: Path) -> Figures:
     sys.modules["torch"] = None  # type: ignore[assignment]
     began = time.perf_counter()
     from ...common.checkpoint.find import open_checkpoint
-    from ...coreml_backend.program import Variant, build
+    from ...coreml_backend.program import build
+    from ...coreml_backend.variant import Variant
 
     imported = time.perf_counter()
     build(open_checkpoint(folder), Variant(size, input="float32"), package)
@@ -53,7 +54,8 @@ def sizes_route(folder: Path, _: int, package: Path) -> Figures:
     """Child: one package for 256, 512 and 768, which share its weights."""
     sys.modules["torch"] = None  # type: ignore[assignment]
     from ...common.checkpoint.find import open_checkpoint
-    from ...coreml_backend.program import Variant, build_sizes
+    from ...coreml_backend.program import build_sizes
+    from ...coreml_backend.variant import Variant
 
     build_sizes(open_checkpoint(folder), Variant(SIZES[0], input="float32"), list(SIZES), package)
     return {"sizes": "+".join(map(str, SIZES))}
@@ -148,16 +150,7 @@ def measure(route: str, folder: Path, size: int, package: Path) -> Figures:
     """Run one route in a child: its own figures, wall time, peak memory, size of what it wrote, or
     how it failed.
     """
-    command = [
-        sys.executable,
-        "-m",
-        "sdxs.experiments.measure.coreml_build",
-        "--child",
-        route,
-        str(folder),
-        str(size),
-        str(package),
-    ]
+    command = [sys.executable, "-m", __name__, route, str(folder), str(size), str(package)]
     began = time.perf_counter()
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         process = subprocess.Popen(command, stdout=out, stderr=err)
@@ -227,39 +220,25 @@ def _medians(runs: list[Figures], route: str) -> dict[str, float]:
     }
 
 
-def main() -> None:
-    """Measure and show; scripts may print."""
-    parser = argparse.ArgumentParser(
-        description="Compare building a Core ML program with tracing one."
-    )
-    parser.add_argument(
-        "--model", default="sdxs-512-0.9", help="an architecture in experiments/architectures"
-    )
-    parser.add_argument("--size", type=int, default=512)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--json", type=Path, metavar="PATH", help="write every figure here")
-    parser.add_argument("--child", nargs=4, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.child:
-        route, folder, size, package = options.child
-        print(json.dumps(CHILDREN[route](Path(folder), int(size), Path(package))))
-        return
+@dataclass(frozen=True, slots=True)
+class CoremlBuildOptions(Options):
+    """Which network, and how often."""
+
+    model: str = setting("sdxs-512-0.9", "an architecture that random weights are written for")
+    size: int = setting(512, "side of the picture", minimum=64, unit="pixels")
+    rounds: int = setting(3, "times that each route is built, in turns", minimum=1)
+    json: Path | None = result_file()
+
+
+def run(options: CoremlBuildOptions) -> None:
+    """Build by every route, in turns."""
     result = compare(options.model, options.size, options.rounds, print)
-    packages = ("coremltools", "torch", "diffusers", "numpy", "safetensors")
-    environment = {
-        "python": platform.python_version(),
-        "system": platform.system(),
-        "machine": platform.machine(),
-        "cpus": os.cpu_count(),
-        **{package: version(package) for package in packages},
-    }
     if options.json:
-        options.json.write_text(
-            json.dumps({"environment": environment, **result}, indent=1) + "\n", encoding="utf-8"
-        )
+        record.write(options.json, result, options)
     for route, medians in result["medians"].items():  # type: ignore[attr-defined]
         print(route, {key: round(value, 1) for key, value in medians.items()})
 
 
-if __name__ == "__main__":
-    main()
+if __name__ == "__main__":  # the measured process: ROUTE FOLDER SIZE PACKAGE
+    route, folder, size, package = sys.argv[1:]
+    print(json.dumps(CHILDREN[route](Path(folder), int(size), Path(package))))

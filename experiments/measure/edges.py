@@ -1,26 +1,18 @@
-"""Edges: how much they shimmer on a still, noisy clip, how well they follow what moves, and what
-they cost where.
+"""Measure edges: shimmer on a still, noisy clip, response to motion, and cost.
 
-`python -m sdxs.experiments.measure.edges [--json PATH]`. Canny and soft, with and without memory of
+`python -m sdxs.experiments edges [--json PATH]`. Canny and soft, with and without memory of
 the last frame. Still: the demo clip's first frame with Gaussian noise of 5 levels. Moving: the
 clip itself, and the same noise. Cost: OpenCV as the capture thread runs it, one core, beside the
 soft edges as an MLX graph.
 """
 
-import argparse
-import json
-import platform
 import time
+from dataclasses import dataclass
 from itertools import pairwise
-from os import cpu_count
 from pathlib import Path
 
-import numpy as np
-
-from ... import mlx_sdxs  # noqa: F401 - puts the BLAS in place before OpenCV loads its own
-
-# isort: split
 import mlx.core as mx
+import numpy as np
 
 from ...common.io.sources.film import VideoFile
 from ...common.picture.edges import (
@@ -35,6 +27,8 @@ from ...common.picture.edges import (
 )
 from ...common.picture.image import to_square_rgb
 from ...common.picture.opencv import cv2
+from .. import record
+from ..options import Options, result_file
 
 SIZE = 512
 SIGMA = 5.0
@@ -136,13 +130,15 @@ def graph_ms(picture: np.ndarray, repeats: int = 15) -> float:
     return float(np.median(times))
 
 
-def main() -> None:
-    """Measure, show, write: scripts may print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
+@dataclass(frozen=True, slots=True)
+class EdgesOptions(Options):
+    """Where the figures go."""
+
+    json: Path | None = result_file()
+
+
+def run(options: EdgesOptions) -> None:
+    """Measure both kinds of edges, with and without memory."""
     cv2.setNumThreads(1)
     clean = clip_frames()
     rows = [measure(kind, memory, clean) for kind in KINDS for memory in (False, True)]
@@ -156,23 +152,12 @@ def main() -> None:
     graph = graph_ms(clean[0])
     print(f"soft edges without memory as an MLX graph on {mx.default_device()}: {graph:.1f} ms")
     if options.json:
-        machine = {
-            "system": platform.platform(terse=True),
-            "cores": cpu_count(),
+        figures = {
             "device": str(mx.default_device()),
-        }
-        content = {
-            "schema": 1,
-            "machine": machine,
             "size": SIZE,
             "noise_sigma": SIGMA,
             "clip": CLIP.name,
             "edges": rows,
             "soft_in_mlx_graph_ms": graph,
         }
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(content, indent=1) + "\n")
-
-
-if __name__ == "__main__":
-    main()
+        record.write(options.json, figures, options)

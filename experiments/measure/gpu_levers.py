@@ -1,32 +1,30 @@
-"""What each optimisation of the CUDA frame gains: alone, over the plain port, and in the end, when
-it alone is taken away.
+"""Measure what each optimisation of the CUDA frame gains: alone, and taken away in the end.
 
-`MLX_USE_CUDA_GRAPHS=0 python -m sdxs.experiments.measure.gpu_levers --model PATH [--json PATH]`.
+`MLX_USE_CUDA_GRAPHS=0 python -m sdxs.experiments gpu-levers --model PATH [--json PATH]`.
 Time of the GPU's kernels by tracing, and of frames by the clock: two in flight from one thread,
 which the host limits, and batches of four on two threads, which the GPU limits. Then larger
 batches, as the backend would run them by itself. Needs CUDA and the `parity` extra, whose PyTorch
 traces.
 """
 
-import argparse
 import json
-import platform
 import time
 from collections.abc import Sequence
+from dataclasses import MISSING, dataclass
 from pathlib import Path
 
-from ... import mlx_sdxs  # noqa: F401 - puts the BLAS in place before anything imports MLX
-
-# isort: split
 import mlx.core as mx
 import numpy as np
 
-from ...common.backend.protocol import BackendOptions
 from ...common.checkpoint.find import Checkpoint, find
+from ...common.settings import parse_settings, setting
 from ...mlx_sdxs import frame
 from ...mlx_sdxs.backend import MlxBackend
 from ...mlx_sdxs.fast import host_memory as residency
 from ...mlx_sdxs.networks import layers
+from ...mlx_sdxs.options import MlxOptions
+from .. import record
+from ..options import Options, option, result_file
 from .kernel_time import kernels
 from .levers import Patch, gains, patched
 
@@ -84,7 +82,9 @@ def measure_one(
         | {name: value for lever in lacking for name, value in WITHOUT[lever][1]}
     )
     with patched(patches):
-        backend = MlxBackend(checkpoint, BackendOptions(size, DTYPE, tuple(chosen.items())))
+        backend = MlxBackend(
+            checkpoint, parse_settings(MlxOptions, chosen, "mlx", size=size, dtype=DTYPE)
+        )
         backend.load()
         pictures = list(
             np.random.default_rng(0).integers(0, 256, (8, size, size, 3), dtype=np.uint8)
@@ -148,28 +148,26 @@ def measure(checkpoint: Checkpoint, size: int) -> dict[str, object]:
     }
 
 
-def main() -> None:
-    """Measure, show, write: scripts may print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+@dataclass(frozen=True, slots=True)
+class GpuLeversOptions(Options):
+    """Which checkpoint, at which size."""
+
+    model: str = option(MISSING, "a checkpoint, by name or folder", str)
+    size: int | None = setting(
+        None, "side of the picture", minimum=8, unit="pixels", shown="the model's own"
     )
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--size", type=int)
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
+    json: Path | None = result_file()
+
+
+def run(options: GpuLeversOptions) -> None:
+    """Measure every variant on this GPU."""
     checkpoint = find(options.model, download=False)
     found = measure(checkpoint, options.size or checkpoint.frame.size)
     print(json.dumps(found["gains"], indent=1))
     if options.json:
-        machine = {
-            "system": platform.platform(terse=True),
+        figures = {
             "device": str(mx.device_info().get("device_name", "")),
+            "mlx": mx.__version__,
+            **found,
         }
-        options.json.write_text(
-            json.dumps({"schema": 1, "machine": machine, "mlx": mx.__version__, **found}, indent=1)
-            + "\n"
-        )
-
-
-if __name__ == "__main__":
-    main()
+        record.write(options.json, figures, options)

@@ -1,13 +1,9 @@
-"""Ctrl-C and SIGTERM at random moments of `sdxs live`: exit code, time to exit, and the video left
-behind.
+"""Interrupt `sdxs live` at random moments: exit code, time to exit, and the video left behind.
 
-Run as `python -m sdxs.experiments.measure.interrupts --runs 50 [--json PATH]`. Moments are spread
+Run as `python -m sdxs.experiments interrupts --runs 50 [--json PATH]`. Moments are spread
 from the command's first instant, through loading, into rendering.
 """
 
-import argparse
-import json
-import platform
 import signal
 import subprocess
 import sys
@@ -20,6 +16,9 @@ import numpy as np
 
 from ...common.errors import SourceError
 from ...common.io.sources.film import VideoFile
+from ...common.settings import setting
+from .. import record
+from ..options import Options, result_file
 
 LIMIT_S = 1.0
 # What Python says when SIGINT comes while it starts, before any line of ours could run; it then
@@ -123,34 +122,29 @@ def _frames(path: Path) -> int:
         return -1
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--runs", type=int, default=50)
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
+@dataclass(frozen=True, slots=True)
+class InterruptsOptions(Options):
+    """How often."""
+
+    runs: int = setting(50, "commands to interrupt", minimum=1)
+    json: Path | None = result_file()
+
+
+def run(options: InterruptsOptions) -> int:
+    """Interrupt every run; return 1 unless all ended well."""
     moments = np.random.default_rng(0).uniform(0.05, 4.0, options.runs)
     outcomes = []
-    for run, moment in enumerate(moments):
-        number = (signal.SIGINT, signal.SIGTERM)[run % 2]
-        outcomes.append(interrupt(number, round(float(moment), 3), isolate=run % 4 >= 2))
+    for number, moment in enumerate(moments):
+        sent = (signal.SIGINT, signal.SIGTERM)[number % 2]
+        outcomes.append(interrupt(sent, round(float(moment), 3), isolate=number % 4 >= 2))
         print(
-            f"{run + 1}/{options.runs} {'good' if outcomes[-1].good else 'BAD'} {outcomes[-1]}",
+            f"{number + 1}/{options.runs} {'good' if outcomes[-1].good else 'BAD'} {outcomes[-1]}",
             flush=True,
         )
     good = sum(outcome.good for outcome in outcomes)
     slowest = max(outcome.exit_s for outcome in outcomes)
     print(f"{good} of {len(outcomes)} good, slowest exit {slowest:.2f} s")
     if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        machine = {"system": platform.platform(terse=True), "python": platform.python_version()}
         runs = [asdict(outcome) | {"good": outcome.good} for outcome in outcomes]
-        options.json.write_text(
-            json.dumps({"schema": 1, "machine": machine, "runs": runs}, indent=1) + "\n"
-        )
+        record.write(options.json, {"runs": runs}, options)
     return 0 if good == len(outcomes) else 1
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

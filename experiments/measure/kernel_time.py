@@ -1,20 +1,24 @@
-"""How long the GPU's kernels of one frame take, whatever the host does: by CUDA's own tracing,
-through PyTorch's profiler.
+"""Measure the GPU's kernel time of one frame through PyTorch's profiler.
 
-`python -m sdxs.experiments.measure.kernel_time --model PATH [--mode compile+graph] [--json PATH]`
+CUDA's own tracing counts it, whatever the host does.
+`python -m sdxs.experiments kernel-time --model PATH [--mode compile+graph] [--json PATH]`
 measures PyTorch in one of its modes; `gpu_levers` measures MLX the same way, in a process of its
 own. Needs CUDA and the `parity` extra.
 """
 
-import argparse
 import json
+from dataclasses import MISSING, dataclass
 from pathlib import Path
 
 import numpy as np
 
-from ...common.backend.protocol import Backend, BackendOptions
+from ...common.backend.protocol import Backend
 from ...common.checkpoint.config.text_encoder import PROMPT_TOKENS
 from ...common.checkpoint.find import find
+from ...common.settings import setting
+from .. import record
+from ..options import Options, option
+from ..peers.options import TorchOptions
 
 FRAMES = 10
 
@@ -41,21 +45,25 @@ def kernels(backend: Backend, size: int) -> dict[str, float]:
     }
 
 
-def main() -> None:
-    """Measure, show, add to the results: scripts may print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+@dataclass(frozen=True, slots=True)
+class KernelTimeOptions(Options):
+    """Which checkpoint, in which of PyTorch's modes."""
+
+    model: str = option(MISSING, "a checkpoint, by name or folder", str)
+    size: int | None = setting(
+        None, "side of the picture", minimum=8, unit="pixels", shown="the model's own"
     )
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--size", type=int)
-    parser.add_argument("--mode", default="compile+graph")
-    parser.add_argument("--json", type=Path, help="a file of gpu_levers, to which the row is added")
-    options = parser.parse_args()
+    mode: str = setting("compile+graph", "the mode in which PyTorch runs")
+    json: Path | None = option(None, "a file of gpu-levers, to which the row is added")
+
+
+def run(options: KernelTimeOptions) -> None:
+    """Measure PyTorch and add the row to the results."""
     from ..peers.torch_backend import TorchBackend
 
     checkpoint = find(options.model, download=False)
     size = options.size or checkpoint.frame.size
-    backend = TorchBackend(checkpoint, BackendOptions(size, "float16", (("mode", options.mode),)))
+    backend = TorchBackend(checkpoint, TorchOptions(size, dtype="float16", mode=options.mode))
     backend.load()
     backend.set_conditioning(
         np.zeros((1, PROMPT_TOKENS, checkpoint.unet.cross_attention_dim), np.float32)
@@ -69,10 +77,7 @@ def main() -> None:
     backend.close()
     print(row)
     if options.json:
+        # The file's own facts stay: they are those of gpu-levers. The row brings this run's.
         content = json.loads(options.json.read_text(encoding="utf-8"))
-        content["torch"] = [*content.get("torch", []), row]
-        options.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()
+        content["torch"] = [*content.get("torch", []), row | record.facts(options)]
+        record.write(options.json, content, options)

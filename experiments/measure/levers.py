@@ -1,37 +1,35 @@
-"""What each optimisation of the CPU frame gains: alone, over the plain port, and in the end, when
-it alone is taken away.
+"""Measure what each optimisation of the CPU frame gains: alone, and taken away in the end.
 
-`python -m sdxs.experiments.measure.levers [--model demo] [--size 256] [--rounds 3] [--json PATH]`.
+`python -m sdxs.experiments levers [--model demo] [--size 256] [--rounds 3] [--json PATH]`.
 Processor time of a single thread, one frame at a time, which a shared machine disturbs little;
 rounds go through all variants in turn, each loaded afresh. How many frames in flight gain is
 another matter, and measured by the clock: the last rows. Strips stand on the Winograd products and
 have no figure of their own; where no map is large enough for them they are left out.
 """
 
-import argparse
 import contextlib
 import json
 import os
-import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from ... import mlx_sdxs  # noqa: F401 - puts the BLAS in place before anything imports MLX
-
-# isort: split
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from ...common.backend.protocol import BackendOptions
 from ...common.checkpoint.config.vae import TinyVAEConfig
 from ...common.checkpoint.find import Checkpoint, find
+from ...common.settings import setting
 from ...mlx_sdxs import backend as backend_module
 from ...mlx_sdxs import blas, frame
 from ...mlx_sdxs.backend import MlxBackend
 from ...mlx_sdxs.fast import conv
 from ...mlx_sdxs.networks import controlnet, layers, unet
+from ...mlx_sdxs.options import MlxOptions
+from .. import record
+from ..options import Options, option
 
 Patch = tuple[object, str, object]  # an owner, a name, and what stands there without the lever
 STRIPS = "large maps in strips of rows"
@@ -128,7 +126,7 @@ def frame_ms(
     checkpoint: Checkpoint, size: int, frames: int, lanes: int, clock: Callable[[], float]
 ) -> list[float]:
     """Milliseconds of each of some frames by a clock, the networks loaded and warm."""
-    backend = MlxBackend(checkpoint, BackendOptions(size, "float32", (("lanes", str(lanes)),)))
+    backend = MlxBackend(checkpoint, MlxOptions(size, dtype="float32", lanes=lanes))
     backend.load()
     picture = np.random.default_rng(0).integers(0, 256, (size, size, 3), dtype=np.uint8)
     out, times = np.empty_like(picture), []
@@ -200,35 +198,33 @@ def measure(checkpoint: Checkpoint, size: int, rounds: int, frames: int) -> dict
     }
 
 
-def main() -> None:
-    """Measure, show, write: scripts may print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+@dataclass(frozen=True, slots=True)
+class LeversOptions(Options):
+    """Which checkpoint, and how often."""
+
+    model: str = setting("demo", "a checkpoint, by name or folder")
+    size: int | None = setting(
+        None, "side of the picture", minimum=8, unit="pixels", shown="the model's own"
     )
-    parser.add_argument("--model", default="demo")
-    parser.add_argument("--size", type=int)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--frames", type=int, default=5)
-    parser.add_argument("--json", type=Path, help="add to the results in this file")
-    options = parser.parse_args()
+    rounds: int = setting(3, "rounds through all variants", minimum=1)
+    frames: int = setting(5, "frames of each variant in a round", minimum=1)
+    json: Path | None = option(None, "add to the results in this file", metavar="PATH")
+
+
+def run(options: LeversOptions) -> None:
+    """Measure one checkpoint at one size; its earlier row is replaced."""
     checkpoint = find(options.model, download=False)
     row = measure(checkpoint, options.size or checkpoint.frame.size, options.rounds, options.frames)
     print(json.dumps({key: row[key] for key in ("gains", "clock_ms")}, indent=1))
     if options.json:
         library = blas.loaded()
         used = f"{library.origin} ({library.core})" if library else "MLX's own"
-        machine = {"system": platform.platform(terse=True), "cores": os.cpu_count(), "blas": used}
-        content = (
-            json.loads(options.json.read_text())
+        results = (
+            json.loads(options.json.read_text(encoding="utf-8"))["results"]
             if options.json.is_file()
-            else {"schema": 1, "results": []}
+            else []
         )
-        content["results"] = [
-            r for r in content["results"] if (r["model"], r["size"]) != (row["model"], row["size"])
-        ]
-        content["results"].append(row | {"machine": machine})
-        options.json.write_text(json.dumps(content, indent=1) + "\n")
-
-
-if __name__ == "__main__":
-    main()
+        kept = [r for r in results if (r["model"], r["size"]) != (row["model"], row["size"])]
+        # Each row has its own facts: rows are added on different days and machines.
+        added = row | {"blas": used} | record.facts(options)
+        record.write(options.json, {"results": [*kept, added]}, options)

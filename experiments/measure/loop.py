@@ -1,6 +1,6 @@
-"""What the camera loop costs: rate, age of the picture, drops, with backends of known timing.
+"""Measure what the camera loop costs: rate, age of the picture, drops.
 
-Run as `python -m sdxs.experiments.measure.loop [--json PATH] [--seconds 10] [--rounds 3]`. Ages are
+Run as `python -m sdxs.experiments loop [--json PATH] [--seconds 10] [--rounds 3]`. Ages are
 glass to glass: from the camera's tick to the sink that reads the frame's number out of the
 picture. The paper's stage times (5 + 5 + 24.4 + 5 + 5 ms, its Phase 6) go through our loop as it
 ran them, one after the other, then with pre and post off the inference thread, then with three
@@ -8,24 +8,21 @@ stages in a pipeline. Exits with 1 if a target is missed: by the median of the r
 must be exact, in any round.
 """
 
-import argparse
-import json
-import platform
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from os import cpu_count
 from pathlib import Path
 
 import numpy as np
 
 from ...common.backend.hosted import HostedBackend
-from ...common.backend.protocol import Backend, BackendOptions, FrameParams
-from ...common.live.controls import Look
-from ...common.live.frames import Frame
-from ...common.live.loop import Loop, LoopSettings, Prompt
+from ...common.backend.options import BackendOptions
+from ...common.backend.protocol import Backend, FrameParams
+from ...common.live.frames import LiveFrame
+from ...common.live.loop import Loop, LoopOptions, Prompt
 from ...common.live.stats import Summary
-from ...common.live.viewer import Viewer
+from ...common.live.viewer import Look, Viewer
+from ...common.settings import setting
 from ...common.testing.fakes import (
     BACKEND_MS,
     ComputingBackend,
@@ -35,6 +32,8 @@ from ...common.testing.fakes import (
     StagedBackend,
     TickingCamera,
 )
+from .. import record
+from ..options import Options, result_file
 
 SIZE = 512
 WARM_UP_S = 1.0
@@ -66,7 +65,6 @@ class Case:
     name: str
     make: Callable[[BackendOptions], Backend]
     ideal_fps: float
-    backend_ms: float
     target: Target = Target()
     sequential: bool = False
     pre_ms: float = 0.0
@@ -78,21 +76,19 @@ def _hosted(options: BackendOptions) -> Backend:
 
 
 CASES = (
-    Case("25 ms sleeping", lambda o: SleepingBackend(None, o), 1000 / BACKEND_MS, BACKEND_MS, FREE),
+    Case("25 ms sleeping", lambda o: SleepingBackend(None, o), 1000 / BACKEND_MS, FREE),
     Case(
         "25 ms computing, GIL released",
         lambda o: ComputingBackend(None, o),
         1000 / BACKEND_MS,
-        BACKEND_MS,
         FREE,
     ),
-    Case("25 ms holding the GIL", lambda o: GilBackend(None, o), 1000 / BACKEND_MS, BACKEND_MS),
-    Case("25 ms holding the GIL, hosted", _hosted, 1000 / BACKEND_MS, BACKEND_MS, HOSTED),
+    Case("25 ms holding the GIL", lambda o: GilBackend(None, o), 1000 / BACKEND_MS),
+    Case("25 ms holding the GIL, hosted", _hosted, 1000 / BACKEND_MS, HOSTED),
     Case(
         "paper's stages, sequential",
         lambda o: SleepingBackend(None, o, ms=INNER_MS),
         1000 / (PRE_MS + INNER_MS + POST_MS),
-        INNER_MS,
         Target(least_of_ideal=0.95),
         sequential=True,
         pre_ms=PRE_MS,
@@ -102,7 +98,6 @@ CASES = (
         "paper's stages, threaded",
         lambda o: SleepingBackend(None, o, ms=INNER_MS),
         1000 / INNER_MS,
-        INNER_MS,
         Target(least_fps=28),
         pre_ms=PRE_MS,
         post_ms=POST_MS,
@@ -111,7 +106,6 @@ CASES = (
         "paper's stages, pipelined",
         lambda o: StagedBackend(None, o),
         1000 / max(StagedBackend.stages_ms),
-        max(StagedBackend.stages_ms),
         Target(least_fps=40),
         pre_ms=PRE_MS,
         post_ms=POST_MS,
@@ -123,7 +117,7 @@ def measure(case: Case, seconds: float) -> dict[str, object]:
     """Run one session of `case` and take its figures after the first second."""
     camera = TickingCamera(SIZE, pre_ms=case.pre_ms)
     sink = CountingSink(camera, case.post_ms)
-    settings = LoopSettings(SIZE, sequential=case.sequential, skip_threshold=-1)
+    settings = LoopOptions(SIZE, sequential=case.sequential, skip_threshold=-1)
     prompt = Prompt("", np.zeros((1, 77, 64), np.float32))
     options = BackendOptions(SIZE)
     loop = Loop(
@@ -136,7 +130,7 @@ def measure(case: Case, seconds: float) -> dict[str, object]:
     )
     viewer = Viewer(SIZE, Look(), loop.stats, [sink], None)
 
-    def show(frame: Frame) -> None:
+    def show(frame: LiveFrame) -> None:
         viewer.show(frame)
         if (sink.shown_ns[-1] - sink.shown_ns[0]) / 1e9 >= seconds + WARM_UP_S:
             loop.stop()
@@ -203,14 +197,17 @@ def missed(target: Target, rounds: Sequence[dict[str, object]]) -> list[str]:
     ]
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--seconds", type=float, default=10.0)
-    parser.add_argument("--rounds", type=int, default=3)
-    options = parser.parse_args()
+@dataclass(frozen=True, slots=True)
+class LoopBenchOptions(Options):
+    """How long, and how often."""
+
+    json: Path | None = result_file()
+    seconds: float = setting(10.0, "length of each case", minimum=1, unit="s")
+    rounds: int = setting(3, "times that each case is measured, in turns", minimum=1)
+
+
+def run(options: LoopBenchOptions) -> int:
+    """Measure every case; return 1 if one misses its target."""
     rounds: dict[str, list[dict[str, object]]] = {case.name: [] for case in CASES}
     for _ in range(options.rounds):
         for case in CASES:
@@ -233,11 +230,6 @@ def main() -> int:
             f"{name}{': ' if complaints else ''}{'; '.join(complaints)}"
         )
     if options.json:
-        machine = {
-            "system": platform.platform(terse=True),
-            "cores": cpu_count(),
-            "python": platform.python_version(),
-        }
         results = [
             {
                 "case": {k: v for k, v in asdict(case).items() if k != "make"},
@@ -247,17 +239,6 @@ def main() -> int:
             }
             for case in CASES
         ]
-        measured = {
-            "schema": 1,
-            "machine": machine,
-            "seconds": options.seconds,
-            "camera_fps": 60,
-            "results": results,
-        }
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(measured, indent=1) + "\n")
+        figures = {"seconds": options.seconds, "camera_fps": 60, "results": results}
+        record.write(options.json, figures, options)
     return 1 if any(misses.values()) else 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -1,36 +1,38 @@
-"""What changing the prompt costs a running session, and how smooth the way from one prompt to the
-next is.
+"""Measure what a new prompt costs a running session, and how smooth its transition is.
 
-`python -m sdxs.experiments.measure.prompt_change [--json PATH] [--seconds 15] [--rounds 2]`. The
+`python -m sdxs.experiments prompt-change [--json PATH] [--seconds 15] [--rounds 2]`. The
 same session with one prompt throughout, with a new prompt every second, and with transitions of
 half a second between them; every new text is one that no cache knows, so it is really encoded,
 beside the running inference. Then a still picture is rendered along the way between styles, and
 the steps between neighbouring outputs are measured.
 """
 
-import argparse
-import json
 import os
-import platform
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import combinations, pairwise
 from pathlib import Path
 
 import numpy as np
 
-from ...common.backend.protocol import Backend, BackendOptions, FrameParams
+from ...common.backend.options import BackendOptions
+from ...common.backend.protocol import Backend, FrameParams
 from ...common.checkpoint.find import Checkpoint, find
 from ...common.io.sources.film import VideoFile
-from ...common.live.frames import Frame
-from ...common.live.loop import Loop, LoopSettings, Prompt
+from ...common.live.frames import LiveFrame
+from ...common.live.loop import Loop, LoopOptions, Prompt
 from ...common.picture.image import to_square_rgb
 from ...common.prompt.blend import Slerp
 from ...common.prompt.syntax import GALLERY
 from ...common.prompt.text_encoder import TextEncoder
+from ...common.settings import setting
 from ...common.testing.fakes import SleepingBackend, TickingCamera
 from ...mlx_sdxs.backend import MlxBackend
+from ...mlx_sdxs.options import MlxOptions
+from .. import record
+from ..options import Options, result_file
 
 SIZE = 64
 PATH_SIZE = 192
@@ -44,7 +46,7 @@ CASES: dict[str, tuple[bool, float]] = {  # whether prompts change, and over how
 BACKENDS: dict[str, tuple[Callable[[Checkpoint], Backend], float]] = {
     "25 ms sleeping, 30 fps camera": (lambda _: SleepingBackend(None, BackendOptions(SIZE)), 30.0),
     "demo in MLX, 10 fps camera": (
-        lambda checkpoint: MlxBackend(checkpoint, BackendOptions(SIZE)),
+        lambda checkpoint: MlxBackend(checkpoint, MlxOptions(SIZE)),
         10.0,
     ),
 }
@@ -56,13 +58,13 @@ def measure(checkpoint: Checkpoint, backend: str, case: str, seconds: float) -> 
     make, fps = BACKENDS[backend]
     camera, encoder = TickingCamera(SIZE, fps), TextEncoder(checkpoint)
     first = Prompt(GALLERY[0], encoder.encode(GALLERY[0]))
-    settings = LoopSettings(SIZE, skip_threshold=-1, transition_s=transition_s)
+    settings = LoopOptions(SIZE, skip_threshold=-1, transition_s=transition_s)
     loop = Loop(camera, [make(checkpoint)], settings, [first], FrameParams(), encoder.encode)
     shown: list[int] = []
     prompts: set[str] = set()
     dropped_before = 0
 
-    def show(frame: Frame) -> None:
+    def show(frame: LiveFrame) -> None:
         nonlocal dropped_before
         now = time.perf_counter_ns()
         elapsed = (now - shown[0]) / 1e9 if shown else 0.0
@@ -107,7 +109,7 @@ def path_figures(checkpoint: Checkpoint, clip: Path) -> dict[str, object]:
     assert first is not None
     to_square_rgb(first, picture)
     source.close()
-    backend, encoder = MlxBackend(checkpoint, BackendOptions(PATH_SIZE)), TextEncoder(checkpoint)
+    backend, encoder = MlxBackend(checkpoint, MlxOptions(PATH_SIZE)), TextEncoder(checkpoint)
     backend.load()
 
     def render(states: np.ndarray) -> np.ndarray:
@@ -143,15 +145,17 @@ def path_figures(checkpoint: Checkpoint, clip: Path) -> dict[str, object]:
     return {"size": PATH_SIZE, "steps": STEPS, "worst_largest_step_share": worst, "ways": ways}
 
 
-def main() -> None:
-    """Measure, show, write: scripts may print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--seconds", type=float, default=15.0)
-    parser.add_argument("--rounds", type=int, default=2)
-    options = parser.parse_args()
+@dataclass(frozen=True, slots=True)
+class PromptChangeOptions(Options):
+    """How long, and how often."""
+
+    json: Path | None = result_file()
+    seconds: float = setting(15.0, "length of each session", minimum=1, unit="s")
+    rounds: int = setting(2, "times that each session is run, in turns", minimum=1)
+
+
+def run(options: PromptChangeOptions) -> None:
+    """Measure the sessions, then the way between styles."""
     checkpoint = find("demo", download=False)
     runs = []
     with tempfile.TemporaryDirectory() as cache:
@@ -159,10 +163,10 @@ def main() -> None:
         for _ in range(options.rounds):
             for backend in BACKENDS:
                 for case in CASES:
-                    run = measure(checkpoint, backend, case, options.seconds)
-                    runs.append(run)
+                    found = measure(checkpoint, backend, case, options.seconds)
+                    runs.append(found)
                     print(
-                        {key: value for key, value in run.items() if key != "transition_s"},
+                        {key: value for key, value in found.items() if key != "transition_s"},
                         flush=True,
                     )
         path = path_figures(checkpoint, Path(__file__).parents[2] / "docs" / "demo" / "clip.mp4")
@@ -171,21 +175,5 @@ def main() -> None:
         f"even steps: {1 / STEPS:.3f}"
     )
     if options.json:
-        machine = {
-            "system": platform.platform(terse=True),
-            "cores": os.cpu_count(),
-            "python": platform.python_version(),
-        }
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        content = {
-            "schema": 1,
-            "machine": machine,
-            "seconds": options.seconds,
-            "runs": runs,
-            "path": path,
-        }
-        options.json.write_text(json.dumps(content, indent=1) + "\n")
-
-
-if __name__ == "__main__":
-    main()
+        figures = {"seconds": options.seconds, "runs": runs, "path": path}
+        record.write(options.json, figures, options)

@@ -1,35 +1,38 @@
-"""A long session: memory stays flat, and no thread, process or shared memory is left.
+"""Run a long session: memory stays flat, and no thread, process or shared memory is left.
 
-Run as `python -m sdxs.experiments.measure.soak --seconds 900 [--json PATH]`. The demo model
+Run as `python -m sdxs.experiments soak --seconds 900 [--json PATH]`. The demo model
 renders the test card in real time, first in this process, then in a child, so many seconds each,
 while prompts, seed, feedback and smoothing change every second and a video is recorded. Exits with
 1 if anonymous memory grew by more than 5 MB.
 """
 
-import argparse
-import json
 import multiprocessing
-import platform
 import tempfile
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from ...common.backend.hosted import HostedBackend
 from ...common.backend.memory import anonymous_bytes, footprint_bytes
-from ...common.backend.protocol import Backend, BackendOptions, FrameParams
+from ...common.backend.options import BackendOptions
+from ...common.backend.protocol import Backend, FrameParams
 from ...common.checkpoint.find import find
 from ...common.io.sinks.film import VideoFileSink
 from ...common.io.sources.synthetic import Synthetic
-from ...common.live.controls import Look
-from ...common.live.frames import Frame
-from ...common.live.loop import Loop, LoopSettings, Prompt
-from ...common.live.viewer import Viewer
+from ...common.live.frames import LiveFrame
+from ...common.live.loop import Loop, LoopOptions, Prompt
+from ...common.live.parameters import LiveParameters
+from ...common.live.viewer import Look, Viewer
 from ...common.prompt.syntax import GALLERY
 from ...common.prompt.text_encoder import TextEncoder
+from ...common.settings import setting
 from ...mlx_sdxs.backend import MlxBackend
+from .. import record
+from ..options import Options, result_file
 
 SIZE = 64
 ALLOWED_BYTES = 5_000_000
@@ -50,25 +53,24 @@ def soak(seconds: float, hosted: bool) -> dict[str, object]:
     loop = Loop(
         source,
         [backend],
-        LoopSettings(SIZE, skip_threshold=-1),
+        LoopOptions(SIZE, skip_threshold=-1),
         prompts,
         FrameParams(),
         encoder.encode,
     )
-    look = Look()
     samples: list[tuple[float, int]] = []
     footprints: list[int] = []
     with tempfile.TemporaryDirectory() as folder:
         viewer = Viewer(
             SIZE,
-            look,
+            Look(),
             loop.stats,
             [VideoFileSink(Path(folder) / "soak.mp4", 30, realtime=True)],
             None,
         )
         began = time.perf_counter()
 
-        def show(frame: Frame) -> None:
+        def show(frame: LiveFrame) -> None:
             viewer.show(frame)
             elapsed = time.perf_counter() - began
             if elapsed < len(samples) + 1:
@@ -83,7 +85,7 @@ def soak(seconds: float, hosted: bool) -> dict[str, object]:
                 return
             loop.set_prompt(GALLERY[number % len(GALLERY)])
             loop.set_params(FrameParams(seed=number, feedback=0.3 * (number % 2)))
-            look.ema = 0.5 * (number % 3 == 0)
+            viewer.use(LiveParameters(ema=0.5 * (number % 3 == 0)))
             if number % 60 == 0:
                 print(f"{elapsed:.0f} s, {used / 1e6:.1f} MB", flush=True)
 
@@ -130,42 +132,39 @@ def shared_memory_names() -> set[str]:
     )
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--seconds", type=float, default=900)
-    parser.add_argument("--mode", choices=("both", "in-process", "hosted"), default="both")
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
+@dataclass(frozen=True, slots=True)
+class SoakOptions(Options):
+    """How long, and in which processes."""
+
+    seconds: float = setting(900.0, "length of each session", minimum=1, unit="s")
+    mode: Literal["both", "in-process", "hosted"] = setting("both", "where the backend runs")
+    json: Path | None = result_file()
+
+
+def run(options: SoakOptions) -> int:
+    """Run the sessions; return 1 if one grew or left something behind."""
     modes = {"both": (False, True), "in-process": (False,), "hosted": (True,)}[options.mode]
     runs = [soak(options.seconds, hosted) for hosted in modes]
     good = True
-    for run in runs:
-        left = [*run["threads_left"], *run["shared_memory_left"]]  # type: ignore[misc]
-        growth = run["growth_bytes"]
+    for each in runs:
+        left = [*each["threads_left"], *each["shared_memory_left"]]  # type: ignore[misc]
+        growth = each["growth_bytes"]
         fine = (
             isinstance(growth, int)
             and growth <= ALLOWED_BYTES
             and not left
-            and not run["processes_left"]
+            and not each["processes_left"]
         )
         good = good and fine
         print(
-            f"{'good' if fine else 'BAD'}: {'hosted' if run['hosted'] else 'in process'}, "
-            f"{run['frames']} frames in "
-            f"{run['seconds']} s ({run['measured_fps']:.1f} fps of the source's "
-            f"{run['source_fps']:g}), footprint "
-            f"{run['median_footprint_bytes'] / 1e6:.0f} MB, growth of anonymous memory "  # type: ignore[operator]
+            f"{'good' if fine else 'BAD'}: {'hosted' if each['hosted'] else 'in process'}, "
+            f"{each['frames']} frames in "
+            f"{each['seconds']} s ({each['measured_fps']:.1f} fps of the source's "
+            f"{each['source_fps']:g}), footprint "
+            f"{each['median_footprint_bytes'] / 1e6:.0f} MB, growth of anonymous memory "  # type: ignore[operator]
             f"{f'{growth / 1e6:+.2f} MB' if isinstance(growth, int) else 'unknown'}, left over: "
             f"{left or 'nothing'}"
         )
     if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        machine = {"system": platform.platform(terse=True), "python": platform.python_version()}
-        options.json.write_text(json.dumps({"schema": 1, "machine": machine, "runs": runs}) + "\n")
+        record.write(options.json, {"runs": runs}, options)
     return 0 if good else 1
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -1,35 +1,37 @@
-"""From the start of a process to its first picture: what a user waits for, part by part.
+"""Measure from the start of a process to its first picture, part by part.
 
-`python -m sdxs.experiments.measure.start_up [--models demo] [--rounds 5] [--json PATH]`. Every
+`python -m sdxs.experiments start-up [--models demo] [--rounds 5] [--json PATH]`. Every
 round is a new process: imports, weights verified and loaded (hashes of what was verified before
 are not computed again), warm-up, first frame, and a second one for comparison. The files are in
 the system's cache after the first round; the first is therefore listed apart.
 """
 
-import argparse
 import json
-import os
-import platform
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
+from ...common.settings import setting
+from .. import record
+from ..options import Options, option, result_file
 
 
 def child(model: str, size: int, began: float) -> None:
     """Print the milliseconds of each part as json. `began`: when the parent started this process,
     on the wall clock.
     """
-    from ...common.backend.protocol import BackendOptions
     from ...common.checkpoint.find import find
     from ...common.prompt.text_encoder import TextEncoder
     from ...mlx_sdxs.backend import MlxBackend
+    from ...mlx_sdxs.options import MlxOptions
 
     marks = {"process and imports": time.time()}
     checkpoint = find(model, download=False)
-    backend = MlxBackend(checkpoint, BackendOptions(size or checkpoint.frame.size))
+    backend = MlxBackend(checkpoint, MlxOptions(size or checkpoint.frame.size))
     backend.load()
     marks["weights and warm-up"] = time.time()
     backend.set_conditioning(TextEncoder(checkpoint).encode("an oil painting"))
@@ -59,17 +61,7 @@ def measure(model: str, size: int, rounds: int) -> dict[str, object]:
     """Start a process for every round."""
     raw = []
     for _ in range(rounds + 1):
-        command = [
-            sys.executable,
-            "-m",
-            __spec__.name,
-            "--child",
-            model,
-            "--size",
-            str(size),
-            "--began",
-            str(time.time()),
-        ]
+        command = [sys.executable, "-m", __name__, model, str(size), str(time.time())]
         raw.append(
             json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
         )
@@ -79,29 +71,22 @@ def measure(model: str, size: int, rounds: int) -> dict[str, object]:
     return {"model": Path(model).name, "first": first, "median": median, "raw": later}
 
 
-def main() -> None:
-    """Measure, show, write: scripts may print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--models", nargs="+", default=["demo"])
-    parser.add_argument("--size", type=int, default=0)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--child", help=argparse.SUPPRESS)
-    parser.add_argument("--began", type=float, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.child:
-        child(options.child, options.size, options.began)
-        return
+@dataclass(frozen=True, slots=True)
+class StartUpOptions(Options):
+    """Which checkpoints, and how often."""
+
+    models: tuple[str, ...] = option(("demo",), "checkpoints, by name or folder", str, count="+")
+    size: int = setting(0, "side of the picture", minimum=0, unit="pixels", shown="the model's own")
+    rounds: int = setting(5, "processes after the first", minimum=1)
+    json: Path | None = result_file()
+
+
+def run(options: StartUpOptions) -> None:
+    """Measure every model."""
     rows = [measure(model, options.size, options.rounds) for model in options.models]
     if options.json:
-        machine = {"system": platform.platform(terse=True), "cores": os.cpu_count()}
-        options.json.write_text(
-            json.dumps({"schema": 1, "machine": machine, "rows": rows}, indent=1) + "\n",
-            encoding="utf-8",
-        )
+        record.write(options.json, {"rows": rows}, options)
 
 
-if __name__ == "__main__":
-    main()
+if __name__ == "__main__":  # the measured process: MODEL SIZE BEGAN
+    child(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]))

@@ -1,6 +1,6 @@
-"""The paper's Phase 10 again, small: why its distillation went blank, and what makes ours not.
+"""Repeat the paper's Phase 10, small: why its distillation went blank, and ours does not.
 
-`python -m sdxs.experiments.paper.phase10_distillation PHOTOS WORK` trains one and the same network
+`python -m sdxs.experiments phase10-distillation PHOTOS WORK` trains one and the same network
 (same parameters, same number of steps, same batch) by three recipes and three seeds, and judges
 all on held-out photographs:
 
@@ -14,15 +14,12 @@ At toy size, so that a CPU does it in minutes; finished runs in WORK are kept. F
 recipes, not the demo.
 """
 
-import argparse
 import copy
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from ... import mlx_sdxs  # noqa: F401 - puts the BLAS in place before anything imports MLX or OpenCV
-
-# isort: split
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
@@ -31,12 +28,15 @@ from ...common.backend.schedule import one_step
 from ...common.picture.opencv import cv2
 from ...common.picture.temporal import psnr
 from ...common.prompt.syntax import GALLERY
+from ...common.settings import setting
+from .. import record
 from ..distill import architecture, recipe, stages
 from ..distill.judge.evaluate import DEMO_PICTURES, nearest, ssim
 from ..distill.material import photographs, teachers
 from ..distill.material.pairs import Request, make_pairs
 from ..distill.text_model import CLIPTextModel
 from ..distill.training import Log, Plan, train
+from ..options import Options, argument, option, result_file
 
 SIZE = 64
 STEPS = 240
@@ -223,16 +223,19 @@ def picture_of(
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("photos", type=Path)
-    parser.add_argument("work", type=Path)
-    parser.add_argument("--steps", type=int, default=STEPS)
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--picture", type=Path)
-    options = parser.parse_args()
+@dataclass(frozen=True, slots=True)
+class Phase10Options(Options):
+    """Photographs, and how long each recipe is trained."""
+
+    photos: Path = argument("folder of photographs")
+    work: Path = argument("folder of the runs; finished ones are kept")
+    steps: int = setting(STEPS, "training steps of each run", minimum=1)
+    json: Path | None = result_file()
+    picture: Path | None = option(None, "write a sheet of pictures to this file")
+
+
+def run(options: Phase10Options) -> None:
+    """Train by every recipe and seed, and judge all of them."""
     tokenizer = recipe.TOKENIZER
     parts = photographs.split(options.photos, DEMO_PICTURES)
     pictures = [photographs.centre_square(photographs.read(path), SIZE) for path in parts.held_out]
@@ -247,7 +250,6 @@ def main() -> None:
             print(name, results[name][-1], flush=True)
     doing_nothing = judge(lambda prompt, picture: picture, pictures)
     summary = {
-        "schema": 1,
         "size": SIZE,
         "steps": options.steps,
         "batch": len(GALLERY),
@@ -262,11 +264,7 @@ def main() -> None:
     }
     print(json.dumps(summary["mean"], indent=1))
     if options.json:
-        options.json.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+        record.write(options.json, summary, options)
     if options.picture:
         sheet = cv2.cvtColor(picture_of(shown, SIZE), cv2.COLOR_RGB2BGR)
         cv2.imwrite(str(options.picture), sheet, [cv2.IMWRITE_JPEG_QUALITY, 90])
-
-
-if __name__ == "__main__":
-    main()

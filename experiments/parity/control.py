@@ -10,9 +10,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ... import mlx_sdxs  # noqa: F401 - puts the BLAS in place before anything imports MLX or torch
-
-# isort: split
 import mlx.core as mx
 import numpy as np
 
@@ -27,14 +24,14 @@ from ...common.testing.random_checkpoint import (
     write_checkpoint,
     write_control,
 )
-from ...coreml_backend.program import Variant
+from ...coreml_backend.variant import Variant
+from ...mac_check.fixtures import FIXTURES, NETWORK_LIMIT, X0_LIMIT, Arrays, distances, error
 from ...mlx_sdxs.backend import load_controlnet, load_vae
 from ...mlx_sdxs.frame import Frame
 from ...mlx_sdxs.networks.layers import load_weights
 from ...mlx_sdxs.networks.unet import UNet2DConditionModel
-from .coreml import PICTURE_LIMIT_DB, distances, predict
+from .coreml import PICTURE_LIMIT_DB, predict
 from .coreml import X0_LIMIT as PROGRAM_X0_LIMIT
-from .fixtures import FIXTURES, Arrays
 
 CONTROL_NAMES = (
     "sdxs-512-dreamshaper",
@@ -113,7 +110,7 @@ def run_control_program(
     checkpoint: Checkpoint, inputs: ControlInputs, scale: float, attention: str = "sdpa"
 ) -> Arrays:
     """Build the whole-frame ML Program under control and render one frame with it, as
-    `coreml_parity.predict` does.
+    `coreml.predict` does.
     """
     latents = np.ascontiguousarray(inputs.noise.transpose(0, 3, 1, 2))
     return predict(
@@ -139,15 +136,15 @@ def oracle_control(checkpoint: Checkpoint, inputs: ControlInputs, exact: bool = 
     import torch
     from diffusers import ControlNetModel
 
-    from .diffusers import _dtype, _encode, _first, _last, _unet, _vae
+    from .torch_networks import dtype_of, encode, open_unet, open_vae, to_numpy, to_torch
 
     assert checkpoint.control is not None
     with torch.no_grad():
-        dtype, (step,) = _dtype(exact), frame_steps(checkpoint.scheduler, checkpoint.frame)
+        dtype, (step,) = dtype_of(exact), frame_steps(checkpoint.scheduler, checkpoint.frame)
         controlnet = ControlNetModel.from_pretrained(checkpoint.control.folder).eval().to(dtype)
-        unet, vae = _unet(checkpoint, exact), _vae(checkpoint, exact)
+        unet, vae = open_unet(checkpoint, exact), open_vae(checkpoint, exact)
         noise, states = (
-            _first(inputs.noise, torch.float64),
+            to_torch(inputs.noise, torch.float64),
             torch.from_numpy(inputs.states).to(dtype),
         )
         condition = torch.from_numpy(inputs.edges).to(dtype)[None, None].repeat(1, 3, 1, 1) / 255
@@ -158,9 +155,9 @@ def oracle_control(checkpoint: Checkpoint, inputs: ControlInputs, exact: bool = 
             )
 
         skips, middle = control(noise)
-        found = {f"residual {i}": _last(residual) for i, residual in enumerate([*skips, middle])}
-        z = _encode(
-            vae, (_first(inputs.picture[None], torch.float64) / 127.5 - 1).to(dtype)
+        found = {f"residual {i}": to_numpy(residual) for i, residual in enumerate([*skips, middle])}
+        z = encode(
+            vae, (to_torch(inputs.picture[None], torch.float64) / 127.5 - 1).to(dtype)
         ).double()
         z = z * checkpoint.vae.scaling_factor
         x_t = step.sqrt_alpha * z + step.sqrt_one_minus_alpha * noise
@@ -172,7 +169,9 @@ def oracle_control(checkpoint: Checkpoint, inputs: ControlInputs, exact: bool = 
                 down_block_additional_residuals=skips,
                 mid_block_additional_residual=middle,
             ).sample
-            found[name] = _last((x_t - step.sqrt_one_minus_alpha * eps.double()) / step.sqrt_alpha)
+            found[name] = to_numpy(
+                (x_t - step.sqrt_one_minus_alpha * eps.double()) / step.sqrt_alpha
+            )
         return found
 
 
@@ -189,14 +188,14 @@ def oracle_pipeline(checkpoint: Checkpoint, inputs: ControlInputs) -> np.ndarray
     from diffusers.pipelines.controlnet import pipeline_controlnet_img2img as module
     from PIL import Image
 
-    from .diffusers import _first, _last, _unet, _vae
+    from .torch_networks import open_unet, open_vae, to_numpy, to_torch
 
     assert checkpoint.control is not None
     pipeline = StableDiffusionControlNetImg2ImgPipeline(
-        vae=_vae(checkpoint, False),
+        vae=open_vae(checkpoint, False),
         text_encoder=None,
         tokenizer=None,
-        unet=_unet(checkpoint, False),
+        unet=open_unet(checkpoint, False),
         controlnet=ControlNetModel.from_pretrained(checkpoint.control.folder).eval(),
         scheduler=EulerDiscreteScheduler.from_pretrained(checkpoint.folder / "scheduler"),
         safety_checker=None,
@@ -206,7 +205,7 @@ def oracle_pipeline(checkpoint: Checkpoint, inputs: ControlInputs) -> np.ndarray
     pipeline.set_progress_bar_config(disable=True)
     drawn, module.randn_tensor = (
         module.randn_tensor,
-        lambda *_, **__: _first(inputs.noise, torch.float32),
+        lambda *_, **__: to_torch(inputs.noise, torch.float32),
     )
     try:
         latents = pipeline(
@@ -221,7 +220,7 @@ def oracle_pipeline(checkpoint: Checkpoint, inputs: ControlInputs) -> np.ndarray
         ).images
     finally:
         module.randn_tensor = drawn
-    return _last(latents)
+    return to_numpy(latents)
 
 
 def spread_decoder(checkpoint: Checkpoint, x0: np.ndarray) -> np.ndarray:
@@ -231,15 +230,15 @@ def spread_decoder(checkpoint: Checkpoint, x0: np.ndarray) -> np.ndarray:
     import torch
     from diffusers import AutoencoderTiny
 
-    from .diffusers import _first, _last, spread
+    from .torch_networks import spread, to_numpy, to_torch
 
     vae = AutoencoderTiny.from_pretrained(checkpoint.vae_weights.parent).eval()
-    latents = _first(x0, torch.float32)
+    latents = to_torch(x0, torch.float32)
     spread(vae, latents)
     vae.save_pretrained(checkpoint.vae_weights.parent)
     with torch.no_grad():
         image = vae.decode(latents / checkpoint.vae.scaling_factor).sample
-    return np.ascontiguousarray(_last((image / 2 + 0.5).clamp(0, 1).mul(255).round())[0]).astype(
+    return np.ascontiguousarray(to_numpy((image / 2 + 0.5).clamp(0, 1).mul(255).round())[0]).astype(
         np.uint8
     )
 
@@ -248,8 +247,6 @@ def control_rows(
     folder: Path, name: str, full: bool, seed: int
 ) -> Iterator[tuple[str, float, float]]:
     """(what, error, limit) of one architecture."""
-    from .fixtures import NETWORK_LIMIT, X0_LIMIT, error
-
     configs = architecture(name)
     checkpoint = write_controlled(folder, name, configs if full else tiny(configs), seed)
     size = (

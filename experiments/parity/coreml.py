@@ -13,11 +13,11 @@ import numpy as np
 
 from ...common.backend.schedule import seeded_noise
 from ...common.checkpoint.find import Checkpoint
-from ...common.picture.temporal import psnr
 from ...common.prompt.text_encoder import TextEncoder
 from ...coreml_backend.interpreter.interpreter import Interpreter
-from ...coreml_backend.program import Variant, build
-from .fixtures import Arrays, Inputs
+from ...coreml_backend.program import build
+from ...coreml_backend.variant import Variant
+from ...mac_check.fixtures import Arrays, Inputs, distances
 
 X0_LIMIT = (
     5e-3  # relative L2 against diffusers in float32: float16 networks, errors of eps times 14.6
@@ -28,7 +28,7 @@ MLX_LIMIT_DB = 45.0  # against the MLX backend
 
 def run_program(checkpoint: Checkpoint, inputs: Inputs, attention: str = "sdpa") -> Arrays:
     """Build the whole-frame program and render `inputs.frame` with it, as
-    `make_fixtures.run_frame` does in MLX.
+    `fixtures.run_frame` does in MLX.
 
     Returns x0, float32 (1, S/8, S/8, C), and picture, uint8 (S, S, 3).
     """
@@ -60,13 +60,6 @@ def predict(checkpoint: Checkpoint, variant: Variant, feeds: Arrays) -> Arrays:
         made = Interpreter(path, round_float16=True).predict(feeds)
     picture = np.ascontiguousarray(made["image"][0].transpose(1, 2, 0)).astype(np.uint8)
     return {"x0": made["x0"].transpose(0, 2, 3, 1), "picture": picture}
-
-
-def distances(ours: Arrays, oracle: Arrays) -> tuple[float, float]:
-    """Relative L2 of x0, and PSNR of the picture in dB."""
-    x0, expected = ours["x0"].astype(np.float64), oracle["x0"].astype(np.float64)
-    relative = float(np.linalg.norm(x0 - expected) / np.linalg.norm(expected))
-    return relative, psnr(ours["picture"], oracle["picture"])
 
 
 def agrees(ours: Arrays, oracle: Arrays) -> bool:

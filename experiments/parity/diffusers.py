@@ -1,6 +1,6 @@
 """Prove that our networks compute what diffusers and transformers compute (extra `[parity]`).
 
-`python -m sdxs.experiments.parity.diffusers [--tiny-only] [--json PATH]`: every architecture, tiny
+`python -m sdxs.experiments diffusers [--tiny-only] [--json PATH]`: every architecture, tiny
 and full size, is built by diffusers and transformers from its config, with random weights, saved
 by `save_pretrained`, opened like any checkpoint and compared in float32 on the CPU. Exits with 1
 if any limit is passed.
@@ -10,11 +10,8 @@ The frame's oracle is the textbook form: x_t = sqrt(a) z + sqrt(1-a) n; x0 = (x_
 arithmetic is done in float64, around networks in float32 (in float64 as well where `exact`).
 """
 
-import argparse
 import gc
 import json
-import platform
-import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
@@ -24,9 +21,6 @@ from pathlib import Path
 from shutil import copytree, rmtree
 from typing import Protocol
 
-from ... import mlx_sdxs  # noqa: F401 - puts the BLAS in place before anything imports MLX or torch
-
-# isort: split
 import diffusers
 import mlx.core as mx
 import numpy as np
@@ -48,10 +42,9 @@ from ...common.backend.schedule import seeded_noise
 from ...common.checkpoint.config.vae import TinyVAEConfig
 from ...common.checkpoint.find import PACKAGE_FOLDER, Checkpoint, open_checkpoint
 from ...common.checkpoint.torch_import import import_torch, target_of
+from ...common.settings import setting
 from ...common.testing.random_checkpoint import Architecture, architecture, tiny
-from .control import CONTROL_NAMES, control_rows
-from .coreml import MLX_LIMIT_DB, PICTURE_LIMIT_DB, X0_LIMIT, distances, run_program
-from .fixtures import (
+from ...mac_check.fixtures import (
     NAMES,
     PADDINGS,
     PARTS,
@@ -60,6 +53,7 @@ from .fixtures import (
     Arrays,
     Inputs,
     Sizes,
+    distances,
     draw_inputs,
     error,
     limit,
@@ -69,6 +63,11 @@ from .fixtures import (
     run_frame,
     token_rows,
 )
+from .. import record
+from ..options import Options, result_file
+from .control import CONTROL_NAMES, control_rows
+from .coreml import MLX_LIMIT_DB, PICTURE_LIMIT_DB, X0_LIMIT, run_program
+from .torch_networks import dtype_of, encode, open_unet, open_vae, spread, to_numpy, to_torch
 
 FULL = Sizes(batch=1, latents=(64, 64), picture=(256, 256), frame=512, timesteps=(999,))
 # The full VAE needs five times the memory and work of a UNet; its networks are the same at any
@@ -91,19 +90,6 @@ def randomise(model: torch.nn.Module, generator: torch.Generator) -> None:
                 parameter *= 0.1
                 if name.endswith("weight"):
                     parameter += 1  # a norm's gain
-
-
-def spread(vae: AutoencoderTiny, latents: torch.Tensor) -> None:
-    """Rescale the last convolution so that the pictures of such latents, (B, C, h, w), fill [0, 1].
-
-    TAESD has no norm, and saturation hides errors.
-    """
-    last = vae.decoder.layers[-1]
-    with torch.no_grad():
-        values = (vae.decode(latents).sample + 1) / 2
-        scale = 0.2 / values.std(dim=(0, 2, 3))
-        last.weight *= scale[:, None, None, None]
-        last.bias.copy_((last.bias - values.mean(dim=(0, 2, 3))) * scale + 0.5)
 
 
 def save_checkpoint(folder: Path, configs: Architecture, seed: int) -> Path:
@@ -147,54 +133,26 @@ class Oracle(Protocol):
     def __call__(self, checkpoint: Checkpoint, inputs: Inputs, exact: bool = False) -> Arrays: ...
 
 
-def _first(array: np.ndarray, dtype: torch.dtype) -> torch.Tensor:
-    """(B, H, W, C) NumPy -> (B, C, H, W) torch."""
-    return torch.from_numpy(array).movedim(-1, 1).to(dtype)
-
-
-def _last(tensor: torch.Tensor) -> np.ndarray:
-    """(B, C, H, W) torch -> (B, H, W, C) NumPy."""
-    return np.ascontiguousarray(tensor.movedim(1, -1).numpy())
-
-
-def _dtype(exact: bool) -> torch.dtype:
-    return torch.float64 if exact else torch.float32
-
-
-def _unet(checkpoint: Checkpoint, exact: bool) -> UNet2DConditionModel:
-    return UNet2DConditionModel.from_pretrained(checkpoint.folder / "unet").eval().to(_dtype(exact))
-
-
-def _vae(checkpoint: Checkpoint, exact: bool) -> AutoencoderTiny | AutoencoderKL:
-    kind = AutoencoderTiny if isinstance(checkpoint.vae, TinyVAEConfig) else AutoencoderKL
-    return kind.from_pretrained(checkpoint.folder / checkpoint.vae_folder).eval().to(_dtype(exact))
-
-
-def _encode(vae: AutoencoderTiny | AutoencoderKL, picture: torch.Tensor) -> torch.Tensor:
-    encoded = vae.encode(picture)
-    return encoded.latents if isinstance(vae, AutoencoderTiny) else encoded.latent_dist.mode()
-
-
 def oracle_unet(checkpoint: Checkpoint, inputs: Inputs, exact: bool = False) -> Arrays:
     """Twin of `run_unet`."""
-    unet, dtype = _unet(checkpoint, exact), _dtype(exact)
-    sample, states = _first(inputs.sample, dtype), torch.from_numpy(inputs.states).to(dtype)
-    return {f"unet t={t}": _last(unet(sample, t, states).sample) for t in inputs.timesteps}
+    unet, dtype = open_unet(checkpoint, exact), dtype_of(exact)
+    sample, states = to_torch(inputs.sample, dtype), torch.from_numpy(inputs.states).to(dtype)
+    return {f"unet t={t}": to_numpy(unet(sample, t, states).sample) for t in inputs.timesteps}
 
 
 def oracle_vae(checkpoint: Checkpoint, inputs: Inputs, exact: bool = False) -> Arrays:
     """Twin of `run_vae`."""
-    vae, dtype = _vae(checkpoint, exact), _dtype(exact)
+    vae, dtype = open_vae(checkpoint, exact), dtype_of(exact)
     return {
-        "encode": _last(_encode(vae, _first(inputs.picture, dtype))),
-        "decode": _last(vae.decode(_first(inputs.latents, dtype)).sample),
+        "encode": to_numpy(encode(vae, to_torch(inputs.picture, dtype))),
+        "decode": to_numpy(vae.decode(to_torch(inputs.latents, dtype)).sample),
     }
 
 
 def oracle_text(checkpoint: Checkpoint, inputs: Inputs, exact: bool = False) -> Arrays:
     """Twin of `run_text`."""
     model = (
-        CLIPTextModel.from_pretrained(checkpoint.folder / "text_encoder").eval().to(_dtype(exact))
+        CLIPTextModel.from_pretrained(checkpoint.folder / "text_encoder").eval().to(dtype_of(exact))
     )
     return {"text": model(torch.from_numpy(inputs.ids)).last_hidden_state.numpy()}
 
@@ -203,40 +161,40 @@ def oracle_frame(checkpoint: Checkpoint, inputs: Inputs, exact: bool = False) ->
     """Twin of `run_frame`; x0 also by EulerDiscreteScheduler's own step, where that reaches the
     timestep.
     """
-    dtype, t = _dtype(exact), checkpoint.frame.timestep
+    dtype, t = dtype_of(exact), checkpoint.frame.timestep
     text_encoder = (
         CLIPTextModel.from_pretrained(checkpoint.folder / "text_encoder").eval().to(dtype)
     )
     ids = clip_ids([inputs.prompt], checkpoint.folder / "tokenizer")
     states = text_encoder(torch.from_numpy(ids)).last_hidden_state
-    unet, vae = _unet(checkpoint, exact), _vae(checkpoint, exact)
+    unet, vae = open_unet(checkpoint, exact), open_vae(checkpoint, exact)
     scheduler = EulerDiscreteScheduler.from_pretrained(checkpoint.folder / "scheduler")
     alpha = scheduler.alphas_cumprod[t].double()
     side = inputs.frame.shape[0] // checkpoint.vae.reduction
-    noise = _first(
+    noise = to_torch(
         seeded_noise(inputs.seed, side, side, checkpoint.vae.latent_channels), torch.float64
     )
     noise = noise * checkpoint.frame.noise_scale
 
-    image = _first(inputs.frame[None], torch.float64) / 127.5 - 1
-    z = _encode(vae, image.to(dtype)).double() * vae.config.scaling_factor
+    image = to_torch(inputs.frame[None], torch.float64) / 127.5 - 1
+    z = encode(vae, image.to(dtype)).double() * vae.config.scaling_factor
     x_t = alpha.sqrt() * z + (1 - alpha).sqrt() * noise
     eps = unet(x_t.to(dtype), t, states).sample
     x0 = (x_t - (1 - alpha).sqrt() * eps.double()) / alpha.sqrt()
-    outputs = {"z": _last(z), "x0": _last(x0)}
+    outputs = {"z": to_numpy(z), "x0": to_numpy(x0)}
 
     scheduler.set_timesteps(1)
     last = scheduler.timesteps[0]
     if int(last) == t and checkpoint.frame.noise_scale == 1:
         noised = scheduler.add_noise(z.float(), noise.float(), scheduler.timesteps)
         eps = unet(scheduler.scale_model_input(noised, last).to(dtype), t, states).sample
-        outputs["x0 by EulerDiscreteScheduler"] = _last(
+        outputs["x0 by EulerDiscreteScheduler"] = to_numpy(
             scheduler.step(eps.float(), last, noised).prev_sample
         )
 
     decoded = vae.decode((x0 / vae.config.scaling_factor).to(dtype)).sample.double()
     levels = ((decoded[0] + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-    return outputs | {"picture": _last(levels[None])[0]}
+    return outputs | {"picture": to_numpy(levels[None])[0]}
 
 
 def spread_frame(folder: Path, sizes: Sizes, seed: int) -> None:
@@ -247,7 +205,7 @@ def spread_frame(folder: Path, sizes: Sizes, seed: int) -> None:
     if isinstance(checkpoint.vae, TinyVAEConfig):
         x0 = ORACLE["frame"](checkpoint, draw_inputs(checkpoint, sizes, seed))["x0"]
         vae = AutoencoderTiny.from_pretrained(folder / "vae").eval()
-        spread(vae, _first(x0, torch.float32))
+        spread(vae, to_torch(x0, torch.float32))
         vae.save_pretrained(folder / "vae", max_shard_size=_ONE_FILE)
 
 
@@ -373,13 +331,13 @@ def check_pipeline() -> Iterator[Check]:
     pipeline = StableDiffusionPipeline.from_pretrained(checkpoint.folder, dtype=torch.float32)
     states, _ = pipeline.encode_prompt(inputs.prompt, "cpu", 1, False)
     alpha = pipeline.scheduler.alphas_cumprod[t]
-    z = pipeline.vae.encode(_first(inputs.frame[None], torch.float32) / 127.5 - 1).latents
+    z = pipeline.vae.encode(to_torch(inputs.frame[None], torch.float32) / 127.5 - 1).latents
     x_t = alpha.sqrt() * z  # the demo is trained without noise
     x0 = (x_t - (1 - alpha).sqrt() * pipeline.unet(x_t, t, states).sample) / alpha.sqrt()
     picture = (
         ((pipeline.vae.decode(x0).sample[0] + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
     )
-    found = error("picture", run_frame(checkpoint, inputs)["picture"], _last(picture[None])[0])
+    found = error("picture", run_frame(checkpoint, inputs)["picture"], to_numpy(picture[None])[0])
     yield Check(
         "demo",
         "StableDiffusionPipeline's parts",
@@ -482,32 +440,17 @@ def hush() -> None:
         library.logging.disable_progress_bar()
 
 
-def environment() -> dict[str, str]:
-    """Versions that a result depends on."""
-    packages = ("torch", "diffusers", "transformers", "mlx", "numpy", "tokenizers", "safetensors")
-    return {
-        "python": platform.python_version(),
-        "system": platform.system(),
-        "machine": platform.machine(),
-        "device": str(mx.default_device()),
-        **{package: version(package) for package in packages},
-    }
+@dataclass(frozen=True, slots=True)
+class DiffusersOptions(Options):
+    """Which checks."""
+
+    only: str = setting("", "checks whose name starts so: sdxs-512-0.9, control", shown="all")
+    tiny_only: bool = setting(False, "leave the full-size networks out")
+    json: Path | None = result_file()
 
 
-def main() -> None:
-    """Run, show and judge."""
-    parser = argparse.ArgumentParser(
-        description="Compare sdxs with diffusers and transformers on random weights."
-    )
-    parser.add_argument(
-        "--only",
-        metavar="NAME",
-        default="",
-        help="only checks whose name starts so: sdxs-512-0.9, control",
-    )
-    parser.add_argument("--tiny-only", action="store_true", help="leave the full-size networks out")
-    parser.add_argument("--json", type=Path, metavar="PATH", help="write every figure here")
-    options = parser.parse_args()
+def run(options: DiffusersOptions) -> int:
+    """Run, show and judge; return 1 if a check passes its limit."""
     hush()
     started, console = time.perf_counter(), Console(width=120)
     checks: list[Check] = []
@@ -539,10 +482,12 @@ def main() -> None:
     )
     if options.json:
         results = [asdict(c) | {"passed": c.passed} for c in checks]
-        content = {"environment": environment(), "seconds": round(seconds, 1), "checks": results}
-        options.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    sys.exit(1 if failed else 0)
-
-
-if __name__ == "__main__":
-    main()
+        figures = {
+            "device": str(mx.default_device()),
+            # of the oracle, beside those that every result file names
+            "oracle_versions": {name: version(name) for name in ("transformers", "tokenizers")},
+            "seconds": round(seconds, 1),
+            "checks": results,
+        }
+        record.write(options.json, figures, options)
+    return 1 if failed else 0

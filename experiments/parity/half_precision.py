@@ -1,36 +1,32 @@
-"""What half precision costs: x0 and picture of a frame in float16 and bfloat16 beside the same in
-float32.
+"""Measure what half precision costs: x0 and picture in float16, bfloat16 and float32.
 
-`python -m sdxs.experiments.parity.half_precision [--models demo demo-sketch] [--size 256] [--json
+`python -m sdxs.experiments half-precision [--models demo demo-sketch] [--size 256] [--json
 PATH]`. The plain networks with MLX's own activations, norms and attention, as a GPU runs them,
 nothing folded, on MLX's default device. On a CPU that is slow, and its kernels round elsewhere
 than a GPU's: good for the size of the error, not for its last digit. Random weights of SDXS'
 layout come from `random_checkpoint.py`.
 """
 
-import argparse
-import json
-import platform
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from ... import mlx_sdxs  # noqa: F401 - puts the BLAS in place before anything imports MLX or OpenCV
-
-# isort: split
 import mlx.core as mx
+import numpy as np
 
 from ...common.backend.schedule import frame_steps, seeded_noise
 from ...common.checkpoint.find import Checkpoint, find
 from ...common.picture.temporal import psnr
 from ...common.prompt.text_encoder import TextEncoder
+from ...common.settings import setting
 from ...mlx_sdxs.backend import load_vae
 from ...mlx_sdxs.frame import Frame
 from ...mlx_sdxs.networks.layers import load_weights
 from ...mlx_sdxs.networks.unet import UNet2DConditionModel
+from .. import record
 from ..distill.material.demo_clip import FOLDER
 from ..distill.material.photographs import centre_square, read
 from ..measure.levers import without
+from ..options import Options, option, result_file
 
 DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
 PROMPT = "an oil painting"
@@ -88,29 +84,23 @@ def judge(checkpoint: Checkpoint, size: int) -> dict[str, object]:
     return row
 
 
-def main() -> None:
-    """Measure, show, write: scripts may print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+@dataclass(frozen=True, slots=True)
+class HalfPrecisionOptions(Options):
+    """Which checkpoints, at which size."""
+
+    models: tuple[str, ...] = option(
+        ("demo", "demo-sketch"), "checkpoints, by name or folder", str, count="+"
     )
-    parser.add_argument("--models", nargs="+", default=["demo", "demo-sketch"])
-    parser.add_argument("--size", type=int, default=256)
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
+    size: int = setting(256, "side of the picture", minimum=8, unit="pixels")
+    json: Path | None = result_file()
+
+
+def run(options: HalfPrecisionOptions) -> None:
+    """Render every model in every dtype."""
     rows = []
     with without(FLOAT32_ONLY):
         for model in options.models:
             rows.append(judge(find(model, download=False), options.size))
             print(rows[-1], flush=True)
     if options.json:
-        content = {
-            "schema": 1,
-            "machine": platform.platform(terse=True),
-            "prompt": PROMPT,
-            "rows": rows,
-        }
-        options.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()
+        record.write(options.json, {"prompt": PROMPT, "rows": rows}, options)

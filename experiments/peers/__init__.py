@@ -1,1 +1,18 @@
 """Other implementations, wrapped as backends that bench can measure beside ours."""
+
+from ...common.backend.spec import BackendSpec
+from .options import TorchOptions
+
+__all__ = ["SPEC"]
+
+SPEC = BackendSpec(
+    name="torch",
+    location=f"{__name__}.torch_backend:TorchBackend",
+    title="PyTorch",
+    options=TorchOptions,
+    parameters=frozenset({"seed"}),
+    package="torch",
+    instrument=f"{__name__}.torch_instrument:TorchInstrument",
+    versions=("diffusers",),
+    environment=("PYTORCH_", "TORCH"),
+)

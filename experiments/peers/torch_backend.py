@@ -17,8 +17,8 @@ from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
 from diffusers.utils import logging
 
 from ...common.backend import copies
+from ...common.backend.description import Description
 from ...common.backend.protocol import (
-    BackendOptions,
     FrameParams,
     MemoryUse,
     StageTimes,
@@ -30,6 +30,7 @@ from ...common.checkpoint.config.text_encoder import PROMPT_TOKENS
 from ...common.checkpoint.config.vae import TinyVAEConfig
 from ...common.checkpoint.find import Checkpoint
 from ...common.errors import BackendError, UsageError
+from .options import TorchOptions
 
 logging.set_verbosity_error()  # advice on how else to load a model, once for every model
 
@@ -101,17 +102,9 @@ class TorchBackend:
     name = "torch"
     depth = 1
 
-    def __init__(self, checkpoint: Checkpoint, options: BackendOptions) -> None:
+    def __init__(self, checkpoint: Checkpoint, options: TorchOptions) -> None:
         checkpoint.check_size(options.size)
-        settings = dict(options.settings)
-        self.mode = settings.pop("mode", "channels_last")
-        if settings or self.mode not in MODES:
-            raise UsageError(
-                f"torch: settings {dict(options.settings)}: expected mode, one of "
-                f"{', '.join(MODES)}"
-            )
-        if options.dtype not in _DTYPES:
-            raise UsageError(f"--dtype {options.dtype}: expected one of {', '.join(_DTYPES)}")
+        self.mode = options.mode
         self._checkpoint = checkpoint
         self._size = options.size
         self.device = (
@@ -221,7 +214,7 @@ class TorchBackend:
         self.noise.copy_(torch.from_numpy(noise.transpose(0, 3, 1, 2).copy()))
 
     @torch.inference_mode()
-    def submit(self, frame: np.ndarray) -> None:
+    def submit(self, frame: np.ndarray, edges: np.ndarray | None = None) -> None:
         check_frame(frame, (self._size, self._size, 3))
         submitted_ns = time.perf_counter_ns()
         if self._in_flight:
@@ -259,15 +252,10 @@ class TorchBackend:
         active, reserved = torch.cuda.memory_allocated(), torch.cuda.memory_reserved()
         return MemoryUse(active, torch.cuda.max_memory_allocated(), reserved - active, model)
 
-    def describe(self) -> dict[str, str]:
+    def describe(self) -> Description:
         device = torch.cuda.get_device_name() if self.device == "cuda" else self.device
-        return {
-            "backend": self.name,
-            "device": device,
-            "dtype": str(self._dtype).removeprefix("torch."),
-            "mode": self.mode,
-            "threads": str(torch.get_num_threads()),
-        }
+        facts = (("mode", self.mode), ("threads", str(torch.get_num_threads())))
+        return Description(self.name, device, str(self._dtype).removeprefix("torch."), facts)
 
     def close(self) -> None:
         self._in_flight.clear()

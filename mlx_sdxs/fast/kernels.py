@@ -17,7 +17,6 @@ from mlx.utils import tree_flatten, tree_unflatten
 from ..networks.layers import GroupNorm, Resnet
 from .ops import on_cuda, on_gpu
 
-KINDS = ("auto", "on", "off")
 _THREADS, _AHEAD = 1024, 8
 _BLOCKS, _MOST_PARTS, _LARGE = (
     128,

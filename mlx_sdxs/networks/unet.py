@@ -6,6 +6,7 @@ Arrays are NHWC. Only what those checkpoints use is here (see `UNetConfig` for w
 
 import math
 from collections.abc import Iterator
+from typing import TypeAlias
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -17,7 +18,7 @@ from .layers import Downsample, GroupNorm, Resnet, Upsample
 
 # What attention looks at: features or the prompt, (B, N, D), or keys and values that were made
 # before.
-Context = mx.array | Iterator[tuple[mx.array, mx.array]]
+Context: TypeAlias = mx.array | Iterator[tuple[mx.array, mx.array]]
 TRANSFORMER_NORM_EPS = 1e-6  # diffusers' Transformer2DModel; every other GroupNorm uses norm_eps
 
 

@@ -4,6 +4,7 @@ noted once.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TypeVar
 
 from ...errors import SdxsError
@@ -61,13 +62,11 @@ class Crew:
         self, workers: Sequence[Worker], request: Request[T], during: str
     ) -> list[T | Failed]:
         """Ask all, then wait for all."""
-        sent = [
-            self._attempt(worker, lambda w=worker: w.send(request), during) for worker in workers
-        ]
+        sent = [self._attempt(worker, partial(worker.send, request), during) for worker in workers]
         return [
             said
             if isinstance(said, Failed)
-            else self._attempt(worker, lambda w=worker: w.receive(request), during)
+            else self._attempt(worker, partial(worker.receive, request), during)
             for worker, said in zip(workers, sent, strict=True)
         ]
 

@@ -11,38 +11,18 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
+from ...backend.spec import PEERS, BackendSpec, specs
 from ...checkpoint.find import PACKAGE_FOLDER
 from ..model.report import Machine
 
-PACKAGES = (
-    "sdxs",
-    "mlx",
-    "mlx-metal",
-    "mlx-cpu",
-    "mlx-cuda-13",
-    "coremltools",
-    "torch",
-    "diffusers",
-    "numpy",
-    "opencv-python",
-    "opencv-python-headless",
-    "safetensors",
-)
-TELLING = (
-    "MLX_",
-    "OPENBLAS_",
-    "OMP_",
-    "MKL_",
-    "VECLIB_",
-    "PYTORCH_",
-    "TORCH",
-    "SDXS_BLAS",
-)  # environment that changes speed
+PACKAGES = ("sdxs", "numpy", "opencv-python", "opencv-python-headless", "safetensors")
+TELLING = ("OPENBLAS_", "OMP_", "MKL_", "VECLIB_")  # environment that changes speed
 _ASK_S = 10.0
 
 
 def machine() -> Machine:
     """Look at this machine; what it does not tell is left empty."""
+    telling = TELLING + tuple(start for spec in _everybody() for start in spec.environment)
     return Machine(
         system=platform.platform(terse=True),
         chip=_chip(),
@@ -54,7 +34,7 @@ def machine() -> Machine:
         environment={
             name: _shareable(value)
             for name, value in sorted(os.environ.items())
-            if name.startswith(TELLING)
+            if name.startswith(telling)
         },
         git=git_revision(),
     )
@@ -68,12 +48,17 @@ def _shareable(value: str) -> str:
 def versions() -> dict[str, str]:
     """Installed versions of everything that a figure depends on."""
     found = {}
-    for name in PACKAGES:
+    of_backends = [name for spec in _everybody() for name in (spec.package, *spec.versions) if name]
+    for name in dict.fromkeys((*PACKAGES, *of_backends)):
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
     return found
+
+
+def _everybody() -> list[BackendSpec]:
+    return [*specs().values(), *specs(PEERS).values()]
 
 
 def git_revision() -> str:

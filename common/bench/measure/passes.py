@@ -16,13 +16,14 @@ from typing import TypeVar
 import numpy as np
 
 from ...backend import copies
+from ...backend.description import Description
 from ...backend.hosted import HostedBackend
 from ...backend.identity import IdentityBackend
-from ...backend.protocol import Backend, BackendOptions, FrameParams, MemoryUse, StageTimes
+from ...backend.options import BackendOptions
+from ...backend.protocol import Backend, FrameParams, MemoryUse, StageTimes
 from ...io.sinks.film import VideoFileSink
-from ...live.controls import Look
-from ...live.loop import Loop, LoopSettings, Prompt
-from ...live.viewer import Viewer
+from ...live.loop import Loop, LoopOptions, Prompt
+from ...live.viewer import Look, Viewer
 from ...picture.image import to_square_rgb
 from ...picture.opencv import cv2
 from ...picture.temporal import Smoother
@@ -40,7 +41,7 @@ class StillCamera:
 
     name = "camera of 1280 x 720"
     fps = 30.0
-    length = None
+    length: int | None = None
     paced = False
 
     def __init__(self, shape: tuple[int, ...] = CAMERA_SHAPE) -> None:
@@ -113,7 +114,7 @@ class LentBackend:
         self._do(lambda: self._backend.set_params(params))
 
     def submit(self, frame: np.ndarray, edges: np.ndarray | None = None) -> None:
-        self._do(lambda: self._backend.submit(frame, *([] if edges is None else [edges])))
+        self._do(lambda: self._backend.submit(frame, edges))
 
     def collect(self, out: np.ndarray) -> StageTimes:
         return self._do(lambda: self._backend.collect(out))
@@ -121,7 +122,7 @@ class LentBackend:
     def memory(self) -> MemoryUse:
         return MemoryUse(0, 0, 0, 0)  # the loop asks for a sign of life, from other threads too
 
-    def describe(self) -> dict[str, str]:
+    def describe(self) -> Description:
         return self._backend.describe()
 
 
@@ -133,7 +134,7 @@ def count_copies(
     The loop with its threads as `sdxs live` runs it, from a camera of 1280 x 720, every frame
     rendered.
     """
-    settings = LoopSettings(size, frames=frames, realtime=False)
+    settings = LoopOptions(size, frames=frames, realtime=False)
     prompt = Prompt("", conditioning)
     lent = LentBackend(backend)
     loop = Loop(

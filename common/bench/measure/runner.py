@@ -9,13 +9,16 @@ between two answers; what was measured until then is kept and marked as partial.
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
+from ...backend.options import BackendOptions
 from ...checkpoint.find import Checkpoint
-from ...checkpoint.tensors import read_header, sha256
+from ...checkpoint.manifest import remembered_sha256
+from ...checkpoint.tensors import read_header
 from ...errors import UsageError
 from ...prompt.text_encoder import TextEncoder
+from ...settings import changed_texts
 from ..model import advice, paper, statistics
 from ..model.report import (
     SCHEMA,
@@ -127,7 +130,7 @@ class Runner:
             Settings(plan.rounds, plan.turns, plan.turn_s, plan.fresh),
             [conditions()],
             [
-                BackendReport(e.label, e.location, dict(e.options.settings), e.isolated, {})
+                BackendReport(e.label, e.location, _settings(e.options), e.isolated, {})
                 for e in plan.entrants
             ],
         )
@@ -175,7 +178,8 @@ class Runner:
                     for label, (_, loaded) in crew.items()
                 }
                 for label, (_, loaded) in crew.items():
-                    self._of[label].describe = _without_process(loaded.describe)
+                    # a process id differs each time and says nothing
+                    self._of[label].describe = replace(loaded.describe, processes=()).as_dict()
                 for entrant in plan.entrants:
                     if entrant.label not in crew:
                         self._of[entrant.label].rounds.append(
@@ -348,10 +352,13 @@ class Runner:
                 for worker in both
                 if not isinstance(together[0], Failed)
             ]
-        rates = [[_fps(t) for t in timed if isinstance(t, Timed)] for timed in (alone, together)]
+        apart, at_once = (
+            [_fps(t) for t in timed if isinstance(t, Timed)] for timed in (alone, together)
+        )
         bytes_used = [use.footprint_bytes for use in used if isinstance(use, Use)]
-        if all(len(values) == 2 for values in (*rates, bytes_used)):
-            self.report.together = Together([e.label for e in pair], *rates, bytes_used)
+        if len(apart) == len(at_once) == len(bytes_used) == 2:
+            labels = [entrant.label for entrant in pair]
+            self.report.together = Together(labels, apart, at_once, bytes_used)
         self._save_now()
 
     def _contend(self) -> None:
@@ -446,7 +453,8 @@ def ratios(backends: Sequence[BackendReport]) -> list[Ratio]:
 
 def work_of(checkpoint: Checkpoint, size: int, seed: int, prompt: str) -> Work:
     """Name what is computed, by the hashes of what computes it."""
-    weights = {"unet": sha256(checkpoint.unet_weights), "vae": sha256(checkpoint.vae_weights)}
+    files = {"unet": checkpoint.unet_weights, "vae": checkpoint.vae_weights}
+    weights = {name: remembered_sha256(path) for name, path in files.items()}
     parameters = sum(
         math.prod(info.shape) for info in read_header(checkpoint.unet_weights).values()
     )
@@ -469,6 +477,6 @@ def _fps(timed: Timed) -> float:
     return 1000 / statistics.summary([timed.frame_ms]).median
 
 
-def _without_process(describe: dict[str, str]) -> dict[str, str]:
-    """A process id differs each time and says nothing."""
-    return {name: value for name, value in describe.items() if not name.startswith("process")}
+def _settings(options: BackendOptions) -> dict[str, str]:
+    """What was given beyond defaults; `describe` tells the dtype."""
+    return {name: text for name, text in changed_texts(options).items() if name != "dtype"}

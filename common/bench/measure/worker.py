@@ -17,9 +17,11 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from ...backend.child import Child, Failure, forward_warnings, settle_in
+from ...backend.description import Description
 from ...backend.hosted import HostedBackend
 from ...backend.memory import footprint_bytes
-from ...backend.protocol import Backend, BackendOptions, FrameParams, MemoryUse
+from ...backend.options import BackendOptions
+from ...backend.protocol import Backend, FrameParams, MemoryUse
 from ...checkpoint.find import Checkpoint
 from ...errors import UsageError
 from .instrument import Instrument, Peaks, StageCost
@@ -31,7 +33,7 @@ Answer = TypeVar("Answer", covariant=True)
 @dataclass(frozen=True, slots=True)
 class Entrant:
     """A backend that takes part. label: unique in its run. location, instrument: 'module:Class'
-    (no instrument: '').
+    (no instrument: ''). backend: the name of its `BackendSpec`, if it has one.
 
     isolated: hosted once more in a process of its own, so that its figures hold what hosting costs.
     """
@@ -41,6 +43,7 @@ class Entrant:
     options: BackendOptions
     instrument: str = ""
     isolated: bool = False
+    backend: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +74,7 @@ class Use:
 class Loaded:
     """What a backend says of itself, and what loading took and cost."""
 
-    describe: dict[str, str]
+    describe: Description
     load_s: float
     use: Use
 
@@ -93,11 +96,8 @@ class Bench:
 
     def use(self) -> Use:
         backend = self.loaded()
-        # a backend names the processes that it runs in besides this one
-        others = {
-            int(value) for name, value in backend.describe().items() if name.startswith("process")
-        }
-        return Use(sum(footprint_bytes(pid) for pid in {os.getpid(), *others}), backend.memory())
+        processes = {os.getpid(), *backend.describe().process_ids}
+        return Use(sum(footprint_bytes(pid) for pid in processes), backend.memory())
 
     def instrument(self) -> Instrument:
         if not self.entrant.instrument:
@@ -167,7 +167,10 @@ class Run(Request[Timed]):
             now = time.perf_counter_ns()
             return round((now - submitted.popleft()) / 1e6, 5), now
 
-        depth, warm_ms, frame_ms, latency_ms = backend.depth, [], [], []
+        depth = backend.depth
+        warm_ms: list[float] = []
+        frame_ms: list[float] = []
+        latency_ms: list[float] = []
         for _ in range(depth - 1):
             submit()
         ends = deque([time.perf_counter_ns()], maxlen=depth)  # of the last `depth` collects

@@ -8,13 +8,22 @@ worked out again.
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ...errors import UsageError
-from .schema import build, describe
 from .statistics import Interval, Summary, summary
 
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
 SCHEMA = 1
+RETIRED = frozenset({"half_saves_ms"})  # in reports of earlier commits; nothing reads it
 SCHEMA_FILE = Path(__file__).with_name("schema.json")
+# pydantic's names of what JSON may not be, in Python's words; others come with their own sentence
+_EXPECTED = {f"{kind}_type": kind for kind in ("bool", "dict", "float", "int", "list")} | {
+    "string_type": "str",
+    "dataclass_type": "dict",
+}
 
 
 @dataclass(slots=True)
@@ -115,7 +124,7 @@ class StageRoof:
 
     bound: 'compute' or 'memory', by which side of the ridge point it lies on. share: of the
     attainable rate that was reached. The savings are the most milliseconds that weights of fewer
-    bits, or half the arithmetic, can take off.
+    bits can take off.
     """
 
     stage: str
@@ -129,7 +138,6 @@ class StageRoof:
     share: float
     int8_saves_ms: float
     int4_saves_ms: float
-    half_saves_ms: float
     verdict: str
 
 
@@ -246,6 +254,8 @@ class Report:
     happened.
     """
 
+    __pydantic_config__ = {"strict": True, "extra": "forbid"}  # noqa: RUF012 - of those within, too
+
     schema: int
     complete: bool
     ended: str
@@ -273,7 +283,7 @@ def schema_text() -> str:
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "A report of `sdxs bench`",
     }
-    return json.dumps(head | describe(Report), indent=1) + "\n"
+    return json.dumps(_reader().json_schema() | head, indent=1) + "\n"
 
 
 def read_report(path: Path) -> Report:
@@ -281,7 +291,8 @@ def read_report(path: Path) -> Report:
     another version.
     """
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        values = json.loads(text, object_hook=_without_retired)
     except (OSError, ValueError, RecursionError) as error:
         raise UsageError(
             f"{path}: not readable as json ({error}); expected a file that `sdxs bench --json` "
@@ -295,6 +306,34 @@ def read_report(path: Path) -> Report:
             "bench: use that version, or measure again"
         )
     try:
-        return build(Report, values, "report")
+        return _reader().validate_json(json.dumps(values))
     except ValueError as error:
-        raise UsageError(f"{path}: damaged: {error}; measure again") from None
+        raise UsageError(f"{path}: damaged: {_damage(error)}; measure again") from None
+
+
+def _without_retired(values: dict[str, object]) -> dict[str, object]:
+    return {key: value for key, value in values.items() if key not in RETIRED}
+
+
+def _reader() -> "TypeAdapter[Report]":
+    # Not at the top: processes that are measured import this file, and pydantic takes 15 MB.
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(Report)
+
+
+def _damage(error: ValueError) -> str:
+    """Name the first place that does not fit."""
+    from pydantic import ValidationError
+
+    assert isinstance(error, ValidationError)
+    first = error.errors(include_url=False)[0]
+    steps = [f"[{at}]" if isinstance(at, int) else f".{at}" for at in first["loc"]]
+    where = "report" + "".join(steps)
+    if first["type"] == "missing":
+        return f"{where} is missing"
+    if first["type"] == "unexpected_keyword_argument":
+        return f"report{''.join(steps[:-1])} has an unknown {first['loc'][-1]!r}"
+    if expected := _EXPECTED.get(first["type"]):
+        return f"{where} is {type(first['input']).__name__}, expected {expected}"
+    return f"{where}: {first['msg']}"

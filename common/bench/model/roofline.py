@@ -63,7 +63,6 @@ def _stage(cost: StageCost, peak: Peak, measured_ms: float, item: int) -> StageR
     bits = 8 * item
     saves = {b: 1000 * weight_bytes * max(0, 1 - b / bits) / peak.bytes_per_s for b in (8, 4)}
     saves = {b: min(saved, measured_ms) for b, saved in saves.items()}
-    half_ms = measured_ms / 2
     bound = "compute" if compute_ms >= memory_ms else "memory"
     roof = StageRoof(
         cost.stage,
@@ -77,7 +76,6 @@ def _stage(cost: StageCost, peak: Peak, measured_ms: float, item: int) -> StageR
         roof_ms / measured_ms,
         saves[8],
         saves[4],
-        half_ms,
         "",
     )
     roof.verdict = _verdict(roof, peak, bits)

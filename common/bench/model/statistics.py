@@ -13,7 +13,6 @@ import numpy as np
 
 Rounds = Sequence[Sequence[float]]  # frame times in milliseconds, round by round
 
-LEVEL = 0.95
 DRAWS = 4000
 LEAST_ROUNDS = 6  # fewer cannot carry a 95 % interval: the range of five values is one of 94 %
 # What no number of rounds averages out: where things lie in memory can depend on the length of a

@@ -30,8 +30,17 @@ class Figure:
 def figures(report: Report) -> list[Figure]:
     """Every figure there is data for."""
     styles = {backend.label: colour(n) for n, backend in enumerate(report.backends)}
-    makers = (_latency, _ratios, _rounds, _stages, _roofline, _contention, _memory, _copies)
-    return [figure for maker in makers if (figure := maker(report, styles)) is not None]
+    made = (
+        _latency(report, styles),
+        _ratios(report, styles),
+        _rounds(report, styles),
+        _stages(report),
+        _roofline(report, styles),
+        _contention(report, styles),
+        _memory(report, styles),
+        _copies(report),
+    )
+    return [figure for figure in made if figure is not None]
 
 
 def _rows(labels: Sequence[str], name: str, x: Axis) -> Plot:
@@ -132,7 +141,7 @@ def _rounds(report: Report, styles: dict[str, str]) -> Figure | None:
     )
 
 
-def _stages(report: Report, styles: dict[str, str]) -> Figure | None:
+def _stages(report: Report) -> Figure | None:
     shown = [b for b in report.backends if b.stages_ms]
     if not shown:
         return None
@@ -282,7 +291,7 @@ def _memory(report: Report, styles: dict[str, str]) -> Figure | None:
     )
 
 
-def _copies(report: Report, styles: dict[str, str]) -> Figure | None:
+def _copies(report: Report) -> Figure | None:
     shown = [b for b in report.backends if b.copies]
     if not shown:
         return None

@@ -37,7 +37,7 @@ class ControlNetConfig:
         fields.require("global_pool_conditions", (False,), False)
         fields.require("controlnet_conditioning_channel_order", ("rgb", "bgr"), "rgb")
         downs = fields.values.get("down_block_types")
-        ups = (
+        ups: JsonValue = (
             [str(kind).replace("Down", "Up") for kind in reversed(downs)]
             if isinstance(downs, list)
             else None

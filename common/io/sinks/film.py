@@ -49,9 +49,10 @@ class VideoFileSink:
         if self._written >= self._next_check:
             self._check_space()
             self._next_check = self._written + DISK_CHECK_FRAMES
-        bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR) if due > 0 else None
-        if bgr is not None:
-            copies.count("video", bgr.nbytes)
+        if due <= 0:
+            return
+        bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
+        copies.count("video", bgr.nbytes)
         for _ in range(due):
             self._writer.write(bgr)
             self._written += 1

@@ -1,31 +1,92 @@
-"""Open the sink that `--out` names."""
+"""Open the sink that `--out` names: by kind and rest, as `image:out.png` or `window:`, or by path.
 
+A new kind is one file and one line in `SINKS`.
+"""
+
+from collections.abc import Callable
 from pathlib import Path
 
 from ...errors import UsageError
+from ..kinds import nothing_after, path_after, split_kind, unknown_kind
 from ..sources.image import IMAGE_SUFFIXES
 from .film import VIDEO_CODECS, VideoFileSink
 from .folder import FolderSink
 from .image import ImageSink
 from .protocol import Sink
+from .window import Window
+
+Opener = Callable[[str, float, bool], Sink]  # what follows the colon, frames a second, realtime
 
 
-def open_sink(path: Path, fps: float, realtime: bool = False) -> Sink:
-    """Open what `--out` names, by its suffix: a video, an image, or a folder. Raises SinkError,
-    UsageError.
+def _film(rest: str, fps: float, realtime: bool) -> Sink:
+    return VideoFileSink(_suffixed("film", rest, tuple(VIDEO_CODECS)), fps, realtime)
 
-    fps, realtime: see `VideoFileSink`.
+
+def _image(rest: str, _fps: float, _realtime: bool) -> Sink:
+    return ImageSink(_suffixed("image", rest, IMAGE_SUFFIXES))
+
+
+def _folder(rest: str, _fps: float, _realtime: bool) -> Sink:
+    return FolderSink(path_after("--out", "folder", rest))
+
+
+def _window(rest: str, _fps: float, _realtime: bool) -> Sink:
+    nothing_after("--out", "window", rest)
+    return Window()
+
+
+SINKS: dict[str, Opener] = {
+    "film": _film,
+    "image": _image,
+    "folder": _folder,
+    "window": _window,
+}
+_OF_FILES = ("film", "image", "folder")
+
+
+def open_sink(spec: str | Path, fps: float, realtime: bool = False) -> Sink:
+    """Open what `--out` names: `kind:rest`, or a path whose suffix says video, image or folder.
+
+    fps, realtime: see `VideoFileSink`. Raises SinkError, UsageError.
     """
-    path = path.expanduser()
+    kind, rest = _kind_of(str(spec))
+    if kind not in SINKS:
+        raise unknown_kind("--out", str(spec), SINKS)
+    return SINKS[kind](rest, fps, realtime)
+
+
+def is_window(spec: str) -> bool:
+    """Whether a sink is the window, which keys are pressed in."""
+    return (split_kind(spec) or ("", ""))[0] == "window"
+
+
+def sink_path(spec: str) -> Path | None:
+    """The file or folder that a sink writes, if it does."""
+    kind, rest = split_kind(spec) or ("folder", spec)
+    return Path(rest).expanduser() if kind in _OF_FILES else None
+
+
+def _suffixed(kind: str, rest: str, suffixes: tuple[str, ...]) -> Path:
+    path = path_after("--out", kind, rest)
+    if path.suffix.lower() not in suffixes:
+        raise UsageError(f"--out {kind}:{rest}: expected a name ending in {', '.join(suffixes)}")
+    return path
+
+
+def _kind_of(spec: str) -> tuple[str, str]:
+    """Return kind and rest of any spec. Raises UsageError for a suffix that no sink writes."""
+    if named := split_kind(spec):
+        return named
+    path = Path(spec).expanduser()
     suffix = path.suffix.lower()
     if path.name.lower() in (*VIDEO_CODECS, *IMAGE_SUFFIXES) and not path.is_dir():
         raise UsageError(f"--out {path}: is a suffix without a name; write out{path.name}")
     if path.is_dir() or not suffix:
-        return FolderSink(path)
+        return "folder", spec
     if suffix in VIDEO_CODECS:
-        return VideoFileSink(path, fps, realtime)
+        return "film", spec
     if suffix in IMAGE_SUFFIXES:
-        return ImageSink(path)
+        return "image", spec
     raise UsageError(
         f"--out {path}: unknown kind {suffix!r}; expected a video ({', '.join(VIDEO_CODECS)}), "
         f"an image ({', '.join(IMAGE_SUFFIXES)}) or a folder"

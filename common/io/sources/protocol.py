@@ -6,16 +6,23 @@ import numpy as np
 
 
 class Source(Protocol):
-    """Anything that yields pictures.
+    """Anything that yields pictures."""
 
-    length: frames in one pass, None if endless. paced: `read` returns at once and the loop has to
-    keep the rate `fps`.
-    """
+    @property
+    def name(self) -> str:
+        """What a user calls it, for messages."""
 
-    name: str
-    fps: float
-    length: int | None
-    paced: bool
+    @property
+    def fps(self) -> float:
+        """Frames a second."""
+
+    @property
+    def length(self) -> int | None:
+        """Frames in one pass; None if endless."""
+
+    @property
+    def paced(self) -> bool:
+        """Whether `read` returns at once, so that the loop has to keep the rate."""
 
     def read(self) -> np.ndarray | None:
         """Return the next picture, uint8 (H, W, 3) BGR, or None at the end. Raises SourceError."""

@@ -1,36 +1,85 @@
-"""Open the source that `--source` names."""
+"""Open the source that `--source` names: by kind and rest, as `film:clip.mp4`, or by path.
 
+A new kind is one file and one line in `SOURCES`.
+"""
+
+from collections.abc import Callable
 from pathlib import Path
 
 from ...errors import SourceError, UsageError
+from ..kinds import nothing_after, path_after, split_kind, unknown_kind
 from .camera import Camera
 from .film import VideoFile
 from .image import IMAGE_SUFFIXES, ImageFile
 from .protocol import Source
 from .synthetic import Synthetic
 
+Opener = Callable[[str, int, bool], Source]  # what follows the colon, side of frames, repeat
+
+
+def _camera(rest: str, _size: int, _repeat: bool) -> Source:
+    if not rest.isdecimal():
+        raise UsageError(f"--source camera:{rest}: expected the number of a camera, as camera:0")
+    return Camera(int(rest))
+
+
+def _film(rest: str, _size: int, repeat: bool) -> Source:
+    return VideoFile(path_after("--source", "film", rest), repeat)
+
+
+def _image(rest: str, _size: int, repeat: bool) -> Source:
+    return ImageFile(path_after("--source", "image", rest), repeat)
+
+
+def _synthetic(rest: str, size: int, _repeat: bool) -> Source:
+    nothing_after("--source", "synthetic", rest)
+    return Synthetic(size)
+
+
+SOURCES: dict[str, Opener] = {
+    "camera": _camera,
+    "film": _film,
+    "image": _image,
+    "synthetic": _synthetic,
+}
+_OF_FILES = ("film", "image")
+
 
 def open_source(spec: str, size: int, repeat: bool = False) -> Source:
     """Open what `--source` names. Raises SourceError, UsageError.
 
-    spec: a camera number, 'synthetic', or the path of an image or a video. `repeat` makes files
-    endless.
+    spec: `kind:rest`, a camera number, 'synthetic', or the path of an image or a video. `repeat`
+    makes files endless.
     """
-    if spec.isdecimal():
-        return Camera(int(spec))
-    if spec == "synthetic":
-        return Synthetic(size)
     if not spec.strip():
         raise UsageError(
             "--source is empty; expected a camera number, a video, an image or 'synthetic'"
         )
+    kind, rest = _kind_of(spec)
+    if kind not in SOURCES:
+        raise unknown_kind("--source", spec, SOURCES)
+    return SOURCES[kind](rest, size, repeat)
+
+
+def source_path(spec: str) -> Path | None:
+    """The file that a source reads, if it is one."""
+    if not spec.strip() or spec.isdecimal() or spec == "synthetic":
+        return None
+    kind, rest = split_kind(spec) or ("film", spec)
+    return Path(rest).expanduser() if kind in _OF_FILES else None
+
+
+def _kind_of(spec: str) -> tuple[str, str]:
+    """Return kind and rest of any spec. Raises SourceError for a folder."""
+    if spec.isdecimal():
+        return "camera", spec
+    if spec == "synthetic":
+        return "synthetic", ""
+    if named := split_kind(spec):
+        return named
     path = Path(spec).expanduser()
     if path.is_dir():
         raise SourceError(
             f"{path}: is a folder; --source takes one file of it, a camera number or 'synthetic'"
         )
-    return (
-        ImageFile(path, repeat)
-        if path.suffix.lower() in IMAGE_SUFFIXES
-        else VideoFile(path, repeat)
-    )
+    return ("image" if path.suffix.lower() in IMAGE_SUFFIXES else "film"), spec

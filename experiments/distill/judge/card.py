@@ -1,18 +1,17 @@
-"""Write the model cards of both demo checkpoints from the result files, so that no score in them
-was typed by hand.
+"""Write the model cards of both demo checkpoints from the result files.
 
-`python -m sdxs.experiments.distill.judge.card` reads `docs/results/demo-*.json` and `sketch*.json`,
+No score in them is typed by hand.
+`python -m sdxs.experiments card` reads `docs/results/demo-*.json` and `sketch*.json`,
 writes the `README.md` of `weights/demo` and `weights/demo-sketch`, and brings their `SHA256SUMS`
 up to date.
 """
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
-from .... import mlx_sdxs  # noqa: F401 - puts the BLAS in place before anything imports MLX or OpenCV
-
-# isort: split
 from ....common.checkpoint.find import PACKAGE_FOLDER
+from ...options import Options
 from ..export import write_sums
 
 RESULTS = PACKAGE_FOLDER / "docs" / "results"
@@ -288,11 +287,13 @@ def write_card(folder: Path) -> None:
     write_sums(folder)
 
 
-def main() -> None:
+@dataclass(frozen=True, slots=True)
+class CardOptions(Options):
+    """None: the cards follow from the result files."""
+
+
+def run(options: CardOptions) -> None:
+    """Write both cards."""
     write_card(DEMO)
     write_sketch_card(SKETCH)
     print(f"{DEMO / 'README.md'} and {SKETCH / 'README.md'} and their hashes are up to date")
-
-
-if __name__ == "__main__":
-    main()

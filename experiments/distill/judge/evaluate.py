@@ -1,36 +1,38 @@
 """Judge a demo checkpoint on photographs it was not trained on, and write every figure down.
 
-`python -m sdxs.experiments.distill.judge.evaluate PHOTOS [--model demo] [--out docs/results]`
+`python -m sdxs.experiments evaluate PHOTOS [--model demo] [--out docs/results]`
 splits PHOTOS as training did and writes `demo-quality.json`, `demo-prompts.json` and
 `demo-steadiness.json`. Everything is rendered by the MLX backend, as a user would see it.
 """
 
-import argparse
 import functools
 import json
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from .... import mlx_sdxs  # noqa: F401 - puts the BLAS in place before anything imports MLX or OpenCV
-
-# isort: split
 import mlx.core as mx
 import numpy as np
 
-from ....common.backend.protocol import BackendOptions, FrameParams
+from ....common.backend.protocol import FrameParams
 from ....common.checkpoint.find import PACKAGE_FOLDER, Checkpoint, find
 from ....common.picture.opencv import cv2
 from ....common.picture.temporal import Flicker, psnr
 from ....common.prompt.syntax import GALLERY
 from ....common.prompt.text_encoder import TextEncoder
+from ....common.settings import setting
 from ....mlx_sdxs.backend import MlxBackend, load_vae
 from ....mlx_sdxs.networks.autoencoder_kl import AutoencoderKL
 from ....mlx_sdxs.networks.taesd import AutoencoderTiny
+from ....mlx_sdxs.options import MlxOptions
+from ... import record
+from ...options import Options, argument, option
 from ..material import clips, photographs, phrases, teachers
 
 DEMO_PICTURES = tuple(
     PACKAGE_FOLDER / "docs" / "demo" / f"{name}.jpg" for name in ("astronaut", "cat", "coffee")
 )
+PARTS = ("quality", "prompts", "steadiness")
 Render = Callable[[str, np.ndarray], np.ndarray]
 Values = dict[str, object]
 
@@ -41,7 +43,7 @@ class BackendPainter:
     """
 
     def __init__(self, checkpoint: Checkpoint, size: int) -> None:
-        self._backend = MlxBackend(checkpoint, BackendOptions(size, "float32"))
+        self._backend = MlxBackend(checkpoint, MlxOptions(size, dtype="float32"))
         self._backend.load()
         self._encode = functools.cache(TextEncoder(checkpoint).encode)
         self._checkpoint = checkpoint
@@ -238,43 +240,42 @@ def squares(paths: Sequence[Path], size: int) -> list[np.ndarray]:
     return [photographs.centre_square(photographs.read(path), size) for path in paths]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+@dataclass(frozen=True, slots=True)
+class EvaluateOptions(Options):
+    """Photographs, and which checkpoint is judged by which figures."""
+
+    photos: Path = argument("folder of photographs, split as training did")
+    model: str = setting("demo", "a checkpoint, by name or folder")
+    out: Path = option(
+        PACKAGE_FOLDER / "docs" / "results", "folder of the results", shown="docs/results"
     )
-    parser.add_argument("photos", type=Path)
-    parser.add_argument("--model", default="demo")
-    parser.add_argument("--out", type=Path, default=PACKAGE_FOLDER / "docs" / "results")
-    parser.add_argument("--only", choices=("quality", "prompts", "steadiness"), nargs="*")
-    options = parser.parse_args()
+    only: tuple[str, ...] = option(
+        (), "figures to make", str, count="*", choices=PARTS, shown="all"
+    )
+
+
+def run(options: EvaluateOptions) -> None:
+    """Judge the checkpoint and write a file for each part."""
     checkpoint = find(options.model, download=False)
     size = checkpoint.frame.size
     parts_of = photographs.split(options.photos, DEMO_PICTURES)
     painter, pictures = BackendPainter(checkpoint, size), squares(parts_of.held_out, size)
-    options.out.mkdir(parents=True, exist_ok=True)
     parts: dict[str, Callable[[], Values]] = {
         "quality": lambda: judge_quality(painter, pictures),
         "prompts": lambda: judge_prompts(painter, pictures),
         "steadiness": lambda: judge_steadiness(painter, size),
     }
-    for name in options.only or parts:
+    for name in options.only or PARTS:
         values = {
-            "schema": 1,
             "size": size,
             "held-out photographs": len(pictures),
             "photographs trained on": len(parts_of.train),
             **parts[name](),
         }
-        (options.out / f"demo-{name}.json").write_text(
-            json.dumps(values, indent=1) + "\n", encoding="utf-8"
-        )
+        record.write(options.out / f"demo-{name}.json", values, options)
         print(
             json.dumps(values.get("mean") or {k: v for k, v in values.items() if k != "styles"})[
                 :4000
             ],
             flush=True,
         )
-
-
-if __name__ == "__main__":
-    main()

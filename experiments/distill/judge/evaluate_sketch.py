@@ -1,7 +1,6 @@
-"""Does the camera's structure survive at t = 999? Judge the sketch checkpoint on photographs it
-was not trained on.
+"""Judge whether the sketch checkpoint keeps the camera's structure at t = 999.
 
-`python -m sdxs.experiments.distill.judge.evaluate_sketch PHOTOS [--model demo-sketch] [--out docs]`
+`python -m sdxs.experiments evaluate-sketch PHOTOS [--model demo-sketch] [--out docs]`
 splits PHOTOS as training did, renders every held-out photograph under the ten prompts with MLX,
 and compares Canny's edges of what went in with those of what came out (F-score, two pixels of
 tolerance). Beside it stand the same checkpoint without control, which is plain SDXS-style
@@ -10,14 +9,11 @@ timestep; and the teachers. Writes `results/sketch.json`, and `demo/sketch.jpg` 
 in `docs/demo`.
 """
 
-import argparse
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from .... import mlx_sdxs  # noqa: F401 - puts the BLAS in place before anything imports MLX or OpenCV
-
-# isort: split
 import numpy as np
 
 from ....common.checkpoint.find import PACKAGE_FOLDER, find, with_control
@@ -25,6 +21,9 @@ from ....common.picture.draw import contact_sheet
 from ....common.picture.edges import KINDS, f_score
 from ....common.picture.opencv import cv2
 from ....common.prompt.syntax import GALLERY
+from ....common.settings import setting
+from ... import record
+from ...options import Options, argument, option
 from ..material import photographs, teachers
 from ..sketch import edges_of, ink
 from .evaluate import DEMO_PICTURES, BackendPainter, nearest, squares
@@ -106,15 +105,19 @@ def sheet(sketch: Sketch, pictures: Sequence[np.ndarray]) -> np.ndarray:
     return contact_sheet(rows)
 
 
-def main() -> None:
-    """Judge from the command line: scripts may print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+@dataclass(frozen=True, slots=True)
+class EvaluateSketchOptions(Options):
+    """Photographs, and the checkpoint to judge."""
+
+    photos: Path = argument("folder of photographs, split as training did")
+    model: str = setting("demo-sketch", "a checkpoint, by name or folder")
+    out: Path = option(
+        PACKAGE_FOLDER / "docs", "folder of results/sketch.json and demo/sketch.jpg", shown="docs"
     )
-    parser.add_argument("photos", type=Path)
-    parser.add_argument("--model", default="demo-sketch")
-    parser.add_argument("--out", type=Path, default=PACKAGE_FOLDER / "docs")
-    options = parser.parse_args()
+
+
+def run(options: EvaluateSketchOptions) -> None:
+    """Judge the checkpoint, write the figures and the sheet."""
     checkpoint = with_control(find(options.model, download=False), "sketch")
     parts, size = photographs.split(options.photos, DEMO_PICTURES), checkpoint.frame.size
     sketch, demo = (
@@ -122,17 +125,13 @@ def main() -> None:
         BackendPainter(find("demo", download=False), size),
     )
     values = {
-        "schema": 1,
         "size": size,
         "timestep": checkpoint.frame.timestep,
         "tolerance in pixels": TOLERANCE,
         "held-out photographs": len(parts.held_out),
         **judge(sketch, demo, squares(parts.held_out, size)),
     }
-    (options.out / "results").mkdir(parents=True, exist_ok=True)
-    (options.out / "results" / "sketch.json").write_text(
-        json.dumps(values, indent=1) + "\n", encoding="utf-8"
-    )
+    record.write(options.out / "results" / "sketch.json", values, options)
     picture = sheet(sketch, squares(DEMO_PICTURES, size))
     (options.out / "demo").mkdir(exist_ok=True)
     path, quality = str(options.out / "demo" / "sketch.jpg"), [cv2.IMWRITE_JPEG_QUALITY, 88]
@@ -151,7 +150,3 @@ def main() -> None:
             }
         )
     )
-
-
-if __name__ == "__main__":
-    main()

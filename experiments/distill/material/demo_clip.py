@@ -1,14 +1,17 @@
 """Make `docs/demo/clip.mp4`, the input of `make demo`: a hand-held look at three photographs.
 
-Run as `python -m sdxs.experiments.distill.material.demo_clip`. The window drifts, turns a little
+Run as `python -m sdxs.experiments demo-clip`. The window drifts, turns a little
 and zooms, so that the clip has what a camera has and a still has not: motion at every pixel.
 """
+
+from dataclasses import dataclass
 
 import numpy as np
 
 from ....common.checkpoint.find import PACKAGE_FOLDER
 from ....common.io.sinks.film import VideoFileSink
 from ....common.picture.opencv import cv2
+from ...options import Options
 
 FOLDER = PACKAGE_FOLDER / "docs" / "demo"
 PHOTOGRAPHS = ("astronaut", "cat", "coffee")
@@ -31,14 +34,16 @@ def window(photograph: np.ndarray, progress: float) -> np.ndarray:
     )
 
 
-def main() -> None:
+@dataclass(frozen=True, slots=True)
+class DemoClipOptions(Options):
+    """None: the clip is always the same."""
+
+
+def run(options: DemoClipOptions) -> None:
+    """Write the clip."""
     sink = VideoFileSink(FOLDER / "clip.mp4", FPS)
     for name in PHOTOGRAPHS:
         photograph = cv2.cvtColor(cv2.imread(str(FOLDER / f"{name}.jpg")), cv2.COLOR_BGR2RGB)
         for i in range(FRAMES_EACH):
             sink.write(window(photograph, i / (FRAMES_EACH - 1)), 0)
     sink.close()
-
-
-if __name__ == "__main__":
-    main()

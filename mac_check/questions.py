@@ -1,4 +1,4 @@
-"""What only a Mac can tell, asked once: `make mac-check` there, and attach the JSON that it writes.
+"""What only a Mac can tell, asked once: `make mac-check` there, and attach the JSON it writes.
 
 Core ML on every compute unit and in every form of the program: how near it comes to the
 interpreter in exact arithmetic, which unit runs what, how long a frame and the bridge to it take,
@@ -8,8 +8,6 @@ Metal in float16 against what diffusers made, and the kernel written for it. Eve
 answered by itself: one that fails is noted and the rest goes on.
 """
 
-import argparse
-import json
 import os
 import platform
 import subprocess
@@ -17,24 +15,21 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from .. import mlx_sdxs  # noqa: F401 - puts the BLAS in place before anything imports MLX or OpenCV
-
-# isort: split
-import mlx.core as mx
 import numpy as np
 from safetensors.numpy import load_file
 
 from ..common.backend.hosted import HostedBackend
 from ..common.backend.memory import footprint_bytes
-from ..common.backend.protocol import Backend, BackendOptions, FrameParams
+from ..common.backend.protocol import Backend, FrameParams
 from ..common.checkpoint.find import Checkpoint, find, open_checkpoint
-from ..common.errors import SdxsError, UsageError
+from ..common.errors import UsageError
 from ..common.picture.temporal import psnr
+from ..common.settings import parse_settings
 from ..common.testing.random_checkpoint import architecture, write_checkpoint
 from ..coreml_backend import compute_plan
 from ..coreml_backend.backend import CoreMLBackend
@@ -45,9 +40,9 @@ from ..coreml_backend.prepare import find_or_build, warm_up
 from ..coreml_backend.runner import Runner
 from ..mlx_sdxs.backend import MlxBackend
 from ..mlx_sdxs.fast.ops import on_gpu
-from .parity import kernel as kernel_check
-from .parity.coreml import distances
-from .parity.fixtures import FIXTURES, run_frame, tiny_checkpoint, tiny_inputs
+from ..mlx_sdxs.options import MlxOptions
+from . import kernel as kernel_check
+from .fixtures import FIXTURES, distances, run_frame, tiny_checkpoint, tiny_inputs
 
 LOCATION = f"{CoreMLBackend.__module__}:{CoreMLBackend.__name__}"
 NE_GPU_NE = "encode=ne,unet=gpu,decode=ne"
@@ -79,15 +74,17 @@ class Setup:
     soak_s: float
     frames: int
 
-    def options(self, **chosen: str) -> BackendOptions:
-        return BackendOptions(self.size, "auto", (("runtime", self.runtime), *chosen.items()))
+    def options(self, chosen: Mapping[str, str] | None = None) -> CoreMLOptions:
+        """Core ML's options. chosen: settings as texts."""
+        texts = {"runtime": self.runtime, **(chosen or {})}
+        return parse_settings(CoreMLOptions, texts, "coreml", size=self.size)
 
 
 def exact_picture(setup: Setup) -> np.ndarray:
     """The probe frame by the interpreter without any rounding: shares nothing with Metal and Core
     ML's kernels.
     """
-    options = CoreMLOptions.parse(BackendOptions(setup.size, "auto", (("runtime", "reference"),)))
+    options = CoreMLOptions(setup.size, runtime="reference")
     built = find_or_build(setup.checkpoint, options)
     runner = Runner("frame", Interpreter(built.package("frame")), setup.checkpoint, options)
     picture, states = probe(setup.checkpoint, setup.size)
@@ -122,18 +119,17 @@ def render(
 
 def ask_variant(setup: Setup, chosen: dict[str, str], exact: np.ndarray) -> Answer:
     """One form of the program in a process of its own: nearness, plan, times, memory."""
-    given = setup.options(**chosen)
-    options = CoreMLOptions.parse(given)
+    options = setup.options(chosen)
     began = time.perf_counter()
     built = find_or_build(setup.checkpoint, options)
     made = time.perf_counter()
     warm_up(setup.checkpoint, options, built, lambda step, done: None)
     prepared = time.perf_counter()
-    hosted = HostedBackend("coreml", LOCATION, setup.checkpoint, given)
+    hosted = HostedBackend("coreml", LOCATION, setup.checkpoint, options)
     hosted.load()
     try:
         loaded = time.perf_counter()
-        pids = [int(fact) for name, fact in hosted.describe().items() if name.startswith("process")]
+        pids = hosted.describe().process_ids
         after_load = sum(map(footprint_bytes, pids))
         picture, intervals, bridges = render(hosted, setup, setup.frames)
         quality = min(psnr(picture, exact), MOST_PSNR_DB)
@@ -171,7 +167,7 @@ def ask_rounding(setup: Setup) -> Answer:
     """
     pictures = []
     for form in ("float32", "image"):
-        backend = CoreMLBackend(setup.checkpoint, setup.options(input=form))
+        backend = CoreMLBackend(setup.checkpoint, setup.options({"input": form}))
         backend.load()
         pictures.append(render(backend, setup, 1)[0].astype(int))
         backend.close()
@@ -246,8 +242,10 @@ def ask_mlx(setup: Setup) -> Answer:
     """MLX against stored outputs of diffusers: x0 on this machine's device, the picture as a
     session has it.
     """
+    import mlx.core as mx  # here: above, it would come before MLX's BLAS
+
     stored, answers = load_file(FIXTURES / "parity.safetensors"), []
-    dtype = "float16" if mx.default_device() == mx.Device(mx.gpu) else "float32"
+    dtype = "float16" if on_gpu() else "float32"
     with tempfile.TemporaryDirectory() as folder:
         for name in ("sdxs-512-0.9", "sdxs-512-dreamshaper"):
             given = open_checkpoint(tiny_checkpoint(Path(folder), name))
@@ -265,7 +263,7 @@ def ask_mlx(setup: Setup) -> Answer:
                     "psnr_db": quality,
                 }
             )
-    backend = MlxBackend(setup.checkpoint, BackendOptions(setup.size, dtype))
+    backend = MlxBackend(setup.checkpoint, MlxOptions(setup.size, dtype=dtype))
     backend.load()
     picture, intervals, _ = render(backend, setup, setup.frames)
     quality = min(psnr(picture, exact_picture(setup)), MOST_PSNR_DB)
@@ -289,6 +287,17 @@ def ask_kernel(setup: Setup) -> Answer:
         return {"ok": True, "asked": False, "note": "no GPU here: nothing was compiled"}
     shapes = kernel_check.compare()
     return {"ok": all(shape["ok"] for shape in shapes), "shapes": shapes}
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How much is asked. runtime: as in `Setup`. size: of the demo; None for its own."""
+
+    quick: bool
+    soak_s: float
+    frames: int
+    runtime: str = "coreml"
+    size: int | None = None
 
 
 QUESTIONS: dict[str, Callable[[Setup], Answer]] = {
@@ -361,61 +370,35 @@ def refuse_elsewhere(runtime: str) -> None:
         )
 
 
-def main() -> int:
-    """Ask, show and write; scripts may print."""
-    parser = argparse.ArgumentParser(
-        description="Ask a Mac what only a Mac can tell; attach the JSON that this writes."
-    )
-    parser.add_argument("--json", type=Path, default=Path("mac-check.json"), metavar="PATH")
-    parser.add_argument(
-        "--quick",
-        action="store_true",
-        help="the demo checkpoint only, not SDXS-0.9 in full size as well",
-    )
-    parser.add_argument("--soak", type=float, default=300.0, metavar="SECONDS")
-    parser.add_argument("--frames", type=int, default=60, help="of every timing")
-    parser.add_argument(
-        "--runtime", choices=("coreml", "reference"), default="coreml", help=argparse.SUPPRESS
-    )
-    parser.add_argument("--size", type=int, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    try:
-        refuse_elsewhere(options.runtime)
-        demo = find("demo", download=False)
-    except SdxsError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    rehearsal = options.runtime == "reference"
-    models = {}
+def ask_all(plan: Plan, say: Callable[[str], None]) -> dict[str, object]:
+    """Ask everything about the demo and, unless `quick`, SDXS-0.9 in full size; the JSON's content.
+
+    say: takes one line for each answer. Raises SdxsError where there is nothing to ask.
+    """
+    refuse_elsewhere(plan.runtime)
+    demo = find("demo", download=False)
+    setups = [Setup(demo, plan.size or demo.frame.size, plan.runtime, plan.soak_s, plan.frames)]
+    models: dict[str, object] = {}
     with tempfile.TemporaryDirectory() as folder:
-        setups = [
-            Setup(
-                demo, options.size or demo.frame.size, options.runtime, options.soak, options.frames
-            )
-        ]
-        if not options.quick:
+        if not plan.quick:
             full = open_checkpoint(
                 write_checkpoint(Path(folder) / "sdxs-512-0.9-random", architecture("sdxs-512-0.9"))
             )
-            setups.append(
-                Setup(full, full.frame.size, options.runtime, options.soak, options.frames)
-            )
+            setups.append(Setup(full, full.frame.size, plan.runtime, plan.soak_s, plan.frames))
         for setup in setups:
-            models[setup.checkpoint.name] = {"size": setup.size, **run(setup, print)}
-    content = {
+            models[setup.checkpoint.name] = {"size": setup.size, **run(setup, say)}
+    return {
         "schema": 1,
         "environment": environment(),
         "models": models,
         "rehearsal": "by the reference interpreter, NOT Core ML: no figure here is one of a Mac"
-        if rehearsal
+        if plan.runtime == "reference"
         else None,
     }
-    options.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    print(f"wrote {options.json}; please attach it to an issue of this project")
-    return (
-        0 if all(models[name][question]["ok"] for name in models for question in QUESTIONS) else 1
-    )
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def all_good(content: dict[str, object]) -> bool:
+    """Whether every question of every model was answered as it should be."""
+    models = content["models"]
+    assert isinstance(models, dict)
+    return all(model[question]["ok"] for model in models.values() for question in QUESTIONS)

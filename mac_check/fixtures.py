@@ -1,38 +1,35 @@
-"""Make the committed parity fixtures; also what both sides of a parity check share, without torch.
+"""What both sides of a parity check share, without torch: names, sizes, limits, random inputs, our
+side's outputs.
 
-`python -m sdxs.experiments.parity.fixtures` (extra `[parity]`) writes `tests/fixtures/`. Weights
-are not stored: they are drawn again, by `random_checkpoint`, and so are the inputs. What is stored
-is what diffusers and transformers made of them, computed in float64, and 3,000 texts with
-CLIPTokenizer's ids.
+Weights are not stored: they are drawn again, by `random_checkpoint`, and so are the inputs.
+`make_fixtures` writes what diffusers and transformers make of them.
 """
 
 import gzip
 import json
 import shutil
-import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ... import mlx_sdxs  # noqa: F401 - puts the BLAS in place before anything imports MLX or torch
-
-# isort: split
 import mlx.core as mx
 import numpy as np
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
-from ...common.backend.protocol import BackendOptions, FrameParams
-from ...common.backend.schedule import frame_steps, seeded_noise
-from ...common.checkpoint.find import PACKAGE_FOLDER, Checkpoint, open_checkpoint
-from ...common.errors import SdxsWarning
-from ...common.prompt.text_encoder import TextEncoder, encode_tokens
-from ...common.prompt.tokenizer import CONTEXT_LENGTH, ClipTokenizer
-from ...common.testing.random_checkpoint import architecture, tiny, write_checkpoint
-from ...mlx_sdxs.backend import MlxBackend, load_vae
-from ...mlx_sdxs.frame import Frame
-from ...mlx_sdxs.networks.layers import load_weights
-from ...mlx_sdxs.networks.unet import UNet2DConditionModel
+from ..common.backend.protocol import FrameParams
+from ..common.backend.schedule import frame_steps, seeded_noise
+from ..common.checkpoint.find import PACKAGE_FOLDER, Checkpoint, open_checkpoint
+from ..common.errors import SdxsWarning
+from ..common.picture.temporal import psnr
+from ..common.prompt.text_encoder import TextEncoder, encode_tokens
+from ..common.prompt.tokenizer import CONTEXT_LENGTH, ClipTokenizer
+from ..common.testing.random_checkpoint import architecture, tiny, write_checkpoint
+from ..mlx_sdxs.backend import MlxBackend, load_vae
+from ..mlx_sdxs.frame import Frame
+from ..mlx_sdxs.networks.layers import load_weights
+from ..mlx_sdxs.networks.unet import UNet2DConditionModel
+from ..mlx_sdxs.options import MlxOptions
 
 Arrays = dict[str, np.ndarray]
 NAMES = ("sdxs-512-0.9", "sdxs-512-dreamshaper", "sd-turbo", "tiny-sd", "small-sd")
@@ -154,7 +151,7 @@ def run_frame(checkpoint: Checkpoint, inputs: Inputs, dtype: str = "float32") ->
     """
     size = inputs.frame.shape[0]
     states = TextEncoder(checkpoint).encode(inputs.prompt)
-    backend = MlxBackend(checkpoint, BackendOptions(size, dtype))
+    backend = MlxBackend(checkpoint, MlxOptions(size, dtype=dtype))
     backend.load()
     backend.set_conditioning(states)
     backend.set_params(FrameParams(inputs.seed))
@@ -484,47 +481,8 @@ def read_tokenizer(pad: str) -> tuple[list[str], np.ndarray]:
     return content["texts"], np.array(rows, dtype=np.int64)
 
 
-def _write_tokenizer(path: Path) -> None:
-    from .diffusers import clip_ids
-
-    texts = make_texts(3000, json.loads((TOKENIZER / "vocab.json").read_text(encoding="utf-8")))
-    ids: dict[str, dict[str, object]] = {}
-    for pad in PADDINGS:
-        with tempfile.TemporaryDirectory() as temporary:
-            rows = clip_ids(texts, padded_tokenizer(Path(temporary), pad)).tolist()
-        last = rows[0][-1]  # of an empty text
-        for row in rows:
-            while row and row[-1] == last:
-                row.pop()
-        ids[pad] = {"pad": last, "rows": rows}
-    content = {"texts": texts, "ids": ids}
-    path.write_bytes(gzip.compress(json.dumps(content, separators=(",", ":")).encode(), mtime=0))
-
-
-def main() -> None:
-    """Write the fixtures, and say so: scripts may print."""
-    from .control import write_control_fixtures
-    from .diffusers import ORACLE, hush  # torch; everything above does without
-
-    hush()
-    FIXTURES.mkdir(parents=True, exist_ok=True)
-    stored: Arrays = {}
-    with tempfile.TemporaryDirectory() as temporary:
-        for name in NAMES:
-            folder = tiny_checkpoint(Path(temporary), name)
-            stored[f"{name}/weights"] = weights_sample(folder)
-            for label, (part, checkpoint) in open_parts(folder).items():
-                for what, array in ORACLE[part](
-                    checkpoint, tiny_inputs(checkpoint), exact=True
-                ).items():
-                    if " by " not in what:
-                        kept = array if array.dtype == np.uint8 else array.astype(np.float32)
-                        stored[f"{name}/{label}/{what}"] = np.ascontiguousarray(kept)
-            print(f"{name}: done")
-        write_control_fixtures(Path(temporary))
-    save_file(stored, FIXTURES / "parity.safetensors")
-    _write_tokenizer(FIXTURES / "tokenizer.json.gz")
-
-
-if __name__ == "__main__":
-    main()
+def distances(ours: Arrays, oracle: Arrays) -> tuple[float, float]:
+    """Relative L2 of x0, and PSNR of the picture in dB."""
+    x0, expected = ours["x0"].astype(np.float64), oracle["x0"].astype(np.float64)
+    relative = float(np.linalg.norm(x0 - expected) / np.linalg.norm(expected))
+    return relative, psnr(ours["picture"], oracle["picture"])

@@ -1,0 +1,1 @@
+"""The commands of `sdxs`, a file each. They parse and show; what works is imported inside them."""

@@ -1,0 +1,197 @@
+"""`sdxs bench`: which backend is fastest here, and why."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+
+from ..common.backend.assembly import ModelOptions
+from ..common.backend.spec import PEERS, spec_of, specs
+from ..common.errors import UsageError
+from ..common.live.parameters import LiveParameters
+from ..common.settings import repeated, setting
+from .console import err, interrupts, out, say_plainly
+from .options import described, with_settings
+from .programs import build
+
+if TYPE_CHECKING:
+    from ..common.bench.measure.runner import Plan
+    from ..common.bench.model.report import Report
+    from ..common.checkpoint.find import Checkpoint
+
+
+@dataclass(frozen=True, slots=True)
+class BenchOptions:
+    """What is measured. None leaves a choice to `quick`."""
+
+    backends: tuple[str, ...] = setting(
+        (),
+        f"NAME[:setting=value...] of {', '.join(specs() | specs(PEERS))}; the first is compared "
+        "with the others",
+        shown=f"all that run here, but {', '.join(specs(PEERS))}",
+        flag="--backend",
+    )
+    model: str = repeated(ModelOptions, "model", default="demo")
+    size: int | None = repeated(ModelOptions, "size")
+    dtype: str = setting("auto", "precision, for every backend that has a choice")
+    rounds: int | None = setting(
+        None, "rounds that every backend is measured in", minimum=1, shown="8; quick: 3"
+    )
+    profile: bool | None = setting(
+        None, "measure stages and roofline", flag="--profile/--no-profile", shown="unless quick"
+    )
+    contention: bool = setting(False, "measure rates under rising memory traffic")
+    quick: bool = setting(False, "measure fewer and shorter rounds, no stages")
+    keep: bool = setting(
+        False,
+        "load each backend once, not in every round: for one that takes minutes to load",
+    )
+    isolate: bool = setting(False, "time what hosting in a process of its own costs, too")
+    seed: int = repeated(LiveParameters, "seed")
+
+
+@dataclass(frozen=True, slots=True)
+class ReportOptions:
+    """What is written and shown."""
+
+    json: Path | None = setting(None, "file to write everything to, raw times included")
+    html: Path | None = setting(
+        None, "file to write a report with plots to, readable without a network"
+    )
+    png: Path | None = setting(None, "folder for the plots as images; needs the `plot` extra")
+    show: Path | None = setting(
+        None,
+        "measure nothing; show a file that --json wrote, and write --html or --png of it",
+    )
+    across_machines: bool = setting(False, "let --compare take different machines")
+
+
+@with_settings()
+def bench(
+    measured: BenchOptions,
+    written: ReportOptions,
+    compare: Annotated[
+        tuple[Path, Path] | None,
+        described("Measure nothing; compare two files that --json wrote.", "none", "--compare"),
+    ] = None,
+) -> None:
+    """Measure which backend is fastest here, and why: rates, memory, roofline, contention. Speaks
+    of this machine only.
+    """
+    from ..common.bench.model import report as reports
+
+    if compare:
+        _compare(compare, written.across_machines)
+        return
+    plotter = _plotter(written.png)
+    if written.show:
+        _show_report(reports.read_report(written.show), written.html, plotter)
+        return
+    from ..common.checkpoint.find import find
+    from ..common.files import check_writable
+
+    for path in filter(None, (written.json, written.html)):
+        check_writable(path, path.absolute().parent)
+    checkpoint = find(measured.model)
+    plan = _plan(measured, checkpoint)
+    report, caught = _measure(plan, checkpoint, written.json)
+    _show_report(report, written.html, plotter)
+    if written.json:
+        out.print(f"wrote {escape(str(written.json))}")
+    if caught:
+        raise typer.Exit(128 + caught[0])
+    if report.failures:
+        raise typer.Exit(1)
+
+
+def _compare(paths: tuple[Path, Path], across_machines: bool) -> None:
+    """Print what changed between two reports."""
+    from ..common.bench.model import report as reports
+    from ..common.bench.model.compare import compare
+    from ..common.bench.show import table
+
+    first, second = (reports.read_report(path.expanduser()) for path in paths)
+    out.print(table.changes(compare(first, second, across_machines)))
+
+
+def _plan(measured: BenchOptions, checkpoint: "Checkpoint") -> "Plan":
+    """Who is measured, and for how long; programs are built here. Raises UsageError."""
+    from ..common.bench.measure.entrants import counters, default_names, entrants
+    from ..common.bench.measure.runner import Plan
+
+    size = checkpoint.frame.size if measured.size is None else measured.size
+    names = measured.backends or default_names()
+    chosen = entrants(names, size, measured.dtype, measured.isolate)
+    for entrant in chosen:
+        build(spec_of(entrant.backend, peers=True), checkpoint, entrant.options)
+    counting, missing = counters()
+    for name, package in missing.items():
+        err.print(f"{package} is not installed: {name}'s way of counting operations is left out")
+    quick = measured.quick
+    return Plan(
+        tuple(chosen),
+        counting,
+        measured.rounds or (3 if quick else 8),
+        turns=2 if quick else 3,
+        turn_s=0.2 if quick else 0.4,
+        fresh=not measured.keep,
+        contention=measured.contention,
+        seed=measured.seed,
+        profile=not quick if measured.profile is None else measured.profile,
+        memory_s=2.0 if quick else 6.0,
+        sweeps=1 if quick else 2,
+    )
+
+
+def _measure(
+    plan: "Plan", checkpoint: "Checkpoint", path: Path | None
+) -> "tuple[Report, list[int]]":
+    """Run a plan, saving the report as it grows; the signals that came meanwhile, too."""
+    from ..common.bench.measure.runner import Runner
+    from ..common.files import write_whole
+
+    def save(report: "Report") -> None:
+        if path:
+            write_whole(path, report.as_json().encode())
+
+    with err.status("reading the checkpoint") as status:
+        say = status.update if err.is_terminal else say_plainly
+        runner = Runner(plan, checkpoint, save, say)
+        with interrupts(runner.stop) as caught:
+            return runner.run(), caught
+
+
+def _show_report(
+    report: "Report", html: Path | None, plotter: "Callable[[Report], list[Path]] | None"
+) -> None:
+    """Print the tables; write the page and the plots where they are asked for."""
+    from ..common.bench.show import table
+
+    out.print(table.render(report))
+    written = []
+    if html:
+        from ..common.bench.show.html import render
+        from ..common.files import write_whole
+
+        write_whole(html, render(report).encode())
+        written.append(html)
+    for path in [*written, *(plotter(report) if plotter else [])]:
+        out.print(f"wrote {escape(str(path))}")
+
+
+def _plotter(folder: Path | None) -> "Callable[[Report], list[Path]] | None":
+    """What writes the plots as images; asked for before an hour is measured in vain. Raises
+    UsageError.
+    """
+    if folder is None:
+        return None
+    try:
+        from ..common.bench.show.png import write
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"--png needs {error.name!r}; `pip install 'sdxs[plot]'`, or take --html"
+        ) from None
+    return lambda report: write(report, folder)

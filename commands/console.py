@@ -1,0 +1,161 @@
+"""What commands share of the terminal: two consoles, progress, interrupts, a session's figures."""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+if TYPE_CHECKING:
+    from ..common.live.stats import Summary
+
+PLAIN_PROGRESS_S = 2.0
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+class State:
+    """What `main` must know: whether a thread of the session hangs in a call that does not return,
+    and of a Ctrl-C.
+    """
+
+    abandoned = False
+    interrupted = False
+
+
+state = State()
+
+
+def leave_at_once(code: int) -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    err.print(f"[yellow]warning:[/] {escape(str(message))}")
+
+
+def say_plainly(line: str) -> None:
+    err.print(escape(line))
+
+
+@contextmanager
+def interrupts(stop: "Callable[[], None]") -> Iterator[list[int]]:
+    """Turn Ctrl-C and SIGTERM into `stop`, which touches no lock, so that files are finished;
+    collect what came.
+
+    A second one leaves at once, whatever hangs.
+    """
+    caught: list[int] = []
+
+    def catch(number: int, _frame: object) -> None:
+        if caught:
+            os._exit(128 + number)
+        caught.append(number)
+        stop()
+
+    before = {number: signal.signal(number, catch) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield caught
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def steps(what: str) -> Iterator[Callable[[str, float], None]]:
+    """A bar on a terminal that says what is being done; anywhere else a line for what takes
+    long.
+    """
+    if err.is_terminal:
+        with Progress(
+            TextColumn(f"{what}: {{task.description}}"), BarColumn(), console=err, transient=True
+        ) as progress:
+            task = progress.add_task("looking", total=1.0)
+            yield lambda step, done: progress.update(task, description=escape(step), completed=done)
+        return
+    said: list[str] = []
+
+    def plain(step: str, _: float) -> None:
+        if step not in said and not step.startswith("done"):
+            said.append(step)
+            err.print(escape(f"{what}: {step}"), style="dim")
+
+    yield plain
+
+
+@contextmanager
+def progress(total: int | None) -> Iterator[Callable[[int, str], None]]:
+    """A moving line on a terminal, a plain line every two seconds anywhere else."""
+    began = time.perf_counter()
+
+    def rate(done: int) -> float:
+        return done / max(time.perf_counter() - began, 1e-9)
+
+    if err.is_terminal:
+        columns = (
+            TextColumn("{task.fields[fps]:5.1f} fps"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[prompt]}", markup=False),
+        )
+        with Progress(*columns, console=err) as progress:
+            task = progress.add_task("", total=total, fps=0.0, prompt="")
+            yield lambda done, text: progress.update(
+                task, completed=done, fps=rate(done), prompt=text
+            )
+        return
+    last = [began]
+
+    def plain(done: int, text: str) -> None:
+        if done == total or time.perf_counter() - last[0] >= PLAIN_PROGRESS_S:
+            last[0] = time.perf_counter()
+            err.print(
+                escape(f"frame {done}{f'/{total}' if total else ''}  {rate(done):.1f} fps  {text}")
+            )
+
+    yield plain
+
+
+def show_summary(summary: "Summary") -> None:
+    if not summary.shown:
+        err.print("no frame was rendered")
+        return
+    for facts in summary.backends:
+        out.print(escape(", ".join(f"{key} {value}" for key, value in facts.items())))
+    latency = summary.latency_ms
+    out.print(
+        f"{summary.shown} frames in {summary.seconds:.1f} s, {summary.fps:.1f} fps; camera to "
+        "display "
+        f"{latency.p50:.1f} ms median, {latency.p95:.1f} p95, {latency.p99:.1f} p99"
+    )
+    out.print(
+        f"captured {summary.captured}, dropped {summary.dropped_before_inference} before and "
+        f"{summary.dropped_before_display} after inference, rendered {summary.inferred}, "
+        f"reused {summary.skipped_as_similar}"
+    )
+    stages = ", ".join(f"{name} {spread.p50:.1f}" for name, spread in summary.stages_ms.items())
+    out.print(f"median ms: {stages}")
+    models = " and ".join(f"{memory['model_bytes'] / 1e6:.0f}" for memory in summary.memory)
+    out.print(
+        f"memory: {summary.process_peak_bytes / 1e6:.0f} MB at most in this process; weights "
+        f"{models} MB"
+    )
+    if summary.flicker["ratio"] is not None:
+        out.print(
+            f"flicker where the camera stands still: output changes {summary.flicker['ratio']:.2f} "
+            "times as much"
+        )
+    if summary.psnr_db:
+        out.print(f"between the two backends: {summary.psnr_db.p50:.1f} dB PSNR median")
+    if summary.identical_frames:
+        out.print(f"the two backends rendered {summary.identical_frames} frames identically")

@@ -1,0 +1,169 @@
+"""`sdxs live`: a camera, a video or an image under a prompt, live."""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+from rich.markup import escape
+
+from ..common.backend.assembly import (
+    ModelOptions,
+    make_backend,
+    open_checkpoint_for,
+    options_for,
+)
+from ..common.backend.options import BackendOptions
+from ..common.backend.spec import BackendSpec, spec_of, specs
+from ..common.errors import SdxsWarning, UsageError
+from ..common.live.options import SessionFiles, SessionOptions
+from ..common.live.parameters import DEFAULT_PROMPT, LiveParameters
+from ..common.prompt.syntax import read_prompts, refuse_negative
+from ..common.settings import setting
+from .console import err, interrupts, out, progress, show_summary, state
+from .options import BackendChoice, Given, with_settings
+from .programs import build, quality
+
+if TYPE_CHECKING:
+    from ..common.checkpoint.find import Checkpoint
+    from ..common.live.session import Session
+
+
+@dataclass(frozen=True, slots=True)
+class LiveOptions:
+    """What only the command knows of a session."""
+
+    outs: tuple[str, ...] = setting((), "video, image or folder to write, or window:", flag="--out")
+    prompts: str | None = setting(
+        None,
+        "'gallery' (ten styles) or a text file, a prompt a line; keys 1 to 9 lead to the first "
+        "nine",
+    )
+    negative_prompt: str = setting("", "refused, with the reason: these models have no use for one")
+    contact_sheet: Path | None = setting(None, "image to write, with a row for each prompt")
+    stats: Path | None = setting(None, "file to write the session's figures to, as JSON")
+    compare: str | None = setting(None, "second backend on the same frames, beside the first")
+    isolate: bool = setting(False, "run the backend in a process of its own")
+    fixed_noise: bool = setting(False, "build the noise of --seed into the program")
+    verbose: bool = setting(False, "say which compute unit runs how many operations")
+
+
+@with_settings(
+    specs().values(),
+    repeatable=("prompt",),
+    concerns={
+        "fixed_noise": lambda spec: spec.obeys("noise_seed"),
+        "verbose": lambda spec: bool(spec.programs),
+    },
+)
+def live(
+    choice: BackendChoice,
+    session: SessionOptions,
+    model: ModelOptions,
+    start: LiveParameters,
+    more: LiveOptions,
+    given: Given,
+) -> None:
+    """Render a camera, a video or an image under a prompt, live. In the window, h shows the
+    keys.
+    """
+    _refuse_contradictions(session, start, more)
+    chosen = [spec_of(choice.backend)]
+    if more.compare:
+        chosen.append(spec_of(more.compare, "--compare"))
+    given.refuse_ignored(chosen)
+    refuse_negative(more.negative_prompt, model.model)
+    prompts = (
+        *given.all_texts("prompt"),
+        *(read_prompts(more.prompts) if more.prompts else ()),
+    ) or (DEFAULT_PROMPT,)
+    _refuse_edges(model, given)
+    checkpoint = open_checkpoint_for(model)
+    size = model.size_of(checkpoint)
+    _warn_of_seed(checkpoint, start, given)
+    values = given.for_backends() | ({"noise_seed": start.seed} if more.fixed_noise else {})
+    options = [options_for(spec, size, values) for spec in chosen]
+    _build_all(chosen, checkpoint, options, more.verbose)
+    renderers = [
+        make_backend(spec, checkpoint, own, more.isolate or more.compare is not None)
+        for spec, own in zip(chosen, options, strict=True)
+    ]
+    from ..common.live.opening import open_session
+
+    files = SessionFiles(more.outs, more.contact_sheet, more.stats)
+    opened = open_session(session, start, files, size, checkpoint, renderers, prompts)
+    err.print(
+        escape(
+            f"{checkpoint.name} ({checkpoint.origin}) at {size} x {size}; source "
+            f"{opened.source.name}"
+        )
+    )
+    _run(opened)
+
+
+def _refuse_contradictions(
+    session: SessionOptions, start: LiveParameters, more: LiveOptions
+) -> None:
+    """Raise UsageError for options that leave nothing to do or exclude each other."""
+    if not all(out.strip() for out in more.outs):
+        raise UsageError("--out is empty; name a file or a folder")
+    if session.headless and not (more.outs or more.contact_sheet or more.stats):
+        raise UsageError(
+            "--headless shows nothing and there is no --out; add --out FILE, or drop --headless"
+        )
+    if session.loop == "sequential" and (start.skip > 0 or session.realtime):
+        raise UsageError(
+            "--loop sequential renders every frame in turn, as the paper does; drop --skip and "
+            "--realtime"
+        )
+
+
+def _refuse_edges(model: ModelOptions, given: Given) -> None:
+    """Raise UsageError for what concerns edges where no ControlNet reads them."""
+    for name in ("control_scale", "edges"):
+        if model.control == "none" and name in given:
+            raise UsageError(
+                f"{given.settings[name].spelling} {given.texts[name]}: nothing reads edges in this "
+                "session; add --control sketch"
+            )
+
+
+def _warn_of_seed(checkpoint: "Checkpoint", start: LiveParameters, given: Given) -> None:
+    if "seed" in given and checkpoint.frame.noise_scale == 0:
+        warnings.warn(
+            f"--seed {start.seed} makes no difference: {checkpoint.name} was trained without noise "
+            "(noise_scale 0 in its sdxs.json)",
+            SdxsWarning,
+            stacklevel=2,
+        )
+
+
+def _build_all(
+    chosen: Sequence[BackendSpec],
+    checkpoint: "Checkpoint",
+    options: Sequence[BackendOptions],
+    verbose: bool,
+) -> None:
+    """Build the programs that the backends need, and say what compression cost."""
+    for spec, own in zip(chosen, options, strict=True):
+        for program in build(spec, checkpoint, own, verbose=verbose):
+            if program.weights_error:
+                err.print(escape(f"{spec.title} program: {quality(spec, program)}"))
+
+
+def _run(session: "Session") -> None:
+    """Run a session to its end, and say what it showed and wrote."""
+    with interrupts(session.loop.stop) as caught:
+        try:
+            with progress(session.total) as report:
+                session.run(report)
+        finally:
+            state.abandoned = session.loop.abandoned
+            if session.loop.summary:
+                show_summary(session.loop.summary)
+            for path in session.files:
+                out.print(f"wrote {escape(str(path))}")
+    if caught:
+        raise typer.Exit(128 + caught[0])

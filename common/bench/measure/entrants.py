@@ -1,0 +1,46 @@
+"""Who takes part in a run: backends and peers by name, with settings of their own."""
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+
+from ...backend.assembly import options_for
+from ...backend.spec import PEERS, spec_of, specs
+from ...settings import parse_texts
+from .worker import Entrant
+
+
+def default_names() -> list[str]:
+    """The backends that are measured where none is named: all that run here."""
+    return [spec.name for spec in specs().values() if spec.runs_here()]
+
+
+def entrants(
+    chosen: Sequence[str], size: int, dtype: str = "auto", isolated: bool = False
+) -> list[Entrant]:
+    """Turn `NAME[:setting=value...]` into entrants with labels of their own.
+
+    dtype: for every backend that has a choice. Raises UsageError, also for times that would mean
+    nothing.
+    """
+    made: list[Entrant] = []
+    seen: dict[str, int] = {}
+    for text in chosen:
+        name, *parts = text.split(":")
+        spec = spec_of(name, peers=True)
+        texts = dict(part.partition("=")[::2] for part in parts)
+        own = parse_texts(spec.options, texts, name)
+        options = options_for(spec, size, {"dtype": dtype}, own)
+        spec.check_timed(options)
+        seen[text] = seen.get(text, 0) + 1
+        label = text if seen[text] == 1 else f"{text} ({seen[text]})"
+        made.append(Entrant(label, spec.location, options, spec.instrument, isolated, name))
+    return made
+
+
+def counters() -> tuple[dict[str, str], dict[str, str]]:
+    """Ways of counting a frame's operations: those at hand, by name 'module:Class' of an
+    instrument, and those left out, by name the package that is not installed.
+    """
+    counting = [spec for spec in (specs() | specs(PEERS)).values() if spec.counts]
+    missing = {spec.name: spec.counts for spec in counting if not find_spec(spec.counts)}
+    return {s.name: s.instrument for s in counting if s.name not in missing}, missing

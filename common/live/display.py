@@ -1,0 +1,112 @@
+"""The main thread's part of the loop: show frames as they come, or drive everything in turn."""
+
+import time
+from collections.abc import Callable
+
+from .capture import Capture
+from .frames import LiveFrame
+from .guard import Guard
+from .inference import Inference
+from .options import LoopOptions
+from .pipeline import Pipeline
+from .stats import Stats
+
+DISPLAY_WAIT_S = (
+    0.05  # a signal sets a flag and touches no lock, so the display looks up this often
+)
+
+
+class Display:
+    """Takes rendered frames on the main thread.
+
+    wait_s: how long it waits for a frame before it looks for keys.
+    """
+
+    def __init__(
+        self,
+        capture: Capture,
+        inference: Inference,
+        pipeline: Pipeline,
+        options: LoopOptions,
+        stats: Stats,
+    ) -> None:
+        self.wait_s = DISPLAY_WAIT_S
+        self._capture = capture
+        self._inference = inference
+        self._pipeline = pipeline
+        self._frames = options.frames
+        self._stats = stats
+
+    def drive(
+        self, guard: Guard, show: Callable[[LiveFrame], None], idle: Callable[[], None]
+    ) -> str:
+        """Show frames as the threads deliver them; return why it ended."""
+        for thread in guard.threads:
+            thread.start()
+        while not self._pipeline.stopped:
+            frame = self._pipeline.rendered.take(self.wait_s)
+            idle()
+            if frame is not None:
+                self._show(frame, show)
+                if self._stats.shown == self._frames:
+                    return "frame count reached"
+            elif self._pipeline.rendered.finished:
+                return "source ended"
+            self._capture.check_stall()
+        return "stopped"
+
+    def drive_in_turn(
+        self, guard: Guard, show: Callable[[LiveFrame], None], idle: Callable[[], None]
+    ) -> str:
+        """Capture, render and show one frame after the other, as the paper's program does: nothing
+        overlaps.
+
+        Only the read itself is done by another thread, so that one that hangs leaves this one free
+        to say so.
+        """
+        pipeline, inference, renderer = self._pipeline, self._inference, self._inference.renderer
+        try:
+            renderer.load()
+            pipeline.ready.set()
+            guard.threads[0].start()
+            while not pipeline.stopped:
+                inference.apply_commands()
+                idle()
+                if pipeline.paused:
+                    pipeline.resumed.wait(DISPLAY_WAIT_S)
+                    continue
+                frame = self._next_in_turn(idle)
+                if frame is None:
+                    return "stopped" if pipeline.stopped else "source ended"
+                inference.aim(frame)
+                renderer.submit(frame)
+                frame = renderer.collect()
+                frame.stage_ns["rendered at"] = time.perf_counter_ns()
+                self._show(frame, show)
+                if self._stats.shown == self._frames:
+                    return "frame count reached"
+            return "stopped"
+        finally:
+            renderer.close()
+
+    def _next_in_turn(self, idle: Callable[[], None]) -> LiveFrame | None:
+        captured = self._pipeline.captured
+        self._capture.ask()
+        while not self._pipeline.stopped:
+            frame = captured.take(self.wait_s)
+            if frame is not None or captured.finished:
+                return frame
+            idle()
+            self._capture.check_stall()
+        return None
+
+    def _show(self, frame: LiveFrame, show: Callable[[LiveFrame], None]) -> None:
+        if len(frame.outputs) == 2:
+            self._stats.compared(*frame.outputs)  # before smoothing and blending touch them
+        began = time.perf_counter_ns()
+        frame.stage_ns["wait for display"] = began - frame.stage_ns.pop("rendered at")
+        show(frame)
+        now = time.perf_counter_ns()
+        frame.stage_ns["display"] = now - began
+        self._stats.frame_shown(frame, now)
+        self._pipeline.pool.give_back(frame)

@@ -1,0 +1,291 @@
+"""The inference thread: the backends, what is in flight, and what was last rendered.
+
+It loads, warms, feeds and closes the backends; live changes reach it as commands that it applies
+between two frames.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from ..backend import copies
+from ..backend.protocol import Backend, FrameParams
+from ..picture.temporal import Similarity
+from ..prompt.blend import Slerp, ease
+from .admission import Admission
+from .frames import LiveFrame
+from .options import LoopOptions
+from .pipeline import MOST_IN_FLIGHT, Pipeline
+from .stats import Stats
+
+IDLE_CHECK_S = 0.25  # how often a backend that has nothing to do is asked whether it is still there
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A prompt and what the text encoder made of it, float32 (1, 77, D)."""
+
+    text: str
+    encoder_hidden_states: np.ndarray
+
+
+class Renderer:
+    """The inference thread's state: backends, what is in flight, and what was last rendered."""
+
+    def __init__(
+        self,
+        backends: Sequence[Backend],
+        prompts: Sequence[Prompt],
+        params: FrameParams,
+        options: LoopOptions,
+        stats: Stats,
+    ) -> None:
+        self.backends = backends
+        self.prompt = ""
+        self.params = params
+        self.admission = Admission(1)
+        self.in_flight: deque[tuple[LiveFrame, int]] = deque()
+        self._prompts = prompts
+        self._hold = options.hold
+        self._turn = 0
+        self._similarity = Similarity(options.skip_threshold)
+        self._stats = stats
+        self._last: list[np.ndarray] = []
+        self._encoder_hidden_states: np.ndarray | None = None  # what the backends have
+        self._way: Slerp | None = None
+        self._way_ns = 0
+        self._transition_ns = round(options.transition_s * 1e9)
+        self._edge_kind = options.edges
+        self._turning = False
+        self._way_began_ns = -1  # not before a frame has been on it
+
+    def load(self) -> None:
+        for backend in self.backends:
+            backend.load()
+        # Two backends advance together, so neither runs ahead of the other.
+        depth = self.backends[0].depth if len(self.backends) == 1 else 1
+        self.admission = Admission(min(depth, MOST_IN_FLIGHT))
+        self._stats.backends = [backend.describe() for backend in self.backends]
+        self.set_prompt(self._prompts[0])
+        self.set_params(self.params)
+
+    def turn_to(self, number: int) -> None:
+        """Change to the prompt whose turn it is at frame `number`."""
+        turn = number // self._hold % len(self._prompts) if self._hold else self._turn
+        if turn != self._turn:
+            self._turn = turn
+            self.set_prompt(self._prompts[turn])
+
+    def set_prompt(self, prompt: Prompt) -> None:
+        """Change to a prompt: at once, or over the next frames from wherever the last change has
+        got to.
+        """
+        self.prompt = prompt.text
+        if self._encoder_hidden_states is None or not self._transition_ns:
+            self._way = None
+            self._condition(prompt.encoder_hidden_states)
+        else:
+            self._way = Slerp(self._encoder_hidden_states, prompt.encoder_hidden_states)
+            self._way_ns, self._way_began_ns = self._transition_ns, -1
+
+    def set_transition(self, seconds: float) -> None:
+        """Take so long for the next change of prompt; one under way keeps its time."""
+        self._transition_ns = round(seconds * 1e9)
+
+    def set_skip(self, threshold: float) -> None:
+        """Reuse pictures up to another threshold, see `Similarity`."""
+        self._similarity = Similarity(threshold)
+
+    def _condition(self, encoder_hidden_states: np.ndarray) -> None:
+        for backend in self.backends:
+            backend.set_conditioning(encoder_hidden_states)
+        self._encoder_hidden_states = encoder_hidden_states
+        self._similarity.forget()
+
+    def advance(self, frame_ns: int) -> None:
+        """Go on along a transition to where the frame of this time belongs."""
+        self._turning = self._way is not None
+        if self._way is None:
+            return
+        if self._way_began_ns < 0:
+            self._way_began_ns = frame_ns
+        share = (frame_ns - self._way_began_ns) / self._way_ns
+        self._condition(self._way(ease(share)))
+        if share >= 1:
+            self._way = None
+
+    def set_params(self, params: FrameParams) -> None:
+        for backend in self.backends:
+            backend.set_params(params)
+        self.params = params
+        self._similarity.forget()
+
+    def can_repeat(self, frame: LiveFrame) -> bool:
+        """Whether the last outputs serve for `frame` too."""
+        if frame.edge_kind != self._edge_kind:
+            self._edge_kind = frame.edge_kind
+            self._similarity.forget()
+        unchanged = self._similarity.is_similar(frame.camera)
+        return unchanged and bool(self._last) and self.params.feedback == 0
+
+    def repeat(self, frame: LiveFrame) -> None:
+        for output, last in zip(frame.outputs, self._last, strict=True):
+            np.copyto(output, last)
+            copies.count("last picture", output.nbytes)
+        frame.similar = True
+        frame.stage_ns["backend"] = 0
+        self._stats.skipped += 1
+
+    def submit(self, frame: LiveFrame) -> None:
+        frame.prompt, frame.turning = self.prompt, self._turning
+        now = time.perf_counter_ns()
+        for backend in self.backends:
+            backend.submit(frame.camera, frame.edges)
+        self.admission.submitted(now)
+        self.in_flight.append((frame, now))
+
+    def collect(self) -> LiveFrame:
+        frame, submitted_ns = self.in_flight.popleft()
+        for number, (backend, output) in enumerate(zip(self.backends, frame.outputs, strict=True)):
+            times = backend.collect(output)
+            frame.stage_ns[f"backend {number + 1}" if number else "backend"] = times.total_ns
+        now = time.perf_counter_ns()
+        frame.stage_ns["inference"] = now - submitted_ns
+        self.admission.collected(now)
+        self._remember(frame)
+        self._stats.inferred += 1
+        return frame
+
+    def _remember(self, frame: LiveFrame) -> None:
+        if not self._last:
+            self._last = [np.empty_like(output) for output in frame.outputs]
+        for last, output in zip(self._last, frame.outputs, strict=True):
+            np.copyto(last, output)
+            copies.count("last picture", last.nbytes)
+
+    def check(self) -> None:
+        """Ask every backend for a sign of life. Raises BackendError if one has died with nothing
+        in flight.
+        """
+        for backend in self.backends:
+            backend.memory()
+
+    def close(self) -> None:
+        """Close every backend, then raise the first error one of them raised."""
+        failure: BaseException | None = None
+        for backend in self.backends:
+            for last in (
+                lambda backend=backend: self._stats.memory.append(asdict(backend.memory())),
+                backend.close,
+            ):
+                try:
+                    last()
+                except (
+                    Exception
+                ) as error:  # the other backends must be closed whatever this one raises
+                    failure = failure or error
+        if failure:
+            raise failure
+
+
+Command = Callable[[Renderer], None]
+
+
+class Inference:
+    """The inference thread, `run`; the sequential loop uses its parts on the main thread."""
+
+    def __init__(
+        self, renderer: Renderer, pipeline: Pipeline, options: LoopOptions, source_fps: float
+    ) -> None:
+        self.renderer = renderer
+        self.commands: deque[Command] = deque()
+        self._pipeline = pipeline
+        self._options = options
+        self._source_fps = source_fps
+
+    def run(self) -> None:
+        """Render frames from one slot into the other until the session ends."""
+        pipeline, renderer = self._pipeline, self.renderer
+        try:
+            renderer.load()
+            pipeline.ready.set()
+            while not pipeline.ending.is_set():
+                if pipeline.paused:
+                    self._hold()
+                self.apply_commands()
+                if not self._step():
+                    break
+        finally:
+            renderer.close()
+        pipeline.rendered.close()
+
+    def apply_commands(self) -> None:
+        """Apply what the main thread has asked for since the last frame."""
+        while self.commands:
+            self.commands.popleft()(self.renderer)
+
+    def aim(self, frame: LiveFrame) -> None:
+        """Take the prompt, or the place in a transition, that this frame is rendered under."""
+        self.renderer.turn_to(frame.id)
+        self.renderer.advance(self._frame_ns(frame))
+
+    def _frame_ns(self, frame: LiveFrame) -> int:
+        """When a frame is, on the clock that transitions run on."""
+        return (
+            frame.captured_ns
+            if self._options.realtime
+            else round(frame.id * 1e9 / self._source_fps)
+        )
+
+    def _hold(self) -> None:
+        """Hand on what is under way, which would be stale later, then wait for the pause to end."""
+        while self.renderer.in_flight:
+            self._deliver(self.renderer.collect())
+        while not self._pipeline.resumed.wait(IDLE_CHECK_S):
+            self.renderer.check()
+
+    def _step(self) -> bool:
+        """Submit a frame, or collect one and hand it on. False when there is nothing left to do."""
+        renderer, pipeline = self.renderer, self._pipeline
+        window = renderer.admission.window_ns()
+        if window is not None:
+            earliest, latest = window
+            if not renderer.in_flight:
+                latest = time.perf_counter_ns() + round(IDLE_CHECK_S * 1e9)
+            frame = pipeline.captured.take_between(earliest, latest)
+            if frame is not None and pipeline.paused:  # since this thread began to wait for a frame
+                if self._options.realtime:
+                    pipeline.captured.count_drop()
+                    pipeline.pool.give_back(frame)
+                    return True
+                self._hold()  # every frame has its turn
+            if frame is not None:
+                self._admit(frame)
+                return True
+            if not renderer.in_flight:
+                renderer.check()
+                return not pipeline.captured.finished
+        self._deliver(renderer.collect())
+        return True
+
+    def _admit(self, frame: LiveFrame) -> None:
+        renderer, now = self.renderer, time.perf_counter_ns()
+        frame.stage_ns["wait for inference"] = now - frame.captured_ns - frame.stage_ns["capture"]
+        self.aim(frame)
+        if renderer.can_repeat(frame):
+            while renderer.in_flight:
+                self._deliver(renderer.collect())
+            frame.prompt = renderer.prompt
+            renderer.repeat(frame)
+            self._deliver(frame)
+        else:
+            renderer.submit(frame)
+
+    def _deliver(self, frame: LiveFrame) -> None:
+        frame.stage_ns["rendered at"] = time.perf_counter_ns()
+        self._pipeline.put(self._pipeline.rendered, frame)
+        # lets the display in before this thread takes the GIL again: 26 ms without it, measured
+        time.sleep(0)

@@ -1,0 +1,162 @@
+"""Put a session together: source, sinks, window, text encoder and loop, from what a user asked
+for.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from ..backend.protocol import Backend
+from ..checkpoint.find import Checkpoint
+from ..errors import SdxsError, UsageError
+from ..files import check_writable
+from ..io.sheet import Sheet
+from ..io.sinks.registry import is_window, open_sink, sink_path
+from ..io.sinks.window import Window
+from ..io.sources.protocol import Source
+from ..io.sources.registry import open_source, source_path
+from ..prompt.syntax import GALLERY, parse_prompt
+from ..prompt.text_encoder import TextEncoder
+from .loop import Loop, Prompt
+from .options import LoopOptions, SessionFiles, SessionOptions
+from .parameters import LiveParameters, with_prompt
+from .prompt_list import PromptList
+from .session import NO_EDGES, Session, SessionParts, frame_params
+from .viewer import Look, View, Viewer
+
+DEFAULT_HOLD = 48
+
+
+def open_session(
+    options: SessionOptions,
+    values: LiveParameters,
+    files: SessionFiles,
+    size: int,
+    checkpoint: Checkpoint,
+    backends: Sequence[Backend],
+    prompts: Sequence[str] = (),
+) -> Session:
+    """Open the source, every sink and the text encoder; nothing is written and no backend loaded
+    yet.
+
+    size: side of the frames. prompts: the list to go through, by default the one prompt of
+    `values`; the session begins with its first. Raises SourceError, SinkError, UsageError,
+    ConfigError.
+    """
+    _refuse_one_file_twice(options.source, files)
+    texts = tuple(prompts) or (values.written_prompt,)
+    for text in texts:
+        parse_prompt(text)  # the last of them may be met in an hour
+    values = with_prompt(values, texts[0])
+    windowed = not options.headless or any(is_window(out) for out in files.outs)
+    options = replace(options, headless=not windowed)
+    one_pass = options.frames is None and options.headless and len(texts) == 1
+    source = open_source(options.source, size, repeat=not one_pass)
+    try:
+        options = _decide(options, source, len(texts))
+        realtime = bool(options.realtime)
+        named = [out for out in files.outs if not is_window(out)]
+        sinks = [open_sink(out, source.fps, realtime) for out in named]
+        sheet_hold = options.hold or options.frames or source.length or DEFAULT_HOLD
+        sheet = Sheet(files.contact_sheet, sheet_hold) if files.contact_sheet else None
+        if files.stats:
+            check_writable(files.stats, files.stats.absolute().parent)
+        encoder = TextEncoder(checkpoint)
+        encoded = [
+            Prompt(text, encoder.encode(text)) for text in (texts if options.hold else texts[:1])
+        ]
+        window = Window() if windowed else None
+    except SdxsError:
+        source.close()
+        raise
+    unusable = _unusable(options, checkpoint)
+    loop = Loop(
+        source,
+        backends,
+        _loop_options(options, values, size, checkpoint),
+        encoded,
+        frame_params(values, unusable),
+        encoder.encode,
+    )
+    loop.pause(values.pause)
+    beside = options.side_by_side or len(backends) > 1
+    look = Look(View.SIDE_BY_SIDE if beside else View.OUTPUT, options.overlay)
+    # In a window the keys lead through the user's prompts and on through the gallery.
+    reachable = tuple(dict.fromkeys((*texts, *(GALLERY if windowed else ()))))
+    parts = SessionParts(
+        source,
+        loop,
+        Viewer(size, look, loop.stats, sinks, window, values),
+        PromptList(reachable),
+        files,
+        encoder.encode,
+        unusable,
+        window,
+        sheet,
+        source.length if options.frames is None and options.headless else options.frames,
+        follows=bool(options.hold),
+    )
+    return Session(parts, values)
+
+
+def _loop_options(
+    options: SessionOptions, values: LiveParameters, size: int, checkpoint: Checkpoint
+) -> LoopOptions:
+    return LoopOptions(
+        size,
+        options.frames,
+        options.hold or 0,
+        bool(options.realtime),
+        options.loop == "sequential",
+        values.skip,
+        transition_s=values.transition,
+        edges=values.edges if checkpoint.control else "",
+        mirror=values.mirror,
+    )
+
+
+def _unusable(options: SessionOptions, checkpoint: Checkpoint) -> dict[str, str]:
+    """Parameters that make no difference in this session, each with the reason."""
+    reasons = {} if checkpoint.control else {"control_scale": NO_EDGES, "edges": NO_EDGES}
+    if options.loop == "sequential":
+        reasons["skip"] = "the sequential loop renders every frame; start it with --loop threaded"
+    return reasons
+
+
+def _decide(options: SessionOptions, source: Source, prompts: int) -> SessionOptions:
+    """Fill in what the user left open: without a window, files are rendered frame by frame and
+    then end.
+    """
+    realtime, hold, frames = options.realtime, options.hold, options.frames
+    if realtime is None:
+        realtime = not (options.headless and source.paced)
+    if hold is None and options.headless and prompts > 1:
+        hold = source.length if source.length and source.length > 1 else DEFAULT_HOLD
+    if frames is None and options.headless and hold and source.paced:
+        frames = hold * prompts
+    return replace(options, realtime=realtime, hold=hold, frames=frames)
+
+
+def _refuse_one_file_twice(source: str, files: SessionFiles) -> None:
+    """Raise UsageError if two outputs, or an output and the source, are the same file."""
+    if sum(is_window(out) for out in files.outs) > 1:
+        raise UsageError("--out window: is named twice; there is one window")
+    named: list[tuple[str, str, Path | None]] = [
+        ("--out", out, sink_path(out)) for out in files.outs
+    ]
+    named += [
+        ("--contact-sheet", str(files.contact_sheet), files.contact_sheet),
+        ("--stats", str(files.stats), files.stats),
+    ]
+    read = source_path(source)
+    seen = {read.resolve(): "--source"} if read else {}
+    for name, written, path in named:
+        if path is None:
+            continue
+        place = path.expanduser().resolve()
+        if place in seen:
+            raise UsageError(
+                f"{name} {written}: is also {seen[place]}, and one would overwrite the other; name "
+                "another file"
+            )
+        seen[place] = name

@@ -1,0 +1,81 @@
+"""Options of a live session, fixed once it runs; what may change is in `parameters.py`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from ..settings import check_settings, setting
+
+
+@dataclass(frozen=True, slots=True)
+class SessionOptions:
+    """What a session is started with. None leaves a choice to the source. Raises UsageError."""
+
+    source: str = setting(
+        "0", "camera number, video, image or 'synthetic'; or kind:rest, such as film:clip.mp4"
+    )
+    hold: int | None = setting(
+        None,
+        "frames to show each prompt before the next",
+        minimum=1,
+        unit="frames",
+        shown="without a window, one pass of a video, else 48; in a window, never",
+    )
+    frames: int | None = setting(
+        None, "stop after this many frames", minimum=1, unit="frames", shown="no limit"
+    )
+    headless: bool = setting(False, "show no window")
+    realtime: bool | None = setting(
+        None,
+        "files: keep their pace and drop late frames, or render every frame",
+        shown="realtime in a window",
+        flag="--realtime/--every-frame",
+    )
+    loop: Literal["threaded", "sequential"] = setting(
+        "threaded", "threaded, or sequential as in the paper, to compare with"
+    )
+    side_by_side: bool = setting(False, "show the camera too", flag="--side-by-side/--output-only")
+    overlay: bool = setting(
+        True, "show figures and prompt in the window", flag="--overlay/--no-overlay"
+    )
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+
+
+@dataclass(frozen=True, slots=True)
+class SessionFiles:
+    """What a session writes.
+
+    outs: sinks, by path or `kind:rest`. contact_sheet: an image with a row for each prompt. stats:
+    the session's figures as JSON.
+    """
+
+    outs: tuple[str, ...] = ()
+    contact_sheet: Path | None = None
+    stats: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LoopOptions:
+    """How frames travel.
+
+    frames: stop after so many. hold: change to the next prompt after so many frames; 0 for never.
+    realtime: the freshest frame wins; otherwise every frame is rendered, in order. sequential: one
+    thread does everything in turn, as in the paper, to compare with. skip_threshold: see
+    `Similarity`. stall_s: a source silent for so long is lost. transition_s: how long one prompt
+    takes to become the next, on the camera's clock, or, where every frame is rendered, on the
+    file's. edges: the kind that is drawn of every frame for a ControlNet, see `edges.py`, or none.
+    mirror: mirror the camera. The last four are only where a session begins.
+    """
+
+    size: int
+    frames: int | None = None
+    hold: int = 0
+    realtime: bool = True
+    sequential: bool = False
+    skip_threshold: float = 0.0
+    stall_s: float = 10.0
+    transition_s: float = 0.0
+    edges: str = ""
+    mirror: bool = False

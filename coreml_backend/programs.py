@@ -1,0 +1,88 @@
+"""Core ML programs ahead of a session: built, gated against the reference, compiled and met."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from ..common.backend.options import BackendOptions
+from ..common.backend.programs import Prepared, Progress, Reference
+from ..common.backend.protocol import FrameParams
+from ..common.checkpoint.find import Checkpoint
+from . import cache
+from .backend import CoreMLBackend, controlled
+from .options import CoreMLOptions
+from .prepare import find_or_build, refuse_without_runtime, warm_up
+
+
+class CoreMLPrograms:
+    """See `common.backend.programs.Programs`."""
+
+    def prepare(
+        self,
+        checkpoint: Checkpoint,
+        options: BackendOptions,
+        reference: Reference,
+        report: Progress,
+        force: bool,
+    ) -> list[Prepared]:
+        assert isinstance(options, CoreMLOptions)
+        CoreMLBackend(checkpoint, options)  # raises for options that cannot be
+        refuse_without_runtime(options)
+        # a frame under control is a program of its own, beside the one without
+        needed = [options, *([controlled(options)] if checkpoint.control else [])]
+        return [_prepared(checkpoint, each, reference, report, force) for each in needed]
+
+    def listed(self) -> list[Prepared]:
+        return [_found(folder, record) for folder, record in cache.list_built()]
+
+
+def _prepared(
+    checkpoint: Checkpoint,
+    options: CoreMLOptions,
+    reference: Reference,
+    report: Progress,
+    force: bool,
+) -> Prepared:
+    from .gate import probe_edges
+
+    def render(picture: np.ndarray, states: np.ndarray, seed: int) -> np.ndarray:
+        edges = probe_edges(picture) if options.control else None
+        params = FrameParams(seed, control_scale=float(options.control))
+        return reference(picture, states, params, edges)
+
+    built = find_or_build(checkpoint, options, render, report, force)
+    warm_up(checkpoint, options, built, report)
+
+    def plan() -> list[str]:
+        from .compute_plan import describe  # brings coremltools, which takes seconds
+
+        return describe(built, options)
+
+    judge = "Core ML" if options.runtime == "coreml" else "the reference interpreter"
+    return _found(built.folder, built.record, built.news, judge, plan)
+
+
+def _found(
+    folder: Path,
+    record: cache.Record | None,
+    news: str = "",
+    judge: str = "",
+    plan: Callable[[], list[str]] = list,
+) -> Prepared:
+    size_bytes = cache.size_bytes(folder)
+    if record is None:
+        return Prepared(folder, size_bytes, damaged=True)
+    return Prepared(
+        folder,
+        size_bytes,
+        record.name,
+        tuple(record.variant.values()),
+        record.seconds,
+        record.gate_db,
+        record.variant["weights"],
+        record.weights_error,
+        news=news,
+        judge=judge,
+        plan=plan,
+    )

@@ -1,0 +1,1 @@
+"""`sdxs mac-check`: what only a Mac can tell, asked once and written down."""
