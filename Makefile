@@ -33,6 +33,9 @@ mac-check: .venv/test.stamp
 
 lint: .venv/lint.stamp
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	mkdir -p .venv/types && ln -sfn ../.. .venv/types/sdxs
+	$(BIN)/mypy
 
 clean:
 	rm -rf .venv demo results build *.egg-info

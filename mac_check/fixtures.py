@@ -29,7 +29,7 @@ from ..mlx_sdxs.backend import MlxBackend, load_vae
 from ..mlx_sdxs.frame import Frame
 from ..mlx_sdxs.networks.layers import load_weights
 from ..mlx_sdxs.networks.unet import UNet2DConditionModel
-from ..mlx_sdxs.options import MlxOptions
+from ..mlx_sdxs.options import Dtype, MlxOptions
 
 Arrays = dict[str, np.ndarray]
 NAMES = ("sdxs-512-0.9", "sdxs-512-dreamshaper", "sd-turbo", "tiny-sd", "small-sd")
@@ -142,7 +142,7 @@ def run_text(checkpoint: Checkpoint, inputs: Inputs) -> Arrays:
     return {"text": encode_tokens(inputs.ids, checkpoint.text_encoder, path, prefix)}
 
 
-def run_frame(checkpoint: Checkpoint, inputs: Inputs, dtype: str = "float32") -> Arrays:
+def run_frame(checkpoint: Checkpoint, inputs: Inputs, dtype: Dtype = "float32") -> Arrays:
     """From prompt and picture to picture as the camera loop does it; z and x0, float32 (1, S/8,
     S/8, C).
 

@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -40,7 +41,7 @@ from ..coreml_backend.prepare import find_or_build, warm_up
 from ..coreml_backend.runner import Runner
 from ..mlx_sdxs.backend import MlxBackend
 from ..mlx_sdxs.fast.ops import on_gpu
-from ..mlx_sdxs.options import MlxOptions
+from ..mlx_sdxs.options import Dtype, MlxOptions
 from . import kernel as kernel_check
 from .fixtures import FIXTURES, distances, run_frame, tiny_checkpoint, tiny_inputs
 
@@ -154,10 +155,7 @@ def ask_variant(setup: Setup, chosen: dict[str, str], exact: np.ndarray) -> Answ
 def ask_variants(setup: Setup) -> Answer:
     """Every form, each answered by itself."""
     exact = exact_picture(setup)
-    answers = [
-        attempt(lambda chosen=chosen: ask_variant(setup, chosen, exact), chosen)
-        for chosen in VARIANTS
-    ]
+    answers = [attempt(partial(ask_variant, setup, chosen, exact), chosen) for chosen in VARIANTS]
     return {"ok": all(answer["ok"] for answer in answers), "variants": answers}
 
 
@@ -221,7 +219,8 @@ def ask_soak(setup: Setup) -> Answer:
     hosted = HostedBackend("coreml", LOCATION, setup.checkpoint, setup.options())
     hosted.load()
     try:
-        until, frames, footprints = time.monotonic() + setup.soak_s, 0, []
+        until, frames = time.monotonic() + setup.soak_s, 0
+        footprints: list[int] = []
         while time.monotonic() < until or len(footprints) < 4:
             render(hosted, setup, 4)
             frames += 4
@@ -245,7 +244,7 @@ def ask_mlx(setup: Setup) -> Answer:
     import mlx.core as mx  # here: above, it would come before MLX's BLAS
 
     stored, answers = load_file(FIXTURES / "parity.safetensors"), []
-    dtype = "float16" if on_gpu() else "float32"
+    dtype: Dtype = "float16" if on_gpu() else "float32"
     with tempfile.TemporaryDirectory() as folder:
         for name in ("sdxs-512-0.9", "sdxs-512-dreamshaper"):
             given = open_checkpoint(tiny_checkpoint(Path(folder), name))
@@ -310,7 +309,7 @@ QUESTIONS: dict[str, Callable[[Setup], Answer]] = {
 }
 
 
-def attempt(ask: Callable[[], Answer], facts: Answer | None = None) -> Answer:
+def attempt(ask: Callable[[], Answer], facts: Mapping[str, object] | None = None) -> Answer:
     """An answer, or what went wrong on the way to it."""
     try:
         return ask()
@@ -323,9 +322,7 @@ def run(setup: Setup, say: Callable[[str], None]) -> dict[str, Answer]:
     answers = {}
     for name, ask in QUESTIONS.items():
         began = time.perf_counter()
-        answers[name] = attempt(lambda ask=ask: ask(setup)) | {
-            "seconds": time.perf_counter() - began
-        }
+        answers[name] = attempt(partial(ask, setup)) | {"seconds": time.perf_counter() - began}
         verdict = "ok" if answers[name]["ok"] else f"FAILED {answers[name].get('error', '')}"
         say(f"{setup.checkpoint.name} at {setup.size}, {name}: {verdict}")
     return answers

@@ -192,7 +192,7 @@ def test_an_interrupted_build_leaves_nothing(
     monkeypatch.setattr(program, "build", interrupted)
     with pytest.raises(KeyboardInterrupt):
         find_or_build(demo, REFERENCE)
-    assert [p.name for p in empty_cache.iterdir()] == ["hashes.json"]
+    assert not list(empty_cache.iterdir())
 
 
 def test_a_full_disk_is_one_line_and_leaves_nothing(
@@ -206,7 +206,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(
     monkeypatch.setattr(program, "build", full)
     with pytest.raises(BackendError, match="No space left.*SDXS_WEIGHTS"):
         find_or_build(demo, REFERENCE)
-    assert [p.name for p in empty_cache.iterdir()] == ["hashes.json"]
+    assert not list(empty_cache.iterdir())
 
 
 def test_the_gate_refuses_a_program_that_renders_something_else(

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from sdxs.common.backend.identity import IdentityBackend
-from sdxs.common.backend.protocol import BackendOptions
+from sdxs.common.backend.options import BackendOptions
 from sdxs.common.checkpoint.find import Checkpoint
 from sdxs.common.errors import SinkError, SourceError, UsageError
 from sdxs.common.io.kinds import split_kind

@@ -9,7 +9,8 @@ import pytest
 
 from fake_session import FakeSession
 from sdxs.common.backend.identity import IdentityBackend
-from sdxs.common.backend.protocol import BackendOptions, FrameParams
+from sdxs.common.backend.options import BackendOptions
+from sdxs.common.backend.protocol import FrameParams
 from sdxs.common.checkpoint.find import Checkpoint
 from sdxs.common.errors import UsageError
 from sdxs.common.io.sources.synthetic import Synthetic
@@ -27,6 +28,7 @@ from sdxs.common.live.parameters import (
     with_prompt,
 )
 from sdxs.common.live.session import NO_EDGES, Session
+from sdxs.common.live.stats import Summary
 from sdxs.common.picture.edges import Edges
 from sdxs.common.picture.opencv import cv2
 from sdxs.experiments.parity.control import tiny_controlled
@@ -212,7 +214,7 @@ class Running:
         self.session, self.backend, self.sink, self.camera = session, backend, sink, camera
         self.prompt = ""
 
-    def run(self, changes: list[Set | Step], effect: Callable[["Running"], bool]) -> None:
+    def run(self, changes: list[Set | Step], effect: Callable[["Running"], bool]) -> Summary:
         """Apply a change after each frame from the second on, then wait for the effect."""
         shown: list[int] = []
 
@@ -228,6 +230,7 @@ class Running:
 
         summary = self.session.run(report)
         assert summary.ended == "stopped", "the change had no effect"
+        return summary
 
     @property
     def picture(self) -> np.ndarray:
@@ -328,15 +331,16 @@ def test_a_change_takes_effect_while_the_session_runs(
 def test_new_edges_are_rendered_though_the_camera_stands_still(
     running: Callable[..., Running],
 ) -> None:
-    running(skip=0.0).run(*CASES["edges"])
+    assert running(skip=0.0).run(*CASES["edges"]).shown
 
 
 def test_edges_remember_nothing_of_before_the_mirror(running: Callable[..., Running]) -> None:
     mirrored = np.ascontiguousarray(running().camera[:, ::-1])
-    running().run(
+    summary = running().run(
         [Set("mirror", True)],
         lambda seen: np.array_equal(seen.backend.edges, edges_of(mirrored, "soft")),
     )
+    assert summary.shown
 
 
 def test_a_session_begins_with_the_values_that_it_is_given(running: Callable[..., Running]) -> None:

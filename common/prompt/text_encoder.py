@@ -118,10 +118,9 @@ def _linear(x: np.ndarray, tensors: Tensors, name: str) -> np.ndarray:
 def _layer_norm(x: np.ndarray, tensors: Tensors, name: str, config: CLIPTextConfig) -> np.ndarray:
     centred = x - x.mean(axis=-1, keepdims=True)
     variance = np.square(centred).mean(axis=-1, keepdims=True)
-    return (
-        centred / np.sqrt(variance + config.layer_norm_eps) * tensors[f"{name}.weight"]
-        + tensors[f"{name}.bias"]
-    )
+    normal: np.ndarray = centred / np.sqrt(variance + config.layer_norm_eps)
+    scaled: np.ndarray = normal * tensors[f"{name}.weight"] + tensors[f"{name}.bias"]
+    return scaled
 
 
 def _attention(x: np.ndarray, tensors: Tensors, mask: np.ndarray, heads: int) -> np.ndarray:

@@ -18,7 +18,6 @@ import numpy as np
 
 from ...common.backend.hosted import HostedBackend
 from ...common.backend.memory import anonymous_bytes, footprint_bytes
-from ...common.backend.options import BackendOptions
 from ...common.backend.protocol import Backend, FrameParams
 from ...common.checkpoint.find import find
 from ...common.io.sinks.film import VideoFileSink
@@ -31,6 +30,7 @@ from ...common.prompt.syntax import GALLERY
 from ...common.prompt.text_encoder import TextEncoder
 from ...common.settings import setting
 from ...mlx_sdxs.backend import MlxBackend
+from ...mlx_sdxs.options import MlxOptions
 from .. import record
 from ..options import Options, result_file
 
@@ -43,7 +43,7 @@ PATIENCE_S = 30.0  # for a thread that is still ending; one that is left behind 
 def soak(seconds: float, hosted: bool) -> dict[str, object]:
     """Run one session and sample the memory of its processes every second."""
     threads, segments = set(threading.enumerate()), shared_memory_names()
-    checkpoint, options = find("demo", download=False), BackendOptions(SIZE)
+    checkpoint, options = find("demo", download=False), MlxOptions(SIZE)
     backend: Backend = MlxBackend(checkpoint, options)
     if hosted:
         backend = HostedBackend("mlx", "sdxs.mlx_sdxs.backend:MlxBackend", checkpoint, options)
