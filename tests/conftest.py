@@ -6,9 +6,10 @@ import hashlib
 import os
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from command import Command
@@ -62,22 +63,13 @@ def built_programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def built_once(built_programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Build a program once a run in the tests' processes, and copy it after that.
-
-    For tests of what is around a program. Child processes build for themselves.
-    """
-    from sdxs.coreml_backend import program
-    from sdxs.experiments.parity import coreml
-
-    build: Callable[..., None] = program.build
+@pytest.fixture(scope="session")
+def build_once(built_programs: Path) -> Callable[..., None]:
+    """`program.build`, which copies what this run has already built of the same contents."""
+    from sdxs.coreml_backend.program import Progress, Variant, build
 
     def build_or_copy(
-        checkpoint: Checkpoint,
-        variant: program.Variant,
-        path: Path,
-        progress: program.Progress | None = None,
+        checkpoint: Checkpoint, variant: Variant, path: Path, progress: Progress | None = None
     ) -> None:
         checkpoint.check_size(variant.size)
         checkpoint.verify()
@@ -93,8 +85,20 @@ def built_once(built_programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         except OSError:  # another worker was first
             shutil.rmtree(partial)
 
-    monkeypatch.setattr(program, "build", build_or_copy)
-    monkeypatch.setattr(coreml, "build", build_or_copy)
+    return build_or_copy
+
+
+@pytest.fixture
+def built_once(build_once: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the code under test build with `build_once`: for tests of what is around a program.
+
+    Child processes build for themselves.
+    """
+    from sdxs.coreml_backend import program
+    from sdxs.experiments.parity import coreml
+
+    monkeypatch.setattr(program, "build", build_once)
+    monkeypatch.setattr(coreml, "build", build_once)
 
 
 def program_key(checkpoint: Checkpoint, variant: object) -> str:
@@ -108,6 +112,32 @@ def program_key(checkpoint: Checkpoint, variant: object) -> str:
     for file in files:
         digest.update(file.read_bytes())
     return digest.hexdigest()[:32]
+
+
+@pytest.fixture(scope="module")
+def states_once() -> Iterator[None]:
+    """Compute the states of the training prompts once for each text encoder and its weights."""
+    import mlx.core as mx
+    from mlx.utils import tree_flatten
+
+    from sdxs.experiments.distill import recipe
+
+    compute, known = recipe.prompt_states, {}
+
+    def compute_or_find(text: recipe.CLIPTextModel, ids: Sequence[np.ndarray]) -> list[mx.array]:
+        digest = hashlib.sha256()
+        for name, value in tree_flatten(text.parameters()):
+            digest.update(name.encode() + np.array(value).tobytes())
+        for rows in ids:
+            digest.update(rows.tobytes())
+        key = digest.digest()
+        if key not in known:
+            known[key] = compute(text, ids)
+        return list(known[key])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recipe, "prompt_states", compute_or_find)
+        yield
 
 
 @pytest.fixture
