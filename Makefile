@@ -6,7 +6,7 @@ BIN := .venv/bin
 DEMO_PROMPTS := --prompt "a pencil sketch" --prompt "neon cyberpunk city" --prompt "dark fantasy" \
 	--prompt "impressionist painting" --prompt "ukiyo-e woodblock print" --prompt "pop art"
 
-.PHONY: demo live test parity bench mac-check lint clean
+.PHONY: demo live test test-all parity bench mac-check lint clean
 
 demo: .venv/run.stamp
 	mkdir -p demo
@@ -16,8 +16,14 @@ demo: .venv/run.stamp
 live: .venv/run.stamp
 	$(BIN)/sdxs live --backend mlx
 
+# Two workers, each with one thread of BLAS: more would wait for each other on two cores.
+PYTEST := OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+
 test: .venv/test.stamp
-	$(BIN)/python -m pytest
+	$(PYTEST) -m "not slow"
+
+test-all: .venv/test.stamp
+	$(PYTEST)
 
 parity: .venv/parity.stamp
 	$(BIN)/python -m sdxs.experiments diffusers --json results/parity.json

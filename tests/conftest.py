@@ -1,9 +1,13 @@
 """Fixtures: the demo checkpoint, tiny random checkpoints in the real layout, and the command."""
 
+import hashlib
+import os
+import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from command import Command
@@ -46,6 +50,92 @@ def tiny_sdxs(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     return open_checkpoint(
         write_checkpoint(tmp_path_factory.mktemp("tiny"), tiny(architecture("sdxs-512-0.9")))
     )
+
+
+@pytest.fixture(scope="session")
+def built_programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Core ML programs that this run has built; workers of pytest-xdist share the folder."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "programs"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def build_once(built_programs: Path) -> Callable[..., None]:
+    """`program.build`, which copies what this run has already built of the same contents."""
+    from sdxs.coreml_backend.program import Progress, Variant, build
+
+    def build_or_copy(
+        checkpoint: Checkpoint, variant: Variant, path: Path, progress: Progress | None = None
+    ) -> None:
+        checkpoint.check_size(variant.size)
+        checkpoint.verify()
+        kept = built_programs / f"{program_key(checkpoint, variant)}.mlpackage"
+        if kept.exists():
+            shutil.copytree(kept, path)
+            return
+        build(checkpoint, variant, path, progress)
+        partial = built_programs / f"{kept.stem}.{os.getpid()}"
+        shutil.copytree(path, partial)
+        try:
+            partial.rename(kept)
+        except OSError:  # another worker was first
+            shutil.rmtree(partial)
+
+    return build_or_copy
+
+
+@pytest.fixture
+def built_once(build_once: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the code under test build with `build_once`: for tests of what is around a program.
+
+    Child processes build for themselves.
+    """
+    from sdxs.coreml_backend import program
+    from sdxs.experiments.parity import coreml
+
+    monkeypatch.setattr(program, "build", build_once)
+    monkeypatch.setattr(coreml, "build", build_once)
+
+
+def program_key(checkpoint: Checkpoint, variant: object) -> str:
+    """Hash of all that a program is built from; independent of the cache that the tests check."""
+    networks = (checkpoint.unet, checkpoint.vae, checkpoint.scheduler, checkpoint.frame)
+    files = [checkpoint.unet_weights, checkpoint.vae_weights]
+    if checkpoint.control:
+        networks += (checkpoint.control.config,)
+        files.append(checkpoint.control.weights)
+    digest = hashlib.sha256(repr((checkpoint.name, variant, *networks)).encode())
+    for file in files:
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:32]
+
+
+@pytest.fixture(scope="module")
+def states_once() -> Iterator[None]:
+    """Compute the states of the training prompts once for each text encoder and its weights."""
+    import mlx.core as mx
+    from mlx.utils import tree_flatten
+
+    from sdxs.experiments.distill import recipe
+
+    compute, known = recipe.prompt_states, {}
+
+    def compute_or_find(text: recipe.CLIPTextModel, ids: Sequence[np.ndarray]) -> list[mx.array]:
+        digest = hashlib.sha256()
+        for name, value in tree_flatten(text.parameters()):
+            digest.update(name.encode() + np.array(value).tobytes())
+        for rows in ids:
+            digest.update(rows.tobytes())
+        key = digest.digest()
+        if key not in known:
+            known[key] = compute(text, ids)
+        return list(known[key])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recipe, "prompt_states", compute_or_find)
+        yield
 
 
 @pytest.fixture

@@ -31,6 +31,9 @@ CLIP = ROOT / "docs" / "demo" / "clip.mp4"
 SIZE = 64
 REFERENCE = CoreMLOptions(SIZE, runtime="reference")
 
+# what is around the programs is tested here: each is built once a run
+pytestmark = pytest.mark.usefixtures("built_once")
+
 
 @pytest.fixture(scope="module")
 def shared_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -40,6 +40,9 @@ STORED = load_file(CONTROL_FIXTURES)
 X0_LIMIT, LEAST_DB = 5e-3, 50.0  # of float16 programs against float32, as for those without control
 OPTIONS = CoreMLOptions(SIZE, runtime="reference")
 
+# what is around the programs is tested here: each is built once a run
+pytestmark = pytest.mark.usefixtures("built_once")
+
 
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Checkpoint]:

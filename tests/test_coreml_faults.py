@@ -19,6 +19,9 @@ from sdxs.coreml_backend.prepare import find_or_build
 SIZE = 64
 REFERENCE = CoreMLOptions(SIZE, runtime="reference")
 
+# what is around the programs is tested here: each is built once a run
+pytestmark = pytest.mark.usefixtures("built_once")
+
 
 @pytest.fixture
 def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

@@ -28,6 +28,9 @@ NE_GPU_NE = "encode=ne,unet=gpu,decode=ne"
 COREML = "sdxs.coreml_backend.backend:CoreMLBackend"
 PATIENCE_S = 20.0
 
+# what is around the programs is tested here: each is built once a run
+pytestmark = pytest.mark.usefixtures("built_once")
+
 
 @pytest.fixture(scope="module")
 def shared_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:

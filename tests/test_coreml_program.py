@@ -115,7 +115,9 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Open:
 
 
 @pytest.fixture(scope="module")
-def saved(checkpoint: Open, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Saved]:
+def saved(
+    checkpoint: Open, build_once: Callable[..., None], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Saved]:
     """Built programs of tiny checkpoints, each built once."""
     folder, known = tmp_path_factory.mktemp("programs"), {}
 
@@ -123,7 +125,7 @@ def saved(checkpoint: Open, tmp_path_factory: pytest.TempPathFactory) -> Callabl
         key = (variant, name, vae_folder)
         if key not in known:
             path = folder / f"{len(known)}.mlpackage"
-            build(checkpoint(name, vae_folder), variant, path)
+            build_once(checkpoint(name, vae_folder), variant, path)
             known[key] = Saved(path)
         return known[key]
 
@@ -460,7 +462,7 @@ def test_metadata_says_what_was_built(saved: Callable[..., Saved], checkpoint: O
 # Compression
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "matmul"])
+@pytest.mark.parametrize("attention", ["sdpa", pytest.param("matmul", marks=pytest.mark.slow)])
 def test_compression_trades_bytes_for_error(
     saved: Callable[..., Saved], checkpoint: Open, attention: str
 ) -> None:

@@ -27,6 +27,9 @@ ROOT = Path(__file__).parent.parent
 CLIP = ROOT / "docs" / "demo" / "clip.mp4"
 SIZE = 64
 
+# what is around the programs is tested here: each is built once a run
+pytestmark = pytest.mark.usefixtures("built_once")
+
 
 @pytest.fixture(scope="module")
 def shared_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:

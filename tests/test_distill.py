@@ -40,7 +40,9 @@ def demo_split() -> photographs.Split:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, recipe.Networks]]:
+def trained(
+    states_once: None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Path, recipe.Networks]]:
     """Two steps of every stage on the demo's photographs."""
     out = tmp_path_factory.mktemp("distill")
     yield out, recipe.run(demo_split(), out, recipe.TOKENIZER, SETTINGS, quiet)

@@ -18,6 +18,9 @@ from sdxs.mac_check.questions import QUESTIONS, Setup, run, speed_kept
 
 SIZE = 64
 
+# what is around the programs is tested here: each is built once a run
+pytestmark = pytest.mark.usefixtures("built_once")
+
 
 @pytest.fixture
 def setup(demo: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Setup:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import venv
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -70,12 +71,40 @@ def test_wheel_holds_one_import_name_and_the_demo(wheel: Path) -> None:
     assert not [name for name in names if "/tests/" in name or name.endswith(".mp4")]
 
 
-def test_installed_command_ignores_a_foreign_common(wheel: Path, tmp_path: Path) -> None:
-    venv.create(tmp_path / "env", with_pip=True)
-    python = tmp_path / "env" / "bin" / "python"
-    constraints = ROOT / "constraints.txt"
+def install_beside_ours(wheel: Path, environment: Path) -> None:
+    """The wheel alone, in an environment that sees what this one has installed but not `sdxs`.
+
+    A .pth file names our folders; the editable `sdxs` is found by a .pth file inside them, and
+    those are not read there.
+    """
+    venv.create(environment, with_pip=False)
+    (folder,) = environment.glob("lib/python*/site-packages")
+    ours = [path for path in sys.path if path.endswith("-packages") and Path(path).is_dir()]
+    (folder / "ours.pth").write_text("\n".join(ours))
+    pip = [sys.executable, "-m", "pip", "--python", environment / "bin" / "python"]
+    options = ["--quiet", "--no-index", "--no-deps", "--force-reinstall"]
+    subprocess.run([*pip, "install", *options, wheel], check=True, capture_output=True)
+    # what it declares to need is there, in the versions that it asks for
+    checked = subprocess.run([*pip, "check"], capture_output=True, text=True)
+    assert not [line for line in checked.stdout.splitlines() if line.startswith("sdxs ")]
+    assert (folder / "sdxs" / "cli.py").exists()
+
+
+def install_with_dependencies(wheel: Path, environment: Path) -> None:
+    venv.create(environment, with_pip=True)
+    python, constraints = environment / "bin" / "python", ROOT / "constraints.txt"
     install = [python, "-m", "pip", "install", "--quiet", "--constraint", constraints, wheel]
     subprocess.run(install, check=True, capture_output=True)
+
+
+@pytest.mark.parametrize(
+    "install",
+    [install_beside_ours, pytest.param(install_with_dependencies, marks=pytest.mark.slow)],
+)
+def test_installed_command_ignores_a_foreign_common(
+    wheel: Path, tmp_path: Path, install: Callable[[Path, Path], None]
+) -> None:
+    install(wheel, tmp_path / "env")
     elsewhere = tmp_path / "elsewhere"
     (elsewhere / "common").mkdir(parents=True)
     (elsewhere / "common" / "__init__.py").write_text(

@@ -61,7 +61,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
 
 @pytest.fixture(scope="module")
 def trained(
-    base: Checkpoint, tmp_path_factory: pytest.TempPathFactory
+    base: Checkpoint, states_once: None, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Path, sketch.Sketcher]]:
     out = tmp_path_factory.mktemp("sketch")
     yield out, sketch.train_sketch(split(), out, base, CONFIGS, SETTINGS, quiet)
@@ -220,6 +220,7 @@ def test_the_shipped_checkpoint_is_sdxs_way_of_working(shipped: Checkpoint) -> N
             assert (shipped.folder / part / path.name).read_bytes() == path.read_bytes()
 
 
+@pytest.mark.slow
 def test_the_cameras_structure_survives_in_pictures_it_was_not_trained_on(
     shipped: Checkpoint,
 ) -> None:
