@@ -1,6 +1,4 @@
-"""Train the demo checkpoint: photographs and ten OpenCV renderings in, a checkpoint in the
-diffusers layout out.
-"""
+"""Train the demo checkpoint from photographs and ten OpenCV renderings of each."""
 
 from ...common.backend.spec import specs
 

@@ -1,5 +1,4 @@
-"""The demo's networks as the configs of a diffusers checkpoint; a test trains the same at toy
-width.
+"""The demo's networks as configs of a diffusers checkpoint; a test trains them at toy width.
 
 Chosen for a CPU: no attention at 32 x 32, where it cost a third of the frame; a narrow decoder,
 because nothing costs as much as its last two convolutions at full size; the capacity sits at 32 x
@@ -132,9 +131,7 @@ _SHARED_WITH_CONTROLNET = (
 
 
 def sketch_of(configs: Configs, widths: list[int], groups: int, embedding: list[int]) -> Configs:
-    """SDXS' own step in place of the demo's, on a UNet of these widths, and the ControlNet that
-    steers it.
-    """
+    """SDXS' own timestep on a UNet of these widths, with the ControlNet that guides it."""
     unet = configs["unet"] | {"block_out_channels": widths, "norm_num_groups": groups}
     controlnet = {key: unet[key] for key in _SHARED_WITH_CONTROLNET} | {
         "_class_name": "ControlNetModel",

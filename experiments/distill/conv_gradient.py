@@ -12,8 +12,9 @@ from ...mlx_sdxs.fast.ops import on_gpu
 
 
 def _convolution(stride: int, padding: int):
-    """conv2d(x, weight) for one stride and padding, with a gradient of products. NHWC, weight (O,
-    k, k, I).
+    """Convolve with a gradient of products, for one stride and padding.
+
+    x: NHWC, weight: (O, k, k, I).
     """
 
     @mx.custom_function
@@ -66,9 +67,7 @@ class TrainableConv2d(nn.Conv2d):
 
 
 def prepare(module: nn.Module) -> None:
-    """Give every convolution in `module` the gradient that suits the device; its weights and
-    results stay the same.
-    """
+    """Give every convolution in `module` the device's best gradient; results stay the same."""
     if on_gpu():
         return
     for _, child in module.named_modules():

@@ -1,6 +1,4 @@
-"""Write trained networks as a checkpoint in the diffusers layout: float16 safetensors, configs,
-card, hashes.
-"""
+"""Write trained networks as a checkpoint in the diffusers layout, with card and hashes."""
 
 import hashlib
 import json

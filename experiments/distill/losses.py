@@ -1,5 +1,4 @@
-"""What is minimised: pictures that differ from the teacher's, latents, and pictures that are less
-steady than their input.
+"""The training losses: difference from the teacher's picture, latents, and unsteadiness.
 
 Pictures are float32 (B, S, S, 3) in [0, 1]; every function returns a scalar.
 """
@@ -10,9 +9,7 @@ _LUMA = (0.299, 0.587, 0.114)
 
 
 def picture_loss(made: mx.array, wanted: mx.array) -> mx.array:
-    """Absolute and squared error, absolute error of the gradients, and what structural similarity
-    lacks of 1.
-    """
+    """Return absolute and squared error, absolute error of gradients, and 1 - SSIM."""
     difference = made - wanted
     rows = mx.abs(difference[:, 1:] - difference[:, :-1]).mean()
     columns = mx.abs(difference[:, :, 1:] - difference[:, :, :-1]).mean()
@@ -30,9 +27,7 @@ def psnr(made: mx.array, wanted: mx.array) -> mx.array:
 
 
 def similarity(a: mx.array, b: mx.array) -> mx.array:
-    """Structural similarity (Wang et al. 2004) of brightness over squares of 8 pixels that do not
-    overlap.
-    """
+    """Return the structural similarity (Wang et al. 2004) of brightness over 8 x 8 squares."""
     weights = mx.array(_LUMA)
     a, b = _pool(a @ weights, 8), _pool(b @ weights, 8)  # (B, S/8, S/8, 64)
     mean_a, mean_b = a.mean(axis=-1, keepdims=True), b.mean(axis=-1, keepdims=True)

@@ -1,6 +1,4 @@
-"""From a folder of photographs to a checkpoint: the order of the stages and what passes between
-them.
-"""
+"""From a folder of photographs to a checkpoint: the stages, their order and their hand-over."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -34,8 +32,9 @@ WINDOW_MULTIPLE = 32  # pixels: what VAE and UNet together halve
 
 @dataclass(frozen=True, slots=True)
 class RecipeSettings:
-    """How much of everything. Batches are `each` per style (or per plane); `seconds` 0 means no
-    clock.
+    """The amounts of a training.
+
+    Batches are `each` per style (or per plane); `seconds` 0 means no clock.
 
     The clock is shared out as `shares` over VAE, text, UNet, finish and blend; a share of 0 takes
     the steps it takes, and a stage of 0 steps leaves its share to the others. The text encoder
@@ -70,9 +69,7 @@ class RecipeSettings:
             )
 
     def plan(self, index: int) -> LearningPlan:
-        """What a stage is to do; stages without steps leave their shares of the clock to the
-        others.
-        """
+        """Return a stage's plan; a stage without steps gives its time to the others."""
         shared = sum(share for share, steps in zip(self.shares, self.steps, strict=True) if steps)
         seconds = self.seconds * self.shares[index] / shared if shared else 0.0
         return LearningPlan(
@@ -119,9 +116,7 @@ def token_ids(tokenizer: Path) -> list[np.ndarray]:
 
 
 def prompt_states(text: CLIPTextModel, ids: Sequence[np.ndarray]) -> list[mx.array]:
-    """Hidden states of every training prompt, (prompts, 77, D) for each style; half precision, as
-    they will be stored.
-    """
+    """Encode every training prompt, (prompts, 77, D) for each style, in half precision."""
     states = [
         mx.concatenate([text(mx.array(rows[i : i + 64])) for i in range(0, len(rows), 64)])
         for rows in ids
@@ -138,8 +133,7 @@ def run(
     report: Progress,
     start_from: Path | None = None,
 ) -> Networks:
-    """Make the pairs, train the five stages, return the networks. Whatever `out` already holds is
-    used.
+    """Make the pairs, train the five stages and return the networks; reuse what `out` holds.
 
     start_from: a checkpoint of the same architecture whose networks are trained on, instead of
     fresh ones.

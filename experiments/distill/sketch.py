@@ -68,8 +68,7 @@ PIXELS = 8  # of the picture for one of the latents
 
 
 def ink(prompt: str, rendering: np.ndarray, lines: np.ndarray) -> np.ndarray:
-    """Draw the lines of an edge picture over a softened rendering, bright on the two dark styles
-    and dark on the others.
+    """Draw edge lines over a softened rendering, bright on the two dark styles, else dark.
 
     One ink for a style, whatever the picture: which ink a picture would call for cannot be seen in
     its edges.
@@ -91,8 +90,7 @@ def edges_of(picture: np.ndarray, kind: str) -> np.ndarray:
 
 
 def pass_through(unet: UNet2DConditionModel, step: OneStep) -> None:
-    """Set a fresh UNet up so that its eps takes all of x_t away: x0 starts near 0 instead of at
-    14.6 times an error.
+    """Initialise a UNet whose eps removes all of x_t, so that x0 starts near 0.
 
     silu(h) - silu(-h) = h, so a pair of channels carries a value through the last activation
     unbent. Such pairs in every group of the last norm carry x_t, at the scale at which the last
@@ -157,8 +155,9 @@ class Sketcher(nn.Module):
     def __call__(
         self, latents: mx.array, noise: mx.array, states: mx.array, edges: mx.array, scale: mx.array
     ) -> mx.array:
-        """x0 of camera latents (B, h, w, C), noise like them, states (B, 77, D), edges (B, 8h, 8w)
-        in [0, 1].
+        """Return x0 of camera latents (B, h, w, C) with noise, encoder_hidden_states and edges.
+
+        encoder_hidden_states: (B, 77, D). edges: (B, 8h, 8w) in [0, 1].
 
         scale: of the control, (B, 1, 1, 1).
         """
@@ -171,9 +170,7 @@ class Sketcher(nn.Module):
 
 
 def build(configs: architecture.Configs, step: OneStep, seed: int) -> Sketcher:
-    """A fresh UNet that starts at x0 = 0, and a ControlNet that starts as its copy and adds
-    nothing yet.
-    """
+    """Build a UNet that starts at x0 = 0, and a ControlNet as its copy, adding nothing."""
     mx.random.seed(seed)
     unet = UNet2DConditionModel(architecture.unet_config(configs))
     pass_through(unet, step)
@@ -212,8 +209,9 @@ class Material:
 
 
 def _draw(job: tuple[PairRequest, int]) -> tuple[np.ndarray, np.ndarray]:
-    """One square, its inked renderings and its edges: uint8 (11, S, S, 3) and (2, S, S). Runs in a
-    worker.
+    """Make one square, its inked renderings and its edges; runs in a worker.
+
+    Returns uint8 (11, S, S, 3) and (2, S, S).
     """
     request, index = job
     picture = square(request, index)
@@ -270,8 +268,7 @@ def draw_batch(
     count: int,
     side: int,
 ) -> tuple[mx.array, ...]:
-    """`count` windows of `side` latents, as `sketch_loss` takes them; one in `UNCONTROLLED` has a
-    control of scale 0.
+    """Draw `count` windows of `side` latents for `sketch_loss`; one in `UNCONTROLLED` has scale 0.
 
     Returns camera, goal and noise (B, side, side, C), prompt states (B, 77, D), edges (B, 8 side,
     8 side) in [0, 1] and the scale of control (B, 1, 1, 1), all float32.
@@ -308,8 +305,9 @@ def draw_batch(
 
 
 def sketch_loss(vae: AutoencoderTiny, pictures: float) -> Callable[..., mx.array]:
-    """Distance to the goal's latents; for the last `pictures` of the training also between what
-    both decode to.
+    """Return the distance to the goal's latents.
+
+    In the last `pictures` of the training also between the decoded pictures.
     """
 
     def loss(
@@ -338,8 +336,9 @@ def sketch_loss(vae: AutoencoderTiny, pictures: float) -> Callable[..., mx.array
 
 @dataclass(frozen=True, slots=True)
 class SketchSettings:
-    """How much of everything. `seconds` 0 means no clock; `pictures` is the share trained through
-    the decoder.
+    """The amounts of the training.
+
+    `seconds` 0 means no clock; `pictures` is the share trained through the decoder.
     """
 
     squares: int = 1200

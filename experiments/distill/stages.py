@@ -27,8 +27,9 @@ STEADINESS = 20.0  # weight of unsteadiness beside the picture loss
 
 
 class Pictures:
-    """The pairs on the device: plane 0 holds the photographs, planes 1 to 10 their renderings,
-    uint8 (N, S, S, 3) each.
+    """The pairs on the device, uint8 (N, S, S, 3) each.
+
+    Plane 0 holds the photographs, planes 1 to 10 their renderings.
     """
 
     def __init__(self, pairs: np.ndarray) -> None:
@@ -43,9 +44,7 @@ class Pictures:
         )
 
     def pairs(self, generator: np.random.Generator, each: int) -> tuple[mx.array, mx.array]:
-        """`each` photographs for every style and their renderings, style by style: two of (10
-        each, S, S, 3).
-        """
+        """Draw `each` photographs per style and their renderings: two of (10 each, S, S, 3)."""
         chosen = generator.integers(0, self.count, (STYLES, each))
         wanted = [self.planes[k + 1][mx.array(rows)] for k, rows in enumerate(chosen)]
         return self.planes[0][mx.array(chosen.ravel())], mx.concatenate(wanted)
@@ -62,18 +61,14 @@ def unit(pictures: mx.array) -> mx.array:
 
 @dataclass(frozen=True, slots=True)
 class Anchor:
-    """The principal components of 8 x 8 patches, scaled as latents: what the VAE's latents start
-    out as.
-    """
+    """The principal components of 8 x 8 patches, scaled as latents: the VAE's first goal."""
 
     mean: mx.array  # (192,)
     axes: mx.array  # (192, channels)
 
     @classmethod
     def fit(cls, pairs: np.ndarray, channels: int, seed: int = 0) -> "Anchor":
-        """Find the components of a sample of all planes; component k has a spread of (s_k /
-        s_0)^0.5.
-        """
+        """Find the components of a sample of all planes; component k has spread (s_k / s_0)^0.5."""
         generator = np.random.Generator(np.random.PCG64(seed))
         patches = []
         for _ in range(256):
@@ -131,8 +126,7 @@ class StyleReader(nn.Module):
 
 
 def text_loss(end: int) -> Callable[..., mx.array]:
-    """Every place from the end mark on must tell the style, and tell it in the same way for every
-    prompt of it.
+    """Ask every place from the end mark on for the style, the same for every prompt of it.
 
     end: id of the end mark, which also pads.
     """
@@ -159,9 +153,7 @@ def text_loss(end: int) -> Callable[..., mx.array]:
 def text_batch(
     ids: list[np.ndarray], each: int, vocabulary: int, end: int
 ) -> Callable[..., tuple[mx.array, mx.array]]:
-    """Draw `each` prompts for every style; one word piece in ten is swapped for any other, so that
-    none decides alone.
-    """
+    """Draw `each` prompts for every style; swap one word piece in ten for any other."""
 
     def batch(generator: np.random.Generator) -> tuple[mx.array, mx.array]:
         rows = np.concatenate([style[generator.integers(0, len(style), each)] for style in ids])
@@ -250,9 +242,7 @@ def rendered_steadily(
     noise: mx.array,
     shift: mx.array,
 ) -> tuple[mx.array, mx.array, mx.array]:
-    """Render a batch, and its first pictures again with noise and a shift: picture loss,
-    unsteadiness, the renderings.
-    """
+    """Render a batch, and its first pictures again with noise and shift: losses and renderings."""
     shaken = len(noise)
     seen = photographs[:shaken]
     # a shift by a part of a pixel, as a hand that is not quite still makes it
@@ -267,9 +257,7 @@ def rendered_steadily(
 
 
 def shaking(generator: np.random.Generator, shaken: int, size: int) -> tuple[mx.array, mx.array]:
-    """By what `rendered_steadily` shakes: noise of (shaken, S, S, 3), a shift of (shaken, 1, 1,
-    1).
-    """
+    """The disturbance of `rendered_steadily`: noise (shaken, S, S, 3), shift (shaken, 1, 1, 1)."""
     levels = generator.uniform(0, NOISE_LEVELS / 255, (shaken, 1, 1, 1)).astype(np.float32)
     noise = generator.standard_normal((shaken, size, size, 3), dtype=np.float32) * levels
     shift = generator.uniform(0, 0.5, (shaken, 1, 1, 1)) * (
@@ -289,8 +277,7 @@ def blend_batch(
     each: int,
     window: int,
 ) -> tuple[mx.array, ...]:
-    """`each` photographs for every style, two in three of them on the way to another style, cut to
-    a window.
+    """Draw `each` windows for every style, two in three on the way to another style.
 
     states: of every training prompt, (prompts, 77, D) for each style. The way is the one that a
     live session takes: `Slerp` between the states; what is wanted there is the cross-fade of the

@@ -1,5 +1,4 @@
-"""CLIP's text model in MLX, for training; `common/prompt/text_encoder.py` is what runs it
-afterwards.
+"""CLIP's text model in MLX, for training; `common/prompt/text_encoder.py` runs it afterwards.
 
 Mirrors transformers' CLIPTextModel up to `last_hidden_state`; attribute names equal the
 checkpoint's keys.

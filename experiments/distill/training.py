@@ -1,5 +1,4 @@
-"""A training loop that can be stopped at any step and goes on where it was: state, log, progress,
-clock.
+"""A training loop that stops at any step and resumes: state, log, progress, clock.
 
 A stage trains some modules for a number of steps, or for a share of the clock if that ends first.
 Its state (weights, Adam's moments, step) is one safetensors file, written under another name
@@ -64,9 +63,7 @@ class Log:
 
 
 def rate_at(plan: LearningPlan, step: int, progress: float) -> float:
-    """Learning rate: a linear warm-up over the first steps, then half a cosine down to a
-    fiftieth.
-    """
+    """Return the learning rate: linear warm-up, then half a cosine down to a fiftieth."""
     warm = min(1.0, (step + 1) / min(WARM_UP, max(1, plan.steps // 10)))
     return plan.rate * warm * float(0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * progress)))
 
@@ -80,8 +77,7 @@ def train(
     log: Log,
     report: Progress,
 ) -> None:
-    """Train `module` in place until the plan is done; a stage found finished in `folder` is only
-    loaded.
+    """Train `module` in place to the end of the plan; a finished stage is only loaded.
 
     batch: draws the inputs of one step; the generator depends on seed and step alone, so a resumed
     run sees what an uninterrupted one would have seen.
@@ -164,8 +160,7 @@ def _tell(
 
 
 class Flat:
-    """A module's trainable parameters and Adam over them as one vector: a dozen operations a step
-    instead of thousands.
+    """A module's parameters and Adam over them as one vector, for a dozen operations a step.
 
     Every tensor starts at a multiple of 64 values, as the GPU's kernels like it.
     """
@@ -227,9 +222,7 @@ def _save(
 
 
 def _restore(path: Path, module: nn.Module) -> tuple[int, float, bool, dict[str, mx.array]]:
-    """Load a stage's weights if there are any; (step, seconds spent, finished, the optimizer's
-    state).
-    """
+    """Load a stage's state, if any: (step, seconds spent, finished, optimizer state)."""
     if not path.is_file():
         return 0, 0.0, False, {}
     tensors, label = mx.load(str(path), format="safetensors", return_metadata=True)

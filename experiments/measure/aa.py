@@ -45,9 +45,7 @@ class CopyingOptions(BackendOptions):
 
 
 class CopyingBackend(IdentityBackend):
-    """Return every frame unchanged after copying it as often as its setting `copies` says: real
-    work of a known amount.
-    """
+    """Return frames unchanged after `copies` copies each: real work of a known amount."""
 
     name = "copying"
 
@@ -97,9 +95,7 @@ def run_bench(kind: str) -> dict[str, object]:
 
 
 def judged(run: dict[str, object]) -> dict[str, object]:
-    """Work the ratio out from the medians of the rounds, which are all that it depends on, and say
-    whether it is right.
-    """
+    """Compute the ratio from the rounds' medians, and tell whether it is right."""
     first, second = ([[t] for t in medians] for medians in run["round_medians_ms"].values())
     found = ratio(first, second)
     assert found is not None

@@ -35,9 +35,7 @@ WARM_UP_FRAMES = 3
 
 
 def measure(limit: str, size: int, seconds: float) -> dict[str, float]:
-    """Render for so long in this process; milliseconds a frame, minor page faults a frame,
-    bytes.
-    """
+    """Render for a time in this process: ms a frame, minor page faults a frame, bytes."""
     default = mx.set_cache_limit(mlx_backend.CACHE_LIMIT_BYTES)
     if limit == "default":
         mlx_backend.CACHE_LIMIT_BYTES = default
@@ -78,9 +76,7 @@ def _page_faults() -> int:
 
 
 def summarised(size: int, runs: dict[str, list[dict[str, float]]]) -> dict[str, object]:
-    """Medians over the runs of each limit, and the best run's frame time, which a busy machine
-    spoils least.
-    """
+    """Return each limit's medians, and its best frame time, which a busy machine spoils least."""
 
     def over_runs(take: Callable[[Iterable[float]], float], figure: str) -> dict[str, float]:
         return {limit: take(run[figure] for run in runs[limit]) for limit in LIMITS}

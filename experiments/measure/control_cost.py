@@ -76,9 +76,7 @@ def _skip_levels(unet: UNetConfig) -> list[int]:
 
 
 def frame_ms(checkpoint: Checkpoint, size: int, rounds: int) -> dict[str, dict[str, object]]:
-    """Median milliseconds of a frame without a ControlNet, with one at scale 0, and under control;
-    rounds interleaved.
-    """
+    """Time a frame without a ControlNet, at scale 0 and under control, in interleaved rounds."""
     from dataclasses import replace
 
     generator = np.random.default_rng(0)

@@ -60,8 +60,7 @@ ROUNDS = 5
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """CPU milliseconds of each form at one shape, and its largest error relative to the largest
-    value.
+    """Time each form at one shape in CPU ms, with its largest relative error.
 
     uncut_ms: of the chosen form with the map in one piece, where it goes through in strips; else 0.
     """

@@ -36,9 +36,7 @@ Figures = dict[str, float | int | str]
 
 
 def build_route(folder: Path, size: int, package: Path) -> Figures:
-    """Child: our route. PyTorch, if it is installed, is hidden: coremltools would load it for
-    nothing.
-    """
+    """Build by our route in a child, with PyTorch hidden: coremltools would load it for nothing."""
     sys.modules["torch"] = None  # type: ignore[assignment]
     began = time.perf_counter()
     from ...common.checkpoint.find import open_checkpoint
@@ -117,8 +115,9 @@ def traced_route(folder: Path, size: int, package: Path, repaired: bool = True) 
 
 
 def repair_cast() -> None:
-    """Let ct.convert (9.0) take `int(tensor)` of one element under NumPy 2; can go once
-    coremltools does so itself.
+    """Let ct.convert (9.0) take `int(tensor)` under NumPy 2.
+
+    Can go once coremltools does so itself.
     """
     import numpy as np
     from coremltools.converters.mil.frontend.torch import ops
@@ -147,9 +146,7 @@ CHILDREN = {
 
 
 def measure(route: str, folder: Path, size: int, package: Path) -> Figures:
-    """Run one route in a child: its own figures, wall time, peak memory, size of what it wrote, or
-    how it failed.
-    """
+    """Run one route in a child: its figures, wall time, peak memory, size, or its failure."""
     command = [sys.executable, "-m", __name__, route, str(folder), str(size), str(package)]
     began = time.perf_counter()
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
@@ -178,9 +175,7 @@ def measure(route: str, folder: Path, size: int, package: Path) -> Figures:
 
 
 def compare(name: str, size: int, rounds: int, say: Callable[[str], None]) -> dict[str, object]:
-    """Both routes `rounds` times in turns; the traced one without its repair once, on a tiny
-    model.
-    """
+    """Run both routes `rounds` times in turns, and the unrepaired traced one once, tiny."""
     with tempfile.TemporaryDirectory() as temporary:
         base = Path(temporary)
         small = write_checkpoint(base / "tiny", tiny(architecture(name)))

@@ -89,9 +89,7 @@ def measure(kind: str, memory: bool, clean: list[np.ndarray]) -> dict[str, objec
 
 
 def graph_ms(picture: np.ndarray, repeats: int = 15) -> float:
-    """Median milliseconds of the soft edges, without memory, as an MLX graph on the default
-    device.
-    """
+    """Time the soft edges, without memory, as an MLX graph on the default device."""
 
     def blur(x: mx.array, sigma: float) -> mx.array:
         reach = round(3 * sigma)

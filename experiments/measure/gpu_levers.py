@@ -72,9 +72,7 @@ def measure_one(
     settings: Sequence[Setting],
     trace: bool,
 ) -> dict[str, object]:
-    """One variant: milliseconds of a frame in each window with the settings' frames in flight, and
-    if asked its kernels'.
-    """
+    """Time one variant: ms of a frame per window, and on demand its kernels."""
     patches = [patch for lever in lacking for patch in WITHOUT[lever][0]]
     chosen = (
         dict(ON)

@@ -24,9 +24,7 @@ FRAMES = 10
 
 
 def kernels(backend: Backend, size: int) -> dict[str, float]:
-    """Milliseconds of kernels and number of launches of one frame, copies and fills counted; the
-    backend is warm.
-    """
+    """Trace one warm frame: ms of kernels and number of launches, copies and fills included."""
     import torch
     from torch.profiler import ProfilerActivity, profile
 

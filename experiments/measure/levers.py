@@ -147,9 +147,7 @@ def frame_ms(
 def gains(
     raw: dict[str, list[float]], levers: Sequence[str] = tuple(WITHOUT)
 ) -> dict[str, dict[str, float]]:
-    """Per lever: how many times faster it makes the plain port, and how many times slower the end
-    is without it.
-    """
+    """Return each lever's gain over the plain port, and its loss when taken from the end."""
     median = {name: float(np.median(times)) for name, times in raw.items()}
     return {
         lever: {

@@ -58,9 +58,7 @@ HOSTED = Target(least_of_ideal=0.97 / 1.1, most_age_p95_ms=50 * 1.1, most_overhe
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One measurement: how the backend is made, what it must reach. Milliseconds; rates per
-    second.
-    """
+    """One measurement: its backend and its goals. Milliseconds; rates per second."""
 
     name: str
     make: Callable[[BackendOptions], Backend]

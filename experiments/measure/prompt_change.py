@@ -100,9 +100,7 @@ def measure(checkpoint: Checkpoint, backend: str, case: str, seconds: float) -> 
 
 
 def path_figures(checkpoint: Checkpoint, clip: Path) -> dict[str, object]:
-    """Steps between neighbouring outputs along the way between every two of five styles, levels of
-    255.
-    """
+    """Measure steps between neighbouring outputs along the way between five styles."""
     picture = np.empty((PATH_SIZE, PATH_SIZE, 3), np.uint8)
     source = VideoFile(clip)
     first = source.read()

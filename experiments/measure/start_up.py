@@ -21,8 +21,9 @@ from ..options import Options, option, result_file
 
 
 def child(model: str, size: int, began: float) -> None:
-    """Print the milliseconds of each part as json. `began`: when the parent started this process,
-    on the wall clock.
+    """Print the milliseconds of each part as JSON.
+
+    began: wall clock at the start of this process, from the parent.
     """
     from ...common.checkpoint.find import find
     from ...common.prompt.text_encoder import TextEncoder

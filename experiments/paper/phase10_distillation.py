@@ -97,8 +97,9 @@ def edges_of(picture: np.ndarray) -> np.ndarray:
 
 
 def material(name: str, split: photographs.Split, work: Path) -> np.ndarray:
-    """The pairs a recipe trains on, (N, 11, S, S, 3); for `edges` the first plane holds edges. The
-    same for all seeds.
+    """Return a recipe's training pairs, (N, 11, S, S, 3), equal for all seeds.
+
+    For `edges` the first plane holds edges.
     """
     drawn = 1.0 if name == "edges" else 0.1
     request = PairRequest(tuple(str(p) for p in split.train), SQUARES, SIZE, 0, drawn)
@@ -111,9 +112,7 @@ def material(name: str, split: photographs.Split, work: Path) -> np.ndarray:
 
 
 def recipe_settings(steps: int, seed: int) -> recipe.RecipeSettings:
-    """As many steps in all, over the stages but the last: ways between prompts are not looked at
-    here.
-    """
+    """Return settings with as many steps in all, over every stage but the last."""
     shares = (0.35, 0.1, 0.2, 0.35, 0.0)
     return recipe.RecipeSettings(
         squares=SQUARES,
@@ -179,8 +178,9 @@ def renderer(name: str, whole: Whole, tokenizer: Path) -> Callable[[str, np.ndar
 def judge(
     render: Callable[[str, np.ndarray], np.ndarray], pictures: Sequence[np.ndarray]
 ) -> Values:
-    """Means over pictures and styles. `contrast` is the spread of brightness over the teacher's: 0
-    is a blank sheet.
+    """Average over pictures and styles.
+
+    `contrast` is the spread of brightness over the teacher's: 0 is a blank sheet.
     """
     rows = []
     for picture in pictures:
@@ -207,9 +207,7 @@ def judge(
 def picture_of(
     renders: dict[str, Callable[[str, np.ndarray], np.ndarray]], size: int
 ) -> np.ndarray:
-    """Rows: photograph, teacher, then each recipe; columns: the demo's photographs in two
-    styles.
-    """
+    """Draw photograph, teacher and recipes as rows, photographs in two styles as columns."""
     stills = [photographs.centre_square(photographs.read(p), size) for p in DEMO_PICTURES]
     rows = [[still for _ in SHOWN for still in stills]]
     for render in (teachers.render, *renders.values()):

@@ -1,5 +1,4 @@
-"""Parity of the ControlNet, and of a frame under its control, with diffusers; the twin of
-`parity.py` for that one network.
+"""Compare the ControlNet, and a frame under its control, with diffusers.
 
 `tests/test_controlnet.py` uses what is above the line without torch, against
 `tests/fixtures/control.safetensors`; `make parity` runs what is below it, full size too, against
@@ -110,9 +109,7 @@ def run_control(checkpoint: Checkpoint, inputs: ControlInputs) -> Arrays:
 def run_control_program(
     checkpoint: Checkpoint, inputs: ControlInputs, scale: float, attention: str = "sdpa"
 ) -> Arrays:
-    """Build the whole-frame ML Program under control and render one frame with it, as
-    `coreml.predict` does.
-    """
+    """Render one frame with the whole-frame ML Program under control, as `coreml.predict` does."""
     latents = np.ascontiguousarray(inputs.noise.transpose(0, 3, 1, 2))
     return predict(
         checkpoint,
@@ -177,9 +174,7 @@ def oracle_control(checkpoint: Checkpoint, inputs: ControlInputs, exact: bool = 
 
 
 def oracle_pipeline(checkpoint: Checkpoint, inputs: ControlInputs) -> np.ndarray:
-    """x0 of the controlled frame as StableDiffusionControlNetImg2ImgPipeline computes it, whole,
-    in float32.
-    """
+    """Compute x0 of a controlled frame by StableDiffusionControlNetImg2ImgPipeline, in float32."""
     import torch
     from diffusers import (
         ControlNetModel,
@@ -225,9 +220,7 @@ def oracle_pipeline(checkpoint: Checkpoint, inputs: ControlInputs) -> np.ndarray
 
 
 def spread_decoder(checkpoint: Checkpoint, x0: np.ndarray) -> np.ndarray:
-    """Rescale TAESD's decoder so that the picture of such an x0 fills [0, 1], and decode it: uint8
-    (S, S, 3).
-    """
+    """Rescale TAESD's decoder so that such an x0 fills [0, 1], and decode it: uint8 (S, S, 3)."""
     import torch
     from diffusers import AutoencoderTiny
 

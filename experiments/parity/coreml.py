@@ -1,5 +1,4 @@
-"""The Core ML programs, as saved, through the reference interpreter with every float16 result
-rounded.
+"""Run the saved Core ML programs through the interpreter, rounding results to float16.
 
 What both `make parity` (against live diffusers) and the tests (against stored outputs) do, without
 torch. The interpreter is not Core ML: it shows that the program computes the right thing, not what
@@ -27,8 +26,7 @@ MLX_LIMIT_DB = 45.0  # against the MLX backend
 
 
 def run_program(checkpoint: Checkpoint, inputs: Inputs, attention: str = "sdpa") -> Arrays:
-    """Build the whole-frame program and render `inputs.frame` with it, as
-    `fixtures.run_frame` does in MLX.
+    """Build the whole-frame program and render `inputs.frame`, as `fixtures.run_frame` in MLX.
 
     Returns x0, float32 (1, S/8, S/8, C), and picture, uint8 (S, S, 3).
     """
@@ -49,8 +47,7 @@ def run_program(checkpoint: Checkpoint, inputs: Inputs, attention: str = "sdpa")
 
 
 def predict(checkpoint: Checkpoint, variant: Variant, feeds: Arrays) -> Arrays:
-    """Build a whole-frame program and run it through the interpreter, every result rounded to
-    float16.
+    """Build a whole-frame program and interpret it, every result rounded to float16.
 
     Returns x0, float32 (1, S/8, S/8, C), and picture, uint8 (S, S, 3).
     """

@@ -78,9 +78,7 @@ _ONE_FILE = "100GB"  # keeps save_pretrained from splitting
 
 
 def randomise(model: torch.nn.Module, generator: torch.Generator) -> None:
-    """Redraw every parameter, norms and biases too: at 1 and 0, as built, they would hide a
-    swap.
-    """
+    """Redraw every parameter, norms and biases too: at 1 and 0 they would hide a swap."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.normal_(generator=generator)
@@ -158,9 +156,7 @@ def oracle_text(checkpoint: Checkpoint, inputs: Inputs, exact: bool = False) -> 
 
 
 def oracle_frame(checkpoint: Checkpoint, inputs: Inputs, exact: bool = False) -> Arrays:
-    """Twin of `run_frame`; x0 also by EulerDiscreteScheduler's own step, where that reaches the
-    timestep.
-    """
+    """Twin of `run_frame`; also x0 by EulerDiscreteScheduler's own step, where it reaches."""
     dtype, t = dtype_of(exact), checkpoint.frame.timestep
     text_encoder = (
         CLIPTextModel.from_pretrained(checkpoint.folder / "text_encoder").eval().to(dtype)
@@ -198,9 +194,7 @@ def oracle_frame(checkpoint: Checkpoint, inputs: Inputs, exact: bool = False) ->
 
 
 def spread_frame(folder: Path, sizes: Sizes, seed: int) -> None:
-    """Rescale TAESD's decoder for the very x0 that the frame will be made of: other latents give
-    other brightness.
-    """
+    """Rescale TAESD's decoder for this frame's x0: other latents give other brightness."""
     checkpoint = open_checkpoint(folder)
     if isinstance(checkpoint.vae, TinyVAEConfig):
         x0 = ORACLE["frame"](checkpoint, draw_inputs(checkpoint, sizes, seed))["x0"]
@@ -271,8 +265,7 @@ def check_folder(name: str, folder: Path, sizes: Sizes, seed: int) -> Iterator[P
 def check_coreml(
     name: str, checkpoint: Checkpoint, inputs: Inputs, oracle: Arrays, mlx: Arrays
 ) -> Iterator[ParityCheck]:
-    """Hold the Core ML program, through the interpreter in float16, against diffusers and against
-    the MLX backend.
+    """Compare the interpreted Core ML program with diffusers and the MLX backend.
 
     Pictures are compared by the root mean square of their difference, as a share of 255; the note
     has it in dB.
@@ -324,9 +317,7 @@ def check_tokenizer() -> Iterator[ParityCheck]:
 
 @torch.no_grad()
 def check_pipeline() -> Iterator[ParityCheck]:
-    """Open the demo as diffusers' own StableDiffusionPipeline and take the frame's step with its
-    parts.
-    """
+    """Open the demo as diffusers' StableDiffusionPipeline; take the frame's step with it."""
     started = time.perf_counter()
     checkpoint = open_checkpoint(PACKAGE_FOLDER / "weights" / "demo")
     inputs, t = draw_inputs(checkpoint, TINY, seed=31), checkpoint.frame.timestep
@@ -350,8 +341,7 @@ def check_pipeline() -> Iterator[ParityCheck]:
 
 
 def run_checks(tiny_only: bool, only: str = "") -> Iterator[ParityCheck]:
-    """Everything: tokenizer, the demo, five tiny architectures and, unless `tiny_only`, the same
-    five full size.
+    """Run everything: tokenizer, demo, five tiny architectures, and unless `tiny_only` full size.
 
     only: leave out whatever is not named so from the start.
     """
@@ -384,9 +374,7 @@ def run_checks(tiny_only: bool, only: str = "") -> Iterator[ParityCheck]:
 
 
 def check_import() -> Iterator[ParityCheck]:
-    """Tensors that `sdxs weights import` reads otherwise than torch wrote them, of both of
-    torch.save's formats: 0.
-    """
+    """Count tensors that `sdxs weights import` reads differently from torch, in both formats."""
     generator = torch.Generator().manual_seed(1)
     base = torch.randn(6, 8, generator=generator)
     state = {

@@ -1,5 +1,4 @@
-"""diffusers in PyTorch behind the Backend protocol: the paper's Phase 1, and the peer to be
-measured against.
+"""diffusers in PyTorch behind the Backend protocol: the paper's Phase 1, and bench's peer.
 
 The textbook frame in five forms, from what a user of diffusers writes first to the fastest that
 PyTorch offers (`mode`, a setting). Needs the `parity` extra. Never run in one process with
@@ -180,9 +179,7 @@ class TorchBackend:
         return self.captured(render) if self.graphed else render
 
     def captured(self, render: Callable[[], torch.Tensor]) -> Callable[[], torch.Tensor]:
-        """Warm up and capture a CUDA graph of `render`; return its replay, which writes the same
-        tensor each time.
-        """
+        """Warm up and capture a CUDA graph of `render`; return its replay into the same tensor."""
         aside = torch.cuda.Stream()
         with torch.cuda.stream(aside):
             for _ in range(_WARM_UP):

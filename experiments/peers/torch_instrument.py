@@ -1,6 +1,4 @@
-"""What bench asks of the torch peer: FLOPs by PyTorch's own counter, the device's peaks, the
-stages one by one.
-"""
+"""What bench measures of PyTorch: FLOPs by its own counter, peaks, times of the stages."""
 
 import math
 import time
@@ -85,9 +83,7 @@ class TorchInstrument:
 def _captured(
     backend: TorchBackend, calls: dict[str, Callable[[torch.Tensor], torch.Tensor]]
 ) -> dict[str, Callable[[torch.Tensor], torch.Tensor]]:
-    """A graph of each stage over fixed memory: a replay takes no argument and leaves its result
-    where the next reads it.
-    """
+    """A graph of each stage over fixed memory: a replay reads and writes the same tensors."""
     given, replays = backend.picture, {}
     for name, call in calls.items():
         replay = backend.captured(lambda call=call, given=given: call(given))

@@ -38,9 +38,7 @@ Values = dict[str, object]
 
 
 class BackendPainter:
-    """A checkpoint as a function of prompt and picture, and of edges and the scale of control
-    where it has a ControlNet.
-    """
+    """A checkpoint as a function of prompt and picture, and of edges and control scale."""
 
     def __init__(self, checkpoint: Checkpoint, size: int) -> None:
         self._backend = MlxBackend(checkpoint, MlxOptions(size, dtype="float32"))
@@ -67,18 +65,14 @@ class BackendPainter:
         self._backend.close()
 
     def through_vae(self, picture: np.ndarray) -> np.ndarray:
-        """What encoder and decoder alone make of a picture: no rendering can be nearer to the
-        teacher's than this.
-        """
+        """Pass a picture through encoder and decoder alone: the limit of every rendering."""
         image = mx.array(picture[None]).astype(mx.float32) / 127.5 - 1
         made = np.array(self._vae.decode(self._vae.encode(image)))[0]
         return np.clip(np.round((made + 1) * 127.5), 0, 255).astype(np.uint8)
 
 
 def ssim(a: np.ndarray, b: np.ndarray) -> float:
-    """Structural similarity of brightness (Wang et al. 2004): Gaussian window of 11 pixels, sigma
-    1.5.
-    """
+    """Return the structural similarity of brightness (Wang et al. 2004), window 11, sigma 1.5."""
     x, y = (teachers.luma(p.astype(np.float32)).astype(np.float64) for p in (a, b))
 
     def mean(plane: np.ndarray) -> np.ndarray:
@@ -93,9 +87,7 @@ def ssim(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def judge_quality(painter: BackendPainter, pictures: Sequence[np.ndarray]) -> Values:
-    """PSNR and SSIM to the teacher for every style: of the rendering, of doing nothing, of the VAE
-    alone.
-    """
+    """Score every style against its teacher by PSNR and SSIM: rendering, photograph, VAE alone."""
     rows: dict[str, dict[str, list[float]]] = {}
     for prompt in GALLERY:
         found: dict[str, list[float]] = {}
@@ -126,8 +118,7 @@ def nearest(made: np.ndarray, wanted: Sequence[np.ndarray]) -> int:
 
 
 def judge_prompts(painter: Render, pictures: Sequence[np.ndarray], each: int = 4) -> Values:
-    """Which teacher each rendering is nearest to, for known and held-out wordings, and with
-    prompts shuffled.
+    """Find each rendering's nearest teacher, for known, held-out and shuffled prompts.
 
     Canonical prompts are rendered on every picture, the others on `each` pictures, taken in turn.
     """
@@ -174,9 +165,7 @@ def judge_prompts(painter: Render, pictures: Sequence[np.ndarray], each: int = 4
 def judge_unknown(
     painter: Render, pictures: Sequence[np.ndarray], wanted: Sequence[Sequence[np.ndarray]]
 ) -> Values:
-    """What prompts do that no training ever touched: the style each comes nearest to, and how
-    near, in dB.
-    """
+    """Render prompts outside the training: the nearest style of each, and its distance in dB."""
     found: Values = {}
     for text in phrases.NEVER_TRAINED:
         styles: dict[str, int] = {}

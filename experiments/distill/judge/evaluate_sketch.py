@@ -37,9 +37,7 @@ Demo = Callable[[str, np.ndarray], np.ndarray]
 
 
 def judge(sketch: Sketch, demo: Demo, pictures: Sequence[np.ndarray]) -> Values:
-    """F-scores by prompt and by what was rendered, their means, and how often the prompt's inked
-    teacher is the nearest.
-    """
+    """Score structure by prompt: F-scores, means, how often the right teacher is nearest."""
     rows: dict[str, dict[str, list[float]]] = {prompt: {} for prompt in GALLERY}
     right = {kind: 0 for kind in (*KINDS, "plain")}
     lines = {kind: [edges_of(picture, kind) for picture in pictures] for kind in KINDS}
@@ -87,9 +85,7 @@ def judge(sketch: Sketch, demo: Demo, pictures: Sequence[np.ndarray]) -> Values:
 
 
 def sheet(sketch: Sketch, pictures: Sequence[np.ndarray]) -> np.ndarray:
-    """Camera, edges, and under five prompts plain image-to-image beside what control makes of
-    it.
-    """
+    """Draw camera, edges, and five prompts without and with control."""
     rows: list[tuple[str, list[np.ndarray]]] = []
     for picture in pictures:
         edges = edges_of(picture, "soft")

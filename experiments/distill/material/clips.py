@@ -1,5 +1,4 @@
-"""Short clips for measuring flicker, made of the public-domain and CC0 photographs in `docs/demo`;
-seeded, nothing stored.
+"""Short seeded clips for measuring flicker, from the free photographs in `docs/demo`.
 
 A clip is an iterator of uint8 (S, S, 3) RGB frames; None stands for a cut.
 """
@@ -37,9 +36,7 @@ def tripod(size: int) -> Iterator[np.ndarray | None]:
 
 
 def hand(size: int) -> Iterator[np.ndarray | None]:
-    """A camera held still by hand: sensor noise, and a tremble of up to half a pixel in both
-    directions.
-    """
+    """Film a still camera in the hand: sensor noise, and a tremble of up to half a pixel."""
     generator = np.random.Generator(np.random.PCG64(2))
     for still in _stills(size):
         for _ in range(FRAMES):
@@ -53,9 +50,7 @@ def hand(size: int) -> Iterator[np.ndarray | None]:
 
 
 def pan(size: int) -> Iterator[np.ndarray | None]:
-    """`docs/demo/clip.mp4`, where everything moves: no flicker in the strict sense, since the
-    picture is meant to change.
-    """
+    """Read `docs/demo/clip.mp4`, where everything moves: its changes are meant, not flicker."""
     video = cv2.VideoCapture(str(PACKAGE_FOLDER / "docs" / "demo" / "clip.mp4"))
     number = 0
     while True:

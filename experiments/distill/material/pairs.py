@@ -57,8 +57,7 @@ def _fill(job: tuple[PairRequest, Path, int, int]) -> int:
 def make_pairs(
     request: PairRequest, folder: Path, done: Callable[[int], None], workers: int | None = None
 ) -> np.ndarray:
-    """Return the pairs, uint8 (N, 11, S, S, 3), mapped from `folder`; make them first if they are
-    not there.
+    """Map the pairs, uint8 (N, 11, S, S, 3), from `folder`, making them first if needed.
 
     done: told how many more squares are ready.
     """

@@ -1,5 +1,4 @@
-"""A folder of photographs as training material: scenes kept apart, squares cut out, a few pictures
-drawn instead.
+"""A folder of photographs as training material: scenes kept apart, squares cut, some drawn.
 
 Photographs of one scene must not stand on both sides of the split (`aloeL` and `aloeR` did once),
 so pictures are grouped first, by name and by likeness, and whole groups are held out.
@@ -57,9 +56,7 @@ def list_photographs(folder: Path) -> list[Path]:
 
 
 def originals(folder: Path) -> dict[str, str]:
-    """File name -> the name it had where it came from, if a `manifest.json` beside the pictures
-    says so.
-    """
+    """Map file names to their original names, from a `manifest.json` beside the pictures."""
     path = folder / "manifest.json"
     if not path.is_file():
         return {}
@@ -71,8 +68,7 @@ def originals(folder: Path) -> dict[str, str]:
 
 
 def stem(name: str) -> str:
-    """A file's name without suffix, small numbers at its end, and left or right; empty if nothing
-    telling remains.
+    """Reduce a file name to its telling part: no suffix, small numbers, left or right.
 
     `aloeL.jpg` and `aloeR.jpg` share 'aloe', `view1.png` and `view_12.png` 'view'; `0001.jpg` has
     none.
@@ -91,9 +87,7 @@ def describe(picture: np.ndarray) -> np.ndarray:
 
 
 def group_scenes(stems: Sequence[str], descriptors: np.ndarray) -> list[int]:
-    """Give every picture a group number: one group for equal stems, one for likeness, and what
-    these link.
-    """
+    """Give every picture a group number: equal stems and alike pictures share one."""
     parent = list(range(len(stems)))
 
     def root(i: int) -> int:
@@ -114,8 +108,9 @@ def group_scenes(stems: Sequence[str], descriptors: np.ndarray) -> list[int]:
 
 
 def split(folder: Path, reserved: Sequence[Path] = (), share: float = HELD_OUT_SHARE) -> Split:
-    """Split a folder by scene. Scenes of `reserved` pictures are never trained on; about `share`
-    is held out in all.
+    """Split a folder by scene, about `share` held out.
+
+    Scenes of `reserved` pictures are never trained on.
     """
     files, names = list_photographs(folder), originals(folder)
     every = [*files, *reserved]
@@ -143,9 +138,7 @@ def split(folder: Path, reserved: Sequence[Path] = (), share: float = HELD_OUT_S
 
 
 def _prefix(original: str, name: str) -> str:
-    """The stem, told apart by where the picture came from (the part of its file name before
-    '_').
-    """
+    """Return the stem with the picture's origin, the part of its file name before '_'."""
     text = stem(original)
     return f"{name.partition('_')[0]}/{text}" if text and original != name else text
 
@@ -166,9 +159,7 @@ def resized(picture: np.ndarray, size: int) -> np.ndarray:
 
 
 def random_square(picture: np.ndarray, size: int, generator: np.random.Generator) -> np.ndarray:
-    """Cut a square of at least half the short side, mirror it by chance, and change its light a
-    little.
-    """
+    """Cut a square of at least half the short side; mirror it by chance and vary its light."""
     height, width = picture.shape[:2]
     side = int(min(height, width) * generator.uniform(0.5, 1.0))
     top, left = (
@@ -188,9 +179,7 @@ def random_square(picture: np.ndarray, size: int, generator: np.random.Generator
 
 
 def drawn_picture(size: int, generator: np.random.Generator) -> np.ndarray:
-    """A procedural picture: a gradient, then ellipses, polygons and lines. uint8 (size, size,
-    3).
-    """
+    """Draw a procedural picture of ellipses, polygons and lines: uint8 (size, size, 3)."""
     corners = generator.integers(0, 256, (2, 2, 3)).astype(np.float32)
     canvas = cv2.resize(corners, (size, size), interpolation=cv2.INTER_LINEAR)
     for _ in range(int(generator.integers(4, 14))):

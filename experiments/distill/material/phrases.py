@@ -1,5 +1,4 @@
-"""Words for the ten styles: what the text encoder is trained on, and what is kept from it for the
-test.
+"""Words for the ten styles: the text encoder's training prompts, and the held-out ones.
 
 A prompt is a template filled with a phrase and, often, a subject. Held-out templates wrap known
 phrases in sentences never trained on; held-out phrases put known words for a style together in new
@@ -279,9 +278,7 @@ NEVER_TRAINED = (
 def prompts(
     phrases: Sequence[str], templates: Sequence[str], subjects: Sequence[str] = SUBJECTS
 ) -> Iterator[str]:
-    """Fill every template with every phrase; subjects take turns, so that each prompt is made
-    once.
-    """
+    """Fill every template with every phrase; subjects take turns, so each prompt comes once."""
     turn = 0
     for phrase in phrases:
         for template in dict.fromkeys(templates):
@@ -290,9 +287,7 @@ def prompts(
 
 
 def training_prompts(prompt: str, subjects_each: int = 3) -> list[str]:
-    """Every prompt that means one style in training: its phrases in all templates, each with
-    several subjects.
-    """
+    """List a style's training prompts: its phrases in all templates, several subjects."""
     found: dict[str, None] = {prompt: None}
     for shift in range(subjects_each):
         start = 7 * shift % len(SUBJECTS)
@@ -303,9 +298,7 @@ def training_prompts(prompt: str, subjects_each: int = 3) -> list[str]:
 
 
 def held_out_prompts(prompt: str) -> dict[str, list[str]]:
-    """What the encoder is tested on: the gallery's own words, held-out templates, held-out
-    phrases.
-    """
+    """List the encoder's test prompts: the gallery, held-out templates, held-out phrases."""
     return {
         "canonical": [prompt],
         "held-out templates": list(prompts(PHRASES[prompt][:4], HELD_OUT_TEMPLATES)),

@@ -1,5 +1,4 @@
-"""Ten renderings of a photograph in OpenCV, one for each prompt of the gallery: what the demo
-learns to imitate.
+"""The ten teachers: OpenCV renderings of a photograph, one per prompt of the gallery.
 
 Every teacher is a pure function of the picture, the same wherever in the picture a thing stands: a
 network of convolutions cannot learn a pattern that is tied to the screen. Thresholds are soft, so
@@ -33,9 +32,7 @@ def _box(picture: np.ndarray, radius: int) -> np.ndarray:
 
 
 def guided(picture: np.ndarray, radius: int, eps: float) -> np.ndarray:
-    """Guided filter with the brightness as guide (He et al. 2010): smooth where variance stays
-    under `eps`.
-    """
+    """Smooth by a filter guided by brightness (He et al. 2010), under variance `eps`."""
     guide = luma(picture) if picture.ndim == 3 else picture
     planes = picture if picture.ndim == 3 else picture[..., None]
     mean_guide, mean = _box(guide, radius), _box(planes, radius).reshape(planes.shape)
@@ -50,9 +47,7 @@ def guided(picture: np.ndarray, radius: int, eps: float) -> np.ndarray:
 
 
 def kuwahara(picture: Picture, radius: int, sharpness: float) -> Picture:
-    """Mean of four neighbouring squares, each weighted by how even it is: brush dabs with edges
-    kept.
-    """
+    """Average four neighbouring squares, each weighted by its evenness: brush dabs with edges."""
     side = 2 * radius + 1
     mean = cv2.blur(picture, (side, side), borderType=cv2.BORDER_REFLECT_101)
     grey = luma(picture)
@@ -92,9 +87,7 @@ def posterised(values: np.ndarray, levels: int, width: float) -> np.ndarray:
 
 
 def edges(grey: np.ndarray, sigma: float) -> np.ndarray:
-    """Strength of the edges at scale `sigma`: gradient of the blurred brightness, in its units a
-    pixel.
-    """
+    """Return the edge strength at scale `sigma`: the gradient of the blurred brightness."""
     smooth = blur(grey, sigma)
     return np.hypot(
         cv2.Sobel(smooth, cv2.CV_32F, 1, 0) / 8, cv2.Sobel(smooth, cv2.CV_32F, 0, 1) / 8
@@ -102,9 +95,7 @@ def edges(grey: np.ndarray, sigma: float) -> np.ndarray:
 
 
 def lines(grey: np.ndarray, sigma: float, gain: float) -> np.ndarray:
-    """Dark ink where the picture is darker than its surroundings (difference of Gaussians): 1 is
-    full ink.
-    """
+    """Ink where a picture is darker than around it (difference of Gaussians); 1 is full."""
     difference = blur(grey, 1.6 * sigma) - blur(grey, sigma)
     return np.tanh(np.maximum(difference - 0.008, 0) * gain)
 
@@ -149,9 +140,7 @@ def pencil(picture: Picture) -> Picture:
 
 
 def neon(picture: Picture) -> Picture:
-    """Night: dark blue and violet, with edges that glow magenta where the picture is dark, cyan
-    where it is bright.
-    """
+    """Paint night: dark blue and violet, edges glowing magenta in the dark, else cyan."""
     smooth = guided(picture, 3, 0.004)
     grey = luma(smooth)
     night = toned(grey, [(0, (4, 3, 18)), (0.5, (38, 14, 84)), (1, (70, 50, 150))])
@@ -186,9 +175,7 @@ def hdr(picture: Picture) -> Picture:
 
 
 def impressionist(picture: Picture) -> Picture:
-    """Colour smeared along the forms, violet in the shadows, yellow in the light, hardly any
-    black.
-    """
+    """Smear colour along the forms: violet shadows, yellow light, hardly any black."""
     smeared = _along_forms(blur(picture, 1.0), 7)
     smeared = smeared + 0.9 * (smeared - blur(smeared, 3.0))
     grey = luma(smeared)
@@ -199,9 +186,7 @@ def impressionist(picture: Picture) -> Picture:
 
 
 def _along_forms(picture: Picture, reach: int) -> Picture:
-    """Average along the direction in which brightness changes least (eigenvector of the structure
-    tensor).
-    """
+    """Average along the direction of least brightness change (structure tensor's eigenvector)."""
     grey = luma(picture)
     dx, dy = cv2.Sobel(grey, cv2.CV_32F, 1, 0), cv2.Sobel(grey, cv2.CV_32F, 0, 1)
     xx, yy, xy = blur(dx * dx, 3.0), blur(dy * dy, 3.0), blur(dx * dy, 3.0)
@@ -259,9 +244,7 @@ _PRINT_COLOURS = (
 
 
 def ukiyo_e(picture: Picture) -> Picture:
-    """A woodblock print: each place takes one of seven pigments, and dark lines are cut around the
-    forms.
-    """
+    """Print from a woodblock: one of seven pigments everywhere, dark lines around the forms."""
     flat = guided(guided(picture, 5, 0.01), 5, 0.01)
     grey = luma(flat)
     colour = saturate(0.5 + (flat - 0.5) * 1.15, 1.7)
@@ -321,8 +304,6 @@ TEACHERS: dict[str, Teacher] = dict(
 
 
 def render(prompt: str, picture: np.ndarray) -> np.ndarray:
-    """Render uint8 (H, W, 3) RGB in the style that `prompt`, one of the gallery's, asks for; same
-    type and shape.
-    """
+    """Render uint8 (H, W, 3) RGB in the style of `prompt`, one of the gallery's."""
     drawn = TEACHERS[prompt](picture.astype(np.float32) / 255)
     return np.clip(np.round(drawn * 255), 0, 255).astype(np.uint8)
