@@ -120,7 +120,7 @@ class LentBackend:
 
 
 def count_copies(
-    backend: Backend, size: int, conditioning: np.ndarray, seed: int, frames: int
+    backend: Backend, size: int, encoder_hidden_states: np.ndarray, seed: int, frames: int
 ) -> dict[str, float]:
     """Bytes that are copied for each frame of a live session into a video file, by hand.
 
@@ -128,10 +128,15 @@ def count_copies(
     rendered.
     """
     settings = LoopOptions(size, frames=frames, realtime=False)
-    prompt = Prompt("", conditioning)
+    prompt = Prompt("", encoder_hidden_states)
     lent = LentBackend(backend)
     loop = Loop(
-        StillCamera(), [lent], settings, [prompt], FrameParams(seed), lambda _: conditioning
+        StillCamera(),
+        [lent],
+        settings,
+        [prompt],
+        FrameParams(seed),
+        lambda _: encoder_hidden_states,
     )
     with tempfile.TemporaryDirectory() as folder:
         viewer = Viewer(

@@ -84,7 +84,7 @@ class Bench:
 
     entrant: Entrant
     checkpoint: Checkpoint
-    conditioning: np.ndarray
+    encoder_hidden_states: np.ndarray
     seed: int
     backend: Backend | None = None
     pictures: list[np.ndarray] = field(default_factory=list)
@@ -131,7 +131,7 @@ class Load(Request[Loaded]):
         else:
             bench.backend = made(bench.checkpoint, entrant.options)
         bench.backend.load()
-        bench.backend.set_conditioning(bench.conditioning)
+        bench.backend.set_conditioning(bench.encoder_hidden_states)
         bench.backend.set_params(FrameParams(bench.seed))
         loaded_s = time.perf_counter() - began
         bench.pictures = _pictures(entrant.options.size)
@@ -223,7 +223,11 @@ class CountCopies(Request[dict[str, float]]):
         from .passes import count_copies
 
         return count_copies(
-            bench.loaded(), bench.entrant.options.size, bench.conditioning, bench.seed, self.frames
+            bench.loaded(),
+            bench.entrant.options.size,
+            bench.encoder_hidden_states,
+            bench.seed,
+            self.frames,
         )
 
 

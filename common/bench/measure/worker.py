@@ -36,14 +36,14 @@ class Worker:
         self,
         entrant: Entrant,
         checkpoint: Checkpoint,
-        conditioning: np.ndarray,
+        encoder_hidden_states: np.ndarray,
         seed: int,
         watch: Callable[[], None] | None = None,
     ) -> None:
         """Start the process; nothing is loaded in it yet. watch: see `Child`."""
         self.entrant = entrant
         self._child = Child(
-            entrant.label, serve, entrant, checkpoint, conditioning, seed, watch=watch
+            entrant.label, serve, entrant, checkpoint, encoder_hidden_states, seed, watch=watch
         )
 
     @property
@@ -72,12 +72,12 @@ def serve(
     pipe: connection.Connection,
     entrant: Entrant,
     checkpoint: Checkpoint,
-    conditioning: np.ndarray,
+    encoder_hidden_states: np.ndarray,
     seed: int,
 ) -> None:
     """The child: do what is asked until told to close or the parent is gone."""
     settle_in()
-    bench = Bench(entrant, checkpoint, conditioning, seed)
+    bench = Bench(entrant, checkpoint, encoder_hidden_states, seed)
     with suppress(EOFError, OSError), pipe:  # the parent is gone; nobody is left to answer
         forward_warnings(pipe.send)
         request = None
