@@ -88,7 +88,7 @@ class Inputs:
 
     sample: np.ndarray  # (B, h, w, C), what the UNet reads
     timesteps: tuple[int, ...]
-    states: np.ndarray  # (B, 77, D)
+    encoder_hidden_states: np.ndarray  # (B, 77, D)
     picture: np.ndarray  # (B, H, W, 3) in [-1, 1]
     latents: np.ndarray  # (B, H/8, W/8, C), what the VAE decodes; wide enough to meet TAESD's tanh
     ids: np.ndarray  # int64 (B, 77)
@@ -109,7 +109,9 @@ def draw_inputs(checkpoint: Checkpoint, sizes: Sizes, seed: int) -> Inputs:
     return Inputs(
         sample=normal(sizes.batch, h, w, channels),
         timesteps=sizes.timesteps,
-        states=normal(sizes.batch, CONTEXT_LENGTH, checkpoint.unet.cross_attention_dim),
+        encoder_hidden_states=normal(
+            sizes.batch, CONTEXT_LENGTH, checkpoint.unet.cross_attention_dim
+        ),
         picture=generator.uniform(-1, 1, (sizes.batch, height, width, 3)).astype(np.float32),
         latents=2 * normal(sizes.batch, height // reduction, width // reduction, channels),
         ids=generator.integers(
@@ -125,8 +127,11 @@ def run_unet(checkpoint: Checkpoint, inputs: Inputs) -> Arrays:
     """eps of our UNet at every timestep, float32 (B, h, w, C)."""
     unet = UNet2DConditionModel(checkpoint.unet)
     load_weights(unet, checkpoint.unet_weights, mx.float32)
-    sample, states = mx.array(inputs.sample), mx.array(inputs.states)
-    return {f"unet t={t}": np.array(unet(sample, float(t), states)) for t in inputs.timesteps}
+    sample, encoder_hidden_states = mx.array(inputs.sample), mx.array(inputs.encoder_hidden_states)
+    return {
+        f"unet t={t}": np.array(unet(sample, float(t), encoder_hidden_states))
+        for t in inputs.timesteps
+    }
 
 
 def run_vae(checkpoint: Checkpoint, inputs: Inputs) -> Arrays:
@@ -153,10 +158,10 @@ def run_frame(checkpoint: Checkpoint, inputs: Inputs, dtype: Dtype = "float32") 
     beside r (n - eps) as long as weights are random.
     """
     size = inputs.frame.shape[0]
-    states = TextEncoder(checkpoint).encode(inputs.prompt)
+    encoder_hidden_states = TextEncoder(checkpoint).encode(inputs.prompt)
     backend = MlxBackend(checkpoint, MlxOptions(size, dtype=dtype))
     backend.load()
-    backend.set_conditioning(states)
+    backend.set_conditioning(encoder_hidden_states)
     backend.set_params(FrameParams(inputs.seed))
     backend.submit(inputs.frame)
     picture = np.empty_like(inputs.frame)
@@ -174,7 +179,7 @@ def run_frame(checkpoint: Checkpoint, inputs: Inputs, dtype: Dtype = "float32") 
     z = frame.encode(mx.array(inputs.frame))
     return {
         "z": np.array(z),
-        "x0": np.array(frame.denoise(z, mx.array(states), noise)),
+        "x0": np.array(frame.denoise(z, mx.array(encoder_hidden_states), noise)),
         "picture": picture,
     }
 

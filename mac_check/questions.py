@@ -83,8 +83,8 @@ def exact_picture(setup: Setup) -> np.ndarray:
     options = CoreMLOptions(setup.size, runtime="reference")
     built = find_or_build(setup.checkpoint, options)
     runner = Runner("frame", Interpreter(built.package("frame")), setup.checkpoint, options)
-    picture, states = probe(setup.checkpoint, setup.size)
-    runner.set_conditioning(states)
+    picture, encoder_hidden_states = probe(setup.checkpoint, setup.size)
+    runner.set_conditioning(encoder_hidden_states)
     runner.set_params(FrameParams(PROBE_SEED))
     return runner.run(picture)[0]
 
@@ -96,8 +96,8 @@ def render(
 
     Returns the last picture, milliseconds from completion to completion, and those of the bridge.
     """
-    picture, states = probe(setup.checkpoint, setup.size)
-    backend.set_conditioning(states)
+    picture, encoder_hidden_states = probe(setup.checkpoint, setup.size)
+    backend.set_conditioning(encoder_hidden_states)
     backend.set_params(FrameParams(PROBE_SEED))
     out = np.empty_like(picture)
     intervals, bridges = [], []

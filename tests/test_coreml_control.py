@@ -72,7 +72,7 @@ def mlx_picture(checkpoint: Checkpoint, inputs: ControlInputs, scale: float) -> 
     noise = mx.array(inputs.noise)
     picture, _ = frame(
         mx.array(inputs.picture),
-        frame.prompt(mx.array(inputs.states)),
+        frame.prompt(mx.array(inputs.encoder_hidden_states)),
         noise,
         mx.zeros_like(noise),
         mx.array(0.0),

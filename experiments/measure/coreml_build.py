@@ -78,11 +78,13 @@ def traced_route(folder: Path, size: int, package: Path, repaired: bool = True) 
             self.unet, self.vae = unet, vae
 
         def forward(
-            self, picture: torch.Tensor, states: torch.Tensor, noise: torch.Tensor
+            self, picture: torch.Tensor, encoder_hidden_states: torch.Tensor, noise: torch.Tensor
         ) -> torch.Tensor:
             latents = self.vae.encode(picture / 127.5 - 1, return_dict=False)[0]
             sample = SQRT_ALPHA * latents + SQRT_ONE_MINUS_ALPHA * noise
-            eps = self.unet(sample, torch.tensor([999]), states, return_dict=False)[0]
+            eps = self.unet(sample, torch.tensor([999]), encoder_hidden_states, return_dict=False)[
+                0
+            ]
             x0 = (sample - SQRT_ONE_MINUS_ALPHA * eps) / SQRT_ALPHA
             return (self.vae.decode(x0, return_dict=False)[0] + 1) * 127.5
 

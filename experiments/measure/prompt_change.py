@@ -110,9 +110,9 @@ def path_figures(checkpoint: Checkpoint, clip: Path) -> dict[str, object]:
     backend, encoder = MlxBackend(checkpoint, MlxOptions(PATH_SIZE)), TextEncoder(checkpoint)
     backend.load()
 
-    def render(states: np.ndarray) -> np.ndarray:
+    def render(encoder_hidden_states: np.ndarray) -> np.ndarray:
         out = np.empty_like(picture)
-        backend.set_conditioning(states)
+        backend.set_conditioning(encoder_hidden_states)
         backend.submit(picture)
         backend.collect(out)
         return out.astype(np.float32)

@@ -47,7 +47,7 @@ class ControlInputs:
 
     picture: np.ndarray  # uint8 (S, S, 3)
     edges: np.ndarray  # uint8 (S, S)
-    states: np.ndarray  # float32 (1, 77, D)
+    encoder_hidden_states: np.ndarray  # float32 (1, 77, D)
     noise: np.ndarray  # float32 (1, S/8, S/8, C)
 
 
@@ -58,7 +58,7 @@ def draw_control_inputs(checkpoint: Checkpoint, size: int, seed: int) -> Control
     return ControlInputs(
         picture=generator.integers(0, 256, (size, size, 3), dtype=np.uint8),
         edges=(255 * (generator.random((size, size)) < 0.1)).astype(np.uint8),
-        states=generator.standard_normal(
+        encoder_hidden_states=generator.standard_normal(
             (1, 77, checkpoint.unet.cross_attention_dim), dtype=np.float32
         ),
         noise=seeded_noise(seed, side, side, checkpoint.vae.latent_channels),
@@ -87,9 +87,15 @@ def run_control(checkpoint: Checkpoint, inputs: ControlInputs) -> Arrays:
     load_weights(unet, checkpoint.unet_weights, mx.float32)
     vae = load_vae(checkpoint.vae, checkpoint.vae_weights, mx.float32)
     steps = frame_steps(checkpoint.scheduler, checkpoint.frame)
-    noise, states, edges = mx.array(inputs.noise), mx.array(inputs.states), mx.array(inputs.edges)
+    noise, encoder_hidden_states, edges = (
+        mx.array(inputs.noise),
+        mx.array(inputs.encoder_hidden_states),
+        mx.array(inputs.edges),
+    )
     condition = mx.repeat(edges.astype(mx.float32)[None, ..., None] / 255, 3, axis=-1)
-    residuals = controlnet(noise, float(steps[0].timestep), states, condition, mx.array(SCALE))
+    residuals = controlnet(
+        noise, float(steps[0].timestep), encoder_hidden_states, condition, mx.array(SCALE)
+    )
     found = {
         f"residual {i}": np.array(residual)
         for i, residual in enumerate([*residuals.skips, residuals.middle])
@@ -99,10 +105,10 @@ def run_control(checkpoint: Checkpoint, inputs: ControlInputs) -> Arrays:
     ).fold()
     z = frame.encode(mx.array(inputs.picture))
     found["x0 controlled"] = np.array(
-        frame.denoise(z, frame.prompt(states), noise, edges, mx.array(SCALE))
+        frame.denoise(z, frame.prompt(encoder_hidden_states), noise, edges, mx.array(SCALE))
     )
     free = frame.without_control()
-    found["x0 free"] = np.array(free.denoise(z, free.prompt(states), noise))
+    found["x0 free"] = np.array(free.denoise(z, free.prompt(encoder_hidden_states), noise))
     return found
 
 
@@ -116,7 +122,7 @@ def run_control_program(
         Variant(inputs.picture.shape[0], attention, "float32", stage="controlled"),
         {
             "picture": inputs.picture.transpose(2, 0, 1)[None].astype(np.float32),
-            "encoder_hidden_states": inputs.states,
+            "encoder_hidden_states": inputs.encoder_hidden_states,
             "noise": latents,
             "previous": np.zeros_like(latents),
             "feedback": np.zeros(1, np.float32),
@@ -141,15 +147,20 @@ def oracle_control(checkpoint: Checkpoint, inputs: ControlInputs, exact: bool = 
         dtype, (step,) = dtype_of(exact), frame_steps(checkpoint.scheduler, checkpoint.frame)
         controlnet = ControlNetModel.from_pretrained(checkpoint.control.folder).eval().to(dtype)
         unet, vae = open_unet(checkpoint, exact), open_vae(checkpoint, exact)
-        noise, states = (
+        noise, encoder_hidden_states = (
             to_torch(inputs.noise, torch.float64),
-            torch.from_numpy(inputs.states).to(dtype),
+            torch.from_numpy(inputs.encoder_hidden_states).to(dtype),
         )
         condition = torch.from_numpy(inputs.edges).to(dtype)[None, None].repeat(1, 3, 1, 1) / 255
 
         def control(sample: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
             return controlnet(
-                sample.to(dtype), step.timestep, states, condition, SCALE, return_dict=False
+                sample.to(dtype),
+                step.timestep,
+                encoder_hidden_states,
+                condition,
+                SCALE,
+                return_dict=False,
             )
 
         skips, middle = control(noise)
@@ -163,7 +174,7 @@ def oracle_control(checkpoint: Checkpoint, inputs: ControlInputs, exact: bool = 
             eps = unet(
                 x_t.to(dtype),
                 step.timestep,
-                states,
+                encoder_hidden_states,
                 down_block_additional_residuals=skips,
                 mid_block_additional_residual=middle,
             ).sample
@@ -207,7 +218,7 @@ def oracle_pipeline(checkpoint: Checkpoint, inputs: ControlInputs) -> np.ndarray
         latents = pipeline(
             image=Image.fromarray(inputs.picture),
             control_image=Image.fromarray(inputs.edges).convert("RGB"),
-            prompt_embeds=torch.from_numpy(inputs.states),
+            prompt_embeds=torch.from_numpy(inputs.encoder_hidden_states),
             strength=1.0,
             num_inference_steps=1,
             guidance_scale=1.0,

@@ -134,8 +134,14 @@ class Oracle(Protocol):
 def oracle_unet(checkpoint: Checkpoint, inputs: Inputs, exact: bool = False) -> Arrays:
     """Twin of `run_unet`."""
     unet, dtype = open_unet(checkpoint, exact), dtype_of(exact)
-    sample, states = to_torch(inputs.sample, dtype), torch.from_numpy(inputs.states).to(dtype)
-    return {f"unet t={t}": to_numpy(unet(sample, t, states).sample) for t in inputs.timesteps}
+    sample, encoder_hidden_states = (
+        to_torch(inputs.sample, dtype),
+        torch.from_numpy(inputs.encoder_hidden_states).to(dtype),
+    )
+    return {
+        f"unet t={t}": to_numpy(unet(sample, t, encoder_hidden_states).sample)
+        for t in inputs.timesteps
+    }
 
 
 def oracle_vae(checkpoint: Checkpoint, inputs: Inputs, exact: bool = False) -> Arrays:
@@ -162,7 +168,7 @@ def oracle_frame(checkpoint: Checkpoint, inputs: Inputs, exact: bool = False) ->
         CLIPTextModel.from_pretrained(checkpoint.folder / "text_encoder").eval().to(dtype)
     )
     ids = clip_ids([inputs.prompt], checkpoint.folder / "tokenizer")
-    states = text_encoder(torch.from_numpy(ids)).last_hidden_state
+    encoder_hidden_states = text_encoder(torch.from_numpy(ids)).last_hidden_state
     unet, vae = open_unet(checkpoint, exact), open_vae(checkpoint, exact)
     scheduler = EulerDiscreteScheduler.from_pretrained(checkpoint.folder / "scheduler")
     alpha = scheduler.alphas_cumprod[t].double()
@@ -175,7 +181,7 @@ def oracle_frame(checkpoint: Checkpoint, inputs: Inputs, exact: bool = False) ->
     image = to_torch(inputs.frame[None], torch.float64) / 127.5 - 1
     z = encode(vae, image.to(dtype)).double() * vae.config.scaling_factor
     x_t = alpha.sqrt() * z + (1 - alpha).sqrt() * noise
-    eps = unet(x_t.to(dtype), t, states).sample
+    eps = unet(x_t.to(dtype), t, encoder_hidden_states).sample
     x0 = (x_t - (1 - alpha).sqrt() * eps.double()) / alpha.sqrt()
     outputs = {"z": to_numpy(z), "x0": to_numpy(x0)}
 
@@ -183,7 +189,9 @@ def oracle_frame(checkpoint: Checkpoint, inputs: Inputs, exact: bool = False) ->
     last = scheduler.timesteps[0]
     if int(last) == t and checkpoint.frame.noise_scale == 1:
         noised = scheduler.add_noise(z.float(), noise.float(), scheduler.timesteps)
-        eps = unet(scheduler.scale_model_input(noised, last).to(dtype), t, states).sample
+        eps = unet(
+            scheduler.scale_model_input(noised, last).to(dtype), t, encoder_hidden_states
+        ).sample
         outputs["x0 by EulerDiscreteScheduler"] = to_numpy(
             scheduler.step(eps.float(), last, noised).prev_sample
         )
@@ -322,11 +330,13 @@ def check_pipeline() -> Iterator[ParityCheck]:
     checkpoint = open_checkpoint(PACKAGE_FOLDER / "weights" / "demo")
     inputs, t = draw_inputs(checkpoint, TINY, seed=31), checkpoint.frame.timestep
     pipeline = StableDiffusionPipeline.from_pretrained(checkpoint.folder, dtype=torch.float32)
-    states, _ = pipeline.encode_prompt(inputs.prompt, "cpu", 1, False)
+    encoder_hidden_states, _ = pipeline.encode_prompt(inputs.prompt, "cpu", 1, False)
     alpha = pipeline.scheduler.alphas_cumprod[t]
     z = pipeline.vae.encode(to_torch(inputs.frame[None], torch.float32) / 127.5 - 1).latents
     x_t = alpha.sqrt() * z  # the demo is trained without noise
-    x0 = (x_t - (1 - alpha).sqrt() * pipeline.unet(x_t, t, states).sample) / alpha.sqrt()
+    x0 = (
+        x_t - (1 - alpha).sqrt() * pipeline.unet(x_t, t, encoder_hidden_states).sample
+    ) / alpha.sqrt()
     picture = (
         ((pipeline.vae.decode(x0).sample[0] + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
     )

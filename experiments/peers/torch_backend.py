@@ -71,12 +71,12 @@ class TorchFrame:
         ).float() * self.scaling
 
     def denoise(
-        self, latents: torch.Tensor, states: torch.Tensor, noise: torch.Tensor
+        self, latents: torch.Tensor, encoder_hidden_states: torch.Tensor, noise: torch.Tensor
     ) -> torch.Tensor:
         """float32 latents -> x0, float32 of the same shape."""
         step = self.step
         x_t = step.sqrt_alpha * latents + step.sqrt_one_minus_alpha * step.noise_scale * noise
-        eps = self.unet(x_t.to(self.dtype), self.timestep, states).sample.float()
+        eps = self.unet(x_t.to(self.dtype), self.timestep, encoder_hidden_states).sample.float()
         return (x_t - step.sqrt_one_minus_alpha * eps) / step.sqrt_alpha
 
     def decode(self, x0: torch.Tensor) -> torch.Tensor:
@@ -146,7 +146,7 @@ class TorchBackend:
             torch.tensor(c.frame.timestep, device=self.device),
         )
         side = self._size // c.vae.reduction
-        self.states = torch.zeros(
+        self.encoder_hidden_states = torch.zeros(
             1, PROMPT_TOKENS, c.unet.cross_attention_dim, device=self.device, dtype=self._dtype
         )
         self.noise = torch.zeros(1, c.vae.latent_channels, side, side, device=self.device)
@@ -174,7 +174,7 @@ class TorchBackend:
         encode, denoise, decode = self.stages
 
         def render() -> torch.Tensor:
-            return decode(denoise(encode(self.picture), self.states, self.noise))
+            return decode(denoise(encode(self.picture), self.encoder_hidden_states, self.noise))
 
         return self.captured(render) if self.graphed else render
 
@@ -199,7 +199,7 @@ class TorchBackend:
     def set_conditioning(self, encoder_hidden_states: np.ndarray) -> None:
         check_conditioning(encoder_hidden_states, self._checkpoint.unet.cross_attention_dim)
         # In place: a captured graph reads this very memory.
-        self.states.copy_(torch.tensor(encoder_hidden_states))
+        self.encoder_hidden_states.copy_(torch.tensor(encoder_hidden_states))
 
     @torch.inference_mode()
     def set_params(self, params: FrameParams) -> None:

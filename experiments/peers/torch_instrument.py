@@ -55,7 +55,7 @@ class TorchInstrument:
         encode, denoise, decode = backend.stages
         calls: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
             "encode": encode,
-            "unet": lambda z: denoise(z, backend.states, backend.noise),
+            "unet": lambda z: denoise(z, backend.encoder_hidden_states, backend.noise),
             "decode": decode,
         }
         if backend.graphed:
