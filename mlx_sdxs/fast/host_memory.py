@@ -27,8 +27,8 @@ class _Location(ctypes.Structure):
 def keep_on_host(array: np.ndarray) -> None:
     """Ask CUDA to keep the memory that `array` views in the host.
 
-    Raises BackendError if CUDA refuses. Each buffer is advised once, because MLX reuses its
-    buffers. A buffer freed and allocated again at the same address has no advice, which is only slower.
+    Raises BackendError if CUDA refuses. MLX reuses its buffers, so each is advised once. A
+    buffer freed and allocated again at the same address has no advice, which is only slower.
     """
     place, driver = (array.ctypes.data, array.nbytes), _driver()
     if driver is None or place in _advised:

@@ -2,7 +2,7 @@
 
 On a GPU these are MLX's own. On a CPU under Linux MLX computes exp, tanh and erf one value at a
 time, 12 to 24 ns each; plain arithmetic takes 0.2 ns per value and pass. The CPU forms are
-therefore rational functions and a binary exponent. `tests/test_ops.py` tests the error stated beside each.
+therefore rational functions and a binary exponent. `tests/test_ops.py` tests their stated errors.
 Delete when MLX's CPU build vectorises these functions.
 """
 
