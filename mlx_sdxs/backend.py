@@ -156,10 +156,7 @@ class MlxBackend:
                 "or --steps 1"
             )
         if self.options.pictures == "host" and not on_cuda():
-            raise UsageError(
-                "mlx: pictures=host: the setting applies to CUDA's managed memory only; use "
-                "pictures=auto"
-            )
+            raise UsageError("mlx: pictures=host: only CUDA has managed memory; use pictures=auto")
 
     @property
     def _is_callers(self) -> bool:
@@ -312,8 +309,8 @@ class MlxBackend:
             raise BackendError("mlx: backend is not loaded; call load() first")
         if threading.get_ident() != self._thread:
             raise BackendError(
-                "mlx: called from another thread than load(); MLX streams belong to one thread, so call "
-                "every method from that thread"
+                "mlx: called from another thread than load(); MLX streams belong to one thread; "
+                "use the thread of load()"
             )
         return self._frame
 

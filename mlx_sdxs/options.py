@@ -54,7 +54,8 @@ class MlxOptions(BackendOptions):
     )
     pictures: Pictures = setting(
         "auto",
-        "place of pictures: host memory, or CUDA's moving managed memory; auto is host with lanes",
+        "place of pictures: host memory, or CUDA's moving managed memory; auto is host on CUDA "
+        "with lane threads",
         flag="--mlx-pictures",
     )
 
