@@ -1,6 +1,6 @@
 """SDXS as Core ML programs, built straight from safetensors.
 
-Core ML runs them; on other systems the reference interpreter does.
+Core ML executes them on macOS; the reference interpreter executes them everywhere.
 """
 
 import logging
@@ -10,8 +10,8 @@ from .options import CoreMLOptions, check_timed, is_hosted, runs_here
 
 __all__ = ["SPEC"]
 
-# Importing coremltools logs a line for each part of Core ML that a system without it lacks, and
-# one about a PyTorch newer than it knows; nothing here goes through PyTorch.
+# Importing coremltools logs each part of Core ML that the system lacks, and an unknown version of
+# PyTorch, which this package does not use.
 _NOISE = ("Failed to load _ML", "Torch version")
 logging.getLogger("coremltools").addFilter(
     lambda record: not record.getMessage().startswith(_NOISE)

@@ -1,11 +1,9 @@
-"""The Core ML backend: one program per frame, or its three stages on compute units of their own.
+"""The Core ML backend: one program per frame, or three stages on separate compute units.
 
-With `--placement` encode, UNet and decode are programs of their own. Those of one compute unit
-share a process, because Core ML's units overlap only across processes: encode's unit is served in
-this process (which the command line puts beside the session), every other unit in a child.
-Encoding happens when a frame is submitted, the UNet works meanwhile on the one before, decoding
-when the frame is collected. The last frame's x0, which feedback needs, never leaves the UNet's
-process, so the pipeline computes exactly what one program does, in order.
+With `--placement`, encode, UNet and decode are separate programs. Compute units overlap only across
+processes, so there is one process per unit: this one for the unit of encode, a child for every
+other. `submit` encodes a frame while the UNet computes the frame before; `collect` decodes. The x0
+for feedback stays in the process of the UNet, so the pipeline gives the result of one program.
 """
 
 import time
@@ -47,7 +45,7 @@ HOSTED_LOCATION = f"{StagesBackend.__module__}:{StagesBackend.__name__}"
 class Section:
     """Consecutive stages on one compute unit.
 
-    `made` holds their result on its way to the next section.
+    made: buffer of their result for the next section.
     """
 
     stages: tuple[Stage, ...]
@@ -60,19 +58,19 @@ class Section:
 
 
 class CoreMLBackend:
-    """Render on Core ML (macOS), or by name on the reference interpreter."""
+    """Render on Core ML (macOS), or on the reference interpreter if the options name it."""
 
     name = "coreml"
 
     def __init__(self, checkpoint: Checkpoint, options: CoreMLOptions) -> None:
-        """Take what to run; nothing is built yet. Raises UsageError for options that cannot be."""
+        """Check the options; build nothing yet. Raises UsageError for impossible options."""
         self.options = options
         for size in self.options.sizes or (options.size,):
             checkpoint.check_size(size)
         self.checkpoint = checkpoint
         refuse_steps(checkpoint)
         if checkpoint.control:
-            controlled(options)  # raises where a frame under control cannot be
+            controlled(options)  # raises if these options exclude control
         self._units = split(self.options)
         self.depth = (
             PIPELINE_DEPTH if any(unit != self._units[0][0] for unit, _ in self._units) else 1
@@ -80,9 +78,9 @@ class CoreMLBackend:
         self._sections: list[Section] = []
         self._controlled: StagesBackend | None = None
         self._scale = 0.0
-        # Who rendered what is in flight, where two take turns.
+        # backends of the controlled frames in flight
         self._shown: deque[StagesBackend] = deque()
-        # When it was submitted, bridge_ns until now.
+        # of the other frames in flight: submitted_ns, bridge_ns so far
         self._in_flight: deque[tuple[int, int]] = deque()
 
     def load(self) -> None:
@@ -119,9 +117,8 @@ class CoreMLBackend:
                 section.runs.set_params(params)
         if self._controlled:
             self._controlled.set_params(params)
-            if bool(params.control_scale) != bool(
-                self._scale
-            ):  # the other program's last frame is an old one
+            # the other program takes over, and its last frame is old
+            if bool(params.control_scale) != bool(self._scale):
                 self._controlled.forget()
                 for section in sections:
                     if isinstance(section.runs, StagesBackend):
@@ -131,7 +128,7 @@ class CoreMLBackend:
     def submit(self, frame: np.ndarray, edges: np.ndarray | None = None) -> None:
         sections = self._loaded()
         if self._controlled and self._scale > 0:
-            # A scale of 0 costs nothing: it is the program without a ControlNet.
+            # control scale 0 uses the program without a ControlNet, at no cost
             self._controlled.submit(frame, edges)
             self._shown.append(self._controlled)
             return
@@ -157,7 +154,7 @@ class CoreMLBackend:
         return StageTimes(time.perf_counter_ns() - submitted_ns, bridge_ns)
 
     def memory(self) -> MemoryUse:
-        """Return the model bytes of every section; only footprints show Core ML's own memory."""
+        """Return the packages' bytes as model_bytes; Core ML's own memory is only in footprints."""
         return MemoryUse(0, 0, 0, sum(backend.memory().model_bytes for backend in self._all()))
 
     def describe(self) -> Description:
@@ -180,7 +177,7 @@ class CoreMLBackend:
         for backend in backends:
             try:
                 backend.close()
-            except Exception as error:  # the other processes must end whatever this one says
+            except Exception as error:  # the other processes must still end
                 failure = failure or error
         if failure:
             raise failure
@@ -210,7 +207,7 @@ class CoreMLBackend:
 
 
 def controlled(options: CoreMLOptions) -> CoreMLOptions:
-    """The same options for the program with the ControlNet in it. Raises UsageError."""
+    """Return these options for the program with the ControlNet. Raises UsageError."""
     return replace(options, control=True)
 
 

@@ -1,8 +1,8 @@
-"""Built programs under weights/coreml/, keyed by what they were built from.
+"""Cache built programs under weights/coreml/, keyed by their inputs.
 
-A folder's name is a hash of weights, configs, variant and builder version, so nothing stale is
-ever found under the right name. Its record.json lists the packages' files; a damaged one is
-noticed before Core ML sees it, and rebuilt, saying so.
+The key hashes weights, configs, variant and builder version, so a stale program is never found. A
+folder's record.json lists the files of its packages. A damaged package is detected before Core ML
+loads it, and rebuilt with a rebuild reason.
 """
 
 import hashlib
@@ -20,23 +20,17 @@ from ..common.checkpoint.tensors import sha256
 from ..common.errors import BackendError
 from ..common.files import written_whole
 
-BUILDER_VERSION = 3  # raise it whenever a program built from the same weights would differ
+BUILDER_VERSION = 3  # increment when the same weights give another program
 SCHEMA = 2
 RECORD = "record.json"
 PARTIAL = ".partial-"
-# What a damaged record.json can raise.
-UNREADABLE = (
-    OSError,
-    ValueError,
-    KeyError,
-    TypeError,
-    AttributeError,
-)
+# the exceptions that a damaged record.json can raise
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError)
 
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """What building took and showed; see `Record`."""
+    """The findings of a build; the fields are those of `Record`."""
 
     seconds: float
     gate_db: dict[str, float]
@@ -45,11 +39,11 @@ class Findings:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What stands in record.json.
+    """The content of record.json.
 
-    variant: `CoreMLOptions.identity`. gate_db: PSNR of a probe frame against the reference in dB,
-    by size and who rendered it; empty until a reference was at hand. weights_error: relative error
-    that compression costs the weights, 0 without any.
+    variant: `CoreMLOptions.identity`. seconds: of the build. gate_db: PSNR in dB of a probe frame
+    against the reference, by `prepare.gate_key`; empty before the first gate. weights_error:
+    relative error of the compressed weights, 0 without compression.
     """
 
     schema: int
@@ -63,7 +57,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """A folder of the cache. news: why it had to be built just now, or nothing."""
+    """A folder of the cache. news: the rebuild reason, or '' if it was cached."""
 
     folder: Path
     news: str = ""
@@ -72,11 +66,11 @@ class Built:
         return self.folder / f"{stage}.mlpackage"
 
     def compiled(self, stage: str) -> Path:
-        """Where Core ML's compiled form is kept, so that a second start does not compile again."""
+        """Return the path of Core ML's compiled form, kept for later starts."""
         return self.folder / f"{stage}.mlmodelc"
 
     def met(self, stage: str, units: str) -> Path:
-        """Exists once Core ML has loaded the program for these units: the first time takes long."""
+        """Return the marker of a first load on these units; the first load is slow."""
         return self.folder / f"{stage}.{units}.loaded"
 
     @property
@@ -85,14 +79,14 @@ class Built:
 
 
 def cache_folder() -> Path:
-    """Where built programs are kept."""
+    """Return the folder of the built programs."""
     return weights_folder() / "coreml"
 
 
 def key(checkpoint: Checkpoint, variant: dict[str, str], library: str) -> str:
-    """Hash of everything that decides what is built: 16 hex digits.
+    """Hash every input of a build to 16 hex digits.
 
-    library: version of coremltools, whose passes shape the program.
+    library: version of coremltools, because its passes change the program.
     """
     digest = hashlib.sha256(f"{BUILDER_VERSION} {library} {sorted(variant.items())}".encode())
     for path in (checkpoint.unet_weights, checkpoint.vae_weights):
@@ -115,10 +109,10 @@ def find_or_build(
     build: Callable[[Built], Findings],
     force: bool = False,
 ) -> Built:
-    """Return the cached programs, or build, check and keep them.
+    """Return the cached programs, or build, check and cache them.
 
-    build: writes the packages into a folder, checks them, and says what it found; whatever it
-    raises leaves the cache as it was. Raises BackendError if the disk refuses.
+    build: writes the packages into a folder, checks them and returns its findings. If it raises,
+    the cache stays unchanged. force: build again. Raises BackendError if the disk refuses.
     """
     folder = cache_folder() / f"{name}-{cache_key}"
     trouble = "asked to build it again" if force and folder.exists() else find_damage(folder)
@@ -141,7 +135,7 @@ def find_or_build(
 
 
 def add_gate(built: Built, gate_db: dict[str, float]) -> None:
-    """Record that a reference has checked the programs.
+    """Add the results of a gate to the record.
 
     Raises BackendError if the disk refuses.
     """
@@ -155,7 +149,7 @@ def add_gate(built: Built, gate_db: dict[str, float]) -> None:
 
 
 def _sweep() -> None:
-    """Remove what builds that were killed have left: their process is gone."""
+    """Remove the partial folders of killed builds, whose process is gone."""
     for folder in cache_folder().glob(f"{PARTIAL}*"):
         pid = folder.name.removeprefix(PARTIAL).partition("-")[0]
         try:
@@ -163,11 +157,11 @@ def _sweep() -> None:
         except (ValueError, ProcessLookupError):
             shutil.rmtree(folder, ignore_errors=True)
         except OSError:
-            continue  # somebody else's, and alive
+            continue  # a live process of another user
 
 
 def find_damage(folder: Path) -> str:
-    """Say what is wrong with a cached package, or nothing; an absent one is not damaged."""
+    """Return the damage of a cached folder as a rebuild reason, or '' if intact or absent."""
     if not folder.exists():
         return ""
     try:
@@ -186,7 +180,7 @@ def find_damage(folder: Path) -> str:
 
 
 def read_record(folder: Path) -> Record:
-    """Read record.json. Raises one of UNREADABLE if it is not one."""
+    """Read record.json. Raises one of UNREADABLE if it is damaged."""
     stored = json.loads((folder / RECORD).read_text(encoding="utf-8"))
     if stored["schema"] != SCHEMA:
         raise ValueError(f"schema {stored['schema']}")
@@ -197,7 +191,7 @@ def read_record(folder: Path) -> Record:
 
 
 def list_built() -> list[tuple[Path, Record | None]]:
-    """Every folder of the cache with its record, or None where that is damaged."""
+    """Return every folder of the cache with its record, or None for a damaged record."""
     found: list[tuple[Path, Record | None]] = []
     for folder in sorted(p for p in cache_folder().glob("[!.]*") if p.is_dir()):
         try:
@@ -208,7 +202,7 @@ def list_built() -> list[tuple[Path, Record | None]]:
 
 
 def size_bytes(folder: Path) -> int:
-    """Bytes of every file in a folder."""
+    """Return the total bytes of the files in a folder."""
     return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
 
 

@@ -1,6 +1,6 @@
-"""Count the operations of a program by compute unit, as Core ML plans it.
+"""Count the operations of a program per compute unit, from Core ML's plan.
 
-Source: MLComputePlan, macOS 14.4.
+Source: MLComputePlan, macOS 14.4 or later.
 """
 
 from collections import Counter
@@ -28,11 +28,10 @@ MOST_KINDS = 6
 
 @dataclass(frozen=True, slots=True)
 class PlanSummary:
-    """The plan of one program.
+    """The plan of one program, per compute unit 'cpu', 'gpu' or 'ne'.
 
-    operations: by unit ('cpu', 'gpu', 'ne'), without the constants, which run nowhere. cost: share
-    of Core ML's estimated work by unit, 0 to 1; empty where it estimates none. kinds: by unit, how
-    often each kind of operation runs there.
+    operations: number of operations, without constants. cost: share of Core ML's estimated work, 0
+    to 1; empty without an estimate. kinds: number of operations of each kind.
     """
 
     stage: str
@@ -63,7 +62,7 @@ def summarise(
 ) -> PlanSummary:
     """Ask Core ML for the plan of a compiled program (.mlmodelc).
 
-    Raises BackendError where it has none.
+    Raises BackendError if Core ML has no plan for it.
     """
     try:
         from coremltools.models.compute_plan import MLComputePlan
@@ -89,7 +88,7 @@ def count(
     stage: str,
     compute_units: str,
 ) -> PlanSummary:
-    """Add up a plan over `operations` and the blocks nested in them."""
+    """Summarise a plan over `operations` and their nested blocks."""
     kinds: dict[str, Counter[str]] = {}
     work: Counter[str] = Counter()
     for operation in _flat(operations):
@@ -98,7 +97,7 @@ def count(
             continue
         device = type(usage.preferred_compute_device).__name__
         unit = UNITS.get(device, device)
-        # macOS 15 names operations with their opset, as 'ios18.conv'
+        # macOS 15 prefixes the opset, as in 'ios18.conv'
         kinds.setdefault(unit, Counter())[operation.operator_name.rpartition(".")[2]] += 1
         cost = plan.get_estimated_cost_for_mlprogram_operation(operation)
         work[unit] += cost.weight if cost is not None else 0.0  # type: ignore[assignment]
@@ -113,7 +112,7 @@ def count(
 
 
 def plans(built: Built, options: CoreMLOptions) -> list[PlanSummary]:
-    """Return the plan of every program of these options; none on the reference interpreter."""
+    """Return the plan of every program of these options; [] on the reference interpreter."""
     if options.runtime == "reference":
         return []
     return [
@@ -123,7 +122,7 @@ def plans(built: Built, options: CoreMLOptions) -> list[PlanSummary]:
 
 
 def describe(built: Built, options: CoreMLOptions) -> list[str]:
-    """`plans` as lines to show; on the interpreter, what it executes instead."""
+    """Return `plans` as lines of text, or the operation counts of the reference interpreter."""
     if options.runtime == "coreml":
         return [f"compute plan, {plan}" for plan in plans(built, options)]
     from .interpreter.interpreter import Interpreter

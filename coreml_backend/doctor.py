@@ -1,4 +1,4 @@
-"""Whether Core ML can run here. Imports nothing of coremltools, which takes seconds."""
+"""Check that Core ML runs here; imports no coremltools, which would take seconds."""
 
 import importlib.util
 import platform
@@ -17,7 +17,7 @@ from .prepare import (
 
 
 def checks() -> list[Check]:
-    """One finding, named coreml."""
+    """Return one check, named coreml."""
     try:
         version = metadata.version("coremltools")
     except metadata.PackageNotFoundError:
@@ -47,9 +47,7 @@ def checks() -> list[Check]:
             "reinstall it with a Python from 3.11 to 3.13: pip install --force-reinstall "
             "coremltools"
         )
-        return [
-            Check("coreml", False, f"{tools} came without its runtime (libcoremlpython)", remedy)
-        ]
+        return [Check("coreml", False, f"{tools} lacks its runtime (libcoremlpython)", remedy)]
     if _major(system) < BEST_MACOS:
         remedy = f"macOS {BEST_MACOS} brings faster attention"
         return [Check("coreml", None, f"{tools}, macOS {system}", remedy)]

@@ -1,6 +1,6 @@
-"""The gate: a built program's probe frame against an independent reference.
+"""The gate: compare the probe frame of a built program with an independent reference.
 
-The reference shares none of the program's code.
+The reference shares no code with the program.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,11 +20,11 @@ from ..common.picture.temporal import psnr
 from .runner import Runner
 
 LEAST_PSNR_DB = 35.0
-MOST_PSNR_DB = 99.0  # equal pictures have no PSNR, and a JSON file no infinity
+MOST_PSNR_DB = 99.0  # of equal pictures, because JSON has no infinity
 PROBE_SEED = 7
 
-# Renders a probe frame by other means: picture uint8 (S, S, 3), prompt float32 (1, 77, D), seed of
-# the noise -> picture.
+# renders the probe frame: picture uint8 (S, S, 3), encoder_hidden_states float32 (1, 77, D), noise
+# seed -> picture
 Reference = Callable[[np.ndarray, np.ndarray, int], np.ndarray]
 
 
@@ -36,19 +36,19 @@ def check(
     folder: Path,
     seed: int,
 ) -> float:
-    """Return the PSNR in dB of a probe frame between the programs in a row and the reference.
+    """Return the PSNR in dB of a probe frame between a chain of programs and the reference.
 
-    Under 35 dB both pictures are saved into `folder` and BackendError is raised.
+    Below 35 dB it saves both pictures in `folder` and raises BackendError.
     """
-    picture, states = probe(checkpoint, size)
+    picture, encoder_hidden_states = probe(checkpoint, size)
     built: np.ndarray = picture
     for runner in runners:
-        runner.set_conditioning(states)
-        # Only a program under control has a place for it.
+        runner.set_conditioning(encoder_hidden_states)
+        # only a program with a ControlNet has an input for the control scale
         runner.set_params(FrameParams(seed, control_scale=1.0))
         built, _ = runner.run(built, probe_edges(picture))
         runner.forget()
-    expected = reference(picture, states, seed)
+    expected = reference(picture, encoder_hidden_states, seed)
     quality = min(psnr(np.ascontiguousarray(built), expected), MOST_PSNR_DB)
     if not quality >= LEAST_PSNR_DB:
         names = [
@@ -65,14 +65,14 @@ def check(
 
 
 def probe_edges(picture: np.ndarray) -> np.ndarray:
-    """The edges that a program with a ControlNet is checked with, uint8 (S, S)."""
+    """Return the edges of the probe frame for a program with a ControlNet, uint8 (S, S)."""
     edges = np.empty(picture.shape[:2], np.uint8)
     Edges("canny", picture.shape[0]).draw(picture, edges)
     return edges
 
 
 def probe(checkpoint: Checkpoint, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """A test card and random conditioning: uint8 (S, S, 3), float32 (1, 77, D)."""
+    """Return the probe frame, uint8 (S, S, 3), and random encoder_hidden_states (1, 77, D)."""
     picture = np.empty((size, size, 3), np.uint8)
     to_square_rgb(Synthetic(size).read(), picture)
     generator = np.random.Generator(np.random.PCG64(PROBE_SEED))

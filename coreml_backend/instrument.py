@@ -1,6 +1,6 @@
-"""What bench measures of Core ML: operations of a frame, peaks of the device, times of the stages.
+"""Measure Core ML for bench: work per stage, peaks of the device, times of the stages.
 
-Counting needs no Mac. Peaks and stages run Core ML itself, or the reference interpreter in a test,
+Counting needs no Mac. Peaks and stage times need Core ML. Tests use the reference interpreter,
 whose times mean nothing.
 """
 
@@ -36,7 +36,7 @@ _REPEATS = 8
 
 
 class CoreMLInstrument:
-    """See `common.bench.measure.instrument.Instrument`."""
+    """The Core ML implementation of `common.bench.measure.instrument.Instrument`."""
 
     def count(
         self, checkpoint: Checkpoint, size: int, attention: AttentionForm = "sdpa"
@@ -54,7 +54,7 @@ class CoreMLInstrument:
         return costs
 
     def peaks(self, dtype: str) -> Peaks:
-        """Run two programs of one kind of operation each on CPU and GPU. Needs macOS."""
+        """Measure a program of products and a program of copies on CPU and GPU. Needs macOS."""
         with tempfile.TemporaryDirectory() as folder:
             product, copy = Path(folder) / "product.mlpackage", Path(folder) / "copy.mlpackage"
             layers = write_product(product, _SIDE)
@@ -70,14 +70,14 @@ class CoreMLInstrument:
         return Peaks(2 * _SIDE**3 / seconds, 2 * bulk.nbytes / 2 / copied, "float16", how)
 
     def notes(self, backend: Backend) -> list[str]:
-        """Core ML's plan: which unit computes how much."""
+        """Return Core ML's plan: the work per compute unit."""
         loaded = _coreml(backend)
         return describe(find_or_build(loaded.checkpoint, loaded.options), loaded.options)
 
     def profile(self, backend: Backend, picture: np.ndarray, frames: int) -> dict[str, list[float]]:
-        """Time a program for each stage in turn, on the backend's own compute units.
+        """Time one program per stage in turn, on the compute units of the backend.
 
-        Programs that are not cached are built.
+        Builds the programs that are not cached. Times in ms by stage.
         """
         loaded = _coreml(backend)
         options = loaded.options
@@ -104,21 +104,23 @@ class CoreMLInstrument:
 
 def _coreml(backend: Backend) -> CoreMLBackend:
     if not isinstance(backend, CoreMLBackend):
-        raise BackendError("coreml: only a Core ML backend can be looked into")
+        raise BackendError("coreml: only a Core ML backend can be profiled")
     return backend
 
 
 def open_model(path: Path, runtime: str = "coreml") -> Model:
-    """Open a package that measures a peak, on Core ML or on the interpreter.
+    """Open the package of a peak measurement on Core ML or on the interpreter.
 
-    Raises UsageError, BackendError.
+    Raises UsageError without macOS, BackendError if loading fails.
     """
     if runtime == "reference":
         from .interpreter.interpreter import Interpreter
 
         return Interpreter(path, round_float16=True)
     if sys.platform != "darwin":
-        raise UsageError("Core ML needs macOS; only its work can be counted here, not its speed")
+        raise UsageError(
+            "Core ML needs macOS; without it sdxs can count its work but not measure its speed"
+        )
     try:
         model: Model = ct.models.MLModel(str(path), compute_units=ct.ComputeUnit.CPU_AND_GPU)
     except Exception as error:  # coremltools raises bare Exception and RuntimeError
@@ -129,7 +131,7 @@ def open_model(path: Path, runtime: str = "coreml") -> Model:
 
 
 def _best(model: Model, given: dict[str, np.ndarray]) -> float:
-    """Seconds of the fastest of several runs."""
+    """Return the seconds of the fastest run."""
     model.predict(given)
     best = math.inf
     for _ in range(_REPEATS):
@@ -140,7 +142,7 @@ def _best(model: Model, given: dict[str, np.ndarray]) -> float:
 
 
 def _work(op: Operation) -> tuple[int, int, int]:
-    """Return FLOPs, weights and activations of one convolution or product; zeros for the rest."""
+    """Return FLOPs, weights and activations of a convolution or product; zeros for others."""
     y = op.outputs[0]
     if op.op_type in ("conv", "linear"):
         weight, bias = op.inputs["weight"], op.inputs.get("bias")
@@ -158,7 +160,7 @@ def _work(op: Operation) -> tuple[int, int, int]:
         return 2 * _size(y) * _inner(op, a), 0, _size(a) + _size(b) + _size(y)
     if op.op_type == "einsum":
         a, b = op.inputs["values"]
-        # bkhc,bchq: channels are summed over; bchk,bkhq: keys are
+        # bkhc,bchq sums over channels, bchk,bkhq over keys
         inner = a.shape[3]
         return 2 * _size(y) * inner, 0, _size(a) + _size(b) + _size(y)
     return 0, 0, 0
@@ -174,7 +176,7 @@ def _size(value: Var) -> int:
 
 
 def write_product(path: Path, side: int, layers: int = 4) -> int:
-    """Write a program of `layers` linears in a row over (1, side, side); return their number."""
+    """Write a program of a chain of `layers` linears over (1, side, side); return `layers`."""
     weight = np.random.default_rng(1).standard_normal((side, side), np.float32) / np.sqrt(
         side, dtype=np.float32
     )
@@ -185,12 +187,12 @@ def write_product(path: Path, side: int, layers: int = 4) -> int:
 def _chain(x: Var, weight: np.ndarray, layers: int) -> Var:
     for _ in range(layers):
         x = mb.linear(x=x, weight=weight)
-    # A small output: the way back to Python is not what is measured.
+    # a small output keeps the copy back to Python out of the measurement
     return mb.reduce_max(x=x, axes=[2], keep_dims=True)
 
 
 def write_copy(path: Path, shape: tuple[int, ...]) -> None:
-    """Write a program that reads `shape` and writes it once."""
+    """Write a program that reads and writes an array of `shape` once."""
     _write(path, shape, lambda x: mb.reduce_max(x=mb.relu(x=x), axes=[1, 2, 3], keep_dims=True))
 
 

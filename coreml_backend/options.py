@@ -1,4 +1,4 @@
-"""What the Core ML backend is built with: runtime, compute units, the form of its programs."""
+"""The options of the Core ML backend: runtime, compute units, form of its programs."""
 
 import sys
 from dataclasses import dataclass
@@ -17,13 +17,8 @@ DEFAULT_UNITS: ComputeUnits = "cpu_and_gpu"
 STAGES: tuple[Stage, ...] = ("encode", "unet", "decode")
 WHOLE: tuple[Stage, ...] = ("frame",)
 CONTROLLED: tuple[Stage, ...] = ("controlled",)
-# As --placement spells them.
-UNITS = {
-    "ne": "cpu_and_ne",
-    "gpu": "cpu_and_gpu",
-    "cpu": "cpu_only",
-    "all": "all",
-}
+# names of --placement
+UNITS = {"ne": "cpu_and_ne", "gpu": "cpu_and_gpu", "cpu": "cpu_only", "all": "all"}
 
 
 def parse_placement(text: str) -> tuple[str, ...]:
@@ -48,12 +43,12 @@ def parse_placement(text: str) -> tuple[str, ...]:
 
 
 def placement_text(placement: tuple[str, ...]) -> str:
-    """('ne', 'gpu', 'ne') -> 'encode=ne,unet=gpu,decode=ne'."""
+    """Format ('ne', 'gpu', 'ne') as 'encode=ne,unet=gpu,decode=ne'."""
     return ",".join(f"{stage}={unit}" for stage, unit in zip(STAGES, placement, strict=False))
 
 
 def parse_sizes(text: str) -> tuple[int, ...]:
-    """'512,256' -> (256, 512); nothing for nothing. Raises UsageError."""
+    """Parse '512,256' to (256, 512), and '' to (). Raises UsageError."""
     if not text:
         return ()
     parts = text.split(",")
@@ -63,7 +58,7 @@ def parse_sizes(text: str) -> tuple[int, ...]:
 
 
 def sizes_text(sizes: tuple[int, ...]) -> str:
-    """(256, 512) -> '256,512'."""
+    """Format (256, 512) as '256,512'."""
     return ",".join(map(str, sizes))
 
 
@@ -71,9 +66,9 @@ def sizes_text(sizes: tuple[int, ...]) -> str:
 class CoreMLOptions(BackendOptions):
     """Settings of one Core ML backend.
 
-    placement: compute units of encode, unet and decode, or empty for one program from picture to
-    picture on `compute_units`. control: the program with the ControlNet in it. section: the stages
-    of a placed frame that one process runs, empty for all.
+    placement: compute units of encode, unet and decode; empty for one whole program on
+    `compute_units`. control: use the program with the ControlNet. section: the stages of a placed
+    frame in this process; empty for all.
     """
 
     dtype: Literal["auto", "float16"] = setting(
@@ -83,12 +78,12 @@ class CoreMLOptions(BackendOptions):
     )
     runtime: Runtime = setting(
         "coreml",
-        "what executes the program: Core ML, or the reference interpreter in NumPy, which is no "
-        "Core ML and no speed",
+        "runtime of the program: coreml, or reference, a slow NumPy interpreter whose times say "
+        "nothing about Core ML",
         flag="--coreml-runtime",
     )
     compute_units: ComputeUnits | None = setting(
-        None, "compute units that Core ML may use", shown=DEFAULT_UNITS
+        None, "compute units for Core ML", shown=DEFAULT_UNITS
     )
     attention: AttentionForm = setting(
         "sdpa", "form of the attention: sdpa (macOS 15), matmul (14), split_einsum (Neural Engine)"
@@ -96,24 +91,24 @@ class CoreMLOptions(BackendOptions):
     weights: Compression = setting(
         "float16", "storage of the weights; compression costs accuracy, which `convert` prints"
     )
-    input: InputForm = setting("float32", "pictures as arrays of float32 or as images")
+    input: InputForm = setting("float32", "form of the pictures: float32 arrays or images")
     sizes: tuple[int, ...] = setting(
         (),
-        "all sides that one package holds, as 256,512",
-        shown="the --size alone",
+        "sides in pixels that one package supports, as 256,512",
+        shown="--size alone",
         read=parse_sizes,
         write=sizes_text,
     )
     placement: tuple[str, ...] = setting(
         (),
-        "a unit for each stage, as encode=ne,unet=gpu,decode=ne, which then overlap",
+        "compute unit of each stage, as encode=ne,unet=gpu,decode=ne; different units overlap",
         shown="one program on --compute-units",
         read=parse_placement,
         write=placement_text,
     )
     noise_seed: int | None = setting(
         None,
-        "build the noise of this seed into the program",
+        "fold the noise of this seed into the program",
         minimum=0,
         shown="noise as input",
         flag="",
@@ -127,13 +122,12 @@ class CoreMLOptions(BackendOptions):
         parse_placement(placement_text(self.placement))
         if self.placement and self.compute_units is not None:
             raise UsageError(
-                "--placement and --compute-units: each says where the program runs; give one of "
-                "them"
+                "--placement and --compute-units: both choose the compute unit; give one of them"
             )
         if self.sizes and self.size not in self.sizes:
             raise UsageError(
                 f"--size {self.size}: is not among --sizes {sizes_text(self.sizes)}; add it there "
-                "or take one of them"
+                "or use one of them"
             )
         if self.control and self.placement:
             raise UsageError(
@@ -143,27 +137,27 @@ class CoreMLOptions(BackendOptions):
 
     @property
     def stages(self) -> tuple[Stage, ...]:
-        """The programs that these settings need."""
+        """Return the stages whose programs these settings need."""
         return CONTROLLED if self.control else STAGES if self.placement else WHOLE
 
     @property
     def function(self) -> str | None:
-        """Which function of a package to run; None for the only one."""
+        """Return the function of the package to run; None for a package with one function."""
         return f"size_{self.size}" if self.sizes else None
 
     def units(self, stage: str) -> str:
-        """Compute units of one program, in coremltools' words."""
+        """Return the compute units of one program, by coremltools' name."""
         if stage in STAGES and self.placement:
             return UNITS[self.placement[STAGES.index(stage)]]
         return self.compute_units or DEFAULT_UNITS
 
     def variant(self, stage: Stage = "frame") -> "Variant":
-        """The program of one stage; runtime and compute units do not change it."""
+        """Return the variant of one stage; it does not depend on runtime and compute units."""
         size = min(self.sizes) if self.sizes else self.size
         return Variant(size, self.attention, self.input, self.weights, stage, self.noise_seed)
 
     def identity(self) -> dict[str, str]:
-        """What a built package is told apart by, in words; 'sizes' is all of them."""
+        """Return the facts that identify a built package; part of its key in the cache."""
         facts = {
             "sizes": "+".join(map(str, sorted(self.sizes or (self.size,)))),
             "attention": self.attention,
@@ -179,34 +173,34 @@ class CoreMLOptions(BackendOptions):
 
 
 def is_hosted(options: BackendOptions) -> bool:
-    """Whether it runs in a process of its own by default: Core ML's bridge holds the GIL."""
+    """Tell whether the default is a separate process, because Core ML's bridge holds the GIL."""
     assert isinstance(options, CoreMLOptions)
     return options.runtime == "coreml" or bool(options.placement)
 
 
 def runs_here() -> bool:
-    """Whether Core ML itself is here, so that it can be timed."""
+    """Tell whether this system has Core ML, so that it can be timed."""
     return sys.platform == "darwin"
 
 
 def check_timed(options: BackendOptions) -> None:
-    """Raise UsageError for times that would be no speed of Core ML."""
+    """Raise UsageError if the times would not be those of Core ML."""
     assert isinstance(options, CoreMLOptions)
     if options.runtime == "reference":
         raise UsageError(
             "--backend coreml:runtime=reference: the interpreter's times are no speed of Core ML, "
-            "so bench takes none of them; measure Core ML on macOS, or see what the program "
-            "computes with `sdxs live --coreml-runtime reference`"
+            "so bench rejects them; measure Core ML on macOS, or watch the program's pictures with "
+            "`sdxs live --coreml-runtime reference`"
         )
     if not runs_here():
         raise UsageError(
-            "--backend coreml: Core ML needs macOS, and bench takes no substitute for it; its "
-            "operations are counted here all the same, with any --backend and --profile"
+            "--backend coreml: Core ML needs macOS, and bench accepts no substitute for it; use "
+            "another --backend with --profile, which counts Core ML's operations on any system"
         )
 
 
 def refuse_steps(checkpoint: Checkpoint) -> None:
-    """Raise UsageError where a frame takes several steps: a program has one timestep built in."""
+    """Raise UsageError for frames of several steps: a program has one timestep folded in."""
     if checkpoint.frame.steps > 1:
         raise UsageError(
             f"--steps {checkpoint.frame.steps}: a Core ML program takes one step, its timestep is "

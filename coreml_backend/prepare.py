@@ -1,4 +1,4 @@
-"""Before a frame: can Core ML run here, and is the program built, checked and compiled?"""
+"""Check that Core ML runs here; build, check and compile its programs before the first frame."""
 
 import platform
 import sys
@@ -15,10 +15,10 @@ from .options import CoreMLOptions
 from .runner import Progress, open_runner, require_pillow
 
 if TYPE_CHECKING:
-    from .gate import Reference  # brings OpenCV along, before which MLX wants to be loaded
+    from .gate import Reference  # imports OpenCV, which must follow MLX
 
-# 9.0 is the first whose models run on macOS 27.2's GPU (MochiDiffusion#521); parts of it that are
-# not public are used, so another major version must be looked at first.
+# 9.0 is the first version whose models run on the GPU of macOS 27.2 (MochiDiffusion#521). sdxs uses
+# private parts of coremltools, so check them before allowing another major version.
 SUPPORTED_COREMLTOOLS = 9
 LEAST_MACOS = 14
 BEST_MACOS = 15  # scaled_dot_product_attention, several functions in a package
@@ -28,11 +28,11 @@ COREMLTOOLS_REMEDY = (
 
 
 def refuse_without_runtime(options: CoreMLOptions) -> None:
-    """Raise UsageError where Core ML cannot run, or where its tools are missing."""
+    """Raise UsageError if Core ML cannot run here or coremltools is missing."""
     if options.runtime == "coreml" and sys.platform != "darwin":
         raise UsageError(
             "--backend coreml: Core ML needs macOS; use --backend mlx, or --coreml-runtime "
-            "reference, a slow interpreter that shows what the program computes"
+            "reference, a slow interpreter that computes the same pictures"
         )
     coremltools_version()
     _refuse_old_system(options)
@@ -41,7 +41,7 @@ def refuse_without_runtime(options: CoreMLOptions) -> None:
 
 
 def _refuse_old_system(options: CoreMLOptions) -> None:
-    """Raise UsageError if this macOS cannot run such a program."""
+    """Raise UsageError if this macOS is too old for these options."""
     system = platform.mac_ver()[0].partition(".")[0]
     if options.runtime != "coreml" or not system.isdecimal():
         return
@@ -59,7 +59,7 @@ def _refuse_old_system(options: CoreMLOptions) -> None:
 
 
 def coremltools_version() -> str:
-    """The installed version. Raises UsageError if there is none, or one that sdxs does not know."""
+    """Return the installed version. Raises UsageError for a missing or unsupported one."""
     try:
         found = metadata.version("coremltools")
     except metadata.PackageNotFoundError:
@@ -69,13 +69,13 @@ def coremltools_version() -> str:
     if not is_supported(found):
         raise UsageError(
             f"--backend coreml: coremltools {found} is installed, "
-            f"expected {SUPPORTED_COREMLTOOLS}.x, which sdxs was tested with; {COREMLTOOLS_REMEDY}"
+            f"expected {SUPPORTED_COREMLTOOLS}.x, the tested version; {COREMLTOOLS_REMEDY}"
         )
     return found
 
 
 def is_supported(version: str) -> bool:
-    """Whether sdxs knows this version of coremltools."""
+    """Tell whether sdxs supports this version of coremltools."""
     return version.partition(".")[0] == str(SUPPORTED_COREMLTOOLS)
 
 
@@ -88,10 +88,8 @@ def find_or_build(
 ) -> cache.Built:
     """Return the programs for `checkpoint`, building them if needed.
 
-    With `reference`, every returned program has passed the check.
-
-    Raises BackendError if the build fails or the gate refuses; then nothing is kept but two
-    pictures.
+    With `reference`, every returned program has passed the gate. Raises BackendError if the build
+    or the gate fails; then the cache stays unchanged, and a failed gate saves two pictures.
     """
     library, identity = coremltools_version(), options.identity()
     report = progress or (lambda step, done: None)
@@ -109,13 +107,13 @@ def find_or_build(
         reference is not None
         and not {gate_key(options, size) for size in _sizes(options)} <= built.record.gate_db.keys()
     ):
-        # built where no reference was at hand, or met by other compute units
+        # built without a reference, or gated on other compute units
         cache.add_gate(built, check_sizes(checkpoint, options, built, reference, report))
     return built
 
 
 def gate_key(options: CoreMLOptions, size: int) -> str:
-    """Name a check by size and compute units: units compute differently."""
+    """Name a gate by size and compute units, because units differ in their results."""
     where = "+".join(dict.fromkeys(options.units(stage) for stage in options.stages))
     return f"{size} by {where if options.runtime == 'coreml' else 'the interpreter'}"
 
@@ -131,7 +129,7 @@ def check_sizes(
     reference: "Reference",
     report: Progress,
 ) -> dict[str, float]:
-    """Gate every size of a package: PSNR in dB by `gate_key`. Raises BackendError."""
+    """Gate every size of a package; return PSNR in dB by `gate_key`. Raises BackendError."""
     from .gate import PROBE_SEED, check
 
     gate_db = {}
@@ -149,10 +147,10 @@ def check_sizes(
 def warm_up(
     checkpoint: Checkpoint, options: CoreMLOptions, built: cache.Built, progress: Progress
 ) -> None:
-    """Let Core ML compile and load every program now, with progress, before a session starts.
+    """Compile and load every program on Core ML before a session, with progress.
 
-    Core ML keeps what it prepares for the Neural Engine, 20 to 40 s of work. Does nothing where it
-    has done so before, or where the reference interpreter runs.
+    Core ML caches its preparation for the Neural Engine, which takes 20 to 40 s. Does nothing after
+    the first time, or on the reference interpreter.
     """
     for stage in options.stages:
         met = built.compiled(stage).exists() and built.met(stage, options.units(stage)).exists()
@@ -163,7 +161,7 @@ def warm_up(
 def _build(
     checkpoint: Checkpoint, options: CoreMLOptions, partial: cache.Built, report: Progress
 ) -> float:
-    """Write a package for each stage; return the largest relative error of its weights."""
+    """Write one package per stage; return the largest relative error of the weights."""
     from .program import build, build_sizes, read_metadata
 
     errors = [0.0]

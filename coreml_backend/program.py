@@ -1,7 +1,7 @@
-"""A checkpoint as an ML Program, written with the MIL builder straight from its safetensors files.
+"""Write a checkpoint as an ML Program with the MIL builder, straight from its safetensors files.
 
-The twin of `mlx_sdxs/frame.py`: one program from picture to picture, or one for each stage of it.
-Networks are float16; mixing, x0 and what surrounds the picture are float32 between casts.
+The twin of `mlx_sdxs/frame.py`: one program per frame, or one per stage. Networks are float16;
+mixing, x0 and pictures are float32, with casts between.
 
     function   inputs                                                        outputs
     frame      picture, encoder_hidden_states, noise, previous, feedback     image, x0
@@ -10,7 +10,7 @@ Networks are float16; mixing, x0 and what surrounds the picture are float32 betw
     unet       latents, encoder_hidden_states, noise, previous, feedback     x0
     decode     x0                                                            image
 
-`noise` is absent where a seed is built in.
+A folded noise (`Variant.noise_seed`) is not an input.
 """
 
 import contextlib
@@ -56,7 +56,7 @@ FORMAT_VERSION = "1"
 
 
 def _target(variant: Variant) -> ct.target:
-    """Return the oldest system that runs the program: macOS 15 or 14, by coremltools' name."""
+    """Return the deployment target of the program: macOS 15 (iOS18) for sdpa, else 14 (iOS17)."""
     return ct.target.iOS18 if variant.attention == "sdpa" else ct.target.iOS17
 
 
@@ -65,9 +65,8 @@ def build(
 ) -> None:
     """Write `variant` of `checkpoint` as an .mlpackage at `path`, which must not exist.
 
-    progress: called with what is being done and the share that is done. Raises UsageError for a
-    size that cannot be, WeightsError for weights that cannot be float16, BackendError if
-    coremltools fails.
+    progress: called with the current step and the share done, 0 to 1. Raises UsageError for an
+    impossible size, WeightsError for weights outside float16, BackendError if coremltools fails.
     """
     report = progress or (lambda step, done: None)
     checkpoint.check_size(variant.size)
@@ -79,7 +78,7 @@ def build(
         _feature(name, variant, shape) for name, shape in input_shapes(checkpoint, variant).items()
     ]
     main = program.functions["main"]
-    # ct.convert leaves a program's own.
+    # ct.convert keeps the output types of a program
     main.set_output_types([_feature(var.name, variant) for var in main.outputs])
     report("write", 0.4)
     metadata = _metadata(checkpoint, variant, stores)
@@ -104,23 +103,23 @@ def build(
 def _why_not_written(path: Path, error: str) -> str:
     if not any(sign in error for sign in ("FileWriter", "filesystem error", "No space left")):
         return f"coremltools cannot write {path.name}: {error}"
-    # coremltools writes weights into the system's temporary folder first, and says of a full disk
-    # only "unknown error"
+    # coremltools writes weights to the temporary folder first, and reports a full disk as
+    # "unknown error"
     visible = next(folder for folder in path.absolute().parents if not folder.name.startswith("."))
     places = dict.fromkeys((visible, Path(tempfile.gettempdir())))
     free = " and ".join(
         f"{place} ({shutil.disk_usage(place).free / 1e6:.0f} MB free)" for place in places
     )
     return (
-        f"{path.name}: the disk refused what coremltools wrote; it needs room in {free}; free "
+        f"{path.name}: the disk refused the files of coremltools, which needs room in {free}; free "
         "space, or set $SDXS_WEIGHTS and $TMPDIR to another disk"
     )
 
 
 def mil_program(checkpoint: Checkpoint, variant: Variant) -> tuple[Program, tuple[Store, ...]]:
-    """Return the program before coremltools' passes, and the stores that were read for it.
+    """Return the program before coremltools' passes, and its weight stores.
 
-    Raises UsageError if there is no ControlNet where one is asked for, or more than one step.
+    Raises UsageError for a 'controlled' stage without a ControlNet, or for more than one step.
     """
     refuse_steps(checkpoint)
     control = checkpoint.control if variant.stage == "controlled" else None
@@ -163,9 +162,9 @@ def build_sizes(
     path: Path,
     progress: Progress | None = None,
 ) -> None:
-    """Write one .mlpackage with a function `size_<S>` per size, sharing one set of weights.
+    """Write one .mlpackage with a function `size_<S>` per size and one shared set of weights.
 
-    The first size is the default. Needs macOS 15 whatever the attention. Raises as `build` does.
+    The first size is the default. Needs macOS 15 with any attention. Raises as `build` does.
     """
     report = progress or (lambda step, done: None)
     several = ct.utils.MultiFunctionDescriptor()
@@ -192,7 +191,7 @@ def build_sizes(
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """What `build` recorded in a package, without the prefix."""
+    """Return the metadata that `build` wrote into a package, without the prefix."""
     stored = ct.utils.load_spec(str(path)).description.metadata.userDefined
     return {
         key.removeprefix(METADATA_PREFIX): stored[key]
@@ -212,7 +211,7 @@ class Frame:
     controlnet: ControlNetModel | None = None
 
     def encode(self, picture: Var) -> Var:
-        """float32 (1, 3, S, S) in 0..255 -> float32 latents (1, C, S/8, S/8)."""
+        """Encode float32 (1, 3, S, S) in 0..255 to scaled latents, float32 (1, C, S/8, S/8)."""
         image = _to16(affine(x=picture, scale=1 / 127.5, offset=-1))
         return mb.mul(
             x=_to32(self.vae.encode(image)), y=np.float32(self.scaling_factor), name="latents"
@@ -221,17 +220,17 @@ class Frame:
     def denoise(
         self,
         latents: Var,
-        states: Var,
+        encoder_hidden_states: Var,
         noise: Var | np.ndarray,
         previous: Var,
         feedback: Var,
         edges: Var | None = None,
         scale: Var | None = None,
     ) -> Var:
-        """float32 latents, the last frame's x0 and its share -> x0, float32 of the same shape.
+        """Denoise latents (1, C, S/8, S/8) to x0 of the same shape, both float32.
 
-        edges, scale: what the ControlNet reads, float32 (1, 1, S, S) in 0..255, and its strength,
-        (1,).
+        previous: x0 of the last frame. feedback: share of `previous` in the latents, (1,). edges:
+        input of the ControlNet, float32 (1, 1, S, S) in 0..255. scale: control scale, (1,).
         """
         step = self.step
         latents = mb.add(x=latents, y=mb.mul(x=feedback, y=mb.sub(x=previous, y=latents)))
@@ -240,25 +239,30 @@ class Frame:
             x=affine(x=latents, scale=step.sqrt_alpha),
             y=affine(x=noise, scale=step.sqrt_one_minus_alpha),
         )
-        sample, states, timestep = _to16(sample), _to16(states), float(step.timestep)
+        sample, encoder_hidden_states, timestep = (
+            _to16(sample),
+            _to16(encoder_hidden_states),
+            float(step.timestep),
+        )
         residuals = None
         if self.controlnet:
             condition = _to16(mb.concat(values=[affine(x=edges, scale=1 / 255)] * 3, axis=1))
-            residuals = self.controlnet(sample, timestep, states, condition, _to16(scale))
-        features = self.unet.features(sample, timestep, states, residuals)
+            residuals = self.controlnet(
+                sample, timestep, encoder_hidden_states, condition, _to16(scale)
+            )
+        features = self.unet.features(sample, timestep, encoder_hidden_states, residuals)
         difference = _to32(self._noise_minus_eps(features, _to16(noise)))
         return mb.add(x=latents, y=affine(x=difference, scale=step.ratio), name="x0")
 
     def decode(self, x0: Var) -> Var:
-        """float32 x0 -> float32 (1, 3, S, S), whole numbers in 0..255."""
+        """Decode x0, float32 (1, C, S/8, S/8), to float32 (1, 3, S, S), whole numbers in 0..255."""
         image = _to32(self.vae.decode(_to16(affine(x=x0, scale=1 / self.scaling_factor))))
         levels = mb.round(x=affine(x=affine(x=image, offset=1), scale=127.5))
         return mb.clip(x=levels, alpha=np.float32(0), beta=np.float32(255), name="image")
 
     def _noise_minus_eps(self, features: Var, noise: Var) -> Var:
-        # One convolution over [features, n] with weights [-W | identity] subtracts inside the
-        # accumulator; see mlx_sdxs/frame.py. Its weights are never compressed: the identity must
-        # stay exact.
+        # One convolution over [features, n] with weights [-W | identity] subtracts in the
+        # accumulator; see mlx_sdxs/frame.py. Compression would make the identity inexact.
         layer = self.unet.weights["conv_out"]
         kernel = layer.float32("weight")
         identity = np.zeros((kernel.shape[0], kernel.shape[0], 3, 3), np.float32)
@@ -295,7 +299,7 @@ def _frame(checkpoint: Checkpoint, form: AttentionForm, unet: Weights, vae: Weig
 def input_shapes(checkpoint: Checkpoint, variant: Variant) -> dict[str, tuple[int, ...]]:
     """Return name and shape of every input in order.
 
-    All are float32; `picture` may be an image.
+    All inputs are float32; `picture` may be an image.
     """
     side = variant.size // checkpoint.vae.reduction
     latents: tuple[int, ...] = (1, checkpoint.vae.latent_channels, side, side)
@@ -331,7 +335,7 @@ def _program(
 ) -> Program:
     """Build a program of one function, `main`.
 
-    noise: float32 (1, C, S/8, S/8), for a program without a noise input.
+    noise: float32 (1, C, S/8, S/8), folded into a program without a noise input.
     """
     placeholders = {
         name: mb.placeholder(shape=shape, dtype=types.fp32) for name, shape in shapes.items()
@@ -344,12 +348,17 @@ def _program(
             latents = frame.encode(given["picture"]) if "picture" in given else given["latents"]
             outputs = [latents]
         if stage in ("frame", "controlled", "unet"):
-            states, previous, feedback = (
+            encoder_hidden_states, previous, feedback = (
                 given[n] for n in ("encoder_hidden_states", "previous", "feedback")
             )
             control = [given[name] for name in ("edges", "control_scale") if name in given]
             x0 = frame.denoise(
-                latents, states, given.get("noise", noise), previous, feedback, *control
+                latents,
+                encoder_hidden_states,
+                given.get("noise", noise),
+                previous,
+                feedback,
+                *control,
             )
             outputs = [x0] if stage == "unet" else [frame.decode(x0), x0]
         function.set_outputs(outputs)
@@ -369,7 +378,7 @@ def _feature(
 def _metadata(
     checkpoint: Checkpoint, variant: Variant, stores: tuple[Store, ...]
 ) -> dict[str, str]:
-    """What a program was built from, and what compression did to its weights."""
+    """Return the inputs of a build, and the relative error of compressed weights."""
     values = {
         "version": FORMAT_VERSION,
         "coremltools": ct.__version__,
@@ -387,7 +396,7 @@ def _metadata(
 
 
 def _write_metadata(path: Path, spec: ct.proto.Model_pb2.Model, metadata: dict[str, str]) -> None:
-    """Replace a package's specification by `spec` with `metadata`; leave its weights alone."""
+    """Replace the specification of a package by `spec` with `metadata`; keep its weights."""
     for key, value in metadata.items():
         spec.description.metadata.userDefined[key] = value
     (file,) = path.glob("Data/com.apple.CoreML/*.mlmodel")
@@ -400,7 +409,7 @@ def _share(report: Progress, start: float, share: float, step: str, done: float)
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence coremltools' progress bars and its unclosed temporary folders."""
+    """Silence coremltools' progress bars and its warnings of unclosed temporary folders."""
     bars = pass_pipeline.tqdm
     pass_pipeline.tqdm = lambda passes, **_: passes
     try:

@@ -1,4 +1,4 @@
-"""Core ML programs ahead of a session: built, gated against the reference, compiled and met."""
+"""Prepare Core ML programs before a session: build, gate, compile and load them."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +16,7 @@ from .prepare import find_or_build, refuse_without_runtime, warm_up
 
 
 class CoreMLPrograms:
-    """See `common.backend.programs.Programs`."""
+    """The Core ML implementation of `common.backend.programs.Programs`."""
 
     def prepare(
         self,
@@ -27,9 +27,9 @@ class CoreMLPrograms:
         force: bool,
     ) -> list[Prepared]:
         assert isinstance(options, CoreMLOptions)
-        CoreMLBackend(checkpoint, options)  # raises for options that cannot be
+        CoreMLBackend(checkpoint, options)  # raises for impossible options
         refuse_without_runtime(options)
-        # a frame under control is a program of its own, beside the one without
+        # a frame under control needs a second program
         needed = [options, *([controlled(options)] if checkpoint.control else [])]
         return [_prepared(checkpoint, each, reference, report, force) for each in needed]
 
@@ -46,16 +46,16 @@ def _prepared(
 ) -> Prepared:
     from .gate import probe_edges
 
-    def render(picture: np.ndarray, states: np.ndarray, seed: int) -> np.ndarray:
+    def render(picture: np.ndarray, encoder_hidden_states: np.ndarray, seed: int) -> np.ndarray:
         edges = probe_edges(picture) if options.control else None
         params = FrameParams(seed, control_scale=float(options.control))
-        return reference(picture, states, params, edges)
+        return reference(picture, encoder_hidden_states, params, edges)
 
     built = find_or_build(checkpoint, options, render, report, force)
     warm_up(checkpoint, options, built, report)
 
     def plan() -> list[str]:
-        from .compute_plan import describe  # brings coremltools, which takes seconds
+        from .compute_plan import describe  # imports coremltools, which takes seconds
 
         return describe(built, options)
 

@@ -1,7 +1,7 @@
-"""A built program, loaded by Core ML or by the reference interpreter, with the inputs it is fed.
+"""Run a built program on Core ML or on the reference interpreter, with its input arrays.
 
-`predict` holds the GIL for its whole length and its inputs are read by another queue shortly after,
-so every input array lives, writable and contiguous, as long as the model (coremltools#2827, #2829).
+`predict` holds the GIL throughout, and another queue may read its inputs shortly after. Every input
+array therefore lives as long as the model, writable and contiguous (coremltools#2827, #2829).
 """
 
 import shutil
@@ -43,7 +43,7 @@ GIVES: Mapping[str, str] = MappingProxyType(
 
 
 class Model(Protocol):
-    """What runs a program: Core ML's compiled model, or the reference interpreter."""
+    """A runtime with a loaded program: Core ML's compiled model or the reference interpreter."""
 
     def predict(self, data: "Mapping[str, Value]") -> "Mapping[str, Value]":
         """Run the program once."""
@@ -55,7 +55,7 @@ class Runner:
     def __init__(
         self, stage: Stage, model: Model, checkpoint: Checkpoint, options: CoreMLOptions
     ) -> None:
-        """Raises UsageError if pictures are to be images and Pillow is missing."""
+        """Allocate the inputs. Raises UsageError for images as input without Pillow."""
         from .program import input_shapes
 
         self.stage = stage
@@ -75,12 +75,12 @@ class Runner:
         self.set_params(FrameParams(options.noise_seed or 0))
 
     def set_conditioning(self, encoder_hidden_states: np.ndarray) -> None:
-        """Take a prompt, float32 (1, 77, D); a stage that needs none ignores it."""
+        """Set encoder_hidden_states, float32 (1, 77, D), if the stage has this input."""
         if "encoder_hidden_states" in self._inputs:
             np.copyto(self._inputs["encoder_hidden_states"], encoder_hidden_states)
 
     def set_params(self, params: FrameParams) -> None:
-        """Take noise and feedback. Raises BackendError if another noise is built in."""
+        """Set noise, feedback and control scale. Raises BackendError for another folded noise."""
         built_in = self._options.noise_seed
         if built_in is not None and params.seed != built_in:
             raise BackendError(
@@ -98,13 +98,13 @@ class Runner:
             self._inputs["control_scale"][0] = params.control_scale
 
     def forget(self) -> None:
-        """Let nothing of earlier frames into the next one."""
+        """Exclude earlier frames from the feedback of the next one."""
         self._has_previous = False
 
     def run(self, given: np.ndarray, edges: np.ndarray | None = None) -> tuple[np.ndarray, int]:
-        """Return the stage's output for `given`, and nanoseconds outside Core ML (0: unknown).
+        """Return the output of the stage for `given`, and the ns outside Core ML (0: unknown).
 
-        edges: for a stage with a ControlNet, uint8 (S, S). Raises BackendError if the prediction
+        edges: uint8 (S, S), for a stage with a ControlNet. Raises BackendError if the prediction
         fails or is not finite.
         """
         began = time.perf_counter_ns()
@@ -130,11 +130,8 @@ class Runner:
         """Return a fresh dict of inputs: `predict` may replace entries of its argument."""
         name = TAKES[self.stage]
         if "feedback" in self._inputs and self._text_only:
-            # All of the latents are these zeros.
-            self._inputs["previous"][:], self._inputs["feedback"][0] = (
-                0.0,
-                1.0,
-            )
+            # text only: a feedback of 1 replaces the latents by these zeros
+            self._inputs["previous"][:], self._inputs["feedback"][0] = 0.0, 1.0
         elif "feedback" in self._inputs:
             self._inputs["feedback"][0] = self._feedback if self._has_previous else 0.0
         if name == "picture" and self._image:
@@ -153,9 +150,8 @@ class Runner:
         return Image.fromarray(picture)  # the bridge copies its bytes before it returns
 
     def _remember(self, x0: np.ndarray) -> None:
-        if not np.isfinite(
-            x0
-        ).all():  # it would come out as a black picture, and stay with feedback
+        # they would give a black picture, and feedback would keep it
+        if not np.isfinite(x0).all():
             raise BackendError(
                 "coreml: the latents are not finite: float16 overflowed; try --compute-units "
                 "cpu_only, or --backend mlx --dtype float32"
@@ -166,23 +162,23 @@ class Runner:
             self._has_previous = True
 
     def _picture(self, made: "Value") -> np.ndarray:
-        """uint8 (S, S, 3) of an image, or of float32 (1, 3, S, S) in whole numbers 0 to 255."""
+        """Convert an image, or float32 (1, 3, S, S) of whole numbers, to uint8 (S, S, 3)."""
         if isinstance(made, np.ndarray):
             if made.dtype == np.uint8:
                 return made
             copies.count("to 8 bits", made.size)
             return made[0].transpose(1, 2, 0).astype(np.uint8)
-        return np.asarray(made.convert("RGB"))  # Core ML's bridge hands out RGBA
+        return np.asarray(made.convert("RGB"))  # Core ML's bridge returns RGBA
 
     def _bridge_ns(self, total_ns: int) -> int:
-        # CompiledMLModel has no public accessor as MLModel does (9.0).
+        # CompiledMLModel lacks the public accessor of MLModel (coremltools 9.0)
         proxy = getattr(self._model, "_proxy", None)
         inside = getattr(proxy, "get_last_predict_duration_in_nano_seconds", lambda: None)()
         return max(0, total_ns - int(inside)) if inside else 0
 
 
 def require_pillow() -> None:
-    """Raise UsageError where the bridge to Core ML could not take an image."""
+    """Raise UsageError if Pillow is missing, which the bridge needs for images."""
     try:
         import PIL.Image  # noqa: F401
     except ModuleNotFoundError:
@@ -201,7 +197,7 @@ def open_runner(
 ) -> Runner:
     """Load one program on the chosen runtime.
 
-    progress: is told of slow steps. Raises BackendError.
+    progress: called before slow steps. Raises BackendError.
     """
     model = (
         _open_reference(built, stage, options)
@@ -227,7 +223,7 @@ def _open_coreml(
     try:
         if not compiled.exists():
             report(f"Core ML compiles {stage}", 0.0)
-            # Half of one, left by a kill, must not be found.
+            # compile to another name: a kill must not leave half a program
             partial = compiled.with_name(f".{compiled.name}")
             shutil.rmtree(partial, ignore_errors=True)
             ct.models.utils.compile_model(str(package), str(partial))

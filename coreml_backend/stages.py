@@ -1,7 +1,7 @@
 """Run consecutive stages of a frame in this process: one section of the pipeline.
 
-Satisfies the Backend protocol, except that what it takes and gives may be latents, float32
-(1, C, S/8, S/8), instead of pictures; `common.backend.hosted` then hosts it all the same.
+Satisfies the Backend protocol, except that input and output may be latents, float32
+(1, C, S/8, S/8), instead of pictures. `common.backend.hosted` can host it as well.
 """
 
 import time
@@ -31,13 +31,13 @@ STAND_IN = "reference interpreter, NOT Core ML"
 
 
 class StagesBackend:
-    """Runs some of `CoreMLOptions.stages` in a row, when a frame is submitted."""
+    """A backend that runs consecutive `CoreMLOptions.stages` inside `submit`."""
 
     name = "coreml"
     depth = 1
 
     def __init__(self, checkpoint: Checkpoint, options: CoreMLOptions) -> None:
-        """Take what to run: the stages of `options.section`, or all."""
+        """Choose the stages: those of `options.section`, or all."""
         self.options = options
         self.stages = options.section or options.stages
         self._checkpoint = checkpoint
@@ -66,7 +66,7 @@ class StagesBackend:
             np.zeros((self.options.size,) * 2, np.uint8),
         )
         self.collect(np.empty(self.gives.shape, self.gives.dtype))
-        self.forget()  # the warm-up's picture must not shine through
+        self.forget()  # keep the warm-up frame out of the feedback
 
     def set_conditioning(self, encoder_hidden_states: np.ndarray) -> None:
         self._require()
@@ -80,7 +80,7 @@ class StagesBackend:
             runner.set_params(params)
 
     def forget(self) -> None:
-        """Let nothing of earlier frames into the next one."""
+        """Exclude earlier frames from the feedback of the next one."""
         for runner in self._runners:
             runner.forget()
 
@@ -105,7 +105,7 @@ class StagesBackend:
         return times
 
     def memory(self) -> MemoryUse:
-        """Return the packages' bytes as model_bytes; only footprints show Core ML's own memory."""
+        """Return the packages' bytes as model_bytes; Core ML's own memory is only in footprints."""
         stages = self.stages if self._runners else ()
         return MemoryUse(
             0, 0, 0, sum(cache.size_bytes(self._built.package(stage)) for stage in stages)
@@ -139,7 +139,7 @@ class StagesBackend:
 
 
 def plane(what: str, checkpoint: Checkpoint, size: int) -> Plane:
-    """Return the array of a stage's input or output: pictures as uint8, latents as float32."""
+    """Return shape and dtype of a stage's input or output: uint8 pictures or float32 latents."""
     if what in ("picture", "image"):
         return Plane((size, size, 3))
     side = size // checkpoint.vae.reduction

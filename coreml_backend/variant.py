@@ -1,4 +1,4 @@
-"""Which Core ML program to build, as a value; free of coremltools, which is slow to import."""
+"""The description of a Core ML program to build; imports no coremltools, which is slow."""
 
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -13,12 +13,12 @@ Stage = Literal["frame", "controlled", "encode", "unet", "decode"]
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """Which program to build; everything that changes it apart from the checkpoint.
+    """The program to build from a checkpoint; equal values give equal programs.
 
-    size: side of the picture. attention: 'sdpa' needs macOS 15, 'matmul' and 'split_einsum' (the
-    Neural Engine's layout) run on macOS 14. input: whether pictures go in and out as images or as
-    float32 (1, 3, S, S) in 0..255. weights: how large tensors are stored. stage: 'controlled' is
-    the whole frame with the checkpoint's ControlNet in it. noise_seed: builds the noise in.
+    size: side of the picture in pixels. attention: 'sdpa' needs macOS 15; 'matmul' and
+    'split_einsum' (layout of the Neural Engine) need macOS 14. input: pictures as images, or as
+    float32 (1, 3, S, S) in 0..255. weights: storage of large tensors. stage: 'controlled' is the
+    whole frame with the ControlNet. noise_seed: noise to fold in; None makes noise an input.
     """
 
     size: int

@@ -1,4 +1,4 @@
-"""SDXS in MLX. Importing the package puts a real BLAS in place before MLX is first loaded."""
+"""SDXS in MLX. Importing the package loads an optimised BLAS before MLX."""
 
 import os
 
@@ -9,13 +9,12 @@ from .options import MlxOptions
 __all__ = ["SPEC"]
 
 blas.load()
-# Read by MLX's CUDA build when it starts: capturing every frame into a CUDA graph takes the host
-# nearly twice as long as launching its operations (H200, 15.2 against 10.8 ms a frame), and
-# crashed once with several threads.
+# MLX's CUDA build reads this at start. Capturing each frame into a CUDA graph takes the host longer
+# than launching its operations (H200: 15.2 against 10.8 ms a frame), and crashed once with threads.
 os.environ.setdefault("MLX_USE_CUDA_GRAPHS", "0")
-# Read by MLX's Metal build: its Winograd form rounds intermediates to float16. Seven convolutions
-# of SDXS at 512 would take it: emulated, x0 goes from 1.4e-4 to 3.4e-3, the picture from 64.7 to
-# 46.0 dB. Can go when a Mac has timed both and the time is worth it.
+# MLX's Metal build reads this. Its Winograd form rounds intermediates to float16, in seven
+# convolutions of SDXS at 512. Emulated, the error of x0 rises from 1.4e-4 to 3.4e-3 and the picture
+# falls from 64.7 to 46.0 dB. Delete if timings on a Mac justify that loss.
 os.environ.setdefault("MLX_CONV_WINOGRAD", "0")
 
 SPEC = BackendSpec(

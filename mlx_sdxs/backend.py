@@ -1,4 +1,4 @@
-"""The MLX backend: one uint8 -> uint8 graph per frame, several frames in flight."""
+"""The MLX backend: one graph per frame, uint8 in and out, with several frames in flight."""
 
 import os
 import threading
@@ -41,26 +41,26 @@ from .networks.unet import UNet2DConditionModel
 from .options import MOST_IN_FLIGHT, MlxOptions
 
 _DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
-# Buffers MLX keeps for the next frame. The CPU default of 32 MB gives pages back to the system
-# and faults them in again every frame (one 256x256 convolution 116 -> 52 ms); unbounded, Metal's
-# cache has grown to 50 GB (mlx-examples#724).
+# Buffers that MLX keeps for the next frame. With the CPU default of 32 MB every frame faults its
+# pages in again (one 256 x 256 convolution: 116 instead of 52 ms). Without a limit Metal's cache
+# has grown to 50 GB (mlx-examples#724).
 CACHE_LIMIT_BYTES = 4 * 2**30
-FRAME_BYTES = 2**30  # of one SDXS frame at 512 in float16, as seen on CUDA (kernel-gpu.json, tries)
+FRAME_BYTES = 2**30  # of one SDXS frame at 512 in float16 on CUDA (kernel-gpu.json, tries)
 MOST_LANES_BY_ITSELF = 4
 
 
 class MlxBackend:
     """Backend in MLX on the default device: Metal, CUDA or CPU.
 
-    lanes, batch, depth: what `MlxOptions` leaves open is resolved here, on this device.
+    lanes, batch, depth: the values in use, with the defaults of `MlxOptions` resolved.
     """
 
     name = "mlx"
 
     def __init__(self, checkpoint: Checkpoint, options: MlxOptions) -> None:
-        """Take what to run; nothing is loaded yet.
+        """Check the options and resolve their defaults; load nothing yet.
 
-        Raises UsageError for an impossible size, dtype or setting.
+        Raises UsageError for a size, dtype or setting that is impossible here.
         """
         checkpoint.check_size(options.size)
         self.dtype_name = _dtype_name(options.dtype)
@@ -93,24 +93,24 @@ class MlxBackend:
         controlnet = load_controlnet(checkpoint.control, dtype) if checkpoint.control else None
         frame = Frame(unet, vae, steps, checkpoint.vae.scaling_factor, dtype, controlnet=controlnet)
         frame = frame.fold(self._folded()) if len(steps) == 1 else frame
-        if self._kernels():  # after folding, for the kernel takes the biases over
-            for network in (
-                frame.networks
-            ):  # not in the full VAE, whose groups are large; it was never timed there
+        if self._kernels():
+            # After folding, because the kernel takes over the biases. Not in the full VAE: its
+            # groups are large and were never timed.
+            for network in frame.networks:
                 use_kernels(network)
         models = [model for model in (unet, vae, controlnet) if model is not None]
-        # What is lazy belongs to this thread alone.
+        # evaluate: a lazy array belongs to this thread alone
         mx.eval([model.parameters() for model in models])
         self._frame, self._last = frame, None
-        # A control of scale 0 costs nothing: it is another function.
+        # control scale 0 uses a function without the ControlNet, at no cost
         self._frames = [frame.without_control(), *([frame] if controlnet else [])]
         self.set_conditioning(
             np.zeros((1, PROMPT_TOKENS, checkpoint.unet.cross_attention_dim), np.float32)
         )
         if not on_gpu():
             blas.share_among(self.lanes)
-        # On a GPU compilation fuses the elementwise work; on the CPU it needs a C++ compiler and
-        # gains nothing, and what counts there is that no frame waits for another's operations.
+        # On a GPU, compilation fuses elementwise operations. On a CPU it needs a C++ compiler and
+        # gains nothing; there `stepwise` keeps a frame from waiting for another's operations.
         frames = self._frames
 
         def make() -> list[Render]:
@@ -124,15 +124,15 @@ class MlxBackend:
         )
         for scale in range(len(frames)):
             self.set_params(FrameParams(control_scale=float(scale)))
-            # One after the other. On a GPU each compiles; a CPU's convolutions get their form from
-            # the first, once for all.
+            # One lane at a time. On a GPU every lane compiles; on a CPU the first lane decides the
+            # form of the convolutions for all.
             for lane in self._lanes if on_gpu() else self._lanes[:1]:
                 self._warm_up(lane)
         self.set_params(FrameParams())
         self._model_bytes = sum(parameter_bytes(model) for model in models)
 
     def _warm_up(self, lane: Lane) -> None:
-        """Have a lane compute a batch of every size."""
+        """Warm up a lane with one batch of every size."""
         blank = np.zeros((self._size, self._size, 3), np.uint8)
         for power in range(self.batch.bit_length()):
             jobs = [
@@ -144,7 +144,7 @@ class MlxBackend:
                 self.collect(blank)
 
     def _refuse_what_cannot_be(self) -> None:
-        """Raises UsageError for settings that this machine or this checkpoint cannot have."""
+        """Raise UsageError for settings that the machine or the checkpoint cannot support."""
         try:
             self._kernels()
         except ValueError as error:
@@ -152,18 +152,15 @@ class MlxBackend:
         steps = self._checkpoint.frame.steps
         if self.options.attention == "folded" and steps > 1:
             raise UsageError(
-                f"mlx: attention=folded goes with one step, not with {steps}; use attention=fused, "
+                f"mlx: attention=folded goes with one step, not with {steps}; use attention=fused "
                 "or --steps 1"
             )
         if self.options.pictures == "host" and not on_cuda():
-            raise UsageError(
-                "mlx: pictures=host: only CUDA has memory that moves by itself; leave the setting "
-                "out"
-            )
+            raise UsageError("mlx: pictures=host: only CUDA has managed memory; use pictures=auto")
 
     @property
     def _is_callers(self) -> bool:
-        """Whether the calling thread is the only lane."""
+        """Tell whether the calling thread is the only lane."""
         return self.lanes == self.batch == 1
 
     def _kernels(self) -> bool:
@@ -174,24 +171,23 @@ class MlxBackend:
         return wanted == "folded" or (wanted == "auto" and on_cuda() and steps == self.batch == 1)
 
     def _keeps_pictures(self) -> bool:
-        """Keep pictures in host memory by default only with threads.
+        """Tell whether pictures stay in host memory; by default on CUDA with lane threads.
 
-        In the caller's own lane it gained nothing on an H200 and at times cost (levers-gpu.json).
+        In the caller's lane it gained nothing on an H200, and at times cost time (levers-gpu.json).
         """
         wanted = self.options.pictures
         return wanted == "host" or (wanted == "auto" and on_cuda() and not self._is_callers)
 
     def _cache_limit(self) -> int:
-        """Bytes of buffers that MLX keeps for later frames.
+        """Return how many bytes of buffers MLX keeps for later frames.
 
-        Of a batch on a GPU all buffers are in use at once, for the host runs ahead, and without
-        them each frame would allocate anew; so there it is what they need, or half the GPU's
-        memory, where MLX knows it, if that is less.
+        The host runs ahead of a GPU, so a batch there uses all its buffers at once. The limit
+        covers them, or else every frame allocates again; at most half the GPU's memory, if known.
         """
         if not on_gpu() or self.batch == 1:
             return CACHE_LIMIT_BYTES
         frame = FRAME_BYTES * (self._size / 512) ** 2 * (2 if self.dtype_name == "float32" else 1)
-        info = mx.device_info()  # Metal and CUDA have different words for it
+        info = mx.device_info()  # Metal and CUDA have different keys
         memory = int(info.get("memory_size", 0) or info.get("total_memory", 0))
         wanted = max(CACHE_LIMIT_BYTES, int(self.lanes * self.batch * frame))
         return min(wanted, memory // 2) if memory else wanted
@@ -199,11 +195,11 @@ class MlxBackend:
     def set_conditioning(self, encoder_hidden_states: np.ndarray) -> None:
         self._loaded_frame()
         check_conditioning(encoder_hidden_states, self._checkpoint.unet.cross_attention_dim)
-        states = mx.array(encoder_hidden_states)
-        self._prompt = self._frames[0].prompt(states)
-        mx.eval(self._prompt)
-        # Evaluated when a frame under control needs it.
-        self._control_prompt = self._frames[-1].prompt(states)
+        hidden_states = mx.array(encoder_hidden_states)
+        self._encoder_hidden_states = self._frames[0].prompt(hidden_states)
+        mx.eval(self._encoder_hidden_states)
+        # evaluated with the first frame under control
+        self._control_hidden_states = self._frames[-1].prompt(hidden_states)
 
     def set_params(self, params: FrameParams) -> None:
         self._loaded_frame()
@@ -222,7 +218,7 @@ class MlxBackend:
         self._loaded_frame()
         check_frame(frame, (self._size, self._size, 3))
         job = self._job(frame, edges)
-        # neighbours go to the same lane, which may compute them at once
+        # consecutive frames go to the same lane, which may batch them
         lane = self._lanes[self._turn // self.batch % len(self._lanes)]
         lane.submit(job)
         self._turn += 1
@@ -231,11 +227,13 @@ class MlxBackend:
 
     def _job(self, frame: np.ndarray, edges: np.ndarray | None) -> Job:
         controlled = self._control_scale > 0
-        prompt = self._control_prompt if controlled else self._prompt
-        mx.eval(prompt)
+        encoder_hidden_states = (
+            self._control_hidden_states if controlled else self._encoder_hidden_states
+        )
+        mx.eval(encoder_hidden_states)
         return Job(
             frame,
-            prompt,
+            encoder_hidden_states,
             self._noise,
             self._feedback,
             self._last,
@@ -251,7 +249,7 @@ class MlxBackend:
             raise BackendError("mlx: collect() without a submitted frame")
         job, lane = self._in_flight.popleft()
         lane.wait(job)
-        if job.rendered is None:  # what MLX raises, for example out of memory
+        if job.rendered is None:  # MLX raised, for example out of memory
             raise BackendError(_failed(job.error)) from job.error
         np.copyto(out, job.rendered)
         copies.count("backend out", out.nbytes)
@@ -289,7 +287,7 @@ class MlxBackend:
     def close(self) -> None:
         """Free the model, also after a failed load.
 
-        Ends MLX in the calling thread unless that is the main thread.
+        Clears MLX's streams of the calling thread, except in the main thread.
         """
         if self._thread != threading.get_ident():
             return
@@ -298,11 +296,11 @@ class MlxBackend:
         self._frame, self._thread, self._lanes = None, 0, []
         self._in_flight.clear()
         self._last = None
-        for name in ("_frames", "_prompt", "_control_prompt", "_noise"):
+        for name in ("_frames", "_encoder_hidden_states", "_control_hidden_states", "_noise"):
             self.__dict__.pop(name, None)
         mx.clear_cache()
         residency.forget()
-        # A thread that used MLX and ends without this aborted the interpreter at exit in most runs.
+        # Without this a thread that used MLX mostly aborted the interpreter at exit.
         if threading.current_thread() is not threading.main_thread():
             mx.clear_streams()
 
@@ -311,20 +309,21 @@ class MlxBackend:
             raise BackendError("mlx: backend is not loaded; call load() first")
         if threading.get_ident() != self._thread:
             raise BackendError(
-                "mlx: called from another thread than load(); MLX streams belong to one thread"
+                "mlx: called from another thread than load(); MLX streams belong to one thread; "
+                "use the thread of load()"
             )
         return self._frame
 
 
 def load_vae(config: VAEConfig, path: Path, dtype: mx.Dtype) -> AutoencoderTiny | AutoencoderKL:
-    """Build and load whichever VAE the config describes."""
+    """Build the VAE of the config and load its weights; raises WeightsError."""
     vae = AutoencoderTiny(config) if isinstance(config, TinyVAEConfig) else AutoencoderKL(config)
     load_weights(vae, path, dtype)
     return vae
 
 
 def load_controlnet(control: ControlNet, dtype: mx.Dtype) -> ControlNetModel:
-    """Build and load a ControlNet."""
+    """Build a ControlNet and load its weights; raises WeightsError."""
     model = ControlNetModel(control.config)
     load_weights(model, control.weights, dtype)
     return model
@@ -335,7 +334,7 @@ def _failed(error: Exception | None) -> str:
 
 
 def _dtype_name(requested: str) -> str:
-    """The precision of this device. Raises UsageError for one that is far too slow here."""
+    """Resolve the dtype. Raises UsageError for half precision on a CPU, which is far too slow."""
     if requested == "auto":
         return "float16" if on_gpu() else "float32"
     if requested != "float32" and not on_gpu():

@@ -1,9 +1,8 @@
-"""Give MLX's CPU build a real BLAS on Linux.
+"""Load an optimised BLAS for MLX's CPU build on Linux.
 
-The CPU wheel links a reference BLAS that computes 3 to 7 GFLOP/s on two cores. A real
-OpenBLAS loaded with RTLD_GLOBAL before `mlx.core` is first imported takes over its `cblas_*`
-symbols: 80 to 400 GFLOP/s. Nothing here imports MLX, and `mlx_sdxs/__init__.py` calls it first.
-Can be deleted when the wheel ships an optimised BLAS.
+MLX's CPU wheel links a reference BLAS of 3 to 7 GFLOP/s on two cores. An OpenBLAS loaded with
+RTLD_GLOBAL before `mlx.core` replaces its `cblas_*` symbols: 80 to 400 GFLOP/s. This module never
+imports MLX, and `mlx_sdxs/__init__.py` calls it first. Delete when the wheel has an optimised BLAS.
 """
 
 import ctypes
@@ -21,7 +20,7 @@ from ..common.errors import BackendError, SdxsWarning
 
 @dataclass(frozen=True, slots=True)
 class Blas:
-    """The library in use: where it was found and the kernels it chose."""
+    """The library in use: its path, its origin and the kernels (core) that it chose."""
 
     path: str
     origin: str
@@ -33,18 +32,18 @@ _library: ctypes.CDLL | None = None
 
 
 def loaded() -> Blas | None:
-    """Return what `load` put in place, or None (macOS, CUDA build, nothing found)."""
+    """Return the library that `load` loaded, or None (macOS, CUDA build, nothing found)."""
     return _loaded
 
 
 def share_among(callers: int) -> None:
-    """Give each of several threads that multiply at once its share of the cores."""
+    """Divide the cores among `callers` threads that multiply at once."""
     if _library is not None and hasattr(_library, "openblas_set_num_threads"):
         _library.openblas_set_num_threads(max(1, (os.cpu_count() or 1) // callers))
 
 
 def is_needed() -> bool:
-    """True on Linux with MLX's CPU build; Metal and CUDA builds do not multiply on the CPU."""
+    """Tell whether this is Linux with MLX's CPU build, the only one that multiplies on the CPU."""
     if sys.platform != "linux":
         return False
     try:
@@ -55,11 +54,11 @@ def is_needed() -> bool:
 
 
 def load() -> None:
-    """Load the best BLAS at hand, once; warn with the remedy if there is none.
+    """Load the best available BLAS, once; warn with the remedy if there is none.
 
-    Does nothing in a process that has PyTorch, whose products it would take over and slow down.
-    Order: $SDXS_BLAS, cmeel-openblas, the system's libopenblas, the copy in the OpenCV wheel.
-    Raises BackendError only if $SDXS_BLAS is set and cannot be loaded.
+    Order: $SDXS_BLAS, cmeel-openblas, the system's libopenblas, the copy in the OpenCV wheel. Does
+    nothing in a process with PyTorch, because it would also replace PyTorch's products and slow
+    them down. Raises BackendError only if $SDXS_BLAS is set and cannot be loaded.
     """
     global _loaded, _library
     if _loaded is not None or "torch" in sys.modules or not is_needed():
@@ -93,7 +92,7 @@ def load() -> None:
 
 
 def candidates() -> Iterator[tuple[str, str]]:
-    """Yield (origin, path or soname) in the order in which they are tried."""
+    """Yield (origin, path or soname) in order of preference."""
     if os.environ.get("SDXS_BLAS"):
         yield "$SDXS_BLAS", os.environ["SDXS_BLAS"]
     for package, origin, pattern in (
@@ -111,9 +110,8 @@ def candidates() -> Iterator[tuple[str, str]]:
 
 
 def _open(path: str) -> ctypes.CDLL:
-    # OpenBLAS 0.3.15, which the OpenCV wheel carries, does not know newer chips and falls back to
-    # SSE kernels (a Zen 5: 79 GFLOP/s, told what it is 399). It reads the variable once, while
-    # loading, so the variable need not outlive that. Can go when the wheel carries 0.3.22 or later.
+    # OpenBLAS 0.3.15 of the OpenCV wheel uses SSE kernels on chips it does not know (Zen 5: 79
+    # instead of 399 GFLOP/s). It reads the variable only while loading. Delete at 0.3.22 or later.
     core = _core_for(_cpu_flags())
     if core is None or "OPENBLAS_CORETYPE" in os.environ:
         return ctypes.CDLL(path, mode=ctypes.RTLD_GLOBAL)

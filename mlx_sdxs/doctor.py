@@ -1,4 +1,4 @@
-"""Whether MLX can run here, on what, and with which BLAS."""
+"""Check that MLX runs here, on which device, and with which BLAS."""
 
 import os
 import platform
@@ -14,7 +14,7 @@ SLOW_GFLOPS = 20.0
 
 
 def checks() -> list[Check]:
-    """MLX, its GPU and, where MLX multiplies on the CPU, its BLAS."""
+    """Return the checks of MLX, of its GPU and, if it multiplies on the CPU, of its BLAS."""
     try:
         import mlx.core as mx
     except ImportError as error:
@@ -76,13 +76,13 @@ def _blas() -> Check:
             "blas",
             None,
             finding,
-            "close what else computes, or name another libopenblas.so in $SDXS_BLAS",
+            "close other programs that compute, or name another libopenblas.so in $SDXS_BLAS",
         )
     return Check("blas", True, finding)
 
 
 def _gflops() -> float:
-    """Best of three float32 matrix products, after one to warm up."""
+    """Return the best GFLOP/s of three float32 matrix products, after one warm-up."""
     import mlx.core as mx
 
     a = mx.ones((BLAS_SIDE, BLAS_SIDE))

@@ -1,8 +1,12 @@
-"""The whole frame: uint8 picture and prompt in, uint8 picture out, as one function.
+"""The whole frame as one function: uint8 picture and encoder_hidden_states in, uint8 picture out.
 
-z = encode(picture); x_t = sqrt(a) z + sqrt(1-a) n; eps = UNet(x_t, t, prompt); x0 = z + r (n -
-eps); picture = decode(x0). See `common/backend/schedule.py` for the form of x0 and for several
-steps.
+    z = encode(picture)                           latents
+    x_t = sqrt(a) z + sqrt(1 - a) n               sample, n the noise
+    eps = UNet(x_t, t, encoder_hidden_states)
+    x0 = z + r (n - eps)
+    picture = decode(x0)
+
+`common/backend/schedule.py` derives the form of x0 and of several steps.
 """
 
 from dataclasses import dataclass, replace
@@ -19,16 +23,15 @@ from .networks.controlnet import ControlNetModel
 from .networks.taesd import AutoencoderTiny
 from .networks.unet import UNet2DConditionModel
 
-Prompt: TypeAlias = mx.array | PromptProducts
+EncoderHiddenStates: TypeAlias = mx.array | PromptProducts
 
 
 @dataclass(frozen=True)
 class Frame:
-    """One diffusion step, or a few, between two pictures.
+    """One or a few diffusion steps between two pictures.
 
-    Pure: the same inputs give the same picture.
-
-    Networks compute in `dtype`; mixing and x0 are float32 whatever it is.
+    A pure function: equal inputs give equal pictures. Networks compute in `dtype`; mixing and x0
+    are always float32.
     """
 
     unet: UNet2DConditionModel
@@ -38,17 +41,17 @@ class Frame:
     dtype: mx.Dtype
     folded: bool = False
     controlnet: ControlNetModel | None = None
-    last_weight: mx.array | None = None  # of `_noise_minus_eps`, once it is folded
+    last_weight: mx.array | None = None  # of `_noise_minus_eps`, after folding
 
     @property
     def networks(self) -> list[UNet2DConditionModel | ControlNetModel]:
-        """What looks at the prompt, in the order in which a frame does."""
+        """Return the networks that read encoder_hidden_states, in the order of their use."""
         return [self.controlnet, self.unet] if self.controlnet else [self.unet]
 
     def fold(self, prompt: bool = False) -> "Frame":
-        """Return the frame with its timestep folded in, for one picture size; changes its networks.
+        """Return the frame with its timestep folded, for one picture size; changes its networks.
 
-        For one step only. prompt: whether cross-attention is folded, see `fold.PromptAttention`.
+        For one step only. prompt: also fold cross-attention into `fold.PromptAttention`.
         """
         (step,) = self.steps
         for network in self.networks:
@@ -61,19 +64,21 @@ class Frame:
             mx.eval(weight)
         return replace(self, folded=True, last_weight=weight)
 
-    def prompt(self, encoder_hidden_states: mx.array) -> Prompt:
-        """Make the `prompt` of the other methods from float32 (1, 77, D), once per prompt."""
-        states = encoder_hidden_states.astype(self.dtype)
+    def prompt(self, encoder_hidden_states: mx.array) -> EncoderHiddenStates:
+        """Prepare encoder_hidden_states, float32 (1, 77, D), once per prompt."""
+        encoder_hidden_states = encoder_hidden_states.astype(self.dtype)
         if not self.folded:
-            return states
+            return encoder_hidden_states
         return [
-            product for network in self.networks for product in prompt_products(network, states)
+            product
+            for network in self.networks
+            for product in prompt_products(network, encoder_hidden_states)
         ]
 
     def __call__(
         self,
         picture: mx.array,
-        prompt: Prompt,
+        encoder_hidden_states: EncoderHiddenStates,
         noise: mx.array,
         previous: mx.array,
         feedback: mx.array,
@@ -82,35 +87,36 @@ class Frame:
     ) -> tuple[mx.array, mx.array]:
         """Render one frame or a batch; return the uint8 picture and its x0 for the next frame.
 
-        picture: uint8 (S, S, 3) RGB, or (B, S, S, 3), all under one prompt, noise and control.
-        prompt: as `prompt` returned it. noise, previous: float32 (1, S/8, S/8, C), `previous`
-        being the last frame's x0. feedback: its share in the latents that are noised, float32
-        scalar; at 0 the last frame makes no difference at all. edges, scale: what the ControlNet
-        reads, uint8 (S, S) or (B, S, S), white on black, and its strength, float32 scalar; with
-        one only.
+        picture: uint8 (S, S, 3) RGB, or a batch (B, S, S, 3) with equal other inputs.
+        encoder_hidden_states: from `prompt`. noise: float32 (1, S/8, S/8, C). previous: x0 of the
+        last frame, of the same shape. feedback: share of `previous` in the latents, float32 scalar;
+        at 0 the last frame has no influence. edges: input of the ControlNet, uint8 (S, S) or
+        (B, S, S), white on black. scale: control scale, float32 scalar. Both need a ControlNet.
         """
         latents = self.encode(picture)
-        x0 = self.denoise(latents + feedback * (previous - latents), prompt, noise, edges, scale)
+        x0 = self.denoise(
+            latents + feedback * (previous - latents), encoder_hidden_states, noise, edges, scale
+        )
         return self.decode(x0).reshape(picture.shape), x0
 
     def encode(self, picture: mx.array) -> mx.array:
-        """uint8 (S, S, 3) or (B, S, S, 3) -> float32 latents (B, S/8, S/8, C)."""
+        """Encode uint8 (S, S, 3) or (B, S, S, 3) to scaled latents, float32 (B, S/8, S/8, C)."""
         image = picture.reshape(-1, *picture.shape[-3:]).astype(mx.float32) / 127.5 - 1
         return self.vae.encode(image.astype(self.dtype)).astype(mx.float32) * self.scaling_factor
 
     def without_control(self) -> "Frame":
-        """Return the frame without its ControlNet, which is control scale 0 for less work."""
+        """Return the frame without its ControlNet: equal to control scale 0, with less work."""
         return replace(self, controlnet=None)
 
     def denoise(
         self,
         latents: mx.array,
-        prompt: Prompt,
+        encoder_hidden_states: EncoderHiddenStates,
         noise: mx.array,
         edges: mx.array | None = None,
         scale: mx.array | None = None,
     ) -> mx.array:
-        """float32 latents -> x0, float32 of the same shape."""
+        """Denoise latents (B, S/8, S/8, C) to x0 of the same shape, both float32."""
         rest: mx.array | None = (
             self.steps[0].noise_scale * noise if self.steps[0].noise_scale else None
         )
@@ -119,7 +125,11 @@ class Frame:
             if rest is not None:
                 sample = sample + step.sqrt_one_minus_alpha * rest
             timestep = None if self.folded else float(step.timestep)
-            states = prompt if isinstance(prompt, mx.array) else iter(prompt)
+            hidden_states = (
+                encoder_hidden_states
+                if isinstance(encoder_hidden_states, mx.array)
+                else iter(encoder_hidden_states)
+            )
             sample = sample.astype(self.dtype)
             residuals = None
             if self.controlnet is not None and edges is not None and scale is not None:
@@ -127,22 +137,22 @@ class Frame:
                     self.dtype
                 )
                 condition = mx.broadcast_to(drawn, (*drawn.shape[:-1], 3))
-                residuals = self.controlnet(sample, timestep, states, condition, scale)
-            features = self.unet.features(sample, timestep, states, residuals)
+                residuals = self.controlnet(sample, timestep, hidden_states, condition, scale)
+            features = self.unet.features(sample, timestep, hidden_states, residuals)
             difference = self._noise_minus_eps(features, rest)
             latents = latents + step.ratio * difference
             rest = -difference if rest is None else rest - difference
         return latents
 
     def decode(self, x0: mx.array) -> mx.array:
-        """float32 x0 -> uint8 (B, S, S, 3)."""
+        """Decode x0, float32 (B, S/8, S/8, C), to pictures, uint8 (B, S, S, 3)."""
         image = self.vae.decode((x0 / self.scaling_factor).astype(self.dtype)).astype(mx.float32)
         return mx.clip(mx.round((image + 1) * 127.5), 0, 255).astype(mx.uint8)
 
     def _noise_minus_eps(self, features: mx.array, noise: mx.array | None) -> mx.array:
-        # One convolution over [features, n] with weights [-W | identity] subtracts inside the
-        # accumulator. eps rounded to half precision first would carry an error that x0 multiplies
-        # by 14.6 (12 times less latent error, measured).
+        # One convolution over [features, n] with weights [-W | identity] subtracts in the
+        # accumulator. x0 multiplies the error of a rounded eps by 14.6; measured, the latent error
+        # is 12 times less.
         conv = self.unet.conv_out
         if noise is None:
             return -conv(features).astype(mx.float32)

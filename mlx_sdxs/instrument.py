@@ -1,4 +1,4 @@
-"""What bench measures of MLX: work by module, peaks of the device, times of stages."""
+"""Measure MLX for bench: work per module, peaks of the device, times of the stages."""
 
 import math
 import time
@@ -27,10 +27,10 @@ _REPEATS = 5
 
 
 class MlxInstrument:
-    """See `common.bench.measure.instrument.Instrument`."""
+    """The MLX implementation of `common.bench.measure.instrument.Instrument`."""
 
     def count(self, checkpoint: Checkpoint, size: int) -> list[StageCost]:
-        """Count a frame's work: call the networks without weights; MLX derives only the shapes."""
+        """Count a frame's work by calling the unevaluated networks; MLX only infers shapes."""
         checkpoint.check_size(size)
         side, channels = size // checkpoint.vae.reduction, checkpoint.vae.latent_channels
         config = checkpoint.vae
@@ -41,17 +41,17 @@ class MlxInstrument:
         )
         network = UNet2DConditionModel(checkpoint.unet)
         latents = mx.zeros((1, side, side, channels))
-        states = mx.zeros((1, PROMPT_TOKENS, checkpoint.unet.cross_attention_dim))
+        encoder_hidden_states = mx.zeros((1, PROMPT_TOKENS, checkpoint.unet.cross_attention_dim))
         timestep = float(checkpoint.frame.timestep)
         return [
             _counted("encode", vae, lambda: vae.encode(mx.zeros((1, size, size, 3)))),
-            _counted("unet", network, lambda: network(latents, timestep, states)),
+            _counted("unet", network, lambda: network(latents, timestep, encoder_hidden_states)),
             _counted("decode", vae, lambda: vae.decode(latents)),
         ]
 
     def peaks(self, dtype: str) -> Peaks:
         kind = _DTYPES[dtype]
-        # As the backend has it; without it a copy measures page faults.
+        # the limit of the backend; without it a copy measures page faults
         mx.set_cache_limit(CACHE_LIMIT_BYTES)
         side = 512
         while True:
@@ -69,13 +69,17 @@ class MlxInstrument:
         return Peaks(2 * side**3 / seconds, 2 * _COPY_BYTES / copied, dtype, how)
 
     def notes(self, backend: Backend) -> list[str]:
-        return []  # it tells nothing of the kind
+        return []  # MLX has no notes
 
     def profile(self, backend: Backend, picture: np.ndarray, frames: int) -> dict[str, list[float]]:
         if not isinstance(backend, MlxBackend) or backend._frame is None:
             raise BackendError("mlx: only a loaded MLX backend can be profiled")
-        frame, prompt, noise = backend._frame, backend._prompt, backend._noise
-        # Each stage compiled as the whole frame is, so that only what the stages shared is lost.
+        frame, encoder_hidden_states, noise = (
+            backend._frame,
+            backend._encoder_hidden_states,
+            backend._noise,
+        )
+        # stages are compiled like the frame, so only fusion across stages is lost
         wrap = mx.compile if mx.default_device().type == mx.DeviceType.gpu else _as_it_is
         encode, denoise, decode = (wrap(f) for f in (frame.encode, frame.denoise, frame.decode))
         times: dict[str, list[float]] = {
@@ -91,7 +95,7 @@ class MlxInstrument:
                 return array
 
             given = done(mx.array(picture))
-            x0 = done(denoise(done(encode(given)), prompt, noise))
+            x0 = done(denoise(done(encode(given)), encoder_hidden_states, noise))
             rendered = done(decode(x0))
             np.copyto(out, np.asarray(rendered))
             stamps.append(time.perf_counter_ns())
@@ -108,7 +112,7 @@ def _as_it_is(function: Callable[..., mx.array]) -> Callable[..., mx.array]:
 def _best(make: Callable[[], mx.array]) -> float:
     """Return the seconds of the fastest run.
 
-    A GPU gets several runs at once, so that the host's part does not matter.
+    A GPU gets four runs at once, to hide the host's overhead.
     """
     mx.eval(make())
     best, at_once = math.inf, 4 if mx.default_device().type == mx.DeviceType.gpu else 1
@@ -120,7 +124,7 @@ def _best(make: Callable[[], mx.array]) -> float:
 
 
 def _counted(stage: str, network: nn.Module, call: Callable[[], mx.array]) -> StageCost:
-    """Call a network whose leaves note what they are asked to do; nothing is evaluated."""
+    """Count the work of one call of a network from its leaves; evaluate nothing."""
     cost = StageCost(stage, 0, 0, 0)
     classes: list[tuple[nn.Module, type]] = []
 
@@ -144,18 +148,18 @@ _COUNTED = (nn.Conv2d, nn.Linear, unet.Attention, autoencoder_kl.Attention)
 
 
 def _noting(kind: type, note: Callable[[int, int, int], None]) -> type:
-    """Return a class like `kind` whose instances note each call, whichever subclass computes."""
+    """Return a subclass of `kind` whose instances report the work of each call to `note`."""
 
     def called(self: nn.Module, x: mx.array, *others: mx.array) -> mx.array:
         y = kind.__call__(self, x, *others)
         if isinstance(self, (nn.Conv2d, nn.Linear)):
             weights = self.weight.size + (self.bias.size if "bias" in self else 0)
-            # every output number is a sum over one filter: all of the weight but its first axis
+            # each output value is a sum over one filter: the weight without its first axis
             note(2 * y.size * (self.weight.size // self.weight.shape[0]), weights, x.size + y.size)
         else:
             queries, width = x.size // x.shape[-1], x.shape[-1]
             keys = others[0].shape[1] if others else queries
-            # Q k and s v; q, k, v in, y out.
+            # products q k^T and scores v; reads q, k, v and writes y
             note(4 * queries * keys * width, 0, 2 * queries * width + 2 * keys * width)
         return y
 

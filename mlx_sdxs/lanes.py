@@ -1,10 +1,10 @@
-"""Frames in flight: worker threads that each compute whole frames over one shared set of weights.
+"""Lanes: threads that each compute whole frames with one shared set of weights.
 
-MLX submits work from the thread that evaluates, and a CPU stream is one thread, so one frame alone
-leaves the device waiting: on CUDA for the host to queue the next operation, on a CPU for
-everything outside the BLAS. A lane is a thread with its own streams and its own compiled function;
-frames are dealt out in turn and come back in order. On a GPU, whose multiprocessors one frame's
-small maps leave idle, a lane can also compute several waiting frames at once.
+MLX submits work from the thread that evaluates, and a CPU stream is one thread. With one frame in
+flight the device waits: on CUDA for the host to queue operations, on a CPU for all work outside the
+BLAS. A lane has its own streams and its own compiled function. Frames go to the lanes in turn and
+return in order. A lane can also batch waiting frames, because the small maps of one frame leave
+multiprocessors of a GPU idle.
 """
 
 import queue
@@ -21,8 +21,8 @@ from ..common.backend import copies
 from .fast import host_memory as residency
 
 Arrays: TypeAlias = mx.array | list[tuple[mx.array, mx.array]]
-# picture uint8 ([B,] S, S, 3), prompt, noise, previous x0, its share[, edges, their strength] ->
-# picture, x0: `frame.Frame`.
+# `frame.Frame`: picture uint8 ([B,] S, S, 3), encoder_hidden_states, noise, previous x0, feedback
+# [, edges, control scale] -> picture, x0
 Render = Callable[..., tuple[mx.array, mx.array]]
 JOIN_S = 5.0
 NO_PICTURE = np.empty(0, np.uint8)
@@ -30,14 +30,14 @@ NO_PICTURE = np.empty(0, np.uint8)
 
 @dataclass(slots=True)
 class Job:
-    """One frame on its way. Its inputs are evaluated, so any thread may read them.
+    """One frame in flight. Its inputs are evaluated, so any thread may read them.
 
-    previous: the frame whose x0 is mixed in by `feedback`; a lane waits for it only if it has a
-    share. edges: what the ControlNet reads, uint8 (S, S); None for a frame without.
+    previous: the frame before, whose x0 `feedback` mixes in; a lane waits for it only if needed.
+    edges: input of the ControlNet, uint8 (S, S); None without control.
     """
 
     picture: np.ndarray
-    prompt: Arrays
+    encoder_hidden_states: Arrays
     noise: mx.array
     feedback: float
     previous: "Job | None"
@@ -52,21 +52,21 @@ class Job:
 
     @property
     def needed(self) -> "Job | None":
-        """The frame before, if its x0 has a share in this one's."""
+        """Return the frame before if this one mixes in its x0, else None."""
         return self.previous if self.feedback and not self.text_only else None
 
     def let_go(self) -> None:
-        """Drop the pictures of a frame that is done; its x0 stays for the next one."""
+        """Drop the pictures of a finished frame; its x0 stays for the next frame."""
         self.picture, self.edges, self.rendered = NO_PICTURE, None, None
 
     def alike(self, other: "Job") -> bool:
         """Tell whether both jobs fit one batch.
 
-        Only their pictures and edges may differ, and neither needs the other.
+        Only their pictures and edges may differ, and neither may need an x0.
         """
         return (
             self.needed is other.needed is None
-            and self.prompt is other.prompt
+            and self.encoder_hidden_states is other.encoder_hidden_states
             and self.noise is other.noise
             and (self.edges is None) == (other.edges is None)
             and (self.control_scale, self.text_only) == (other.control_scale, other.text_only)
@@ -74,16 +74,16 @@ class Job:
 
 
 class Lane(Protocol):
-    """Renders jobs, and hands them back in the order in which they came."""
+    """A lane: renders jobs, and finishes them in the order of submission."""
 
     def submit(self, *jobs: Job) -> None:
-        """Take jobs on."""
+        """Queue jobs."""
 
     def wait(self, job: Job) -> None:
-        """Wait for a frame; then it holds its picture or its error."""
+        """Wait until a job holds its picture or its error."""
 
     def close(self) -> None:
-        """Let go of everything."""
+        """Release everything."""
 
 
 def _start(render: Render, jobs: Sequence[Job], keep: bool) -> mx.array:
@@ -98,17 +98,15 @@ def _start(render: Render, jobs: Sequence[Job], keep: bool) -> mx.array:
 
 
 class LaneThread:
-    """A thread that renders jobs in order, up to `batch` waiting jobs at once."""
+    """A lane with a thread: renders jobs in order, up to `batch` waiting jobs at once."""
 
     def __init__(
         self, number: int, make: Callable[[], list[Render]], batch: int = 1, keep: bool = False
     ) -> None:
         """Start the thread.
 
-        make: called in the thread; builds (on a GPU compiles) one function, and a second for frames
-        with edges.
-
-        keep: whether pictures stay in the host's memory, see `residency`.
+        make: called in the thread; returns one render function, and with a ControlNet a second one
+        for frames with edges. keep: keep pictures in host memory, see `fast.host_memory`.
         """
         self._batch, self._keep = batch, keep
         self._jobs: queue.SimpleQueue[tuple[Job, ...] | None] = queue.SimpleQueue()
@@ -118,15 +116,15 @@ class LaneThread:
         self._thread.start()
 
     def submit(self, *jobs: Job) -> None:
-        """Take jobs on; of several in one call as many are computed at once as `_at_once` says."""
+        """Queue jobs; the jobs of one call are batched by `_at_once`."""
         self._jobs.put(jobs)
 
     def wait(self, job: Job) -> None:
-        """Wait for a frame."""
+        """Wait until a job holds its picture or its error."""
         job.done.wait()
 
     def close(self) -> None:
-        """End the thread after what it was given."""
+        """End the thread after its queued jobs."""
         self._jobs.put(None)
         self._thread.join(JOIN_S)
 
@@ -142,45 +140,44 @@ class LaneThread:
                 jobs = [waiting.popleft() for _ in range(_at_once(waiting, self._batch))]
                 try:
                     _render(renders[jobs[0].edges is not None], jobs, self._keep)
-                except Exception as error:  # handed to whoever collects the frames
+                except Exception as error:  # `collect` raises it
                     for job in jobs:
                         job.error = error
                 finally:
                     for job in jobs:
-                        job.previous = None  # or every frame would keep all before it
+                        job.previous = None  # or every frame would keep all earlier ones
                         job.done.set()
                     del job
                 del jobs
         del renders
-        # A thread that used MLX and ends without this aborted the interpreter at exit in most runs.
+        # Without this a thread that used MLX mostly aborted the interpreter at exit.
         mx.clear_streams()
 
 
 class CallersLane:
-    """The lane without a thread: the caller submits, and goes on while the device computes.
+    """The lane without a thread: the caller submits and continues while the device computes.
 
-    A frame on an H200 took 8.6 ms this way and 11.6 with a thread in between (two runs, not side
-    by side).
+    A frame on an H200 took 8.6 ms this way and 11.6 ms with a thread (two runs, not side by side).
     """
 
     def __init__(self, make: Callable[[], list[Render]], keep: bool = False) -> None:
-        """make, keep: as for `LaneThread`."""
+        """Build the render functions. make, keep: as for `LaneThread`."""
         self._renders, self._keep = make(), keep
         self._pictures: deque[mx.array] = deque()
 
     def submit(self, *jobs: Job) -> None:
-        """Launch frames one after the other."""
+        """Launch the frames one by one."""
         for job in jobs:
             try:
                 render = self._renders[job.edges is not None]
                 self._pictures.append(_start(render, [job], self._keep))
-            except Exception as error:  # handed to whoever collects the frame
+            except Exception as error:  # `collect` raises it
                 job.error = error
             finally:
                 job.previous = None
 
     def wait(self, job: Job) -> None:
-        """Wait for a frame; they are waited for in the order in which they came."""
+        """Wait for a job; call it in the order of submission."""
         if job.error is None:
             picture = self._pictures.popleft()
             try:
@@ -191,7 +188,7 @@ class CallersLane:
         job.done.set()
 
     def close(self) -> None:
-        """Let go of everything; MLX in this thread is ended by its owner."""
+        """Release everything; the owner of the thread clears MLX's streams."""
         self._pictures.clear()
         self._renders = []
 
@@ -199,7 +196,7 @@ class CallersLane:
 def _at_once(waiting: Sequence[Job], most: int) -> int:
     """Return how many of the first waiting jobs form a batch: a power of two of compatible jobs.
 
-    Every size of batch is compiled, and has its convolutions planned, on its own; so there are few.
+    Every batch size is compiled and planned separately, so only powers of two occur.
     """
     alike = next(
         (n for n in range(1, len(waiting)) if not waiting[n].alike(waiting[0])), len(waiting)
@@ -208,7 +205,7 @@ def _at_once(waiting: Sequence[Job], most: int) -> int:
 
 
 def _seen(picture: mx.array, keep: bool) -> np.ndarray:
-    """The memory of an evaluated picture, as NumPy sees it."""
+    """Return a zero-copy NumPy view of an evaluated picture."""
     view = np.asarray(picture)
     if keep:
         residency.keep_on_host(view)
@@ -229,11 +226,8 @@ def _arguments(jobs: Sequence[Job]) -> tuple[Arrays, ...]:
     job = jobs[0]
     before = job.needed
     if job.text_only or before is None or before.x0 is None:
-        # All of the latents are then these zeros.
-        previous, feedback = (
-            mx.zeros_like(job.noise),
-            float(job.text_only),
-        )
+        # text only: a feedback of 1 replaces the latents by these zeros
+        previous, feedback = mx.zeros_like(job.noise), float(job.text_only)
     else:
         previous, feedback = before.x0, job.feedback
     control: tuple[mx.array, ...] = ()
@@ -243,12 +237,16 @@ def _arguments(jobs: Sequence[Job]) -> tuple[Arrays, ...]:
     given = sum(j.picture.nbytes + (0 if j.edges is None else j.edges.nbytes) for j in jobs)
     copies.count("backend in", given if len(jobs) == 1 else 2 * given)
     share = mx.array(feedback, dtype=mx.float32)
-    return _joined([j.picture for j in jobs]), job.prompt, job.noise, previous, share, *control
+    return (
+        _joined([j.picture for j in jobs]),
+        job.encoder_hidden_states,
+        job.noise,
+        previous,
+        share,
+        *control,
+    )
 
 
 def _joined(arrays: Sequence[np.ndarray]) -> mx.array:
-    """Return one array as it is, or several stacked.
-
-    One is copied once, several are copied twice.
-    """
+    """Copy one array, or a stack of several, to MLX. One is copied once, several twice."""
     return mx.array(arrays[0] if len(arrays) == 1 else np.stack(arrays))

@@ -1,4 +1,4 @@
-"""What the MLX backend is built with. Imports nothing of MLX: the help is made from it."""
+"""The options of the MLX backend; imports no MLX, because the help needs them."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -17,12 +17,12 @@ Pictures = Literal["auto", "host", "moving"]
 
 @dataclass(frozen=True, slots=True)
 class MlxOptions(BackendOptions):
-    """Settings of one MLX backend. None and 'auto' are resolved by the backend, on its device."""
+    """Settings of one MLX backend; the backend resolves None and 'auto' for its device."""
 
     dtype: Dtype = setting("auto", "precision; auto is float16 on a GPU and float32 on a CPU")
     lanes: int | None = setting(
         None,
-        "threads that compute frames; more frames a second, each of them later",
+        "threads that compute frames; more raise the frame rate and the latency",
         minimum=1,
         maximum=8,
         unit="threads",
@@ -30,7 +30,7 @@ class MlxOptions(BackendOptions):
     )
     batch: int = setting(
         1,
-        "waiting frames that a lane computes at once, a power of two",
+        "most waiting frames that a lane computes at once; a power of two",
         minimum=1,
         maximum=16,
         unit="frames",
@@ -41,18 +41,21 @@ class MlxOptions(BackendOptions):
         minimum=1,
         maximum=MOST_IN_FLIGHT,
         unit="frames",
-        shown="what keeps every lane full",
+        shown="enough to keep every lane busy",
     )
-    kernels: Kernels = setting("auto", "norms by a kernel of sdxs; auto is on with CUDA")
+    kernels: Kernels = setting(
+        "auto", "compute group norms with a kernel of sdxs; auto is on with CUDA"
+    )
     attention: Attention = setting(
         "auto",
-        "prompt's projections as their own operations, or folded into the attention; auto folds on "
-        "CUDA without a batch",
+        "form of cross-attention: fused, or folded with the prompt; auto is folded on CUDA "
+        "without a batch",
         flag="--mlx-attention",
     )
     pictures: Pictures = setting(
         "auto",
-        "pictures in the host's memory, or moving by itself; auto is host on CUDA with threads",
+        "place of pictures: host memory, or CUDA's moving managed memory; auto is host on CUDA "
+        "with lane threads",
         flag="--mlx-pictures",
     )
 

@@ -107,12 +107,12 @@ def test_a_frame_that_fails_is_reported_by_its_own_collect(
 ) -> None:
     backend = MlxBackend(tiny_sdxs, MlxOptions(SIZE, lanes=2))
     backend.load()
-    good = backend._prompt
+    good = backend._encoder_hidden_states
     frame, out = pictures(1)[0], np.empty((SIZE, SIZE, 3), np.uint8)
     backend.submit(frame)
-    backend._prompt = good[:-1]  # a key and value too few
+    backend._encoder_hidden_states = good[:-1]  # a key and value too few
     backend.submit(frame)
-    backend._prompt = good
+    backend._encoder_hidden_states = good
     backend.submit(frame)
     backend.collect(out)
     with pytest.raises(BackendError, match="a frame failed"):
@@ -160,10 +160,14 @@ def test_a_frame_that_cannot_be_built_is_reported_when_collected(
 ) -> None:
     backend = MlxBackend(tiny_sdxs, MlxOptions(SIZE, lanes=lanes))
     backend.load()
-    good, frame, out = backend._prompt, pictures(1)[0], np.empty((SIZE, SIZE, 3), np.uint8)
-    backend._prompt = good[:-1]  # a key and value too few
+    good, frame, out = (
+        backend._encoder_hidden_states,
+        pictures(1)[0],
+        np.empty((SIZE, SIZE, 3), np.uint8),
+    )
+    backend._encoder_hidden_states = good[:-1]  # a key and value too few
     backend.submit(frame)
-    backend._prompt = good
+    backend._encoder_hidden_states = good
     backend.submit(frame)
     with pytest.raises(BackendError, match="a frame failed"):
         backend.collect(out)
@@ -342,12 +346,16 @@ def test_a_batch_changes_no_picture(
 def test_a_batch_that_fails_is_reported_for_every_frame_of_it(tiny_sdxs: Checkpoint) -> None:
     backend = MlxBackend(tiny_sdxs, MlxOptions(SIZE, lanes=1, batch=2))
     backend.load()
-    good, (frame, *_), out = backend._prompt, pictures(1), np.empty((SIZE, SIZE, 3), np.uint8)
-    backend._prompt = good[:-1]
+    good, (frame, *_), out = (
+        backend._encoder_hidden_states,
+        pictures(1),
+        np.empty((SIZE, SIZE, 3), np.uint8),
+    )
+    backend._encoder_hidden_states = good[:-1]
     broken = [backend._job(frame, None) for _ in range(2)]
     backend._lanes[0].submit(*broken)
     backend._in_flight.extend((one, backend._lanes[0]) for one in broken)
-    backend._prompt = good
+    backend._encoder_hidden_states = good
     backend.submit(frame)
     for _ in broken:
         with pytest.raises(BackendError, match="a frame failed"):

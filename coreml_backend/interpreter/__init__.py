@@ -1,1 +1,1 @@
-"""A NumPy interpreter of ML Programs: what a program computes, without Core ML."""
+"""A NumPy interpreter of ML Programs: the reference runtime, without Core ML."""

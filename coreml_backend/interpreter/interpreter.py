@@ -1,18 +1,17 @@
-"""Execute a saved ML Program in NumPy, as proof without a Mac of what it computes.
+"""Execute a saved ML Program in NumPy, to check its results without a Mac.
 
 It mirrors the part of `coremltools.models.MLModel` that a backend needs: `predict`, `make_state`,
-functions, images. Operations live in the `mil_*` modules beside it.
+functions, images. `operations`, `products`, `shapes` and `weights` hold the operations.
 
-What it cannot see: which compute unit Core ML chooses and what that unit makes of the program. It
-accumulates in float32 or better, rounds no partial sum inside an operation, fuses nothing, and so
-says nothing about speed, memory or the last bits of Core ML. By default float16 results keep
-float32 precision ("exact"); `round_float16` rounds what every operation hands on, and stops at the
-first value that is not finite. Float inputs are taken unrounded in the first mode, rounded to the
-declared type in the second.
+Limits: it accumulates in float32 or better, never rounds a partial sum and fuses nothing. It knows
+no compute units, and says nothing about speed, memory or the last bits of Core ML.
 
-Assumptions about Core ML that only a Mac can confirm: an image output is clamped to 0..255 and
-rounded half to even (a program that rounds by itself does not depend on it); `cast` to whole
-numbers cuts towards zero.
+By default float16 results and float inputs keep float32 precision. `round_float16` rounds the
+inputs and the result of every operation to the declared type, and raises at the first value that
+is not finite.
+
+Only a Mac can confirm two assumptions. Core ML clamps an image output to 0..255 and rounds half to
+even; programs that round themselves do not depend on it. `cast` to integers truncates towards zero.
 """
 
 import inspect
@@ -32,7 +31,7 @@ from . import weights as mil_weights
 from .operations import Operations, Slot, State
 from .package import STORAGE, FeatureTypes_pb2, MIL_pb2, Model_pb2, Package, TensorType, Value
 
-# what the proto binds an attribute to: the name of a value, a constant, or a list of these
+# binding of an attribute in the proto: the name of a value, a constant, or a list of both
 Argument: TypeAlias = str | MIL_pb2.Value | list[str | MIL_pb2.Value]
 Operand = Value | Slot | list["Operand"]
 OPS: Operations = {**mil_ops.OPS, **mil_products.OPS, **mil_shapes.OPS, **mil_weights.OPS}
@@ -44,11 +43,10 @@ COLOURS = {
 
 @dataclass(frozen=True, slots=True)
 class Feature:
-    """One input, output or state as a caller sees it.
+    """One input, output or state, as the caller passes or receives it.
 
-    shape: of the array to pass or receive, (H, W, 3) for an image. dtype: the program's name of
-    it, 'uint8' for an image. image: 'RGB' or 'BGR', the order inside the program; callers always
-    hold RGB.
+    shape: of the array; (H, W, 3) for an image. dtype: the program's name of it; 'uint8' for an
+    image. image: 'RGB' or 'BGR', the order inside the program; the caller always uses RGB.
     """
 
     name: str
@@ -59,7 +57,7 @@ class Feature:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One operation; arguments by attribute."""
+    """One operation with its arguments by attribute."""
 
     kind: str
     name: str
@@ -78,7 +76,7 @@ class Step:
 class Interpreter:
     """One function of a saved ML Program.
 
-    Raises BackendError for anything that it cannot honour exactly.
+    Raises BackendError for everything that it does not implement exactly.
     """
 
     def __init__(
@@ -92,7 +90,7 @@ class Interpreter:
         if self.function not in program.functions:
             known = ", ".join(sorted(program.functions)) or "none"
             raise BackendError(f"{path}: no function {self.function!r}; choose one of: {known}")
-        # one function is described at the top, several each in their own entry
+        # a single function has its description at the top level, several have one each
         faces = {face.name: face for face in description.functions}
         face = faces.get(self.function, description)
         self._load(program.functions[self.function])
@@ -114,11 +112,11 @@ class Interpreter:
 
     @property
     def op_counts(self) -> Mapping[str, int]:
-        """How often each operation occurs, constants included."""
+        """Return the number of operations by kind, constants included."""
         return self._counts
 
     def make_state(self) -> State:
-        """Return the states of this function, all zero, as Core ML starts them."""
+        """Return the states of this function, zero as in Core ML."""
         return State(
             {name: np.zeros(kind.shape, STORAGE[kind.dtype]) for name, kind in self._states.items()}
         )
@@ -128,9 +126,9 @@ class Interpreter:
     ) -> dict[str, np.ndarray]:
         """Run the function once.
 
-        data: by name, arrays of the described shape, images uint8 (H, W, 3) RGB or PIL images in
-        mode RGB. Returns outputs by name: images uint8 (H, W, 3) RGB, floats as float32, whole
-        numbers in their own type.
+        data: inputs by name: arrays of the declared shape; images as uint8 (H, W, 3) RGB or PIL
+        images of mode RGB. Returns outputs by name: images as uint8 (H, W, 3) RGB, floats as
+        float32, integers in their own type. Raises BackendError for inputs that do not fit.
         """
         names = set(data)
         if names != set(self._inputs):
@@ -143,12 +141,12 @@ class Interpreter:
             raise self._fail(
                 "state",
                 f"given {sorted(state.slots) if state else None}, expected {sorted(self._states)}",
-                "pass what make_state returned",
+                "pass the result of make_state",
             )
         values: dict[str, Operand] = dict(state.slots) if state else {}
         for name, feature in self._inputs.items():
             values[name] = self._take(feature, data[name])
-        with np.errstate(all="ignore"):  # overflow is looked for after each operation
+        with np.errstate(all="ignore"):  # each operation checks for overflow afterwards
             self._run(values)
             return {
                 name: self._give(feature, self._value(name, values))
@@ -169,7 +167,7 @@ class Interpreter:
         self._states = {name: kind for name, kind in types.items() if name in states}
         self._counts = Counter(operation.type for operation in block.operations)
         self._constants: dict[str, MIL_pb2.Value] = {}
-        self._weights: dict[str, Step] = {}  # constexpr: opened where they are used, and let go
+        self._weights: dict[str, Step] = {}  # constexpr: decompressed at each use, never kept
         self._steps: list[Step] = []
         for operation in block.operations:
             self._admit(operation)
@@ -227,7 +225,7 @@ class Interpreter:
             raise self._fail(
                 _label(step),
                 "is not implemented",
-                "build the program without it, or add it to mil_ops.py",
+                "build the program without it, or implement it in coreml_backend/interpreter",
             )
         parameters = inspect.signature(OPS[step.kind]).parameters
         unknown = sorted(step.arguments.keys() - parameters)
@@ -321,7 +319,7 @@ class Interpreter:
         try:
             result = OPS[step.kind](**operands)
         except (ValueError, IndexError, TypeError, AttributeError, ArithmeticError) as error:
-            remedy = "build the program without what is not implemented"
+            remedy = "build the program without this form of the operation"
             raise self._fail(_label(step), f"cannot be computed: {error}", remedy) from error
         results = [] if result is None else result if isinstance(result, list) else [result]
         if len(results) != len(step.outputs):
@@ -380,7 +378,7 @@ class Interpreter:
     # Features
 
     def _take(self, feature: Feature, given: object) -> np.ndarray:
-        mode = getattr(given, "mode", "RGB")  # of a PIL image; PIL itself is never imported
+        mode = getattr(given, "mode", "RGB")  # of a PIL image, without importing PIL
         if mode != "RGB":
             raise self._fail(
                 f"input {feature.name!r}", f"is an image in mode {mode}", "expected mode RGB"
@@ -413,7 +411,7 @@ class Interpreter:
             _planes(feature) if feature.image else feature.shape
         ):
             raise self._package.damaged(
-                f"output {feature.name!r} is not the {feature.shape} that its description says"
+                f"output {feature.name!r} does not have the declared shape {feature.shape}"
             )
         if not feature.image:
             return value.copy()

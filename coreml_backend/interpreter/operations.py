@@ -1,8 +1,8 @@
 """Elementwise operations, norms, reductions and state of an ML Program, in NumPy.
 
-Parameters carry the attribute names and defaults of the MIL operation sets iOS 15 to iOS 18, and
-the interpreter refuses any attribute that a function here does not name: nothing is silently
-ignored. Numbers arrive and leave in float32; reductions accumulate in float64.
+Parameters have the attribute names and defaults of the MIL operation sets iOS 15 to iOS 18. The
+interpreter rejects every attribute that a function does not name. Floats are float32 in and out;
+reductions accumulate in float64.
 """
 
 # mypy: disable-error-code="no-any-return"
@@ -20,14 +20,14 @@ Binary = Callable[[np.ndarray, np.ndarray], np.ndarray]
 Result = np.ndarray | list[np.ndarray] | None
 Operations = dict[str, Callable[..., Result]]
 
-# erf on a grid of 1/256 up to 6, where float64 no longer tells it from 1
+# erf on a grid of 1/256 up to 6, where it equals 1 in float64
 _STEP = 256.0
 _ERF = np.array([math.erf(i / _STEP) for i in range(6 * 256 + 2)])
 _ERF_SLOPE = np.exp(-((np.arange(len(_ERF)) / _STEP) ** 2)) * (2 / math.sqrt(math.pi) / _STEP)
 
 
 class State:
-    """The state of a program between calls; reads and writes by name, as coremltools' MLState."""
+    """The state of a program between calls, read and written by name like coremltools' MLState."""
 
     def __init__(self, values: dict[str, np.ndarray]) -> None:
         self.slots = {name: Slot(value) for name, value in values.items()}
@@ -81,7 +81,7 @@ def _pairwise(function: Binary) -> Binary:
 
 
 def erf(x: np.ndarray) -> np.ndarray:
-    """Interpolate math.erf by cubics through its values and slopes; error below 1e-11."""
+    """Interpolate erf by cubics through its values and slopes; error below 1e-11."""
     flat = x.reshape(-1)
     out = np.empty(flat.size, np.float32)
     for start in range(0, flat.size, 1 << 18):
@@ -142,14 +142,14 @@ def log(x: np.ndarray, epsilon: np.ndarray | float = 1e-45) -> np.ndarray:
 
 def real_div(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     if x.dtype.kind != "f":
-        raise ValueError("a division of whole numbers, expected floats")
+        raise ValueError("a division of integers, expected floats")
     return x / y
 
 
 def cast(x: np.ndarray, dtype: str) -> np.ndarray:
-    """Convert numbers, cutting fractions towards zero.
+    """Convert numbers, truncating fractions towards zero.
 
-    A value out of range is an error: Core ML's result for it is unknown.
+    Raises ValueError for a value out of range, because Core ML's result is unknown.
     """
     if dtype in ("fp16", "fp32"):
         return x.astype(np.float32)
@@ -232,7 +232,7 @@ def reduce_mean(
     x: np.ndarray, axes: np.ndarray | None = None, keep_dims: np.ndarray | bool = False
 ) -> np.ndarray:
     if x.dtype.kind != "f":
-        raise ValueError("a mean of whole numbers, expected floats")
+        raise ValueError("a mean of integers, expected floats")
     return np.asarray(x.mean(axis=_axes(axes, x), keepdims=bool(keep_dims), dtype=np.float64))
 
 

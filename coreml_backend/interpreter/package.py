@@ -1,8 +1,8 @@
 """Open a saved ML Program without Core ML: the .mlpackage folder, its protobuf, its weight file.
 
-Follows the published Model.proto and MIL.proto; weights come through coremltools' own blob reader.
-Weights are read when asked for, never kept. Flexible shapes, list and dictionary values and
-numbers that Core ML does not compute with (64-bit, bfloat16, float8) are refused.
+Follows the published Model.proto and MIL.proto. coremltools' blob reader reads the weights, anew at
+each use. Flexible shapes, list and dictionary values, and types that Core ML does not compute with
+(64-bit, bfloat16, float8) are errors.
 """
 
 import json
@@ -20,7 +20,7 @@ from ...common.errors import BackendError
 
 Value = np.ndarray | str | list["Value"]
 
-# What a program's number is held in here; float16 widens, and rounding is the interpreter's choice.
+# NumPy type of each MIL type; float16 widens, and the interpreter may round it.
 STORAGE: dict[str, type[np.generic]] = {
     "bool": np.bool_,
     "float16": np.float32,
@@ -45,10 +45,9 @@ BITS = {"bool": 8, "float16": 16, "float32": 32} | {
 
 @dataclass(frozen=True, slots=True)
 class TensorType:
-    """A typed shape.
+    """The dtype and shape of a tensor.
 
-    dtype: the program's name for it, such as 'float16', 'uint4' or 'string'. shape: fixed sizes, ()
-    for a scalar.
+    dtype: MIL's name, such as 'float16', 'uint4' or 'string'. shape: fixed sizes; () for a scalar.
     """
 
     dtype: str
@@ -61,7 +60,7 @@ class TensorType:
 class Package:
     """The folder of one saved model.
 
-    Raises BackendError for anything missing, damaged or not an ML Program.
+    Raises BackendError if it is missing, damaged or no ML Program.
     """
 
     def __init__(self, path: Path) -> None:
@@ -99,10 +98,10 @@ class Package:
         return TensorType(dtype, tuple(size.constant.size for size in tensor.dimensions))
 
     def check_blob(self, value: MIL_pb2.Value) -> None:
-        """Refuse a weight that cannot lie whole inside its file, before a long run meets it."""
+        """Raise BackendError at load time for a weight that exceeds its file."""
         file, offset = self._blob(value)
         kind = self.type_of(value.type)
-        # 64: the blob's own header.
+        # 64 bytes: the header of the blob
         needed = offset + 64 + (math.prod(kind.shape) * BITS.get(kind.dtype, 0) + 7) // 8
         size = file.stat().st_size if file.is_file() else 0
         if size < needed:
@@ -111,7 +110,7 @@ class Package:
             )
 
     def read(self, value: MIL_pb2.Value) -> Value:
-        """Return a constant: numbers in their STORAGE type (float16 widened), or strings."""
+        """Return a constant: numbers in their STORAGE type, or strings."""
         if value.WhichOneof("value") == "blobFileValue":
             return self._read_blob(value)
         if value.immediateValue.WhichOneof("value") == "list":
@@ -141,7 +140,7 @@ class Package:
                 f"{file.name} at byte {offset} holds {flat.size} numbers, expected {kind}"
             )
         if kind.dtype == "float16":
-            flat = flat.view(np.float16)  # the reader hands out the bits as uint16
+            flat = flat.view(np.float16)  # the reader returns the bits as uint16
         return flat.reshape(kind.shape).astype(STORAGE[kind.dtype], copy=False)
 
     def _read_immediate(self, value: MIL_pb2.Value) -> np.ndarray | str:
@@ -162,7 +161,7 @@ class Package:
 
 
 def unpack_bits(packed: np.ndarray, bits: int, count: int) -> np.ndarray:
-    """Return `count` unsigned numbers of `bits` bits from bytes filled from the lowest bit up."""
+    """Unpack `count` unsigned numbers of `bits` bits from bytes, lowest bit first."""
     flat = np.unpackbits(packed, bitorder="little")[: count * bits].reshape(count, bits)
     return np.packbits(flat, axis=1, bitorder="little")[:, 0]
 

@@ -1,8 +1,8 @@
-"""The operations of an ML Program that multiply matrices, on NumPy's BLAS in float32.
+"""Convolutions, matrix products and attention of an ML Program, in NumPy.
 
-Attribute names and formulas are those of the MIL operation sets iOS 15 to iOS 18. Convolution
-gathers patches a band of rows at a time, attention a block of queries at a time, so that a
-512-pixel frame stays within a few hundred MB of scratch.
+Products use NumPy's BLAS in float32. Attribute names and formulas are those of the MIL operation
+sets iOS 15 to iOS 18. Convolution works on bands of rows and attention on blocks of queries, so a
+512-pixel frame needs a few hundred MB of scratch memory.
 """
 
 # mypy: disable-error-code="no-any-return"
@@ -81,7 +81,7 @@ def _padding(
         return [(int(before), int(after)) for before, after in pad.reshape(-1, 2)]
     if kind not in ("same", "same_lower"):
         raise ValueError(f"pad_type {kind!r} with pad {pad}")
-    # TensorFlow's rule, which coremltools' shape inference follows: ceil(size / step) outputs
+    # ceil(size / step) outputs, as in TensorFlow and in coremltools' shape inference
     totals = [
         max(0, (math.ceil(n / s) - 1) * s + k - n)
         for n, s, k in zip(spatial, steps, reach, strict=True)
@@ -101,7 +101,10 @@ def conv_transpose(
     groups: np.ndarray | int = 1,
     output_shape: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Spread x (N, C, *spatial) through weight (C, O/groups, *kernel); pad crops the result."""
+    """Apply a transposed convolution to x (N, C, *spatial); pad crops the result.
+
+    weight: (C, O/groups, *kernel).
+    """
     kernel, groups = weight.shape[2:], int(groups)
     steps, gaps = _per_axis(strides, kernel), _per_axis(dilations, kernel)
     if pad_type not in ("valid", "custom"):
@@ -143,7 +146,7 @@ def matmul(
 
 
 def einsum(values: list[np.ndarray], equation: str) -> np.ndarray:
-    """Multiply (..., C, H, W) by (..., W, H, U) for every H: the one product MIL's einsum knows."""
+    """Multiply (..., C, H, W) by (..., W, H, U) for every H: the only product of MIL's einsum."""
     left, right = values
     letters: dict[str, str] = {}
     pattern = "".join(
@@ -158,9 +161,9 @@ def einsum(values: list[np.ndarray], equation: str) -> np.ndarray:
 def scaled_dot_product_attention(
     query: np.ndarray, key: np.ndarray, value: np.ndarray, attn_mask: np.ndarray | None = None
 ) -> np.ndarray:
-    """Return softmax(q k / sqrt(E) + mask) v over (*batch, L, E).
+    """Return softmax(q k^T / sqrt(E) + mask) v over (*batch, L, E).
 
-    A boolean mask says which keys take part.
+    A boolean mask selects the keys; a float mask is added.
     """
     batch, length, source = query.shape[:-2], query.shape[-2], key.shape[-2]
     if key.shape[:-2] != batch or value.shape[:-2] != batch:

@@ -1,6 +1,6 @@
-"""The operations of an ML Program that move, select or resample numbers, in NumPy.
+"""Operations of an ML Program that reshape, select or resample arrays, in NumPy.
 
-Parameters carry the attribute names and defaults of the MIL operation sets iOS 15 to iOS 18.
+Parameters have the attribute names and defaults of the MIL operation sets iOS 15 to iOS 18.
 """
 
 # mypy: disable-error-code="no-any-return"
@@ -12,7 +12,7 @@ from .operations import Operations
 
 
 def reshape(x: np.ndarray, shape: np.ndarray) -> np.ndarray:
-    """A 0 keeps the size of the same axis, one -1 takes what is left."""
+    """Reshape x; a 0 keeps the size of its axis, one -1 takes the remaining size."""
     sizes = [int(size) for size in shape]
     if 0 in sizes and len(sizes) != x.ndim:
         raise ValueError(f"shape {sizes} with a 0 for an input of rank {x.ndim}")
@@ -76,7 +76,7 @@ def slice_by_index(
 ) -> np.ndarray:
     """Return x[begin:end:stride] on every axis.
 
-    A mask opens that side; squeeze_mask takes one index and drops the axis.
+    begin_mask and end_mask ignore that bound; squeeze_mask takes one index and drops the axis.
     """
     steps = np.ones(x.ndim, np.int32) if stride is None else stride
     never = np.zeros(x.ndim, np.bool_)
@@ -94,7 +94,7 @@ def slice_by_index(
 
 
 def slice_by_size(x: np.ndarray, begin: np.ndarray, size: np.ndarray) -> np.ndarray:
-    """`size` elements from `begin`; -1 means all that are left."""
+    """Return `size` elements from `begin` on every axis; -1 means all remaining ones."""
     low = [int(b) % n for b, n in zip(begin, x.shape, strict=True)]
     high = [n if s == -1 else b + int(s) for b, s, n in zip(low, size, x.shape, strict=True)]
     return x[tuple(slice(b, e) for b, e in zip(low, high, strict=True))]
@@ -107,7 +107,7 @@ def tile(x: np.ndarray, reps: np.ndarray) -> np.ndarray:
 def pad(
     x: np.ndarray, pad: np.ndarray, mode: str = "constant", constant_val: np.ndarray | float = 0.0
 ) -> np.ndarray:
-    """Widen the last axes by pairs (before, after)."""
+    """Pad the last axes by pairs (before, after)."""
     pairs = [(int(before), int(after)) for before, after in pad.reshape(-1, 2)]
     widths = [(0, 0)] * (x.ndim - len(pairs)) + pairs
     if mode == "constant":
@@ -128,7 +128,8 @@ def gather(
 ) -> np.ndarray:
     """Take along one axis.
 
-    An index outside is an error whatever validate_indices says: iOS 17 leaves it undefined.
+    Raises ValueError for an index out of range, with any validate_indices: iOS 17 leaves it
+    undefined.
     """
     if batch_dims:
         raise ValueError(f"batch_dims {int(batch_dims)}, expected 0")
@@ -169,7 +170,7 @@ def resize_nearest_neighbor(
 
 
 def _repeat(x: np.ndarray, tall: float, wide: float) -> np.ndarray:
-    # between whole factors, nearest depends on a sampling grid that Core ML does not document
+    # for other factors, nearest depends on an undocumented sampling grid of Core ML
     if not (tall.is_integer() and wide.is_integer() and tall >= 1 and wide >= 1):
         raise ValueError(f"scale factors {tall:g} x {wide:g}, expected whole numbers")
     return x.repeat(int(tall), -2).repeat(int(wide), -1)

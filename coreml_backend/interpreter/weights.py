@@ -1,7 +1,7 @@
-"""Compressed weights of an ML Program, opened as Core ML opens them: the constexpr operations.
+"""Decompress the weights of an ML Program: the constexpr operations, in NumPy.
 
-Formulas from the iOS 16 and iOS 18 operation sets; jointly sparse and quantised weights are not
-implemented.
+Formulas are those of the iOS 16 and iOS 18 operation sets. Weights that are both sparse and
+quantised are not implemented.
 """
 
 # mypy: disable-error-code="no-any-return"
@@ -20,7 +20,7 @@ def affine_dequantize(
 ) -> np.ndarray:
     shape = [1] * quantized_data.ndim
     shape[int(axis)] = -1
-    # a vector runs along `axis`, a scalar serves all
+    # a vector has one value per index of `axis`, a scalar applies to all
     offset, factor = (
         v.astype(np.float32).reshape(shape if v.ndim else ()) for v in (zero_point, scale)
     )
@@ -53,7 +53,7 @@ def lut_to_dense(
             f"a table of rank {lut.ndim} for indices of rank {indices.ndim}, expected rank "
             f"{indices.ndim + 2}"
         )
-    # which table serves each index, per axis
+    # number of the table of each index, per axis
     group = [
         np.arange(n) // (n // tables) for n, tables in zip(indices.shape, lut.shape, strict=False)
     ]

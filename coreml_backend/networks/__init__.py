@@ -1,1 +1,1 @@
-"""The networks as MIL operations, twins of `mlx_sdxs.networks`."""
+"""The networks in MIL, twins of `mlx_sdxs.networks`; keys are the checkpoint's."""

@@ -1,6 +1,6 @@
 """AutoencoderKL in MIL: the twin of `mlx_sdxs/networks/autoencoder_kl.py`.
 
-Encoding returns the mean of the posterior: a live picture wants no sampling noise.
+`encode` returns the mean of the posterior, without sampling noise, which would flicker.
 """
 
 from ...common.checkpoint.config.vae import KLVAEConfig
@@ -21,11 +21,11 @@ from .ops import (
     to_tokens,
 )
 
-NORM_EPS = 1e-6  # diffusers builds every GroupNorm of this VAE with it
+NORM_EPS = 1e-6  # eps of every GroupNorm of this VAE in diffusers
 
 
 class Attention:
-    """Single-head attention over all positions, (1, C, H, W) in and out, with its own norm."""
+    """Self-attention over all positions with one head and its own norm, (1, C, H, W) in and out."""
 
     def __init__(self, weights: Weights, groups: int, form: AttentionForm) -> None:
         self.weights = weights
@@ -59,7 +59,7 @@ class MidBlock:
 
 
 class Stage:
-    """Resnets at one resolution, then a change of resolution if there is one."""
+    """Resnets at one resolution, then an optional down- or upsampling."""
 
     def __init__(self, weights: Weights, count: int, groups: int) -> None:
         self.resnets = [Resnet(weights["resnets"][j], groups, NORM_EPS) for j in range(count)]
@@ -123,9 +123,9 @@ class AutoencoderKL:
         self.decoder = Decoder(config, weights["decoder"], form)
 
     def encode(self, image: Var) -> Var:
-        """Encode a picture (1, 3, H, W) in [-1, 1] to the mean of the latents, unscaled.
+        """Encode a picture to the mean of its unscaled latents.
 
-        Returns (1, latent_channels, H/8, W/8).
+        image: (1, 3, H, W) in [-1, 1]. Returns (1, latent_channels, H/8, W/8).
         """
         moments = self.encoder(image)
         if self.config.use_quant_conv:
@@ -134,7 +134,7 @@ class AutoencoderKL:
         return mean
 
     def decode(self, latents: Var) -> Var:
-        """Unscaled latents -> picture in about [-1, 1], not clipped."""
+        """Decode unscaled latents to a picture in about [-1, 1], not clipped."""
         if self.config.use_post_quant_conv:
             latents = conv(x=latents, weights=self.weights["post_quant_conv"])
         return self.decoder(latents)

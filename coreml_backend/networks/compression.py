@@ -1,8 +1,7 @@
-"""Fewer bytes for large tensors: computed here, undone by Core ML when it loads the program.
+"""Compress large tensors to int8 or a palette; Core ML decompresses them when it loads.
 
-int8 has a scale for each output channel, a palette one table for the whole tensor. macOS 14 and 15
-spell both in different operations. What it costs is summed up in the `Store` that the tensor came
-from.
+int8 has one scale per output channel, a palette one table per tensor. macOS 14 and 15 have
+different operations for both. The tensor's `Store` sums the compression error.
 """
 
 import numpy as np
@@ -11,15 +10,14 @@ from coremltools.converters.mil.mil import Var, types
 
 from .weights import Weights, half
 
-COMPRESSION_THRESHOLD = (
-    10_000  # tensors with fewer scalars stay float16: they weigh nothing and cost most
-)
+# Smaller tensors stay float16: they save few bytes and lose most accuracy.
+COMPRESSION_THRESHOLD = 10_000  # scalars
 _KMEANS_ROUNDS = 30
 _KMEANS_BINS = 1024
 
 
 def stored(values: np.ndarray, weights: Weights) -> Var | np.ndarray:
-    """The tensor as the program stores it: a float16 array, or the operation that rebuilds one."""
+    """Return the tensor for the program: a float16 array, or the operation that decompresses it."""
     store, rounded = weights.store, half(values, weights.name)
     if store.compression == "float16" or rounded.size <= COMPRESSION_THRESHOLD:
         return rounded
@@ -35,15 +33,15 @@ def stored(values: np.ndarray, weights: Weights) -> Var | np.ndarray:
 
 
 def _int8(values: np.ndarray, blockwise: bool) -> tuple[Var, np.ndarray]:
-    """Symmetric, one scale for each output channel."""
+    """Quantise symmetrically to int8, one scale per output channel."""
     peak = np.abs(values).max(axis=tuple(range(1, values.ndim)), keepdims=True)
     scale = np.maximum(peak / 127, np.finfo(np.float16).smallest_subnormal).astype(np.float16)
     levels = np.clip(np.round(values / scale.astype(np.float32)), -127, 127).astype(np.int8)
     rebuilt = levels.astype(np.float16) * scale
     if blockwise:
         return mb.constexpr_blockwise_shift_scale(data=levels, scale=scale), rebuilt
-    # Signed data in this operation is misread by GPU and Neural Engine (coremltools#2114, #2675);
-    # uint8 around 128 holds the same values.
+    # GPU and Neural Engine misread signed data in this operation (coremltools#2114, #2675). uint8
+    # with zero point 128 holds the same values.
     unsigned = (levels.astype(np.int16) + 128).astype(np.uint8)
     return mb.constexpr_affine_dequantize(
         quantized_data=unsigned,
@@ -54,7 +52,7 @@ def _int8(values: np.ndarray, blockwise: bool) -> tuple[Var, np.ndarray]:
 
 
 def _palettized(values: np.ndarray, bits: int, blockwise: bool) -> tuple[Var, np.ndarray]:
-    """Every scalar becomes an index into one table of 2 ** bits values."""
+    """Replace every scalar by an index into one table of 2 ** bits values."""
     table, indices = cluster(values, 2**bits)
     rebuilt = table[indices]
     if blockwise:
@@ -62,7 +60,7 @@ def _palettized(values: np.ndarray, bits: int, blockwise: bool) -> tuple[Var, np
         lut = table.reshape(*[1] * values.ndim, -1, 1)
         return mb.constexpr_lut_to_dense(indices=indices.astype(subbyte), lut=lut), rebuilt
     flags = indices.reshape(-1, 1) >> np.arange(bits, dtype=np.uint8) & 1
-    # Lowest bit first, across bytes.
+    # lowest bit first, across bytes
     packed = np.packbits(flags.astype(np.uint8), bitorder="little")
     return mb.constexpr_lut_to_dense(
         indices=packed, lut=table, shape=np.array(values.shape, np.uint32)
@@ -72,9 +70,8 @@ def _palettized(values: np.ndarray, bits: int, blockwise: bool) -> tuple[Var, np
 def cluster(values: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Cluster float16 scalars by k-means.
 
-    Returns the table, float16 (count,) ascending, and uint8 indices shaped like `values`.
-
-    Works on the at most 65,536 distinct float16 values, weighted by how often each occurs.
+    Returns the table, float16 (count,) ascending, and uint8 indices of the shape of `values`.
+    Clusters the distinct values, at most 65,536, each weighted by its count.
     """
     codes = values.view(np.uint16)
     times = np.bincount(codes.reshape(-1), minlength=1 << 16)
@@ -95,10 +92,10 @@ def cluster(values: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _starts(points: np.ndarray, weights: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return two first guesses at the centres.
+    """Return two initial sets of centres for `_lloyd`.
 
-    One has the best density, the cube root of the scalars' own (Panter and Dite 1951). The other
-    has equal shares of the scalars, which an outlier cannot mislead.
+    The first has the optimal density, the cube root of the scalars' density (Panter and Dite 1951).
+    The second has equal shares of the scalars, which is robust against outliers.
     """
     middles = (np.arange(count) + 0.5) / count
     density, edges = np.histogram(points, _KMEANS_BINS, weights=weights)
@@ -110,7 +107,7 @@ def _starts(points: np.ndarray, weights: np.ndarray, count: int) -> tuple[np.nda
 def _lloyd(
     points: np.ndarray, weights: np.ndarray, centres: np.ndarray
 ) -> tuple[np.ndarray, float]:
-    """Refine centres by Lloyd's iteration; return them and the squared error left."""
+    """Refine centres by Lloyd's iteration; return them and the remaining squared error."""
     for _ in range(_KMEANS_ROUNDS):
         nearest = _nearest(centres, points)
         total = np.bincount(nearest, weights, len(centres))

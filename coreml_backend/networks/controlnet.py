@@ -1,6 +1,6 @@
 """ControlNetModel in MIL: the twin of `mlx_sdxs/networks/controlnet.py`, class by class.
 
-Feature maps are (1, C, H, W), float16. The timestep is built in, as in the UNet.
+Feature maps are float16 (1, C, H, W). The timestep is folded in, as in the UNet.
 """
 
 from typing import NamedTuple
@@ -13,7 +13,7 @@ from .weights import Weights
 
 
 class Residuals(NamedTuple):
-    """The residuals of a ControlNet: one for each skip of the down path, one for the middle."""
+    """The residuals of a ControlNet: one per skip of the down path, one for the middle."""
 
     skips: list[Var]
     middle: Var
@@ -35,7 +35,7 @@ class ConditioningEmbedding:
 
 
 class ControlNetModel:
-    """Predict the residuals that hold a UNet to an edge picture."""
+    """Predict the residuals that make a UNet follow edges."""
 
     def __init__(self, config: ControlNetConfig, weights: Weights, form: AttentionForm) -> None:
         unet = config.unet
@@ -55,23 +55,23 @@ class ControlNetModel:
     def __call__(
         self, sample: Var, timestep: float, encoder_hidden_states: Var, edges: Var, scale: Var
     ) -> Residuals:
-        """Residuals for `UNet2DConditionModel.features` of the same sample, timestep and prompt.
+        """Return the residuals for `UNet2DConditionModel.features` with the same arguments.
 
-        sample: float16 (1, C, h, w). edges: float16 (1, 3, 8h, 8w) RGB in [0, 1], white on black;
-        grey, so that the order of colours makes no difference. scale: float16 (1,).
+        sample: float16 (1, C, h, w). edges: float16 (1, 3, 8h, 8w) in [0, 1], white on black, three
+        equal channels, so RGB and BGR are the same. scale: the control scale, float16 (1,).
         """
         time = silu_numpy(self.time_embedding(timestep))
-        states = prompt_tokens(encoder_hidden_states, self.form)
+        encoder_hidden_states = prompt_tokens(encoder_hidden_states, self.form)
         x = mb.add(
             x=conv(x=sample, weights=self.weights["conv_in"]),
             y=self.controlnet_cond_embedding(edges),
         )
         skips = [x]
         for down in self.down_blocks:
-            x, pushed = down(x, time, states)
+            x, pushed = down(x, time, encoder_hidden_states)
             skips += pushed
         if self.mid_block:
-            x = self.mid_block(x, time, states)
+            x = self.mid_block(x, time, encoder_hidden_states)
         residuals = [
             mb.mul(x=conv(x=skips[i], weights=self.weights["controlnet_down_blocks"][i]), y=scale)
             for i in range(len(skip_channels(self.config.unet)))

@@ -1,8 +1,7 @@
-"""MIL operations as the networks here use them.
+"""MIL operations and shared layers of the networks: the twin of `mlx_sdxs/networks/layers.py`.
 
-Feature maps are (1, C, H, W). Tokens are (1, S, C), or (1, C, 1, S) for the Neural Engine;
-`linear` and `layer_norm` tell the two apart by rank. Everything is float16. Mirrors
-`mlx_sdxs/networks/layers.py`.
+Everything is float16. Feature maps are (1, C, H, W). Tokens are (1, S, C), or (1, C, 1, S) for the
+Neural Engine; `linear` and `layer_norm` distinguish them by rank.
 """
 
 import coremltools as ct
@@ -56,9 +55,10 @@ def conv(
     pad: tuple[int, int, int, int] | None = None,
     bias: np.ndarray | None = None,
 ) -> Var:
-    """2-D convolution. pad: top, bottom, left, right; by default what keeps the size at stride 1.
+    """Convolve in 2-D with the kernel of a checkpoint.
 
-    bias: float32, stands in for the checkpoint's own.
+    pad: top, bottom, left, right; the default keeps the size at stride 1. bias: float32, replaces
+    the checkpoint's bias.
     """
     kernel = weights.float32("weight")
     around = kernel.shape[-1] // 2
@@ -81,8 +81,8 @@ def convolve(
     name: str,
     stride: int = 1,
 ) -> Var:
-    """2-D convolution with a kernel that is at hand, float16 (O, I, kH, kW)."""
-    # "same" at stride 2 would be TensorFlow's, which pads bottom and right first
+    """Convolve in 2-D with a given kernel, float16 (O, I, kH, kW)."""
+    # pad_type "same" at stride 2 pads bottom and right first, as TensorFlow does
     optional = {} if bias is None else {"bias": half(bias, name)}
     return mb.conv(
         x=x,
@@ -96,9 +96,9 @@ def convolve(
 
 
 def linear(*, x: Var, weights: Weights, rows: slice | None = None, label: str = "") -> Var:
-    """Apply a linear over the channels of tokens.
+    """Apply a linear layer to the channels of tokens.
 
-    rows: a part of the outputs, which `label` then names.
+    rows: compute only these outputs. label: suffix for the name of such a part.
     """
     kernel, bias = weights.float32("weight"), weights.bias()
     if rows is not None:
@@ -117,12 +117,11 @@ def linear(*, x: Var, weights: Weights, rows: slice | None = None, label: str = 
 
 
 def group_norm(*, x: Var, weights: Weights, groups: int, eps: float) -> Var:
-    """GroupNorm in rank 4 only: groups as the batch, so that no axis grows.
+    """Normalise groups of channels in rank 4, with the groups as the batch axis.
 
-    One flat axis of C/G*H*W has up to 122,880 elements in SDXS-0.9 at 512, and the Neural Engine
-    takes 16,384 (FluidAudio#121). Rank 5 instance normalisation aborts on the GPU
-    (coremltools#2667). The gain comes from a batch normalisation that subtracts nothing and
-    divides by one.
+    The Neural Engine limits an axis to 16,384 elements (FluidAudio#121); a flat C/G*H*W axis has up
+    to 122,880 in SDXS-0.9 at 512. Instance normalisation of rank 5 aborts on the GPU
+    (coremltools#2667). A batch norm with mean 0 and variance 1 applies weight and bias.
     """
     _, channels, height, width = x.shape
     name = weights.label
@@ -140,7 +139,7 @@ def group_norm(*, x: Var, weights: Weights, groups: int, eps: float) -> Var:
 
 
 def layer_norm(*, x: Var, weights: Weights) -> Var:
-    """LayerNorm over the channels of tokens."""
+    """Normalise over the channels of tokens."""
     gamma, beta = (half(weights.float32(part), weights.name) for part in ("weight", "bias"))
     axis = 1 if x.rank == 4 else 2
     return mb.layer_norm(
@@ -158,12 +157,12 @@ def silu(*, x: Var) -> Var:
 
 
 def gelu(*, x: Var) -> Var:
-    """The exact GELU, x * Phi(x)."""
+    """Return the exact GELU, x * Phi(x)."""
     return mb.gelu(x=x, mode="EXACT")
 
 
 def affine(*, x: Var, scale: float = 1, offset: float = 0) -> Var:
-    """scale * x + offset in the dtype of x."""
+    """Return scale * x + offset in the dtype of x."""
     dtype = np.float16 if x.dtype == types.fp16 else np.float32
     if scale != 1:
         x = mb.mul(x=x, y=dtype(scale))
@@ -179,7 +178,7 @@ def upsample(*, x: Var) -> Var:
 
 
 def to_tokens(*, x: Var, form: AttentionForm) -> Var:
-    """(1, C, H, W) -> (1, S, C), or (1, C, 1, S) for split_einsum."""
+    """Reshape (1, C, H, W) to (1, S, C), or to (1, C, 1, S) for split_einsum."""
     _, channels, height, width = x.shape
     if form == "split_einsum":
         return mb.reshape(x=x, shape=[1, channels, 1, height * width])
@@ -192,13 +191,13 @@ def from_tokens(*, x: Var, shape: tuple[int, ...]) -> Var:
 
 
 def attention(*, query: Var, key: Var, value: Var, heads: int, form: AttentionForm) -> Var:
-    """softmax(q k / sqrt(head_dim)) v for tokens that are already projected."""
+    """Return softmax(q k^T / sqrt(head_dim)) v for projected tokens."""
     if form == "split_einsum":
         return _split_einsum(query, key, value, heads)
     _, tokens, channels = query.shape
     q, k, v = (_split_heads(x, heads) for x in (query, key, value))  # (1, heads, tokens, head_dim)
     if form == "sdpa":
-        # It scales by head_dim ** -0.5 itself.
+        # this operation scales by head_dim ** -0.5 itself
         y = mb.scaled_dot_product_attention(query=q, key=k, value=v)
     else:
         scores = mb.matmul(x=affine(x=q, scale=(channels // heads) ** -0.5), y=k, transpose_y=True)
@@ -214,7 +213,7 @@ def _split_heads(x: Var, heads: int) -> Var:
 
 
 def _split_einsum(query: Var, key: Var, value: Var, heads: int) -> Var:
-    """Compute one small attention per head, channels first, the Neural Engine's layout."""
+    """Compute one attention per head, channels first: the layout of the Neural Engine."""
     query = affine(x=query, scale=(query.shape[1] // heads) ** -0.5)
     key = mb.transpose(x=key, perm=[0, 3, 2, 1])  # (1, keys, 1, C)
     parts = [_in_heads(query, heads, 1), _in_heads(key, heads, 3), _in_heads(value, heads, 1)]
@@ -231,11 +230,11 @@ def _in_heads(x: Var, heads: int, axis: int) -> list[Var]:
     return list(mb.split(x=x, num_splits=heads, axis=axis)) if heads > 1 else [x]
 
 
-# Layers that the UNet and the full VAE share
+# Layers shared by the UNet and the full VAE
 
 
 class Resnet:
-    """ResnetBlock2D. The time projection is a constant here and goes into conv1's bias."""
+    """ResnetBlock2D of diffusers; the time projection is folded into the bias of conv1."""
 
     def __init__(self, weights: Weights, groups: int, eps: float) -> None:
         self.weights = weights
@@ -243,7 +242,10 @@ class Resnet:
         self.eps = eps
 
     def __call__(self, x: Var, time: np.ndarray | None = None) -> Var:
-        """x: (1, inputs, H, W); time: silu of the time embedding, float32 (time_embed_dim,)."""
+        """Map x (1, inputs, H, W) to (1, outputs, H, W).
+
+        time: silu of the time embedding, float32 (time_embed_dim,).
+        """
         w, bias = self.weights, self.weights["conv1"].bias()
         if time is not None:
             project = w["time_emb_proj"]
@@ -258,7 +260,7 @@ class Resnet:
 
 
 class Downsample:
-    """Stride-2 convolution. The VAE pads bottom and right only, the UNet all four sides."""
+    """Stride-2 convolution, padded on all sides (UNet) or at bottom and right only (VAE)."""
 
     def __init__(self, weights: Weights, symmetric: bool = True) -> None:
         self.weights = weights
@@ -269,7 +271,7 @@ class Downsample:
 
 
 class Upsample:
-    """Nearest-neighbour doubling, then a convolution."""
+    """Nearest-neighbour upsampling by two, then a convolution."""
 
     def __init__(self, weights: Weights) -> None:
         self.weights = weights

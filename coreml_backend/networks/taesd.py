@@ -1,6 +1,6 @@
 """AutoencoderTiny (TAESD) in MIL: the twin of `mlx_sdxs/networks/taesd.py`.
 
-Pictures are in [-1, 1], as diffusers wraps it; the network itself works in [0, 1].
+Pictures are in [-1, 1], as in diffusers; the network itself works in [0, 1].
 """
 
 from collections.abc import Callable
@@ -23,7 +23,7 @@ class Conv:
 
 
 class Block:
-    """AutoencoderTinyBlock of equal widths: three convolutions and a fused ReLU."""
+    """AutoencoderTinyBlock of equal widths: three convolutions, a skip and a ReLU."""
 
     def __init__(self, weights: Weights) -> None:
         self.weights = weights["conv"]
@@ -36,21 +36,21 @@ class Block:
 
 
 class Double:
-    """Nearest-neighbour upsampling; holds no tensors but a place in the list."""
+    """Nearest-neighbour upsampling by two; a layer without tensors, counted in the keys."""
 
     def __call__(self, x: Var) -> Var:
         return upsample(x=x)
 
 
 class ReLU:
-    """Holds no tensors but a place in the list."""
+    """The activation; a layer without tensors, counted in the keys."""
 
     def __call__(self, x: Var) -> Var:
         return mb.relu(x=x)
 
 
 class Layers:
-    """A plain chain; its place in the list is a layer's name in the checkpoint."""
+    """A chain of layers; the index of a layer is its name in the checkpoint."""
 
     def __init__(self, weights: Weights) -> None:
         self.weights = weights["layers"]
@@ -58,7 +58,7 @@ class Layers:
 
     @property
     def next(self) -> Weights:
-        """The tensors of the layer that is appended next."""
+        """Return the tensors of the next layer to append."""
         return self.weights[len(self.layers)]
 
     def __call__(self, x: Var) -> Var:
@@ -96,11 +96,14 @@ class AutoencoderTiny:
         self.decoder = _decoder(config, weights["decoder"])
 
     def encode(self, image: Var) -> Var:
-        """Picture (1, 3, H, W) in [-1, 1] -> unscaled latents (1, latent_channels, H/8, W/8)."""
+        """Encode a picture to its unscaled latents.
+
+        image: (1, 3, H, W) in [-1, 1]. Returns (1, latent_channels, H/8, W/8).
+        """
         return self.encoder(affine(x=image, scale=0.5, offset=0.5))
 
     def decode(self, latents: Var) -> Var:
-        """Unscaled latents -> picture in about [-1, 1], not clipped."""
-        # a true division: 1 / 3 is off by 2e-4 in float16
+        """Decode unscaled latents to a picture in about [-1, 1], not clipped."""
+        # divide, do not multiply: 1 / 3 is off by 2e-4 in float16
         bounded = affine(x=mb.tanh(x=mb.real_div(x=latents, y=np.float16(3))), scale=3)
         return affine(x=self.decoder(bounded), scale=2, offset=-1)

@@ -1,8 +1,8 @@
 """UNet2DConditionModel in MIL: the twin of `mlx_sdxs/networks/unet.py`, class by class.
 
-One timestep is built in: its embedding and every resnet's projection of it are constants, worked
-out here in float32 and added to a bias. Feature maps are (1, C, H, W); tokens as `ops.to_tokens`
-has them.
+One timestep is folded in: its embedding and every resnet's projection of it are constants,
+computed here in float32 and added to a bias. Feature maps are (1, C, H, W). `ops.to_tokens` gives
+the layout of tokens.
 """
 
 import math
@@ -30,18 +30,18 @@ from .ops import (
     to_tokens,
 )
 
-TRANSFORMER_NORM_EPS = 1e-6  # diffusers' Transformer2DModel; every other GroupNorm uses norm_eps
+TRANSFORMER_NORM_EPS = 1e-6  # of Transformer2DModel; every other GroupNorm uses norm_eps
 
 
 class TimestepEmbedding:
-    """Sinusoidal features of the timestep through two linears, in NumPy."""
+    """Sinusoidal features of the timestep, then two linears; NumPy, because it is folded."""
 
     def __init__(self, config: UNetConfig, weights: Weights) -> None:
         self.config = config
         self.weights = weights
 
     def __call__(self, timestep: float) -> np.ndarray:
-        """float32 (time_embed_dim,)."""
+        """Return the embedding, float32 (time_embed_dim,)."""
         half = self.config.block_out_channels[0] // 2
         exponents = np.arange(half, dtype=np.float32) / (half - self.config.freq_shift)
         angles = np.float32(timestep) * np.exp(-math.log(10000) * exponents).astype(np.float32)
@@ -60,25 +60,29 @@ class TimestepEmbedding:
 
 
 class Attention:
-    """Multi-head attention; `context` is x itself or the prompt."""
+    """Multi-head attention from x to encoder_hidden_states; to x itself in self-attention."""
 
     def __init__(self, weights: Weights, heads: int, form: AttentionForm) -> None:
         self.weights = weights
         self.heads = heads
         self.form: AttentionForm = form
 
-    def __call__(self, x: Var, context: Var) -> Var:
+    def __call__(self, x: Var, encoder_hidden_states: Var) -> Var:
         w = self.weights
         query, key, value = (
             linear(x=source, weights=w[name])
-            for source, name in ((x, "to_q"), (context, "to_k"), (context, "to_v"))
+            for source, name in (
+                (x, "to_q"),
+                (encoder_hidden_states, "to_k"),
+                (encoder_hidden_states, "to_v"),
+            )
         )
         y = attention(query=query, key=key, value=value, heads=self.heads, form=self.form)
         return linear(x=y, weights=w["to_out"][0])
 
 
 class GEGLU:
-    """Two linears from the halves of one tensor; an exact GELU of the second gates the first."""
+    """Two linears from the halves of one tensor; the exact GELU of the second gates the first."""
 
     def __init__(self, weights: Weights, outputs: int) -> None:
         self.weights = weights
@@ -123,7 +127,7 @@ class BasicTransformerBlock:
 
 
 class Transformer2DModel:
-    """Attention over all positions of a feature map, (1, C, H, W) in and out."""
+    """Transformer blocks over all positions of a feature map, (1, C, H, W) in and out."""
 
     def __init__(
         self,
@@ -163,7 +167,7 @@ class Transformer2DModel:
 
 
 class DownBlock:
-    """DownBlock2D or CrossAttnDownBlock2D."""
+    """DownBlock2D or CrossAttnDownBlock2D of diffusers."""
 
     def __init__(
         self, config: UNetConfig, level: int, weights: Weights, form: AttentionForm
@@ -184,12 +188,14 @@ class DownBlock:
         if level < len(config.block_out_channels) - 1:
             self.downsamplers = [Downsample(weights["downsamplers"][0])]
 
-    def __call__(self, x: Var, time: np.ndarray, states: Var) -> tuple[Var, list[Var]]:
+    def __call__(
+        self, x: Var, time: np.ndarray, encoder_hidden_states: Var
+    ) -> tuple[Var, list[Var]]:
         skips = []
         for j, resnet in enumerate(self.resnets):
             x = resnet(x, time)
             if self.attentions:
-                x = self.attentions[j](x, states)
+                x = self.attentions[j](x, encoder_hidden_states)
             skips.append(x)
         for downsample in self.downsamplers:
             x = downsample(x)
@@ -207,13 +213,13 @@ class MidBlock:
         ]
         self.attentions = [Transformer2DModel(config, last, False, weights["attentions"][0], form)]
 
-    def __call__(self, x: Var, time: np.ndarray, states: Var) -> Var:
-        x = self.attentions[0](self.resnets[0](x, time), states)
+    def __call__(self, x: Var, time: np.ndarray, encoder_hidden_states: Var) -> Var:
+        x = self.attentions[0](self.resnets[0](x, time), encoder_hidden_states)
         return self.resnets[1](x, time)
 
 
 class UpBlock:
-    """UpBlock2D or CrossAttnUpBlock2D; takes its skips from the end of the list."""
+    """UpBlock2D or CrossAttnUpBlock2D of diffusers; pops its skips from the end of the list."""
 
     def __init__(
         self, config: UNetConfig, level: int, weights: Weights, form: AttentionForm
@@ -232,18 +238,20 @@ class UpBlock:
             ]
         self.upsamplers = [Upsample(weights["upsamplers"][0])] if level < last else []
 
-    def __call__(self, x: Var, time: np.ndarray, states: Var, skips: list[Var]) -> Var:
+    def __call__(
+        self, x: Var, time: np.ndarray, encoder_hidden_states: Var, skips: list[Var]
+    ) -> Var:
         for j, resnet in enumerate(self.resnets):
             x = resnet(mb.concat(values=[x, skips.pop()], axis=1), time)
             if self.attentions:
-                x = self.attentions[j](x, states)
+                x = self.attentions[j](x, encoder_hidden_states)
         for upsample in self.upsamplers:
             x = upsample(x)
         return x
 
 
 class UNet2DConditionModel:
-    """Predict the noise in `sample` under a prompt."""
+    """Predict eps, the noise in `sample`, given encoder_hidden_states."""
 
     def __init__(self, config: UNetConfig, weights: Weights, form: AttentionForm) -> None:
         blocks = range(len(config.block_out_channels))
@@ -256,9 +264,9 @@ class UNet2DConditionModel:
         self.up_blocks = [UpBlock(config, i, weights["up_blocks"][i], form) for i in blocks]
 
     def __call__(self, sample: Var, timestep: float, encoder_hidden_states: Var) -> Var:
-        """Return eps, shaped like `sample` (1, C, H, W).
+        """Return eps, of the shape of `sample` (1, C, H, W).
 
-        encoder_hidden_states: float16 (1, 77, D). H and W must be multiples of the UNet's reduction
+        encoder_hidden_states: float16 (1, 77, D). H and W are multiples of the UNet's reduction
         (4 or 8 latent pixels).
         """
         return conv(
@@ -273,19 +281,19 @@ class UNet2DConditionModel:
         encoder_hidden_states: Var,
         residuals: tuple[list[Var], Var] | None = None,
     ) -> Var:
-        """Return what `conv_out` reads: (1, block_out_channels[0], H, W).
+        """Return the input of `conv_out`, (1, block_out_channels[0], H, W).
 
-        residuals: what a ControlNet adds to the skips and to the middle.
+        residuals: of a ControlNet, added to the skips and to the middle.
         """
         time = silu_numpy(self.time_embedding(timestep))  # every resnet projects silu(time)
-        states = prompt_tokens(encoder_hidden_states, self.form)
+        encoder_hidden_states = prompt_tokens(encoder_hidden_states, self.form)
         x = conv(x=sample, weights=self.weights["conv_in"])
         skips = [x]
         for down in self.down_blocks:
-            x, pushed = down(x, time, states)
+            x, pushed = down(x, time, encoder_hidden_states)
             skips += pushed
         if self.mid_block:
-            x = self.mid_block(x, time, states)
+            x = self.mid_block(x, time, encoder_hidden_states)
         if residuals is not None:
             skips = [
                 mb.add(x=skip, y=residual)
@@ -293,20 +301,20 @@ class UNet2DConditionModel:
             ]
             x = mb.add(x=x, y=residuals[1])
         for up in self.up_blocks:
-            x = up(x, time, states, skips)
+            x = up(x, time, encoder_hidden_states, skips)
         norm, groups = self.weights["conv_norm_out"], self.config.norm_num_groups
         return silu(x=group_norm(x=x, weights=norm, groups=groups, eps=self.config.norm_eps))
 
 
 def prompt_tokens(encoder_hidden_states: Var, form: AttentionForm) -> Var:
-    """(1, 77, D) as the attentions of `form` read it."""
+    """Return (1, 77, D) in the layout of tokens of the attention `form`."""
     if form == "split_einsum":
-        # (1, D, 1, 77).
+        # (1, D, 1, 77)
         return mb.expand_dims(x=mb.transpose(x=encoder_hidden_states, perm=[0, 2, 1]), axes=[2])
     return encoder_hidden_states
 
 
 def silu_numpy(x: np.ndarray) -> np.ndarray:
-    """x * sigmoid(x) for the constants."""
+    """Return x * sigmoid(x), for the constants."""
     y: np.ndarray = x / (1 + np.exp(-x))
     return y

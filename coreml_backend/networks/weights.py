@@ -1,4 +1,4 @@
-"""Read a checkpoint's tensors for the networks, and guard their rounding to float16."""
+"""Read a checkpoint's tensors for the networks, and check their rounding to float16."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,17 +14,18 @@ from ..variant import Compression
 
 
 class _File(Protocol):
-    """The part of safetensors' untyped reader that is used."""
+    """The used part of safetensors' untyped reader."""
 
     def get_tensor(self, name: str) -> np.ndarray: ...
 
 
 @dataclass
 class Store:
-    """An open safetensors file, how its large tensors are to be stored, and what that cost.
+    """An open safetensors file, the compression of its large tensors, and the compression error.
 
-    `read` collects the names asked for; `error` and `energy` sum squared differences and squares of
-    the compressed tensors. `blockwise`: macOS 15's compression operations instead of macOS 13's.
+    read: names of the tensors read so far. error, energy: sums of squared differences and of
+    squares over the compressed tensors. blockwise: macOS 15's compression operations, not macOS
+    13's.
     """
 
     path: Path
@@ -64,11 +65,11 @@ class Store:
 
 @dataclass(frozen=True)
 class Weights:
-    """The tensors of a file below one name: `weights["conv1"]["weight"]` is `conv1.weight`."""
+    """The tensors of a file under one key: `weights["conv1"]["weight"]` is `conv1.weight`."""
 
     store: Store
     name: str = ""
-    prefix: str = ""  # of labels, where two networks of one program name their layers alike
+    prefix: str = ""  # of labels; keeps the names of two networks in one program apart
 
     def __getitem__(self, name: str | int) -> "Weights":
         return Weights(self.store, f"{self.name}.{name}" if self.name else str(name), self.prefix)
@@ -78,19 +79,19 @@ class Weights:
 
     @property
     def label(self) -> str:
-        """The name as MIL writes it."""
+        """Return the key as a MIL name."""
         return self.prefix + self.name.replace(".", "_")
 
     def float32(self, name: str) -> np.ndarray:
         return self.store.tensor(self[name].name).astype(np.float32)
 
     def bias(self) -> np.ndarray | None:
-        """float32 bias, or None where the checkpoint has none."""
+        """Return the float32 bias, or None if the checkpoint has none."""
         return self.float32("bias") if "bias" in self else None
 
 
 def half(values: np.ndarray, name: str) -> np.ndarray:
-    """Round to float16. Raises WeightsError where that is not finite."""
+    """Round to float16. Raises WeightsError if a result is not finite."""
     with np.errstate(over="ignore"):
         rounded = values.astype(np.float16)
     if not np.isfinite(rounded).all():

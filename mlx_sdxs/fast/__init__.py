@@ -1,1 +1,1 @@
-"""Exact rewrites of the networks that are faster, each with its parity test."""
+"""Faster exact forms of the networks and their operations, each with a parity test."""

@@ -1,13 +1,17 @@
 """3 x 3 convolutions on a CPU as few large products (Winograd's minimal filtering).
 
-Lavin and Gray 2016 (arXiv:1509.09308): m outputs of a filter of r taps from m + r - 1 products.
-Here both transforms are products too, so that the BLAS does all the work. Along rows only, F(4, 3)
-halves the multiplications and needs no copy of the picture; in both directions F(4 x 4, 3 x 3)
-takes a quarter of them, and F(2 x 2, 3 x 3) four ninths, at the price of gathering overlapping
-tiles. A convolution to few channels is one product for all taps and nine shifted sums, one of
-stride 2 a product of gathered windows. Large maps of few channels go through in strips of rows
-that stay in the cache. Which form pays depends on the shape: `experiments/measure/conv_forms.py`
-measures it. On a GPU nothing here is used.
+Lavin and Gray 2016 (arXiv:1509.09308) compute m outputs of an r-tap filter with m + r - 1 products.
+Here both transforms are products too, so the BLAS does all the work. The forms:
+
+    rows4    F(4, 3) along rows; half the multiplications, no copy of the map
+    tiles4   F(4 x 4, 3 x 3); a quarter of the multiplications, gathers overlapping tiles
+    tiles2   F(2 x 2, 3 x 3); four ninths of the multiplications, gathers overlapping tiles
+    shifts   one product for all taps, then nine shifted sums; for few output channels
+    windows  one product of gathered windows; for stride 2
+    direct   MLX's own convolution
+
+Large maps of few channels are computed in strips of rows that fit the cache. The best form depends
+on the shape; `experiments/measure/conv_forms.py` measures it. A GPU uses none of this.
 """
 
 import functools
@@ -23,19 +27,19 @@ from .ops import settle
 
 Form = Literal["direct", "rows4", "tiles4", "tiles2", "shifts", "windows"]
 _TAPS = 3
-# Interpolation points besides infinity. Three quarters and three halves leave a quarter of the
-# rounding error that 1 and 2 leave (3e-6 against 1.2e-5 of the largest value, 320 channels).
+# Interpolation points besides infinity. 3/4 and 3/2 have a quarter of the rounding error of 1 and 2
+# (3e-6 against 1.2e-5 of the largest value, 320 channels).
 _POINTS = {4: (0.0, 0.75, -0.75, 1.5, -1.5), 2: (0.0, 1.0, -1.0)}
-# Of the picture, for one strip; measured with _STRIPS, docs/results/levers.json.
+# Bytes of the map in one strip, and least number of strips that pays (docs/results/levers.json).
 _STRIP_BYTES = 1 << 22
-_STRIPS = 4  # from so many on they pay
+_STRIPS = 4
 
 
 def minimal_filter(outputs: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Matrices of F(outputs, 3): A^T (m, n), G (n, 3), B^T (n, n), float64, n = m + 2.
+    """Return the matrices of F(m, 3): A^T (m, n), G (n, 3), B^T (n, n), float64, n = m + 2.
 
-    y = A^T [(G g) * (B^T d)] is the correlation of n inputs d with 3 taps g (Toom and Cook,
-    transposed).
+    outputs: m. y = A^T [(G g) * (B^T d)] is the correlation of n inputs d with 3 taps g (transposed
+    Toom-Cook).
     """
     points = _POINTS[outputs]
     n = outputs + _TAPS - 1
@@ -47,13 +51,13 @@ def minimal_filter(outputs: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         b[i, : n - 1] = np.poly(others)[::-1]
     a[-1, -1] = g[-1, -1] = 1
     b[-1] = np.poly(points)[::-1]
-    # Rows of B^T scaled to about 1 by powers of two, which rounds nothing.
+    # powers of two scale the rows of B^T to about 1 without rounding
     scale = 2.0 ** np.round(np.log2(np.abs(b).sum(axis=1)))
     return a.T, g * scale[:, None], b / scale[:, None]
 
 
 def best_form(height: int, width: int, inputs: int, outputs: int, stride: int = 1) -> Form:
-    """The fastest form for a map of this shape, as measured (docs/results/conv-forms.json)."""
+    """Return the fastest measured form for a map of this shape (docs/results/conv-forms.json)."""
     if stride == 2:
         return strided_form(height, width)
     if outputs <= 4 and inputs >= 16:
@@ -68,14 +72,14 @@ def best_form(height: int, width: int, inputs: int, outputs: int, stride: int = 
 
 
 def strided_form(height: int, width: int) -> Form:
-    """The same for stride 2."""
+    """Return the fastest form for stride 2."""
     return "direct" if height % 2 or width % 2 else "windows"
 
 
 class FoldedConv(nn.Module):
-    """A 3 x 3 convolution of stride 1 or 2 and padding 1, its weights in the fastest form.
+    """A 3 x 3 convolution of stride 1 or 2 and padding 1, with weights in the fastest form.
 
-    The form is chosen by the first map it sees; later ones must have the same shape.
+    The first map decides the form; later maps must have the same shape.
     """
 
     def __init__(self, conv: nn.Conv2d) -> None:
@@ -86,7 +90,7 @@ class FoldedConv(nn.Module):
         self._form: Form | None = None
 
     def __call__(self, x: mx.array) -> mx.array:
-        """(B, H, W, C) -> (B, H / stride, W / stride, O), odd sides rounded up."""
+        """Map (B, H, W, C) to (B, H / stride, W / stride, O), with odd sides rounded up."""
         if self._form is None:
             outputs, _, _, inputs = self.weight.shape
             self._form = best_form(x.shape[1], x.shape[2], inputs, outputs, self._stride)
@@ -107,7 +111,7 @@ def fold_convolutions(model: nn.Module) -> None:
 
 
 def transform_weight(weight: mx.array, form: Form) -> mx.array:
-    """(O, 3, 3, C) -> what `convolve` takes for `form`."""
+    """Transform a weight (O, 3, 3, C) for `convolve` with `form`."""
     if form == "direct":
         return weight
     if form == "shifts":
@@ -117,7 +121,7 @@ def transform_weight(weight: mx.array, form: Form) -> mx.array:
     _, g, _ = minimal_filter(2 if form == "tiles2" else 4)
     taps = np.asarray(weight).astype(np.float64)
     if form == "rows4":
-        # (3 columns, 6, C, O).
+        # (3 columns, 6, C, O)
         return mx.array(np.einsum("vr,orjc->jvco", g, taps).astype(np.float32))
     both = np.einsum("vr,uj,orjc->vuco", g, g, taps, optimize=True)
     return mx.array(both.reshape(-1, *both.shape[2:]).astype(np.float32))  # (n * n, C, O)
@@ -128,8 +132,8 @@ def convolve(
 ) -> mx.array:
     """Convolve (B, H, W, C), padding 1, with a weight from `transform_weight`; bias (O,).
 
-    Raises ValueError if the form has another stride ("windows" is of stride 2, "direct" of any,
-    the others of 1), or if "windows" gets an odd side.
+    Raises ValueError if the form does not fit the stride ("windows" needs 2, "direct" takes any,
+    the others need 1), or if "windows" gets an odd side.
     """
     _, height, width, _ = x.shape
     odd = form == "windows" and (height % 2 or width % 2)
@@ -164,23 +168,22 @@ def _convolve_one(x: mx.array, weight: mx.array, form: Form, bias: mx.array | No
 
 
 def _strip_rows(x: mx.array, weight: mx.array) -> int:
-    """Return the number of picture rows per strip; all rows unless the map exceeds its weights."""
+    """Return the rows per strip; all rows unless the map is large and its weights are small."""
     height = x.shape[1]
     if x.nbytes < _STRIPS * _STRIP_BYTES or 2 * weight.nbytes > _STRIP_BYTES:
         return height
     return max(4, _STRIP_BYTES * height // x.nbytes // 4 * 4)
 
 
-# What follows takes a padded picture, (1, H + 2, W + 2, C).
+# One function per form, on a padded picture (1, H + 2, W + 2, C)
 
 
 def _rows(padded: mx.array, weight: mx.array, m: int) -> mx.array:
-    """F(m, 3) along rows; the three columns of the filter are three products added up."""
+    """Convolve by Winograd F(m, 3) along rows, one product for each column of the filter."""
     height, width, channels = _inner(padded)
     a, b = (mx.array(matrix) for matrix in _transforms(m, 1))
     row = (width + 2) * channels
-    # Rows m t .. m t + m + 1 of the padded picture, overlapping, without a copy: (H / m, m + 2,
-    # row)
+    # rows m t .. m t + m + 1 of the padded picture, overlapping views: (H / m, m + 2, row)
     strips = mx.as_strided(padded, (height // m, m + 2, row), (m * row, row, 1))
     strips = (b @ strips).reshape(height // m, m + 2, width + 2, channels)
     y = strips[:, :, :width] @ weight[0]
@@ -204,7 +207,7 @@ def _tiles(padded: mx.array, weight: mx.array, m: int) -> mx.array:
 
 
 def _windows(padded: mx.array, weight: mx.array) -> mx.array:
-    """Stride 2: the nine pixels under the filter side by side, one product."""
+    """Convolve with stride 2: gather the nine pixels under the filter, then one product."""
     height, width, channels = _inner(padded)
     row = (width + 2) * channels
     windows = mx.as_strided(
@@ -231,7 +234,7 @@ def _shifts(x: mx.array, weight: mx.array) -> mx.array:
 
 @functools.cache
 def _transforms(m: int, directions: int) -> tuple[np.ndarray, np.ndarray]:
-    """A^T and B^T of F(m, 3), float32, or their Kronecker squares for both directions at once."""
+    """Return A^T and B^T of F(m, 3), float32; their Kronecker squares for two directions."""
     a, _, b = minimal_filter(m)
     if directions == 2:
         a, b = np.kron(a, a), np.kron(b, b)
@@ -239,7 +242,7 @@ def _transforms(m: int, directions: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _inner(padded: mx.array) -> tuple[int, int, int]:
-    """Height and width of a picture without its padding, and its channels."""
+    """Return height and width without the padding, and the channels."""
     _, height, width, channels = padded.shape
     return height - 2, width - 2, channels
 

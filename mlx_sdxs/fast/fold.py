@@ -1,9 +1,8 @@
-"""Turn a UNet into the leaner one that a live stream needs: same pictures, less work.
+"""Fold the fixed timestep and the prompt into a UNet or ControlNet: same pictures, less work.
 
-The timestep never changes, so the time embedding and every resnet's projection of it are constants,
-added into a bias. The prompt changes rarely, so the keys and values of cross-attention are computed
-once per prompt instead of once per frame. Self-attention gets its queries, keys and values from one
-product. `tests/test_fold.py` holds the folded UNet to the plain one.
+The timestep is fixed, so each resnet's projection of its embedding becomes part of a bias. Keys and
+values of cross-attention are computed once per prompt, not once per frame. Self-attention computes
+queries, keys and values in one product. `tests/test_fold.py` compares both UNets.
 """
 
 import math
@@ -19,25 +18,28 @@ from ..networks.unet import Attention, BasicTransformerBlock, UNet2DConditionMod
 from .ops import silu
 
 PromptProducts = list[tuple[mx.array, mx.array]]
-PROMPT_PLACES = 80  # 77 tokens and some room
+PROMPT_PLACES = 80  # 77 tokens, padded to a multiple of 8
 
 
 class PromptAttention(nn.Module):
     """Cross-attention in two products, folded per prompt.
 
-    The prompt's keys are multiplied by the queries' weights, its values by the output's.
-
-    The same function as `Attention` with the keys and values of one prompt; scores pass through
-    memory, in x' dtype.
+    The keys of a prompt absorb the weights of `to_q`, its values those of `to_out`. Computes the
+    same function as `Attention`. The scores pass through memory, in the dtype of x.
     """
 
     def __init__(self, attention: Attention) -> None:
         super().__init__()
         self.attention = attention
 
-    def __call__(self, x: mx.array, context: Iterator[tuple[mx.array, mx.array]]) -> mx.array:
-        """x: (B, M, C) in and out; context: gives what `keys_and_values` made."""
-        keys, values = next(context)
+    def __call__(
+        self, x: mx.array, encoder_hidden_states: Iterator[tuple[mx.array, mx.array]]
+    ) -> mx.array:
+        """Map x (B, M, C) to the same shape.
+
+        encoder_hidden_states: an iterator over results of `keys_and_values`.
+        """
+        keys, values = next(encoder_hidden_states)
         heads, (batch, tokens, channels) = self.attention._heads, x.shape
         mask = mx.where(mx.arange(PROMPT_PLACES) < PROMPT_TOKENS, 0.0, -math.inf).astype(x.dtype)
         scores = mx.addmm(mx.tile(mask, heads), x.reshape(-1, channels), keys)  # (B M, heads 80)
@@ -48,15 +50,17 @@ class PromptAttention(nn.Module):
             batch, tokens, channels
         )
 
-    def keys_and_values(self, states: mx.array) -> tuple[mx.array, mx.array]:
-        """Fold a prompt (1, 77, D) into (C, heads 80) and (heads 80, C).
+    def keys_and_values(self, encoder_hidden_states: mx.array) -> tuple[mx.array, mx.array]:
+        """Fold encoder_hidden_states (1, 77, D) into (C, heads 80) and (heads 80, C).
 
-        Three places of each 80 stay empty: products like multiples of 8.
+        Three of every 80 positions are padding: products are faster at multiples of 8.
         """
         attention = self.attention
         channels, heads = attention.to_q.weight.shape[1], attention._heads
-        # (heads, 77, head_dim).
-        keys, values = (part[0].astype(mx.float32) for part in attention.keys_and_values(states))
+        # (heads, 77, head_dim)
+        keys, values = (
+            part[0].astype(mx.float32) for part in attention.keys_and_values(encoder_hidden_states)
+        )
         head_dim = keys.shape[-1]
         queries = (
             attention.to_q.weight.astype(mx.float32).reshape(heads, head_dim, channels)
@@ -65,7 +69,7 @@ class PromptAttention(nn.Module):
         output = attention.to_out[0].weight.astype(mx.float32).reshape(channels, heads, head_dim)
         seen = _padded(keys @ queries)  # (heads, 80, C)
         given = _padded(values @ output.transpose(1, 2, 0))
-        dtype = states.dtype
+        dtype = encoder_hidden_states.dtype
         return mx.contiguous(seen.reshape(-1, channels).T.astype(dtype)), given.reshape(
             -1, channels
         ).astype(dtype)
@@ -80,10 +84,8 @@ def fold(
 ) -> None:
     """Fold `timestep` into `unet` and fuse its self-attentions, in place.
 
-    prompt: see `PromptAttention`.
-
-    Afterwards `features` takes None for the timestep. The tensors that are no longer needed are
-    dropped.
+    prompt: also replace cross-attention by `PromptAttention`. Afterwards the network takes None as
+    timestep, and its unused tensors are gone.
     """
     dtype = unet.conv_in.weight.dtype
     time = silu(unet.time_embedding(timestep, mx.float32))
@@ -104,10 +106,10 @@ def fold(
 def prompt_products(
     unet: UNet2DConditionModel | ControlNetModel, encoder_hidden_states: mx.array
 ) -> PromptProducts:
-    """Keys and values of every cross-attention, in the order in which a frame needs them.
+    """Return keys and values of every cross-attention, in the order of their use.
 
-    encoder_hidden_states: (1, 77, D). Each key and value is (1, heads, 77, head_dim), or as
-    `PromptAttention` makes them.
+    encoder_hidden_states: (1, 77, D). Keys and values are (1, heads, 77, head_dim) each; those of
+    `PromptAttention` are folded.
     """
     return [
         attention.keys_and_values(encoder_hidden_states) for attention in _cross_attentions(unet)

@@ -1,9 +1,9 @@
-"""Pictures that stay in the host's memory, on CUDA, where MLX hands them over in managed memory.
+"""Keep pictures in host memory on CUDA, where MLX allocates managed memory.
 
-Managed memory follows whoever touches it, page by page, fault by fault: a 512 x 512 picture in and
-out took 1.5 ms on an H200 and takes 0.3 with this advice, under which the GPU reads and writes it
-where it is (docs/results/kernel-gpu.json); batches of four gained 6 to 11 % (levers-gpu.json).
-Elsewhere than on CUDA nothing is done.
+Managed memory migrates on access, page by page, at the price of a fault each. With this advice the
+GPU accesses a picture in host memory. A 512 x 512 picture in and out took 1.5 ms on an H200 and
+now takes 0.3 (docs/results/kernel-gpu.json). Batches of four gained 6 to 11 % (levers-gpu.json).
+Without CUDA nothing happens.
 """
 
 import ctypes
@@ -27,10 +27,8 @@ class _Location(ctypes.Structure):
 def keep_on_host(array: np.ndarray) -> None:
     """Ask CUDA to keep the memory that `array` views in the host.
 
-    Raises BackendError if it refuses.
-
-    Once for each piece of memory, which MLX uses again and again. A piece that it gave back and
-    got anew at the same address goes without: slower, not wrong.
+    Raises BackendError if CUDA refuses. MLX reuses its buffers, so each is advised once. A
+    buffer freed and allocated again at the same address has no advice, which is only slower.
     """
     place, driver = (array.ctypes.data, array.nbytes), _driver()
     if driver is None or place in _advised:
@@ -48,7 +46,7 @@ def keep_on_host(array: np.ndarray) -> None:
 
 
 def forget() -> None:
-    """Start anew: MLX has given its memory back."""
+    """Forget all advised buffers, after MLX has freed its memory."""
     _advised.clear()
 
 

@@ -1,11 +1,9 @@
 """GroupNorm and SiLU in one kernel, for CUDA and Metal.
 
-MLX's own form takes four launches and three passes.
-
-One block of threads computes one group of one picture: sums around a pivot, the group's first
-value, so that a mean far from 0 does not drown the variance; then the same values again,
-normalised. `layers.GroupNorm` is the twin in plain MLX that the kernel is tested against, and what
-stands in for it wherever `custom_kernels` says no.
+MLX's own form takes four launches and three passes. Here one block of threads computes one group of
+one picture, in two passes. The first sums around a pivot, the group's first value, so that a mean
+far from 0 does not swamp the variance. The second normalises. `layers.GroupNorm` is the same
+function in plain MLX: the reference of the tests, and the fallback without `custom_kernels`.
 """
 
 import functools
@@ -19,19 +17,14 @@ from ..networks.layers import GroupNorm, Resnet
 from .ops import on_cuda, on_gpu
 
 _THREADS, _AHEAD = 1024, 8
-# Blocks of a launch at which parts end; pixels from which on they pay.
-_BLOCKS, _MOST_PARTS, _LARGE = (
-    128,
-    4,
-    512,
-)
+# Target number of blocks in a launch, most parts of a group, and least pixels to use parts.
+_BLOCKS, _MOST_PARTS, _LARGE = 128, 4, 512
 
-# Both bodies: x is (B, H, W, C), a group is some neighbouring channels of it. A thread stays with
-# one pair of channels and goes through the pixels, AHEAD of them under way at once, or the
-# memory's latency would be all it sees. One of some blocks of a group adds up all of it, which is
-# cheap, and writes its share: so that few groups fill many multiprocessors without waiting for
-# each other. SHIFT adds `shift` to x first, a convolution's bias. `numbers` are eps, groups and
-# parts. `thread` is a word of Metal's, so a thread is a worker here.
+# In both bodies x is (B, H, W, C) and a group is a run of neighbouring channels. A thread keeps one
+# pair of channels and loops over the pixels, loading AHEAD of them at once to hide memory latency.
+# Each of a group's `parts` blocks sums the whole group, which is cheap, and writes its share: few
+# groups then fill many multiprocessors without synchronisation. SHIFT adds `shift`, a convolution's
+# bias, to x. `numbers` are eps, groups and parts. A thread is `worker`: Metal reserves `thread`.
 _SETUP = """
   const int channels = x_shape[3], groups = int(numbers[1]), pixels = x_shape[1] * x_shape[2];
   const int wide = channels / groups, pairs = wide / 2, parts = int(numbers[2]);
@@ -161,10 +154,10 @@ _NAMES = {
 
 
 def custom_kernels(kind: str) -> bool:
-    """Whether a frame uses the kernel: as asked with "on" or "off", and with "auto" on CUDA alone.
+    """Tell whether frames use the kernel: "on", "off", or "auto", which is on with CUDA only.
 
-    On Metal it waits for a Mac to have passed `make mac-check`. Raises ValueError for "on" where
-    there is no GPU.
+    "auto" can include Metal once a Mac has passed `make mac-check`. Raises ValueError for "on"
+    without a GPU.
     """
     if kind == "on" and not on_gpu():
         raise ValueError("custom kernels need Metal or CUDA; there is neither")
@@ -182,10 +175,8 @@ def group_norm(
 ) -> mx.array:
     """Normalise groups of neighbouring channels of x + shift, (B, H, W, C), on a GPU.
 
-    activate: apply SiLU afterwards.
-
-    weight, bias, shift: (C,), of x' dtype. Sums are float32 whatever that is. C / groups must be
-    even and at most 2,048, two for each thread; raises ValueError.
+    weight, bias, shift: (C,), of the dtype of x. activate: apply SiLU afterwards. Sums are float32
+    in every dtype. Raises ValueError unless C / groups is even and at most 2,048, two per thread.
     """
     channels = x.shape[-1]
     if channels % groups or channels // groups % 2 or channels // groups > 2 * _THREADS:
@@ -221,7 +212,7 @@ def group_norm(
 
 
 class KernelGroupNorm(nn.Module):
-    """`layers.GroupNorm` by the kernel, with the bias of the convolution before it."""
+    """`layers.GroupNorm` in one kernel, which also adds the bias of the convolution before it."""
 
     def __init__(self, norm: GroupNorm, shift: mx.array | None = None) -> None:
         super().__init__()
@@ -243,10 +234,9 @@ class KernelGroupNorm(nn.Module):
 
 
 def use_kernels(model: nn.Module) -> None:
-    """Replace every GroupNorm in `model` that `group_norm` takes, in place.
+    """Replace every GroupNorm in `model` that fits `group_norm`, in place.
 
-    A resnet's second norm also adds the bias of the convolution before it, which is taken away
-    there.
+    The bias of a resnet's first convolution moves into the norm after it.
     """
     for resnet in model.modules():
         if isinstance(resnet, Resnet) and _fits(resnet.norm2):

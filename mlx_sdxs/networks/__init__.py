@@ -1,1 +1,1 @@
-"""The networks in MLX; attribute trees equal the checkpoint's keys, so weights load strictly."""
+"""The networks in MLX, twins of `coreml_backend.networks`; keys are the checkpoint's."""

@@ -1,6 +1,6 @@
 """AutoencoderKL, as in diffusers: Stable Diffusion's full VAE (SDXS' `vae_large`).
 
-Encoding returns the mean of the posterior: a live picture wants no sampling noise.
+`encode` returns the mean of the posterior, without sampling noise, which would flicker.
 """
 
 import mlx.core as mx
@@ -9,11 +9,11 @@ import mlx.nn as nn
 from ...common.checkpoint.config.vae import KLVAEConfig
 from .layers import Downsample, GroupNorm, Resnet, Upsample
 
-NORM_EPS = 1e-6  # diffusers builds every GroupNorm of this VAE with it
+NORM_EPS = 1e-6  # eps of every GroupNorm of this VAE in diffusers
 
 
 class Attention(nn.Module):
-    """Single-head attention over all positions, (B, H, W, C) in and out, with its own norm."""
+    """Self-attention over all positions with one head and its own norm, (B, H, W, C) in and out."""
 
     def __init__(self, channels: int, groups: int) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class MidBlock(nn.Module):
 
 
 class Stage(nn.Module):
-    """Resnets at one resolution, then a change of resolution if there is one."""
+    """Resnets at one resolution, then an optional down- or upsampling."""
 
     def __init__(self, inputs: int, outputs: int, count: int, groups: int) -> None:
         super().__init__()
@@ -121,9 +121,9 @@ class AutoencoderKL(nn.Module):
             self.post_quant_conv = nn.Conv2d(latents, latents, 1)
 
     def encode(self, image: mx.array) -> mx.array:
-        """Encode a picture (B, H, W, 3) in [-1, 1] to the mean of the latents, unscaled.
+        """Encode a picture to the mean of its unscaled latents.
 
-        Returns (B, H/8, W/8, latent_channels).
+        image: (B, H, W, 3) in [-1, 1]. Returns (B, H/8, W/8, latent_channels).
         """
         moments = self.encoder(image)
         if "quant_conv" in self:
@@ -131,5 +131,5 @@ class AutoencoderKL(nn.Module):
         return mx.split(moments, 2, axis=-1)[0]
 
     def decode(self, latents: mx.array) -> mx.array:
-        """Unscaled latents -> picture in about [-1, 1], not clipped."""
+        """Decode unscaled latents to a picture in about [-1, 1], not clipped."""
         return self.decoder(self.post_quant_conv(latents) if "post_quant_conv" in self else latents)

@@ -1,9 +1,9 @@
 """ControlNetModel, as in diffusers: a copy of a UNet's down path that reads edges.
 
-For SDXS-512-DreamShaper-sketch (six residuals at 320, 320, 320, 640, 640, 1280 channels and one
-for the middle) and for plain SD 1.5 ControlNets. Attribute tree and keys are the checkpoint's.
-NHWC. It is fed edges as white lines on black, in [0, 1]: SDXS' own demo turns a drawing in black
-on white around (255 - image) before it gets here.
+Runs SDXS-512-DreamShaper-sketch (skip residuals of 320, 320, 320, 640, 640 and 1280 channels, one
+for the middle) and plain SD 1.5 ControlNets. The attribute tree equals the checkpoint's keys.
+Arrays are NHWC. Edges are white lines on black in [0, 1]; the demo of SDXS inverts its black
+drawing on white (255 - image) first.
 """
 
 import itertools
@@ -15,11 +15,11 @@ import mlx.nn as nn
 from ...common.checkpoint.config.controlnet import ControlNetConfig
 from ...common.checkpoint.layout import skip_channels
 from ..fast.ops import silu
-from .unet import Context, DownBlock, MidBlock, TimestepEmbedding
+from .unet import DownBlock, EncoderHiddenStates, MidBlock, TimestepEmbedding
 
 
 class Residuals(NamedTuple):
-    """The residuals of a ControlNet: one for each skip of the down path, one for the middle."""
+    """The residuals of a ControlNet: one per skip of the down path, one for the middle."""
 
     skips: list[mx.array]
     middle: mx.array
@@ -48,7 +48,7 @@ class ConditioningEmbedding(nn.Module):
 
 
 class ControlNetModel(nn.Module):
-    """Predict the residuals that hold a UNet to an edge picture."""
+    """Predict the residuals that make a UNet follow edges."""
 
     def __init__(self, config: ControlNetConfig) -> None:
         super().__init__()
@@ -68,14 +68,14 @@ class ControlNetModel(nn.Module):
         self,
         sample: mx.array,
         timestep: float | None,
-        encoder_hidden_states: Context,
+        encoder_hidden_states: EncoderHiddenStates,
         edges: mx.array,
         scale: mx.array,
     ) -> Residuals:
-        """Residuals for `UNet2DConditionModel.features` of the same sample, timestep and prompt.
+        """Return the residuals for `UNet2DConditionModel.features` with the same arguments.
 
-        sample: (B, h, w, C). edges: (B, 8h, 8w, 3) RGB in [0, 1], white on black. scale: float32
-        scalar, the strength of the control. timestep: None if `fold.fold` has built it in.
+        sample: (B, h, w, C). timestep: None after `fold.fold`. edges: (B, 8h, 8w, 3) RGB in [0, 1],
+        white on black. scale: the control scale, float32 scalar.
         """
         time = None if timestep is None else silu(self.time_embedding(timestep, sample.dtype))
         x = self.conv_in(sample) + self.controlnet_cond_embedding(

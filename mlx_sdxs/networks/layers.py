@@ -1,4 +1,4 @@
-"""Layers that the UNet and the full VAE share, and the strict weight loader. NHWC throughout."""
+"""Layers shared by the UNet and the full VAE, and the strict weight loader. Arrays are NHWC."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from ..fast.ops import on_gpu, settle, silu
 
 
 class GroupNorm(nn.GroupNorm):
-    """GroupNorm over (B, H, W, C) with PyTorch's groups; MLX's default strides them."""
+    """GroupNorm over (B, H, W, C) with PyTorch's groups of neighbouring channels."""
 
     def __init__(self, groups: int, channels: int, eps: float) -> None:
         super().__init__(groups, channels, eps=eps, pytorch_compatible=True)
@@ -18,20 +18,19 @@ class GroupNorm(nn.GroupNorm):
     def __call__(self, x: mx.array) -> mx.array:
         if on_gpu():
             return super().__call__(x)
-        # On a CPU MLX adds up a whole group in one float32: off by 2e-4 at 512 x 512, and twice as
-        # slow. A product with ones adds in blocks and is off by 4e-7. Can go when MLX's own stays
-        # below 1e-6.
+        # MLX's CPU sum over a group is off by 2e-4 at 512 x 512 and twice as slow. A product with
+        # ones adds in blocks and is off by 4e-7. Delete when MLX's error is below 1e-6.
         mean = self._of_groups(x)
         deviation = x - mean
         scale = self.weight * mx.rsqrt(self._of_groups(deviation * deviation) + self.eps)
         return settle(deviation * scale + self.bias)
 
     def then_silu(self, x: mx.array) -> mx.array:
-        """The norm and the activation behind it, which `kernels.KernelGroupNorm` does in one."""
+        """Normalise, then apply SiLU; `kernels.KernelGroupNorm` does both in one kernel."""
         return silu(self(x))
 
     def _of_groups(self, x: mx.array) -> mx.array:
-        """Mean of each group, given to each of its channels: (B, H, W, C) -> (B, 1, 1, C)."""
+        """Return the mean of each group, repeated per channel: (B, H, W, C) -> (B, 1, 1, C)."""
         batch, height, width, channels = x.shape
         ones = mx.full((1, height * width), 1 / (height * width))
         means = (ones @ x.reshape(batch, -1, channels)).reshape(batch, 1, 1, self.num_groups, -1)
@@ -41,7 +40,7 @@ class GroupNorm(nn.GroupNorm):
 
 
 class Resnet(nn.Module):
-    """ResnetBlock2D; `time_embed_dim` 0 leaves the time projection out (the VAE has none)."""
+    """ResnetBlock2D of diffusers; `time_embed_dim` 0 means no time projection, as in the VAE."""
 
     def __init__(
         self, inputs: int, outputs: int, groups: int, eps: float, time_embed_dim: int = 0
@@ -57,7 +56,10 @@ class Resnet(nn.Module):
             self.conv_shortcut = nn.Conv2d(inputs, outputs, 1)
 
     def __call__(self, x: mx.array, time: mx.array | None = None) -> mx.array:
-        """x: (B, H, W, inputs); time: silu of the time embedding, (B, time_embed_dim)."""
+        """Map x (B, H, W, inputs) to (B, H, W, outputs).
+
+        time: silu of the time embedding, (B, time_embed_dim).
+        """
         h = self.conv1(self.norm1.then_silu(x))
         if time is not None:
             h = h + self.time_emb_proj(time)[:, None, None, :]
@@ -66,7 +68,7 @@ class Resnet(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Stride-2 convolution. The VAE pads bottom and right only, the UNet all four sides."""
+    """Stride-2 convolution, padded on all sides (UNet) or at bottom and right only (VAE)."""
 
     def __init__(self, channels: int, symmetric: bool = True) -> None:
         super().__init__()
@@ -78,7 +80,7 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Nearest-neighbour doubling, then a convolution."""
+    """Nearest-neighbour upsampling by two, then a convolution."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -96,10 +98,10 @@ def double(x: mx.array) -> mx.array:
 
 
 def load_weights(model: nn.Module, path: Path, dtype: mx.Dtype) -> None:
-    """Load a safetensors file into `model`, strictly, and evaluate it.
+    """Load a safetensors file into `model` strictly, and evaluate its parameters.
 
-    Keys must match the attribute tree exactly; 4-D tensors are convolutions, turned from the
-    file's O, I, kH, kW into MLX's O, kH, kW, I. Raises WeightsError.
+    The keys must match the attribute tree exactly. 4-D tensors are convolutions: (O, I, kH, kW) in
+    the file, (O, kH, kW, I) in MLX. Raises WeightsError.
     """
     try:
         tensors = mx.load(str(path), format="safetensors")
@@ -112,16 +114,13 @@ def load_weights(model: nn.Module, path: Path, dtype: mx.Dtype) -> None:
 
 
 def laid_out(tensor: mx.array, dtype: mx.Dtype) -> mx.array:
-    """A tensor of a file as MLX computes with it, in one piece.
-
-    A transposed view would do, and `astype` leaves it alone if the file has the dtype; CUDA then
-    copies it in every frame.
-    """
+    """Return a checkpoint tensor in MLX's layout and `dtype`, contiguous."""
+    # CUDA copies a transposed view again in every frame.
     return mx.contiguous(
         (tensor.transpose(0, 2, 3, 1) if tensor.ndim == 4 else tensor).astype(dtype)
     )
 
 
 def parameter_bytes(model: nn.Module) -> int:
-    """Bytes that the model's parameters occupy."""
+    """Return the bytes of the model's parameters."""
     return sum(array.nbytes for _, array in nn.utils.tree_flatten(model.parameters()))

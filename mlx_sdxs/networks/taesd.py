@@ -1,6 +1,6 @@
 """AutoencoderTiny (TAESD), as in diffusers: a distilled VAE of plain convolutions.
 
-Pictures are in [-1, 1], as diffusers wraps it; the network itself works in [0, 1].
+Pictures are in [-1, 1], as in diffusers; the network itself works in [0, 1].
 """
 
 import mlx.core as mx
@@ -11,7 +11,7 @@ from .layers import double
 
 
 class Block(nn.Module):
-    """AutoencoderTinyBlock of equal widths: three convolutions and a fused ReLU."""
+    """AutoencoderTinyBlock of equal widths: three convolutions, a skip and a ReLU."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -31,14 +31,14 @@ class Block(nn.Module):
 
 
 class Double(nn.Module):
-    """Nearest-neighbour upsampling; holds no tensors but a place in the list."""
+    """Nearest-neighbour upsampling by two; a layer without tensors, counted in the keys."""
 
     def __call__(self, x: mx.array) -> mx.array:
         return double(x)
 
 
 class Layers(nn.Module):
-    """A plain chain under the attribute name the checkpoint uses."""
+    """A chain of layers; the index of a layer is its name in the checkpoint."""
 
     def __init__(self, layers: list[nn.Module]) -> None:
         super().__init__()
@@ -82,9 +82,12 @@ class AutoencoderTiny(nn.Module):
         self.decoder = _decoder(config)
 
     def encode(self, image: mx.array) -> mx.array:
-        """Picture (B, H, W, 3) in [-1, 1] -> unscaled latents (B, H/8, W/8, latent_channels)."""
+        """Encode a picture to its unscaled latents.
+
+        image: (B, H, W, 3) in [-1, 1]. Returns (B, H/8, W/8, latent_channels).
+        """
         return self.encoder((image + 1) / 2)
 
     def decode(self, latents: mx.array) -> mx.array:
-        """Unscaled latents -> picture in about [-1, 1], not clipped."""
+        """Decode unscaled latents to a picture in about [-1, 1], not clipped."""
         return self.decoder(3 * mx.tanh(latents / 3)) * 2 - 1

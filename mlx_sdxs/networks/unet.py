@@ -1,7 +1,7 @@
 """UNet2DConditionModel, as in diffusers, for SDXS-512, DreamShaper, SD-Turbo, tiny-sd, small-sd.
 
-Attribute trees equal the checkpoint's keys, so weights load strictly and without a rename.
-Arrays are NHWC. Only what those checkpoints use is here (see `UNetConfig` for what is refused).
+The attribute tree equals the checkpoint's keys, so weights load strictly and without renames.
+Arrays are NHWC. Options that these checkpoints do not use are absent; `UNetConfig` rejects them.
 """
 
 import math
@@ -16,14 +16,13 @@ from ...common.checkpoint.layout import up_resnet_channels
 from ..fast.ops import attention, gelu, silu
 from .layers import Downsample, GroupNorm, Resnet, Upsample
 
-# What attention looks at: features or the prompt, (B, N, D), or keys and values that were made
-# before.
-Context: TypeAlias = mx.array | Iterator[tuple[mx.array, mx.array]]
-TRANSFORMER_NORM_EPS = 1e-6  # diffusers' Transformer2DModel; every other GroupNorm uses norm_eps
+# (B, N, D), or precomputed keys and values of every cross-attention in order
+EncoderHiddenStates: TypeAlias = mx.array | Iterator[tuple[mx.array, mx.array]]
+TRANSFORMER_NORM_EPS = 1e-6  # of Transformer2DModel; every other GroupNorm uses norm_eps
 
 
 class TimestepEmbedding(nn.Module):
-    """Sinusoidal features of the timestep through two linears."""
+    """Sinusoidal features of the timestep, then two linears."""
 
     def __init__(self, config: UNetConfig) -> None:
         super().__init__()
@@ -49,40 +48,44 @@ class TimestepEmbedding(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head attention.
+    """Multi-head attention from x to encoder_hidden_states; to x itself in self-attention."""
 
-    context: x itself, the prompt, or the prompt's folded products.
-    """
-
-    def __init__(self, channels: int, context: int, heads: int) -> None:
+    def __init__(self, channels: int, cross_dim: int, heads: int) -> None:
         super().__init__()
         self._heads = heads
         self.to_q = nn.Linear(channels, channels, bias=False)
-        self.to_k = nn.Linear(context, channels, bias=False)
-        self.to_v = nn.Linear(context, channels, bias=False)
+        self.to_k = nn.Linear(cross_dim, channels, bias=False)
+        self.to_v = nn.Linear(cross_dim, channels, bias=False)
         self.to_out = [nn.Linear(channels, channels)]
 
-    def __call__(self, x: mx.array, context: Context) -> mx.array:
+    def __call__(self, x: mx.array, encoder_hidden_states: EncoderHiddenStates) -> mx.array:
         batch, tokens, channels = x.shape
         if "to_qkv" in self:
             q, k, v = (self._split(part) for part in mx.split(self.to_qkv(x), 3, axis=-1))
         else:
-            k, v = self.keys_and_values(context) if isinstance(context, mx.array) else next(context)
-            # one prompt for all pictures: their tokens are so many queries
+            k, v = (
+                self.keys_and_values(encoder_hidden_states)
+                if isinstance(encoder_hidden_states, mx.array)
+                else next(encoder_hidden_states)
+            )
+            # a batch has one prompt, so the queries of all its pictures form one row
             q = self._split(self.to_q(x).reshape(k.shape[0], -1, channels))
         y = attention(q, k, v)  # (B, heads, tokens, head_dim)
         return self.to_out[0](y.transpose(0, 2, 1, 3).reshape(batch, tokens, channels))
 
-    def keys_and_values(self, context: mx.array) -> tuple[mx.array, mx.array]:
-        """(B, N, context) -> two (B, heads, N, head_dim)."""
-        return self._split(self.to_k(context)), self._split(self.to_v(context))
+    def keys_and_values(self, encoder_hidden_states: mx.array) -> tuple[mx.array, mx.array]:
+        """Project (B, N, cross_dim) to keys and values, (B, heads, N, head_dim) each."""
+        return (
+            self._split(self.to_k(encoder_hidden_states)),
+            self._split(self.to_v(encoder_hidden_states)),
+        )
 
     def _split(self, x: mx.array) -> mx.array:
         return x.reshape(*x.shape[:2], self._heads, -1).transpose(0, 2, 1, 3)
 
 
 class GEGLU(nn.Module):
-    """Linear to twice the width; the second half gates the first through an exact GELU."""
+    """One linear to twice the width; the exact GELU of its second half gates the first half."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -115,7 +118,7 @@ class BasicTransformerBlock(nn.Module):
         self.norm3 = nn.LayerNorm(channels)
         self.ff = FeedForward(channels)
 
-    def __call__(self, x: mx.array, encoder_hidden_states: Context) -> mx.array:
+    def __call__(self, x: mx.array, encoder_hidden_states: EncoderHiddenStates) -> mx.array:
         h = self.norm1(x)
         x = x + self.attn1(h, encoder_hidden_states if self.only_cross else h)
         x = x + self.attn2(self.norm2(x), encoder_hidden_states)
@@ -123,7 +126,7 @@ class BasicTransformerBlock(nn.Module):
 
 
 class Transformer2DModel(nn.Module):
-    """Attention over all positions of a feature map, (B, H, W, C) in and out."""
+    """Transformer blocks over all positions of a feature map, (B, H, W, C) in and out."""
 
     def __init__(self, config: UNetConfig, block: int, only_cross: bool) -> None:
         super().__init__()
@@ -141,7 +144,7 @@ class Transformer2DModel(nn.Module):
             nn.Linear(channels, channels) if self._linear else nn.Conv2d(channels, channels, 1)
         )
 
-    def __call__(self, x: mx.array, encoder_hidden_states: Context) -> mx.array:
+    def __call__(self, x: mx.array, encoder_hidden_states: EncoderHiddenStates) -> mx.array:
         batch, height, width, channels = x.shape
         h = self.proj_in(self.norm(x)).reshape(batch, height * width, channels)
         for block in self.transformer_blocks:
@@ -150,7 +153,7 @@ class Transformer2DModel(nn.Module):
 
 
 class DownBlock(nn.Module):
-    """DownBlock2D or CrossAttnDownBlock2D."""
+    """DownBlock2D or CrossAttnDownBlock2D of diffusers."""
 
     def __init__(self, config: UNetConfig, level: int) -> None:
         super().__init__()
@@ -172,13 +175,13 @@ class DownBlock(nn.Module):
             self.downsamplers = [Downsample(channels[level])]
 
     def __call__(
-        self, x: mx.array, time: mx.array | None, states: Context
+        self, x: mx.array, time: mx.array | None, encoder_hidden_states: EncoderHiddenStates
     ) -> tuple[mx.array, list[mx.array]]:
         skips = []
         for j, resnet in enumerate(self.resnets):
             x = resnet(x, time)
             if "attentions" in self:
-                x = self.attentions[j](x, states)
+                x = self.attentions[j](x, encoder_hidden_states)
             skips.append(x)
         if "downsamplers" in self:
             x = self.downsamplers[0](x)
@@ -200,13 +203,15 @@ class MidBlock(nn.Module):
         ]
         self.attentions = [Transformer2DModel(config, last, only_cross=False)]
 
-    def __call__(self, x: mx.array, time: mx.array | None, states: Context) -> mx.array:
-        x = self.attentions[0](self.resnets[0](x, time), states)
+    def __call__(
+        self, x: mx.array, time: mx.array | None, encoder_hidden_states: EncoderHiddenStates
+    ) -> mx.array:
+        x = self.attentions[0](self.resnets[0](x, time), encoder_hidden_states)
         return self.resnets[1](x, time)
 
 
 class UpBlock(nn.Module):
-    """UpBlock2D or CrossAttnUpBlock2D; takes its skips from the end of the list."""
+    """UpBlock2D or CrossAttnUpBlock2D of diffusers; pops its skips from the end of the list."""
 
     def __init__(self, config: UNetConfig, level: int) -> None:
         super().__init__()
@@ -229,17 +234,21 @@ class UpBlock(nn.Module):
             self.upsamplers = [Upsample(shapes[-1][2])]
 
     def __call__(
-        self, x: mx.array, time: mx.array | None, states: Context, skips: list[mx.array]
+        self,
+        x: mx.array,
+        time: mx.array | None,
+        encoder_hidden_states: EncoderHiddenStates,
+        skips: list[mx.array],
     ) -> mx.array:
         for j, resnet in enumerate(self.resnets):
             x = resnet(mx.concatenate([x, skips.pop()], axis=-1), time)
             if "attentions" in self:
-                x = self.attentions[j](x, states)
+                x = self.attentions[j](x, encoder_hidden_states)
         return self.upsamplers[0](x) if "upsamplers" in self else x
 
 
 class UNet2DConditionModel(nn.Module):
-    """Predict the noise in `sample` under a prompt."""
+    """Predict eps, the noise in `sample`, given encoder_hidden_states."""
 
     def __init__(self, config: UNetConfig) -> None:
         super().__init__()
@@ -256,10 +265,10 @@ class UNet2DConditionModel(nn.Module):
     def __call__(
         self, sample: mx.array, timestep: float, encoder_hidden_states: mx.array
     ) -> mx.array:
-        """Return eps, shaped and typed like `sample` (B, H, W, C).
+        """Return eps, of the shape and dtype of `sample` (B, H, W, C).
 
-        encoder_hidden_states: (B, 77, D) of the same dtype, or (1, 77, D) for all B. H and W must
-        be multiples of the UNet's reduction (4 or 8 latent pixels).
+        encoder_hidden_states: (B, 77, D) of the same dtype, or (1, 77, D) for a batch. H and W are
+        multiples of the UNet's reduction (4 or 8 latent pixels).
         """
         return self.conv_out(self.features(sample, timestep, encoder_hidden_states))
 
@@ -267,14 +276,13 @@ class UNet2DConditionModel(nn.Module):
         self,
         sample: mx.array,
         timestep: float | None,
-        encoder_hidden_states: Context,
+        encoder_hidden_states: EncoderHiddenStates,
         residuals: tuple[list[mx.array], mx.array] | None = None,
     ) -> mx.array:
-        """Return what `conv_out` reads: (B, H, W, block_out_channels[0]).
+        """Return the input of `conv_out`, (B, H, W, block_out_channels[0]).
 
-        timestep: None if `fold.fold` has built it in. encoder_hidden_states: or an iterator over
-        the keys and values that `fold.prompt_products` made of them. residuals: what a ControlNet
-        adds to the skips and to the middle.
+        timestep: None after `fold.fold`. encoder_hidden_states: (B, 77, D), or an iterator over
+        `fold.prompt_products`. residuals: of a ControlNet, added to the skips and to the middle.
         """
         # every resnet projects silu(time)
         time = None if timestep is None else silu(self.time_embedding(timestep, sample.dtype))
