@@ -19,6 +19,7 @@ from sdxs.common.backend.hosted import HostedBackend
 from sdxs.common.backend.identity import IdentityBackend
 from sdxs.common.backend.options import BackendOptions
 from sdxs.common.backend.protocol import FrameParams
+from sdxs.common.bench.measure import entrants
 from sdxs.common.bench.measure.contention import Traffic
 from sdxs.common.bench.measure.passes import CAMERA_SHAPE, LentBackend, count_copies
 from sdxs.common.bench.measure.requests import Entrant, Load, Run
@@ -485,3 +486,13 @@ def test_no_worker_outlives_a_run(tiny_sdxs: Checkpoint) -> None:
     if children.exists():
         names = [Path(f"/proc/{pid}/cmdline").read_text() for pid in children.read_text().split()]
         assert not [name for name in names if "spawn_main" in name]
+
+
+def test_backends_with_programs_are_measured_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a Mac the ratio reads how Core ML compares with the others."""
+    assert sys.platform == "darwin" or entrants.default_names() == ["mlx", "identity"]
+    everywhere = {
+        name: replace(spec, runs_here=lambda: True) for name, spec in entrants.specs().items()
+    }
+    monkeypatch.setattr(entrants, "specs", lambda: everywhere)
+    assert entrants.default_names() == ["coreml", "mlx", "identity"]

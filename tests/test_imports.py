@@ -204,3 +204,8 @@ def test_the_check_sees_a_forbidden_arrow(tmp_path: Path) -> None:
 
 def test_no_python_file_at_the_root_beside_the_command() -> None:
     assert [path.name for path in ROOT.glob("*.py")] == ["cli.py"]
+
+
+def test_no_file_of_common_is_longer_than_a_few_pages() -> None:
+    lengths = {name_of(p): len(p.read_text().splitlines()) for p in (ROOT / "common").rglob("*.py")}
+    assert max(lengths.values()) < 350, max(lengths, key=lambda name: lengths[name])

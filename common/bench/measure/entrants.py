@@ -10,8 +10,12 @@ from .requests import Entrant
 
 
 def default_names() -> list[str]:
-    """The backends that are measured where none is named: all that run here."""
-    return [spec.name for spec in specs().values() if spec.runs_here()]
+    """Return the backends that are measured where none is named: all that run here.
+
+    Backends with programs come first: ratios compare the first backend with the others.
+    """
+    here = [spec for spec in specs().values() if spec.runs_here()]
+    return [spec.name for spec in sorted(here, key=lambda spec: not spec.programs)]
 
 
 def entrants(
