@@ -6,7 +6,7 @@ BIN := .venv/bin
 DEMO_PROMPTS := --prompt "a pencil sketch" --prompt "neon cyberpunk city" --prompt "dark fantasy" \
 	--prompt "impressionist painting" --prompt "ukiyo-e woodblock print" --prompt "pop art"
 
-.PHONY: demo live test test-all parity bench mac-check lint clean
+.PHONY: demo live test test-slow test-all parity bench mac-check lint clean
 
 demo: .venv/run.stamp
 	mkdir -p demo
@@ -21,6 +21,9 @@ PYTEST := OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 test: .venv/test.stamp
 	$(PYTEST) -m "not slow"
+
+test-slow: .venv/test.stamp
+	$(PYTEST) -m slow
 
 test-all: .venv/test.stamp
 	$(PYTEST)
