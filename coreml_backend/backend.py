@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..common.backend.description import Description
-from ..common.backend.hosted import HostedBackend
+from ..common.backend.process.hosted import HostedBackend
 from ..common.backend.protocol import (
     Backend,
     FrameParams,
@@ -30,12 +30,12 @@ from .options import (
     STAGES,
     WHOLE,
     CoreMLOptions,
+    Stage,
     placement_text,
     refuse_steps,
 )
 from .prepare import refuse_without_runtime
 from .stages import StagesBackend
-from .variant import Stage
 
 PIPELINE_DEPTH = 3
 HOSTED_LOCATION = f"{StagesBackend.__module__}:{StagesBackend.__name__}"

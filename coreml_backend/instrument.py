@@ -23,11 +23,10 @@ from ..common.errors import BackendError, UsageError
 from .backend import CoreMLBackend
 from .compute_plan import describe
 from .networks.ops import AttentionForm, Function, Program, Var, mb, types
-from .options import STAGES, UNITS
+from .options import STAGES, UNITS, Variant
 from .prepare import find_or_build
 from .program import _quiet, mil_program
 from .runner import Model, open_runner
-from .variant import Variant
 
 Operation: TypeAlias = ct.converters.mil.mil.Operation
 _SIDE = 4096

@@ -47,8 +47,7 @@ from .networks.ops import (
 from .networks.taesd import AutoencoderTiny
 from .networks.unet import UNet2DConditionModel
 from .networks.weights import Store, Weights
-from .options import refuse_steps
-from .variant import AttentionForm, Stage, Variant
+from .options import AttentionForm, Stage, Variant, refuse_steps
 
 Progress = Callable[[str, float], None]
 METADATA_PREFIX = "sdxs."

@@ -19,8 +19,7 @@ from ..common.backend.schedule import seeded_noise
 from ..common.checkpoint.find import Checkpoint
 from ..common.errors import BackendError, UsageError
 from . import cache
-from .options import CoreMLOptions
-from .variant import Stage
+from .options import CoreMLOptions, Stage
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -1,7 +1,7 @@
 """Run consecutive stages of a frame in this process: one section of the pipeline.
 
 Satisfies the Backend protocol, except that input and output may be latents, float32
-(1, C, S/8, S/8), instead of pictures. `common.backend.hosted` can host it as well.
+(1, C, S/8, S/8), instead of pictures. `common.backend.process.hosted` can host it as well.
 """
 
 import time
@@ -11,6 +11,7 @@ import numpy as np
 
 from ..common.backend import copies
 from ..common.backend.description import Description
+from ..common.backend.process.shared_frames import Plane
 from ..common.backend.protocol import (
     Backend,
     FrameParams,
@@ -19,7 +20,6 @@ from ..common.backend.protocol import (
     check_conditioning,
     check_edges,
 )
-from ..common.backend.shared_frames import Plane
 from ..common.checkpoint.find import Checkpoint
 from ..common.errors import BackendError
 from . import cache

@@ -19,8 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..common.backend.hosted import HostedBackend
 from ..common.backend.memory import footprint_bytes
+from ..common.backend.process.hosted import HostedBackend
 from ..common.backend.protocol import Backend, FrameParams
 from ..common.bench.measure.machine import machine
 from ..common.checkpoint.find import Checkpoint, find, open_checkpoint

@@ -30,7 +30,7 @@ class Command:
         self._monkeypatch.setattr(console.state, "abandoned", False)
         # A loaded machine may need longer to end a thread than a user who wants to leave has
         # patience ...
-        self._monkeypatch.setattr("sdxs.common.live.loop.JOIN_S", PATIENCE_S)
+        self._monkeypatch.setattr("sdxs.common.live.threads.loop.JOIN_S", PATIENCE_S)
         # ... and whoever leaves at once takes the test run along, with exit code 0 and no word.
         self._monkeypatch.setattr(console, "leave_at_once", _fail)
         code = 0

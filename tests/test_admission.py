@@ -4,7 +4,7 @@ from collections import deque
 
 import pytest
 
-from sdxs.common.live.admission import FOREVER_NS, Admission
+from sdxs.common.live.threads.admission import FOREVER_NS, Admission
 
 MS = 1_000_000
 

@@ -10,9 +10,9 @@ from sdxs.common.backend.assembly import (
     open_checkpoint_for,
     options_for,
 )
-from sdxs.common.backend.hosted import HostedBackend
 from sdxs.common.backend.identity import IdentityBackend
 from sdxs.common.backend.options import BackendOptions
+from sdxs.common.backend.process.hosted import HostedBackend
 from sdxs.common.backend.spec import PEERS, BackendSpec, spec_of, specs
 from sdxs.common.bench.measure.entrants import counters, default_names, entrants
 from sdxs.common.checkpoint.find import Checkpoint

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from fake_backends import RefusingBackend, SleepingBackend, StagedBackend
-from sdxs.common.backend.hosted import HostedBackend
 from sdxs.common.backend.identity import IdentityBackend
+from sdxs.common.backend.process.hosted import HostedBackend
 from sdxs.common.backend.protocol import Backend, FrameParams
 from sdxs.common.bench.measure.passes import LentBackend
 from sdxs.common.checkpoint.find import Checkpoint

@@ -15,9 +15,9 @@ import pytest
 
 from command import Command
 from sdxs.common.backend import copies
-from sdxs.common.backend.hosted import HostedBackend
 from sdxs.common.backend.identity import IdentityBackend
 from sdxs.common.backend.options import BackendOptions
+from sdxs.common.backend.process.hosted import HostedBackend
 from sdxs.common.backend.protocol import FrameParams
 from sdxs.common.bench.measure import entrants
 from sdxs.common.bench.measure.contention import Traffic

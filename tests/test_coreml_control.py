@@ -18,9 +18,8 @@ from sdxs.common.errors import BackendError, UsageError
 from sdxs.common.picture.opencv import cv2
 from sdxs.common.picture.temporal import psnr
 from sdxs.coreml_backend.backend import CoreMLBackend, controlled
-from sdxs.coreml_backend.options import CoreMLOptions
+from sdxs.coreml_backend.options import CoreMLOptions, Variant
 from sdxs.coreml_backend.program import build
-from sdxs.coreml_backend.variant import Variant
 from sdxs.experiments.parity.control import (
     CONTROL_FIXTURES,
     SCALE,

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sdxs.common.backend.hosted import HostedBackend
+from sdxs.common.backend.process.hosted import HostedBackend
+from sdxs.common.backend.process.shared_frames import Plane
 from sdxs.common.backend.protocol import Backend, FrameParams, MemoryUse, StageTimes
-from sdxs.common.backend.shared_frames import Plane
 from sdxs.common.checkpoint.find import Checkpoint
 from sdxs.common.errors import BackendError, UsageError
 from sdxs.common.io.sources.film import VideoFile

@@ -21,6 +21,7 @@ from sdxs.coreml_backend.interpreter.interpreter import Interpreter
 from sdxs.coreml_backend.networks import compression, weights
 from sdxs.coreml_backend.networks.compression import cluster
 from sdxs.coreml_backend.networks.ops import ct
+from sdxs.coreml_backend.options import Variant
 from sdxs.coreml_backend.program import (
     build,
     build_sizes,
@@ -28,7 +29,6 @@ from sdxs.coreml_backend.program import (
     mil_program,
     read_metadata,
 )
-from sdxs.coreml_backend.variant import Variant
 from sdxs.mlx_sdxs.backend import load_vae, load_weights
 from sdxs.mlx_sdxs.frame import Frame
 from sdxs.mlx_sdxs.networks.unet import UNet2DConditionModel

@@ -5,7 +5,7 @@ import time
 
 import numpy as np
 
-from sdxs.common.live.frames import Pool, Slot
+from sdxs.common.live.threads.frames import Pool, Slot
 
 
 def test_latest_wins_and_the_replaced_item_comes_back() -> None:

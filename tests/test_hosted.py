@@ -17,11 +17,11 @@ import pytest
 from command import Command, Result
 from fake_backends import MARKS
 from sdxs.common.backend import spec
-from sdxs.common.backend.hosted import CLOSE_TIMEOUT_S, HostedBackend
 from sdxs.common.backend.identity import IdentityBackend
 from sdxs.common.backend.options import BackendOptions
+from sdxs.common.backend.process.hosted import CLOSE_TIMEOUT_S, HostedBackend
+from sdxs.common.backend.process.shared_frames import SLOTS
 from sdxs.common.backend.protocol import Backend, FrameParams, MemoryUse
-from sdxs.common.backend.shared_frames import SLOTS
 from sdxs.common.backend.spec import GROUP, BackendSpec, specs
 from sdxs.common.checkpoint.find import Checkpoint
 from sdxs.common.errors import BackendError, SdxsWarning, UsageError
@@ -520,7 +520,7 @@ def test_a_child_that_hangs_on_close_is_killed(host: Host, marks: Marks, locatio
 def test_a_load_that_takes_too_long_is_given_up(
     host: Host, marks: Marks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sdxs.common.backend.hosted.LOAD_TIMEOUT_S", 0.5)
+    monkeypatch.setattr("sdxs.common.backend.process.hosted.LOAD_TIMEOUT_S", 0.5)
     backend = host("STUCK_ON_LOAD")
     with pytest.raises(BackendError, match="did not answer in time"):
         backend.load()
@@ -584,7 +584,7 @@ def test_an_interrupted_wait_does_not_put_answers_out_of_step(host: Host, marks:
 PARENT = """
 import os, signal, sys, threading, time
 import numpy as np
-from sdxs.common.backend.hosted import HostedBackend
+from sdxs.common.backend.process.hosted import HostedBackend
 from sdxs.common.backend.options import BackendOptions
 
 backend = HostedBackend("fake", sys.argv[1], None, BackendOptions(64))

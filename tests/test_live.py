@@ -483,7 +483,7 @@ def test_a_session_that_leaves_a_thread_behind_fails_its_test(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Bug: the command ended the whole test run half-way, with exit code 0 and without a word."""
-    monkeypatch.setattr("sdxs.common.live.loop.Loop.abandoned", True)
+    monkeypatch.setattr("sdxs.common.live.threads.loop.Loop.abandoned", True)
     with pytest.raises(pytest.fail.Exception, match="left a thread behind"):
         command(
             *LIVE,

@@ -12,17 +12,17 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from sdxs.common.backend.hosted import HostedBackend
 from sdxs.common.backend.identity import IdentityBackend
 from sdxs.common.backend.options import BackendOptions
+from sdxs.common.backend.process.hosted import HostedBackend
 from sdxs.common.backend.protocol import Backend, FrameParams, StageTimes
 from sdxs.common.errors import BackendError, SinkError, SourceLost
 from sdxs.common.io.sources.synthetic import Synthetic, read_counter
-from sdxs.common.live.display import DISPLAY_WAIT_S
-from sdxs.common.live.frames import LiveFrame
-from sdxs.common.live.inference import IDLE_CHECK_S
-from sdxs.common.live.loop import JOIN_S, Loop, LoopOptions, Prompt
 from sdxs.common.live.stats import Summary
+from sdxs.common.live.threads.display import DISPLAY_WAIT_S
+from sdxs.common.live.threads.frames import LiveFrame
+from sdxs.common.live.threads.inference import IDLE_CHECK_S
+from sdxs.common.live.threads.loop import JOIN_S, Loop, LoopOptions, Prompt
 from sdxs.common.testing.fakes import SleepingBackend, StagedBackend
 
 SIZE = 64
@@ -577,7 +577,7 @@ def test_a_session_that_ends_in_order_waits_for_its_backends(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Bug: a close of over 0.6 s lost the backend's memory and last error, and left a thread."""
-    monkeypatch.setattr("sdxs.common.live.loop.JOIN_S", 0.0)
+    monkeypatch.setattr("sdxs.common.live.threads.loop.JOIN_S", 0.0)
     loop = make(Cards(100), SlowToClose(threading.Event(), 0.2), frames=3)
     done = run(loop)
     assert done.error is None and done.summary is not None and not loop.abandoned

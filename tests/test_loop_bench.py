@@ -24,7 +24,7 @@ def test_targets_are_judged_by_the_median_and_exactness_in_every_round() -> None
 def test_drops_add_up_in_a_short_run_of_every_kind(monkeypatch: pytest.MonkeyPatch) -> None:
     """How fast it was is no matter here."""
     # A thread that is left behind has a frame that nobody counts.
-    monkeypatch.setattr("sdxs.common.live.loop.JOIN_S", 30.0)
+    monkeypatch.setattr("sdxs.common.live.threads.loop.JOIN_S", 30.0)
     for case in (CASES[0], CASES[4], CASES[6]):  # threaded, sequential, pipelined
         figures = measure(case, 0.3)
         assert figures["drops_are_exact"] and figures["in_order"], figures

@@ -7,7 +7,7 @@ import pytest
 
 from sdxs.common.errors import UsageError
 from sdxs.common.io.sheet import Sheet
-from sdxs.common.live.frames import LiveFrame
+from sdxs.common.live.threads.frames import LiveFrame
 from sdxs.common.picture.opencv import cv2
 
 

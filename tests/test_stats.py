@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from sdxs.common.live.frames import LiveFrame
 from sdxs.common.live.stats import Series, Spread, Stats
+from sdxs.common.live.threads.frames import LiveFrame
 
 
 def test_percentiles_are_exact_while_everything_is_kept() -> None:

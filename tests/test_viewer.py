@@ -11,9 +11,9 @@ from sdxs.common.errors import SinkError
 from sdxs.common.io.sinks import film as sinks
 from sdxs.common.io.sources.film import VideoFile
 from sdxs.common.live import viewer as viewer_module
-from sdxs.common.live.frames import LiveFrame
 from sdxs.common.live.parameters import LiveParameters
 from sdxs.common.live.stats import Stats
+from sdxs.common.live.threads.frames import LiveFrame
 from sdxs.common.live.viewer import LEAST_HEIGHT, RECORDING_FPS, Look, View, Viewer, compose
 from sdxs.common.picture.opencv import cv2
 

@@ -9,8 +9,8 @@ import numpy as np
 from ..checkpoint.find import Checkpoint, find, with_control
 from ..live.parameters import LiveParameters
 from ..settings import check_settings, known_settings, repeated, setting
-from .hosted import HostedBackend
 from .options import BackendOptions
+from .process.hosted import HostedBackend
 from .programs import Prepared, Programs, Progress, Reference
 from .protocol import Backend, FrameParams
 from .spec import BackendSpec, located, spec_of

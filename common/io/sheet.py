@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import UsageError
-from ..live.frames import LiveFrame
+from ..live.threads.frames import LiveFrame
 from ..picture.draw import contact_sheet
 from .sinks.image import ImageSink
 from .sources.image import IMAGE_SUFFIXES

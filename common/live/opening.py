@@ -15,11 +15,11 @@ from ..io.sources.protocol import Source
 from ..io.sources.registry import open_source, source_path
 from ..prompt.syntax import GALLERY, parse_prompt
 from ..prompt.text_encoder import TextEncoder
-from .loop import Loop, Prompt
 from .options import LoopOptions, SessionFiles, SessionOptions
 from .parameters import LiveParameters, with_prompt
 from .prompt_list import PromptList
 from .session import NO_EDGES, Session, SessionParts, frame_params
+from .threads.loop import Loop, Prompt
 from .viewer import Look, View, Viewer
 
 DEFAULT_HOLD = 48

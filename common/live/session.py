@@ -24,9 +24,6 @@ from ..io.sheet import Sheet
 from ..io.sinks.registry import sink_path
 from ..io.sinks.window import Window
 from ..io.sources.protocol import Source
-from .display import DISPLAY_WAIT_S
-from .frames import LiveFrame
-from .loop import Loop
 from .options import SessionFiles
 from .parameters import (
     PROMPT_EVENTS,
@@ -40,6 +37,9 @@ from .parameters import (
 )
 from .prompt_list import PromptList
 from .stats import Summary
+from .threads.display import DISPLAY_WAIT_S
+from .threads.frames import LiveFrame
+from .threads.loop import Loop
 from .viewer import View, Viewer
 
 AHEAD_JOIN_S = 0.2

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..backend.description import Description
 from ..picture.temporal import Flicker, psnr
-from .frames import LiveFrame
+from .threads.frames import LiveFrame
 
 SCHEMA = 1
 FPS_WINDOW_S = 2.0

@@ -21,9 +21,9 @@ from ..io.sinks.protocol import Sink
 from ..picture.draw import label, text_block, text_table
 from ..picture.image import enlarged
 from ..picture.temporal import Smoother
-from .frames import LiveFrame
 from .parameters import LiveParameters
 from .stats import Stats
+from .threads.frames import LiveFrame
 
 RECORDING_FPS = 30.0
 NOTE_S = 4.0

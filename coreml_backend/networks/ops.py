@@ -10,7 +10,7 @@ from coremltools.converters.mil.mil import Builder as mb
 from coremltools.converters.mil.mil import Function, Program, Var, types
 from coremltools.converters.mil.mil.passes import pass_pipeline
 
-from ..variant import AttentionForm
+from ..options import AttentionForm
 from .compression import stored
 from .weights import Weights, half
 

@@ -10,7 +10,7 @@ from safetensors import safe_open
 
 from ...common.checkpoint.tensors import read_header
 from ...common.errors import WeightsError
-from ..variant import Compression
+from ..options import Compression
 
 
 class _File(Protocol):

@@ -40,8 +40,8 @@ def build_route(folder: Path, size: int, package: Path) -> Figures:
     sys.modules["torch"] = None  # type: ignore[assignment]
     began = time.perf_counter()
     from ...common.checkpoint.find import open_checkpoint
+    from ...coreml_backend.options import Variant
     from ...coreml_backend.program import build
-    from ...coreml_backend.variant import Variant
 
     imported = time.perf_counter()
     build(open_checkpoint(folder), Variant(size, input="float32"), package)
@@ -52,8 +52,8 @@ def sizes_route(folder: Path, _: int, package: Path) -> Figures:
     """Child: one package for 256, 512 and 768, which share its weights."""
     sys.modules["torch"] = None  # type: ignore[assignment]
     from ...common.checkpoint.find import open_checkpoint
+    from ...coreml_backend.options import Variant
     from ...coreml_backend.program import build_sizes
-    from ...coreml_backend.variant import Variant
 
     build_sizes(open_checkpoint(folder), Variant(SIZES[0], input="float32"), list(SIZES), package)
     return {"sizes": "+".join(map(str, SIZES))}

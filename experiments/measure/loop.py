@@ -15,12 +15,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ...common.backend.hosted import HostedBackend
 from ...common.backend.options import BackendOptions
+from ...common.backend.process.hosted import HostedBackend
 from ...common.backend.protocol import Backend, FrameParams
-from ...common.live.frames import LiveFrame
-from ...common.live.loop import Loop, LoopOptions, Prompt
 from ...common.live.stats import Summary
+from ...common.live.threads.frames import LiveFrame
+from ...common.live.threads.loop import Loop, LoopOptions, Prompt
 from ...common.live.viewer import Look, Viewer
 from ...common.settings import setting
 from ...common.testing.fakes import (

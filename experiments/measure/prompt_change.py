@@ -21,8 +21,8 @@ from ...common.backend.options import BackendOptions
 from ...common.backend.protocol import Backend, FrameParams
 from ...common.checkpoint.find import Checkpoint, find
 from ...common.io.sources.film import VideoFile
-from ...common.live.frames import LiveFrame
-from ...common.live.loop import Loop, LoopOptions, Prompt
+from ...common.live.threads.frames import LiveFrame
+from ...common.live.threads.loop import Loop, LoopOptions, Prompt
 from ...common.picture.image import to_square_rgb
 from ...common.prompt.blend import Slerp
 from ...common.prompt.syntax import GALLERY

@@ -16,15 +16,15 @@ from typing import Literal
 
 import numpy as np
 
-from ...common.backend.hosted import HostedBackend
 from ...common.backend.memory import anonymous_bytes, footprint_bytes
+from ...common.backend.process.hosted import HostedBackend
 from ...common.backend.protocol import Backend, FrameParams
 from ...common.checkpoint.find import find
 from ...common.io.sinks.film import VideoFileSink
 from ...common.io.sources.synthetic import Synthetic
-from ...common.live.frames import LiveFrame
-from ...common.live.loop import Loop, LoopOptions, Prompt
 from ...common.live.parameters import LiveParameters
+from ...common.live.threads.frames import LiveFrame
+from ...common.live.threads.loop import Loop, LoopOptions, Prompt
 from ...common.live.viewer import Look, Viewer
 from ...common.prompt.syntax import GALLERY
 from ...common.prompt.text_encoder import TextEncoder

@@ -23,7 +23,7 @@ from ...common.testing.random_checkpoint import (
     write_checkpoint,
     write_control,
 )
-from ...coreml_backend.variant import Variant
+from ...coreml_backend.options import Variant
 from ...mac_check.fixtures import FIXTURES, NETWORK_LIMIT, X0_LIMIT, Arrays, distances, error
 from ...mlx_sdxs.backend import load_controlnet, load_vae
 from ...mlx_sdxs.frame import Frame

@@ -14,8 +14,8 @@ from ...common.backend.schedule import seeded_noise
 from ...common.checkpoint.find import Checkpoint
 from ...common.prompt.text_encoder import TextEncoder
 from ...coreml_backend.interpreter.interpreter import Interpreter
+from ...coreml_backend.options import Variant
 from ...coreml_backend.program import build
-from ...coreml_backend.variant import Variant
 from ...mac_check.fixtures import Arrays, Inputs, distances
 
 X0_LIMIT = (

@@ -16,7 +16,7 @@ from typing import Self
 
 import numpy as np
 
-from ...backend.child import Child, Done, settle_in
+from ...backend.process.child import Child, Done, settle_in
 
 MOST_PROCESSES = 16
 ALL_BUFFERS_BYTES = 2**30  # of all processes together

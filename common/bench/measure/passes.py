@@ -16,12 +16,12 @@ import numpy as np
 
 from ...backend import copies
 from ...backend.description import Description
-from ...backend.hosted import HostedBackend
 from ...backend.identity import IdentityBackend
 from ...backend.options import BackendOptions
+from ...backend.process.hosted import HostedBackend
 from ...backend.protocol import Backend, FrameParams, MemoryUse, StageTimes
 from ...io.sinks.film import VideoFileSink
-from ...live.loop import Loop, LoopOptions, Prompt
+from ...live.threads.loop import Loop, LoopOptions, Prompt
 from ...live.viewer import Look, Viewer
 from ...picture.image import to_square_rgb
 from ...picture.opencv import cv2

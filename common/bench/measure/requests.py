@@ -14,9 +14,9 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from ...backend.description import Description
-from ...backend.hosted import HostedBackend
 from ...backend.memory import footprint_bytes
 from ...backend.options import BackendOptions
+from ...backend.process.hosted import HostedBackend
 from ...backend.protocol import Backend, FrameParams, MemoryUse
 from ...checkpoint.find import Checkpoint
 from ...errors import UsageError

@@ -1,6 +1,6 @@
 """One backend in a process of its own, measured from inside that process.
 
-Requests come over the pipe of `common.backend.child.Child`; each is a dataclass with a `do`
+Requests come over the pipe of `common.backend.process.child.Child`; each is a dataclass with a `do`
 method, run in the child, whose answer goes back. Nothing of the way there and back is in a figure.
 """
 
@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from ...backend.child import Child, Failure, forward_warnings, settle_in
+from ...backend.process.child import Child, Failure, forward_warnings, settle_in
 from ...checkpoint.find import Checkpoint
 from .requests import Bench, Close, Entrant, Request
 

@@ -3,8 +3,8 @@
 import threading
 from collections import deque
 
+from ..options import LoopOptions
 from .frames import LiveFrame, Pool, Slot
-from .options import LoopOptions
 
 MOST_IN_FLIGHT = 8
 

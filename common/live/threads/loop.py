@@ -11,17 +11,17 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 import numpy as np
 
-from ..backend.protocol import Backend, FrameParams
-from ..errors import first_of
-from ..io.sources.protocol import Source
+from ...backend.protocol import Backend, FrameParams
+from ...errors import first_of
+from ...io.sources.protocol import Source
+from ..options import LoopOptions
+from ..stats import Stats, Summary
 from .capture import Capture
 from .display import DISPLAY_WAIT_S, Display
 from .frames import LiveFrame
 from .guard import Guard
 from .inference import Inference, Prompt, Renderer
-from .options import LoopOptions
 from .pipeline import Pipeline
-from .stats import Stats, Summary
 
 __all__ = ["Loop", "LoopOptions", "Prompt"]
 

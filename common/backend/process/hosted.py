@@ -18,13 +18,13 @@ from multiprocessing import connection
 
 import numpy as np
 
-from ..checkpoint.find import Checkpoint
-from ..errors import BackendError
-from . import copies
+from ...checkpoint.find import Checkpoint
+from ...errors import BackendError
+from .. import copies
+from ..description import Description
+from ..options import BackendOptions
+from ..protocol import Backend, FrameParams, MemoryUse, StageTimes
 from .child import CLOSE_TIMEOUT_S, Child, Done, Failure, Warned, forward_warnings, settle_in
-from .description import Description
-from .options import BackendOptions
-from .protocol import Backend, FrameParams, MemoryUse, StageTimes
 from .shared_frames import SLOTS, Plane, SharedFrames
 
 __all__ = ["CLOSE_TIMEOUT_S", "HostedBackend"]

@@ -3,13 +3,13 @@
 import time
 from collections.abc import Callable
 
+from ..options import LoopOptions
+from ..stats import Stats
 from .capture import Capture
 from .frames import LiveFrame
 from .guard import Guard
 from .inference import Inference
-from .options import LoopOptions
 from .pipeline import Pipeline
-from .stats import Stats
 
 DISPLAY_WAIT_S = (
     0.05  # a signal sets a flag and touches no lock, so the display looks up this often

@@ -3,14 +3,14 @@
 import threading
 import time
 
-from ..errors import SourceLost
-from ..io.sources.protocol import Source
-from ..picture.edges import Edges
-from ..picture.image import to_square_rgb
+from ...errors import SourceLost
+from ...io.sources.protocol import Source
+from ...picture.edges import Edges
+from ...picture.image import to_square_rgb
+from ..options import LoopOptions
+from ..stats import Stats
 from .frames import LiveFrame
-from .options import LoopOptions
 from .pipeline import Pipeline
-from .stats import Stats
 
 
 class Capture:

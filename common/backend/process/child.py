@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from multiprocessing import connection, resource_tracker
 from typing import TypeVar
 
-from .. import errors
-from ..errors import BackendError
+from ... import errors
+from ...errors import BackendError
 
 CLOSE_TIMEOUT_S = 2.0
 LOOK_S = 0.25  # interval between checks of a child that has not answered

@@ -13,8 +13,8 @@ from multiprocessing import reduction
 
 import numpy as np
 
-from ..errors import BackendError
-from .protocol import check_frame
+from ...errors import BackendError
+from ..protocol import check_frame
 
 SLOTS = 4  # most frames in flight
 ALIGNMENT = 64  # bytes: a cache line

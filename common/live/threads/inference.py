@@ -11,15 +11,15 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from ..backend import copies
-from ..backend.protocol import Backend, FrameParams
-from ..picture.temporal import Similarity
-from ..prompt.blend import Slerp, ease
+from ...backend import copies
+from ...backend.protocol import Backend, FrameParams
+from ...picture.temporal import Similarity
+from ...prompt.blend import Slerp, ease
+from ..options import LoopOptions
+from ..stats import Stats
 from .admission import Admission
 from .frames import LiveFrame
-from .options import LoopOptions
 from .pipeline import MOST_IN_FLIGHT, Pipeline
-from .stats import Stats
 
 IDLE_CHECK_S = 0.25  # how often a backend that has nothing to do is asked whether it is still there
 

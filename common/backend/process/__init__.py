@@ -1,0 +1,1 @@
+"""A backend in a child process, with its frames in shared memory."""

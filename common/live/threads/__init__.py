@@ -1,0 +1,1 @@
+"""The threads of a live session, and the frames that travel between them."""
