@@ -1,4 +1,4 @@
-"""`sdxs convert`: build Core ML programs ahead of a session."""
+"""`sdxs convert`: build the programs of a backend ahead of a session."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -7,10 +7,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..common.backend.assembly import ModelOptions, options_for, programs_of
-from ..common.backend.spec import spec_of
+from ..common.backend.spec import spec_of, specs
 from ..common.checkpoint.find import find
-from ..common.settings import repeated, setting
-from ..coreml_backend.options import CoreMLOptions
+from ..common.errors import UsageError
+from ..common.settings import known_settings, repeated, setting
 from .console import out
 from .live import LiveOptions
 from .options import Given, with_settings
@@ -21,40 +21,59 @@ if TYPE_CHECKING:
     from ..common.backend.spec import BackendSpec
 
 
+BUILDERS = [spec for spec in specs().values() if spec.programs]
+# What `BackendSpec.building` decides is no option here.
+DECIDED = [
+    known_settings(spec.options, spec.building(), spec.name)[name].parameter
+    for spec in BUILDERS
+    for name in spec.building()
+]
+
+
 @dataclass(frozen=True, slots=True)
 class ConvertOptions:
     """What only this command knows."""
 
-    noise_seed: int | None = repeated(CoreMLOptions, "noise_seed", flag="--fixed-noise")
+    backend: str = setting(
+        BUILDERS[0].name if BUILDERS else "",
+        f"backend whose programs are built: {', '.join(spec.name for spec in BUILDERS)}",
+    )
+    fixed_noise: int | None = setting(
+        None, "build the noise of this seed into the program", minimum=0, shown="noise as input"
+    )
     force: bool = setting(False, "build it again")
     listed: bool = setting(False, "show what is built, and build nothing", flag="--list")
     verbose: bool = repeated(LiveOptions, "verbose")
 
 
 @with_settings(
-    [spec_of("coreml")],
-    leave_out=("strength", "steps", "control", "dtype", "coreml_runtime"),
+    BUILDERS,
+    leave_out=("strength", "steps", "control", "dtype", *DECIDED),
+    concerns={"fixed_noise": lambda spec: spec.obeys("noise_seed")},
 )
 def convert(model: ModelOptions, more: ConvertOptions, given: Given) -> None:
     """Build a checkpoint's programs ahead of a session, from its safetensors, and check them."""
-    spec = spec_of("coreml")
+    spec = spec_of(more.backend)
+    programs = programs_of(spec)
+    if programs is None:
+        raise UsageError(
+            f"--backend {spec.name}: it runs a checkpoint as it is, so there is nothing to build; "
+            f"expected one of {', '.join(each.name for each in BUILDERS)}"
+        )
     if more.listed:
-        programs = programs_of(spec)
-        assert programs is not None
         _list_programs(spec, programs.listed())
         return
+    given.refuse_ignored([spec])
     checkpoint = find(model.model, model.vae)
-    values = given.for_backends() | {
-        "coreml_runtime": "coreml" if spec.runs_here() else "reference",
-        "noise_seed": more.noise_seed,
-    }
+    values = given.for_backends() | {"noise_seed": more.fixed_noise}
     sides = values.get("sizes")
     default = min(sides) if isinstance(sides, tuple) and sides else checkpoint.frame.size
-    options = options_for(spec, default if model.size is None else model.size, values)
+    size = default if model.size is None else model.size
+    options = options_for(spec, size, values, spec.building())
     (program,) = build(spec, checkpoint, options, more.force, more.verbose)
     out.print(
-        f"the Core ML program of {escape(checkpoint.name)} is ready; {program.judge} rendered a "
-        "probe frame as MLX does"
+        f"the {spec.title} program of {escape(checkpoint.name)} is ready; {program.judge} rendered "
+        f"a probe frame as {spec_of(spec.reference).title} does"
     )
     out.print(
         escape(
@@ -70,7 +89,7 @@ def _list_programs(spec: "BackendSpec", programs: "list[Prepared]") -> None:
         "variant",
         "size",
         "built in",
-        "against MLX",
+        f"against {spec_of(spec.reference).title}",
         "weights off by",
         "folder",
         title=f"{spec.title} programs",

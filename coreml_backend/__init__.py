@@ -6,7 +6,7 @@ Core ML executes them on macOS; the reference interpreter executes them everywhe
 import logging
 
 from ..common.backend.spec import BackendSpec
-from .options import CoreMLOptions, check_timed, is_hosted, runs_here
+from .options import CoreMLOptions, building, check_timed, is_hosted, runs_here
 
 __all__ = ["SPEC"]
 
@@ -31,6 +31,7 @@ SPEC = BackendSpec(
     doctor=f"{__name__}.doctor:checks",
     programs=f"{__name__}.programs:CoreMLPrograms",
     reference="mlx",
+    building=building,
     runs_here=runs_here,
     check_timed=check_timed,
 )

@@ -239,3 +239,8 @@ def refuse_steps(checkpoint: Checkpoint) -> None:
             f"--steps {checkpoint.frame.steps}: a Core ML program takes one step, its timestep is "
             "built in; use --backend mlx"
         )
+
+
+def building() -> dict[str, object]:
+    """Return the runtime that `convert` checks programs with: Core ML where there is one."""
+    return {"runtime": "coreml" if runs_here() else "reference"}

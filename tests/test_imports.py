@@ -209,3 +209,32 @@ def test_no_python_file_at_the_root_beside_the_command() -> None:
 def test_no_file_of_common_is_longer_than_a_few_pages() -> None:
     lengths = {name_of(p): len(p.read_text().splitlines()) for p in (ROOT / "common").rglob("*.py")}
     assert max(lengths.values()) < 350, max(lengths, key=lambda name: lengths[name])
+
+
+def names_a_backend(path: Path) -> list[str]:
+    """Return the string constants of a file that are exactly a backend's name."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return [
+        node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and node.value in ("mlx", "coreml")
+    ]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        path
+        for path in FILES
+        if path.relative_to(ROOT).parts[0] in ("cli.py", "commands", "common", "api")
+        and path.name != "mac_check.py"  # it asks one backend what only a Mac can tell
+    ],
+    ids=name_of,
+)
+def test_nobody_but_the_backends_names_one(path: Path) -> None:
+    assert names_a_backend(path) == []
+
+
+def test_the_check_sees_a_named_backend(tmp_path: Path) -> None:
+    (tmp_path / "bad.py").write_text('"""coreml"""\nspec = spec_of("coreml")\n')
+    assert names_a_backend(tmp_path / "bad.py") == ["coreml", "coreml"]

@@ -11,7 +11,7 @@ places (`module:name`); its import loads neither the framework nor OpenCV.
 """
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module, metadata
@@ -52,6 +52,7 @@ class BackendSpec:
     doctor: place of a function that returns its `doctor.Check`s.
     programs: place of its `programs.Programs`, built before the backend loads.
     reference: backend that its programs are checked against.
+    building: its options' values, by field, with which `convert` builds on this machine.
     runs_here: whether `bench` measures it by default on this machine.
     check_timed: raises UsageError for options that make timings meaningless.
     """
@@ -71,6 +72,7 @@ class BackendSpec:
     doctor: str = ""
     programs: str = ""
     reference: str = ""
+    building: Callable[[], Mapping[str, object]] = dict
     runs_here: Callable[[], bool] = _always
     check_timed: Callable[[BackendOptions], None] = _anything
 
