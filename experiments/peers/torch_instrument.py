@@ -18,7 +18,7 @@ _COPY_BYTES = 2**28
 
 
 class TorchInstrument:
-    """See `common.bench.instrument.Instrument`."""
+    """See `common.bench.measure.instrument.Instrument`."""
 
     def count(self, checkpoint: Checkpoint, size: int) -> list[StageCost]:
         raise UsageError("torch: work is counted from the graphs of MLX and Core ML")
