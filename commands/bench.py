@@ -10,6 +10,7 @@ from rich.markup import escape
 
 from ..common.backend.assembly import ModelOptions
 from ..common.backend.spec import PEERS, spec_of, specs
+from ..common.bench.measure.effort import QUICK, WHOLE
 from ..common.errors import UsageError
 from ..common.live.parameters import LiveParameters
 from ..common.settings import repeated, setting
@@ -38,7 +39,10 @@ class BenchOptions:
     size: int | None = repeated(ModelOptions, "size")
     dtype: str = setting("auto", "precision, for every backend that has a choice")
     rounds: int | None = setting(
-        None, "rounds that every backend is measured in", minimum=1, shown="8; quick: 3"
+        None,
+        "rounds that every backend is measured in",
+        minimum=1,
+        shown=f"{WHOLE.rounds}; quick: {QUICK.rounds}",
     )
     profile: bool | None = setting(
         None, "measure stages and roofline", flag="--profile/--no-profile", shown="unless quick"
@@ -128,19 +132,19 @@ def _plan(measured: BenchOptions, checkpoint: "Checkpoint") -> "BenchPlan":
     counting, missing = counters()
     for name, package in missing.items():
         err.print(f"{package} is not installed: {name}'s way of counting operations is left out")
-    quick = measured.quick
+    effort = QUICK if measured.quick else WHOLE
     return BenchPlan(
         tuple(chosen),
         counting,
-        measured.rounds or (3 if quick else 8),
-        turns=2 if quick else 3,
-        turn_s=0.2 if quick else 0.4,
+        measured.rounds or effort.rounds,
+        turns=effort.turns,
+        turn_s=effort.turn_s,
         fresh=not measured.keep,
         contention=measured.contention,
         seed=measured.seed,
-        profile=not quick if measured.profile is None else measured.profile,
-        memory_s=2.0 if quick else 6.0,
-        sweeps=1 if quick else 2,
+        profile=not measured.quick if measured.profile is None else measured.profile,
+        memory_s=effort.memory_s,
+        sweeps=effort.sweeps,
     )
 
 

@@ -19,7 +19,7 @@ from ..common.backend.options import BackendOptions
 from ..common.backend.spec import BackendSpec, spec_of, specs
 from ..common.errors import SdxsWarning, UsageError
 from ..common.live.options import SessionFiles, SessionOptions
-from ..common.live.parameters import DEFAULT_PROMPT, LiveParameters
+from ..common.live.parameters import DEFAULT_PROMPT, OF_CONTROL, LiveParameters
 from ..common.prompt.syntax import read_prompts, refuse_negative
 from ..common.settings import setting
 from .console import err, interrupts, out, progress, show_summary, state
@@ -120,7 +120,7 @@ def _refuse_contradictions(
 
 def _refuse_edges(model: ModelOptions, given: Given) -> None:
     """Raise UsageError for what concerns edges where no ControlNet reads them."""
-    for name in ("control_scale", "edges"):
+    for name in OF_CONTROL:
         if model.control == "none" and name in given:
             raise UsageError(
                 f"{given.settings[name].spelling} {given.texts[name]}: nothing reads edges in this "

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from ..common.bench.measure.machine import machine
+from ..common.errors import SinkError
 from ..common.files import write_whole
 from .options import Options
 
@@ -36,7 +37,10 @@ def write(path: Path, figures: Mapping[str, object], options: Options) -> None:
 
     Facts that `figures` brings along, from a file that is added to, are kept. Raises SinkError.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SinkError(f"{path}: its folder cannot be made ({error.strerror})") from None
     content = {"schema": SCHEMA, **facts(options), **figures}
     write_whole(path, f"{json.dumps(content, indent=1)}\n".encode())
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from sdxs.common.backend.protocol import FrameParams
 from sdxs.common.live.options import SessionFiles
-from sdxs.common.live.parameters import LiveParameters, with_prompt
+from sdxs.common.live.parameters import OF_CONTROL, LiveParameters, with_prompt
 from sdxs.common.live.prompt_list import PromptList
 from sdxs.common.live.session import NO_EDGES, Session, SessionParts
 from sdxs.common.live.stats import Stats
@@ -68,7 +68,7 @@ class FakeSession(Session):
             PromptList(texts),
             SessionFiles(),
             lambda text: np.zeros((1, 77, 4), np.float32),
-            {} if control else {"control_scale": NO_EDGES, "edges": NO_EDGES},
+            {} if control else dict.fromkeys(OF_CONTROL, NO_EDGES),
         )
         super().__init__(parts, made)
         self.calls = loop.calls

@@ -14,6 +14,11 @@ from sdxs.common.io.sources.film import VideoFile
 from sdxs.common.io.sources.synthetic import Synthetic
 from sdxs.common.picture.opencv import cv2
 
+LIVE = (
+    *("live", "--backend", "identity", "--model", "demo", "--size", 64),
+    *("--source", "0", "--headless", "--every-frame"),
+)
+
 
 class FakeCapture:
     """cv2.VideoCapture that fails by `script`: True yields a frame, False a failed read."""
@@ -77,21 +82,7 @@ def test_camera_gone_ends_with_code_3_and_the_recording_intact(
 ) -> None:
     camera.script = iter([True] * 5 + [False] * 3 + [True] * 5)
     out = tmp_path / "frames"
-    done = command(
-        "live",
-        "--backend",
-        "identity",
-        "--model",
-        "demo",
-        "--size",
-        64,
-        "--source",
-        "0",
-        "--headless",
-        "--every-frame",
-        "--out",
-        out,
-    )
+    done = command(*LIVE, "--out", out)
     assert done.code == 3 and done.err.count("error:") == 1 and f"wrote {out}" in done.out
     assert len(list(out.iterdir())) == 10
 
@@ -101,21 +92,7 @@ def test_camera_gone_leaves_a_playable_video(
 ) -> None:
     camera.script = iter([True] * 10)
     out = tmp_path / "out.mp4"
-    done = command(
-        "live",
-        "--backend",
-        "identity",
-        "--model",
-        "demo",
-        "--size",
-        64,
-        "--source",
-        "0",
-        "--headless",
-        "--every-frame",
-        "--out",
-        out,
-    )
+    done = command(*LIVE, "--out", out)
     assert done.code == 3
     monkeypatch.undo()  # the real VideoCapture
     assert [p.name for p in tmp_path.iterdir()] == ["out.mp4"] and VideoFile(out).length == 10

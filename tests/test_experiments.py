@@ -14,7 +14,7 @@ import pytest
 
 from sdxs import mlx_sdxs  # noqa: F401 - puts the BLAS in place before anything imports MLX
 from sdxs.common.bench.measure.machine import machine
-from sdxs.common.errors import UsageError
+from sdxs.common.errors import SinkError, UsageError
 from sdxs.common.settings import setting, settings_of
 from sdxs.experiments import options as options_module
 from sdxs.experiments import record
@@ -294,3 +294,10 @@ def test_pictures_without_a_command_is_refused(capsys: pytest.CaptureFixture[str
 def test_the_shape_of_a_document_has_no_figures() -> None:
     shape = pictures.shape_of({"b": [1.5, 2], "a": None, "c": True, "d": "text", "e": []})
     assert shape == {"a": "NoneType", "b": ["number"], "c": "bool", "d": "str", "e": []}
+
+
+def test_a_folder_that_cannot_be_made_is_one_error_of_ours(tmp_path: Path) -> None:
+    """Bug: a bare OSError came after a long measurement, against the docstring."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SinkError, match="its folder cannot be made"):
+        record.write(tmp_path / "file" / "r.json", {}, SoakOptions())

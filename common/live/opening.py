@@ -16,7 +16,7 @@ from ..io.sources.registry import open_source, source_path
 from ..prompt.syntax import GALLERY, parse_prompt
 from ..prompt.text_encoder import TextEncoder
 from .options import LoopOptions, SessionFiles, SessionOptions
-from .parameters import LiveParameters, with_prompt
+from .parameters import OF_CONTROL, LiveParameters, with_prompt
 from .prompt_list import PromptList
 from .session import NO_EDGES, Session, SessionParts, frame_params
 from .threads.loop import Loop, Prompt
@@ -114,7 +114,7 @@ def _loop_options(
 
 def _unusable(options: SessionOptions, checkpoint: Checkpoint) -> dict[str, str]:
     """Parameters that make no difference in this session, each with the reason."""
-    reasons = {} if checkpoint.control else {"control_scale": NO_EDGES, "edges": NO_EDGES}
+    reasons = {} if checkpoint.control else dict.fromkeys(OF_CONTROL, NO_EDGES)
     if options.loop == "sequential":
         reasons["skip"] = "the sequential loop renders every frame; start it with --loop threaded"
     return reasons

@@ -21,6 +21,7 @@ from ..prompt.syntax import parse_prompt, split_place, with_place
 from ..settings import Setting, check_settings, setting, settings_of
 
 DEFAULT_PROMPT = "an oil painting"
+OF_CONTROL = ("control_scale", "edges")  # without a ControlNet these change nothing
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from ...checkpoint.find import Checkpoint
 from ...checkpoint.manifest import remembered_sha256
 from ...checkpoint.tensors import read_header
 from ...errors import UsageError
+from ...live.parameters import DEFAULT_PROMPT
 from ...prompt.text_encoder import TextEncoder
 from ...settings import changed_texts
 from ..model import advice, paper, statistics
@@ -23,6 +24,7 @@ from ..model.report import (
     Work,
 )
 from .crew import Crew
+from .effort import WHOLE
 from .instrument import Peaks, StageCost
 from .machine import conditions, machine
 from .requests import Entrant
@@ -40,20 +42,20 @@ class BenchPlan:
 
     entrants: tuple[Entrant, ...]
     counters: Mapping[str, str]
-    rounds: int = 8
-    turns: int = 3
-    turn_s: float = 0.4
+    rounds: int = WHOLE.rounds
+    turns: int = WHOLE.turns
+    turn_s: float = WHOLE.turn_s
     fresh: bool = True
     profile: bool = True
     contention: bool = False
     together: bool = True
     memory: bool = True
-    memory_s: float = 6.0
+    memory_s: float = WHOLE.memory_s
     contention_s: float = 1.0
-    sweeps: int = 2
+    sweeps: int = WHOLE.sweeps
     profile_frames: int = 20
     seed: int = 0
-    prompt: str = "an oil painting"
+    prompt: str = DEFAULT_PROMPT
 
 
 class Stopped(BaseException):

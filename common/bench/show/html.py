@@ -8,7 +8,7 @@ from ..model import advice, paper
 from ..model.report import Report
 from . import svg
 from .plots import Figure, figures
-from .table import in_words, ms
+from .table import SPEED_HEADS, in_words, ms, speed_cells
 
 STYLE = Path(__file__).with_name("report.css")
 
@@ -66,30 +66,10 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], caption: str) ->
 
 
 def _speed(report: Report) -> str:
-    rows = []
-    for backend in report.backends:
-        found, facts = backend.summary, backend.describe
-        what = ", ".join(
-            facts[name] for name in ("device", "dtype", "lanes", "mode", "blas") if name in facts
-        )
-        cells, latency = ["failed", "", "", "", "", "", "0"], backend.latency
-        if found and latency:
-            cells = [ms(found.median), ms(found.p95), ms(found.p99), f"{found.fps:.1f}"]
-            cells += [ms(latency.median), ms(latency.p95), str(found.frames)]
-        rows.append([backend.label, *cells, what])
-    heads = (
-        "backend",
-        "a frame takes",
-        "p95",
-        "p99",
-        "frames/s",
-        "latency",
-        "p95",
-        "frames",
-        "what",
-    )
     return _table(
-        heads, rows, "Time that a frame takes of a stream, and from submit to collect (latency)"
+        SPEED_HEADS,
+        [speed_cells(backend) for backend in report.backends],
+        "Time that a frame takes of a stream, and from submit to collect (latency)",
     )
 
 

@@ -82,43 +82,35 @@ def in_words(first: str, second: str, ratio: Interval) -> str:
     return f"{first} takes {times}"
 
 
+SPEED_HEADS = (
+    "backend",
+    "a frame takes",
+    "p95",
+    "p99",
+    "frames/s",
+    "latency",
+    "p95",
+    "frames",
+    "what",
+)
+
+
+def speed_cells(backend: BackendReport) -> list[str]:
+    """Return a backend's row under `SPEED_HEADS`; of one that failed the second cell says so."""
+    found, latency, facts = backend.summary, backend.latency, backend.describe
+    cells = ["failed", "", "", "", "", "", "0"]
+    if found and latency:
+        cells = [ms(found.median), ms(found.p95), ms(found.p99), f"{found.fps:.1f}"]
+        cells += [ms(latency.median), ms(latency.p95), str(found.frames)]
+    names = ("device", "dtype", "lanes", "mode", "blas")
+    return [backend.label, *cells, ", ".join(facts[name] for name in names if name in facts)]
+
+
 def _speed(report: Report, title: str) -> Table:
-    heads = (
-        "backend",
-        "a frame takes",
-        "p95",
-        "p99",
-        "frames/s",
-        "latency",
-        "p95",
-        "frames",
-        "what",
-    )
-    table = Table(*heads, title=title, title_justify="left")
+    table = Table(*SPEED_HEADS, title=title, title_justify="left")
     for backend in report.backends:
-        found, facts = backend.summary, backend.describe
-        what = escape(
-            ", ".join(
-                facts[name]
-                for name in ("device", "dtype", "lanes", "mode", "blas")
-                if name in facts
-            )
-        )
-        latency = backend.latency
-        if found is None or latency is None:
-            table.add_row(escape(backend.label), "[red]failed[/]", "", "", "", "", "", "0", what)
-            continue
-        table.add_row(
-            escape(backend.label),
-            ms(found.median),
-            ms(found.p95),
-            ms(found.p99),
-            f"{found.fps:.1f}",
-            ms(latency.median),
-            ms(latency.p95),
-            str(found.frames),
-            what,
-        )
+        label, first, *others = map(escape, speed_cells(backend))
+        table.add_row(label, "[red]failed[/]" if first == "failed" else first, *others)
     return table
 
 
