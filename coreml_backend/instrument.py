@@ -20,6 +20,7 @@ from ..common.backend.protocol import Backend
 from ..common.bench.measure.instrument import Peaks, StageCost
 from ..common.checkpoint.find import Checkpoint
 from ..common.errors import BackendError, UsageError
+from . import inputs
 from .backend import CoreMLBackend
 from .compute_plan import describe
 from .networks.ops import AttentionForm, Function, Program, Var, mb, types
@@ -31,6 +32,7 @@ from .runner import Model, open_runner
 Operation: TypeAlias = ct.converters.mil.mil.Operation
 _SIDE = 4096
 _COPY_SHAPE = (1, 64, 1024, 1024)
+PRODUCT_INPUT = (1, 1, 1)
 _REPEATS = 8
 
 
@@ -53,20 +55,22 @@ class CoreMLInstrument:
         return costs
 
     def peaks(self, dtype: str) -> Peaks:
-        """Measure a program of products and a program of copies on CPU and GPU. Needs macOS."""
+        """Measure a program of products and a program of softmaxes on CPU and GPU. Needs macOS.
+
+        Each makes its own data from a few numbers: converting large inputs would be timed, too.
+        """
         with tempfile.TemporaryDirectory() as folder:
             product, copy = Path(folder) / "product.mlpackage", Path(folder) / "copy.mlpackage"
             layers = write_product(product, _SIDE)
-            write_copy(copy, _COPY_SHAPE)
-            rows = np.random.default_rng(0).standard_normal((1, _SIDE, _SIDE)).astype(np.float32)
-            seconds = _best(open_model(product), {"x": rows}) / layers
-            bulk = np.ones(_COPY_SHAPE, np.float32)
-            copied = _best(open_model(copy), {"x": bulk})
+            passes = write_copy(copy, _COPY_SHAPE)
+            seconds = _best(open_model(product), inputs.lend(PRODUCT_INPUT)) / layers
+            copied = _best(open_model(copy), inputs.lend(copy_input(_COPY_SHAPE))) / passes
+        array_bytes = 2 * math.prod(_COPY_SHAPE)
         how = (
-            f"{layers} linears of {_SIDE} x {_SIDE} in one program; activation over "
-            f"{bulk.nbytes // 2 >> 20} MB float16"
+            f"{layers} linears of {_SIDE} x {_SIDE} in one program; {passes} passes over "
+            f"{array_bytes >> 20} MB float16"
         )
-        return Peaks(2 * _SIDE**3 / seconds, 2 * bulk.nbytes / 2 / copied, "float16", how)
+        return Peaks(2 * _SIDE**3 / seconds, 2 * array_bytes / copied, "float16", how)
 
     def notes(self, backend: Backend) -> list[str]:
         """Return Core ML's plan: the work per compute unit."""
@@ -76,7 +80,7 @@ class CoreMLInstrument:
     def profile(self, backend: Backend, picture: np.ndarray, frames: int) -> dict[str, list[float]]:
         """Time one program per stage in turn, on the compute units of the backend.
 
-        Builds the programs that are not cached. Times in ms by stage.
+        Runs in the backend's process and builds what is not cached. Times in ms by stage.
         """
         loaded = _coreml(backend)
         options = loaded.options
@@ -98,6 +102,8 @@ class CoreMLInstrument:
             if number >= 1:
                 for name, began, ended in zip(times, stamps[:-1], stamps[1:], strict=True):
                     times[name].append((ended - began) / 1e6)
+        for runner in runners:
+            runner.close()
         return times
 
 
@@ -121,7 +127,9 @@ def open_model(path: Path, runtime: str = "coreml") -> Model:
             "Core ML needs macOS; without it sdxs can count its work but not measure its speed"
         )
     try:
-        model: Model = ct.models.MLModel(str(path), compute_units=ct.ComputeUnit.CPU_AND_GPU)
+        # MLModel only warns if it cannot load a program, and fails at the first prediction
+        compiled = ct.models.utils.compile_model(str(path), str(path.with_suffix(".mlmodelc")))
+        model: Model = ct.models.CompiledMLModel(compiled, ct.ComputeUnit.CPU_AND_GPU)
     except Exception as error:  # coremltools raises bare Exception and RuntimeError
         raise BackendError(
             f"coreml: {path.name} cannot be loaded ({error}); check `sdxs doctor`"
@@ -129,14 +137,16 @@ def open_model(path: Path, runtime: str = "coreml") -> Model:
     return model
 
 
-def _best(model: Model, given: dict[str, np.ndarray]) -> float:
+def _best(model: Model, x: np.ndarray) -> float:
     """Return the seconds of the fastest run."""
-    model.predict(given)
+    x[...] = 1
+    model.predict({"x": x})
     best = math.inf
     for _ in range(_REPEATS):
         began = time.perf_counter()
-        model.predict(given)
+        model.predict({"x": x})
         best = min(best, time.perf_counter() - began)
+    inputs.give_back([x])
     return best
 
 
@@ -175,24 +185,55 @@ def _size(value: Var) -> int:
 
 
 def write_product(path: Path, side: int, layers: int = 4) -> int:
-    """Write a program of a chain of `layers` linears over (1, side, side); return `layers`."""
-    weight = np.random.default_rng(1).standard_normal((side, side), np.float32) / np.sqrt(
-        side, dtype=np.float32
-    )
-    _write(path, (1, side, side), lambda x: _chain(x, weight.astype(np.float16), layers))
+    """Write a program of a chain of `layers` linears over (1, side, side); return `layers`.
+
+    Its input scales a random matrix, float32 PRODUCT_INPUT.
+    """
+    weight, matrix = product_arrays(side)
+
+    def chain(x: Var) -> Var:
+        x = mb.mul(x=matrix[None], y=x)
+        for _ in range(layers):
+            x = mb.linear(x=x, weight=weight)
+        # a small output keeps the copy back to Python out of the measurement
+        return mb.reduce_max(x=x, axes=[2], keep_dims=True)
+
+    _write(path, PRODUCT_INPUT, chain)
     return layers
 
 
-def _chain(x: Var, weight: np.ndarray, layers: int) -> Var:
-    for _ in range(layers):
-        x = mb.linear(x=x, weight=weight)
-    # a small output keeps the copy back to Python out of the measurement
-    return mb.reduce_max(x=x, axes=[2], keep_dims=True)
+def product_arrays(side: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the linears' weight and the matrix before them, float16 (side, side)."""
+    weight, matrix = np.random.default_rng(1).standard_normal((2, side, side), np.float32)
+    return (weight / np.sqrt(side, dtype=np.float32)).astype(np.float16), matrix.astype(np.float16)
 
 
-def write_copy(path: Path, shape: tuple[int, ...]) -> None:
-    """Write a program that reads and writes an array of `shape` once."""
-    _write(path, shape, lambda x: mb.reduce_max(x=mb.relu(x=x), axes=[1, 2, 3], keep_dims=True))
+def write_copy(path: Path, shape: tuple[int, int, int, int], layers: int = 15) -> int:
+    """Write a program that reads and writes an array of `shape` in every pass; return the passes.
+
+    A softmax along rows is bound by memory, and no compiler merges two. Making the array is a
+    write, finding its largest value a read: together one more pass. Its input, float32
+    `copy_input(shape)`, scales the channels of a pattern.
+    """
+    pattern = copy_pattern(shape)
+
+    def chain(x: Var) -> Var:
+        x = mb.mul(x=pattern, y=x)
+        for _ in range(layers):
+            x = mb.softmax(x=x, axis=-1)
+        return mb.reduce_max(x=x, axes=[1, 2, 3], keep_dims=True)
+
+    _write(path, copy_input(shape), chain)
+    return layers + 1
+
+
+def copy_input(shape: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
+    return (1, shape[1], 1, 1)
+
+
+def copy_pattern(shape: tuple[int, int, int, int]) -> np.ndarray:
+    """Return the pattern of `write_copy`, float16 (1, 1, H, W)."""
+    return np.random.default_rng(2).standard_normal((1, 1, *shape[2:])).astype(np.float16)
 
 
 def _write(path: Path, shape: tuple[int, ...], body: Callable[[Var], Var]) -> None:

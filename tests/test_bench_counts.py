@@ -14,7 +14,16 @@ from sdxs.common.checkpoint.find import Checkpoint, open_checkpoint
 from sdxs.common.errors import BackendError, UsageError
 from sdxs.common.testing.random_checkpoint import architecture, tiny, write_checkpoint
 from sdxs.coreml_backend.backend import CoreMLBackend
-from sdxs.coreml_backend.instrument import CoreMLInstrument, open_model, write_copy, write_product
+from sdxs.coreml_backend.instrument import (
+    PRODUCT_INPUT,
+    CoreMLInstrument,
+    copy_input,
+    copy_pattern,
+    open_model,
+    product_arrays,
+    write_copy,
+    write_product,
+)
 from sdxs.coreml_backend.networks.ops import AttentionForm
 from sdxs.coreml_backend.options import CoreMLOptions
 from sdxs.mlx_sdxs.backend import MlxBackend
@@ -138,19 +147,21 @@ def test_stage_programs_of_core_ml_run_in_a_row(tiny_sdxs: Checkpoint) -> None:
 def test_peak_programs_of_core_ml_compute_what_is_counted(tmp_path: Path) -> None:
     """What runs on a Mac to find its peaks, run here by the interpreter on a small size."""
     layers = write_product(tmp_path / "product.mlpackage", 32)
-    weight = np.random.default_rng(1).standard_normal((32, 32), np.float32) / np.sqrt(
-        32, dtype=np.float32
-    )
-    x = np.random.default_rng(0).standard_normal((1, 32, 32)).astype(np.float32)
-    expected = x
+    weight, matrix = (array.astype(np.float32) for array in product_arrays(32))
+    expected = 2 * matrix
     for _ in range(layers):
         expected = expected @ weight.T
-    (y,) = open_model(tmp_path / "product.mlpackage", "reference").predict({"x": x}).values()
-    np.testing.assert_allclose(y, expected.max(axis=2, keepdims=True), rtol=0.02, atol=0.02)
-    write_copy(tmp_path / "copy.mlpackage", (1, 2, 4, 4))
-    threes = {"x": np.full((1, 2, 4, 4), 3.0, np.float32)}
-    (top,) = open_model(tmp_path / "copy.mlpackage", "reference").predict(threes).values()
-    assert top.reshape(-1) == pytest.approx([3.0])
+    given = {"x": np.full(PRODUCT_INPUT, 2, np.float32)}
+    (y,) = open_model(tmp_path / "product.mlpackage", "reference").predict(given).values()
+    np.testing.assert_allclose(y[0, :, 0], expected.max(axis=1), rtol=0.02, atol=0.02)
+    shape = (1, 2, 4, 4)
+    passes = write_copy(tmp_path / "copy.mlpackage", shape, layers=2)
+    rows = copy_pattern(shape).astype(np.float32) * np.array([1, 3]).reshape(1, 2, 1, 1)
+    for _ in range(passes - 1):
+        rows = np.exp(rows) / np.exp(rows).sum(axis=-1, keepdims=True)
+    x = {"x": np.array([1, 3], np.float32).reshape(copy_input(shape))}
+    (top,) = open_model(tmp_path / "copy.mlpackage", "reference").predict(x).values()
+    assert top.reshape(-1) == pytest.approx([rows.max()], rel=0.01)
 
 
 # What follows: the roof
