@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 if TYPE_CHECKING:
     from ..common.live.stats import Summary
@@ -74,7 +82,12 @@ def steps(what: str) -> Iterator[Callable[[str, float], None]]:
     """Show a bar with the current step on a terminal; elsewhere print a line per long step."""
     if err.is_terminal:
         with Progress(
-            TextColumn(f"{what}: {{task.description}}"), BarColumn(), console=err, transient=True
+            SpinnerColumn(),
+            TextColumn(f"{what}: {{task.description}}"),
+            BarColumn(),
+            TimeElapsedColumn(),
+            console=err,
+            transient=True,
         ) as progress:
             task = progress.add_task("looking", total=1.0)
             yield lambda step, done: progress.update(task, description=escape(step), completed=done)

@@ -1,13 +1,17 @@
-"""Write files atomically: under a temporary name first, then renamed."""
+"""Write files atomically: under a temporary name first, then renamed; and lock what is written."""
 
+import fcntl
 import os
 import secrets
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from .errors import SdxsError, SinkError
+
+LOCK_LOOK_S = 0.25
 
 
 def user_cache() -> Path:
@@ -62,3 +66,41 @@ def check_writable(path: Path, folder: Path) -> None:
             f"{path}: cannot be written to {folder} ({error.strerror}); create it or name another "
             "place"
         ) from None
+
+
+@contextmanager
+def locked(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
+    """Hold the lock file `path` against other processes and threads; it is removed at the end.
+
+    waiting: called once if another holds it; Ctrl-C ends the wait. The system releases the lock of
+    a process that dies. Raises OSError if the file cannot be created.
+    """
+    descriptor = _lock(path, waiting)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)  # before the release: a waiting process looks for that
+        os.close(descriptor)
+
+
+def _lock(path: Path, waiting: Callable[[], None]) -> int:
+    """Return the descriptor of the locked file, which `path` still names."""
+    said = False
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(descriptor), path.stat()):
+                return descriptor
+            os.close(descriptor)  # of a file that its last holder has removed
+        except FileNotFoundError:
+            os.close(descriptor)
+        except BlockingIOError:
+            os.close(descriptor)
+            if not said:
+                waiting()
+                said = True
+            time.sleep(LOCK_LOOK_S)
+        except BaseException:
+            os.close(descriptor)
+            raise

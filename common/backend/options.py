@@ -4,6 +4,7 @@ A backend with settings of its own subclasses `BackendOptions` and declares them
 `common.settings.setting`; see `mlx_sdxs/options.py`.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ..settings import check_settings
@@ -20,3 +21,10 @@ class BackendOptions:
 
     def __post_init__(self) -> None:
         check_settings(self)
+
+    def remedies(self) -> Mapping[int, str]:
+        """Return what to do about a killed process of this backend, by signal.
+
+        A signal that is not named has the remedy of `common.backend.process.child`.
+        """
+        return {}

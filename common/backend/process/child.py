@@ -15,10 +15,11 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import connection, resource_tracker
+from types import MappingProxyType
 from typing import TypeVar
 
 from ... import errors
@@ -27,6 +28,13 @@ from ...errors import BackendError
 CLOSE_TIMEOUT_S = 2.0
 LOOK_S = 0.25  # interval between checks of a child that has not answered
 PARENTS_SIGNALS = {signal.SIGINT, signal.SIGTERM}
+START_AGAIN = "start the session again"
+REMEDIES: Mapping[int, str] = MappingProxyType(
+    {
+        signal.SIGKILL: "unless someone killed it, memory ran out: end other programs or take a "
+        "smaller --size"
+    }
+)
 
 T = TypeVar("T")
 
@@ -47,6 +55,14 @@ class Warned:
 
     def warn_here(self) -> None:
         warnings.warn_explicit(self.message, self.kind, self.filename, self.line)
+
+
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """Progress sent to the parent; it may precede any answer. done: share of the step, 0 to 1."""
+
+    step: str
+    done: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,15 +96,21 @@ class Child:
         serve: Callable[..., None],
         *arguments: object,
         watch: Callable[[], None] | None = None,
+        remedies: Mapping[int, str] | None = None,
+        report: Callable[[str, float], None] = lambda step, done: None,
     ) -> None:
         """Start `serve(pipe, *arguments)` in a child process. Raises BackendError.
 
         serve: a module-level function that calls `settle_in` first. arguments: picklable values.
-        watch: called four times a second during a wait; its exception ends the wait.
+        watch: called four times a second during a wait; its exception ends the wait. remedies: what
+        to do about a child that died, by signal; see `BackendOptions.remedies`. report: receives
+        every `Reported`.
         """
         self.death = ""
         self._name = name
         self._watch = watch
+        self._remedies = {**REMEDIES, **(remedies or {})}
+        self._report = report
         context = multiprocessing.get_context("spawn")
         # otherwise start() runs the tracker, which unblocks the signals again
         resource_tracker.ensure_running()
@@ -140,8 +162,12 @@ class Child:
         """Return the answer to the last request. Raises as `ask` does."""
         warned = []
         try:
-            while isinstance(answer := self._receive(time.monotonic() + timeout_s), Warned):
-                warned.append(answer)
+            deadline = time.monotonic() + timeout_s
+            while isinstance(answer := self._receive(deadline), Warned | Reported):
+                if isinstance(answer, Reported):
+                    self._report(answer.step, answer.done)
+                else:
+                    warned.append(answer)
         except BaseException:
             self._abandon()
             raise
@@ -205,17 +231,13 @@ class Child:
         """Find out how the child died."""
         self._process.join(LOOK_S)
         code = self._process.exitcode
-        how, remedy = f"ended by itself with exit code {code}", "start the session again"
+        how, remedy = f"ended by itself with exit code {code}", START_AGAIN
         if code is None:
             how = "hung up"
         elif code < 0:
             names = {known.value: known.name for known in signal.Signals}
             how = f"was killed by signal {-code} ({names.get(-code, 'no name')})"
-            if code == -signal.SIGKILL:
-                remedy = (
-                    "unless someone killed it, memory ran out: end other programs or take a "
-                    "smaller --size"
-                )
+            remedy = self._remedies.get(-code, START_AGAIN)
         self.death = f"{self._name}: the backend's process {how}; {remedy}"
         return BackendError(self.death)
 
@@ -224,7 +246,12 @@ class Child:
 
 
 def settle_in() -> None:
-    """Ignore the parent's signals and end with the parent; the first call in a child."""
+    """Ignore the parent's signals and end with the parent; the first call in a child.
+
+    Libraries that print then print to stderr: stdout belongs to the command's own output.
+    """
+    with suppress(OSError):  # closed by whoever started the parent
+        os.dup2(2, 1)
     for number in PARENTS_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, PARENTS_SIGNALS)

@@ -119,7 +119,13 @@ class HostedBackend:
             ) from error
         try:
             child = Child(
-                self.name, _serve, arrays, self._location, self._checkpoint, self._options
+                self.name,
+                _serve,
+                arrays,
+                self._location,
+                self._checkpoint,
+                self._options,
+                remedies=self._options.remedies(),
             )
         finally:
             arrays.close_descriptor()

@@ -43,7 +43,14 @@ class Worker:
         """Start the process; nothing is loaded in it yet. watch: see `Child`."""
         self.entrant = entrant
         self._child = Child(
-            entrant.label, serve, entrant, checkpoint, encoder_hidden_states, seed, watch=watch
+            entrant.label,
+            serve,
+            entrant,
+            checkpoint,
+            encoder_hidden_states,
+            seed,
+            watch=watch,
+            remedies=entrant.options.remedies(),
         )
 
     @property

@@ -1,0 +1,31 @@
+"""Facts about the operating system that Python does not know."""
+
+import subprocess
+import sys
+from functools import cache
+
+
+def macos_version() -> str:
+    """Return the version of macOS, for example '15.5'; '' on other systems.
+
+    `platform.mac_ver` answers 16 for 26 under a Python built with an older SDK (cpython#135675).
+    """
+    return _sw_vers("productVersion")
+
+
+def macos_build() -> str:
+    """Return the build of macOS, for example '24F74'; '' on other systems."""
+    return _sw_vers("buildVersion")
+
+
+@cache
+def _sw_vers(what: str) -> str:
+    if sys.platform != "darwin":
+        return ""
+    try:
+        asked = subprocess.run(
+            ["sw_vers", f"-{what}"], capture_output=True, text=True, timeout=10, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return asked.stdout.strip()
