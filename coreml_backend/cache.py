@@ -3,14 +3,19 @@
 The key hashes weights, configs, variant and builder version, so a stale program is never found. A
 folder's record.json lists the files of its packages. A damaged package is detected before Core ML
 loads it, and rebuilt with a rebuild reason.
+
+Core ML keeps what it prepares under the path of a program. So a package is compiled, checked and
+loaded in its final folder, and the record is written last: a folder without one is unfinished.
 """
 
 import hashlib
 import json
 import os
 import shutil
+import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -18,7 +23,8 @@ from ..common.checkpoint.find import Checkpoint, weights_folder
 from ..common.checkpoint.manifest import FileRecord, remembered_sha256
 from ..common.checkpoint.tensors import sha256
 from ..common.errors import BackendError
-from ..common.files import written_whole
+from ..common.files import locked, written_whole
+from ..common.system import macos_build
 
 BUILDER_VERSION = 3  # increment when the same weights give another program
 SCHEMA = 2
@@ -33,8 +39,18 @@ class Findings:
     """The findings of a build; the fields are those of `Record`."""
 
     seconds: float
-    gate_db: dict[str, float]
     weights_error: float
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """The check of built programs. keys: names of its results, as in `Record.gate_db`.
+
+    check: returns PSNR in dB by key. Raises BackendError for programs that fail.
+    """
+
+    keys: Collection[str]
+    check: "Callable[[Built], dict[str, float]]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +85,25 @@ class Built:
         """Return the path of Core ML's compiled form, kept for later starts."""
         return self.folder / f"{stage}.mlmodelc"
 
-    def met(self, stage: str, units: str) -> Path:
-        """Return the marker of a first load on these units; the first load is slow."""
-        return self.folder / f"{stage}.{units}.loaded"
+    def was_loaded(self, stage: str, units: str, function: str | None) -> bool:
+        """Tell whether this Python on this build of macOS has loaded the program before.
+
+        The first load is slow. Core ML keeps its preparation by system build, and by the
+        program that asked for it.
+        """
+        try:
+            return self._mark(stage, units, function).read_text(encoding="utf-8") == _loader()
+        except (OSError, UnicodeDecodeError):
+            return False
+
+    def mark_loaded(self, stage: str, units: str, function: str | None) -> None:
+        """Note a load for `was_loaded`. Raises OSError."""
+        if not self.was_loaded(stage, units, function):
+            with written_whole(self._mark(stage, units, function)) as partial:
+                partial.write_text(_loader(), encoding="utf-8")
+
+    def _mark(self, stage: str, units: str, function: str | None) -> Path:
+        return self.folder / ".".join(filter(None, (stage, function, units, "loaded")))
 
     @property
     def record(self) -> Record:
@@ -81,6 +113,11 @@ class Built:
 def cache_folder() -> Path:
     """Return the folder of the built programs."""
     return weights_folder() / "coreml"
+
+
+def _loader() -> str:
+    """Return what Core ML's preparation belongs to: the build of macOS and the program."""
+    return f"macOS build {macos_build() or 'none'}\n{sys.executable}\n"
 
 
 def key(checkpoint: Checkpoint, variant: dict[str, str], library: str) -> str:
@@ -107,45 +144,72 @@ def find_or_build(
     variant: dict[str, str],
     cache_key: str,
     build: Callable[[Built], Findings],
+    gate: Gate | None = None,
     force: bool = False,
+    waiting: Callable[[], None] = lambda: None,
 ) -> Built:
     """Return the cached programs, or build, check and cache them.
 
-    build: writes the packages into a folder, checks them and returns its findings. If it raises,
-    the cache stays unchanged. force: build again. Raises BackendError if the disk refuses.
+    build: writes the packages into a folder and returns its findings. gate: checks them in their
+    final folder; cached programs without its results are checked, too. If one of them raises, the
+    cache stays unchanged. force: build again. waiting: called once if another process prepares the
+    same programs, before waiting for it. Raises BackendError if the disk refuses.
     """
     folder = cache_folder() / f"{name}-{cache_key}"
-    trouble = "asked to build it again" if force and folder.exists() else find_damage(folder)
-    if not trouble and folder.exists():
-        return Built(folder)
+    built = Built(folder)
+    if not force and _is_finished(built, gate):
+        return built  # without a lock: the folder may be read-only
     try:
         cache_folder().mkdir(parents=True, exist_ok=True)
-        _sweep()
-        partial = Path(tempfile.mkdtemp(prefix=f"{PARTIAL}{os.getpid()}-", dir=cache_folder()))
-    except OSError as error:
-        raise BackendError(disk_message(cache_folder(), error)) from None
-    try:
-        _write_record(partial, name, variant, build(Built(partial)))
-        _swap(partial, folder)
+        with locked(folder.with_name(f".{folder.name}.lock"), waiting):
+            return _find_or_build_alone(built, name, variant, build, gate, force)
     except OSError as error:
         raise BackendError(disk_message(folder, error)) from None
+
+
+def _is_finished(built: Built, gate: Gate | None) -> bool:
+    if not built.folder.exists() or find_damage(built.folder):
+        return False
+    try:
+        return gate is None or set(gate.keys) <= built.record.gate_db.keys()
+    except UNREADABLE:  # another process is replacing it
+        return False
+
+
+def _find_or_build_alone(
+    built: Built,
+    name: str,
+    variant: dict[str, str],
+    build: Callable[[Built], Findings],
+    gate: Gate | None,
+    force: bool,
+) -> Built:
+    """Do the work of `find_or_build` under its lock."""
+    folder = built.folder
+    _restore(folder)
+    asked = "asked to build it again" if force and folder.exists() else ""
+    trouble = asked or find_damage(folder)
+    if folder.exists() and not trouble:
+        if not _is_finished(built, gate):
+            assert gate is not None
+            _add_gate(built, gate.check(built))
+        return built
+    _sweep()
+    partial = Path(tempfile.mkdtemp(prefix=f"{PARTIAL}{os.getpid()}-", dir=cache_folder()))
+    try:
+        found = build(Built(partial))
+        with _swapped(partial, folder):
+            gate_db = gate.check(built) if gate else {}
+            _write_record(folder, name, variant, found, gate_db)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return Built(folder, trouble or "not built before")
 
 
-def add_gate(built: Built, gate_db: dict[str, float]) -> None:
-    """Add the results of a gate to the record.
-
-    Raises BackendError if the disk refuses.
-    """
-    try:
-        _write_json(
-            built.folder / RECORD,
-            asdict(replace(built.record, gate_db=built.record.gate_db | gate_db)),
-        )
-    except OSError as error:
-        raise BackendError(disk_message(built.folder, error)) from None
+def _add_gate(built: Built, gate_db: dict[str, float]) -> None:
+    """Add the results of a gate to the record. Raises OSError."""
+    record = built.record
+    _write_json(built.folder / RECORD, asdict(replace(record, gate_db=record.gate_db | gate_db)))
 
 
 def _sweep() -> None:
@@ -164,6 +228,8 @@ def find_damage(folder: Path) -> str:
     """Return the damage of a cached folder as a rebuild reason, or '' if intact or absent."""
     if not folder.exists():
         return ""
+    if not (folder / RECORD).exists():
+        return "it was not finished"
     try:
         record = read_record(folder)
     except UNREADABLE:
@@ -215,24 +281,45 @@ def _package_files(folder: Path) -> list[Path]:
     ]
 
 
-def _write_record(folder: Path, name: str, variant: dict[str, str], found: Findings) -> None:
+def _write_record(
+    folder: Path, name: str, variant: dict[str, str], found: Findings, gate_db: dict[str, float]
+) -> None:
     files = {
         path.relative_to(folder).as_posix(): FileRecord.of(path, sha256(path))
         for path in _package_files(folder)
     }
-    record = Record(SCHEMA, name, variant, found.seconds, found.gate_db, found.weights_error, files)
+    record = Record(SCHEMA, name, variant, found.seconds, gate_db, found.weights_error, files)
     _write_json(folder / RECORD, asdict(record))
 
 
-def _swap(new: Path, folder: Path) -> None:
+@contextmanager
+def _swapped(new: Path, folder: Path) -> Iterator[None]:
+    """Move `new` to `folder` for the block; if it raises, what was there before comes back."""
+    old = _aside(folder)
     if folder.exists():
-        old = folder.with_name(f".old-{folder.name}")
-        shutil.rmtree(old, ignore_errors=True)
         folder.rename(old)
-        new.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
-    else:
-        new.rename(folder)
+    new.rename(folder)
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        if old.exists():
+            old.rename(folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _restore(folder: Path) -> None:
+    """Undo a swap whose process was killed before its record was written."""
+    old = _aside(folder)
+    if old.exists() and not (folder / RECORD).exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        old.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _aside(folder: Path) -> Path:
+    return folder.with_name(f".old-{folder.name}")
 
 
 def _write_json(path: Path, values: object) -> None:

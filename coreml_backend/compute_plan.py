@@ -31,7 +31,9 @@ class PlanSummary:
     """The plan of one program, per compute unit 'cpu', 'gpu' or 'ne'.
 
     operations: number of operations, without constants. cost: share of Core ML's estimated work, 0
-    to 1; empty without an estimate. kinds: number of operations of each kind.
+    to 1; empty without an estimate. kinds: number of operations of each kind. An operation without
+    a device counts as on 'no unit'. unplanned: number of operations, without constants, that Core
+    ML has no plan for. It is a plan: the Neural Engine may still refuse the program at run time.
     """
 
     stage: str
@@ -39,22 +41,26 @@ class PlanSummary:
     operations: dict[str, int]
     cost: dict[str, float]
     kinds: dict[str, dict[str, int]]
+    unplanned: int = 0
 
     def __str__(self) -> str:
+        if not self.operations:
+            return (
+                f"{self.stage} on {self.compute_units}: Core ML has no plan for it; it plans only "
+                "the default function of a package, that is the smallest of --sizes"
+            )
         shares = [
             f"{unit} {count}"
             + (f" ({self.cost[unit]:.0%} of the work)" if unit in self.cost else "")
             for unit, count in self.operations.items()
         ]
-        line = (
-            f"{self.stage} on {self.compute_units}: operations on {', '.join(shares) or 'no unit'}"
-        )
+        line = f"{self.stage} on {self.compute_units}: operations on {', '.join(shares)}"
         main = max(self.operations, key=lambda unit: self.operations[unit], default="")
         for unit, kinds in self.kinds.items():
             if unit != main:
                 named = sorted(kinds.items(), key=lambda item: -item[1])[:MOST_KINDS]
                 line += f"; on {unit}: {', '.join(f'{kind} x {count}' for kind, count in named)}"
-        return line
+        return line + (f"; no plan for {self.unplanned}" if self.unplanned else "")
 
 
 def summarise(
@@ -91,14 +97,18 @@ def count(
     """Summarise a plan over `operations` and their nested blocks."""
     kinds: dict[str, Counter[str]] = {}
     work: Counter[str] = Counter()
+    unplanned = 0
     for operation in _flat(operations):
-        usage = plan.get_compute_device_usage_for_mlprogram_operation(operation)
-        if usage is None:  # a constant
-            continue
-        device = type(usage.preferred_compute_device).__name__
-        unit = UNITS.get(device, device)
         # macOS 15 prefixes the opset, as in 'ios18.conv'
-        kinds.setdefault(unit, Counter())[operation.operator_name.rpartition(".")[2]] += 1
+        kind = operation.operator_name.rpartition(".")[2]
+        usage = plan.get_compute_device_usage_for_mlprogram_operation(operation)
+        if usage is None:
+            unplanned += not kind.startswith("const")
+            continue
+        device = usage.preferred_compute_device
+        unit = "no unit" if device is None else type(device).__name__
+        unit = UNITS.get(unit, unit)
+        kinds.setdefault(unit, Counter())[kind] += 1
         cost = plan.get_estimated_cost_for_mlprogram_operation(operation)
         work[unit] += cost.weight if cost is not None else 0.0  # type: ignore[assignment]
     total = sum(work.values())
@@ -108,6 +118,7 @@ def count(
         {unit: counter.total() for unit, counter in kinds.items()},
         {unit: share / total for unit, share in work.items()} if total else {},
         {unit: dict(counter) for unit, counter in kinds.items()},
+        unplanned,
     )
 
 

@@ -17,6 +17,7 @@ from ..common.io.sources.synthetic import Synthetic
 from ..common.picture.edges import Edges
 from ..common.picture.image import to_square_rgb
 from ..common.picture.temporal import psnr
+from .options import CoreMLOptions
 from .runner import Runner
 
 LEAST_PSNR_DB = 35.0
@@ -28,33 +29,43 @@ PROBE_SEED = 7
 Reference = Callable[[np.ndarray, np.ndarray, int], np.ndarray]
 
 
-def check(
-    checkpoint: Checkpoint,
-    size: int,
-    runners: Sequence[Runner],
-    reference: Reference,
-    folder: Path,
-    seed: int,
-) -> float:
-    """Return the PSNR in dB of a probe frame between a chain of programs and the reference.
-
-    Below 35 dB it saves both pictures in `folder` and raises BackendError.
-    """
-    picture, encoder_hidden_states = probe(checkpoint, size)
-    built: np.ndarray = picture
+def render(checkpoint: Checkpoint, runners: Sequence[Runner], options: CoreMLOptions) -> np.ndarray:
+    """Render the probe frame by a chain of programs, uint8 (S, S, 3). Raises BackendError."""
+    picture, encoder_hidden_states = probe(checkpoint, options.size)
+    made: np.ndarray = picture
     for runner in runners:
         runner.set_conditioning(encoder_hidden_states)
         # only a program with a ControlNet has an input for the control scale
-        runner.set_params(FrameParams(seed, control_scale=1.0))
-        built, _ = runner.run(built, probe_edges(picture))
+        runner.set_params(FrameParams(probe_seed(options), control_scale=1.0))
+        made, _ = runner.run(made, probe_edges(picture))
         runner.forget()
-    expected = reference(picture, encoder_hidden_states, seed)
-    quality = min(psnr(np.ascontiguousarray(built), expected), MOST_PSNR_DB)
+    return np.ascontiguousarray(made)
+
+
+def probe_seed(options: CoreMLOptions) -> int:
+    """Return the noise seed of the probe frame: the folded one, or any."""
+    return PROBE_SEED if options.noise_seed is None else options.noise_seed
+
+
+def check(
+    checkpoint: Checkpoint,
+    rendered: np.ndarray,
+    reference: Reference,
+    folder: Path,
+    options: CoreMLOptions,
+) -> float:
+    """Return the PSNR in dB between a probe frame by `render` and the reference.
+
+    Below 35 dB it saves both pictures in `folder` and raises BackendError.
+    """
+    picture, encoder_hidden_states = probe(checkpoint, options.size)
+    expected = reference(picture, encoder_hidden_states, probe_seed(options))
+    quality = min(psnr(rendered, expected), MOST_PSNR_DB)
     if not quality >= LEAST_PSNR_DB:
         names = [
             folder / f"refused-{checkpoint.name}-{what}.png" for what in ("program", "reference")
         ]
-        save_image(names[0], np.ascontiguousarray(built))
+        save_image(names[0], rendered)
         save_image(names[1], expected)
         raise BackendError(
             f"coreml: the program built for {checkpoint.name} renders a probe frame "

@@ -1,6 +1,8 @@
 """The options of the Core ML backend: runtime, compute units, form of its programs."""
 
+import signal
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -122,7 +124,9 @@ class CoreMLOptions(BackendOptions):
         "sdpa", "form of the attention: sdpa (macOS 15), matmul (14), split_einsum (Neural Engine)"
     )
     weights: Compression = setting(
-        "float16", "storage of the weights; compression costs accuracy, which `convert` prints"
+        "float16",
+        "storage of the weights; compression costs accuracy, which `convert` prints; the Neural "
+        "Engine takes palettes but no int8",
     )
     input: InputForm = setting("float32", "form of the pictures: float32 arrays or images")
     sizes: tuple[int, ...] = setting(
@@ -183,6 +187,29 @@ class CoreMLOptions(BackendOptions):
         if stage in STAGES and self.placement:
             return UNITS[self.placement[STAGES.index(stage)]]
         return self.compute_units or DEFAULT_UNITS
+
+    @property
+    def on_neural_engine(self) -> bool:
+        """Tell whether a program of these options may run on the Neural Engine."""
+        return any(self.units(stage) in ("cpu_and_ne", "all") for stage in self.stages)
+
+    def remedies(self) -> Mapping[int, str]:
+        """Return what to do about a process that Core ML ended, by signal."""
+        gpu = "--placement with gpu" if self.placement else "--compute-units cpu_and_gpu"
+        aborted = (
+            "Core ML ends its process where a compute unit refuses a program: use "
+            f"{gpu if self.on_neural_engine else '--attention matmul'}, or --backend mlx"
+        )
+        found: dict[int, str] = dict.fromkeys(
+            (signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS), aborted
+        )
+        if self.on_neural_engine:
+            found[signal.SIGKILL] = (
+                "the Neural Engine's compiler ends a process whose program it cannot take "
+                f"(coremltools#2758): use {gpu}; if that is killed too, memory ran out: take a "
+                "smaller --size"
+            )
+        return found
 
     def variant(self, stage: Stage = "frame") -> "Variant":
         """Return the variant of one stage; it does not depend on runtime and compute units."""

@@ -1,18 +1,26 @@
-"""Check that Core ML runs here; build, check and compile its programs before the first frame."""
+"""Check that Core ML runs here; build, check and compile its programs before the first frame.
 
-import platform
+Core ML ends a process rather than a call, and holds the GIL for minutes while it prepares a
+program. So everything that loads one runs in a child process (`apart.py`): the command survives,
+shows progress and ends on Ctrl-C.
+"""
+
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from importlib import metadata
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
+import numpy as np
+
+from ..common.backend.process.apart import run_apart
 from ..common.checkpoint.find import Checkpoint
 from ..common.errors import UsageError
-from . import cache
+from ..common.system import macos_version
+from . import apart, cache
 from .options import CoreMLOptions
-from .runner import Progress, open_runner, require_pillow
+from .runner import Progress, require_pillow
 
 if TYPE_CHECKING:
     from .gate import Reference  # imports OpenCV, which must follow MLX
@@ -21,6 +29,8 @@ if TYPE_CHECKING:
 # private parts of coremltools, so check them before allowing another major version.
 SUPPORTED_COREMLTOOLS = 9
 LEAST_MACOS = 14
+# Reported first loads take half a minute to nine minutes; only one that hangs takes longer.
+PREPARE_TIMEOUT_S = 3600.0
 BEST_MACOS = 15  # scaled_dot_product_attention, several functions in a package
 COREMLTOOLS_REMEDY = (
     f"pip install 'coremltools>={SUPPORTED_COREMLTOOLS},<{SUPPORTED_COREMLTOOLS + 1}'"
@@ -42,7 +52,7 @@ def refuse_without_runtime(options: CoreMLOptions) -> None:
 
 def _refuse_old_system(options: CoreMLOptions) -> None:
     """Raise UsageError if this macOS is too old for these options."""
-    system = platform.mac_ver()[0].partition(".")[0]
+    system = macos_version().partition(".")[0]
     if options.runtime != "coreml" or not system.isdecimal():
         return
     needs = [
@@ -54,7 +64,7 @@ def _refuse_old_system(options: CoreMLOptions) -> None:
     for (least, what, instead), wanted in zip(needs, asked, strict=True):
         if wanted and int(system) < least:
             raise UsageError(
-                f"{what} needs macOS {least}, this is {platform.mac_ver()[0]}; use {instead}"
+                f"{what} needs macOS {least}, this is {macos_version()}; use {instead}"
             )
 
 
@@ -96,20 +106,22 @@ def find_or_build(
 
     def make(partial: cache.Built) -> cache.Findings:
         began = time.perf_counter()
-        errors = _build(checkpoint, options, partial, report)
-        seconds = time.perf_counter() - began
-        gate_db = check_sizes(checkpoint, options, partial, reference, report) if reference else {}
-        return cache.Findings(seconds, gate_db, errors)
+        error = _build(checkpoint, options, partial, report)
+        return cache.Findings(time.perf_counter() - began, error)
+
+    gate = None
+    if reference is not None:
+        judge = reference  # mypy does not narrow a parameter inside a function
+        gate = cache.Gate(
+            [gate_key(options, size) for size in _sizes(options)],
+            lambda built: check_sizes(checkpoint, options, built, judge, report),
+        )
+
+    def waiting() -> None:
+        report("wait for another process that prepares the same program", 0.0)
 
     key = cache.key(checkpoint, identity, library)
-    built = cache.find_or_build(checkpoint.name, identity, key, make, force)
-    if (
-        reference is not None
-        and not {gate_key(options, size) for size in _sizes(options)} <= built.record.gate_db.keys()
-    ):
-        # built without a reference, or gated on other compute units
-        cache.add_gate(built, check_sizes(checkpoint, options, built, reference, report))
-    return built
+    return cache.find_or_build(checkpoint.name, identity, key, make, gate, force, waiting)
 
 
 def gate_key(options: CoreMLOptions, size: int) -> str:
@@ -130,16 +142,17 @@ def check_sizes(
     report: Progress,
 ) -> dict[str, float]:
     """Gate every size of a package; return PSNR in dB by `gate_key`. Raises BackendError."""
-    from .gate import PROBE_SEED, check
+    from .gate import check
 
     gate_db = {}
-    seed = PROBE_SEED if options.noise_seed is None else options.noise_seed
     for size in _sizes(options):
         report(f"check at {size} x {size} against the reference", 1.0)
         sized = replace(options, size=size)
-        runners = [open_runner(built, stage, checkpoint, sized, report) for stage in options.stages]
+        rendered = cast(
+            np.ndarray, _run(options, apart.render_probe, (built, checkpoint, sized), report)
+        )
         gate_db[gate_key(options, size)] = round(
-            check(checkpoint, size, runners, reference, cache.cache_folder(), seed), 1
+            check(checkpoint, rendered, reference, cache.cache_folder(), sized), 1
         )
     return gate_db
 
@@ -149,13 +162,39 @@ def warm_up(
 ) -> None:
     """Compile and load every program on Core ML before a session, with progress.
 
-    Core ML caches its preparation for the Neural Engine, which takes 20 to 40 s. Does nothing after
-    the first time, or on the reference interpreter.
+    Core ML keeps its preparation for the Neural Engine, which takes up to minutes. Does nothing
+    after the first time, or on the reference interpreter.
     """
-    for stage in options.stages:
-        met = built.compiled(stage).exists() and built.met(stage, options.units(stage)).exists()
-        if options.runtime == "coreml" and not met:
-            open_runner(built, stage, checkpoint, options, progress)
+    if options.runtime == "coreml" and not all(
+        built.compiled(stage).exists()
+        and built.was_loaded(stage, options.units(stage), options.function)
+        for stage in options.stages
+    ):
+        _run(options, apart.load, (built, checkpoint, options), progress)
+
+
+def plan_lines(built: cache.Built, options: CoreMLOptions) -> list[str]:
+    """Return `compute_plan.describe`, asked in a process of its own. Raises BackendError."""
+    return cast(list[str], _run(options, apart.plan, (built, options), lambda step, done: None))
+
+
+def _run(
+    options: CoreMLOptions,
+    task: Callable[..., object],
+    arguments: tuple[object, ...],
+    report: Progress,
+) -> object:
+    """Call `task(*arguments, report)`: in a child process if it calls Core ML, else here."""
+    if options.runtime != "coreml":
+        return task(*arguments, report)
+    return run_apart(
+        "coreml",
+        f"{task.__module__}:{task.__qualname__}",
+        *arguments,
+        report=report,
+        timeout_s=PREPARE_TIMEOUT_S,
+        remedies=options.remedies(),
+    )
 
 
 def _build(

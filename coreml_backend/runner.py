@@ -1,13 +1,15 @@
 """Run a built program on Core ML or on the reference interpreter, with its input arrays.
 
-`predict` holds the GIL throughout, and another queue may read its inputs shortly after. Every input
-array therefore lives as long as the model, writable and contiguous (coremltools#2827, #2829).
+`predict` holds the GIL throughout. Core ML keeps its inputs after it returns, see `inputs.py`.
 """
 
+import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
 
@@ -18,7 +20,7 @@ from ..common.backend.protocol import FrameParams
 from ..common.backend.schedule import seeded_noise
 from ..common.checkpoint.find import Checkpoint
 from ..common.errors import BackendError, UsageError
-from . import cache
+from . import cache, inputs
 from .options import CoreMLOptions, Stage
 
 if TYPE_CHECKING:
@@ -54,7 +56,7 @@ class Runner:
     def __init__(
         self, stage: Stage, model: Model, checkpoint: Checkpoint, options: CoreMLOptions
     ) -> None:
-        """Allocate the inputs. Raises UsageError for images as input without Pillow."""
+        """Take the inputs' arrays. Raises UsageError for images as input without Pillow."""
         from .program import input_shapes
 
         self.stage = stage
@@ -63,7 +65,7 @@ class Runner:
         self._image = options.input == "image"
         shapes = input_shapes(checkpoint, replace(options.variant(stage), size=options.size))
         self._inputs = {
-            name: np.zeros(shape, np.float32)
+            name: inputs.lend(shape)
             for name, shape in shapes.items()
             if not (self._image and name == "picture")
         }
@@ -99,6 +101,12 @@ class Runner:
     def forget(self) -> None:
         """Exclude earlier frames from the feedback of the next one."""
         self._has_previous = False
+
+    def close(self) -> None:
+        """Release the model and return the inputs' arrays. The runner cannot be used again."""
+        del self._model
+        inputs.give_back(self._inputs.values())
+        self._inputs = {}
 
     def run(self, given: np.ndarray, edges: np.ndarray | None = None) -> tuple[np.ndarray, int]:
         """Return the output of the stage for `given`, and the ns outside Core ML (0: unknown).
@@ -218,24 +226,20 @@ def _open_coreml(
     import coremltools as ct
 
     package, compiled, units = built.package(stage), built.compiled(stage), options.units(stage)
-    met = built.met(stage, units)
     try:
         if not compiled.exists():
             report(f"Core ML compiles {stage}", 0.0)
-            # compile to another name: a kill must not leave half a program
-            partial = compiled.with_name(f".{compiled.name}")
-            shutil.rmtree(partial, ignore_errors=True)
-            ct.models.utils.compile_model(str(package), str(partial))
-            partial.rename(compiled)
-        if not met.exists():
+            _compile(package, compiled)
+        if not built.was_loaded(stage, units, options.function):
             report(
-                f"Core ML prepares {stage} for {units}, which takes up to a minute the first time",
+                f"Core ML prepares {stage} for {units}; a first load takes half a minute to "
+                "several minutes",
                 0.5,
             )
         model: Model = ct.models.CompiledMLModel(
             str(compiled), ct.ComputeUnit[units.upper()], options.function
         )
-        met.touch()
+        built.mark_loaded(stage, units, options.function)
     except OSError as error:
         raise BackendError(cache.disk_message(compiled, error)) from None
     except Exception as error:  # coremltools raises bare Exception and RuntimeError
@@ -244,3 +248,20 @@ def _open_coreml(
             "`sdxs doctor`"
         ) from None
     return model
+
+
+def _compile(package: Path, compiled: Path) -> None:
+    """Compile a package under a name of this process, then rename it: a kill leaves no half."""
+    import coremltools as ct
+
+    partial = compiled.with_name(f".{os.getpid()}.{compiled.name}")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        ct.models.utils.compile_model(str(package), str(partial))
+        # if another process was faster, its program is as good
+        with suppress(OSError):
+            partial.rename(compiled)
+        if not compiled.exists():
+            partial.rename(compiled)  # raises what was in the way
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

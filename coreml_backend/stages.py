@@ -130,6 +130,8 @@ class StagesBackend:
         return Description(self.name, "CPU, NumPy", options.weights, facts, stand_in=STAND_IN)
 
     def close(self) -> None:
+        for runner in self._runners:
+            runner.close()
         self._runners.clear()
         self._done.clear()
 

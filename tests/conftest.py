@@ -1,5 +1,6 @@
 """Fixtures: the demo checkpoint, tiny random checkpoints in the real layout, and the command."""
 
+import gc
 import hashlib
 import os
 import shutil
@@ -141,3 +142,16 @@ def states_once() -> Iterator[None]:
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
     return Command(monkeypatch, capsys)
+
+
+@pytest.fixture
+def on_macos(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Install a fake Core ML on a system that says it is macOS; the packages it compiles.
+
+    Fails a test that lets Core ML free an input (coremltools#2827).
+    """
+    from fake_coreml import install, releases
+
+    yield install(monkeypatch)
+    gc.collect()
+    assert releases() == [], "Core ML held the last reference to an input, and ends the process"

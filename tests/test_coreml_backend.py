@@ -9,7 +9,6 @@ import coremltools as ct
 import numpy as np
 import pytest
 
-import fake_coreml
 from command import Command
 from fake_coreml import StrictModel
 from sdxs.common.backend.protocol import FrameParams
@@ -19,7 +18,7 @@ from sdxs.common.io.sources.film import VideoFile
 from sdxs.common.picture.temporal import psnr
 from sdxs.common.prompt.text_encoder import TextEncoder
 from sdxs.common.settings import parse_settings
-from sdxs.coreml_backend import cache, prepare
+from sdxs.coreml_backend import cache
 from sdxs.coreml_backend.backend import CoreMLBackend
 from sdxs.coreml_backend.options import CoreMLOptions
 from sdxs.coreml_backend.prepare import find_or_build
@@ -219,25 +218,6 @@ def test_the_gate_refuses_a_program_that_renders_something_else(
         "refused-demo-program.png",
         "refused-demo-reference.png",
     ]
-
-
-@pytest.fixture
-def on_macos(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """Install a fake Core ML on a system that says it is macOS; return the compiled paths."""
-    compiled: list[str] = []
-
-    def compile_model(model: str, destination_path: str) -> str:
-        compiled.append(Path(model).stem)
-        return fake_coreml.compile_model(model, destination_path)
-
-    monkeypatch.setattr(prepare, "sys", type("System", (), {"platform": "darwin"}))
-    monkeypatch.setattr(ct.models.utils, "compile_model", compile_model)
-    monkeypatch.setattr(ct.models, "CompiledMLModel", StrictModel)
-    monkeypatch.setattr(ct.models.compute_plan, "MLComputePlan", fake_coreml.StrictPlan)
-    StrictModel.made.clear()
-    monkeypatch.setattr(StrictModel, "fails", False)
-    monkeypatch.setattr(StrictModel, "refuses_to_load", False)
-    yield compiled
 
 
 def test_calls_into_core_ml_keep_its_rules(
