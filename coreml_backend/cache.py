@@ -26,7 +26,7 @@ from ..common.errors import BackendError
 from ..common.files import locked, written_whole
 from ..common.system import macos_build
 
-BUILDER_VERSION = 3  # increment when the same weights give another program
+BUILDER_VERSION = 4  # increment when the same weights give another program
 SCHEMA = 2
 RECORD = "record.json"
 PARTIAL = ".partial-"

@@ -4,6 +4,7 @@ import signal
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal, get_args
 
 from ..common.backend.options import BackendOptions
@@ -19,6 +20,15 @@ Runtime = Literal["coreml", "reference"]
 ComputeUnits = Literal["cpu_and_gpu", "cpu_and_ne", "all", "cpu_only"]
 
 DEFAULT_UNITS: ComputeUnits = "cpu_and_gpu"
+# The Neural Engine has no fused attention, and the CPU's crashes (stablehlo-coreml#89).
+FORMS: Mapping[str, AttentionForm] = MappingProxyType(
+    {
+        "cpu_and_gpu": "sdpa",
+        "all": "sdpa",
+        "cpu_and_ne": "split_einsum",
+        "cpu_only": "matmul",
+    }
+)
 STAGES: tuple[Stage, ...] = ("encode", "unet", "decode")
 WHOLE: tuple[Stage, ...] = ("frame",)
 CONTROLLED: tuple[Stage, ...] = ("controlled",)
@@ -31,7 +41,7 @@ class Variant:
     """The program to build from a checkpoint; equal values give equal programs.
 
     size: side of the picture in pixels. attention: 'sdpa' needs macOS 15; 'matmul' and
-    'split_einsum' (layout of the Neural Engine) need macOS 14. input: pictures as images, or as
+    'split_einsum' (layout of the Neural Engine, float16 pictures) need macOS 14. input: images, or
     float32 (1, 3, S, S) in 0..255. weights: storage of large tensors. stage: 'controlled' is the
     whole frame with the ControlNet. noise_seed: noise to fold in; None makes noise an input.
     """
@@ -120,8 +130,10 @@ class CoreMLOptions(BackendOptions):
     compute_units: ComputeUnits | None = setting(
         None, "compute units for Core ML", shown=DEFAULT_UNITS
     )
-    attention: AttentionForm = setting(
-        "sdpa", "form of the attention: sdpa (macOS 15), matmul (14), split_einsum (Neural Engine)"
+    attention: AttentionForm | None = setting(
+        None,
+        "form of the attention: sdpa (macOS 15), matmul (14), split_einsum (Neural Engine)",
+        shown="by compute unit: GPU and all sdpa, Neural Engine split_einsum, CPU matmul",
     )
     weights: Compression = setting(
         "float16",
@@ -211,16 +223,26 @@ class CoreMLOptions(BackendOptions):
             )
         return found
 
+    def form(self, stage: str) -> AttentionForm:
+        """Return the form of the attention in one program: the chosen one, or its unit's."""
+        return self.attention or FORMS[self.units(stage)]
+
+    @property
+    def forms(self) -> str:
+        """Return the form of every stage's program, once if it is the same."""
+        found = [self.form(stage) for stage in self.stages]
+        return found[0] if len(set(found)) == 1 else "+".join(found)
+
     def variant(self, stage: Stage = "frame") -> "Variant":
-        """Return the variant of one stage; it does not depend on runtime and compute units."""
+        """Return the variant of one stage; it does not depend on the runtime."""
         size = min(self.sizes) if self.sizes else self.size
-        return Variant(size, self.attention, self.input, self.weights, stage, self.noise_seed)
+        return Variant(size, self.form(stage), self.input, self.weights, stage, self.noise_seed)
 
     def identity(self) -> dict[str, str]:
         """Return the facts that identify a built package; part of its key in the cache."""
         facts = {
             "sizes": "+".join(map(str, sorted(self.sizes or (self.size,)))),
-            "attention": self.attention,
+            "attention": self.forms,
             "input": self.input,
             "weights": self.weights,
             "stages": "+".join(self.stages),

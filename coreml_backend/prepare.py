@@ -60,7 +60,7 @@ def _refuse_old_system(options: CoreMLOptions) -> None:
         (BEST_MACOS, "--attention sdpa", "--attention matmul"),
         (BEST_MACOS, "--sizes", "one --size"),
     ]
-    asked = (True, options.attention == "sdpa", bool(options.sizes))
+    asked = (True, "sdpa" in options.forms, bool(options.sizes))
     for (least, what, instead), wanted in zip(needs, asked, strict=True):
         if wanted and int(system) < least:
             raise UsageError(

@@ -1,14 +1,15 @@
 """Write a checkpoint as an ML Program with the MIL builder, straight from its safetensors files.
 
 The twin of `mlx_sdxs/frame.py`: one program per frame, or one per stage. Networks are float16;
-mixing, x0 and pictures are float32, with casts between.
+mixing, x0 and pictures are float32, with casts between. In the form of the Neural Engine
+('split_einsum'), pictures are float16 as well.
 
     function   inputs                                                        outputs
-    frame      picture, encoder_hidden_states, noise, previous, feedback     image, x0
-    controlled the same, edges, control_scale                                image, x0
+    frame      picture, encoder_hidden_states, noise, previous, feedback     image, image_mean, x0
+    controlled the same, edges, control_scale                                image, image_mean, x0
     encode     picture                                                       latents
     unet       latents, encoder_hidden_states, noise, previous, feedback     x0
-    decode     x0                                                            image
+    decode     x0                                                            image, image_mean
 
 A folded noise (`Variant.noise_seed`) is not an input.
 """
@@ -201,16 +202,24 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Frame:
-    """One diffusion step between two pictures as MIL operations; twin of `mlx_sdxs.frame.Frame`."""
+    """One diffusion step between two pictures as MIL operations; twin of `mlx_sdxs.frame.Frame`.
+
+    half_pictures: encode and decode without a float32 operation, which the Neural Engine leaves to
+    the CPU; whole numbers up to 255 are exact in float16.
+    """
 
     unet: UNet2DConditionModel
     vae: AutoencoderTiny | AutoencoderKL
     step: OneStep
     scaling_factor: float
+    half_pictures: bool = False
     controlnet: ControlNetModel | None = None
 
     def encode(self, picture: Var) -> Var:
         """Encode float32 (1, 3, S, S) in 0..255 to scaled latents, float32 (1, C, S/8, S/8)."""
+        if self.half_pictures:
+            latents = self.vae.encode(affine(x=_to16(picture), scale=1 / 127.5, offset=-1))
+            return _to32(affine(x=latents, scale=self.scaling_factor), name="latents")
         image = _to16(affine(x=picture, scale=1 / 127.5, offset=-1))
         return mb.mul(
             x=_to32(self.vae.encode(image)), y=np.float32(self.scaling_factor), name="latents"
@@ -245,7 +254,7 @@ class Frame:
         )
         residuals = None
         if self.controlnet:
-            condition = _to16(mb.concat(values=[affine(x=edges, scale=1 / 255)] * 3, axis=1))
+            condition = _to16(affine(x=edges, scale=1 / 255))
             residuals = self.controlnet(
                 sample, timestep, encoder_hidden_states, condition, _to16(scale)
             )
@@ -253,11 +262,28 @@ class Frame:
         difference = _to32(self._noise_minus_eps(features, _to16(noise)))
         return mb.add(x=latents, y=affine(x=difference, scale=step.ratio), name="x0")
 
-    def decode(self, x0: Var) -> Var:
-        """Decode x0, float32 (1, C, S/8, S/8), to float32 (1, 3, S, S), whole numbers in 0..255."""
-        image = _to32(self.vae.decode(_to16(affine(x=x0, scale=1 / self.scaling_factor))))
+    def decode(self, x0: Var) -> tuple[Var, Var]:
+        """Decode x0, float32 (1, C, S/8, S/8), to the picture and its mean.
+
+        Returns float32 (1, 3, S, S), whole numbers in 0..255, and float32 (1, 1, 1, 1), the mean
+        before they are clipped, in about [-1, 1]: not finite if float16 overflowed.
+        """
+        scale = 1 / self.scaling_factor
+        if self.half_pictures:
+            image = self.vae.decode(affine(x=_to16(x0), scale=scale))
+        else:
+            image = _to32(self.vae.decode(_to16(affine(x=x0, scale=scale))))
+        dtype = np.float16 if self.half_pictures else np.float32
         levels = mb.round(x=affine(x=affine(x=image, offset=1), scale=127.5))
-        return mb.clip(x=levels, alpha=np.float32(0), beta=np.float32(255), name="image")
+        named = [{}, {}] if self.half_pictures else [{"name": "image"}, {"name": "image_mean"}]
+        levels = mb.clip(x=levels, alpha=dtype(0), beta=dtype(255), **named[0])
+        # a maximum may drop NaN; axis by axis, no sum leaves float16
+        rows = mb.reduce_mean(x=image, axes=[3], keep_dims=True)
+        channels = mb.reduce_mean(x=rows, axes=[2], keep_dims=True)
+        mean = mb.reduce_mean(x=channels, axes=[1], keep_dims=True, **named[1])
+        if self.half_pictures:
+            return _to32(levels, name="image"), _to32(mean, name="image_mean")
+        return levels, mean
 
     def _noise_minus_eps(self, features: Var, noise: Var) -> Var:
         # One convolution over [features, n] with weights [-W | identity] subtracts in the
@@ -279,8 +305,8 @@ def _to16(x: Var) -> Var:
     return mb.cast(x=x, dtype="fp16")
 
 
-def _to32(x: Var) -> Var:
-    return mb.cast(x=x, dtype="fp32")
+def _to32(x: Var, **named: str) -> Var:
+    return mb.cast(x=x, dtype="fp32", **named)
 
 
 def _frame(checkpoint: Checkpoint, form: AttentionForm, unet: Weights, vae: Weights) -> Frame:
@@ -292,6 +318,7 @@ def _frame(checkpoint: Checkpoint, form: AttentionForm, unet: Weights, vae: Weig
         else AutoencoderKL(config, vae, form),
         step=one_step(checkpoint.scheduler, checkpoint.frame),
         scaling_factor=config.scaling_factor,
+        half_pictures=form == "split_einsum",
     )
 
 
@@ -342,7 +369,7 @@ def _program(
     with Function(placeholders, opset_version=target) as function:
         given = function.inputs
         if stage == "decode":
-            outputs = [frame.decode(given["x0"])]
+            outputs = [*frame.decode(given["x0"])]
         else:
             latents = frame.encode(given["picture"]) if "picture" in given else given["latents"]
             outputs = [latents]
@@ -359,7 +386,7 @@ def _program(
                 feedback,
                 *control,
             )
-            outputs = [x0] if stage == "unet" else [frame.decode(x0), x0]
+            outputs = [x0] if stage == "unet" else [*frame.decode(x0), x0]
         function.set_outputs(outputs)
     program = Program()
     program.add_function("main", function)

@@ -129,6 +129,11 @@ class Runner:
             ) from None
         if "x0" in outputs:
             self._remember(np.asarray(outputs["x0"]))
+        if "image_mean" in outputs and not np.isfinite(np.asarray(outputs["image_mean"])).all():
+            raise BackendError(
+                "coreml: the picture is not finite: float16 overflowed in the decoder; try --vae "
+                "vae for another one, or --backend mlx --dtype float32"
+            )
         made = outputs[GIVES[self.stage]]
         result = self._picture(made) if GIVES[self.stage] == "image" else np.asarray(made)
         return result, self._bridge_ns(time.perf_counter_ns() - began)
@@ -159,9 +164,11 @@ class Runner:
     def _remember(self, x0: np.ndarray) -> None:
         # they would give a black picture, and feedback would keep it
         if not np.isfinite(x0).all():
+            form = self._options.form(self.stage)
+            first = "--attention matmul, which keeps its scores smaller, " if form == "sdpa" else ""
             raise BackendError(
-                "coreml: the latents are not finite: float16 overflowed; try --compute-units "
-                "cpu_only, or --backend mlx --dtype float32"
+                f"coreml: the latents are not finite: float16 overflowed; try {first}"
+                "--compute-units cpu_only, or --backend mlx --dtype float32"
             )
         if "previous" in self._inputs:
             np.copyto(self._inputs["previous"], x0.reshape(self._inputs["previous"].shape))

@@ -120,7 +120,7 @@ class StagesBackend:
             else options.units(self.stages[0])
         )
         facts: tuple[tuple[str, str], ...] = (
-            ("attention", options.attention),
+            ("attention", options.forms),
             ("input", options.input),
         )
         if options.runtime == "coreml":

@@ -110,11 +110,14 @@ def swapped_scale(monkeypatch: pytest.MonkeyPatch) -> None:
 def missing_projection(monkeypatch: pytest.MonkeyPatch) -> None:
     """Attention without its output projection."""
 
-    def forward(self: unet.Attention, x: ops.Var, context: ops.Var) -> ops.Var:
-        w = self.weights
-        query, key, value = (
-            ops.linear(x=source, weights=w[name])
-            for source, name in ((x, "to_q"), (context, "to_k"), (context, "to_v"))
+    def forward(
+        self: unet.Attention, x: ops.Var, context: ops.Var | None, norm: ops.Weights
+    ) -> ops.Var:
+        w, source = self.weights, x if context is None else context
+        query = ops.linear(x=x, weights=w["to_q"], norm=norm)
+        key, value = (
+            ops.linear(x=source, weights=w[name], norm=norm if context is None else None)
+            for name in ("to_k", "to_v")
         )
         return ops.attention(query=query, key=key, value=value, heads=self.heads, form=self.form)
 

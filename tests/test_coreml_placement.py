@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from sdxs.common.backend.protocol import Backend, FrameParams, MemoryUse, StageT
 from sdxs.common.checkpoint.find import Checkpoint
 from sdxs.common.errors import BackendError, UsageError
 from sdxs.common.io.sources.film import VideoFile
+from sdxs.common.picture.temporal import psnr
 from sdxs.coreml_backend.backend import CoreMLBackend, Section, split
 from sdxs.coreml_backend.options import CoreMLOptions, parse_placement
 
@@ -74,7 +76,9 @@ def is_running(pid: int) -> bool:
 
 
 def options(placement: str = "", size: int = SIZE) -> CoreMLOptions:
-    return CoreMLOptions(size, runtime="reference", placement=parse_placement(placement))
+    """Options of one form of the attention, whatever the units: programs of others differ."""
+    placed = parse_placement(placement)
+    return CoreMLOptions(size, runtime="reference", attention="matmul", placement=placed)
 
 
 def picture(seed: int) -> np.ndarray:
@@ -142,6 +146,21 @@ def test_a_pipeline_renders_exactly_what_one_program_does(
             session(backend, demo.unet.cross_attention_dim), expected, strict=True
         ):
             np.testing.assert_array_equal(ours, theirs)
+    finally:
+        backend.close()
+
+
+def test_the_forms_of_the_units_render_the_same_within_a_rounding(
+    demo: Checkpoint, expected: list[np.ndarray]
+) -> None:
+    """The Neural Engine's programs have pictures in float16; seven frames, with feedback."""
+    backend = CoreMLBackend(demo, replace(options(NE_GPU_NE), attention=None))
+    backend.load()
+    try:
+        for ours, theirs in zip(
+            session(backend, demo.unet.cross_attention_dim), expected, strict=True
+        ):
+            assert psnr(ours, theirs) > 45
     finally:
         backend.close()
 

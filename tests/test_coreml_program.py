@@ -194,9 +194,9 @@ def test_the_program_computes_what_mlx_computes(
     inputs = arguments(given, SIZE)
     picture, x0 = mlx_frame(given, inputs)
     exact = Interpreter(program.path).predict(inputs)
-    # what remains is float16 constants: biases with the time embedding in them, and eps; measured
-    # 2e-5 to 5e-5
-    assert distance(exact["x0"], x0) < 2e-4
+    # what remains is float16 constants: biases with the time embedding in them, eps, and weights
+    # with a LayerNorm folded into them; measured 1e-4 to 2.1e-4, without the last 2e-5 to 5e-5
+    assert distance(exact["x0"], x0) < 4e-4
     assert psnr(exact["image"], picture) > 60
     # every result rounded to float16, as Core ML stores it; measured 7e-4 to 1.2e-3 and 51.8 dB or
     # more
@@ -323,10 +323,9 @@ def heads_of(program: Saved, attention: str) -> Iterator[tuple[int, int]]:
             assert "attn_mask" not in op.inputs
             _, heads, _, head_dim = program.shape(op, "query")
             yield heads, head_dim
-        return
-    for softmax in program.of("softmax"):
+    for softmax in program.of("softmax"):  # under sdpa, of the full VAE
         product = program.producer(softmax, "x")
-        if attention == "matmul":
+        if attention != "split_einsum":
             assert program.constant(softmax, "axis") in (-1, [-1], [3])
             assert program.constant(product, "transpose_y")
             _, heads, _, head_dim = program.shape(product, "x")
@@ -407,11 +406,11 @@ def test_the_oldest_system_that_runs_it(
         (
             "frame",
             ["picture", "encoder_hidden_states", "noise", "previous", "feedback"],
-            ["image", "x0"],
+            ["image", "image_mean", "x0"],
         ),
         ("encode", ["picture"], ["latents"]),
         ("unet", ["latents", "encoder_hidden_states", "noise", "previous", "feedback"], ["x0"]),
-        ("decode", ["x0"], ["image"]),
+        ("decode", ["x0"], ["image", "image_mean"]),
     ],
 )
 @pytest.mark.parametrize("pictures", ["image", "float32"])
@@ -429,6 +428,7 @@ def test_inputs_and_outputs(
     assert [f.name for f in description.output] == outputs
     shapes = input_shapes(checkpoint("sdxs-512-0.9"), variant) | {
         "image": (1, 3, SIZE, SIZE),
+        "image_mean": (1, 1, 1, 1),
         "x0": (1, 4, 8, 8),
         "latents": (1, 4, 8, 8),
     }

@@ -15,6 +15,7 @@ even; programs that round themselves do not depend on it. `cast` to integers tru
 """
 
 import inspect
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from ...common.errors import BackendError
+from ...common.errors import BackendError, SdxsWarning
 from . import operations as mil_ops
 from . import products as mil_products
 from . import shapes as mil_shapes
@@ -31,6 +32,8 @@ from . import weights as mil_weights
 from .operations import Operations, Slot, State
 from .package import STORAGE, FeatureTypes_pb2, MIL_pb2, Model_pb2, Package, TensorType, Value
 
+ATTENTION = "scaled_dot_product_attention"
+LARGEST_FLOAT16 = float(np.finfo(np.float16).max)
 # binding of an attribute in the proto: the name of a value, a constant, or a list of both
 Argument: TypeAlias = str | MIL_pb2.Value | list[str | MIL_pb2.Value]
 Operand = Value | Slot | list["Operand"]
@@ -111,6 +114,14 @@ class Interpreter:
         return self._states
 
     @property
+    def largest_scores(self) -> Mapping[str, float]:
+        """Return max |q k^T| of the attentions so far, by the operation that computes the product.
+
+        Of scaled_dot_product_attention it is the product before its own scaling.
+        """
+        return self._scores
+
+    @property
     def op_counts(self) -> Mapping[str, int]:
         """Return the number of operations by kind, constants included."""
         return self._counts
@@ -169,11 +180,15 @@ class Interpreter:
         self._constants: dict[str, MIL_pb2.Value] = {}
         self._weights: dict[str, Step] = {}  # constexpr: decompressed at each use, never kept
         self._steps: list[Step] = []
+        self._scores: dict[str, float] = {}
         for operation in block.operations:
             self._admit(operation)
         last: dict[str, int] = {}
         for index, step in enumerate(self._steps):
             last |= dict.fromkeys(step.names(), index)
+        products = {s.outputs[0][0]: s for s in self._steps if s.kind in ("matmul", "einsum")}
+        softmaxes = (s.arguments.get("x") for s in self._steps if s.kind == "softmax")
+        self._products = {id(products.get(x)) for x in softmaxes if isinstance(x, str)}
         kept = {*block.outputs, *self._states}
         self._release: list[list[str]] = [[] for _ in self._steps]
         for name, index in last.items():
@@ -321,6 +336,7 @@ class Interpreter:
         except (ValueError, IndexError, TypeError, AttributeError, ArithmeticError) as error:
             remedy = "build the program without this form of the operation"
             raise self._fail(_label(step), f"cannot be computed: {error}", remedy) from error
+        self._note_scores(step, operands, result)
         results = [] if result is None else result if isinstance(result, list) else [result]
         if len(results) != len(step.outputs):
             raise self._fail(
@@ -330,6 +346,34 @@ class Interpreter:
             name: self._settle(step, kind, r)
             for (name, kind), r in zip(step.outputs, results, strict=True)
         }
+
+    def _note_scores(
+        self, step: Step, operands: Mapping[str, Operand], result: mil_ops.Result
+    ) -> None:
+        """Record the largest score of an attention, and warn if float16 cannot hold it.
+
+        Products that are results are checked by `_settle`; this one is inside an operation.
+        """
+        if step.kind == ATTENTION:
+            query, key = operands["query"], operands["key"]
+            assert isinstance(query, np.ndarray) and isinstance(key, np.ndarray)
+            largest = mil_products.largest_score(query, key)
+        elif id(step) in self._products:
+            assert isinstance(result, np.ndarray)
+            largest = float(np.abs(result).max())
+        else:
+            return
+        known = self._scores.get(step.name, 0.0)
+        self._scores[step.name] = max(known, largest)
+        if step.kind == ATTENTION and largest > LARGEST_FLOAT16 >= known:
+            warnings.warn(
+                f"{self._package.path.name}, function {self.function!r}: {_label(step)} multiplies "
+                f"queries and keys to {largest:.0f}, more than float16 holds "
+                f"({LARGEST_FLOAT16:.0f}); on Core ML it may overflow: use --attention matmul, "
+                "which scales the queries first",
+                SdxsWarning,
+                stacklevel=2,
+            )
 
     def _settle(self, step: Step, kind: TensorType, result: np.ndarray) -> np.ndarray:
         storage = np.dtype(STORAGE[kind.dtype])

@@ -190,6 +190,16 @@ def scaled_dot_product_attention(
     return out
 
 
+def largest_score(query: np.ndarray, key: np.ndarray) -> float:
+    """Return max |q k^T| of an attention over (*batch, L, E), before it is scaled."""
+    rows, largest = max(1, SCRATCH // key.shape[-2]), 0.0
+    for at in np.ndindex(*query.shape[:-2]):
+        for start in range(0, query.shape[-2], rows):
+            scores = query[at][start : start + rows] @ key[at].T
+            largest = max(largest, float(scores.max()), -float(scores.min()))
+    return largest
+
+
 def softmax(x: np.ndarray, axis: np.ndarray | int = -1) -> np.ndarray:
     powers = x - x.max(axis=int(axis), keepdims=True)
     np.exp(powers, out=powers)

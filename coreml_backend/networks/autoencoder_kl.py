@@ -25,12 +25,16 @@ NORM_EPS = 1e-6  # eps of every GroupNorm of this VAE in diffusers
 
 
 class Attention:
-    """Self-attention over all positions with one head and its own norm, (1, C, H, W) in and out."""
+    """Self-attention over all positions with one head and its own norm, (1, C, H, W) in and out.
+
+    Never 'sdpa': with a head as wide as this one (512), Core ML's was reported to crash on the CPU
+    and to leave the Neural Engine (stablehlo-coreml#89).
+    """
 
     def __init__(self, weights: Weights, groups: int, form: AttentionForm) -> None:
         self.weights = weights
         self.groups = groups
-        self.form: AttentionForm = form
+        self.form: AttentionForm = "matmul" if form == "sdpa" else form
 
     def __call__(self, x: Var) -> Var:
         w = self.weights

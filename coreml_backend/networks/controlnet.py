@@ -20,14 +20,17 @@ class Residuals(NamedTuple):
 
 
 class ConditioningEmbedding:
-    """Embed edges (1, 3, 8h, 8w) in [0, 1] as (1, channels, h, w) by strided convolutions."""
+    """Embed edges (1, 1, 8h, 8w) in [0, 1] as (1, channels, h, w) by strided convolutions.
+
+    The checkpoint's first layer reads the edges three times; here its kernel is summed instead.
+    """
 
     def __init__(self, config: ControlNetConfig, weights: Weights) -> None:
         self.weights = weights
         self.halvings = len(config.embedding) - 1
 
     def __call__(self, x: Var) -> Var:
-        x = silu(x=conv(x=x, weights=self.weights["conv_in"]))
+        x = silu(x=conv(x=x, weights=self.weights["conv_in"], equal_inputs=True))
         for i in range(self.halvings):
             x = silu(x=conv(x=x, weights=self.weights["blocks"][2 * i]))
             x = silu(x=conv(x=x, weights=self.weights["blocks"][2 * i + 1], stride=2))
@@ -57,8 +60,8 @@ class ControlNetModel:
     ) -> Residuals:
         """Return the residuals for `UNet2DConditionModel.features` with the same arguments.
 
-        sample: float16 (1, C, h, w). edges: float16 (1, 3, 8h, 8w) in [0, 1], white on black, three
-        equal channels, so RGB and BGR are the same. scale: the control scale, float16 (1,).
+        sample: float16 (1, C, h, w). edges: float16 (1, 1, 8h, 8w) in [0, 1], white on black.
+        scale: the control scale, float16 (1,).
         """
         time = silu_numpy(self.time_embedding(timestep))
         encoder_hidden_states = prompt_tokens(encoder_hidden_states, self.form)

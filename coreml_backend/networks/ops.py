@@ -54,13 +54,16 @@ def conv(
     stride: int = 1,
     pad: tuple[int, int, int, int] | None = None,
     bias: np.ndarray | None = None,
+    equal_inputs: bool = False,
 ) -> Var:
     """Convolve in 2-D with the kernel of a checkpoint.
 
     pad: top, bottom, left, right; the default keeps the size at stride 1. bias: float32, replaces
-    the checkpoint's bias.
+    the checkpoint's bias. equal_inputs: x has one channel that stands for all of the kernel's.
     """
     kernel = weights.float32("weight")
+    if equal_inputs:
+        kernel = kernel.sum(axis=1, keepdims=True)
     around = kernel.shape[-1] // 2
     return convolve(
         x=x,
@@ -95,12 +98,24 @@ def convolve(
     )
 
 
-def linear(*, x: Var, weights: Weights, rows: slice | None = None, label: str = "") -> Var:
+def linear(
+    *,
+    x: Var,
+    weights: Weights,
+    norm: Weights | None = None,
+    rows: slice | None = None,
+    label: str = "",
+) -> Var:
     """Apply a linear layer to the channels of tokens.
 
-    rows: compute only these outputs. label: suffix for the name of such a part.
+    norm: the LayerNorm before it, whose weight and bias are folded into this layer's. rows: compute
+    only these outputs. label: suffix for the name of such a part.
     """
     kernel, bias = weights.float32("weight"), weights.bias()
+    if norm is not None:
+        shift = kernel @ norm.float32("bias")
+        bias = shift if bias is None else bias + shift
+        kernel = kernel * norm.float32("weight")
     if rows is not None:
         kernel, bias = kernel[rows], None if bias is None else bias[rows]
     name = weights.label + label
@@ -139,17 +154,13 @@ def group_norm(*, x: Var, weights: Weights, groups: int, eps: float) -> Var:
 
 
 def layer_norm(*, x: Var, weights: Weights) -> Var:
-    """Normalise over the channels of tokens."""
-    gamma, beta = (half(weights.float32(part), weights.name) for part in ("weight", "bias"))
+    """Normalise over the channels of tokens, without weight and bias: `linear` folds them.
+
+    Whether the Neural Engine compiles a program was seen to depend on their values
+    (coreai-models#138, ANEForge#149).
+    """
     axis = 1 if x.rank == 4 else 2
-    return mb.layer_norm(
-        x=x,
-        axes=[axis],
-        gamma=gamma,
-        beta=beta,
-        epsilon=np.float16(LAYER_NORM_EPS),
-        name=weights.label,
-    )
+    return mb.layer_norm(x=x, axes=[axis], epsilon=np.float16(LAYER_NORM_EPS), name=weights.label)
 
 
 def silu(*, x: Var) -> Var:
@@ -191,7 +202,11 @@ def from_tokens(*, x: Var, shape: tuple[int, ...]) -> Var:
 
 
 def attention(*, query: Var, key: Var, value: Var, heads: int, form: AttentionForm) -> Var:
-    """Return softmax(q k^T / sqrt(head_dim)) v for projected tokens."""
+    """Return softmax(q k^T / sqrt(head_dim)) v for projected tokens.
+
+    'matmul' and 'split_einsum' scale q first, so that q k^T stays within float16. 'sdpa' cannot:
+    the operation itself divides the product, and where in it is Core ML's choice.
+    """
     if form == "split_einsum":
         return _split_einsum(query, key, value, heads)
     _, tokens, channels = query.shape

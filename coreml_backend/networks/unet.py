@@ -67,15 +67,18 @@ class Attention:
         self.heads = heads
         self.form: AttentionForm = form
 
-    def __call__(self, x: Var, encoder_hidden_states: Var) -> Var:
+    def __call__(self, x: Var, encoder_hidden_states: Var | None, norm: Weights) -> Var:
+        """Attend from x to encoder_hidden_states, or to x itself for None.
+
+        norm: the LayerNorm of x whose weight and bias are still to be applied.
+        """
         w = self.weights
-        query, key, value = (
-            linear(x=source, weights=w[name])
-            for source, name in (
-                (x, "to_q"),
-                (encoder_hidden_states, "to_k"),
-                (encoder_hidden_states, "to_v"),
-            )
+        source, their_norm = (
+            (x, norm) if encoder_hidden_states is None else (encoder_hidden_states, None)
+        )
+        query = linear(x=x, weights=w["to_q"], norm=norm)
+        key, value = (
+            linear(x=source, weights=w[name], norm=their_norm) for name in ("to_k", "to_v")
         )
         y = attention(query=query, key=key, value=value, heads=self.heads, form=self.form)
         return linear(x=y, weights=w["to_out"][0])
@@ -88,12 +91,13 @@ class GEGLU:
         self.weights = weights
         self.outputs = outputs
 
-    def __call__(self, x: Var) -> Var:
-        hidden = linear(
-            x=x, weights=self.weights["proj"], rows=slice(None, self.outputs), label="_hidden"
-        )
-        gate = linear(
-            x=x, weights=self.weights["proj"], rows=slice(self.outputs, None), label="_gate"
+    def __call__(self, x: Var, norm: Weights) -> Var:
+        hidden, gate = (
+            linear(x=x, weights=self.weights["proj"], norm=norm, rows=rows, label=label)
+            for rows, label in (
+                (slice(None, self.outputs), "_hidden"),
+                (slice(self.outputs, None), "_gate"),
+            )
         )
         return mb.mul(x=hidden, y=gelu(x=gate))
 
@@ -103,8 +107,8 @@ class FeedForward:
         self.weights = weights
         self.geglu = GEGLU(weights["net"][0], 4 * channels)
 
-    def __call__(self, x: Var) -> Var:
-        return linear(x=self.geglu(x), weights=self.weights["net"][2])
+    def __call__(self, x: Var, norm: Weights) -> Var:
+        return linear(x=self.geglu(x, norm), weights=self.weights["net"][2])
 
 
 class BasicTransformerBlock:
@@ -118,12 +122,15 @@ class BasicTransformerBlock:
         self.ff = FeedForward(weights["ff"], channels)
 
     def __call__(self, x: Var, encoder_hidden_states: Var) -> Var:
-        h = layer_norm(x=x, weights=self.weights["norm1"])
-        x = mb.add(x=x, y=self.attn1(h, encoder_hidden_states if self.only_cross else h))
+        norms = [self.weights[f"norm{number}"] for number in (1, 2, 3)]
+        h = layer_norm(x=x, weights=norms[0])
         x = mb.add(
-            x=x, y=self.attn2(layer_norm(x=x, weights=self.weights["norm2"]), encoder_hidden_states)
+            x=x, y=self.attn1(h, encoder_hidden_states if self.only_cross else None, norms[0])
         )
-        return mb.add(x=x, y=self.ff(layer_norm(x=x, weights=self.weights["norm3"])))
+        h = layer_norm(x=x, weights=norms[1])
+        x = mb.add(x=x, y=self.attn2(h, encoder_hidden_states, norms[1]))
+        h = layer_norm(x=x, weights=norms[2])
+        return mb.add(x=x, y=self.ff(h, norms[2]))
 
 
 class Transformer2DModel:
