@@ -1,7 +1,14 @@
 # `make demo` and `make test` are all a newcomer needs: each builds .venv first.
 SHELL := /bin/sh
+# A Python that sdxs runs on; on a Mac, one for Apple silicon under macOS 14 or later.
+FITS := import sys, venv, platform; \
+	mac = sys.platform == "darwin"; \
+	fits = (3, 11) <= sys.version_info[:2] <= (3, 13); \
+	fits = fits and not (mac and platform.machine() != "arm64"); \
+	fits = fits and not (mac and int(platform.mac_ver()[0].split(".")[0]) < 14); \
+	sys.exit(not fits)
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
-	$$p -c 'import sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$p && break; done)
+	$$p -c '$(FITS)' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 DEMO_PROMPTS := --prompt "a pencil sketch" --prompt "neon cyberpunk city" --prompt "dark fantasy" \
 	--prompt "impressionist painting" --prompt "ukiyo-e woodblock print" --prompt "pop art"
@@ -50,7 +57,9 @@ clean:
 	rm -rf .venv demo results build *.egg-info
 
 .venv/run.stamp: pyproject.toml constraints.txt
-	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 to 3.13 with venv found; install one, or run make PYTHON=/path/to/python3.12"; exit 1; }
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 to 3.13 with venv found; install one, or run make PYTHON=/path/to/python3.12"; \
+		test "$$(uname)" != Darwin || echo "on a Mac it takes Apple silicon, macOS 14 or later, and a Python of its own kind (an Intel one runs under Rosetta): brew install python@3.13"; exit 1; }
+	@"$(PYTHON)" -c '$(FITS)' || { echo "error: $(PYTHON) is not what sdxs runs on: Python 3.11 to 3.13 with venv and, on a Mac, Apple silicon and macOS 14 or later"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || \
 		{ rm -rf .venv; echo "error: $(PYTHON) cannot make a virtual environment; on Debian: apt install python3-venv"; exit 1; }
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .

@@ -18,6 +18,8 @@ from ..common.backend.assembly import (
 from ..common.backend.options import BackendOptions
 from ..common.backend.spec import BackendSpec, spec_of, specs
 from ..common.errors import SdxsWarning, UsageError
+from ..common.io.sources.permission import ask_for_camera
+from ..common.io.sources.registry import source_camera
 from ..common.live.options import SessionFiles, SessionOptions
 from ..common.live.parameters import DEFAULT_PROMPT, OF_CONTROL, LiveParameters
 from ..common.prompt.syntax import read_prompts, refuse_negative
@@ -78,6 +80,9 @@ def live(
         *(read_prompts(more.prompts) if more.prompts else ()),
     ) or (DEFAULT_PROMPT,)
     _refuse_edges(model, given)
+    camera = source_camera(session.source)
+    if camera is not None:
+        ask_for_camera(camera)  # before minutes of download and preparation
     checkpoint = open_checkpoint_for(model)
     size = model.size_of(checkpoint)
     _warn_of_seed(checkpoint, start, given)

@@ -25,6 +25,7 @@ from .checkpoint.registry import ENTRIES
 from .errors import SdxsError, SourceError
 from .io.sinks.window import window_obstacle
 from .io.sources.camera import Camera
+from .io.sources.permission import SETTINGS, Permission, camera_permission, count_cameras
 
 PYTHONS = ((3, 11), (3, 12), (3, 13))
 PACKAGES = ("sdxs", "numpy", "tokenizers", "safetensors", "huggingface-hub")
@@ -196,11 +197,18 @@ def display() -> Check:
 
 
 def look_at_camera(index: int) -> Check:
-    """Open a camera and time its frames for 1.5 seconds.
-
-    Call it on the main thread: macOS asks for permission there.
-    """
+    """Open a camera and time its frames for 1.5 seconds; never make macOS ask for permission."""
     name = f"camera {index}"
+    permission = camera_permission()
+    if permission is Permission.NOT_ASKED:
+        return Check(
+            name,
+            None,
+            "macOS has not been asked yet whether this program may use it",
+            "sdxs live asks, before it downloads anything",
+        )
+    if permission in (Permission.DENIED, Permission.RESTRICTED):
+        return Check(name, False, "macOS does not allow this program to use it", _camera_remedy())
     try:
         camera = Camera(index)
     except SourceError:
@@ -222,6 +230,9 @@ def look_at_camera(index: int) -> Check:
     finding = (
         f"{reader.picture.shape[1]} x {reader.picture.shape[0]}, {fps:.1f} frames a second measured"
     )
+    cameras = count_cameras()
+    if cameras is not None and cameras > 1:
+        finding += f"; one of {cameras} cameras, among them an iPhone nearby"
     if not reader.picture.any():
         return Check(name, None, f"{finding}, all black", _camera_remedy())
     if fps < SLOW_CAMERA_FPS:
@@ -278,10 +289,7 @@ def _camera_remedy() -> str:
         "other numbers: sdxs doctor --camera 1; without one: --source synthetic, or a video file"
     )
     if sys.platform == "darwin":
-        return (
-            "System Settings > Privacy & Security > Camera: allow the program this runs in "
-            f"(Terminal, iTerm, your editor), then restart it; {others}"
-        )
+        return f"{SETTINGS}; {others}"
     if sys.platform == "linux" and not any(Path("/dev").glob("video*")):
         return f"there is no /dev/video*: connect a camera, or pass it into the container; {others}"
     return f"close the program that uses it; on Linux the user must be in the group video; {others}"

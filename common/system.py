@@ -1,7 +1,10 @@
 """Facts about the operating system that Python does not know."""
 
+import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 
 
@@ -16,6 +19,31 @@ def macos_version() -> str:
 def macos_build() -> str:
     """Return the build of macOS, for example '24F74'; '' on other systems."""
     return _sw_vers("buildVersion")
+
+
+@contextmanager
+def awake() -> Iterator[None]:
+    """Keep macOS and its display from sleeping for lack of a user; nothing on other systems."""
+    try:
+        # -w: it ends with this process, however that ends
+        keeper = (
+            subprocess.Popen(
+                ["caffeinate", "-d", "-i", "-w", str(os.getpid())],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+            if sys.platform == "darwin"
+            else None
+        )
+    except OSError:
+        keeper = None  # a session is worth more than its wakefulness
+    try:
+        yield
+    finally:
+        if keeper:
+            keeper.terminate()
+            keeper.wait()
 
 
 @cache

@@ -1,12 +1,14 @@
 """Check that Core ML runs here; imports no coremltools, which would take seconds."""
 
 import importlib.util
-import platform
+import os
 import sys
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 
 from ..common.doctor import Check
+from ..common.system import macos_version
 from .prepare import (
     BEST_MACOS,
     COREMLTOOLS_REMEDY,
@@ -15,9 +17,12 @@ from .prepare import (
     is_supported,
 )
 
+CACHE = "com.apple.e5rt.e5bundlecache"
+LARGE_CACHE_GB = 20.0
+
 
 def checks() -> list[Check]:
-    """Return one check, named coreml."""
+    """Return a check named coreml and, on macOS, one of Core ML's cache."""
     try:
         version = metadata.version("coremltools")
     except metadata.PackageNotFoundError:
@@ -32,7 +37,7 @@ def checks() -> list[Check]:
     if sys.platform != "darwin":
         finding = f"{tools} can build models here, but Core ML runs on macOS only"
         return [Check("coreml", False, finding, "use --backend mlx, or a Mac")]
-    system = platform.mac_ver()[0]
+    system = macos_version()
     if _major(system) < LEAST_MACOS:
         return [
             Check(
@@ -48,10 +53,37 @@ def checks() -> list[Check]:
             "coremltools"
         )
         return [Check("coreml", False, f"{tools} lacks its runtime (libcoremlpython)", remedy)]
+    finding = f"{tools}, macOS {system}"
     if _major(system) < BEST_MACOS:
         remedy = f"macOS {BEST_MACOS} brings faster attention"
-        return [Check("coreml", None, f"{tools}, macOS {system}", remedy)]
-    return [Check("coreml", True, f"{tools}, macOS {system}")]
+        return [Check("coreml", None, finding, remedy), *caches()]
+    return [Check("coreml", True, finding), *caches()]
+
+
+def caches() -> list[Check]:
+    """Tell the size of what Core ML keeps of prepared programs, which it never clears by itself.
+
+    By executable, under ~/Library/Caches; one user found 274 GB in all (coremltools#2549).
+    """
+    home = Path.home() / "Library" / "Caches"
+    folders = [*home.glob(f"*/{CACHE}"), *home.glob(CACHE)]
+    if not folders:
+        return []
+    size_gb = sum(map(_size_bytes, folders)) / 1e9
+    finding = f"{size_gb:.1f} GB of prepared programs in {', '.join(map(str, folders))}"
+    if size_gb < LARGE_CACHE_GB:
+        return [Check("coreml cache", True, finding)]
+    remedy = "delete these folders to free them; the next start of each program takes minutes again"
+    return [Check("coreml cache", None, finding, remedy)]
+
+
+def _size_bytes(folder: Path) -> int:
+    total = 0
+    for place, _, names in os.walk(folder):  # leaves out what cannot be read
+        for name in names:
+            with suppress(OSError):
+                total += (Path(place) / name).stat().st_size
+    return total
 
 
 def _major(version: str) -> int:

@@ -73,9 +73,14 @@ class CoreMLInstrument:
         return Peaks(2 * _SIDE**3 / seconds, 2 * array_bytes / copied, "float16", how)
 
     def notes(self, backend: Backend) -> list[str]:
-        """Return Core ML's plan: the work per compute unit."""
+        """Return Core ML's plan: the work per compute unit, and what its memory leaves out."""
         loaded = _coreml(backend)
-        return describe(find_or_build(loaded.checkpoint, loaded.options), loaded.options)
+        lines = describe(find_or_build(loaded.checkpoint, loaded.options), loaded.options)
+        if loaded.options.on_neural_engine and loaded.options.runtime == "coreml":
+            lines.append(
+                "memory of the Neural Engine is another process's, so its footprint is too small"
+            )
+        return lines
 
     def profile(self, backend: Backend, picture: np.ndarray, frames: int) -> dict[str, list[float]]:
         """Time one program per stage in turn, on the compute units of the backend.

@@ -14,8 +14,10 @@ import pytest
 from command import Command
 from sdxs.common.backend.spec import specs
 from sdxs.common.checkpoint.find import Checkpoint, find, open_checkpoint
+from sdxs.common.io.sources import permission
 from sdxs.common.testing.random_checkpoint import architecture, tiny, write_checkpoint
 
+os.environ.setdefault("MLX_ENABLE_TF32", "0")  # on an M5, MLX's float32 is TF32 by default
 specs()  # before a test imports MLX or OpenCV itself: a backend's package loads MLX's BLAS
 
 
@@ -32,6 +34,14 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell lets what it runs in the background ignore Ctrl-C, and children inherit that; the
     # tests interrupt some.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_camera_is_asked_for() -> Iterator[None]:
+    """macOS is never made to ask for a camera, nor waited for: cameras here are fakes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(permission, "camera_permission", lambda: permission.Permission.ALLOWED)
+        yield
 
 
 @pytest.fixture(scope="session")

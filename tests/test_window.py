@@ -153,3 +153,103 @@ def test_a_real_window() -> None:
         [sys.executable, "-c", script], capture_output=True, text=True, env=os.environ, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+# Cocoa, whose polls take 10 ms and whose full screen takes a second
+
+
+class Cocoa(Screen):
+    """The window under macOS, with a clock of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now_s, self.sizes, self.full = 0.0, [], []
+
+    def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().install(monkeypatch)
+        system = type("System", (), {"platform": "darwin", "executable": sys.executable})
+        monkeypatch.setattr(sinks, "sys", system)
+        clock = type("Clock", (), {"monotonic": staticmethod(lambda: self.now_s)})
+        monkeypatch.setattr(sinks, "time", clock)
+        monkeypatch.setattr(sinks, "_BARS", False)
+        monkeypatch.setattr(cv2, "pollKey", self.poll)
+        monkeypatch.setattr(cv2, "resizeWindow", lambda _, *size: self.sizes.append(size))
+        monkeypatch.setattr(cv2, "setWindowProperty", self.set)
+
+    def poll(self) -> int:
+        self.now_s += 0.010
+        return self.keys.popleft() if self.keys else -1
+
+    def set(self, title: str, prop: int, value: float) -> None:
+        if prop == cv2.WND_PROP_FULLSCREEN:
+            self.full.append(value == cv2.WINDOW_FULLSCREEN)
+
+
+@pytest.fixture
+def cocoa(monkeypatch: pytest.MonkeyPatch) -> Cocoa:
+    made = Cocoa()
+    made.install(monkeypatch)
+    return made
+
+
+def test_polls_do_not_hold_up_a_fast_display(cocoa: Cocoa) -> None:
+    """Bug: one poll of 10 ms for each picture, so no more than 87 pictures a second."""
+    window, shown = Window(), 0
+    cocoa.keys.append(ord("n"))
+    while cocoa.now_s < 1.0:
+        cocoa.now_s += 0.001  # what else a picture takes; the source has 200 a second
+        due = int(cocoa.now_s * 200)
+        if due > shown:
+            window.write(picture(), 0)
+            shown += 1
+        if window.key() == ord("n"):
+            cocoa.keys.append(ord("n"))
+    assert shown > 150 and len(cocoa.keys) == 1, "keys are still seen"
+
+
+def test_full_screen_and_back_restores_the_windows_size(cocoa: Cocoa) -> None:
+    """Bug: OpenCV leaves full screen with a window of the screen's size."""
+    window = Window()
+    window.write(picture(), 0)
+    assert cocoa.sizes == [(64, 64)]
+    window.toggle_full_screen()
+    cocoa.now_s += 0.5
+    window.toggle_full_screen()  # macOS still animates and would ignore it
+    assert cocoa.full == [True]
+    cocoa.now_s += 2.0
+    window.write(picture(), 0)
+    window.toggle_full_screen()
+    assert cocoa.full == [True, False]
+    window.write(picture(), 0)
+    assert cocoa.sizes == [(64, 64)], "not while it animates"
+    cocoa.now_s += 1.5
+    window.write(picture(), 0)
+    assert cocoa.sizes == [(64, 64)] * 2
+
+
+def test_a_wide_picture_fits_on_a_small_screen(cocoa: Cocoa) -> None:
+    Window().write(np.zeros((720, 1440, 3), np.uint8), 0)
+    assert cocoa.sizes == [(1200, 600)]
+
+
+def test_over_ssh_a_window_is_tried_in_another_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Bug: AppKit may abort a process that cannot reach the window server."""
+    asked: list[str] = []
+
+    def refused(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        asked.append(command[-1])
+        return subprocess.CompletedProcess(command, -6, "", "")
+
+    monkeypatch.setattr(sinks, "sys", type("System", (), {"platform": "darwin", "executable": "p"}))
+    monkeypatch.setattr(cv2, "getBuildInformation", lambda: "GUI:  COCOA")
+    monkeypatch.setattr(sinks.subprocess, "run", refused)
+    monkeypatch.delenv("SSH_CONNECTION", raising=False)
+    assert window_obstacle() == "" and asked == []
+    monkeypatch.setenv("SSH_CONNECTION", "10.0.0.2 50000 10.0.0.1 22")
+    sinks._probe_display.cache_clear()
+    for _ in range(2):
+        assert "cannot be used" in window_obstacle()
+    assert len(asked) == 1 and "namedWindow" in asked[0]
+    sinks._probe_display.cache_clear()

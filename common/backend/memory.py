@@ -1,7 +1,8 @@
 """Measure the footprint of a process: the memory that the system charges to it.
 
 Linux: proportional set size (shared pages divided among their users), from smaps_rollup. macOS:
-phys_footprint, as in Activity Monitor; it includes GPU buffers in unified memory. Anonymous memory
+phys_footprint, as in Activity Monitor; it includes GPU buffers in unified memory, but no memory of
+the Neural Engine, which belongs to another process (ml-stable-diffusion#298). Anonymous memory
 shows whether a process grows: the share of a library depends on the other processes that map it.
 """
 

@@ -24,6 +24,7 @@ from ..io.sheet import Sheet
 from ..io.sinks.registry import sink_path
 from ..io.sinks.window import Window
 from ..io.sources.protocol import Source
+from ..system import awake
 from .options import SessionFiles
 from .parameters import (
     PROMPT_EVENTS,
@@ -127,7 +128,8 @@ class Session:
             report(self.loop.stats.shown + 1, frame.prompt)
 
         try:
-            summary = self.loop.run(show, self._idle, self._finish)
+            with awake():
+                summary = self.loop.run(show, self._idle, self._finish)
         except BaseException as error:
             try:
                 self._write_stats()

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from ...checkpoint.find import Checkpoint
+from ...system import awake
 from ..model.report import (
     Report,
     Round,
@@ -51,6 +52,10 @@ class Runner:
 
         A backend's failure goes into the report; our own mistakes are raised.
         """
+        with awake():
+            return self._run_all()
+
+    def _run_all(self) -> Report:
         ended, state = "failed", self._run
         try:
             self._rounds()

@@ -1,8 +1,11 @@
 """A window on the screen, by OpenCV. Main thread only."""
 
+import functools
+import math
 import os
 import subprocess
 import sys
+import time
 from collections import deque
 
 import numpy as np
@@ -28,6 +31,7 @@ class Window:
         self._keys: deque[int] = deque()
         self._polled = False
         self._full = False
+        self._polled_s = self._toggled_s = -math.inf
         self._bars_for = (0, 0)
         os.environ.setdefault(*_QUIET_QT)
         cv2.namedWindow(
@@ -41,9 +45,11 @@ class Window:
         self._picture = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
         copies.count("window", picture.nbytes)
         self._show()
-        if picture.shape != self._sized_for and not self._full:
+        if not self._is_settled():
+            self._sized_for = ()  # Cocoa leaves full screen with a window of the screen's size
+        elif picture.shape != self._sized_for and not self._full:
             self._sized_for = picture.shape
-            cv2.resizeWindow(self.TITLE, picture.shape[1], picture.shape[0])
+            cv2.resizeWindow(self.TITLE, *fitting(picture.shape[1], picture.shape[0]))
         self._poll()  # paints
 
     def key(self) -> int | None:
@@ -56,6 +62,10 @@ class Window:
         return self._keys.popleft() if self._keys else None
 
     def toggle_full_screen(self) -> None:
+        """Enter or leave full screen; ignored while macOS still animates the last change."""
+        if not self._is_settled():
+            return
+        self._toggled_s = time.monotonic()
         self._full = not self._full
         state = cv2.WINDOW_FULLSCREEN if self._full else cv2.WINDOW_NORMAL
         ratio = cv2.WINDOW_FREERATIO if self._full and _BARS else cv2.WINDOW_KEEPRATIO
@@ -80,10 +90,17 @@ class Window:
         _, _, width, height = cv2.getWindowImageRect(self.TITLE)
         return width, height
 
+    def _is_settled(self) -> bool:
+        """Tell whether full screen has been entered or left; only Cocoa takes time for it."""
+        return sys.platform != "darwin" or time.monotonic() - self._toggled_s > ANIMATION_S
+
     def _poll(self) -> None:
-        if self.closed:
+        # the stamp is of the end of a poll, which takes 10 ms under Cocoa
+        since_s = time.monotonic() - self._polled_s
+        if self.closed or (sys.platform == "darwin" and since_s < COCOA_PAUSE_S):
             return
         code = cv2.pollKey()
+        self._polled_s = time.monotonic()
         key = key_of(code) if code != -1 else None
         if key is not None:
             self._keys.append(key)
@@ -100,12 +117,23 @@ class Window:
             return True
 
 
+COCOA_PAUSE_S = 0.015  # between polls, of which each takes 10 ms under Cocoa
+ANIMATION_S = 1.0  # of Cocoa's full screen, with room
+COCOA_WIDEST = 1200  # points; the screen of a small Mac may have 1280 or 1024
+
 # Qt warns about a font folder that the OpenCV wheel leaves out, once for every font it does not
 # need.
 _QUIET_QT = ("QT_LOGGING_RULES", "default.warning=false")
 # Qt's own bars in full screen are a bright grey; Cocoa does not tell the size of the screen.
 _BARS = sys.platform == "linux"
 _KEYSYMS = {0xFF08: 8, 0xFF0D: 13, 0xFF1B: 27, 0xFF8D: 13, 0xFFAB: ord("+"), 0xFFAD: ord("-")}
+
+
+def fitting(width: int, height: int) -> tuple[int, int]:
+    """Return the size of a window for a picture, in the same proportions."""
+    if sys.platform != "darwin" or width <= COCOA_WIDEST:
+        return width, height
+    return COCOA_WIDEST, round(height * COCOA_WIDEST / width)
 
 
 def with_bars(picture: np.ndarray, width: int, height: int) -> np.ndarray:
@@ -140,20 +168,26 @@ def key_of(code: int) -> int | None:
 def window_obstacle() -> str:
     """Return the obstacle to a window, or ''.
 
-    On Linux another process opens a window to find out.
+    Another process opens a window to find out: on Linux always, on macOS over SSH.
     """
     gui = next((line for line in cv2.getBuildInformation().splitlines() if "GUI:" in line), "")
     if "NONE" in gui:
         return "this OpenCV is the headless build (`pip install opencv-python` brings the other)"
+    if sys.platform == "darwin":
+        return _probe_display("over SSH") if "SSH_CONNECTION" in os.environ else ""
     if sys.platform != "linux":
         return ""
     if not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         return "there is no display (neither DISPLAY nor WAYLAND_DISPLAY is set)"
-    return _probe_display()
+    return _probe_display(f"{os.environ.get('DISPLAY')} {os.environ.get('WAYLAND_DISPLAY')}")
 
 
-def _probe_display(timeout_s: float = 20.0) -> str:
-    """Open a window in another process: an unreachable display aborts the asker."""
+@functools.cache
+def _probe_display(display: str, timeout_s: float = 20.0) -> str:
+    """Open a window in another process: an unreachable display aborts the asker.
+
+    display: asked once each.
+    """
     probe = [sys.executable, "-c", "import cv2; cv2.namedWindow('sdxs'); cv2.destroyAllWindows()"]
     try:
         tried = subprocess.run(

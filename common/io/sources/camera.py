@@ -8,6 +8,7 @@ import numpy as np
 from ...backend import copies
 from ...errors import SourceError, SourceLost
 from ...picture.opencv import cv2
+from .permission import ask_for_camera
 
 READ_TRIES = 5
 REOPEN_TRIES = 12
@@ -27,6 +28,7 @@ class Camera:
         """Raise SourceError if it cannot be opened."""
         self.name = f"camera {index}"
         self._index = index
+        ask_for_camera(index)
         try:
             self._capture = cv2.VideoCapture(index)
             opened = self._capture.isOpened()

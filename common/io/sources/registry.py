@@ -61,6 +61,12 @@ def open_source(spec: str, size: int, repeat: bool = False) -> Source:
     return SOURCES[kind](rest, size, repeat)
 
 
+def source_camera(spec: str) -> int | None:
+    """Return the number of the camera that a source names, if it is one."""
+    rest = spec.removeprefix("camera:")
+    return int(rest) if rest.isdecimal() else None
+
+
 def source_path(spec: str) -> Path | None:
     """The file that a source reads, if it is one."""
     if not spec.strip() or spec.isdecimal() or spec == "synthetic":

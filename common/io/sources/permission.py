@@ -1,0 +1,156 @@
+"""The permission to use a camera, which macOS gives by program, in a dialog.
+
+OpenCV asks for it, waits a tenth of a second and gives up while the dialog is still open. So ask
+first, and wait for the answer.
+"""
+
+import ctypes
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
+from enum import IntEnum
+
+from ...errors import SdxsWarning, SourceError
+from ...picture.opencv import cv2
+
+ANSWER_S = 60.0  # for the user
+LOOK_S = 0.5
+BLIND_S = 30.0  # where the permission cannot be read, only tries tell
+SOON_S = 1.0  # a camera that is refused fails at once, a camera in use takes longer
+SETTINGS = (
+    "System Settings > Privacy & Security > Camera: allow the program this runs in (Terminal, "
+    "iTerm, your editor), then restart it"
+)
+_OBJC = "/usr/lib/libobjc.A.dylib"
+_AVFOUNDATION = "/System/Library/Frameworks/AVFoundation.framework/AVFoundation"
+_COREFOUNDATION = "/System/Library/Frameworks/CoreFoundation.framework/CoreFoundation"
+_VIDEO = b"vide"  # AVMediaTypeVideo
+
+
+class Permission(IntEnum):
+    """AVAuthorizationStatus of AVFoundation."""
+
+    NOT_ASKED = 0
+    RESTRICTED = 1
+    DENIED = 2
+    ALLOWED = 3
+
+
+def camera_permission() -> Permission | None:
+    """Return the permission of this program; None where it cannot be read, or none is needed."""
+    with suppress(OSError, AttributeError, ValueError):
+        if sys.platform == "darwin":
+            return Permission(_av_capture_device("authorizationStatusForMediaType:"))
+    return None
+
+
+def count_cameras() -> int | None:
+    """Return the number of cameras that macOS lists, an iPhone nearby included; None elsewhere."""
+    with suppress(OSError, AttributeError, ValueError):
+        if sys.platform == "darwin":
+            listed = ctypes.c_void_p(_av_capture_device("devicesWithMediaType:"))
+            count = ctypes.CDLL(_COREFOUNDATION).CFArrayGetCount
+            return _call(count, ctypes.c_long, listed)
+    return None
+
+
+def ask_for_camera(
+    index: int,
+    say: Callable[[str], None] | None = None,
+    sleep: Callable[[float], None] = time.sleep,
+    now: Callable[[], float] = time.monotonic,
+) -> None:
+    """Ask macOS for permission, and wait up to a minute for the user's answer. Main thread.
+
+    say: told once that the user is asked; by default an SdxsWarning. Raises SourceError if it is
+    refused or nobody answers. Does nothing on other systems.
+    """
+    if sys.platform != "darwin":
+        return
+    permission = camera_permission()
+    if permission is None:
+        _try_blindly(index, say or _warn, sleep, now)
+    elif permission is Permission.NOT_ASKED:
+        cv2.VideoCapture(index).release()  # asks
+        (say or _warn)("macOS asks whether this program may use the camera: allow it in the dialog")
+        deadline = now() + ANSWER_S
+        while (permission := camera_permission()) is Permission.NOT_ASKED:
+            if now() > deadline:
+                raise SourceError(
+                    f"camera {index}: nobody answered macOS's dialog in {ANSWER_S:.0f} s; start "
+                    f"again and allow it there, or in {SETTINGS}"
+                )
+            sleep(LOOK_S)
+    if permission in (Permission.DENIED, Permission.RESTRICTED):
+        raise SourceError(
+            f"camera {index}: macOS does not allow this program to use it; in {SETTINGS}; "
+            "`--source synthetic` or a video file needs no camera"
+        )
+
+
+def _try_blindly(
+    index: int,
+    say: Callable[[str], None],
+    sleep: Callable[[float], None],
+    now: Callable[[], float],
+) -> None:
+    """Open the camera again and again while it fails as fast as one that is refused."""
+    began, said = now(), False
+    while True:
+        tried = now()
+        capture = cv2.VideoCapture(index)
+        opened = capture.isOpened()
+        capture.release()
+        if opened or now() - tried > SOON_S:
+            return
+        if now() - began > BLIND_S:
+            raise SourceError(
+                f"camera {index} cannot be opened; check that one is connected and free; in "
+                f"{SETTINGS}"
+            )
+        if not said:
+            say("if macOS asks whether this program may use the camera, allow it in the dialog")
+            said = True
+        sleep(LOOK_S)
+
+
+def _av_capture_device(selector: str) -> int:
+    """Call a class method of AVCaptureDevice that takes a media type. Raises OSError."""
+    ctypes.CDLL(_AVFOUNDATION)
+    objc = ctypes.CDLL(_OBJC)
+    string = _send(objc, "NSString", "stringWithUTF8String:", ctypes.c_char_p(_VIDEO))
+    return _send(objc, "AVCaptureDevice", selector, ctypes.c_void_p(string))
+
+
+def _send(
+    objc: ctypes.CDLL, receiver: str, selector: str, argument: ctypes.c_char_p | ctypes.c_void_p
+) -> int:
+    """Send a class a message with one argument; return the integer or pointer that it answers.
+
+    Raises ValueError if the class does not know the message, which would end the process.
+    """
+    pointer = ctypes.c_void_p
+    a_class = _call(objc.objc_getClass, pointer, receiver.encode())
+    name = _call(objc.sel_registerName, pointer, selector.encode())
+    if not a_class or not _call(
+        objc.class_getClassMethod, pointer, pointer(a_class), pointer(name)
+    ):
+        raise ValueError(f"{receiver} does not know {selector}")
+    return _call(objc.objc_msgSend, pointer, pointer(a_class), pointer(name), argument)
+
+
+def _call(
+    function: "ctypes._NamedFuncPointer",
+    result: type[ctypes.c_void_p | ctypes.c_long],
+    *arguments: bytes | ctypes.c_char_p | ctypes.c_void_p,
+) -> int:
+    """Call a C function with arguments of exactly their types: Apple silicon needs to know them."""
+    function.restype = result
+    function.argtypes = [ctypes.c_char_p if isinstance(a, bytes) else type(a) for a in arguments]
+    return int(function(*arguments) or 0)  # ctypes gives None for a null pointer
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, SdxsWarning, stacklevel=3)
