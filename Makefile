@@ -6,7 +6,7 @@ BIN := .venv/bin
 DEMO_PROMPTS := --prompt "a pencil sketch" --prompt "neon cyberpunk city" --prompt "dark fantasy" \
 	--prompt "impressionist painting" --prompt "ukiyo-e woodblock print" --prompt "pop art"
 
-.PHONY: demo live test test-slow test-all parity bench mac-check lint clean
+.PHONY: demo live test test-slow test-all test-macos-shape parity bench mac-check lint clean
 
 demo: .venv/run.stamp
 	mkdir -p demo
@@ -17,7 +17,9 @@ live: .venv/run.stamp
 	$(BIN)/sdxs live --backend mlx
 
 # Two workers, each with one thread of BLAS: more would wait for each other on two cores.
-PYTEST := OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+ONE_THREAD := OPENBLAS_NUM_THREADS=1 $(BIN)/python
+TWO_WORKERS := -m pytest -n 2 --dist worksteal
+PYTEST := $(ONE_THREAD) $(TWO_WORKERS)
 
 test: .venv/test.stamp
 	$(PYTEST) -m "not slow"
@@ -27,6 +29,19 @@ test-slow: .venv/test.stamp
 
 test-all: .venv/test.stamp
 	$(PYTEST)
+
+# Linux in the shape of macOS: what macOS lacks and limits, then what MLX does on a GPU.
+# These files only compute, or take long and ask the system nothing; `make test` runs them.
+COMPUTING := bench_page conv_gradient controlnet coreml_control coreml_parity coreml_program coreml_variants \
+	distill evaluate interpreter packaging photographs sketch teachers torch_peer
+ON_A_GPU := api backend camera control_live conv fold kernels lanes levers live mac_check ops parity steps still \
+	temporal
+SHAPE := $(ONE_THREAD) tests/macos_shape
+COMPUTED := $(COMPUTING:%=--ignore=tests/test_%.py)
+
+test-macos-shape: .venv/test.stamp
+	$(SHAPE) $(TWO_WORKERS) -m "not slow" $(COMPUTED)
+	$(SHAPE) --gpu $(TWO_WORKERS) -m "not slow" $(ON_A_GPU:%=tests/test_%.py)
 
 parity: .venv/parity.stamp
 	$(BIN)/python -m sdxs.experiments diffusers --json results/parity.json

@@ -10,7 +10,8 @@ import io
 import os
 import resource
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import _posixshmem
 
@@ -22,6 +23,7 @@ RUSAGE_INFO_V2, FOOTPRINT_OFFSET = 2, 72  # ri_phys_footprint in macOS' sys/reso
 
 _read, _shm_open, _socketpair = io.open, _posixshmem.shm_open, socket.socketpair
 _getrusage, _wait4, _member = resource.getrusage, os.wait4, ctypes.CDLL.__getattr__
+_shown: list[bool] = []
 
 
 def limit() -> None:
@@ -44,9 +46,19 @@ def limit() -> None:
     ctypes.CDLL.__getattr__ = _member_or_rusage  # type: ignore[method-assign]
 
 
+@contextmanager
+def shown() -> Iterator[None]:
+    """Let this process see Linux's files for a while."""
+    _shown.append(True)
+    try:
+        yield
+    finally:
+        _shown.pop()
+
+
 def is_hidden(path: object) -> bool:
     """Whether a path names what only Linux has. Descriptors and relative paths do not."""
-    if not isinstance(path, str | bytes | os.PathLike):
+    if _shown or not isinstance(path, str | bytes | os.PathLike):
         return False
     text = os.fsdecode(path)
     return any(text == top or text.startswith(f"{top}/") for top in HIDDEN)

@@ -24,25 +24,31 @@ class Seen(ModuleType):
     What a test sets is set where it is read: in the real module, but for the names answered here.
     """
 
-    def __init__(self, real: ModuleType, answers: Mapping[str, object]) -> None:
+    def __init__(self, real: ModuleType, answers: dict[str, object]) -> None:
         super().__init__(real.__name__, real.__doc__)
-        vars(self).update(_real=real, _answers=dict(answers))
+        object.__setattr__(self, "_real", real)
+        object.__setattr__(self, "_answers", answers)
 
     def __getattribute__(self, name: str) -> object:
-        own = super().__getattribute__("__dict__")
-        if name == "__dict__":
-            return own
-        return own["_answers"][name] if name in own["_answers"] else getattr(own["_real"], name)
+        real, answers = _parts(self)
+        if name == "__dict__":  # pytest asks here what to put back and what to delete
+            return vars(real) | answers
+        return answers[name] if name in answers else getattr(real, name)
 
     def __setattr__(self, name: str, value: object) -> None:
-        own = vars(self)
-        if name in own["_answers"]:
-            own["_answers"][name] = value
+        real, answers = _parts(self)
+        if name in answers:
+            answers[name] = value
         else:
-            setattr(own["_real"], name, value)
+            setattr(real, name, value)
 
     def __delattr__(self, name: str) -> None:
-        delattr(vars(self)["_real"], name)
+        delattr(_parts(self)[0], name)
+
+
+def _parts(module: Seen) -> tuple[ModuleType, dict[str, object]]:
+    own = object.__getattribute__(module, "__dict__")
+    return own["_real"], own["_answers"]
 
 
 DARWIN = {

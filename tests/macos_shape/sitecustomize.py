@@ -7,12 +7,10 @@ import os
 
 import shape_kernel
 import shape_lacking
+import shape_mlx
 import shape_names
 
 shape_lacking.remove()
 shape_kernel.limit()
 shape_names.show_darwin()
-if os.environ["SDXS_MACOS_SHAPE"] == "gpu":
-    import shape_gpu
-
-    shape_gpu.show_gpu()
+shape_mlx.show_mac(gpu=os.environ["SDXS_MACOS_SHAPE"] == "gpu")
