@@ -30,17 +30,18 @@ test-slow: .venv/test.stamp
 test-all: .venv/test.stamp
 	$(PYTEST)
 
-# Linux in the shape of macOS: what macOS lacks and limits, then what MLX does on a GPU.
-# These files only compute, or take long and ask the system nothing; `make test` runs them.
-COMPUTING := bench_page conv_gradient controlnet coreml_control coreml_parity coreml_program coreml_variants \
-	distill evaluate interpreter packaging photographs sketch teachers torch_peer
-ON_A_GPU := api backend camera control_live conv fold kernels lanes levers live mac_check ops parity steps still \
-	temporal
+# Linux in the shape of macOS. The first line leaves out the files that only compute, which ask a system
+# nothing, and those of the second line, where MLX goes its ways on a GPU.
+COMPUTING := bench_counts bench_page bench_statistics conv_gradient controlnet coreml_control coreml_limits \
+	coreml_parity coreml_program coreml_variants distill docs evaluate experiments interpreter packaging \
+	photographs sketch styles teachers third_backend torch_peer
+ON_A_GPU := api backend camera control_live conv doctor fold kernels lanes levers live mac_check ops parity steps \
+	still temporal
 SHAPE := $(ONE_THREAD) tests/macos_shape
-COMPUTED := $(COMPUTING:%=--ignore=tests/test_%.py)
+ELSEWHERE := $(COMPUTING:%=--ignore=tests/test_%.py) $(ON_A_GPU:%=--ignore=tests/test_%.py)
 
 test-macos-shape: .venv/test.stamp
-	$(SHAPE) $(TWO_WORKERS) -m "not slow" $(COMPUTED)
+	$(SHAPE) $(TWO_WORKERS) -m "not slow" $(ELSEWHERE)
 	$(SHAPE) --gpu $(TWO_WORKERS) -m "not slow" $(ON_A_GPU:%=tests/test_%.py)
 
 parity: .venv/parity.stamp

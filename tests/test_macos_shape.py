@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -109,7 +110,18 @@ def test_pytest_runs_in_the_shape() -> None:
     lines = done.stdout.splitlines()
     assert done.returncode == 0, done.stdout
     assert "it shows that the mark leaves a test out" in done.stdout
-    assert lines[-1].startswith("1 passed, 5 skipped")
+    assert lines[-1].startswith("2 passed, 5 skipped")
+
+
+def test_the_makefile_names_files_that_are_there() -> None:
+    """`--ignore` says nothing about a file that does not exist."""
+    makefile = (SHAPE.parent.parent / "Makefile").read_text().replace("\\\n", "")
+    for variable in ("COMPUTING", "ON_A_GPU"):
+        (names,) = re.findall(rf"^{variable} := (.*)$", makefile, re.MULTILINE)
+        assert names.split() == sorted(set(names.split()))
+        assert not [
+            name for name in names.split() if not Path(SHAPE.parent, f"test_{name}.py").is_file()
+        ]
 
 
 @needs_linux

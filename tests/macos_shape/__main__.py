@@ -7,7 +7,8 @@ of a system, in this process and its children:
 - names of shared memory, socket pairs, files of the kernel, memory figures (shape_kernel.py);
 - `sys.platform` and `platform` say Darwin on arm64 (shape_names.py);
 - the commands sw_vers, pmset, sysctl and caffeinate (bin/), and a temporary folder behind a link;
-- with --gpu, MLX's backend takes its GPU's ways, computed by MLX's CPU (shape_mlx.py).
+- with --gpu, MLX's backend takes its GPU's ways, computed by MLX's CPU (shape_mlx.py). Operations
+  are fused only if SDXS_MACOS_SHAPE_COMPILE=1 is set, which takes g++ and minutes.
 
 Core ML, Metal, AppKit and XNU are not here: only a Mac shows what they do.
 """
@@ -24,13 +25,23 @@ FOLDER = Path(__file__).resolve().parent
 def shaped(temporary: str, gpu: bool) -> dict[str, str]:
     """Return the environment of a shaped process. temporary: a folder that exists."""
     before = os.environ
-    return before | {
-        "SDXS_MACOS_SHAPE": "gpu" if gpu else "cpu",
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(FOLDER), before.get("PYTHONPATH")])),
-        "PYTEST_PLUGINS": ",".join(filter(None, ["shape_plugin", before.get("PYTEST_PLUGINS")])),
-        "PATH": os.pathsep.join([str(FOLDER / "bin"), before.get("PATH", os.defpath)]),
-        "TMPDIR": temporary,
-    }
+    # MLX's CPU would have g++ compile each fused operation for a second, in every new folder
+    uncompiled = (
+        {"MLX_DISABLE_COMPILE": "1"} if gpu and not before.get("SDXS_MACOS_SHAPE_COMPILE") else {}
+    )
+    return (
+        before
+        | uncompiled
+        | {
+            "SDXS_MACOS_SHAPE": "gpu" if gpu else "cpu",
+            "PYTHONPATH": os.pathsep.join(filter(None, [str(FOLDER), before.get("PYTHONPATH")])),
+            "PYTEST_PLUGINS": ",".join(
+                filter(None, ["shape_plugin", before.get("PYTEST_PLUGINS")])
+            ),
+            "PATH": os.pathsep.join([str(FOLDER / "bin"), before.get("PATH", os.defpath)]),
+            "TMPDIR": temporary,
+        }
+    )
 
 
 def main(arguments: list[str]) -> int:

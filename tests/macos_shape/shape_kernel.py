@@ -3,6 +3,7 @@
 Every process of the shape has these, the libraries that sdxs uses included.
 """
 
+import _posixshmem
 import builtins
 import ctypes
 import errno
@@ -12,8 +13,6 @@ import resource
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-
-import _posixshmem
 
 LONGEST_NAME = 31  # PSHMNAMLEN of XNU's bsd/kern/posix_shm.c
 HALF_PAIR_BYTES = 4096  # Linux doubles it: 8 KB, net.local.stream.sendspace of macOS
