@@ -53,6 +53,7 @@ print(json.dumps({
     "lacking": [hasattr(os, "sched_getaffinity"), hasattr(signal, "SIGPOLL")],
     "names": [opens(31), opens(32)],
     "room": room(),
+    "here": os.listdir() == os.listdir(path=".") and open(file=os.devnull).close() is None,
     "hidden": [Path(x).exists() for x in ("/proc", "/proc/self/stat", "/dev/shm", "/dev/null")],
     "footprint": memory.footprint_bytes(),
     "version": said("sw_vers", "-productVersion"),
@@ -82,6 +83,7 @@ def test_a_shaped_process_and_its_children_see_a_mac(gpu: bool) -> None:
     assert found["lacking"] == [False, False]
     assert found["names"] == [True, "File name too long"]
     assert 4_000 < found["room"] < 12_000
+    assert found["here"]
     assert found["hidden"] == [False, False, False, True]
     assert 10_000_000 < found["footprint"] < 10_000_000_000
     assert found["version"] == "15.5" and found["chip"] == "Apple M1"

@@ -64,9 +64,10 @@ def is_hidden(path: object) -> bool:
 
 
 def _hiding(function: Callable[..., object]) -> Callable[..., object]:
-    def shown(path: object, *arguments: object, **options: object) -> object:
+    def shown(*arguments: object, **options: object) -> object:
+        path = arguments[0] if arguments else options.get("path", options.get("file"))
         if not is_hidden(path):
-            return function(path, *arguments, **options)
+            return function(*arguments, **options)
         if function.__name__ == "access":
             return False
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), os.fsdecode(path))
