@@ -13,7 +13,7 @@ BIN := .venv/bin
 DEMO_PROMPTS := --prompt "a pencil sketch" --prompt "neon cyberpunk city" --prompt "dark fantasy" \
 	--prompt "impressionist painting" --prompt "ukiyo-e woodblock print" --prompt "pop art"
 
-.PHONY: demo live test test-slow test-all parity bench mac-check lint clean
+.PHONY: demo live test test-slow test-all test-macos-shape parity bench mac-check lint clean
 
 demo: .venv/run.stamp
 	mkdir -p demo
@@ -24,7 +24,9 @@ live: .venv/run.stamp
 	$(BIN)/sdxs live --backend mlx
 
 # Two workers, each with one thread of BLAS: more would wait for each other on two cores.
-PYTEST := OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+ONE_THREAD := OPENBLAS_NUM_THREADS=1 $(BIN)/python
+TWO_WORKERS := -m pytest -n 2 --dist worksteal
+PYTEST := $(ONE_THREAD) $(TWO_WORKERS)
 
 test: .venv/test.stamp
 	$(PYTEST) -m "not slow"
@@ -34,6 +36,20 @@ test-slow: .venv/test.stamp
 
 test-all: .venv/test.stamp
 	$(PYTEST)
+
+# Linux in the shape of macOS. The first line leaves out the files that only compute, which ask a system
+# nothing, and those of the second line, where MLX goes its ways on a GPU.
+COMPUTING := bench_counts bench_page bench_statistics controlnet conv_gradient coreml_control coreml_limits \
+	coreml_parity coreml_program coreml_variants distill docs evaluate experiments interpreter packaging \
+	photographs sketch styles teachers third_backend torch_peer
+ON_A_GPU := api backend camera control_live conv doctor fold kernels lanes levers live ops parity steps \
+	still temporal
+SHAPE := $(ONE_THREAD) tests/macos_shape
+ELSEWHERE := $(COMPUTING:%=--ignore=tests/test_%.py) $(ON_A_GPU:%=--ignore=tests/test_%.py)
+
+test-macos-shape: .venv/test.stamp
+	$(SHAPE) $(TWO_WORKERS) -m "not slow" $(ELSEWHERE)
+	$(SHAPE) --gpu $(TWO_WORKERS) -m "not slow" $(ON_A_GPU:%=tests/test_%.py)
 
 parity: .venv/parity.stamp
 	$(BIN)/python -m sdxs.experiments diffusers --json results/parity.json

@@ -263,6 +263,7 @@ def test_protocol_manners(coreml: CoreMLBackend, demo: Checkpoint) -> None:
         CoreMLBackend(demo, REFERENCE).submit(frame)
 
 
+@pytest.mark.not_in_macos_shape(reason="on macOS Core ML compiles what convert has built")
 def test_convert_builds_lists_and_repeats(command: Command, empty_cache: Path) -> None:
     built = command("convert", "--model", "demo", "--size", SIZE)
     assert built.code == 0 and "is ready" in built.out and "not built before" in built.err

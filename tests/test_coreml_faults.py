@@ -160,6 +160,7 @@ def test_another_coremltools_is_named(
     )
 
 
+@pytest.mark.not_in_macos_shape(reason="on macOS Core ML compiles what convert has built")
 @pytest.mark.parametrize("where", ["weight.bin", "record.json"])
 def test_one_damaged_byte_is_noticed_said_and_repaired(
     weights: Path, command: Command, where: str

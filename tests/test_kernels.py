@@ -18,7 +18,7 @@ from sdxs.mlx_sdxs.backend import MlxBackend
 from sdxs.mlx_sdxs.fast import host_memory as residency
 from sdxs.mlx_sdxs.fast import kernels
 from sdxs.mlx_sdxs.fast.kernels import KernelGroupNorm, custom_kernels, use_kernels
-from sdxs.mlx_sdxs.fast.ops import silu
+from sdxs.mlx_sdxs.fast.ops import on_gpu, silu
 from sdxs.mlx_sdxs.networks.layers import GroupNorm, Resnet, load_weights
 from sdxs.mlx_sdxs.networks.unet import UNet2DConditionModel
 from sdxs.mlx_sdxs.options import MlxOptions
@@ -40,7 +40,7 @@ def test_on_cuda_by_itself_on_metal_when_asked(
     assert {kind: custom_kernels(kind) for kind in used} == used
 
 
-@pytest.mark.skipif(mx.default_device() == mx.Device(mx.gpu), reason="there is one")
+@pytest.mark.skipif(on_gpu(), reason="there is one")
 def test_without_a_gpu_it_is_refused(tiny_sdxs: Checkpoint) -> None:
     with pytest.raises(UsageError, match="kernels=on: custom kernels need Metal or CUDA"):
         MlxBackend(tiny_sdxs, MlxOptions(64, kernels="on"))

@@ -322,7 +322,9 @@ def test_a_batch_changes_no_picture(
             held.wait(timeout=60)  # until the others wait behind the first after the warm-up
         return start(render, jobs, keep)
 
-    alone = render_all(tiny_sdxs, 1, feedback, 1)
+    # float32 on a GPU too: in float16 the sums of a batch are rounded in another order
+    whole = ("dtype", "float32")
+    alone = render_all(tiny_sdxs, 1, feedback, 1, (whole,))
     monkeypatch.setattr(lanes_module, "_start", watched)
     submit = MlxBackend.submit
 
@@ -332,7 +334,7 @@ def test_a_batch_changes_no_picture(
             held.set()
 
     monkeypatch.setattr(MlxBackend, "submit", counted)
-    batched = render_all(tiny_sdxs, 1, feedback, 7, (("batch", "4"), ("depth", "7")))
+    batched = render_all(tiny_sdxs, 1, feedback, 7, (("batch", "4"), ("depth", "7"), whole))
     for one, other in zip(alone, batched, strict=True):
         assert np.abs(one.astype(int) - other).max() <= 1
     assert sizes[:3] == [1, 2, 4]  # of the warm-up
@@ -372,8 +374,8 @@ def test_edges_go_with_their_own_frames_of_a_batch(tmp_path: Path) -> None:
         [generator.integers(0, 256, (SIZE, SIZE), dtype=np.uint8) for _ in range(4)],
     )
     rendered = []
-    for batch in (1, 4):
-        backend = MlxBackend(checkpoint, MlxOptions(SIZE, lanes=1, batch=batch))
+    for batch in (1, 4):  # float32 as in the test of batches above
+        backend = MlxBackend(checkpoint, MlxOptions(SIZE, dtype="float32", lanes=1, batch=batch))
         backend.load()
         backend.set_params(FrameParams(control_scale=1.0))
         outs = [np.empty((SIZE, SIZE, 3), np.uint8) for _ in frames]
