@@ -3,6 +3,7 @@
 import itertools
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import coremltools as ct
@@ -223,7 +224,8 @@ def test_the_gate_refuses_a_program_that_renders_something_else(
 def test_calls_into_core_ml_keep_its_rules(
     demo: Checkpoint, on_macos: list[str], empty_cache: Path
 ) -> None:
-    backend = CoreMLBackend(demo, CoreMLOptions(SIZE, compute_units="cpu_and_ne"))
+    on_ne = CoreMLOptions(SIZE, compute_units="cpu_and_ne", attention="matmul")
+    backend = CoreMLBackend(demo, on_ne)
     backend.load()
     first = render(backend, picture())
     for number in range(3):
@@ -233,7 +235,7 @@ def test_calls_into_core_ml_keep_its_rules(
     assert 0 < times.bridge_ns < times.total_ns
     assert StrictModel.made[0].compute_unit == ct.ComputeUnit.CPU_AND_NE
     backend.close()
-    again = CoreMLBackend(demo, CoreMLOptions(SIZE))
+    again = CoreMLBackend(demo, replace(on_ne, compute_units=None))
     again.load()
     np.testing.assert_array_equal(render(again, picture()), first)
     assert len(on_macos) == 1, "the compiled model is kept for the second start"

@@ -79,9 +79,10 @@ def test_an_image_goes_in_and_out_as_core_ml_wants_it(
     demo: Checkpoint, on_macos: None, placement: str
 ) -> None:
     """RGB pictures come back with alpha. The program rounds, so the picture is the same."""
-    more = {"placement": placement} if placement else {}
+    more = {"attention": "matmul"} | ({"placement": placement} if placement else {})
     assert np.array_equal(
-        render(demo, picture(), input="image", **more)[0], render(demo, picture())[0]
+        render(demo, picture(), input="image", **more)[0],
+        render(demo, picture(), attention="matmul")[0],
     )
     assert all(
         model.compute_unit == ct.ComputeUnit.CPU_AND_NE
@@ -229,7 +230,9 @@ def test_a_start_compiles_once_says_so_and_prepares_each_unit_once(
     demo: Checkpoint, on_macos: None, empty_cache: Path
 ) -> None:
     steps: list[str] = []
-    placed = CoreMLOptions(SIZE, placement=parse_placement("encode=ne,unet=gpu,decode=ne"))
+    placed = CoreMLOptions(
+        SIZE, placement=parse_placement("encode=ne,unet=gpu,decode=ne"), attention="matmul"
+    )
 
     def start(options: CoreMLOptions) -> list[str]:
         steps.clear()
@@ -250,7 +253,7 @@ def test_a_start_compiles_once_says_so_and_prepares_each_unit_once(
         in first
     )
     assert start(placed) == []
-    moved = CoreMLOptions(SIZE, placement=parse_placement("encode=ne,unet=ne,decode=ne"))
+    moved = replace(placed, placement=parse_placement("encode=ne,unet=ne,decode=ne"))
     assert start(moved) == [
         "Core ML prepares unet for cpu_and_ne; a first load takes half a minute to several minutes"
     ]
@@ -267,7 +270,7 @@ def test_a_program_is_held_against_the_reference_by_every_choice_of_units(
 
     def right(frame: np.ndarray, states: np.ndarray, seed: int) -> np.ndarray:
         asked.append(frame)
-        backend = CoreMLBackend(demo, CoreMLOptions(SIZE, runtime="reference"))
+        backend = CoreMLBackend(demo, made_of(runtime="reference", attention="matmul"))
         backend.load()
         backend.set_conditioning(states)
         backend.set_params(FrameParams(seed))
@@ -276,17 +279,14 @@ def test_a_program_is_held_against_the_reference_by_every_choice_of_units(
         backend.collect(out)
         return out
 
+    gpu, ne = (made_of(compute_units=u, attention="matmul") for u in ("cpu_and_gpu", "cpu_and_ne"))
     # `right` renders with the same program, which only its own process may use before its gate
-    find_or_build(demo, CoreMLOptions(SIZE))
+    find_or_build(demo, gpu)
     for _ in range(2):
-        built = find_or_build(demo, CoreMLOptions(SIZE), right)
+        built = find_or_build(demo, gpu, right)
     with pytest.raises(BackendError, match="dB from the reference"):
-        find_or_build(
-            demo,
-            CoreMLOptions(SIZE, compute_units="cpu_and_ne"),
-            lambda frame, _states, _seed: 255 - frame,
-        )
-    find_or_build(demo, CoreMLOptions(SIZE, compute_units="cpu_and_ne"), right)
+        find_or_build(demo, ne, lambda frame, _states, _seed: 255 - frame)
+    find_or_build(demo, ne, right)
     assert (
         list(built.record.gate_db) == ["64 by cpu_and_gpu", "64 by cpu_and_ne"] and len(asked) == 2
     )

@@ -1,6 +1,7 @@
 """Several frames in flight give the pictures that one at a time gives."""
 
 import gc
+import os
 import threading
 import weakref
 from dataclasses import replace
@@ -15,6 +16,7 @@ from sdxs.common.errors import BackendError, UsageError
 from sdxs.common.settings import parse_settings
 from sdxs.experiments.parity.control import tiny_controlled
 from sdxs.mlx_sdxs import backend as module
+from sdxs.mlx_sdxs import blas
 from sdxs.mlx_sdxs import lanes as lanes_module
 from sdxs.mlx_sdxs.backend import MlxBackend
 from sdxs.mlx_sdxs.lanes import Job, _at_once
@@ -72,6 +74,14 @@ def test_the_warm_ups_picture_does_not_shine_through(tiny_sdxs: Checkpoint, lane
     assert (with_feedback[1] != without[1]).any()
 
 
+@pytest.fixture
+def one_blas_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many lanes: on some CPUs the number of threads in a product changes its last bits."""
+    blas.share_among(os.cpu_count() or 1)
+    monkeypatch.setattr(blas, "share_among", lambda callers: None)
+
+
+@pytest.mark.usefixtures("one_blas_thread")
 @pytest.mark.parametrize("feedback", [0.0, 0.5])
 def test_frames_in_flight_change_no_picture(tiny_sdxs: Checkpoint, feedback: float) -> None:
     alone = render_all(tiny_sdxs, 1, feedback, 1)

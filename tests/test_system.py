@@ -73,8 +73,10 @@ def test_without_caffeinate_a_session_runs_all_the_same(
     programs: Callable[[str, str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
+    ran = False
     with system.awake():
-        pass
+        ran = True
+    assert ran
 
 
 def test_doctor_tells_the_size_of_core_mls_cache(
