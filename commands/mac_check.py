@@ -93,6 +93,9 @@ class ConsoleWatcher:
         self.close()
         out.print(escape(f"{self._count(number)} {question.label}: {outcome(answer)}"))
 
+    def pause(self, seconds: float) -> None:
+        out.print(f"a pause of {seconds:.0f} s: a failed compile slows the next one")
+
     def close(self) -> None:
         self._shown.close()
 

@@ -8,12 +8,14 @@ import numpy as np
 
 from ..common.backend.memory import footprint_bytes
 from ..common.picture.temporal import psnr
+from ..common.prompt.text_encoder import TextEncoder
 from ..coreml_backend.backend import CoreMLBackend
 from ..coreml_backend.gate import MOST_PSNR_DB, probe
 from .coreml import NEAR_DB, exact_runner, hosted_backend, nearness, probe_params, render, spread
 from .setup import Answer, Setup
 
 GROWTH_LIMIT_BYTES = 50_000_000  # of the second half of a soak over the first
+PROMPTS = ("a pencil sketch", "neon cyberpunk city")
 FEEDBACK = 0.5
 FEEDBACK_FRAMES = 10
 LINGER_S = 2.0  # Core ML lets go of its inputs about a second after a prediction
@@ -94,8 +96,8 @@ def ask_feedback(setup: Setup) -> Answer:
 def ask_prompt_change(setup: Setup) -> Answer:
     """Change the prompt and change it back: each picture is the exact one's, the last the first."""
     checkpoint = setup.checkpoint()
-    picture, first = probe(checkpoint, setup.size)
-    second = np.ascontiguousarray(first[:, ::-1])
+    picture, _ = probe(checkpoint, setup.size)
+    first, second = map(TextEncoder(checkpoint).encode, PROMPTS)
     runner, backend = exact_runner(setup, checkpoint), loaded(setup)
     backend.set_params(probe_params(checkpoint))
     pictures, qualities = [], []

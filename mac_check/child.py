@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 
+from ..common.backend.spec import specs
 from ..common.files import write_whole
 from .setup import Answer, Setup
 
@@ -26,6 +27,7 @@ def answer_request(request: Path, answer: Path) -> None:
     stored = json.loads(request.read_text(encoding="utf-8"))
     module, name = stored["ask"].split(":")
     try:
+        specs()  # a backend's package loads a BLAS, which must come before MLX and OpenCV
         found: Answer = getattr(import_module(module), name)(Setup(**stored["setup"]))
     except Exception as error:  # whatever it is, it is the answer
         traceback.print_exc(file=sys.stderr)

@@ -22,6 +22,7 @@ from .setup import Answer, Setup
 LAST_LINES = 40
 DEATH_S = 10.0  # a process inside a driver may not even die at once
 MODULE = __package__
+_BAR = re.compile(r"\d+%\||passes/s\]|ops/s\]")  # of tqdm
 
 
 def run_question(
@@ -100,7 +101,7 @@ def last_lines(log: Path, scratch: Path) -> list[str]:
     """Return the last lines of a child's output, without progress bars and the user's folders."""
     text = log.read_text(encoding="utf-8", errors="replace")
     lines = [line.rstrip() for line in re.split(r"[\r\n]+", text)]
-    kept = [line for line in lines if line and not re.search(r"\d+%\|", line)]
+    kept = [line for line in lines if line and not _BAR.search(line)]
     return [shareable(line, scratch) for line in kept[-LAST_LINES:]]
 
 

@@ -100,9 +100,8 @@ def ask_variant(setup: Setup) -> Answer:
     """One form of the program in a process of its own: nearness, plan, times, memory."""
     checkpoint, options = setup.checkpoint(), setup.options()
     forms = [options, *([controlled(options)] if checkpoint.control else [])]
-    began = time.perf_counter()
     built = [find_or_build(checkpoint, form) for form in forms]
-    made = time.perf_counter()
+    found = time.perf_counter()
     for form, folder in zip(forms, built, strict=True):
         warm_up(checkpoint, form, folder, lambda step, done: None)
     prepared = time.perf_counter()
@@ -115,8 +114,8 @@ def ask_variant(setup: Setup) -> Answer:
         picture, intervals, bridges = render(hosted, checkpoint, setup.size, setup.frames)
         answer: Answer = {
             **nearness(picture, setup, options.weights != "float16"),
-            "build_s": made - began,
-            "prepare_s": prepared - made,
+            "build_s": built[-1].record.seconds,
+            "prepare_s": prepared - found,
             "load_s": loaded - prepared,
             "frame_ms": spread(intervals[1:]),
             "bridge_ms": spread(bridges[1:]),

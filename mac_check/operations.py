@@ -14,6 +14,7 @@ from ..coreml_backend.networks import ops
 from ..coreml_backend.networks.ops import Function, Program, Var, ct, mb, types
 from ..coreml_backend.networks.weights import Weights
 from ..coreml_backend.options import AttentionForm
+from ..coreml_backend.program import _quiet
 from ..coreml_backend.runner import Model
 from .setup import Answer, Setup
 
@@ -161,16 +162,17 @@ def _write(
         function.set_outputs([mb.cast(x=body(halves), dtype="fp32", name="y")])
     program = Program()
     program.add_function("main", function)
-    ct.convert(
-        program,
-        inputs=[
-            ct.TensorType(name=name, shape=shape, dtype=np.float32)
-            for name, shape in shapes.items()
-        ],
-        convert_to="mlprogram",
-        skip_model_load=True,
-        minimum_deployment_target=target,
-        compute_precision=ct.precision.FLOAT32,
-        pass_pipeline=ct.PassPipeline.CLEANUP,
-        package_dir=str(package),
-    )
+    inputs = [
+        ct.TensorType(name=name, shape=shape, dtype=np.float32) for name, shape in shapes.items()
+    ]
+    with _quiet():
+        ct.convert(
+            program,
+            inputs=inputs,
+            convert_to="mlprogram",
+            skip_model_load=True,
+            minimum_deployment_target=target,
+            compute_precision=ct.precision.FLOAT32,
+            pass_pipeline=ct.PassPipeline.CLEANUP,
+            package_dir=str(package),
+        )

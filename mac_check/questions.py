@@ -118,17 +118,17 @@ def _without_macos_15(question: Question) -> Question:
 
 def _with_preparations(asked: Iterable[Question], plan: Plan, plain: str) -> Iterator[Question]:
     """Insert what a question needs before the first that needs it."""
-    done: set[str] = set()
+    written, exact = set[str](), set[str]()
     for question in asked:
         model = question.model
-        if model and model.architecture and model.base not in done:
-            done.add(model.base)
+        if model and model.architecture and model.base not in written:
+            written.add(model.base)
             values = {"architecture": model.architecture, "tiny": int(plan.rehearsed)}
             write = f"{_HERE}.models:ask_write"
             made = Question("random weights", write, "machine", model, values=values)
             yield replace(made, expected_s=40.0, limit_s=600.0)
-        if model and question.needs_exact and model.name not in done and not question.skip:
-            done.add(model.name)
+        if model and question.needs_exact and model.name not in exact and not question.skip:
+            exact.add(model.name)
             yield Question(
                 "exact picture",
                 f"{_HERE}.coreml:ask_exact",

@@ -1,5 +1,6 @@
 """Ask every question of a plan, each in a child process, and keep the answers as they come."""
 
+import re
 import shutil
 import sys
 import time
@@ -22,6 +23,7 @@ from .stored import refuse_without_stored_outputs
 # A failed compile for the Neural Engine slows the next (ANEForge#149).
 PAUSE_S = 15.0
 REHEARSAL_SIZE = 64
+_FAILED = re.compile(r"(ANEC|E5RT|ANE ).*(fail|error)", re.IGNORECASE)
 
 
 class Watcher(Protocol):
@@ -35,6 +37,9 @@ class Watcher(Protocol):
 
     def end(self, number: int, question: Question, answer: Answer) -> None:
         """Say how it was answered."""
+
+    def pause(self, seconds: float) -> None:
+        """Say that nothing is asked for a while, because the last compile failed."""
 
 
 def survey(
@@ -72,7 +77,8 @@ def survey(
             report.add(question, interview.size(question.model), answer)
             watcher.end(index + 1, question, answer)
             interview.drop_after(index)
-            if question.unit in ("all", "ne") and not answer["ok"] and not plan.rehearsed:
+            if question.unit in ("all", "ne") and failed_compile(answer) and not plan.rehearsed:
+                watcher.pause(PAUSE_S)
                 pause(PAUSE_S)
         report.finish()
         return report.all_good
@@ -155,6 +161,13 @@ class _Interview:
             question.chosen,
             question.values,
         )
+
+
+def failed_compile(answer: Answer) -> bool:
+    """Tell whether a compile for the Neural Engine may have failed; Core ML itself goes on then."""
+    lines = answer.get("stderr", [])
+    assert isinstance(lines, list)
+    return not answer["ok"] or any(_FAILED.search(line) for line in lines)
 
 
 def refuse_elsewhere(runtime: str) -> None:
