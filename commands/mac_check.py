@@ -72,7 +72,7 @@ class ConsoleWatcher:
     def plan(self, questions: int, minutes: float, gigabytes: int) -> None:
         self._total = questions
         out.print(
-            f"{questions} questions, about {max(1, round(minutes))} minutes if nothing hangs (an "
+            f"{questions} questions, about {max(1, round(minutes))} min if nothing hangs (an "
             f"estimate), up to {gigabytes} GB of disk meanwhile; every answer is written to "
             f"{escape(str(self._path))} at once, so Ctrl-C loses the current one only"
         )

@@ -5,6 +5,7 @@ It imports nothing heavy before the question. An answer that is written survives
 
 import json
 import math
+import os
 import signal
 import sys
 import threading
@@ -52,7 +53,7 @@ def _end_with_parent() -> None:
     """End this process when the other end of its standard input closes."""
 
     def watch() -> None:
-        sys.stdin.read()
+        os.read(0, 1)  # sys.stdin's lock, held by a thread, can abort the interpreter at exit
         signal.raise_signal(signal.SIGKILL)
 
     threading.Thread(target=watch, daemon=True).start()

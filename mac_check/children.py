@@ -56,8 +56,9 @@ def run_question(
             end_group(child)
     answer: Answer = {"seconds": round(time.monotonic() - began, 3)}
     answer = _read(reply) | _end_of(child.returncode, hung, limit_s, reply.exists()) | answer
-    lines = last_lines(log, scratch)
-    return answer | ({"stderr": lines} if lines else {})
+    lines = last_lines(log)
+    answer |= {"stderr": lines} if lines else {}
+    return {key: shareable(value, scratch) for key, value in answer.items()}
 
 
 def end_group(child: "subprocess.Popen[bytes]") -> None:
@@ -97,16 +98,21 @@ def signal_name(number: int) -> str:
     return f"signal {number}"
 
 
-def last_lines(log: Path, scratch: Path) -> list[str]:
-    """Return the last lines of a child's output, without progress bars and the user's folders."""
+def last_lines(log: Path) -> list[str]:
+    """Return the last lines of a child's output, without progress bars."""
     text = log.read_text(encoding="utf-8", errors="replace")
     lines = [line.rstrip() for line in re.split(r"[\r\n]+", text)]
     kept = [line for line in lines if line and not _BAR.search(line)]
-    return [shareable(line, scratch) for line in kept[-LAST_LINES:]]
+    return kept[-LAST_LINES:]
 
 
-def shareable(line: str, scratch: Path) -> str:
-    """Return a text without the paths of the temporary folder and of the user's home."""
-    for path, name in ((str(scratch), "SCRATCH"), (str(Path.home()), "~")):
-        line = line.replace(path, name) if len(path) > 1 else line
-    return line
+def shareable(value: object, scratch: Path) -> object:
+    """Return a value of an answer without the paths of the temporary folder and the user's home."""
+    if isinstance(value, dict):
+        return {key: shareable(each, scratch) for key, each in value.items()}
+    if isinstance(value, list):
+        return [shareable(each, scratch) for each in value]
+    if isinstance(value, str):
+        for path, name in ((str(scratch), "SCRATCH"), (str(Path.home()), "~")):
+            value = value.replace(path, name) if len(path) > 1 else value
+    return value

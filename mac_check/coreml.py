@@ -78,7 +78,7 @@ def render(
     backend.set_conditioning(encoder_hidden_states)
     backend.set_params(probe_params(checkpoint))
     out = np.empty_like(picture)
-    intervals, bridges = [], []
+    intervals, bridges = list[float](), list[float]()
     began = last = time.perf_counter()
     submitted = 0
     while True:

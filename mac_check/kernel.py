@@ -57,8 +57,9 @@ def _compared(shape: tuple[int, int, int, int], name: str) -> dict[str, object]:
         "kernel": lambda: kernel.then_silu(x),
         "own": lambda: own.then_silu(x + shift),
     }
-    given = [_float64(array) for array in (x, shift, weight, bias)]
-    exact, plain = _silu(_normed(*given, groups)), _normed(given[0], 0, *given[2:], groups)
+    inner, added, scale, offset = (_float64(array) for array in (x, shift, weight, bias))
+    exact = _silu(_normed(inner + added, scale, offset, groups))
+    plain = _normed(inner, scale, offset, groups)
     errors = {form: _relative(call(), exact) for form, call in forms.items()}
     without = {
         "kernel": _relative(KernelGroupNorm(norm())(x), plain),
@@ -80,12 +81,10 @@ def passes(dtype: str, errors: dict[str, float]) -> bool:
     return errors["kernel"] <= max(LIMITS[dtype], OWN_FACTOR * errors["own"])
 
 
-def _normed(
-    x: np.ndarray, shift: np.ndarray | int, weight: np.ndarray, bias: np.ndarray, groups: int
-) -> np.ndarray:
-    """GroupNorm of x + shift in float64, (N, H, W, C)."""
+def _normed(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, groups: int) -> np.ndarray:
+    """GroupNorm of x in float64, (N, H, W, C)."""
     pictures, *_, channels = x.shape
-    grouped = (x + shift).reshape(pictures, -1, groups, channels // groups)
+    grouped = x.reshape(pictures, -1, groups, channels // groups)
     centred = grouped - grouped.mean((1, 3), keepdims=True)
     centred = centred / np.sqrt(grouped.var((1, 3), keepdims=True) + EPS)
     result: np.ndarray = centred.reshape(x.shape) * weight + bias

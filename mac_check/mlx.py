@@ -19,12 +19,12 @@ from .fixtures import (
     distances,
     draw_inputs,
     run_frame,
-    stored_outputs,
     tiny_checkpoint,
     tiny_inputs,
 )
 from .kernel import microseconds
 from .setup import Answer, Setup
+from .stored import stored_outputs
 
 METAL_LIMITS = (5e-3, 45.0)  # of float16 on Metal against diffusers: relative L2 of x0, PSNR in dB
 # heads of DreamShaper at 512: (head dim, heads, queries, keys), and the widths to pad to

@@ -69,7 +69,8 @@ def group_norm(x: np.ndarray) -> np.ndarray:
     """Normalise groups of channels of (1, C, H, W) in float64."""
     grouped = x.astype(np.float64).reshape(GROUPS, -1)
     mean, variance = grouped.mean(1, keepdims=True), grouped.var(1, keepdims=True)
-    return ((grouped - mean) / np.sqrt(variance + EPS)).reshape(x.shape)
+    normed: np.ndarray = ((grouped - mean) / np.sqrt(variance + EPS)).reshape(x.shape)
+    return normed
 
 
 def ask_attention(setup: Setup) -> Answer:

@@ -56,11 +56,12 @@ class Report:
             "system": system(),
             "power": {"at_start": power()},
         }
-        self._device: dict[str, Answer] = {}
+        self._device: Answer = {}
         self._models: dict[str, Answer] = {}
 
     def add(self, question: Question, size: int, answer: Answer) -> None:
         """Add an answer and write the file. Raises SinkError."""
+        place: Answer
         if question.model:
             place = self._models.setdefault(question.model.name, {"size": size})
         else:

@@ -4,8 +4,9 @@ import re
 import shutil
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -22,6 +23,8 @@ from .stored import refuse_without_stored_outputs
 
 # A failed compile for the Neural Engine slows the next (ANEForge#149).
 PAUSE_S = 15.0
+# A unit on which this many questions hung is not waited for as long as at first.
+MOST_HUNG, SHORT_S = 2, 180.0
 REHEARSAL_SIZE = 64
 _FAILED = re.compile(r"(ANEC|E5RT|ANE ).*(fail|error)", re.IGNORECASE)
 
@@ -91,6 +94,7 @@ class _Interview:
     plan: Plan
     scratch: Path
     asked: Sequence[Question]
+    hung: Counter[str] = field(default_factory=Counter)  # questions by unit
 
     def ask(self, question: Question) -> Answer:
         """Ask one question in a child process."""
@@ -105,12 +109,17 @@ class _Interview:
             "TMPDIR": str(temporary),  # compilers leave folders there when they are killed
             **question.environment,
         }
+        limit_s = question.limit
+        if self.hung[question.unit] >= MOST_HUNG:
+            limit_s = min(limit_s, SHORT_S)
         try:
-            return run_question(
-                question.ask, self._setup(question), question.limit, environment, self.scratch
+            answer = run_question(
+                question.ask, self._setup(question), limit_s, environment, self.scratch
             )
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+        self.hung[question.unit] += "hung" in answer
+        return answer
 
     def size(self, model: Model | None) -> int:
         """The side of a model's picture in pixels; 0 without a model."""

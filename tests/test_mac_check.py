@@ -31,6 +31,9 @@ def bad(setup):
 def fails(setup):
     raise RuntimeError("Error in declaring network.")
 
+def names_folders(setup):
+    return {"ok": False, "errors": [f"{setup.scratch}/x cannot be loaded"]}
+
 def aborts(setup):
     os.abort()
 
@@ -228,6 +231,7 @@ def test_an_exception_and_a_figure_that_json_lacks_are_answers(
     assert failed["error"] == "RuntimeError: Error in declaring network." and not failed["ok"]
     assert any("Traceback" in line for line in failed["stderr"])  # type: ignore[attr-defined]
     assert ask("bad", tmp_path)["psnr_db"] == "nan"
+    assert ask("names_folders", tmp_path)["errors"] == ["SCRATCH/x cannot be loaded"]
 
 
 def test_the_last_lines_of_a_child_are_kept_without_bars_and_own_folders(
@@ -327,7 +331,7 @@ def test_everything_is_written_into_the_temporary_folder_and_dropped(
     answers = [a for a in json.loads(path.read_text())["models"]["demo"].values() if a != 64]
     for answer in answers:
         for name in ("SDXS_WEIGHTS", "TMPDIR", "XDG_CACHE_HOME"):
-            assert answer[name].startswith(str(weights)), name
+            assert answer[name].startswith("SCRATCH/"), name
         assert Path(answer["folder"], "unet", "config.json").is_file()
     assert answers[0]["SDXS_WEIGHTS"] == answers[3]["SDXS_WEIGHTS"] != answers[2]["SDXS_WEIGHTS"]
     assert held == [0, 1, 1, 1] and list(weights.iterdir()) == []
@@ -348,6 +352,23 @@ def test_after_a_failed_compile_for_the_neural_engine_comes_a_pause(
         replace(plan, runtime="reference"), tmp_path / "mac.json", Notes(), asked, waited.append
     )
     assert waited == []
+
+
+def test_a_unit_on_which_two_questions_hung_is_given_less_time(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the limit of the Neural Engine, twenty questions that hang would last five hours."""
+    limits: list[float] = []
+
+    def hangs(ask: str, setup: Setup, limit_s: float, *_: object) -> Answer:
+        limits.append(limit_s)
+        return {"ok": False, "hung": True}
+
+    monkeypatch.setattr(survey, "run_question", hangs)
+    units = ("ne", "ne", "ne", "gpu")
+    asked = [replace(stub("bad", n), unit=unit, limit_s=900.0) for n, unit in enumerate(units)]  # type: ignore[arg-type]
+    survey.survey(Plan(runtime="reference"), tmp_path / "mac.json", Notes(), asked)
+    assert limits == [900, 900, survey.SHORT_S, 900]
 
 
 INTERRUPTED = """
@@ -454,7 +475,7 @@ def test_the_command_says_each_question_and_its_answer(
     done = command("mac-check", "--runtime", "reference", "--quick", "--json", path)
     assert done.code == (0 if name == "good" else 1), done.err
     lines = done.out.splitlines()
-    assert lines[0].startswith("2 questions, about 1 minutes if nothing hangs")
+    assert lines[0].startswith("2 questions, about 1 min if nothing hangs")
     assert "1 GB of disk" in lines[0] and "Ctrl-C" in lines[0]
     assert lines[1] == f"[1/2] demo, {name} 0 ..."
     expected = " s, ok, 48.2 dB" if name == "good" else " s, FAILED: its process died (SIGABRT)"
