@@ -116,6 +116,8 @@ class _Interview:
             answer = run_question(
                 question.ask, self._setup(question), limit_s, environment, self.scratch
             )
+        except (OSError, ValueError) as error:  # of its start, or of a damaged answer
+            answer = {"ok": False, "error": f"{type(error).__name__}: {error}"}
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
         self.hung[question.unit] += "hung" in answer

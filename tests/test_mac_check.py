@@ -354,6 +354,24 @@ def test_after_a_failed_compile_for_the_neural_engine_comes_a_pause(
     assert waited == []
 
 
+def test_a_process_that_cannot_start_is_an_answer(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuses(*_: object, **__: object) -> None:
+        raise BlockingIOError("Resource temporarily unavailable")
+
+    monkeypatch.setattr(children.subprocess, "Popen", refuses)
+    # the facts of the machine ask other programs, which must start
+    monkeypatch.setattr("sdxs.mac_check.report.system", dict)
+    monkeypatch.setattr("sdxs.mac_check.report.environment", dict)
+    monkeypatch.setattr("sdxs.mac_check.report.power", dict)
+    path = tmp_path / "mac.json"
+    assert not survey.survey(Plan(runtime="reference"), path, Notes(), stubs("good", "good"))
+    answers = json.loads(path.read_text())["models"]["demo"]
+    error = "BlockingIOError: Resource temporarily unavailable"
+    assert answers["good 0"]["error"] == answers["good 1"]["error"] == error
+
+
 def test_a_unit_on_which_two_questions_hung_is_given_less_time(
     weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

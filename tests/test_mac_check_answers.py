@@ -4,11 +4,13 @@ import ctypes
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from fake_coreml import StrictModel, compile_model
 from sdxs.common.backend.protocol import StageTimes
 from sdxs.common.checkpoint.find import find
 from sdxs.coreml_backend.cache import Built
@@ -94,6 +96,7 @@ def test_a_plan_that_raises_costs_no_other_figure(
     assert answer["compute_plan_error"] == "RuntimeError: no compute plan"
 
 
+@pytest.mark.slow
 def test_a_model_with_a_controlnet_is_rendered_under_it(scratch: Path) -> None:
     asked = setup(scratch, model=SKETCH)
     coreml.ask_exact(asked)
@@ -199,8 +202,7 @@ def test_core_ml_is_given_the_strategy_and_the_units(
         ct.models, "CompiledMLModel", lambda *arguments, **more: given.extend([*arguments, more])
     )
     chosen = {"attention": "sdpa", "compute_units": "cpu_and_ne", "runtime": "coreml"}
-    asked = setup(scratch, chosen, {"hint": "FastPrediction"})
-    object.__setattr__(asked, "runtime", "coreml")
+    asked = replace(setup(scratch, chosen, {"hint": "FastPrediction"}), runtime="coreml")
     loading._load(scratch / "a.mlmodelc", Built(scratch), asked)
     path, units, more = given
     assert path == str(scratch / "a.mlmodelc") and units == ct.ComputeUnit.CPU_AND_NE
@@ -209,12 +211,17 @@ def test_core_ml_is_given_the_strategy_and_the_units(
     }
 
 
-def test_two_processes_load_one_package(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.slow
+def test_two_processes_load_one_package(scratch: Path) -> None:
     write_exact(scratch)
     answer = loading.ask_two_loaders(setup(scratch))
     assert answer["ok"] is True and answer["errors"] == []
     assert answer["between_them_db"] == coreml.MOST_PSNR_DB
 
+
+def test_a_loader_that_fails_beside_another_is_named(
+    scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Broken:
         def load(self) -> None:
             raise RuntimeError("Directory not empty")
@@ -246,6 +253,22 @@ def test_scores_are_beyond_float16_and_the_result_is_not() -> None:
 def test_a_form_that_scales_early_survives_them(scratch: Path, form: str) -> None:
     answer = operations.ask_attention(setup(scratch, values={"form": form, "units": "cpu_only"}))
     assert answer["ok"] is True and answer["error"] < 1e-3  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("form", ["matmul", "split_einsum"])
+def test_core_ml_gets_the_inputs_of_an_operation_as_its_bridge_wants_them(
+    scratch: Path, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    monkeypatch.setattr(StrictModel, "made", [])
+    monkeypatch.setattr(ct.models, "CompiledMLModel", StrictModel)
+    monkeypatch.setattr(ct.models.utils, "compile_model", compile_model)
+    monkeypatch.setattr(operations, "_KEPT", [])
+    asked = replace(setup(scratch, values={"form": form, "units": "cpu_and_ne"}), runtime="coreml")
+    assert operations.ask_attention(asked)["ok"] is True
+    (model,) = StrictModel.made
+    assert model.compute_unit == ct.ComputeUnit.CPU_AND_NE
+    # the last reference to an input is never Core ML's (coremltools#2827)
+    assert len(operations._KEPT) == 3
 
 
 def test_a_result_that_is_not_finite_is_not_ok(
