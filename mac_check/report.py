@@ -95,11 +95,6 @@ class Report:
         write_whole(self._path, (json.dumps(self._content, indent=1) + "\n").encode())
 
     @property
-    def content(self) -> dict[str, object]:
-        """The content of the file as last written."""
-        return self._content
-
-    @property
     def all_good(self) -> bool:
         """Tell whether every answer so far is as it should be."""
         places = [self._device, *self._models.values()]
