@@ -19,7 +19,7 @@ from safetensors.numpy import load_file
 from ..common.backend.protocol import FrameParams
 from ..common.backend.schedule import frame_steps, seeded_noise
 from ..common.checkpoint.find import PACKAGE_FOLDER, Checkpoint, open_checkpoint
-from ..common.errors import SdxsWarning, UsageError
+from ..common.errors import SdxsWarning
 from ..common.picture.temporal import psnr
 from ..common.prompt.text_encoder import TextEncoder, encode_tokens
 from ..common.prompt.tokenizer import CONTEXT_LENGTH, ClipTokenizer
@@ -29,11 +29,10 @@ from ..mlx_sdxs.frame import Frame
 from ..mlx_sdxs.networks.layers import load_weights
 from ..mlx_sdxs.networks.unet import UNet2DConditionModel
 from ..mlx_sdxs.options import Dtype, MlxOptions
+from .stored import FIXTURES, STORED, stored_outputs  # noqa: F401 - for those who compare
 
 Arrays = dict[str, np.ndarray]
 NAMES = ("sdxs-512-0.9", "sdxs-512-dreamshaper", "sd-turbo", "tiny-sd", "small-sd")
-FIXTURES = PACKAGE_FOLDER / "tests" / "fixtures"
-STORED = "parity.safetensors"
 TOKENIZER = PACKAGE_FOLDER / "weights" / "demo" / "tokenizer"
 
 PADDINGS = ("<|endoftext|>", "!")  # CLIP's and OpenCLIP's
@@ -208,20 +207,6 @@ def tiny_checkpoint(folder: Path, name: str) -> Path:
 def tiny_inputs(checkpoint: Checkpoint) -> Inputs:
     """The inputs that the fixtures belong to."""
     return draw_inputs(checkpoint, TINY, seed=20)
-
-
-def stored_outputs() -> Arrays:
-    """Load what diffusers made of every tiny checkpoint, by 'checkpoint/part/output'.
-
-    A wheel does not hold the file. Raises UsageError outside of a checkout.
-    """
-    path = FIXTURES / STORED
-    if not path.is_file():
-        raise UsageError(
-            f"{STORED}: not found in {FIXTURES}; an installed wheel does not hold the stored "
-            "outputs of diffusers; clone the repository and run `make mac-check` there"
-        )
-    return load_file(path)
 
 
 def weights_sample(folder: Path) -> np.ndarray:

@@ -1,376 +1,304 @@
-"""What only a Mac can tell, asked once: `make mac-check` there, and attach the JSON it writes.
+"""The table of mac-check's questions: what is asked, of which model, on which unit, how long.
 
-Core ML on every compute unit and in every form of the program: how near it comes to the
-interpreter in exact arithmetic, which unit runs what, how long a frame and the bridge to it take,
-memory, whether images round as arrays do, whether the stage pipeline renders the same picture, how
-much of Python's lock a prediction leaves to other threads, whether a soak holds its memory; MLX on
-Metal in float16 against what diffusers made, and the kernel written for it. Every question is
-answered by itself: one that fails is noted and the rest goes on.
+A question names its function as a text, so that this process loads neither MLX nor Core ML. Order:
+MLX first; then Core ML on the GPU, the CPU, all units and the Neural Engine, since each is likelier
+to end its process than the one before.
 """
 
-import sys
-import tempfile
-import threading
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
-from functools import partial
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
-import numpy as np
+from .models import DEMO, DREAMSHAPER, FULL, LARGE_VAE, SKETCH, Model
 
-from ..common.backend.memory import footprint_bytes
-from ..common.backend.process.hosted import HostedBackend
-from ..common.backend.protocol import Backend, FrameParams
-from ..common.bench.measure.machine import machine
-from ..common.checkpoint.find import Checkpoint, find, open_checkpoint
-from ..common.errors import UsageError
-from ..common.picture.temporal import psnr
-from ..common.settings import parse_settings
-from ..common.testing.random_checkpoint import architecture, write_checkpoint
-from ..coreml_backend import compute_plan
-from ..coreml_backend.backend import CoreMLBackend
-from ..coreml_backend.gate import MOST_PSNR_DB, PROBE_SEED, probe
-from ..coreml_backend.interpreter.interpreter import Interpreter
-from ..coreml_backend.options import CoreMLOptions
-from ..coreml_backend.prepare import find_or_build, warm_up
-from ..coreml_backend.runner import Runner
-from ..mlx_sdxs.backend import MlxBackend
-from ..mlx_sdxs.fast.ops import on_gpu
-from ..mlx_sdxs.options import Dtype, MlxOptions
-from . import kernel as kernel_check
-from .fixtures import distances, run_frame, stored_outputs, tiny_checkpoint, tiny_inputs
-
-LOCATION = f"{CoreMLBackend.__module__}:{CoreMLBackend.__name__}"
+Unit = Literal["machine", "mlx", "gpu", "cpu", "all", "ne"]
+ORDER: tuple[Unit, ...] = ("machine", "mlx", "gpu", "cpu", "all", "ne")
+COMPUTE_UNITS = {"gpu": "cpu_and_gpu", "cpu": "cpu_only", "all": "all", "ne": "cpu_and_ne"}
+LIMITS_S = {"machine": 60.0, "mlx": 600.0, "gpu": 600.0, "cpu": 600.0, "all": 900.0, "ne": 900.0}
+NAMED = {"noise_seed", "sizes"}  # options whose value alone says little
 NE_GPU_NE = "encode=ne,unet=gpu,decode=ne"
-VARIANTS = (
-    {"attention": "sdpa", "compute_units": "cpu_and_gpu"},
-    {"attention": "sdpa", "compute_units": "all"},
-    {"attention": "sdpa", "compute_units": "cpu_only"},
-    {"attention": "matmul", "compute_units": "cpu_and_gpu"},
-    {"attention": "split_einsum", "compute_units": "cpu_and_ne"},
-    {"attention": "split_einsum", "compute_units": "all"},
-    {"attention": "sdpa", "compute_units": "cpu_and_gpu", "weights": "palettize6"},
-    {"attention": "split_einsum", "placement": NE_GPU_NE},
-)
-NEAR_DB = 35.0  # what the gate asks of a program; compressed weights are measured, not judged
-METAL_LIMITS = (5e-3, 45.0)  # of float16 on Metal against diffusers: relative L2 of x0, PSNR in dB
-GROWTH_LIMIT_BYTES = 50_000_000  # of the second half of a soak over the first
-Answer = dict[str, object]
-
-
-@dataclass(frozen=True)
-class Setup:
-    """One model, and how it is asked.
-
-    runtime: 'coreml', or 'reference' for a rehearsal without a Mac.
-    """
-
-    checkpoint: Checkpoint
-    size: int
-    runtime: str
-    soak_s: float
-    frames: int
-
-    def options(self, chosen: Mapping[str, str] | None = None) -> CoreMLOptions:
-        """Core ML's options. chosen: settings as texts."""
-        texts = {"runtime": self.runtime, **(chosen or {})}
-        return parse_settings(CoreMLOptions, texts, "coreml", size=self.size)
-
-
-def exact_picture(setup: Setup) -> np.ndarray:
-    """Render the probe frame by the interpreter without rounding, as an exact reference."""
-    options = CoreMLOptions(setup.size, runtime="reference")
-    built = find_or_build(setup.checkpoint, options)
-    runner = Runner("frame", Interpreter(built.package("frame")), setup.checkpoint, options)
-    picture, encoder_hidden_states = probe(setup.checkpoint, setup.size)
-    runner.set_conditioning(encoder_hidden_states)
-    runner.set_params(FrameParams(PROBE_SEED))
-    return runner.run(picture)[0]
-
-
-def render(
-    backend: Backend, setup: Setup, frames: int
-) -> tuple[np.ndarray, list[float], list[float]]:
-    """The probe frame `frames` times through a loaded backend, as many in flight as it takes.
-
-    Returns the last picture, milliseconds from completion to completion, and those of the bridge.
-    """
-    picture, encoder_hidden_states = probe(setup.checkpoint, setup.size)
-    backend.set_conditioning(encoder_hidden_states)
-    backend.set_params(FrameParams(PROBE_SEED))
-    out = np.empty_like(picture)
-    intervals, bridges = [], []
-    last = time.perf_counter()
-    for number in range(frames + backend.depth - 1):
-        if number < frames:
-            backend.submit(picture)
-        if number >= backend.depth - 1:
-            bridges.append(backend.collect(out).bridge_ns / 1e6)
-            now = time.perf_counter()
-            intervals.append((now - last) * 1e3)
-            last = now
-    return out, intervals, bridges
-
-
-def ask_variant(setup: Setup, chosen: dict[str, str], exact: np.ndarray) -> Answer:
-    """One form of the program in a process of its own: nearness, plan, times, memory."""
-    options = setup.options(chosen)
-    began = time.perf_counter()
-    built = find_or_build(setup.checkpoint, options)
-    made = time.perf_counter()
-    warm_up(setup.checkpoint, options, built, lambda step, done: None)
-    prepared = time.perf_counter()
-    hosted = HostedBackend("coreml", LOCATION, setup.checkpoint, options)
-    hosted.load()
-    try:
-        loaded = time.perf_counter()
-        pids = hosted.describe().process_ids
-        after_load = sum(map(footprint_bytes, pids))
-        picture, intervals, bridges = render(hosted, setup, setup.frames)
-        quality = min(psnr(picture, exact), MOST_PSNR_DB)
-        return {
-            **chosen,
-            "ok": quality >= NEAR_DB or options.weights != "float16",
-            "psnr_db": quality,
-            "build_s": made - began,
-            "prepare_s": prepared - made,
-            "load_s": loaded - prepared,
-            "frame_ms": spread(intervals[1:]),
-            "bridge_ms": spread(bridges[1:]),
-            "footprint_after_load_bytes": after_load,
-            "footprint_at_end_bytes": sum(map(footprint_bytes, pids)),
-            "weights_error": built.record.weights_error,
-            "compute_plan": [asdict(plan) for plan in compute_plan.plans(built, options)],
-        }
-    finally:
-        hosted.close()
-
-
-def ask_variants(setup: Setup) -> Answer:
-    """Every form, each answered by itself."""
-    exact = exact_picture(setup)
-    answers = [attempt(partial(ask_variant, setup, chosen, exact), chosen) for chosen in VARIANTS]
-    return {"ok": all(answer["ok"] for answer in answers), "variants": answers}
-
-
-def ask_rounding(setup: Setup) -> Answer:
-    """Compare images with float32: the program rounds by itself, so levels should agree."""
-    pictures = []
-    for form in ("float32", "image"):
-        backend = CoreMLBackend(setup.checkpoint, setup.options({"input": form}))
-        backend.load()
-        pictures.append(render(backend, setup, 1)[0].astype(int))
-        backend.close()
-    off = np.abs(pictures[0] - pictures[1])
-    return {
-        "ok": int(off.max()) <= 1,
-        "largest_difference": int(off.max()),
-        "share_different": float((off > 0).mean()),
-    }
-
-
-def ask_gil(setup: Setup) -> Answer:
-    """Measure the speed that another Python thread keeps beside predictions; no limit."""
-    backend = CoreMLBackend(setup.checkpoint, setup.options())
-    backend.load()
-    share = speed_kept(lambda: render(backend, setup, setup.frames))
-    backend.close()
-    return {"ok": True, "speed_kept": share}
-
-
-def speed_kept(work: Callable[[], object]) -> float:
-    """Return the speed of a counting thread beside `work`, relative to an idle main thread."""
-    count, stop = [0], threading.Event()
-
-    def run() -> None:
-        while not stop.is_set():
-            count[0] += 1
-
-    def rate(act: Callable[[], object]) -> float:
-        began, before = time.perf_counter(), count[0]
-        act()
-        return (count[0] - before) / (time.perf_counter() - began)
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    try:
-        return rate(work) / rate(lambda: time.sleep(0.5))
-    finally:
-        stop.set()
-        thread.join()
-
-
-def ask_soak(setup: Setup) -> Answer:
-    """Render for `soak_s` in a hosted process: no crash (coremltools#2827), and steady memory."""
-    hosted = HostedBackend("coreml", LOCATION, setup.checkpoint, setup.options())
-    hosted.load()
-    try:
-        until, frames = time.monotonic() + setup.soak_s, 0
-        footprints: list[int] = []
-        while time.monotonic() < until or len(footprints) < 4:
-            render(hosted, setup, 4)
-            frames += 4
-            footprints.append(footprint_bytes(hosted.pid))
-    finally:
-        hosted.close()
-    half = len(footprints) // 2
-    growth = float(np.mean(footprints[half:]) - np.mean(footprints[:half]))
-    return {
-        "ok": growth <= GROWTH_LIMIT_BYTES,
-        "frames": frames,
-        "growth_bytes": growth,
-        "peak_bytes": max(footprints),
-    }
-
-
-def ask_mlx(setup: Setup) -> Answer:
-    """Compare MLX with stored outputs of diffusers: x0 on this device, the picture of a session."""
-    import mlx.core as mx  # here: above, it would come before MLX's BLAS
-
-    stored, answers = stored_outputs(), []
-    dtype: Dtype = "float16" if on_gpu() else "float32"
-    with tempfile.TemporaryDirectory() as folder:
-        for name in ("sdxs-512-0.9", "sdxs-512-dreamshaper"):
-            given = open_checkpoint(tiny_checkpoint(Path(folder), name))
-            inputs = tiny_inputs(given)
-            ours = run_frame(given, inputs, dtype)
-            relative, quality = distances(
-                ours, {what: stored[f"{name}/frame/{what}"] for what in ("x0", "picture")}
-            )
-            good = relative < METAL_LIMITS[0] and quality > METAL_LIMITS[1]
-            answers.append(
-                {
-                    "model": f"{name} tiny",
-                    "ok": good,
-                    "x0_relative_l2": relative,
-                    "psnr_db": quality,
-                }
-            )
-    backend = MlxBackend(setup.checkpoint, MlxOptions(setup.size, dtype=dtype))
-    backend.load()
-    picture, intervals, _ = render(backend, setup, setup.frames)
-    quality = min(psnr(picture, exact_picture(setup)), MOST_PSNR_DB)
-    backend.close()
-    frame_ms = spread(intervals[1:])
-    answers.append(
-        {
-            "model": setup.checkpoint.name,
-            "ok": quality >= NEAR_DB,
-            "psnr_db": quality,
-            "frame_ms": frame_ms,
-        }
-    )
-    good, device = all(answer["ok"] for answer in answers), str(mx.default_device())
-    return {"ok": good, "device": device, "dtype": dtype, "models": answers}
-
-
-def ask_kernel(setup: Setup) -> Answer:
-    """The custom kernel in Metal against its twin; where it passes, `--kernels on` may be used."""
-    if not on_gpu():
-        return {"ok": True, "asked": False, "note": "no GPU here: nothing was compiled"}
-    shapes = kernel_check.compare()
-    return {"ok": all(shape["ok"] for shape in shapes), "shapes": shapes}
+SDPA_MACOS = 15  # scaled_dot_product_attention, and packages of several sizes
+# MLX reads these when it starts. TF32 is the default of float32 on an M5.
+EXACT_FLOAT32 = {"MLX_ENABLE_TF32": "0"}
+_HERE = __package__
 
 
 @dataclass(frozen=True, slots=True)
-class MacCheckPlan:
-    """How much is asked. runtime: as in `Setup`. size: of the demo; None for its own."""
+class Plan:
+    """How much is asked. runtime: 'coreml', or 'reference' for a rehearsal.
 
-    quick: bool
-    soak_s: float
-    frames: int
+    size: of the demo; None for its own. soak_s: seconds of the soak; None for the plan's own.
+    """
+
+    quick: bool = False
+    soak_s: float | None = None
+    frames: int = 60
     runtime: str = "coreml"
     size: int | None = None
 
+    @property
+    def rehearsed(self) -> bool:
+        return self.runtime == "reference"
 
-QUESTIONS: dict[str, Callable[[Setup], Answer]] = {
-    "core ml": ask_variants,
-    "image rounding": ask_rounding,
-    "gil": ask_gil,
-    "soak": ask_soak,
-    "mlx": ask_mlx,
-    "kernel": ask_kernel,
-}
+    @property
+    def soak_seconds(self) -> float:
+        return self.soak_s if self.soak_s is not None else 20.0 if self.quick else 60.0
 
 
-def attempt(ask: Callable[[], Answer], facts: Mapping[str, object] | None = None) -> Answer:
-    """An answer, or what went wrong on the way to it."""
-    try:
-        return ask()
-    except Exception as error:  # whatever it is, it is the answer, and the other questions go on
-        return {**(facts or {}), "ok": False, "error": f"{type(error).__name__}: {error}"}
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One question, asked in a child process of its own.
 
-
-def run(setup: Setup, say: Callable[[str], None]) -> dict[str, Answer]:
-    """Ask everything about one model."""
-    answers = {}
-    for name, ask in QUESTIONS.items():
-        began = time.perf_counter()
-        answers[name] = attempt(partial(ask, setup)) | {"seconds": time.perf_counter() - began}
-        verdict = "ok" if answers[name]["ok"] else f"FAILED {answers[name].get('error', '')}"
-        say(f"{setup.checkpoint.name} at {setup.size}, {name}: {verdict}")
-    return answers
-
-
-def spread(values: list[float]) -> dict[str, float]:
-    """p50, p95 and count of a series in ms; empty without one."""
-    if not values:
-        return {}
-    return {
-        "p50": float(np.percentile(values, 50)),
-        "p95": float(np.percentile(values, 95)),
-        "count": len(values),
-    }
-
-
-def environment() -> dict[str, object]:
-    """The machine, and the version of every package by its name."""
-    here = machine()
-    facts = asdict(here)
-    del facts["versions"]
-    return facts | here.versions
-
-
-def refuse_elsewhere(runtime: str) -> None:
-    """Raise UsageError where there is no Core ML to ask."""
-    if runtime == "coreml" and sys.platform != "darwin":
-        raise UsageError(
-            "mac-check asks Core ML and Metal what only they can tell, so it needs macOS; run it "
-            "on a Mac"
-        )
-
-
-def ask_all(plan: MacCheckPlan, say: Callable[[str], None]) -> dict[str, object]:
-    """Ask everything about the demo and, unless `quick`, SDXS-0.9 in full size; the JSON's content.
-
-    say: takes one line for each answer. Raises SdxsError where there is nothing to ask.
+    group: its key in the JSON. ask: 'module:function'. model: None for one about the machine.
+    chosen: options of the Core ML backend. values: other numbers. variant: it is one of several
+    answers of its group. expected_s: an estimate, not a measurement. title: names it in a line
+    where its options do not. skip: why it is not asked.
     """
-    refuse_elsewhere(plan.runtime)
-    stored_outputs()  # raises now, not after minutes of other questions
-    demo = find("demo", download=False)
-    setups = [Setup(demo, plan.size or demo.frame.size, plan.runtime, plan.soak_s, plan.frames)]
-    models: dict[str, object] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        if not plan.quick:
-            full = open_checkpoint(
-                write_checkpoint(Path(folder) / "sdxs-512-0.9-random", architecture("sdxs-512-0.9"))
+
+    group: str
+    ask: str
+    unit: Unit
+    model: Model | None = None
+    chosen: Mapping[str, str] = field(default_factory=dict)
+    values: Mapping[str, float | str] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
+    variant: bool = False
+    quick: bool = False
+    needs_exact: bool = False
+    expected_s: float = 10.0
+    limit_s: float | None = None
+    title: str = ""
+    skip: str = ""
+
+    @property
+    def limit(self) -> float:
+        return LIMITS_S[self.unit] if self.limit_s is None else self.limit_s
+
+    @property
+    def label(self) -> str:
+        """The question in one line: 'demo, core ml: sdpa gpu'."""
+        units = COMPUTE_UNITS.values()
+        facts = [
+            self.unit if text in units else f"{name} {text}" if name in NAMED else text
+            for name, text in self.chosen.items()
+        ]
+        facts = [self.title] if self.title else facts if self.variant else []
+        subject = f"{self.model.name}, " if self.model else ""
+        return f"{subject}{self.group}{': ' if facts else ''}{' '.join(facts)}"
+
+    @property
+    def form(self) -> str:
+        """What its packages are built from; questions of one form share them."""
+        model = (self.model.base, self.model.vae) if self.model else ()
+        facts = sorted(item for item in self.chosen.items() if item[0] != "compute_units")
+        return repr((model, facts)) if self.chosen else ""
+
+
+def table(plan: Plan, macos: int | None = None) -> list[Question]:
+    """Return the questions of a plan in their order.
+
+    macos: major version; None is taken for the newest. Before macOS 15 the matmul form is used
+    where no form is asked for, and a question that needs 15 has `skip`.
+    """
+    plain = "sdpa" if macos is None or macos >= SDPA_MACOS else "matmul"
+    asked = [each for each in _all(plan, plain) if each.quick or not plan.quick]
+    asked.sort(key=lambda each: ORDER.index(each.unit))  # stable: the table's order within a unit
+    if plain == "matmul":
+        asked = [_without_macos_15(each) for each in asked]
+    return list(_with_preparations(asked, plan, plain))
+
+
+def _without_macos_15(question: Question) -> Question:
+    sdpa = "sdpa" in (question.chosen.get("attention"), question.values.get("form"))
+    hint = bool(question.values.get("hint"))
+    if sdpa or hint or "sizes" in question.chosen:
+        return replace(question, skip=f"needs macOS {SDPA_MACOS}")
+    return question
+
+
+def _with_preparations(asked: Iterable[Question], plan: Plan, plain: str) -> Iterator[Question]:
+    """Insert what a question needs before the first that needs it."""
+    written, exact = set[str](), set[str]()
+    for question in asked:
+        model = question.model
+        if model and model.architecture and model.base not in written:
+            written.add(model.base)
+            values: dict[str, float | str] = {"architecture": model.architecture}
+            values["tiny"] = int(plan.rehearsed)
+            write = f"{_HERE}.models:ask_write"
+            made = Question("random weights", write, "machine", model, values=values)
+            yield replace(made, expected_s=40.0, limit_s=600.0)
+        if model and question.needs_exact and model.name not in exact and not question.skip:
+            exact.add(model.name)
+            yield Question(
+                "exact picture",
+                f"{_HERE}.coreml:ask_exact",
+                "machine",
+                model,
+                {"attention": plain},
+                limit_s=900.0,
+                expected_s=8 if model in (DEMO, SKETCH) else 90,
             )
-            setups.append(Setup(full, full.frame.size, plan.runtime, plan.soak_s, plan.frames))
-        for setup in setups:
-            models[setup.checkpoint.name] = {"size": setup.size, **run(setup, say)}
-    return {
-        "schema": 1,
-        "environment": environment(),
-        "models": models,
-        "rehearsal": "by the reference interpreter, NOT Core ML: no figure here is one of a Mac"
-        if plan.runtime == "reference"
-        else None,
+        yield question
+
+
+def _all(plan: Plan, plain: str) -> Iterator[Question]:
+    yield from _of_the_machine()
+    yield from _of_mlx()
+    yield from _of_forms(plan, plain)
+    yield from _of_operations()
+    yield from _of_behaviour(plan, plain)
+
+
+def _of_the_machine() -> Iterator[Question]:
+    yield Question("camera", f"{_HERE}.camera:ask_camera", "machine", quick=True, expected_s=4)
+
+
+def _of_mlx() -> Iterator[Question]:
+    def mlx(
+        group: str, name: str, model: Model | None = None, s: float = 10, **more: object
+    ) -> Question:
+        made = Question(group, f"{_HERE}.mlx:{name}", "mlx", model, expected_s=s)
+        return replace(made, **more)  # type: ignore[arg-type]
+
+    exact = EXACT_FLOAT32
+    yield mlx("kernel", "ask_kernel", quick=True, environment=exact, s=15)
+    yield mlx("mlx parity", "ask_parity", quick=True, environment=exact)
+    yield mlx("attention heads", "ask_heads", quick=True, environment=exact)
+    yield mlx("mlx", "ask_frame", DEMO, quick=True, needs_exact=True)
+    for winograd in ("0", "1"):
+        yield mlx(
+            "winograd",
+            "ask_winograd",
+            FULL,
+            s=40,
+            values={"winograd": int(winograd)},
+            environment={**exact, "MLX_CONV_WINOGRAD": winograd},
+            variant=True,
+            title=f"MLX_CONV_WINOGRAD={winograd}",
+        )
+    yield mlx("mlx", "ask_frame", FULL, s=40, needs_exact=True)
+    yield mlx("mlx", "ask_frame", DREAMSHAPER, s=40, needs_exact=True)
+
+
+def _variant(unit: Unit, model: Model, quick: bool = False, **chosen: str) -> Question:
+    units = {} if "placement" in chosen else {"compute_units": COMPUTE_UNITS[unit]}
+    full = model not in (DEMO, SKETCH)
+    seconds = {"gpu": 10.0, "cpu": 12.0, "all": 25.0, "ne": 25.0}[unit] * (4 if full else 1)
+    made = Question("core ml", f"{_HERE}.coreml:ask_variant", unit, model, {**chosen, **units})
+    return replace(made, variant=True, quick=quick, needs_exact=True, expected_s=seconds)
+
+
+def _of_forms(plan: Plan, plain: str) -> Iterator[Question]:
+    """Every form of the program on every unit, first of the demo."""
+    yield _variant("gpu", DEMO, quick=True, attention="matmul")
+    yield _variant("gpu", DEMO, quick=True, attention="sdpa")
+    yield _variant("gpu", DEMO, attention="split_einsum")
+    yield _variant("gpu", DEMO, attention=plain, input="image")
+    for weights in ("palettize6", "int8"):
+        for attention in ("matmul", "sdpa"):  # macOS 14's operations, and 15's
+            yield _variant("gpu", DEMO, attention=attention, weights=weights)
+    yield _variant("gpu", DEMO, attention=plain, noise_seed="7")
+    yield _variant("gpu", DEMO, attention="sdpa", sizes=_sizes(plan))
+    yield _variant("gpu", SKETCH, attention=plain)
+    # first what is deleted afterwards: the disk holds less at once
+    yield _variant("gpu", DREAMSHAPER, attention=plain)
+    yield _variant("gpu", LARGE_VAE, attention=plain)
+    for attention in ("matmul", "sdpa"):
+        yield _variant("gpu", FULL, attention=attention)
+    yield _variant("gpu", FULL, attention=plain, weights="palettize6")
+
+    for attention in ("matmul", "split_einsum", "sdpa"):
+        yield _variant("cpu", DEMO, quick=attention == "split_einsum", attention=attention)
+        yield _variant("cpu", FULL, attention=attention)
+
+    for attention in ("matmul", "split_einsum", "sdpa"):
+        yield _variant("all", DEMO, attention=attention)
+    for attention in ("split_einsum", "sdpa"):
+        yield _variant("all", FULL, attention=attention)
+
+    yield _variant("ne", DEMO, quick=True, attention="split_einsum")
+    yield _variant("ne", DEMO, attention="split_einsum", placement=NE_GPU_NE)
+    yield _variant("ne", DEMO, attention="split_einsum", input="image")
+    yield _variant("ne", DEMO, attention="split_einsum", weights="palettize6")
+    yield _variant("ne", DEMO, attention="matmul")
+    yield _variant("ne", DEMO, attention="matmul", weights="int8")
+    yield _variant("ne", DEMO, attention="sdpa")
+    yield _variant("ne", DEMO, attention="sdpa", weights="int8")
+    yield _variant("ne", SKETCH, attention="split_einsum")
+    yield _variant("ne", FULL, attention="split_einsum", placement=NE_GPU_NE)
+    yield _variant("ne", FULL, attention="split_einsum")
+    yield _variant("ne", FULL, attention="split_einsum", weights="palettize6")
+
+
+def _sizes(plan: Plan) -> str:
+    size = plan.size or 256
+    return f"{size // 2},{size}"
+
+
+def _of_operations() -> Iterator[Question]:
+    """Single operations at the edge of float16, as tiny programs."""
+    forms: dict[Unit, tuple[str, ...]] = {
+        "gpu": ("matmul", "sdpa"),
+        "cpu": ("matmul", "sdpa"),
+        "all": ("sdpa",),
+        "ne": ("split_einsum", "sdpa"),
     }
 
+    def operation(
+        unit: Unit, group: str, name: str, quick: bool = False, form: str = ""
+    ) -> Question:
+        values = {"units": COMPUTE_UNITS[unit], **({"form": form} if form else {})}
+        made = Question(group, f"{_HERE}.operations:{name}", unit, values=values, variant=True)
+        return replace(made, quick=quick, expected_s=6.0, title=f"{form} {unit}".strip())
 
-def all_good(content: dict[str, object]) -> bool:
-    """Whether every question of every model was answered as it should be."""
-    models = content["models"]
-    assert isinstance(models, dict)
-    return all(model[question]["ok"] for model in models.values() for question in QUESTIONS)
+    for unit, forms_of_unit in forms.items():
+        yield operation(unit, "group norm", "ask_group_norm", quick=unit in ("gpu", "ne"))
+        for form in forms_of_unit:
+            yield operation(unit, "attention", "ask_attention", form=form)
+
+
+def _of_behaviour(plan: Plan, plain: str) -> Iterator[Question]:
+    """What a session meets: pictures as images, other threads, prompts, second starts, idling."""
+    pause = 0.0 if plan.rehearsed else 1.0
+    gpu = {"attention": plain, "compute_units": COMPUTE_UNITS["gpu"]}
+    ne = {"attention": "split_einsum", "compute_units": COMPUTE_UNITS["ne"]}
+
+    def asked(name: str, unit: Unit, module: str = "behaviour") -> Question:
+        ask = f"{_HERE}.{module}:ask_{name.replace(' ', '_')}"
+        exact = name in ("load", "two loaders", "idle predictions")
+        chosen = gpu if unit == "gpu" else ne
+        return Question(name, ask, unit, DEMO, chosen, variant=True, needs_exact=exact)
+
+    yield replace(asked("image rounding", "gpu"), variant=False, quick=True)
+    yield replace(asked("gil", "gpu"), variant=False)
+    units: tuple[Unit, ...] = ("gpu", "ne")
+    for unit in units:
+        yield asked("feedback", unit)
+        yield asked("prompt change", unit)
+        for model in (DEMO, FULL):
+            yield from _loads(asked("load", unit, "loading"), model)
+        idling = asked("first frame after idling", unit)
+        yield replace(idling, values={"idle_s": 90 * pause}, expected_s=100.0)
+        yield asked("two loaders", unit, "loading")
+        # the crash of coremltools#2827 comes about a second after a prediction
+        values = {"idle_s": 1.5 * pause, "times": 5 if plan.quick else 20}
+        idle = replace(asked("idle predictions", unit), values=values, quick=unit == "gpu")
+        yield replace(idle, expected_s=15.0 if plan.quick else 40.0)
+    soak_s = plan.soak_seconds
+    soak = replace(asked("soak", "gpu"), variant=False, quick=True, values={"soak_s": soak_s})
+    yield replace(soak, limit_s=soak_s + 600, expected_s=soak_s + 10)
+
+
+def _loads(asked: Question, model: Model) -> Iterator[Question]:
+    """Load first, again at the same path, after a rename, and for the fastest prediction."""
+    steps = [
+        ("first", "", "load", "load"),
+        ("again", "", "load", "load"),
+        ("renamed", "", "load", "renamed"),
+        ("first", "FastPrediction", "fast", "fast"),
+    ]
+    for step, hint, at, to in steps:
+        made = replace(asked, model=model, values={"load": step, "hint": hint, "at": at, "to": to})
+        title = " ".join(filter(None, (step, hint, asked.chosen["attention"], asked.unit)))
+        yield replace(made, title=title, expected_s=10.0 if model is DEMO else 60.0)
