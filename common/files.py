@@ -3,6 +3,7 @@
 import fcntl
 import os
 import secrets
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -104,3 +105,15 @@ def _lock(path: Path, waiting: Callable[[], None]) -> int:
         except BaseException:
             os.close(descriptor)
             raise
+
+
+def sweep(folder: Path, prefix: str) -> None:
+    """Remove the folders `<prefix><pid>-...` in `folder` whose process is gone."""
+    for place in folder.glob(f"{prefix}*"):
+        pid = place.name.removeprefix(prefix).partition("-")[0]
+        try:
+            os.kill(int(pid), 0)
+        except (ValueError, ProcessLookupError):
+            shutil.rmtree(place, ignore_errors=True)
+        except OSError:
+            continue  # a live process of another user

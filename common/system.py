@@ -16,6 +16,12 @@ def macos_version() -> str:
     return _sw_vers("productVersion")
 
 
+def macos_major() -> int | None:
+    """Return the first number of the version of macOS, for example 15; None if unknown."""
+    major = macos_version().partition(".")[0]
+    return int(major) if major.isdecimal() else None
+
+
 def macos_build() -> str:
     """Return the build of macOS, for example '24F74'; '' on other systems."""
     return _sw_vers("buildVersion")

@@ -23,7 +23,7 @@ from ..common.checkpoint.find import Checkpoint, weights_folder
 from ..common.checkpoint.manifest import FileRecord, remembered_sha256
 from ..common.checkpoint.tensors import sha256
 from ..common.errors import BackendError
-from ..common.files import locked, written_whole
+from ..common.files import locked, sweep, written_whole
 from ..common.system import macos_build
 
 BUILDER_VERSION = 4  # increment when the same weights give another program
@@ -194,7 +194,7 @@ def _find_or_build_alone(
             assert gate is not None
             _add_gate(built, gate.check(built))
         return built
-    _sweep()
+    sweep(cache_folder(), PARTIAL)
     partial = Path(tempfile.mkdtemp(prefix=f"{PARTIAL}{os.getpid()}-", dir=cache_folder()))
     try:
         found = build(Built(partial))
@@ -210,18 +210,6 @@ def _add_gate(built: Built, gate_db: dict[str, float]) -> None:
     """Add the results of a gate to the record. Raises OSError."""
     record = built.record
     _write_json(built.folder / RECORD, asdict(replace(record, gate_db=record.gate_db | gate_db)))
-
-
-def _sweep() -> None:
-    """Remove the partial folders of killed builds, whose process is gone."""
-    for folder in cache_folder().glob(f"{PARTIAL}*"):
-        pid = folder.name.removeprefix(PARTIAL).partition("-")[0]
-        try:
-            os.kill(int(pid), 0)
-        except (ValueError, ProcessLookupError):
-            shutil.rmtree(folder, ignore_errors=True)
-        except OSError:
-            continue  # a live process of another user
 
 
 def find_damage(folder: Path) -> str:

@@ -8,7 +8,7 @@ from importlib import metadata
 from pathlib import Path
 
 from ..common.doctor import Check
-from ..common.system import macos_version
+from ..common.system import macos_major, macos_version
 from .prepare import (
     BEST_MACOS,
     COREMLTOOLS_REMEDY,
@@ -37,8 +37,8 @@ def checks() -> list[Check]:
     if sys.platform != "darwin":
         finding = f"{tools} can build models here, but Core ML runs on macOS only"
         return [Check("coreml", False, finding, "use --backend mlx, or a Mac")]
-    system = macos_version()
-    if _major(system) < LEAST_MACOS:
+    system, major = macos_version(), macos_major() or 0
+    if major < LEAST_MACOS:
         return [
             Check(
                 "coreml",
@@ -54,7 +54,7 @@ def checks() -> list[Check]:
         )
         return [Check("coreml", False, f"{tools} lacks its runtime (libcoremlpython)", remedy)]
     finding = f"{tools}, macOS {system}"
-    if _major(system) < BEST_MACOS:
+    if major < BEST_MACOS:
         remedy = f"macOS {BEST_MACOS} brings faster attention"
         return [Check("coreml", None, finding, remedy), *caches()]
     return [Check("coreml", True, finding), *caches()]
@@ -84,10 +84,6 @@ def _size_bytes(folder: Path) -> int:
             with suppress(OSError):
                 total += (Path(place) / name).stat().st_size
     return total
-
-
-def _major(version: str) -> int:
-    return int(version.split(".")[0] or 0)
 
 
 def _has_runtime() -> bool:

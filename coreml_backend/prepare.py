@@ -17,7 +17,7 @@ import numpy as np
 from ..common.backend.process.apart import run_apart
 from ..common.checkpoint.find import Checkpoint
 from ..common.errors import UsageError
-from ..common.system import macos_version
+from ..common.system import macos_major, macos_version
 from . import apart, cache
 from .options import CoreMLOptions
 from .runner import Progress, require_pillow
@@ -52,8 +52,8 @@ def refuse_without_runtime(options: CoreMLOptions) -> None:
 
 def _refuse_old_system(options: CoreMLOptions) -> None:
     """Raise UsageError if this macOS is too old for these options."""
-    system = macos_version().partition(".")[0]
-    if options.runtime != "coreml" or not system.isdecimal():
+    system = macos_major()
+    if options.runtime != "coreml" or system is None:
         return
     needs = [
         (LEAST_MACOS, "Core ML as sdxs uses it", "--backend mlx"),
@@ -62,7 +62,7 @@ def _refuse_old_system(options: CoreMLOptions) -> None:
     ]
     asked = (True, "sdpa" in options.forms, bool(options.sizes))
     for (least, what, instead), wanted in zip(needs, asked, strict=True):
-        if wanted and int(system) < least:
+        if wanted and system < least:
             raise UsageError(
                 f"{what} needs macOS {least}, this is {macos_version()}; use {instead}"
             )

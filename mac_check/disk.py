@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ..common.checkpoint.find import weights_folder
 from ..common.errors import SinkError
+from ..common.files import sweep
 
 PREFIX = ".mac-check-"
 GB = 10**9
@@ -25,7 +26,7 @@ def scratch_folder(needed_gb: int) -> Iterator[Path]:
     base = weights_folder()
     try:
         base.mkdir(parents=True, exist_ok=True)
-        _sweep(base)
+        sweep(base, PREFIX)
         _refuse_full_disk(base, needed_gb)
         folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=base))
     except OSError as error:
@@ -46,15 +47,3 @@ def _refuse_full_disk(base: Path, needed_gb: int) -> None:
             "temporary models of mac-check; free space, set $SDXS_WEIGHTS to another disk, or use "
             "--quick"
         )
-
-
-def _sweep(base: Path) -> None:
-    """Remove the folders of checks whose process is gone."""
-    for folder in base.glob(f"{PREFIX}*"):
-        pid = folder.name.removeprefix(PREFIX).partition("-")[0]
-        try:
-            os.kill(int(pid), 0)
-        except (ValueError, ProcessLookupError):
-            shutil.rmtree(folder, ignore_errors=True)
-        except OSError:
-            continue  # a live process of another user

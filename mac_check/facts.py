@@ -1,18 +1,16 @@
 """Facts about the machine of a check; what a system does not tell is left out."""
 
-import os
 import platform
 import re
 import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 
 from ..common.bench.measure.machine import conditions, machine
+from ..common.system import macos_build, macos_version
 
 _ASK_S = 15.0
 CRASH_REPORTS = Path.home() / "Library" / "Logs" / "DiagnosticReports"
@@ -33,8 +31,8 @@ def system() -> dict[str, object]:
     chooses another wheel.
     """
     found: dict[str, object] = {
-        "macos": asked("sw_vers", "-productVersion"),
-        "build": asked("sw_vers", "-buildVersion"),
+        "macos": macos_version(),
+        "build": macos_build(),
         "python_mac_ver": platform.mac_ver()[0],
         "python_machine": platform.machine(),
         "python_compiler": platform.python_compiler(),
@@ -44,12 +42,6 @@ def system() -> dict[str, object]:
         "model": asked("sysctl", "-n", "hw.model"),
     }
     return {name: value for name, value in found.items() if value}
-
-
-def macos_version() -> int | None:
-    """Return the major version of macOS by `sw_vers`; None elsewhere."""
-    major = asked("sw_vers", "-productVersion").partition(".")[0]
-    return int(major) if major.isdecimal() else None
 
 
 def power() -> dict[str, str]:
@@ -90,23 +82,6 @@ def crash_reports(since: float) -> list[str]:
             if path.stat().st_mtime >= since
         )
     return []
-
-
-@contextmanager
-def kept_awake() -> Iterator[None]:
-    """Keep a Mac from sleeping while the block runs."""
-    if sys.platform != "darwin":
-        yield
-        return
-    keeper = None
-    with suppress(OSError):
-        keeper = subprocess.Popen(["caffeinate", "-i", "-w", str(os.getpid())])
-    try:
-        yield
-    finally:
-        if keeper:
-            keeper.terminate()
-            keeper.wait()
 
 
 def now() -> str:

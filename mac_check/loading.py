@@ -76,7 +76,8 @@ def ask_two_loaders(setup: Setup) -> Answer:
     checkpoint, options = setup.checkpoint(), setup.options()
     built = find_or_build(checkpoint, options)
     shutil.rmtree(built.compiled("frame"), ignore_errors=True)
-    built.met("frame", options.units("frame")).unlink(missing_ok=True)
+    for mark in built.folder.glob("*.loaded"):
+        mark.unlink()
     backends = [hosted_backend(checkpoint, options) for _ in range(2)]
     errors: list[str] = []
 

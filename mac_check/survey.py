@@ -12,9 +12,9 @@ from typing import Protocol
 
 from ..common.checkpoint.find import find
 from ..common.errors import UsageError
+from ..common.system import awake, macos_major
 from .children import run_question
 from .disk import FULL_GB, QUICK_GB, scratch_folder
-from .facts import kept_awake, macos_version
 from .models import Model
 from .questions import Plan, Question, table
 from .report import Report
@@ -61,9 +61,9 @@ def survey(
     refuse_without_stored_outputs()
     if plan.size:
         find("demo", download=False).check_size(plan.size)
-    asked = table(plan, macos_version()) if questions is None else list(questions)
+    asked = table(plan, macos_major()) if questions is None else list(questions)
     needed_gb = QUICK_GB if plan.quick or plan.rehearsed else FULL_GB
-    with scratch_folder(needed_gb) as scratch, kept_awake():
+    with scratch_folder(needed_gb) as scratch, awake():
         minutes = sum(each.expected_s for each in asked if not each.skip) / 60
         watcher.plan(len(asked), minutes, needed_gb)
         report = Report(path, plan, time.time())

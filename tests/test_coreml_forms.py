@@ -91,7 +91,7 @@ def test_programs_of_another_form_are_other_programs() -> None:
 def test_on_macos_14_a_unit_without_sdpa_needs_no_option(
     on_macos: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(prepare, "macos_version", lambda: "14.7")
+    monkeypatch.setattr(prepare, "macos_major", lambda: 14)
     prepare.refuse_without_runtime(CoreMLOptions(SIZE, compute_units="cpu_and_ne"))
     with pytest.raises(UsageError, match="sdpa needs macOS 15.*--attention matmul"):
         prepare.refuse_without_runtime(CoreMLOptions(SIZE))

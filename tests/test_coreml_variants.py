@@ -175,6 +175,7 @@ def test_an_older_macos_is_one_clear_line(
     on_macos: None, monkeypatch: pytest.MonkeyPatch, system: str, chosen: dict[str, str], says: str
 ) -> None:
     monkeypatch.setattr(prepare, "macos_version", lambda: system)
+    monkeypatch.setattr(prepare, "macos_major", lambda: int(system.partition(".")[0]))
     options = made_of(**chosen)
     if says:
         with pytest.raises(UsageError, match=says):

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 from fake_coreml import StrictModel, compile_model
+from sdxs.common import system
 from sdxs.common.backend.protocol import StageTimes
 from sdxs.common.checkpoint.find import find
+from sdxs.common.io.sources.permission import Permission
 from sdxs.coreml_backend.cache import Built
 from sdxs.coreml_backend.networks.ops import ct
 from sdxs.mac_check import (
@@ -317,9 +319,12 @@ def test_a_call_that_holds_the_lock_shows() -> None:
     assert held < 0.5 * released, (held, released)
 
 
-@pytest.mark.parametrize("status", ["not asked yet", "denied"])
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [(Permission.NOT_ASKED, "not asked"), (Permission.DENIED, "denied"), (None, "unknown")],
+)
 def test_a_camera_is_opened_only_if_that_is_allowed(
-    monkeypatch: pytest.MonkeyPatch, status: str
+    monkeypatch: pytest.MonkeyPatch, status: Permission | None, said: str
 ) -> None:
     from sdxs.common.picture.opencv import cv2
 
@@ -327,7 +332,7 @@ def test_a_camera_is_opened_only_if_that_is_allowed(
     monkeypatch.setattr(cv2, "VideoCapture", opened.append)
     monkeypatch.setattr(camera, "camera_permission", lambda: status)
     answer = camera.ask_camera(Setup("", "", ""))
-    assert answer == {"ok": True, "asked": False, "permission": status} and not opened
+    assert answer == {"ok": True, "asked": False, "permission": said} and not opened
 
 
 def test_an_allowed_camera_says_its_size_and_rate(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -355,7 +360,7 @@ def test_an_allowed_camera_says_its_size_and_rate(monkeypatch: pytest.MonkeyPatc
             Capture.released = True
 
     monkeypatch.setattr(cv2, "VideoCapture", Capture)
-    monkeypatch.setattr(camera, "camera_permission", lambda: "allowed")
+    monkeypatch.setattr(camera, "camera_permission", lambda: Permission.ALLOWED)
     answer = plain(camera.ask_camera(Setup("", "", "")))
     assert answer["frame"] == [480, 640, 3] and answer["reported"]["fps"] == "nan"  # type: ignore[index, call-overload]
     assert Capture.released
@@ -373,11 +378,14 @@ def test_the_facts_of_a_mac_come_from_its_own_programs(
         (tmp_path / name).write_text(f"#!/bin/sh\n{body}\n")
         (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setattr(system, "sys", type("System", (), {"platform": "darwin"}))
+    system._sw_vers.cache_clear()
     monkeypatch.setattr(facts.platform, "mac_ver", lambda: ("16.0", ("", "", ""), ""))
     found = facts.system()
     assert (found["macos"], found["build"], found["python_mac_ver"]) == ("26.1", "25B78", "16.0")
     assert found["gpu"] == "Chipset Model: Apple M9, Total Number of Cores: 40"
-    assert facts.macos_version() == 26
+    assert system.macos_major() == 26
+    system._sw_vers.cache_clear()
     assert facts.wheel_tag("mlx").count("-") >= 2 and facts.wheel_tag("no-such-package") == ""
 
 
