@@ -78,6 +78,30 @@ def interrupts(stop: "Callable[[], None]") -> Iterator[list[int]]:
 
 
 @contextmanager
+def kept_interrupt() -> Iterator[Callable[[], None]]:
+    """Yield a function that raises a Ctrl-C again which somebody has swallowed. Main thread only.
+
+    coremltools has bare `except:` clauses, which take a KeyboardInterrupt for an error of theirs.
+    """
+    caught: list[int] = []
+
+    def catch(number: int, _: object) -> None:
+        caught.append(number)
+        raise KeyboardInterrupt
+
+    def check() -> None:
+        if caught:
+            raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, catch)
+    try:
+        yield check
+        check()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
 def steps(what: str) -> Iterator[Callable[[str, float], None]]:
     """Show a bar with the current step on a terminal; elsewhere print a line per long step."""
     if err.is_terminal:

@@ -1,5 +1,6 @@
 """`sdxs mac-check`: ask a Mac what only a Mac can tell, and write it down."""
 
+import signal
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +48,10 @@ def mac_check(asked: MacCheckOptions) -> None:
     check_writable(path, path.absolute().parent)
     plan = Plan(asked.quick, asked.soak, asked.frames, asked.runtime, asked.size)
     watcher = ConsoleWatcher(path)
+    # a closed terminal or a shutdown is an end as Ctrl-C is: with the answers so far, and clean
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    for number in before:
+        signal.signal(number, signal.default_int_handler)
     try:
         good = survey(plan, path, watcher)
     except KeyboardInterrupt:
@@ -55,6 +60,8 @@ def mac_check(asked: MacCheckOptions) -> None:
         raise
     finally:
         watcher.close()
+        for number, handler in before.items():
+            signal.signal(number, handler)
     out.print(f"wrote {escape(str(path))}; please attach it to an issue of this project")
     if not good:
         raise typer.Exit(1)
@@ -77,14 +84,14 @@ class ConsoleWatcher:
             f"{escape(str(self._path))} at once, so Ctrl-C loses the current one only"
         )
 
-    def begin(self, number: int, question: "Question") -> None:
+    def begin(self, number: int, question: "Question", limit_s: float) -> None:
         self.asked = True
         line = f"{self._count(number)} {question.label} ..."
         if not err.is_terminal:
             out.print(escape(line))
             return
         columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-        limit = TextColumn(f"of at most {question.limit / 60:.0f} min")
+        limit = TextColumn(f"of at most {limit_s / 60:.0f} min")
         progress = Progress(*columns, limit, console=err, transient=True)
         self._shown.enter_context(progress)
         progress.add_task(escape(line), total=None)
@@ -95,6 +102,13 @@ class ConsoleWatcher:
 
     def pause(self, seconds: float) -> None:
         out.print(f"a pause of {seconds:.0f} s: a failed compile slows the next one")
+
+    def left(self, size_bytes: int) -> None:
+        if size_bytes > 0:
+            out.print(
+                f"Core ML's own cache has grown by {size_bytes / 1e9:.1f} GB, which only a macOS "
+                "update clears; `sdxs doctor` names its folders"
+            )
 
     def close(self) -> None:
         self._shown.close()

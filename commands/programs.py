@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import typer
 from rich.markup import escape
 
-from .console import err, steps
+from .console import err, kept_interrupt, steps
 
 if TYPE_CHECKING:
     from ..common.backend.options import BackendOptions
@@ -31,8 +31,13 @@ def build(
     if not spec.programs:
         return []
     try:
-        with steps(f"{spec.title} program") as report:
-            programs = prepare(spec, checkpoint, options, report, force)
+        with kept_interrupt() as check, steps(f"{spec.title} program") as report:
+
+            def say(step: str, done: float) -> None:
+                check()
+                report(step, done)
+
+            programs = prepare(spec, checkpoint, options, say, force)
     except KeyboardInterrupt:
         err.print("interrupted; nothing half-built is left")
         raise typer.Exit(130) from None

@@ -24,8 +24,9 @@ from .checkpoint.find import find, local_folder, weights_folder
 from .checkpoint.registry import ENTRIES
 from .errors import SdxsError, SourceError
 from .io.sinks.window import window_obstacle
+from .io.sources import permission
 from .io.sources.camera import Camera
-from .io.sources.permission import SETTINGS, Permission, camera_permission, count_cameras
+from .io.sources.permission import Permission
 
 PYTHONS = ((3, 11), (3, 12), (3, 13))
 PACKAGES = ("sdxs", "numpy", "tokenizers", "safetensors", "huggingface-hub")
@@ -199,15 +200,16 @@ def display() -> Check:
 def look_at_camera(index: int) -> Check:
     """Open a camera and time its frames for 1.5 seconds; never make macOS ask for permission."""
     name = f"camera {index}"
-    permission = camera_permission()
-    if permission is Permission.NOT_ASKED:
+    allowed = permission.camera_permission()
+    if allowed is Permission.NOT_ASKED:
         return Check(
             name,
             None,
             "macOS has not been asked yet whether this program may use it",
-            "sdxs live asks, before it downloads anything",
+            "sdxs live asks, before it downloads anything; without a camera: --source synthetic, "
+            "or a video file",
         )
-    if permission in (Permission.DENIED, Permission.RESTRICTED):
+    if allowed in (Permission.DENIED, Permission.RESTRICTED):
         return Check(name, False, "macOS does not allow this program to use it", _camera_remedy())
     try:
         camera = Camera(index)
@@ -230,9 +232,9 @@ def look_at_camera(index: int) -> Check:
     finding = (
         f"{reader.picture.shape[1]} x {reader.picture.shape[0]}, {fps:.1f} frames a second measured"
     )
-    cameras = count_cameras()
+    cameras = permission.count_cameras()
     if cameras is not None and cameras > 1:
-        finding += f"; one of {cameras} cameras, among them an iPhone nearby"
+        finding += f"; one of {cameras} cameras, of which one may be an iPhone nearby"
     if not reader.picture.any():
         return Check(name, None, f"{finding}, all black", _camera_remedy())
     if fps < SLOW_CAMERA_FPS:
@@ -289,7 +291,7 @@ def _camera_remedy() -> str:
         "other numbers: sdxs doctor --camera 1; without one: --source synthetic, or a video file"
     )
     if sys.platform == "darwin":
-        return f"{SETTINGS}; {others}"
+        return f"{permission.SETTINGS}; {others}"
     if sys.platform == "linux" and not any(Path("/dev").glob("video*")):
         return f"there is no /dev/video*: connect a camera, or pass it into the container; {others}"
     return f"close the program that uses it; on Linux the user must be in the group video; {others}"

@@ -1,11 +1,16 @@
 """What calls Core ML before a session, as functions for a child process (`prepare.py`)."""
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from ..common.checkpoint.find import Checkpoint
 from .cache import Built
 from .options import CoreMLOptions
 from .runner import Progress, open_runner
+
+if TYPE_CHECKING:
+    from .compute_plan import PlanSummary
 
 
 def load(built: Built, checkpoint: Checkpoint, options: CoreMLOptions, report: Progress) -> None:
@@ -34,3 +39,11 @@ def plan(built: Built, options: CoreMLOptions, report: Progress) -> list[str]:
 
     report("ask for the compute plan", 0.0)
     return describe(built, options)
+
+
+def plan_summaries(built: Built, options: CoreMLOptions, report: Progress) -> "list[PlanSummary]":
+    """Return the compute plan of every program. Raises BackendError."""
+    from .compute_plan import plans
+
+    report("ask for the compute plan", 0.0)
+    return plans(built, options)

@@ -15,7 +15,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -25,11 +25,13 @@ from ..common.checkpoint.tensors import sha256
 from ..common.errors import BackendError
 from ..common.files import locked, sweep, written_whole
 from ..common.system import macos_build
+from . import system_cache
 
 BUILDER_VERSION = 4  # increment when the same weights give another program
 SCHEMA = 2
 RECORD = "record.json"
 PARTIAL = ".partial-"
+KEPT = "loaded, and in macOS's cache"
 # the exceptions that a damaged record.json can raise
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError)
 
@@ -88,22 +90,25 @@ class Built:
     def was_loaded(self, stage: str, units: str, function: str | None) -> bool:
         """Tell whether this Python on this build of macOS has loaded the program before.
 
-        The first load is slow. Core ML keeps its preparation by system build, and by the
-        program that asked for it.
+        The first load is slow. Core ML keeps its preparation by system build and executable, and
+        macOS may remove it.
         """
         try:
-            return self._mark(stage, units, function).read_text(encoding="utf-8") == _loader()
+            noted = self._mark(stage, units, function).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError):
             return False
+        return noted != KEPT or system_cache.holds(macos_build())
 
     def mark_loaded(self, stage: str, units: str, function: str | None) -> None:
-        """Note a load for `was_loaded`. Raises OSError."""
-        if not self.was_loaded(stage, units, function):
-            with written_whole(self._mark(stage, units, function)) as partial:
-                partial.write_text(_loader(), encoding="utf-8")
+        """Note a load for `was_loaded`, if the folder can be written to."""
+        kept = KEPT if system_cache.holds(macos_build()) else "loaded"
+        with suppress(OSError), written_whole(self._mark(stage, units, function)) as partial:
+            partial.write_text(kept, encoding="utf-8")
 
     def _mark(self, stage: str, units: str, function: str | None) -> Path:
-        return self.folder / ".".join(filter(None, (stage, function, units, "loaded")))
+        loader = f"{macos_build()} {sys.executable}"
+        named = hashlib.sha256(loader.encode()).hexdigest()[:8]
+        return self.folder / ".".join(filter(None, (stage, function, units, named, "loaded")))
 
     @property
     def record(self) -> Record:
@@ -113,11 +118,6 @@ class Built:
 def cache_folder() -> Path:
     """Return the folder of the built programs."""
     return weights_folder() / "coreml"
-
-
-def _loader() -> str:
-    """Return what Core ML's preparation belongs to: the build of macOS and the program."""
-    return f"macOS build {macos_build() or 'none'}\n{sys.executable}\n"
 
 
 def key(checkpoint: Checkpoint, variant: dict[str, str], library: str) -> str:

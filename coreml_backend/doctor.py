@@ -1,14 +1,13 @@
 """Check that Core ML runs here; imports no coremltools, which would take seconds."""
 
 import importlib.util
-import os
 import sys
-from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 
 from ..common.doctor import Check
 from ..common.system import macos_major, macos_version
+from . import system_cache
 from .prepare import (
     BEST_MACOS,
     COREMLTOOLS_REMEDY,
@@ -17,7 +16,6 @@ from .prepare import (
     is_supported,
 )
 
-CACHE = "com.apple.e5rt.e5bundlecache"
 LARGE_CACHE_GB = 20.0
 
 
@@ -61,29 +59,20 @@ def checks() -> list[Check]:
 
 
 def caches() -> list[Check]:
-    """Tell the size of what Core ML keeps of prepared programs, which it never clears by itself.
-
-    By executable, under ~/Library/Caches; one user found 274 GB in all (coremltools#2549).
-    """
-    home = Path.home() / "Library" / "Caches"
-    folders = [*home.glob(f"*/{CACHE}"), *home.glob(CACHE)]
+    """Tell the size of Core ML's own cache of prepared programs, of every program of this user."""
+    folders = system_cache.folders()
     if not folders:
         return []
-    size_gb = sum(map(_size_bytes, folders)) / 1e9
-    finding = f"{size_gb:.1f} GB of prepared programs in {', '.join(map(str, folders))}"
+    size_gb = sum(map(system_cache.size_bytes, folders)) / 1e9
+    largest = ", ".join(map(str, folders[:3]))
+    finding = f"{size_gb:.1f} GB of prepared programs, of other apps, too; the largest: {largest}"
     if size_gb < LARGE_CACHE_GB:
         return [Check("coreml cache", True, finding)]
-    remedy = "delete these folders to free them; the next start of each program takes minutes again"
+    remedy = (
+        "delete such a folder to free it; the next start of each of its programs takes minutes "
+        "again, in other apps, too"
+    )
     return [Check("coreml cache", None, finding, remedy)]
-
-
-def _size_bytes(folder: Path) -> int:
-    total = 0
-    for place, _, names in os.walk(folder):  # leaves out what cannot be read
-        for name in names:
-            with suppress(OSError):
-                total += (Path(place) / name).stat().st_size
-    return total
 
 
 def _has_runtime() -> bool:

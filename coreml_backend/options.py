@@ -208,9 +208,14 @@ class CoreMLOptions(BackendOptions):
     def remedies(self) -> Mapping[int, str]:
         """Return what to do about a process that Core ML ended, by signal."""
         gpu = "--placement with gpu" if self.placement else "--compute-units cpu_and_gpu"
+        others = [
+            *([gpu] if self.on_neural_engine else []),
+            *(["--attention matmul"] if "sdpa" in self.forms else []),
+            "--backend mlx",
+        ]
         aborted = (
             "Core ML ends its process where a compute unit refuses a program: use "
-            f"{gpu if self.on_neural_engine else '--attention matmul'}, or --backend mlx"
+            f"{' or '.join(others)}"
         )
         found: dict[int, str] = dict.fromkeys(
             (signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS), aborted

@@ -5,7 +5,9 @@ program. So everything that loads one runs in a child process (`apart.py`): the 
 shows progress and ends on Ctrl-C.
 """
 
+import os
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -23,6 +25,7 @@ from .options import CoreMLOptions
 from .runner import Progress, require_pillow
 
 if TYPE_CHECKING:
+    from .compute_plan import PlanSummary
     from .gate import Reference  # imports OpenCV, which must follow MLX
 
 # 9.0 is the first version whose models run on the GPU of macOS 27.2 (MochiDiffusion#521). sdxs uses
@@ -178,6 +181,12 @@ def plan_lines(built: cache.Built, options: CoreMLOptions) -> list[str]:
     return cast(list[str], _run(options, apart.plan, (built, options), lambda step, done: None))
 
 
+def plan_summaries(built: cache.Built, options: CoreMLOptions) -> "list[PlanSummary]":
+    """Return `compute_plan.plans`, asked in a process of its own. Raises BackendError."""
+    asked = _run(options, apart.plan_summaries, (built, options), lambda step, done: None)
+    return cast("list[PlanSummary]", asked)
+
+
 def _run(
     options: CoreMLOptions,
     task: Callable[..., object],
@@ -187,14 +196,21 @@ def _run(
     """Call `task(*arguments, report)`: in a child process if it calls Core ML, else here."""
     if options.runtime != "coreml":
         return task(*arguments, report)
-    return run_apart(
-        "coreml",
-        f"{task.__module__}:{task.__qualname__}",
-        *arguments,
-        report=report,
-        timeout_s=PREPARE_TIMEOUT_S,
-        remedies=options.remedies(),
-    )
+    # what a killed compiler leaves is swept with the partial builds of this process
+    with tempfile.TemporaryDirectory(
+        prefix=f"{cache.PARTIAL}{os.getpid()}-",
+        dir=cache.cache_folder(),
+        ignore_cleanup_errors=True,
+    ) as temporary:
+        return run_apart(
+            "coreml",
+            f"{task.__module__}:{task.__qualname__}",
+            *arguments,
+            report=report,
+            timeout_s=PREPARE_TIMEOUT_S,
+            remedies=options.remedies(),
+            environment={"TMPDIR": temporary},
+        )
 
 
 def _build(

@@ -20,6 +20,7 @@ from ..common.backend.protocol import FrameParams
 from ..common.backend.schedule import seeded_noise
 from ..common.checkpoint.find import Checkpoint
 from ..common.errors import BackendError, UsageError
+from ..common.files import sweep
 from . import cache, inputs
 from .options import CoreMLOptions, Stage
 
@@ -165,10 +166,10 @@ class Runner:
         # they would give a black picture, and feedback would keep it
         if not np.isfinite(x0).all():
             form = self._options.form(self.stage)
-            first = "--attention matmul, which keeps its scores smaller, " if form == "sdpa" else ""
+            first = "--attention matmul, which keeps its scores smaller, or " * (form == "sdpa")
             raise BackendError(
-                f"coreml: the latents are not finite: float16 overflowed; try {first}"
-                "--compute-units cpu_only, or --backend mlx --dtype float32"
+                "coreml: the latents are not finite: float16 overflowed, as it does on every "
+                f"compute unit; try {first}--backend mlx --dtype float32"
             )
         if "previous" in self._inputs:
             np.copyto(self._inputs["previous"], x0.reshape(self._inputs["previous"].shape))
@@ -261,7 +262,8 @@ def _compile(package: Path, compiled: Path) -> None:
     """Compile a package under a name of this process, then rename it: a kill leaves no half."""
     import coremltools as ct
 
-    partial = compiled.with_name(f".{os.getpid()}.{compiled.name}")
+    sweep(compiled.parent, cache.PARTIAL)
+    partial = compiled.with_name(f"{cache.PARTIAL}{os.getpid()}-{compiled.name}")
     shutil.rmtree(partial, ignore_errors=True)
     try:
         ct.models.utils.compile_model(str(package), str(partial))

@@ -1,12 +1,13 @@
 """Camera 0 as OpenCV reports it, if this terminal may already use it; nobody is asked."""
 
-from ..common.io.sources.permission import Permission, camera_permission, count_cameras
+from ..common.io.sources import permission
+from ..common.io.sources.permission import Permission
 from .setup import Answer, Setup
 
 
 def ask_camera(setup: Setup) -> Answer:
     """Return size and reported frame rate of camera 0; only the status without permission."""
-    status = camera_permission()
+    status = permission.camera_permission()
     said = "unknown" if status is None else status.name.lower().replace("_", " ")
     if status is not Permission.ALLOWED:
         return {"ok": True, "asked": False, "permission": said}
@@ -27,7 +28,7 @@ def ask_camera(setup: Setup) -> Answer:
     return {
         "ok": True,
         "permission": said,
-        "cameras": count_cameras(),
+        "cameras": permission.count_cameras(),
         "reported": reported,
         "frame": frame,
     }

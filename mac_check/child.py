@@ -5,15 +5,13 @@ It imports nothing heavy before the question. An answer that is written survives
 
 import json
 import math
-import os
-import signal
 import sys
-import threading
 import traceback
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 
+from ..common.backend.process.child import end_with
 from ..common.backend.spec import specs
 from ..common.files import write_whole
 from .setup import Answer, Setup
@@ -24,7 +22,7 @@ def answer_request(request: Path, answer: Path) -> None:
 
     The request is JSON: `ask`, a 'module:function' that takes a `Setup`, and `setup`, its fields.
     """
-    _end_with_parent()
+    end_with(0)  # standard input: a pipe that the parent never writes to
     stored = json.loads(request.read_text(encoding="utf-8"))
     module, name = stored["ask"].split(":")
     try:
@@ -47,13 +45,3 @@ def plain(value: object) -> object:
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return value if isinstance(value, str | int | float | None) else str(value)
-
-
-def _end_with_parent() -> None:
-    """End this process when the other end of its standard input closes."""
-
-    def watch() -> None:
-        os.read(0, 1)  # sys.stdin's lock, held by a thread, can abort the interpreter at exit
-        signal.raise_signal(signal.SIGKILL)
-
-    threading.Thread(target=watch, daemon=True).start()

@@ -13,13 +13,12 @@ from ..common.backend.protocol import Backend, FrameParams
 from ..common.checkpoint.find import Checkpoint
 from ..common.picture.temporal import psnr
 from ..common.settings import parse_settings
-from ..coreml_backend import compute_plan
 from ..coreml_backend.backend import CoreMLBackend, controlled
 from ..coreml_backend.cache import Built
 from ..coreml_backend.gate import MOST_PSNR_DB, PROBE_SEED, probe, probe_edges
 from ..coreml_backend.interpreter.interpreter import Interpreter
 from ..coreml_backend.options import CoreMLOptions
-from ..coreml_backend.prepare import find_or_build, warm_up
+from ..coreml_backend.prepare import find_or_build, plan_summaries, warm_up
 from ..coreml_backend.runner import Runner
 from .setup import Answer, Setup
 
@@ -130,9 +129,9 @@ def ask_variant(setup: Setup) -> Answer:
 
 
 def plan_of(built: Built, options: CoreMLOptions) -> Answer:
-    """Return the compute plan; an error of it costs no other figure."""
+    """Return the compute plan; an error of it, or the end of its process, costs no other figure."""
     try:
-        plans = compute_plan.plans(built, options)
+        plans = plan_summaries(built, options)
     except Exception as error:  # macOS before 14.4 has none
         return {"compute_plan": None, "compute_plan_error": f"{type(error).__name__}: {error}"}
     return {"compute_plan": [asdict(plan) for plan in plans]}

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ..common.bench.measure.machine import conditions, machine
 from ..common.system import macos_build, macos_version
+from ..coreml_backend import system_cache
 
 _ASK_S = 15.0
 CRASH_REPORTS = Path.home() / "Library" / "Logs" / "DiagnosticReports"
@@ -42,6 +43,11 @@ def system() -> dict[str, object]:
         "model": asked("sysctl", "-n", "hw.model"),
     }
     return {name: value for name, value in found.items() if value}
+
+
+def core_ml_cache_bytes() -> int:
+    """Return the bytes of Core ML's own cache, of every program of this user; 0 without one."""
+    return sum(map(system_cache.size_bytes, system_cache.folders()))
 
 
 def power() -> dict[str, str]:

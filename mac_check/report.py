@@ -8,6 +8,7 @@
     environment     machine and versions of packages, as in the JSON of bench
     system          macOS and its build, wheels, GPU
     power           load, power source and thermal state: at_start, at_end
+    core_ml_cache   bytes of Core ML's own cache, of every program of this user: at_start, at_end
     crash_reports   names of the reports that macOS wrote meanwhile, in ~/Library/Logs
     device          {question: answer}: about the machine
     models          {model: {"size": S, question: answer}}
@@ -31,7 +32,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ..common.files import write_whole
-from .facts import crash_reports, environment, now, power, system
+from .facts import core_ml_cache_bytes, crash_reports, environment, now, power, system
 from .questions import Plan, Question
 from .setup import Answer
 
@@ -46,6 +47,7 @@ class Report:
         """started: time.time() of the beginning."""
         self._path = path
         self._started = started
+        self.left_bytes = 0  # in Core ML's own cache, once finished
         self._content: dict[str, object] = {
             "schema": SCHEMA,
             "rehearsal": REHEARSAL if plan.rehearsed else None,
@@ -56,6 +58,7 @@ class Report:
             "system": system(),
             "power": {"at_start": power()},
         }
+        self._cache_bytes = core_ml_cache_bytes()
         self._device: Answer = {}
         self._models: dict[str, Answer] = {}
 
@@ -79,6 +82,9 @@ class Report:
     def finish(self) -> None:
         """Note that every question was asked, and write the file. Raises SinkError."""
         self._content["finished"] = True
+        at_end = core_ml_cache_bytes()
+        self._content["core_ml_cache"] = {"at_start": self._cache_bytes, "at_end": at_end}
+        self.left_bytes = at_end - self._cache_bytes
         self.write()
 
     def write(self) -> None:

@@ -35,11 +35,14 @@ class Watcher(Protocol):
     def plan(self, questions: int, minutes: float, gigabytes: int) -> None:
         """Say what is to come."""
 
-    def begin(self, number: int, question: Question) -> None:
-        """Say that a question is being asked. number: from 1."""
+    def begin(self, number: int, question: Question, limit_s: float) -> None:
+        """Say that a question is being asked, for so long at most. number: from 1."""
 
     def end(self, number: int, question: Question, answer: Answer) -> None:
         """Say how it was answered."""
+
+    def left(self, size_bytes: int) -> None:
+        """Say how much Core ML's own cache has grown."""
 
     def pause(self, seconds: float) -> None:
         """Say that nothing is asked for a while, because the last compile failed."""
@@ -69,7 +72,7 @@ def survey(
         report = Report(path, plan, time.time())
         interview = _Interview(plan, scratch, asked)
         for index, question in enumerate(asked):
-            watcher.begin(index + 1, question)
+            watcher.begin(index + 1, question, interview.limit_s(question))
             try:
                 answer = interview.ask(question)
             except KeyboardInterrupt:
@@ -84,6 +87,7 @@ def survey(
                 watcher.pause(PAUSE_S)
                 pause(PAUSE_S)
         report.finish()
+        watcher.left(report.left_bytes)
         return report.all_good
 
 
@@ -109,9 +113,7 @@ class _Interview:
             "TMPDIR": str(temporary),  # compilers leave folders there when they are killed
             **question.environment,
         }
-        limit_s = question.limit
-        if self.hung[question.unit] >= MOST_HUNG:
-            limit_s = min(limit_s, SHORT_S)
+        limit_s = self.limit_s(question)
         try:
             answer = run_question(
                 question.ask, self._setup(question), limit_s, environment, self.scratch
@@ -122,6 +124,11 @@ class _Interview:
             shutil.rmtree(temporary, ignore_errors=True)
         self.hung[question.unit] += "hung" in answer
         return answer
+
+    def limit_s(self, question: Question) -> float:
+        """The time that a question may take; less after other hangs on its unit."""
+        hangs = self.hung[question.unit] >= MOST_HUNG
+        return min(question.limit, SHORT_S) if hangs else question.limit
 
     def size(self, model: Model | None) -> int:
         """The side of a model's picture in pixels; 0 without a model."""

@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from command import Command
 from sdxs.common.checkpoint.find import Checkpoint
 from sdxs.common.errors import BackendError
 from sdxs.common.testing.random_checkpoint import architecture, tiny, write_checkpoint
-from sdxs.coreml_backend import cache, doctor
+from sdxs.coreml_backend import cache, doctor, prepare
 from sdxs.coreml_backend.options import CoreMLOptions
 from sdxs.coreml_backend.prepare import find_or_build
 
@@ -199,3 +200,21 @@ def test_a_program_that_was_built_without_a_reference_is_checked_as_soon_as_ther
     with pytest.raises(BackendError, match="dB from the reference"):
         find_or_build(demo, REFERENCE, lambda picture, _states, _seed: 255 - picture)
     assert built.record.gate_db == {}
+
+
+def test_a_ctrl_c_that_a_library_swallows_still_ends_it(
+    weights: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bug: coremltools' bare `except:` took it for an error of its own, and the build went on."""
+    right = prepare._build
+
+    def swallows(*arguments: object) -> float:
+        with suppress(BaseException):
+            signal.raise_signal(signal.SIGINT)
+        return right(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(prepare, "_build", swallows)
+    done = command("convert", "--model", "demo", "--size", SIZE)
+    assert done.code == 130 and "interrupted; nothing half-built is left" in done.err
+    assert left_in(weights) == []
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

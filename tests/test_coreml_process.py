@@ -4,6 +4,7 @@ import gc
 import multiprocessing
 import os
 import re
+import shutil
 import signal
 import sys
 import threading
@@ -26,7 +27,7 @@ from sdxs.common.backend.process.apart import run_apart
 from sdxs.common.checkpoint.find import Checkpoint
 from sdxs.common.errors import BackendError, SdxsWarning
 from sdxs.common.files import locked
-from sdxs.coreml_backend import cache, inputs, options, prepare
+from sdxs.coreml_backend import cache, inputs, options, prepare, system_cache
 from sdxs.coreml_backend.backend import CoreMLBackend
 from sdxs.coreml_backend.instrument import open_model, write_copy
 from sdxs.coreml_backend.options import CoreMLOptions, parse_placement
@@ -135,7 +136,8 @@ def test_the_fake_bites_who_frees_an_input(
     [
         ("load SIGABRT", "cpu_and_ne", "SIGABRT.*--compute-units cpu_and_gpu"),
         ("predict SIGKILL", "cpu_and_ne", "SIGKILL.*Neural Engine.*--compute-units cpu_and_gpu"),
-        ("predict SIGSEGV", "cpu_and_gpu", "SIGSEGV.*--attention matmul"),
+        ("predict SIGSEGV", "cpu_and_gpu", "SIGSEGV.*--attention matmul or --backend mlx"),
+        ("predict SIGSEGV", "cpu_only", "SIGSEGV.*program: use --backend mlx$"),
         ("predict SIGKILL", "cpu_and_gpu", "SIGKILL.*memory ran out"),
     ],
 )
@@ -261,8 +263,43 @@ def test_a_mark_holds_for_one_build_of_macos_and_one_python(
     monkeypatch.setattr(cache, "macos_build", lambda: "25A354")
     warm_up(demo, OPTIONS, built, lambda step, done: steps.append(step))
     assert len(StrictModel.made) == loads + 1 and "prepares frame" in steps[0]
-    monkeypatch.setattr(cache.sys, "executable", "/another/python")
+    with monkeypatch.context() as patch:
+        patch.setattr(cache.sys, "executable", "/another/python")
+        assert not built.was_loaded("frame", "cpu_and_gpu", None)
+        built.mark_loaded("frame", "cpu_and_gpu", None)
+        assert built.was_loaded("frame", "cpu_and_gpu", None)
+    assert built.was_loaded("frame", "cpu_and_gpu", None), "two environments share the folder"
+
+
+def test_a_mark_ends_with_the_cache_that_it_speaks_of(
+    demo: Checkpoint, on_macos: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Bug: a session of nine silent minutes after the user or macOS had cleared Core ML's cache."""
+    monkeypatch.setattr(cache, "macos_build", lambda: "24F74")
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    kept = tmp_path / "Library" / "Caches" / "org.python.python" / system_cache.NAME / "24F74"
+    kept.mkdir(parents=True)
+    built = find_or_build(demo, OPTIONS)
+    warm_up(demo, OPTIONS, built, quiet)
+    assert built.was_loaded("frame", "cpu_and_gpu", None)
+    shutil.rmtree(kept)
     assert not built.was_loaded("frame", "cpu_and_gpu", None)
+    # where macOS keeps it elsewhere, a mark is believed
+    warm_up(demo, OPTIONS, built, quiet)
+    assert built.was_loaded("frame", "cpu_and_gpu", None)
+
+
+def test_a_folder_that_takes_no_mark_is_used_all_the_same(
+    demo: Checkpoint, on_macos: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built = find_or_build(demo, OPTIONS)
+    monkeypatch.setattr(cache, "written_whole", _refuses)
+    warm_up(demo, OPTIONS, built, quiet)
+    assert not built.was_loaded("frame", "cpu_and_gpu", None)
+
+
+def _refuses(path: Path) -> None:
+    raise OSError(30, "Read-only file system")
 
 
 def test_each_size_of_a_package_is_prepared(demo: Checkpoint, on_macos: list[str]) -> None:
@@ -274,6 +311,38 @@ def test_each_size_of_a_package_is_prepared(demo: Checkpoint, on_macos: list[str
 
 
 # Two processes prepare one program
+
+
+def test_one_of_two_threads_builds_and_the_other_waits(
+    demo: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    builds: list[str] = []
+    steps: list[str] = []
+    waiting = threading.Event()
+    right = prepare._build
+
+    def slow(*arguments: object) -> float:
+        builds.append(threading.current_thread().name)
+        if len(builds) == 1:
+            second.start()
+            assert waiting.wait(60), "the second does not wait for the first"
+        return right(*arguments)  # type: ignore[arg-type]
+
+    def noted(step: str, done: float) -> None:
+        steps.append(step)
+        if "another process" in step:
+            waiting.set()
+
+    monkeypatch.setattr(prepare, "_build", slow)
+    reference = CoreMLOptions(SIZE, runtime="reference")
+    found: list[cache.Built] = []
+    second = threading.Thread(
+        target=lambda: found.append(find_or_build(demo, reference, progress=noted))
+    )
+    first = find_or_build(demo, reference)
+    second.join()
+    assert len(builds) == 1 and waiting.is_set()
+    assert [built.folder for built in found] == [first.folder] and found[0].news == ""
 
 
 def prepare_program(demo: Checkpoint, pipe: Connection) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from command import Command
 from sdxs.common.errors import SinkError
-from sdxs.mac_check import children, disk, stored, survey
+from sdxs.mac_check import children, disk, report, stored, survey
 from sdxs.mac_check.children import run_question
 from sdxs.mac_check.models import DEMO, FULL
 from sdxs.mac_check.questions import ORDER, Plan, Question, table
@@ -45,6 +45,12 @@ def hangs(setup):
     with open(os.environ["MAC_CHECK_PIDS"], "w") as file:
         file.write(f"{os.getpid()} {other.pid}")
     time.sleep(600)
+
+def holds_the_lock(setup):
+    import ctypes
+    with open(os.environ["MAC_CHECK_PIDS"], "w") as file:
+        file.write(str(os.getpid()))
+    ctypes.PyDLL(None).sleep(600)  # with the GIL, as Core ML holds it while it loads
 
 def aborts_at_exit(setup):
     atexit.register(os.abort)
@@ -90,11 +96,14 @@ class Notes:
     def plan(self, questions: int, minutes: float, gigabytes: int) -> None:
         self.said.append(f"plan {questions} {gigabytes} GB")
 
-    def begin(self, number: int, question: Question) -> None:
+    def begin(self, number: int, question: Question, limit_s: float) -> None:
         self.said.append(f"begin {number}")
 
     def end(self, number: int, question: Question, answer: Answer) -> None:
         self.said.append(f"end {number} {answer['ok']}")
+
+    def left(self, size_bytes: int) -> None:
+        self.said.append(f"left {size_bytes}")
 
     def pause(self, seconds: float) -> None:
         self.said.append(f"pause {seconds:g}")
@@ -274,7 +283,7 @@ def test_what_dies_costs_one_answer_and_the_file_holds_the_others(
     ]
     assert answers["hangs 4"]["hung"] and answers["fails 3"]["error"].startswith("RuntimeError")
     steps = [f"{what} {n}" for n in range(1, 7) for what in ("begin", "end")]
-    assert [" ".join(line.split()[:2]) for line in notes.said[1:]] == steps
+    assert [" ".join(line.split()[:2]) for line in notes.said[1:-1]] == steps
     assert list(weights.iterdir()) == []
 
 
@@ -323,7 +332,7 @@ def test_everything_is_written_into_the_temporary_folder_and_dropped(
     held: list[int] = []
 
     class Counting(Notes):
-        def begin(self, number: int, question: Question) -> None:
+        def begin(self, number: int, question: Question, limit_s: float) -> None:
             (scratch,) = weights.iterdir()
             held.append(len(list(scratch.glob("programs-*"))))
 
@@ -395,7 +404,7 @@ from pathlib import Path
 from test_mac_check import Notes, Plan, stubs, survey
 
 class Impatient(Notes):
-    def begin(self, number, question):
+    def begin(self, number, question, limit_s):
         def interrupt():
             while not Path("pids").exists():
                 pass
@@ -557,10 +566,10 @@ def test_a_rehearsal_of_the_whole_machinery(
     asks: Callable[..., None], tmp_path: Path, command: Command
 ) -> None:
     """Real questions in real children, in the forms of macOS 14."""
-    wanted = {"exact picture", "core ml", "group norm", "camera"}
+    wanted = {"exact picture", "core ml", "group norm"}
     asked = [each for each in table(Plan(quick=True), macos=14) if each.group in wanted]
     asked = [each for each in asked if each.unit in ("machine", "gpu")]
-    assert len(asked) == 5
+    assert len(asked) == 4
     asks(*asked)
     path = tmp_path / "mac.json"
     done = command(
@@ -588,7 +597,51 @@ def test_the_shown_terminal_line_moves(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(command_module, "err", Console(file=shown, force_terminal=True, width=120))
     watcher = command_module.ConsoleWatcher(tmp_path / "mac.json")
     watcher.plan(3, 1.0, 1)
-    watcher.begin(2, replace(stub("good"), limit_s=900.0))
+    watcher.begin(2, stub("good"), 900.0)
     watcher.end(2, stub("good"), {"ok": True, "seconds": 2.0})
     assert "[2/3] demo, good 0 ..." in shown.getvalue()
     assert "of at most 15 min" in shown.getvalue() and "0:00:00" in shown.getvalue()
+
+
+def test_what_core_ml_keeps_for_good_is_measured_and_said(
+    asks: Callable[..., None],
+    tmp_path: Path,
+    command: Command,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Bug: gigabytes in Core ML's own cache, of paths that never come again, without a word."""
+    sizes = [1_000_000_000, 3_500_000_000]
+    monkeypatch.setattr(report, "core_ml_cache_bytes", lambda: sizes.pop(0))
+    asks(stub("good"))
+    path = tmp_path / "mac.json"
+    done = command("mac-check", "--runtime", "reference", "--json", path)
+    assert "cache has grown by 2.5 GB" in done.out
+    stored = json.loads(path.read_text())["core_ml_cache"]
+    assert stored == {"at_start": 1_000_000_000, "at_end": 3_500_000_000}
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="SIGIO of a pipe was not seen on macOS yet")
+def test_a_child_that_holds_pythons_lock_ends_with_its_parent(
+    weights: Path, tmp_path: Path
+) -> None:
+    """Bug: a watching thread needs the lock, so an orphan went on for ever."""
+    script = (
+        "from pathlib import Path\n"
+        "from test_mac_check import Setup, run_question\n"
+        f"scratch = Path({str(tmp_path / 'scratch')!r}); scratch.mkdir()\n"
+        "setup = Setup('', '', str(scratch))\n"
+        "run_question('mac_check_stubs:holds_the_lock', setup, 600.0, {}, scratch)\n"
+    )
+    tests = str(Path(__file__).parent)
+    path = os.pathsep.join([tests, os.environ["PYTHONPATH"]])
+    parent = subprocess.Popen(
+        [sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": path}
+    )
+    until = time.monotonic() + 60
+    while not (tmp_path / "pids").exists() or not (tmp_path / "pids").read_text():
+        assert time.monotonic() < until and parent.poll() is None
+        time.sleep(0.05)
+    time.sleep(0.5)  # for the child to be in the call
+    parent.kill()
+    parent.wait()
+    assert ends_soon([int((tmp_path / "pids").read_text())])

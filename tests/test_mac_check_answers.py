@@ -14,6 +14,7 @@ from fake_coreml import StrictModel, compile_model
 from sdxs.common import system
 from sdxs.common.backend.protocol import StageTimes
 from sdxs.common.checkpoint.find import find
+from sdxs.common.io.sources import permission
 from sdxs.common.io.sources.permission import Permission
 from sdxs.coreml_backend.cache import Built
 from sdxs.coreml_backend.networks.ops import ct
@@ -92,7 +93,7 @@ def test_a_plan_that_raises_costs_no_other_figure(
     def raises(*_: object) -> None:
         raise RuntimeError("no compute plan")
 
-    monkeypatch.setattr(coreml.compute_plan, "plans", raises)
+    monkeypatch.setattr(coreml, "plan_summaries", raises)
     answer = coreml.ask_variant(setup(scratch))
     assert answer["ok"] is True and answer["psnr_db"] > 45  # type: ignore[operator]
     assert answer["compute_plan_error"] == "RuntimeError: no compute plan"
@@ -330,7 +331,7 @@ def test_a_camera_is_opened_only_if_that_is_allowed(
 
     opened: list[int] = []
     monkeypatch.setattr(cv2, "VideoCapture", opened.append)
-    monkeypatch.setattr(camera, "camera_permission", lambda: status)
+    monkeypatch.setattr(permission, "camera_permission", lambda: status)
     answer = camera.ask_camera(Setup("", "", ""))
     assert answer == {"ok": True, "asked": False, "permission": said} and not opened
 
@@ -360,7 +361,7 @@ def test_an_allowed_camera_says_its_size_and_rate(monkeypatch: pytest.MonkeyPatc
             Capture.released = True
 
     monkeypatch.setattr(cv2, "VideoCapture", Capture)
-    monkeypatch.setattr(camera, "camera_permission", lambda: Permission.ALLOWED)
+    monkeypatch.setattr(permission, "camera_permission", lambda: Permission.ALLOWED)
     answer = plain(camera.ask_camera(Setup("", "", "")))
     assert answer["frame"] == [480, 640, 3] and answer["reported"]["fps"] == "nan"  # type: ignore[index, call-overload]
     assert Capture.released

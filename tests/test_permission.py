@@ -1,6 +1,8 @@
 """macOS asks for the camera in a dialog: ask before anything else, and wait for the answer."""
 
 import ctypes
+from collections.abc import Callable
+from types import MappingProxyType
 
 import pytest
 
@@ -108,7 +110,7 @@ def test_a_camera_asks_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(permission, "LOOK_S", 0.0)
     with pytest.warns(SdxsWarning, match="allow it in the dialog"):
         Camera(0)
-    assert mac.opened == 1
+    assert mac.opened == 2, "once to make macOS ask, once to read"
 
 
 def test_the_command_asks_before_it_downloads(
@@ -137,7 +139,7 @@ def test_which_sources_are_cameras(spec: str, number: int | None) -> None:
 
 def test_doctor_never_makes_macos_ask(monkeypatch: pytest.MonkeyPatch) -> None:
     for answer, ok, says in ((ASKED, None, "not been asked"), (DENIED, False, "does not allow")):
-        monkeypatch.setattr(doctor, "camera_permission", lambda answer=answer: answer)
+        monkeypatch.setattr(permission, "camera_permission", lambda answer=answer: answer)
         monkeypatch.setattr(doctor, "Camera", lambda index: pytest.fail("opens the camera"))
         check = doctor.look_at_camera(0)
         assert check.ok is ok and says in check.finding and check.remedy
@@ -147,40 +149,77 @@ def test_doctor_never_makes_macos_ask(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Library:
-    """libobjc and its frameworks, which answer by the message's name."""
+    """libobjc and its frameworks, as ctypes calls them.
+
+    A result without its type is cut to 32 bits, and an argument must be of the type that the
+    function takes: on Apple silicon either ends the process.
+    """
+
+    CLASSES = MappingProxyType({b"NSString": 0x1_0000_0011, b"AVCaptureDevice": 0x1_0000_0022})
+    NAMES = MappingProxyType(
+        {
+            b"stringWithUTF8String:": 0x2_0000_0011,
+            b"authorizationStatusForMediaType:": 0x2_0000_0012,
+            b"devicesWithMediaType:": 0x2_0000_0013,
+        }
+    )
+    VIDEO, DEVICES = 0x3_0000_0070, 0x3_0000_0130
 
     def __init__(self, status: int, knows: bool = True) -> None:
-        self.functions = {
-            "objc_getClass": lambda name: {b"NSString": 1, b"AVCaptureDevice": 2}[name],
-            "sel_registerName": lambda name: {
-                b"stringWithUTF8String:": 11,
-                b"authorizationStatusForMediaType:": 12,
-                b"devicesWithMediaType:": 13,
-            }[name],
-            "class_getClassMethod": lambda receiver, name: 99 if knows else None,
-            "objc_msgSend": self.send,
-            "CFArrayGetCount": lambda listed: {130: 4}[listed.value],
-        }
-        self.status = status
+        self.status, self.knows = status, knows
 
-    def send(
-        self, receiver: ctypes.c_void_p, name: ctypes.c_void_p, argument: object
-    ) -> int | None:
-        if (receiver.value, name.value) == (1, 11):
-            assert isinstance(argument, ctypes.c_char_p) and argument.value == b"vide"
-            return 70
-        assert receiver.value == 2 and argument.value == 70  # type: ignore[attr-defined]
-        return {12: self.status or None, 13: 130}[name.value]  # ctypes: 0 is None
+    def objc_getClass(self, name: bytes) -> int:
+        return self.CLASSES[name]
 
-    def __getattr__(self, name: str) -> object:
-        function = self.functions[name]
+    def sel_registerName(self, name: bytes) -> int:
+        return self.NAMES[name]
 
-        class Function:
-            def __call__(self, *arguments: object) -> object:
-                assert len(self.argtypes) == len(arguments)  # type: ignore[attr-defined]
-                return function(*arguments)
+    def class_getClassMethod(self, receiver: int, name: int) -> int | None:
+        assert receiver in self.CLASSES.values() and name in self.NAMES.values()
+        return 0x4_0000_0001 if self.knows else None
 
-        return Function()
+    def objc_msgSend(self, receiver: int, name: int, argument: bytes | int) -> int | None:
+        if receiver == self.CLASSES[b"NSString"]:
+            assert argument == b"vide" and name == self.NAMES[b"stringWithUTF8String:"]
+            return self.VIDEO
+        assert receiver == self.CLASSES[b"AVCaptureDevice"] and argument == self.VIDEO
+        asks = name == self.NAMES[b"authorizationStatusForMediaType:"]
+        return (self.status or None) if asks else self.DEVICES  # ctypes: a null pointer is None
+
+    def CFArrayGetCount(self, listed: int) -> int:
+        assert listed == self.DEVICES
+        return 4
+
+
+class Function:
+    """A C function; `restype` and `argtypes` as ctypes has them."""
+
+    def __init__(self, answer: Callable[..., int | None]) -> None:
+        self.answer = answer
+        self.restype: type = ctypes.c_int
+        self.argtypes: list[type] = []
+
+    def __call__(self, *arguments: object) -> int | None:
+        values = []
+        for kind, given in zip(self.argtypes, arguments, strict=True):
+            if isinstance(given, bytes):
+                assert kind is ctypes.c_char_p
+                values.append(given)
+            else:
+                assert isinstance(given, ctypes.c_void_p | ctypes.c_char_p) and type(given) is kind
+                values.append(given.value)
+        found = self.answer(*values)
+        return found if self.restype is not ctypes.c_int or found is None else found & 0xFFFFFFFF
+
+
+class Libraries:
+    """ctypes.CDLL: functions are attributes."""
+
+    def __init__(self, library: Library) -> None:
+        self._library = library
+
+    def __getattr__(self, name: str) -> Function:
+        return Function(getattr(self._library, name))
 
 
 @pytest.mark.parametrize("status", list(Permission))
@@ -190,7 +229,7 @@ def test_the_permission_is_read_from_avfoundation(
     monkeypatch.undo()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(permission, "sys", DARWIN)
-        patch.setattr(permission.ctypes, "CDLL", lambda path: Library(int(status)))
+        patch.setattr(permission.ctypes, "CDLL", lambda path: Libraries(Library(int(status))))
         assert REAL_PERMISSION() is status and permission.count_cameras() == 4
 
 
@@ -198,5 +237,27 @@ def test_without_avfoundation_the_permission_is_unknown(monkeypatch: pytest.Monk
     assert REAL_PERMISSION() is None and permission.count_cameras() is None  # Linux
     monkeypatch.setattr(permission, "sys", DARWIN)
     assert REAL_PERMISSION() is None  # no such library here
-    monkeypatch.setattr(permission.ctypes, "CDLL", lambda path: Library(3, knows=False))
+    monkeypatch.setattr(permission.ctypes, "CDLL", lambda path: Libraries(Library(3, knows=False)))
     assert REAL_PERMISSION() is None and permission.count_cameras() is None
+
+
+def test_a_pointer_keeps_its_upper_half() -> None:
+    """By a function of the real C library: without its type, ctypes cuts a result to 32 bits."""
+    text = ctypes.create_string_buffer(b"camera")
+    libc = ctypes.CDLL(None)
+    at = permission._call(
+        libc.strstr, ctypes.c_void_p, ctypes.c_void_p(ctypes.addressof(text)), b"mera"
+    )
+    assert at == ctypes.addressof(text) + 2 and at > 2**32
+
+
+def test_an_index_that_opencv_cannot_hold_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(permission, "sys", DARWIN)
+    monkeypatch.setattr(permission, "LOOK_S", 0.0)
+    answers = [ASKED, ASKED, ALLOWED]
+    monkeypatch.setattr(permission, "camera_permission", lambda: answers.pop(0))
+    with (
+        pytest.warns(SdxsWarning, match="allow it"),
+        pytest.raises(SourceError, match="camera 99999999999 cannot be opened"),
+    ):
+        Camera(99999999999)

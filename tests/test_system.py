@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from sdxs.common import system
-from sdxs.coreml_backend import doctor, prepare
+from sdxs.coreml_backend import doctor, prepare, system_cache
 
 ROOT = Path(__file__).parent.parent
 
@@ -84,7 +84,7 @@ def test_doctor_tells_the_size_of_core_mls_cache(
 ) -> None:
     monkeypatch.setattr(Path, "home", lambda: tmp_path)
     assert doctor.caches() == []
-    folder = tmp_path / "Library" / "Caches" / "org.python.python" / doctor.CACHE / "24F74"
+    folder = tmp_path / "Library" / "Caches" / "org.python.python" / system_cache.NAME / "24F74"
     folder.mkdir(parents=True)
     with (folder / "program").open("wb") as file:
         file.truncate(3_000_000_000)
@@ -97,7 +97,7 @@ def test_doctor_tells_the_size_of_core_mls_cache(
     with (folder / "more").open("wb") as file:
         file.truncate(30_000_000_000)
     (check,) = doctor.caches()
-    assert check.ok is None and "delete these folders" in check.remedy
+    assert check.ok is None and "delete such a folder" in check.remedy
 
 
 # The Makefile's choice of a Python

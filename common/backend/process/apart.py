@@ -3,6 +3,7 @@
 The parent can show progress and end on Ctrl-C meanwhile.
 """
 
+import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -36,23 +37,25 @@ def run_apart(
     report: Report = lambda step, done: None,
     timeout_s: float = float("inf"),
     remedies: Mapping[int, str] | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> object:
     """Return what `function(*arguments, report)` returns in a child process.
 
     name: for messages. function: 'module:function' at module level. arguments and result are
     picklable. report: receives the progress that the function reports. timeout_s: in seconds.
-    remedies: as in `Child`. Raises the function's exception, and BackendError if the child died or
-    did not answer in time.
+    remedies: as in `Child`. environment: variables that the child sets before anything else. Raises
+    the function's exception, and BackendError if the child died or did not answer in time.
     """
-    child = Child(name, _serve, remedies=remedies, report=report)
+    child = Child(name, _serve, dict(environment or {}), remedies=remedies, report=report)
     try:
         return child.ask(Call(function, arguments), Returned, timeout_s).value
     finally:
         child.end(None)
 
 
-def _serve(pipe: connection.Connection) -> None:
+def _serve(pipe: connection.Connection, environment: Mapping[str, str]) -> None:
     settle_in()
+    os.environ.update(environment)
     forward_warnings(pipe.send)
     with suppress(EOFError, OSError):  # the parent has ended
         call: Call = pipe.recv()

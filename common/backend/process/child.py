@@ -212,9 +212,9 @@ class Child:
                 if not self._process.is_alive() and not self._pipe.poll():
                     raise EOFError
                 if time.monotonic() > deadline:
+                    remedy = self._remedies.get(signal.SIGABRT, START_AGAIN)
                     raise BackendError(
-                        f"{self._name}: the backend's process did not answer in time; start it "
-                        "again"
+                        f"{self._name}: the backend's process did not answer in time; {remedy}"
                     )
             answer: object = self._pipe.recv()
         except (EOFError, OSError):
@@ -280,11 +280,16 @@ def forward_warnings(send: Callable[[Warned], None]) -> None:
 
 
 def _end_with_parent() -> None:
-    """End this process when the parent ends, even within a call that holds the GIL."""
     parent = multiprocessing.parent_process()
     assert parent is not None
-    # a pipe without traffic; the kernel closes it when the parent ends
-    sentinel = parent.sentinel
+    end_with(parent.sentinel)
+
+
+def end_with(sentinel: int) -> None:
+    """End this process when its parent ends, even within a call that holds the GIL.
+
+    sentinel: descriptor of a pipe without traffic; the kernel closes it when the parent ends.
+    """
     libc = ctypes.CDLL(None)
     libc.signal.argtypes = (ctypes.c_int, ctypes.c_void_p)
     libc.signal.restype = ctypes.c_void_p

@@ -73,7 +73,7 @@ def ask_for_camera(
     if permission is None:
         _try_blindly(index, say or _warn, sleep, now)
     elif permission is Permission.NOT_ASKED:
-        cv2.VideoCapture(index).release()  # asks
+        _opens(index)  # which asks
         (say or _warn)("macOS asks whether this program may use the camera: allow it in the dialog")
         deadline = now() + ANSWER_S
         while (permission := camera_permission()) is Permission.NOT_ASKED:
@@ -100,10 +100,7 @@ def _try_blindly(
     began, said = now(), False
     while True:
         tried = now()
-        capture = cv2.VideoCapture(index)
-        opened = capture.isOpened()
-        capture.release()
-        if opened or now() - tried > SOON_S:
+        if _opens(index) or now() - tried > SOON_S:
             return
         if now() - began > BLIND_S:
             raise SourceError(
@@ -114,6 +111,17 @@ def _try_blindly(
             say("if macOS asks whether this program may use the camera, allow it in the dialog")
             said = True
         sleep(LOOK_S)
+
+
+def _opens(index: int) -> bool:
+    """Open a camera and close it again; tell whether it opened."""
+    try:
+        capture = cv2.VideoCapture(index)
+        opened: bool = capture.isOpened()
+        capture.release()
+    except (cv2.error, OverflowError):  # a number that no integer of OpenCV's holds
+        return False
+    return opened
 
 
 def _av_capture_device(selector: str) -> int:
