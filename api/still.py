@@ -14,6 +14,7 @@ import numpy as np
 from ..common.backend.programs import Progress
 from ..common.backend.spec import default_backend, spec_of
 from ..common.errors import SdxsWarning, SourceError, UsageError
+from ..common.picture.still import BACKGROUND
 from ..common.settings import known_settings, parse_texts
 from .model import Model, open_model
 
@@ -28,7 +29,8 @@ KEYWORD = "sdxs"
 class Still:
     """The request for one picture; see `open_model` and `Model.__call__`.
 
-    source: path of the picture to paint over, or ''.
+    source: path of the picture to paint over, or ''. background: colour behind its transparent
+    parts.
     """
 
     model: str
@@ -44,6 +46,7 @@ class Still:
     control: str = "none"
     edges: str = "soft"
     control_scale: float | None = None
+    background: str = BACKGROUND
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,21 +83,21 @@ def render_still(
         report=report,
     ) as model:
         if still.source:
-            frame, source_hash = read_picture(Path(still.source), model.size)
+            frame, source_hash = read_picture(Path(still.source), model.size, still.background)
         picture = model(frame, still.prompt, still.seed, control_scale=still.control_scale)
         return Made(picture, _record(still, model, picture, source_hash, settings or {}))
 
 
-def read_picture(path: Path, size: int) -> tuple[np.ndarray, str]:
+def read_picture(path: Path, size: int, background: str = BACKGROUND) -> tuple[np.ndarray, str]:
     """Read the middle square of an image as uint8 (size, size, 3) RGB, and the file's sha256.
 
-    Raises SourceError.
+    background: see `common.picture.still.read_image`. Raises SourceError, UsageError.
     """
     from ..common.checkpoint.tensors import sha256
     from ..common.io.sources.image import ImageFile
     from ..common.picture.image import to_square_rgb
 
-    picture = ImageFile(path).read()
+    picture = ImageFile(path, background=background).read()
     assert picture is not None
     square = np.empty((size, size, 3), np.uint8)
     to_square_rgb(picture, square)
@@ -110,7 +113,7 @@ def write_still(made: Made, path: Path) -> None:
     from ..common.picture.opencv import cv2
     from ..common.picture.png_text import with_text
 
-    check_out(path)
+    check_out(path, force=True)
     ok, data = cv2.imencode(".png", cv2.cvtColor(made.picture, cv2.COLOR_RGB2BGR))
     assert ok
     write_whole(
@@ -118,8 +121,19 @@ def write_still(made: Made, path: Path) -> None:
     )
 
 
-def check_out(path: Path) -> None:
-    """Raise UsageError unless the file holds metadata, SinkError unless it is writable."""
+def free_name(path: Path) -> Path:
+    """Return `path`, or with a number the next name that no file has: sdxs-2.png."""
+    number, free = 2, path
+    while free.exists():
+        free, number = path.with_stem(f"{path.stem}-{number}"), number + 1
+    return free
+
+
+def check_out(path: Path, force: bool = False) -> None:
+    """Raise UsageError unless the file holds metadata, SinkError unless it is writable.
+
+    force: replace a file that is there. Raises UsageError otherwise.
+    """
     from ..common.files import check_writable
 
     if path.suffix.lower() != ".png":
@@ -127,6 +141,8 @@ def check_out(path: Path) -> None:
             f"--out {path}: expected a .png, which carries prompt, seed and hashes of the picture"
         )
     check_writable(path, path.absolute().parent)
+    if path.exists() and not force:
+        raise UsageError(f"--out {path}: exists already; add --force, or name another file")
 
 
 def read_record(path: Path) -> dict[str, object]:

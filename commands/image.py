@@ -8,6 +8,8 @@ from rich.markup import escape
 from ..common.backend.assembly import ModelOptions
 from ..common.backend.spec import BackendSpec, spec_of, specs
 from ..common.errors import UsageError
+from ..common.files import refuse_same_file
+from ..common.live.options import SessionOptions
 from ..common.live.parameters import LiveParameters
 from ..common.prompt.syntax import refuse_negative
 from ..common.settings import repeated, setting, settings_of
@@ -16,7 +18,7 @@ from .live import LiveOptions
 from .options import BackendChoice, Given, with_settings
 
 # What else may be said with --from-metadata, which brings all the rest.
-WITH_RECORD = ("from_metadata", "out", "input", "model")
+WITH_RECORD = ("from_metadata", "out", "input", "model", "force")
 # A picture of its own has no time. Its --input is the picture, not the form of a program's input.
 NOT_OF_A_PICTURE = ("feedback", "ema", "blend", "skip", "transition", "mirror")
 
@@ -30,7 +32,11 @@ class ImageOptions:
         "picture to paint over; without one, from the prompt alone",
         flag="--input",
     )
-    to: Path = setting(Path("sdxs.png"), "PNG to write", flag="--out")
+    to: Path | None = setting(
+        None, "PNG to write", flag="--out", shown="sdxs.png; where that exists, sdxs-2.png"
+    )
+    force: bool = setting(False, "replace the picture that --out names")
+    background: str = repeated(SessionOptions, "background")
     from_metadata: Path | None = setting(
         None, "repeat a picture that this command wrote, from the record inside it"
     )
@@ -46,12 +52,15 @@ def image(
     given: Given,
 ) -> None:
     """Render one picture, from a prompt or over a picture, into a PNG that says how it was made."""
-    from ..api.still import Still, check_out, render_still, repeat_still, write_still
+    from ..api.still import Still, check_out, free_name, render_still, repeat_still, write_still
 
     spec = spec_of(choice.backend)
     refuse_negative(more.negative_prompt, model.model)
-    check_out(more.to)
+    to = more.to or free_name(Path("sdxs.png"))
     source = str(more.source) if more.source else ""
+    for read in filter(None, (more.source, more.from_metadata)):
+        refuse_same_file("--out", to, read)
+    check_out(to, more.force)
     if more.from_metadata:
         if given_too := [name for name in given.texts if name not in WITH_RECORD]:
             raise UsageError(
@@ -77,11 +86,12 @@ def image(
             model.control,
             start.edges,
             start.control_scale if "control_scale" in given else None,
+            more.background,
         )
         made = render_still(still, settings)
-    write_still(made, more.to)
+    write_still(made, to)
     said = escape(str(made.record["prompt"]))
-    out.print(f"wrote {escape(str(more.to))}: {said}, seed {made.record['seed']}")
+    out.print(f"wrote {escape(str(to))}: {said}, seed {made.record['seed']}")
 
 
 def _own_settings(spec: BackendSpec, given: Given) -> tuple[str, dict[str, object]]:

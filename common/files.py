@@ -7,10 +7,10 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from .errors import SdxsError, SinkError
+from .errors import SdxsError, SinkError, UsageError
 
 LOCK_LOOK_S = 0.25
 
@@ -47,6 +47,16 @@ def write_whole(path: Path, data: bytes, error: type[SdxsError] = SinkError) -> 
         raise error(
             f"{path}: cannot be written ({trouble.strerror}); free space or name another place"
         ) from None
+
+
+def refuse_same_file(option: str, written: Path, read: Path) -> None:
+    """Raise UsageError if a file to write is one that is read, under whatever name."""
+    with suppress(OSError):
+        if written.expanduser().samefile(read.expanduser()):
+            raise UsageError(
+                f"{option} {written}: is the file that is read ({read}), which it would replace; "
+                "name another file"
+            )
 
 
 def check_writable(path: Path, folder: Path) -> None:

@@ -79,8 +79,8 @@ def test_counter_survives_a_video(tmp_path: Path) -> None:
         ("absent.mp4", None, "no such file"),
         ("absent.png", None, "no such file"),
         ("text.mp4", b"this is not a video", "not a video"),
-        ("empty.mp4", b"", "not a video"),
-        ("text.png", b"this is not an image", "not an image"),
+        ("empty.mp4", b"", "is empty"),
+        ("text.png", b"this is not an image", "neither a video nor an image|and no image"),
         ("cut.mp4", CLIP.read_bytes()[:20_000], "not a video"),
     ],
 )

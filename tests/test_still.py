@@ -1,6 +1,7 @@
 """`sdxs image`: single pictures whose PNG says how they were made, and repeats them."""
 
 import json
+import os
 import struct
 import zlib
 from collections.abc import Callable
@@ -103,7 +104,7 @@ def test_the_input_may_have_moved_but_not_changed(
     np.testing.assert_array_equal(pixels(first.with_name("again.png")), pixels(first))
     cv2.imwrite(str(moved), 255 - pixels(moved))
     changed = command(
-        "image", "--from-metadata", first, "--input", moved, "--out", first.with_name("again.png")
+        "image", "--from-metadata", first, "--input", moved, "--out", first.with_name("third.png")
     )
     assert changed.code == 2 and "source was" in changed.err
 
@@ -241,3 +242,45 @@ def test_a_newer_record_is_told_from_a_damaged_one(made: Callable[..., Path]) ->
     )
     with pytest.raises(UsageError, match="update sdxs"):
         read_record(newer)
+
+
+def test_no_picture_is_replaced_unless_that_is_wanted(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bug: `sdxs image` wrote over an earlier picture, and over its own input."""
+    monkeypatch.chdir(tmp_path)
+    cv2.imwrite("photo.png", np.full((64, 64, 3), 90, np.uint8))
+    paint = ("image", "--backend", "identity", "--model", "demo", "--size", 64)
+    for name in ("sdxs.png", "sdxs-2.png", "sdxs-3.png"):
+        done = command(*paint, "--input", "photo.png")
+        assert done.code == 0 and f"wrote {name}" in done.out
+    before = Path("sdxs.png").read_bytes()
+    done = command(*paint, "--input", "photo.png", "--out", "sdxs.png")
+    assert done.code == 2 and "exists already; add --force" in done.err
+    assert Path("sdxs.png").read_bytes() == before
+    assert command(*paint, "--input", "photo.png", "--out", "sdxs.png", "--force").code == 0
+    Path("link.png").symlink_to("photo.png")
+    os.link("photo.png", "hard.png")
+    for name in ("photo.png", "./photo.png", "link.png", "hard.png"):
+        done = command(*paint, "--input", "photo.png", "--out", name, "--force")
+        assert done.code == 2 and "is the file that is read" in done.err, name
+    assert (cv2.imread("photo.png") == 90).all()
+
+
+def test_the_colour_behind_transparent_parts_is_in_the_record(
+    command: Command, tmp_path: Path
+) -> None:
+    cut = np.zeros((64, 64, 4), np.uint8)
+    cv2.imwrite(str(tmp_path / "cut.png"), cut)
+    made = []
+    for colour in ("white", "#204060"):
+        out = tmp_path / f"{len(made)}.png"
+        done = command(
+            *("image", "--backend", "identity", "--model", "demo", "--size", 64),
+            *("--input", tmp_path / "cut.png", "--background", colour, "--out", out),
+        )
+        assert done.code == 0, done.err
+        made.append(out)
+    assert (pixels(made[0]) == 255).all() and (pixels(made[1])[0, 0] == (0x60, 0x40, 0x20)).all()
+    again = command("image", "--from-metadata", made[1], "--out", tmp_path / "again.png")
+    assert again.code == 0 and again.err == ""

@@ -248,7 +248,7 @@ class Stalling(source.Synthetic):
             threading.Event().wait()
         return super().read()
 
-opening.open_source = lambda spec, size, repeat=False: Stalling(size)
+opening.open_source = lambda spec, size, *_: Stalling(size)
 opening.LoopOptions = functools.partial(opening.LoopOptions, stall_s=2.0)
 sys.argv = ["sdxs", *sys.argv[1:]]
 cli.main()

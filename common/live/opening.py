@@ -48,7 +48,7 @@ def open_session(
     windowed = not options.headless or any(is_window(out) for out in files.outs)
     options = replace(options, headless=not windowed)
     one_pass = options.frames is None and options.headless and len(texts) == 1
-    source = open_source(options.source, size, repeat=not one_pass)
+    source = open_source(options.source, size, not one_pass, options.background)
     try:
         options = _decide(options, source, len(texts))
         realtime = bool(options.realtime)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from ..picture.still import BACKGROUND
 from ..settings import check_settings, setting
 
 
@@ -13,6 +14,9 @@ class SessionOptions:
 
     source: str = setting(
         "0", "camera number, video, image or 'synthetic'; or kind:rest, such as film:clip.mp4"
+    )
+    background: str = setting(
+        BACKGROUND, "colour behind transparent parts of an image, by name or as #336699"
     )
     hold: int | None = setting(
         None,

@@ -8,6 +8,7 @@ import numpy as np
 from ...backend import copies
 from ...errors import SourceError, SourceLost
 from ...picture.opencv import cv2
+from ...picture.still import why_not_a_file
 
 
 class VideoFile:
@@ -20,21 +21,24 @@ class VideoFile:
         self.name = path.name
         self._path = path
         self._repeat = repeat
-        if not path.is_file():
+        obstacle = why_not_a_file(path)
+        if obstacle:
             raise SourceError(
-                f"{path}: no such file; --source takes a camera number, a video, an image or "
+                f"{path}: {obstacle}; --source takes a camera number, a video, an image or "
                 "'synthetic'"
             )
         self._capture = cv2.VideoCapture(str(path))
         if not self._capture.isOpened():
             raise SourceError(
-                f"{path}: not a video OpenCV can read ({path.stat().st_size:,} bytes); try an .mp4 "
-                "or .avi"
+                f"{path}: not a video that can be read, and no image ({path.stat().st_size:,} "
+                "bytes); try an .mp4 or a .png"
             )
         ok, self._first = self._capture.read()
         if not ok:
             self.close()
-            raise SourceError(f"{path}: holds no frames; the recording was cut off or is empty")
+            raise SourceError(
+                f"{path}: holds no frames; it was cut off, or is neither a video nor an image"
+            )
         reported = self._capture.get(cv2.CAP_PROP_FPS)
         self.fps = reported if math.isfinite(reported) and reported > 0 else 30.0
         count = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))

@@ -4,10 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ...errors import SourceError
-from ...picture.opencv import cv2
+from ...picture.still import BACKGROUND, frame_count, read_image, warn_of_frames
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")  # that are written
 
 
 class ImageFile:
@@ -17,20 +16,14 @@ class ImageFile:
     length = 1
     paced = True
 
-    def __init__(self, path: Path, repeat: bool = False) -> None:
-        """Read the picture. Raises SourceError if it cannot be."""
+    def __init__(self, path: Path, repeat: bool = False, background: str = BACKGROUND) -> None:
+        """Read the picture. background: see `read_image`. Raises SourceError, UsageError."""
         self.name = path.name
         self._repeat = repeat
         self._done = False
-        if not path.is_file():
-            raise SourceError(
-                f"{path}: no such file; --source takes a camera number, a video, an image or "
-                "'synthetic'"
-            )
-        picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
-        if picture is None:
-            raise SourceError(f"{path}: not an image OpenCV can read; try a .png or .jpg")
-        self._picture = picture
+        self._picture = read_image(path, background)
+        if (frames := frame_count(path)) > 1:
+            warn_of_frames(path, frames)
 
     def read(self) -> np.ndarray | None:
         if self._done and not self._repeat:

@@ -7,31 +7,37 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ...errors import SourceError, UsageError
+from ...picture.still import BACKGROUND, colour_of, frame_count, why_not_a_file
 from ..kinds import nothing_after, path_after, split_kind, unknown_kind
+from .animation import Animation
 from .camera import Camera
 from .film import VideoFile
-from .image import IMAGE_SUFFIXES, ImageFile
+from .image import ImageFile
 from .protocol import Source
 from .synthetic import Synthetic
 
-Opener = Callable[[str, int, bool], Source]  # what follows the colon, side of frames, repeat
+# what follows the colon, side of frames, repeat, colour behind transparent parts
+Opener = Callable[[str, int, bool, str], Source]
 
 
-def _camera(rest: str, _size: int, _repeat: bool) -> Source:
+def _camera(rest: str, _size: int, _repeat: bool, _background: str) -> Source:
     if not rest.isdecimal():
         raise UsageError(f"--source camera:{rest}: expected the number of a camera, as camera:0")
     return Camera(int(rest))
 
 
-def _film(rest: str, _size: int, repeat: bool) -> Source:
-    return VideoFile(path_after("--source", "film", rest), repeat)
+def _film(rest: str, _size: int, repeat: bool, background: str) -> Source:
+    path = path_after("--source", "film", rest)
+    if not why_not_a_file(path) and frame_count(path) > 1:
+        return Animation(path, repeat, background)
+    return VideoFile(path, repeat)
 
 
-def _image(rest: str, _size: int, repeat: bool) -> Source:
-    return ImageFile(path_after("--source", "image", rest), repeat)
+def _image(rest: str, _size: int, repeat: bool, background: str) -> Source:
+    return ImageFile(path_after("--source", "image", rest), repeat, background)
 
 
-def _synthetic(rest: str, size: int, _repeat: bool) -> Source:
+def _synthetic(rest: str, size: int, _repeat: bool, _background: str) -> Source:
     nothing_after("--source", "synthetic", rest)
     return Synthetic(size)
 
@@ -45,12 +51,13 @@ SOURCES: dict[str, Opener] = {
 _OF_FILES = ("film", "image")
 
 
-def open_source(spec: str, size: int, repeat: bool = False) -> Source:
+def open_source(spec: str, size: int, repeat: bool = False, background: str = BACKGROUND) -> Source:
     """Open what `--source` names. Raises SourceError, UsageError.
 
-    spec: `kind:rest`, a camera number, 'synthetic', or the path of an image or a video. `repeat`
-    makes files endless.
+    spec: `kind:rest`, a camera number, 'synthetic', or the path of an image or a video, which its
+    content tells apart. repeat: make files endless. background: colour behind transparent parts.
     """
+    colour_of(background)  # a wrong one is refused whatever the source
     if not spec.strip():
         raise UsageError(
             "--source is empty; expected a camera number, a video, an image or 'synthetic'"
@@ -58,7 +65,7 @@ def open_source(spec: str, size: int, repeat: bool = False) -> Source:
     kind, rest = _kind_of(spec)
     if kind not in SOURCES:
         raise unknown_kind("--source", spec, SOURCES)
-    return SOURCES[kind](rest, size, repeat)
+    return SOURCES[kind](rest, size, repeat, background)
 
 
 def source_camera(spec: str) -> int | None:
@@ -76,7 +83,7 @@ def source_path(spec: str) -> Path | None:
 
 
 def _kind_of(spec: str) -> tuple[str, str]:
-    """Return kind and rest of any spec. Raises SourceError for a folder."""
+    """Return kind and rest of any spec. Raises SourceError for what is no file."""
     if spec.isdecimal():
         return "camera", spec
     if spec == "synthetic":
@@ -84,8 +91,9 @@ def _kind_of(spec: str) -> tuple[str, str]:
     if named := split_kind(spec):
         return named
     path = Path(spec).expanduser()
-    if path.is_dir():
+    obstacle = why_not_a_file(path)
+    if obstacle:
         raise SourceError(
-            f"{path}: is a folder; --source takes one file of it, a camera number or 'synthetic'"
+            f"{path}: {obstacle}; --source takes a camera number, a video, an image or 'synthetic'"
         )
-    return ("image" if path.suffix.lower() in IMAGE_SUFFIXES else "film"), spec
+    return ("image" if frame_count(path) == 1 else "film"), spec
