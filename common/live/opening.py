@@ -9,9 +9,10 @@ from ..checkpoint.find import Checkpoint
 from ..errors import SdxsError, UsageError
 from ..files import check_writable
 from ..io.sheet import Sheet
+from ..io.sinks.film import VideoFileSink
 from ..io.sinks.registry import is_window, open_sink, sink_path
 from ..io.sinks.window import Window
-from ..io.sources.protocol import Source
+from ..io.sources.protocol import Source, TimedSource
 from ..io.sources.registry import open_source, source_path
 from ..prompt.syntax import GALLERY, parse_prompt
 from ..prompt.text_encoder import TextEncoder
@@ -54,6 +55,10 @@ def open_session(
         realtime = bool(options.realtime)
         named = [out for out in files.outs if not is_window(out)]
         sinks = [open_sink(out, source.fps, realtime) for out in named]
+        by_source = not realtime and isinstance(source, TimedSource)
+        for sink in sinks if by_source else ():
+            if isinstance(sink, VideoFileSink):
+                sink.place_by_time()
         sheet_hold = options.hold or options.frames or source.length or DEFAULT_HOLD
         sheet = Sheet(files.contact_sheet, sheet_hold) if files.contact_sheet else None
         if files.stats:
@@ -83,7 +88,7 @@ def open_session(
     parts = SessionParts(
         source,
         loop,
-        Viewer(size, look, loop.stats, sinks, window, values),
+        Viewer(size, look, loop.stats, sinks, window, values, by_source),
         PromptList(reachable),
         files,
         encoder.encode,

@@ -69,13 +69,15 @@ class Viewer:
         sinks: Sequence[Sink],
         window: Sink | None,
         values: LiveParameters | None = None,
+        by_source: bool = False,
     ) -> None:
-        """values: by default those of the table."""
+        """values: by default those of the table. by_source: sinks take a source's own time."""
         self.look = look
         self._values = values or LiveParameters()
         self._smoothers = [Smoother(size) for _ in range(stats.backend_count)]
         self._stats = stats
         self._sinks = list(sinks)
+        self._by_source = by_source
         self._sinks_view = look.view
         self._window = window
         self._recording: VideoFileSink | None = None
@@ -185,8 +187,9 @@ class Viewer:
             picture = compose(frame, self._sinks_view)
             if self._sinks_view is View.SIDE_BY_SIDE:
                 label(picture[:, picture.shape[0] :], frame.prompt)
+            own_ns = frame.source_ns if self._by_source else None
             for sink in self._sinks:
-                sink.write(picture, shown_ns)
+                sink.write(picture, shown_ns if own_ns is None else own_ns)
         if self._recording:
             try:
                 self._recording.write(compose(frame, self._recording_view), shown_ns)

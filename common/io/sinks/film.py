@@ -31,11 +31,16 @@ class VideoFileSink:
         self._partial = path.with_name(f".{path.stem}.partial{path.suffix}")
         self._fps = fps
         self._realtime = realtime
+        self._early = 0.0  # share of an interval that a picture may come before its time
         self._writer: cv2.VideoWriter | None = None
         self._began_ns = 0
         self._written = 0
         self._next_check = DISK_CHECK_FRAMES
         check_writable(path, path.absolute().parent)
+
+    def place_by_time(self) -> None:
+        """Let `write` place pictures by a source's own time: each within half a frame of it."""
+        self._realtime, self._early = True, 0.5
 
     def write(self, picture: np.ndarray, shown_ns: int) -> None:
         if self._writer is None:
@@ -44,7 +49,8 @@ class VideoFileSink:
             self._began_ns = shown_ns
         due = 1
         if self._realtime:
-            due = int((shown_ns - self._began_ns) / 1e9 * self._fps) + 1 - self._written
+            passed = (shown_ns - self._began_ns) / 1e9 * self._fps
+            due = int(passed + self._early) + 1 - self._written
         if self._written >= self._next_check:
             self._check_space()
             self._next_check = self._written + DISK_CHECK_FRAMES

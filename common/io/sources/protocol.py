@@ -1,6 +1,6 @@
 """What every source does: hand out uint8 (H, W, 3) BGR pictures, OpenCV's order."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -29,3 +29,12 @@ class Source(Protocol):
 
     def close(self) -> None:
         """Free the device or file; calling it again does nothing."""
+
+
+@runtime_checkable
+class TimedSource(Protocol):
+    """A source whose pictures carry their own time."""
+
+    @property
+    def stamp_s(self) -> float:
+        """Time of the last picture that `read` returned, in seconds from the first."""

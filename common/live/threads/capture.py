@@ -4,7 +4,7 @@ import threading
 import time
 
 from ...errors import SourceLost
-from ...io.sources.protocol import Source
+from ...io.sources.protocol import Source, TimedSource
 from ...picture.edges import Edges
 from ...picture.image import to_square_rgb
 from ..options import LoopOptions
@@ -24,6 +24,7 @@ class Capture:
     ) -> None:
         self.stalled = False
         self._source = source
+        self._timed = source if isinstance(source, TimedSource) else None
         self._pipeline = pipeline
         self._options = options
         self._stats = stats
@@ -70,15 +71,20 @@ class Capture:
         interval_ns = round(1e9 / source.fps) if options.realtime and source.paced else 0
         if options.realtime:
             pipeline.ready.wait()  # a clip must not play away while the model loads
-        due_ns = time.perf_counter_ns()
+        due_ns = began_ns = time.perf_counter_ns()
         limit = None if options.realtime else options.frames
         while not pipeline.ending.is_set() and (limit is None or self._stats.captured < limit):
-            if interval_ns:
+            if interval_ns and self._timed is None:
                 pipeline.ending.wait(max(0.0, (due_ns - time.perf_counter_ns()) / 1e9))
                 due_ns = max(due_ns, time.perf_counter_ns() - interval_ns) + interval_ns
             frame = self._read_frame()
             if frame is None:
                 break
+            if interval_ns and frame.source_ns is not None:
+                # its own time, however regular
+                due_ns = began_ns + frame.source_ns
+                pipeline.ending.wait(max(0.0, (due_ns - time.perf_counter_ns()) / 1e9))
+                frame.captured_ns = time.perf_counter_ns()
             pipeline.put(pipeline.captured, frame)
         pipeline.captured.close()
 
@@ -114,6 +120,8 @@ class Capture:
             drawing.draw(frame.camera, frame.edges)
             frame.edge_kind = drawing.kind
         self._mirrored = mirror
+        timed = self._timed
+        frame.source_ns = None if timed is None else round(timed.stamp_s * 1e9)
         frame.stage_ns = {"capture": time.perf_counter_ns() - captured_ns}
         self._stats.captured += 1
         return frame

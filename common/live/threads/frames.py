@@ -18,7 +18,8 @@ class LiveFrame:
     camera: uint8 (S, S, 3) RGB. outputs: one such picture per backend. edges: what a ControlNet
     reads of the camera, uint8 (S, S), white on black; None where there is none. edge_kind: how they
     were drawn. turning: the prompt was still on its way to the next when this was rendered. `_ns`
-    stamps are `time.perf_counter_ns`. similar: the picture equals the last one that was rendered.
+    stamps are `time.perf_counter_ns`; `source_ns` is the time on the clock of the source, if it
+    has one. similar: the picture equals the last one that was rendered.
     """
 
     camera: np.ndarray
@@ -31,6 +32,7 @@ class LiveFrame:
     edges: np.ndarray | None = None
     edge_kind: str = ""
     turning: bool = False
+    source_ns: int | None = None
 
 
 class Pool:
