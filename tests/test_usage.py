@@ -237,6 +237,7 @@ def test_figures_that_cannot_be_written_do_not_hide_why_the_session_failed(
 STALLING = """
 import functools, sys, threading
 from sdxs import cli
+from sdxs.commands import live
 from sdxs.common.io.sources import synthetic as source
 from sdxs.common.live import opening
 
@@ -248,6 +249,7 @@ class Stalling(source.Synthetic):
             threading.Event().wait()
         return super().read()
 
+live.ask_for_camera = lambda index: None
 opening.open_source = lambda spec, size, *_: Stalling(size)
 opening.LoopOptions = functools.partial(opening.LoopOptions, stall_s=2.0)
 sys.argv = ["sdxs", *sys.argv[1:]]

@@ -24,6 +24,7 @@ class Screen:
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(sinks, "window_obstacle", lambda: "")
+        monkeypatch.setattr(sinks, "COCOA_PAUSE_S", 0.0)  # the clock here is real
         answers = {
             "namedWindow": lambda *_: None,
             "resizeWindow": lambda *_: None,
@@ -166,7 +167,9 @@ class Cocoa(Screen):
         self.now_s, self.sizes, self.full = 0.0, [], []
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        pause_s = sinks.COCOA_PAUSE_S
         super().install(monkeypatch)
+        monkeypatch.setattr(sinks, "COCOA_PAUSE_S", pause_s)
         system = type("System", (), {"platform": "darwin", "executable": sys.executable})
         monkeypatch.setattr(sinks, "sys", system)
         clock = type("Clock", (), {"monotonic": staticmethod(lambda: self.now_s)})
