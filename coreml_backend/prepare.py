@@ -6,6 +6,7 @@ shows progress and ends on Ctrl-C.
 """
 
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -196,12 +197,8 @@ def _run(
     """Call `task(*arguments, report)`: in a child process if it calls Core ML, else here."""
     if options.runtime != "coreml":
         return task(*arguments, report)
-    # what a killed compiler leaves is swept with the partial builds of this process
-    with tempfile.TemporaryDirectory(
-        prefix=f"{cache.PARTIAL}{os.getpid()}-",
-        dir=cache.cache_folder(),
-        ignore_cleanup_errors=True,
-    ) as temporary:
+    temporary = _temporary_folder()
+    try:
         return run_apart(
             "coreml",
             f"{task.__module__}:{task.__qualname__}",
@@ -211,6 +208,20 @@ def _run(
             remedies=options.remedies(),
             environment={"TMPDIR": temporary},
         )
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _temporary_folder() -> str:
+    """Make a folder for a compiler, which leaves files behind when it is killed.
+
+    It lies with the partial builds and is swept as they are; where nothing can be written there, in
+    the system's own temporary folder.
+    """
+    try:
+        return tempfile.mkdtemp(prefix=f"{cache.PARTIAL}{os.getpid()}-", dir=cache.cache_folder())
+    except OSError:
+        return tempfile.mkdtemp(prefix="sdxs-")
 
 
 def _build(

@@ -180,6 +180,25 @@ def test_gate_warm_up_and_plan_run_in_children(
     assert "what Core ML's compiler prints" in streams.err and streams.out == ""
 
 
+def test_a_compiler_has_a_folder_that_is_removed_with_it(
+    demo: Checkpoint, in_children: None, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bug: a killed compiler left its files in the system's temporary folder."""
+    built = find_or_build(demo, OPTIONS)
+    places: list[str] = []
+
+    def noted(*_: object, environment: dict[str, str], **__: object) -> None:
+        places.append(environment["TMPDIR"])
+        assert Path(places[-1]).is_dir()
+
+    monkeypatch.setattr(prepare, "run_apart", noted)
+    warm_up(demo, OPTIONS, built, quiet)
+    assert Path(places[0]).parent == weights / "coreml"
+    monkeypatch.setattr(cache, "cache_folder", lambda: weights / "nothing" / "here")
+    warm_up(demo, OPTIONS, built, quiet)  # a folder that cannot be written to
+    assert not any(Path(place).exists() for place in places) and len(places) == 2
+
+
 def test_ctrl_c_ends_a_preparation_that_hangs(
     demo: Checkpoint, in_children: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
