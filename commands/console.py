@@ -21,6 +21,8 @@ from rich.progress import (
 )
 
 if TYPE_CHECKING:
+    from types import FrameType
+
     from ..common.live.stats import Summary
 
 PLAIN_PROGRESS_S = 2.0
@@ -54,6 +56,19 @@ def say_plainly(line: str) -> None:
 
 
 @contextmanager
+def handling(
+    catch: Callable[[int, "FrameType | None"], object], *numbers: signal.Signals
+) -> Iterator[None]:
+    """Handle these signals by `catch` for a while. Main thread only."""
+    before = {number: signal.signal(number, catch) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
 def interrupts(stop: "Callable[[], None]") -> Iterator[list[int]]:
     """Turn Ctrl-C and SIGTERM into `stop`, so that files are finished; collect the signals.
 
@@ -69,12 +84,8 @@ def interrupts(stop: "Callable[[], None]") -> Iterator[list[int]]:
         caught.append(number)
         stop()
 
-    before = {number: signal.signal(number, catch) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with handling(catch, signal.SIGINT, signal.SIGTERM):
         yield caught
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager
@@ -93,12 +104,9 @@ def kept_interrupt() -> Iterator[Callable[[], None]]:
         if caught:
             raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGINT, catch)
-    try:
+    with handling(catch, signal.SIGINT):
         yield check
         check()
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager

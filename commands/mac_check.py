@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from ..common.settings import setting
-from .console import err, out
+from .console import err, handling, out
 from .options import with_settings
 
 if TYPE_CHECKING:
@@ -49,19 +49,15 @@ def mac_check(asked: MacCheckOptions) -> None:
     plan = Plan(asked.quick, asked.soak, asked.frames, asked.runtime, asked.size)
     watcher = ConsoleWatcher(path)
     # a closed terminal or a shutdown is an end as Ctrl-C is: with the answers so far, and clean
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
-    for number in before:
-        signal.signal(number, signal.default_int_handler)
     try:
-        good = survey(plan, path, watcher)
+        with handling(signal.default_int_handler, signal.SIGTERM, signal.SIGHUP):
+            good = survey(plan, path, watcher)
     except KeyboardInterrupt:
         if watcher.asked:
             out.print(f"wrote the answers so far to {escape(str(path))}")
         raise
     finally:
         watcher.close()
-        for number, handler in before.items():
-            signal.signal(number, handler)
     out.print(f"wrote {escape(str(path))}; please attach it to an issue of this project")
     if not good:
         raise typer.Exit(1)

@@ -1,4 +1,4 @@
-"""Facts about the operating system that Python does not know."""
+"""What the operating system knows and Python does not."""
 
 import os
 import subprocess
@@ -6,6 +6,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+
+ASK_S = 15.0
 
 
 def macos_version() -> str:
@@ -52,14 +54,15 @@ def awake() -> Iterator[None]:
             keeper.wait()
 
 
-@cache
-def _sw_vers(what: str) -> str:
-    if sys.platform != "darwin":
-        return ""
+def asked(*command: str) -> str:
+    """Return what a program of the system prints; '' if it is not there or fails."""
     try:
-        asked = subprocess.run(
-            ["sw_vers", f"-{what}"], capture_output=True, text=True, timeout=10, check=False
-        )
+        done = subprocess.run(command, capture_output=True, text=True, timeout=ASK_S, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return ""
-    return asked.stdout.strip()
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+@cache
+def _sw_vers(what: str) -> str:
+    return asked("sw_vers", f"-{what}") if sys.platform == "darwin" else ""

@@ -60,11 +60,11 @@ def checks() -> list[Check]:
 
 def caches() -> list[Check]:
     """Tell the size of Core ML's own cache of prepared programs, of every program of this user."""
-    folders = system_cache.folders()
-    if not folders:
+    sizes = system_cache.sizes()
+    if not sizes:
         return []
-    size_gb = sum(map(system_cache.size_bytes, folders)) / 1e9
-    largest = ", ".join(map(str, folders[:3]))
+    size_gb = sum(sizes.values()) / 1e9
+    largest = ", ".join(map(str, list(sizes)[:3]))
     finding = f"{size_gb:.1f} GB of prepared programs, of other apps, too; the largest: {largest}"
     if size_gb < LARGE_CACHE_GB:
         return [Check("coreml cache", True, finding)]

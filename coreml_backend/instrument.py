@@ -8,7 +8,7 @@ import math
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
@@ -23,11 +23,12 @@ from ..common.errors import BackendError, UsageError
 from . import inputs
 from .backend import CoreMLBackend
 from .compute_plan import describe
-from .networks.ops import AttentionForm, Function, Program, Var, mb, types
+from .networks.ops import AttentionForm, Var, mb
 from .options import STAGES, UNITS, Variant
 from .prepare import find_or_build
-from .program import _quiet, mil_program
+from .program import mil_program
 from .runner import Model, open_runner
+from .single_function import write_program
 
 Operation: TypeAlias = ct.converters.mil.mil.Operation
 _SIDE = 4096
@@ -196,14 +197,14 @@ def write_product(path: Path, side: int, layers: int = 4) -> int:
     """
     weight, matrix = product_arrays(side)
 
-    def chain(x: Var) -> Var:
-        x = mb.mul(x=matrix[None], y=x)
+    def chain(given: Mapping[str, Var]) -> Var:
+        x = mb.mul(x=matrix[None], y=given["x"])
         for _ in range(layers):
             x = mb.linear(x=x, weight=weight)
         # a small output keeps the copy back to Python out of the measurement
         return mb.reduce_max(x=x, axes=[2], keep_dims=True)
 
-    _write(path, PRODUCT_INPUT, chain)
+    write_program(path, {"x": PRODUCT_INPUT}, chain)
     return layers
 
 
@@ -222,13 +223,13 @@ def write_copy(path: Path, shape: tuple[int, int, int, int], layers: int = 15) -
     """
     pattern = copy_pattern(shape)
 
-    def chain(x: Var) -> Var:
-        x = mb.mul(x=pattern, y=x)
+    def chain(given: Mapping[str, Var]) -> Var:
+        x = mb.mul(x=pattern, y=given["x"])
         for _ in range(layers):
             x = mb.softmax(x=x, axis=-1)
         return mb.reduce_max(x=x, axes=[1, 2, 3], keep_dims=True)
 
-    _write(path, copy_input(shape), chain)
+    write_program(path, {"x": copy_input(shape)}, chain)
     return layers + 1
 
 
@@ -239,23 +240,3 @@ def copy_input(shape: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
 def copy_pattern(shape: tuple[int, int, int, int]) -> np.ndarray:
     """Return the pattern of `write_copy`, float16 (1, 1, H, W)."""
     return np.random.default_rng(2).standard_normal((1, 1, *shape[2:])).astype(np.float16)
-
-
-def _write(path: Path, shape: tuple[int, ...], body: Callable[[Var], Var]) -> None:
-    placeholders = {"x": mb.placeholder(shape=shape, dtype=types.fp32)}
-    with Function(placeholders, opset_version=ct.target.iOS17) as function:
-        y = body(mb.cast(x=function.inputs["x"], dtype="fp16"))
-        function.set_outputs([mb.cast(x=y, dtype="fp32", name="y")])
-    program = Program()
-    program.add_function("main", function)
-    with _quiet():
-        ct.convert(
-            program,
-            inputs=[ct.TensorType(name="x", shape=shape, dtype=np.float32)],
-            convert_to="mlprogram",
-            skip_model_load=True,
-            minimum_deployment_target=ct.target.iOS17,
-            compute_precision=ct.precision.FLOAT32,
-            pass_pipeline=ct.PassPipeline.CLEANUP,
-            package_dir=str(path),
-        )

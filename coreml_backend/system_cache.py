@@ -11,14 +11,15 @@ from pathlib import Path
 NAME = "com.apple.e5rt.e5bundlecache"
 
 
-def folders() -> list[Path]:
-    """Return the cache of every program of this user, the largest first; [] where there is none."""
+def sizes() -> dict[Path, int]:
+    """Return the bytes in the cache of every program of this user, the largest first."""
     home = Path.home() / "Library" / "Caches"
     found = [folder for pattern in (f"*/{NAME}", NAME) for folder in home.glob(pattern)]
-    return sorted(found, key=size_bytes, reverse=True)
+    measured = {folder: _size_bytes(folder) for folder in found}
+    return dict(sorted(measured.items(), key=lambda item: -item[1]))
 
 
-def size_bytes(folder: Path) -> int:
+def _size_bytes(folder: Path) -> int:
     """Return the bytes in a folder, as far as it can be read."""
     total = 0
     for place, _, names in os.walk(folder):

@@ -2,7 +2,6 @@
 
 import platform
 import re
-import subprocess
 import time
 from contextlib import suppress
 from dataclasses import asdict
@@ -10,10 +9,9 @@ from importlib import metadata
 from pathlib import Path
 
 from ..common.bench.measure.machine import conditions, machine
-from ..common.system import macos_build, macos_version
+from ..common.system import asked, macos_build, macos_version
 from ..coreml_backend import system_cache
 
-_ASK_S = 15.0
 CRASH_REPORTS = Path.home() / "Library" / "Logs" / "DiagnosticReports"
 
 
@@ -47,7 +45,7 @@ def system() -> dict[str, object]:
 
 def core_ml_cache_bytes() -> int:
     """Return the bytes of Core ML's own cache, of every program of this user; 0 without one."""
-    return sum(map(system_cache.size_bytes, system_cache.folders()))
+    return sum(system_cache.sizes().values())
 
 
 def power() -> dict[str, str]:
@@ -68,15 +66,6 @@ def _gpu() -> str:
     lines = asked("system_profiler", "SPDisplaysDataType").splitlines()
     telling = ("Chipset Model", "Total Number of Cores", "Metal")
     return ", ".join(line.strip() for line in lines if line.strip().startswith(telling))
-
-
-def asked(*command: str) -> str:
-    """Return what a program of the system prints; '' if it is not there or fails."""
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_ASK_S, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
 
 
 def crash_reports(since: float) -> list[str]:

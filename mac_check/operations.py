@@ -3,19 +3,19 @@
 The pictures of random weights do not reach these values; real weights may.
 """
 
-import ctypes
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 
+from ..coreml_backend.inputs import kept
 from ..coreml_backend.networks import ops
-from ..coreml_backend.networks.ops import Function, Program, Var, ct, mb, types
+from ..coreml_backend.networks.ops import Var, ct
 from ..coreml_backend.networks.weights import Weights
 from ..coreml_backend.options import AttentionForm
-from ..coreml_backend.program import _quiet
 from ..coreml_backend.runner import Model
+from ..coreml_backend.single_function import write_program
 from .setup import Answer, Setup
 
 NORM_SHAPE = (1, 960, 64, 64)  # in 32 groups: 122,880 elements each, the largest of SDXS at 512
@@ -26,7 +26,6 @@ NORM_LIMIT = 1e-2  # relative L2; float16 sums give 4e-2 and worse, float32 sums
 TOKENS, HEADS, HEAD_DIM = 512, 2, 64
 SCORE = 1e5  # of q k^T before its scaling; float16 ends at 65,504
 ATTENTION_LIMIT = 1e-2
-_KEPT: list[np.ndarray] = []
 
 
 class _Plain:
@@ -123,9 +122,7 @@ def _error(made: np.ndarray, exact: np.ndarray) -> float:
 
 def _run(model: Model, given: Mapping[str, np.ndarray]) -> np.ndarray:
     for array in given.values():
-        # Core ML lets go of an input later, on another thread (coremltools#2827): never last
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(array))
-        _KEPT.append(array)
+        kept(array)
     return np.asarray(model.predict(dict(given))["y"], np.float64)
 
 
@@ -138,7 +135,7 @@ def _open(
     """Build a program of one operation in float16 and load it on the setup's units."""
     folder = Path(tempfile.mkdtemp(dir=setup.scratch))
     package, compiled = folder / "operation.mlpackage", folder / "operation.mlmodelc"
-    _write(package, shapes, body, target)
+    write_program(package, shapes, body, target)
     if setup.runtime == "reference":
         from ..coreml_backend.interpreter.interpreter import Interpreter
 
@@ -147,33 +144,3 @@ def _open(
     units = ct.ComputeUnit[setup.text("units").upper()]
     model: Model = ct.models.CompiledMLModel(str(compiled), units)
     return model
-
-
-def _write(
-    package: Path,
-    shapes: Mapping[str, tuple[int, ...]],
-    body: Callable[[Mapping[str, Var]], Var],
-    target: ct.target,
-) -> None:
-    placeholders = {
-        name: mb.placeholder(shape=shape, dtype=types.fp32) for name, shape in shapes.items()
-    }
-    with Function(placeholders, opset_version=target) as function:
-        halves = {name: mb.cast(x=function.inputs[name], dtype="fp16") for name in shapes}
-        function.set_outputs([mb.cast(x=body(halves), dtype="fp32", name="y")])
-    program = Program()
-    program.add_function("main", function)
-    inputs = [
-        ct.TensorType(name=name, shape=shape, dtype=np.float32) for name, shape in shapes.items()
-    ]
-    with _quiet():
-        ct.convert(
-            program,
-            inputs=inputs,
-            convert_to="mlprogram",
-            skip_model_load=True,
-            minimum_deployment_target=target,
-            compute_precision=ct.precision.FLOAT32,
-            pass_pipeline=ct.PassPipeline.CLEANUP,
-            package_dir=str(package),
-        )

@@ -250,7 +250,7 @@ def test_power_and_heat_are_read_where_the_system_tells(tmp_path: Path) -> None:
 
 
 def test_a_program_that_is_missing_or_fails_tells_nothing() -> None:
-    assert machine._ask("sdxs-no-such-program") == "" and machine._ask("false") == ""
+    assert machine.asked("sdxs-no-such-program") == "" and machine.asked("false") == ""
     assert "load" in machine.conditions() and machine.versions()["numpy"]
 
 

@@ -15,9 +15,10 @@ from sdxs.common.testing.random_checkpoint import architecture, tiny, write_chec
 from sdxs.coreml_backend import prepare
 from sdxs.coreml_backend.interpreter.interpreter import Interpreter
 from sdxs.coreml_backend.networks import ops
-from sdxs.coreml_backend.networks.ops import Function, Program, Var, mb, types
+from sdxs.coreml_backend.networks.ops import Var, types
 from sdxs.coreml_backend.options import CoreMLOptions, parse_placement
 from sdxs.coreml_backend.program import Variant, mil_program
+from sdxs.coreml_backend.single_function import write_program
 from sdxs.coreml_backend.stages import StagesBackend
 from sdxs.experiments.parity.control import tiny_controlled
 
@@ -116,28 +117,18 @@ def attend(tmp_path: Path) -> Callable[[str], Interpreter]:
 
     def program(form: str) -> Interpreter:
         shape = (1, 64, 1, 8) if form == "split_einsum" else (1, 8, 64)
-        faces = {name: mb.placeholder(shape=shape, dtype=types.fp32) for name in "qkv"}
-        with Function(faces, opset_version=ct.target.iOS18) as function:
-            q, k, v = (mb.cast(x=function.inputs[name], dtype="fp16") for name in "qkv")
-            y = ops.attention(query=q, key=k, value=v, heads=1, form=form)  # type: ignore[arg-type]
-            function.set_outputs([mb.cast(x=y, dtype="fp32", name="y")])
-        whole, path = Program(), tmp_path / f"{form}.mlpackage"
-        whole.add_function("main", function)
-        ct.convert(
-            whole,
-            convert_to="mlprogram",
-            skip_model_load=True,
-            minimum_deployment_target=ct.target.iOS18,
-            compute_precision=ct.precision.FLOAT32,
-            pass_pipeline=ct.PassPipeline.CLEANUP,
-            package_dir=str(path),
+        path = tmp_path / f"{form}.mlpackage"
+        write_program(
+            path,
+            dict.fromkeys("qkv", shape),
+            lambda x: ops.attention(query=x["q"], key=x["k"], value=x["v"], heads=1, form=form),  # type: ignore[arg-type]
+            ct.target.iOS18,
         )
         return Interpreter(path, round_float16=True)
 
     return program
 
 
-@pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.parametrize("form", ["sdpa", "matmul", "split_einsum"])
 def test_scores_over_float16_are_flagged_where_they_are_not_scaled_first(
     attend: Callable[[str], Interpreter], form: str, recwarn: pytest.WarningsRecorder

@@ -423,7 +423,7 @@ def test_a_compilation_beside_another_takes_the_faster_ones(
     assert list(built.folder.glob(".*")) == []
 
 
-# What is said about the Neural Engine, and what bench opens
+# Warnings for the Neural Engine, and the programs of bench
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import ctypes
 import json
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from sdxs.common.checkpoint.find import find
 from sdxs.common.io.sources import permission
 from sdxs.common.io.sources.permission import Permission
 from sdxs.coreml_backend.cache import Built
+from sdxs.coreml_backend.inputs import SPARE_REFERENCES
 from sdxs.coreml_backend.networks.ops import ct
 from sdxs.mac_check import (
     behaviour,
@@ -265,13 +267,16 @@ def test_core_ml_gets_the_inputs_of_an_operation_as_its_bridge_wants_them(
     monkeypatch.setattr(StrictModel, "made", [])
     monkeypatch.setattr(ct.models, "CompiledMLModel", StrictModel)
     monkeypatch.setattr(ct.models.utils, "compile_model", compile_model)
-    monkeypatch.setattr(operations, "_KEPT", [])
+    held: list[np.ndarray] = []
+    right = operations.kept
+    monkeypatch.setattr(operations, "kept", lambda array: held.append(right(array)))
     asked = replace(setup(scratch, values={"form": form, "units": "cpu_and_ne"}), runtime="coreml")
     assert operations.ask_attention(asked)["ok"] is True
     (model,) = StrictModel.made
     assert model.compute_unit == ct.ComputeUnit.CPU_AND_NE
     # the last reference to an input is never Core ML's (coremltools#2827)
-    assert len(operations._KEPT) == 3
+    assert len(held) == 3
+    assert all(sys.getrefcount(array) > SPARE_REFERENCES for array in held)
 
 
 def test_a_result_that_is_not_finite_is_not_ok(

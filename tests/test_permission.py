@@ -105,7 +105,7 @@ def test_where_the_permission_cannot_be_read_the_camera_is_tried_again(
 
 
 def test_a_camera_asks_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever opens one without the command: the API, other programs."""
+    """The API and other programs open a camera without the command."""
     mac = Mac([ASKED, ASKED, ALLOWED]).install(monkeypatch)
     monkeypatch.setattr(permission, "LOOK_S", 0.0)
     with pytest.warns(SdxsWarning, match="allow it in the dialog"):

@@ -250,7 +250,7 @@ def settle_in() -> None:
 
     Libraries that print then print to stderr: stdout belongs to the command's own output.
     """
-    with suppress(OSError):  # closed by whoever started the parent
+    with suppress(OSError):  # stderr may be closed
         os.dup2(2, 1)
     for number in PARENTS_SIGNALS:
         signal.signal(number, signal.SIG_IGN)

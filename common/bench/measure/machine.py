@@ -4,18 +4,17 @@ import os
 import platform
 import re
 import shutil
-import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
 
 from ...backend.spec import PEERS, BackendSpec, specs
 from ...checkpoint.find import PACKAGE_FOLDER
+from ...system import asked
 from ..model.report import Machine
 
 PACKAGES = ("sdxs", "numpy", "opencv-python", "opencv-python-headless", "safetensors")
 TELLING = ("OPENBLAS_", "OMP_", "MKL_", "VECLIB_")  # environment that changes speed
-_ASK_S = 10.0
 
 
 def machine() -> Machine:
@@ -66,8 +65,8 @@ def git_revision() -> str:
     """
     if not (PACKAGE_FOLDER / ".git").exists():
         return os.environ.get("SDXS_GIT_REVISION", "")
-    commit = _ask("git", "-C", str(PACKAGE_FOLDER), "rev-parse", "--short=12", "HEAD")
-    changed = _ask(
+    commit = asked("git", "-C", str(PACKAGE_FOLDER), "rev-parse", "--short=12", "HEAD")
+    changed = asked(
         "git", "-C", str(PACKAGE_FOLDER), "status", "--porcelain", "--untracked-files=no"
     )
     return f"{commit}{'+changes' if changed else ''}"
@@ -80,22 +79,22 @@ def conditions() -> dict[str, str]:
     """
     found = {"load": " ".join(f"{load:.2f}" for load in os.getloadavg())}
     if sys.platform == "darwin":
-        found["power"] = _first_match(_ask("pmset", "-g", "batt"), r"drawing from '([^']+)'")
-        found["thermal"] = " ".join(_ask("pmset", "-g", "therm").split())
-        found["low power mode"] = _first_match(_ask("pmset", "-g"), r"lowpowermode\s+(\d)")
+        found["power"] = _first_match(asked("pmset", "-g", "batt"), r"drawing from '([^']+)'")
+        found["thermal"] = " ".join(asked("pmset", "-g", "therm").split())
+        found["low power mode"] = _first_match(asked("pmset", "-g"), r"lowpowermode\s+(\d)")
     else:
         found["power"] = _linux_power(Path("/sys/class/power_supply"))
         found["thermal"] = _linux_thermal(Path("/sys/class/thermal"))
         found["governor"] = _text(Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"))
     if shutil.which("nvidia-smi"):
         what = "temperature.gpu,clocks.sm,clocks.mem,clocks_event_reasons.active,utilization.gpu"
-        found["gpu"] = _ask("nvidia-smi", f"--query-gpu={what}", "--format=csv,noheader")
+        found["gpu"] = asked("nvidia-smi", f"--query-gpu={what}", "--format=csv,noheader")
     return {name: value for name, value in found.items() if value}
 
 
 def _chip() -> str:
     if sys.platform == "darwin":
-        return _ask("sysctl", "-n", "machdep.cpu.brand_string")
+        return asked("sysctl", "-n", "machdep.cpu.brand_string")
     return (
         _first_match(_text(Path("/proc/cpuinfo")), r"model name\s*:\s*(.+)") or platform.processor()
     )
@@ -104,11 +103,11 @@ def _chip() -> str:
 def _accelerator() -> str:
     if sys.platform == "darwin":
         cores = _first_match(
-            _ask("ioreg", "-rc", "AGXAccelerator"), r'"gpu-core-count"\s*=\s*(\d+)'
+            asked("ioreg", "-rc", "AGXAccelerator"), r'"gpu-core-count"\s*=\s*(\d+)'
         )
         return f"{cores} GPU cores" if cores else ""
     if shutil.which("nvidia-smi"):
-        return _ask(
+        return asked(
             "nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"
         )
     return ""
@@ -143,12 +142,3 @@ def _text(path: Path) -> str:
 def _first_match(text: str, pattern: str) -> str:
     found = re.search(pattern, text)
     return found[1].strip() if found else ""
-
-
-def _ask(*command: str) -> str:
-    """What a program of the system prints; '' if it is not there or fails."""
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_ASK_S, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
