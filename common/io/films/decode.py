@@ -23,24 +23,33 @@ from .hdr import NAMES, write_cube
 from .plan import Film, FilmFacts
 
 PROBED_PACKETS, REORDERED = 48, 16  # most frames that a codec keeps back
+NO_DECODER = "no decoder for its codec; convert it to H.264 first"
 OPEN_S, SILENT_S = 15.0, 10.0  # for streams
 MOST_ERRORS = 1000  # in a row, of a file without an end
 HIGH_DEFINITION = 720  # rows from which untagged colours are BT.709's
 BT709, UNSPECIFIED = 1, 2  # color_space of ITU-T H.273
+CUT_OFF = ("ended prematurely", "partial file")  # of FFmpeg's messages
 LIVE = ("rtsp", "rtmp", "rtp", "srt", "udp", "tcp", "mms")
 
 
 class Decoder:
-    """Every picture of a film, in the order of display, with its own time."""
+    """Every picture of a film, in the order of display, with its own time.
+
+    errors: what FFmpeg found damaged so far. cut_off: the file ends before its end.
+    """
 
     _decoded: Iterator[av.VideoFrame]
 
     def __init__(self, film: Film) -> None:
         """Open the film and decode its first frame. Raises SourceError."""
-        av.logging.set_level(av.logging.PANIC)
+        # FFmpeg reads on over damage; only its log tells
+        av.logging.set_level(av.logging.ERROR)
+        self._logging = av.logging.Capture(local=False)
+        self._log = self._logging.__enter__()
         self._film = film
         self.live = film.place.partition("://")[0] in LIVE
-        self.errors = 0  # packets that could not be decoded
+        self.errors = 0
+        self.cut_off = False
         self._open()
         decoded = self._decoded
         first = next(decoded, None)
@@ -57,8 +66,9 @@ class Decoder:
             width,
             float(self._stream.average_rate or self._stream.guessed_rate or 0),
             self._stream.frames,
-            float(self._container.duration or 0) / av.time_base,
+            _tagged_s(self._stream.metadata.get("DURATION", "")),
             self._intervals_s,
+            self.errors > 0,
             self._sound(),
             self.live,
             Path(film.place).is_file() or film.place.startswith(("http", "file:")),
@@ -71,6 +81,7 @@ class Decoder:
         A frame without a time returns minus infinity. None at the end. Raises SourceLost.
         """
         frame = next(self._decoded, None)
+        self._read_log()
         if frame is None:
             return None
         np.copyto(out, self._display.picture(frame))
@@ -81,6 +92,7 @@ class Decoder:
     def rewind(self) -> None:
         """Begin again. Raises SourceError if the file is gone."""
         self._container.close()
+        self.errors, self.cut_off = 0, False
         self._open()
 
     def close(self) -> None:
@@ -109,11 +121,23 @@ class Decoder:
                 "image or a camera"
             )
         self._stream = streams[0]
+        if self._stream.codec_context is None:
+            raise SourceError(f"{film.place}: {NO_DECODER}")
         self._stream.thread_type = "SLICE" if self.live else "AUTO"
         self._packets = self._demuxed()
         head = [] if self.live else list(itertools.islice(self._packets, PROBED_PACKETS))
+        self._read_log()
+        self.cut_off = self.cut_off or _is_short(Path(film.place))
         self._intervals_s = _intervals_s(head, self._stream.time_base or Fraction(1))
         self._decoded = self._frames(itertools.chain(head, self._packets))
+
+    def _read_log(self) -> None:
+        for _, _, line in self._log:
+            if any(said in line for said in CUT_OFF):
+                self.cut_off = True
+            else:
+                self.errors += 1
+        self._log.clear()
 
     def _demuxed(self) -> "Iterator[Packet[VideoStream]]":
         """Yield packets to the end, over damaged stretches. Raises SourceLost."""
@@ -125,7 +149,6 @@ class Decoder:
             except StopIteration:
                 return
             except av.error.InvalidDataError:
-                self.errors += 1
                 in_a_row += 1
                 packets = self._container.demux(self._stream)
             except (av.error.FFmpegError, OSError) as error:
@@ -139,12 +162,9 @@ class Decoder:
             try:
                 yield from packet.decode()
             except av.error.DecoderNotFoundError:
-                raise SourceError(
-                    f"{self._film.place}: no decoder for its codec, "
-                    f"{self._stream.codec_context.name}; convert it to H.264 first"
-                ) from None
+                raise SourceError(f"{self._film.place}: {NO_DECODER}") from None
             except av.error.FFmpegError:
-                self.errors += 1
+                continue  # the log has it
 
     def _sound(self) -> str:
         sounds = self._container.streams.audio
@@ -236,6 +256,24 @@ def _tone_mapping(frame: av.VideoFrame, stream: VideoStream, cube: Path) -> av.f
     return graph
 
 
+def _tagged_s(duration: str) -> float:
+    """Read Matroska's tag of one stream's duration, '00:00:02.000000000'; 0 without one."""
+    try:
+        hours, minutes, seconds = duration.split(":")
+        return 3600 * int(hours) + 60 * int(minutes) + float(seconds)
+    except ValueError:
+        return 0.0
+
+
+def _is_short(path: Path) -> bool:
+    """Tell whether an AVI file says that it is longer than it is."""
+    with suppress(OSError, ValueError), path.open("rb") as file:
+        head = file.read(12)
+        said = int.from_bytes(head[4:8], "little") + 8
+        return head[:4] == b"RIFF" and head[8:] == b"AVI " and said > path.stat().st_size + 1
+    return False
+
+
 def _kinds(container: InputContainer) -> str:
     kinds = dict.fromkeys(str(stream.type) for stream in container.streams)
     return " and ".join(kinds) or "nothing known"
@@ -244,7 +282,7 @@ def _kinds(container: InputContainer) -> str:
 def _why_not(place: str, error: BaseException) -> str:
     """Say why a place cannot be opened, and what to do about it."""
     if isinstance(error, av.error.DecoderNotFoundError):
-        return "no decoder for its codec; convert it to H.264 first"
+        return NO_DECODER
     if "://" in place and not place.startswith("file:"):
         return (
             f"cannot be opened ({getattr(error, 'strerror', None) or error}); understood as a "

@@ -19,10 +19,11 @@ class Film:
 class FilmFacts:
     """What is known of a film before its first picture.
 
-    height, width: of the pictures. rate: frames a second that the container says. rate, count,
-    duration_s: 0 if it says none. intervals_s: between the first frames. sound: codec
-    of its sound, or ''. live: it comes at its own pace. again: it can be read again. notes: what
-    was done to its pictures.
+    height, width: of the pictures. rate, count: frames a second, and
+    frames, that the container says; 0 if it says none.
+    duration_s: of its pictures; 0 if that is not certain. intervals_s: between the first frames.
+    damaged: some of those could not be read. sound: codec of its sound, or ''. live: it comes at
+    its own pace. again: it can be read again. notes: what was done to its pictures.
     """
 
     height: int
@@ -31,6 +32,7 @@ class FilmFacts:
     count: int
     duration_s: float
     intervals_s: tuple[float, ...]
+    damaged: bool
     sound: str
     live: bool
     again: bool

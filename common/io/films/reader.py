@@ -23,11 +23,12 @@ T = TypeVar("T")
 class Picture:
     """A picture was read. stamp_s: its time, minus infinity if it has none, None at the end.
 
-    errors: packets so far that could not be decoded.
+    errors, cut_off: see `Decoder`.
     """
 
     stamp_s: float | None
     errors: int
+    cut_off: bool
 
 
 class FilmReader:
@@ -42,7 +43,7 @@ class FilmReader:
         except SdxsError as error:
             self.close()
             raise SourceError(str(error)) from None
-        self.errors = 0
+        self.errors, self.cut_off = 0, False
         self._memory = shared(self._child, (self.facts.height, self.facts.width, 3), made=True)
         self._asked: deque[int] = deque()
         self._next_slot = 0
@@ -58,7 +59,7 @@ class FilmReader:
             self._next_slot = (self._next_slot + 1) % SLOTS
         slot = self._asked.popleft()
         answer = self._ask(Picture)
-        self.errors = answer.errors
+        self.errors, self.cut_off = answer.errors, answer.cut_off
         if answer.stamp_s is None:
             return None
         return self._memory.made[slot], answer.stamp_s
@@ -70,7 +71,6 @@ class FilmReader:
             self._ask(Picture)
         self._child_send(Order.REWIND)
         self._ask(Done)
-        self.errors = 0
 
     def close(self) -> None:
         """End the process; calling it again does nothing."""
@@ -110,7 +110,7 @@ def _serve_reader(pipe: connection.Connection, film: Film) -> None:
                     pipe.send(Done())
                     continue
                 stamp_s = decoder.read(memory.made[request])
-                pipe.send(Picture(stamp_s, decoder.errors))
+                pipe.send(Picture(stamp_s, decoder.errors, decoder.cut_off))
             except Exception as error:
                 pipe.send(refusal(error))
         decoder.close()

@@ -45,7 +45,7 @@ class VideoFile:
         self._repeat = repeat and facts.again
         self.paced = not facts.live
         self.sound = facts.sound
-        self._regular = is_regular(facts.rate, facts.intervals_s)
+        self._regular = is_regular(facts.rate, facts.intervals_s, facts.damaged)
         self.fps = facts.rate if self._regular else usual_fps(facts.rate, facts.intervals_s)
         known = self._regular and not facts.live
         self.length = (facts.count or round(facts.duration_s * self.fps) or None) if known else None
@@ -101,28 +101,31 @@ class VideoFile:
 
     def _warn_of_loss(self) -> None:
         """Warn, at the end of a pass, of frames that could not be decoded or are cut off."""
-        shown_s = self.stamp_s - self._began_s
-        missing = 0 if self.length is None else self.length - round(shown_s * self.fps) - 1
         found = []
-        lost = self._lost or self._reader.errors
-        if lost:
-            found.append(f"{lost} of its frames are damaged and were left out")
-        if missing > 0:
-            whole_s = (self.length or 0) / self.fps
-            found.append(f"it is cut off at {shown_s + 1 / self.fps:.2f} s of {whole_s:.2f} s")
+        if self._reader.errors:
+            many = f"{self._lost} of its frames are damaged and were left out"
+            found.append(many if self._lost else "it is damaged, and frames may be missing")
+        if self._reader.cut_off:
+            shown_s = self.stamp_s - self._began_s + 1 / self.fps
+            whole = f" of {self.length / self.fps:.2f} s" if self.length else ""
+            found.append(f"it is cut off at {shown_s:.2f} s{whole}")
         if found:
             warnings.warn(f"{self.name}: {', and '.join(found)}", SdxsWarning, stacklevel=2)
         self._lost = 0
 
 
-def is_regular(fps: float, intervals_s: Sequence[float]) -> bool:
-    """Tell whether a rate in frames a second agrees with time stamps."""
+def is_regular(fps: float, intervals_s: Sequence[float], damaged: bool = False) -> bool:
+    """Tell whether a rate in frames a second agrees with time stamps.
+
+    damaged: frames may be missing, so that an interval may be several.
+    """
     if not math.isfinite(fps) or not SLOWEST_FPS <= fps <= FASTEST_FPS:
         return False
-    near = 0.02 + ROUNDED_S * fps  # of whole intervals; a gap of several is a loss
-    whole = all(each > 0 and abs(each * fps - round(each * fps)) < near for each in intervals_s)
-    # half of a rate in fields is the rate of frames
-    return whole and (not intervals_s or round(statistics.median(intervals_s) * fps) == 1)
+    near = 0.02 + ROUNDED_S * fps  # of whole intervals
+    frames = [each * fps for each in intervals_s]
+    return all(
+        each > 0 and abs(each - (max(1, round(each)) if damaged else 1)) < near for each in frames
+    )
 
 
 def usual_fps(fps: float, intervals_s: Sequence[float]) -> float:
