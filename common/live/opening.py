@@ -59,8 +59,8 @@ def open_session(
         for sink in sinks:
             if by_source and isinstance(sink, VideoFileSink):
                 sink.place_by_time(source.heard if isinstance(source, SoundingSource) else None)
-        if isinstance(source, SoundingSource) and source.sound:
-            warn_of_silence(source.name, source.sound, named, by_source)
+        if isinstance(source, SoundingSource):
+            warn_of_silence(source, named, by_source)
         sheet_hold = options.hold or options.frames or source.length or DEFAULT_HOLD
         sheet = Sheet(files.contact_sheet, sheet_hold) if files.contact_sheet else None
         if files.stats:

@@ -68,7 +68,7 @@ def make(kind: Kind, path: Path) -> None:
     with av.open(str(path), "w", format=kind.muxer) as file:
         video = _video_stream(file, kind)
         sound = file.add_stream(kind.sound, rate=SOUND_HZ) if kind.sound else None
-        packets: "list[Packet[VideoStream] | Packet[AudioStream]]" = []
+        packets: list[Packet[VideoStream] | Packet[AudioStream]] = []
         for at_s in kind.stamps_s:
             packets += video.encode(_frame(kind, at_s))
         packets += video.encode(None)
@@ -127,7 +127,7 @@ def _sound(stream: AudioStream, end_s: float) -> "list[Packet[AudioStream]]":
     times = np.arange(round(end_s * SOUND_HZ)) / SOUND_HZ
     wave = np.where(times >= EVENT_S, 0.5 * np.sin(2 * np.pi * 1000 * times), 0)
     samples = (wave * 32767).astype(np.int16)[None]
-    packets: "list[Packet[AudioStream]]" = []
+    packets: list[Packet[AudioStream]] = []
     for at in range(0, samples.shape[1], 1024):
         frame = av.AudioFrame.from_ndarray(samples[:, at : at + 1024], format="s16", layout="mono")
         frame.sample_rate, frame.pts, frame.time_base = SOUND_HZ, at, Fraction(1, SOUND_HZ)
@@ -203,18 +203,19 @@ KINDS: dict[str, Kind] = {
         matrix=None,
         full=True,
     ),
-    "vp8.webm": Kind("libvpx", _WHOLE, options=_FAST, sound="libopus"),
+    "vp8.webm": Kind("libvpx", _WHOLE, options=_FAST, sound="libopus", matrix=None),
     "vp9.webm": Kind("libvpx-vp9", _WHOLE, options=_FAST, sound="libopus"),
     "av1.mkv": Kind("libsvtav1", _WHOLE, options=(("preset", "12"), ("crf", "15"))),
     "mpeg2.mpg": Kind("mpeg2video", _WHOLE, options=(("q", "2"), ("b", "4M")), sound="mp2"),
     "mpeg4.avi": Kind("mpeg4", _WHOLE, options=(("b", "4M"),), sound="libmp3lame"),
     "ffv1.mkv": Kind("ffv1", _WHOLE, sound="flac"),
-    "wmv2.wmv": Kind("wmv2", _WHOLE, options=(("b", "4M"),), muxer="asf"),
+    "wmv2.wmv": Kind("wmv2", _WHOLE, options=(("b", "4M"),), matrix=None, muxer="asf"),
     "vfr.mp4": Kind("libx264", "variable rate", options=_X264, stamps_s=VARIABLE_S, sound="aac"),
     "vfr.mkv": Kind("libx264", "variable rate", options=_X264, stamps_s=VARIABLE_S),
     "browser.webm": Kind(
         "libvpx",
         "its container says 1000 frames/s",
+        matrix=None,
         options=_FAST,
         stamps_s=BROWSER_S,
         edit=without_default_duration,

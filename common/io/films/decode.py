@@ -55,7 +55,7 @@ class Decoder:
         first = next(decoded, None)
         if first is None:
             raise SourceError(
-                f"{film.place}: holds no frames that can be decoded; it was cut off, or is neither "
+                f"{film.name}: holds no frames that can be decoded; it was cut off, or is neither "
                 "a video nor an image"
             )
         self._decoded = itertools.chain([first], decoded)
@@ -108,26 +108,27 @@ class Decoder:
                 options={"rtsp_transport": "tcp"} if film.place.startswith("rtsp") else {},
             )
         except (av.error.FFmpegError, OSError, ValueError) as error:
-            raise SourceError(f"{film.place}: {_why_not(film.place, error)}") from None
+            raise SourceError(f"{film.name}: {_why_not(film.place, error)}") from None
         streams = [
             stream
             for stream in self._container.streams.video
             if not stream.disposition & av.stream.Disposition.attached_pic
         ]
         if not streams:
+            kinds = _kinds(self._container)
             self._container.close()
             raise SourceError(
-                f"{film.place}: holds no video, only {_kinds(self._container)}; name a video, an "
-                "image or a camera"
+                f"{film.name}: holds no video, only {kinds}; name a video, an image or a camera"
             )
         self._stream = streams[0]
         if self._stream.codec_context is None:
-            raise SourceError(f"{film.place}: {NO_DECODER}")
+            raise SourceError(f"{film.name}: {NO_DECODER}")
         self._stream.thread_type = "SLICE" if self.live else "AUTO"
         self._packets = self._demuxed()
         head = [] if self.live else list(itertools.islice(self._packets, PROBED_PACKETS))
         self._read_log()
-        self.cut_off = self.cut_off or _is_short(Path(film.place))
+        # a pipe must not be opened again
+        self.cut_off |= Path(film.place).is_file() and _is_short(Path(film.place))
         self._intervals_s = _intervals_s(head, self._stream.time_base or Fraction(1))
         self._decoded = self._frames(itertools.chain(head, self._packets))
 
@@ -153,7 +154,7 @@ class Decoder:
                 packets = self._container.demux(self._stream)
             except (av.error.FFmpegError, OSError) as error:
                 raise SourceLost(
-                    f"{self._film.place}: delivers no more ({error.strerror}); check the "
+                    f"{self._film.name}: delivers no more ({error.strerror}); check the "
                     "connection or the disk; what was recorded until then is kept"
                 ) from None
 
@@ -162,7 +163,7 @@ class Decoder:
             try:
                 yield from packet.decode()
             except av.error.DecoderNotFoundError:
-                raise SourceError(f"{self._film.place}: {NO_DECODER}") from None
+                raise SourceError(f"{self._film.name}: {NO_DECODER}") from None
             except av.error.FFmpegError:
                 continue  # the log has it
 
@@ -170,7 +171,8 @@ class Decoder:
         sounds = self._container.streams.audio
         if not sounds:
             return ""
-        return sounds[0].codec_context.name if sounds[0].codec_context else "unknown"
+        context = sounds[0].codec_context
+        return context.codec.canonical_name if context else "unknown"
 
 
 class Display:
@@ -288,7 +290,7 @@ def _why_not(place: str, error: BaseException) -> str:
             f"cannot be opened ({getattr(error, 'strerror', None) or error}); understood as a "
             f"stream by {place.partition(':')[0]}; check the address and that it is served"
         )
-    if _is_cut_off(Path(place)):
+    if Path(place).is_file() and _is_cut_off(Path(place)):
         return "was cut off before its index (moov); record it anew, or repair it with untrunc"
     size = Path(place).stat().st_size if Path(place).is_file() else 0
     return f"not a video that can be read, and no image ({size:,} bytes); try an .mp4 or a .png"

@@ -3,6 +3,7 @@
 Nothing is encoded again. The side of the child.
 """
 
+import errno
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -41,11 +42,11 @@ def finish(partial: Path, path: Path, sound: Sound | None, report: Report) -> st
         with suppress(OSError):
             whole.unlink(missing_ok=True)
         partial.replace(path)
-        lost = " and has no sound" if sound else ""
+        lost = " without its sound" if sound else ""
+        free = "free space, then " if getattr(error, "errno", 0) == errno.ENOSPC else ""
         return (
-            f"{path.name}: plays{lost}, but could not be finished "
-            f"({getattr(error, 'strerror', None) or error}); free space, then copy it with a video "
-            "program"
+            f"{path.name}: plays{lost}, but is left as it was recorded "
+            f"({getattr(error, 'strerror', None) or error}); {free}copy it with a video program"
         )
 
 

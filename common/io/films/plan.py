@@ -8,10 +8,12 @@ from pathlib import Path
 class Film:
     """What to open.
 
-    place: a path, or a URL of FFmpeg's. background: RGB behind transparent parts.
+    place: a path, or a URL of FFmpeg's. name: for messages, without a password. background: RGB
+    behind transparent parts.
     """
 
     place: str
+    name: str
     background: tuple[int, int, int]
 
 

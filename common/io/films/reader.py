@@ -36,7 +36,7 @@ class FilmReader:
 
     def __init__(self, film: Film) -> None:
         """Raise SourceError if it cannot be opened."""
-        self._child = child_of(film.place, _serve_reader, film)
+        self._child = child_of(film.name, _serve_reader, film)
         self._end = weakref.finalize(self, self._child.end, Order.CLOSE)
         try:
             self.facts = self._ask(FilmFacts)

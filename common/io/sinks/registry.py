@@ -11,6 +11,7 @@ from ...errors import SdxsWarning, UsageError
 from ..films.formats import CONTAINERS
 from ..kinds import nothing_after, path_after, split_kind, unknown_kind
 from ..sources.image import IMAGE_SUFFIXES
+from ..sources.protocol import SoundingSource
 from .film import VideoFileSink
 from .folder import FolderSink
 from .image import ImageSink
@@ -68,25 +69,32 @@ def sink_path(spec: str) -> Path | None:
     return Path(rest).expanduser() if kind in _OF_FILES else None
 
 
-def warn_of_silence(source: str, codec: str, outs: Sequence[str], by_source: bool) -> None:
+def warn_of_silence(source: SoundingSource, outs: Sequence[str], by_source: bool) -> None:
     """Warn of every output that will not hold the sound of its source, with the remedy."""
-    for out in outs:
+    for out in outs if source.sound else ():
         kind, rest = _kind_of(out)
-        suffix = Path(rest).suffix.lower()
-        if kind == "image" or kind not in _OF_FILES:
+        if kind not in ("film", "folder"):
             continue
-        if kind == "folder":
-            reason = "a folder of PNGs holds none; write a film beside it: --out film.mkv"
-        elif codec not in CONTAINERS[suffix].audio:
-            fitting = [name for name, each in CONTAINERS.items() if codec in each.audio]
-            reason = f"{suffix} does not take {codec}" + (
-                f"; write {' or '.join(fitting)}" if fitting else ", and no other container does"
+        reason = _why_silent(source, kind, Path(rest).suffix.lower(), by_source)
+        if reason:
+            warnings.warn(
+                f"{out}: the sound of {source.name} is left out: {reason}", SdxsWarning, 2
             )
-        elif not by_source:
-            reason = "a recording in real time has its own clock; add --every-frame"
-        else:
-            continue
-        warnings.warn(f"{out}: the sound of {source} is left out: {reason}", SdxsWarning, 2)
+
+
+def _why_silent(source: SoundingSource, kind: str, suffix: str, by_source: bool) -> str:
+    """Say why an output holds no sound, and the remedy; '' if it does."""
+    if kind == "folder":
+        return "a folder of PNGs holds none; write a film beside it: --out film.mkv"
+    if not source.again:
+        return "it is read only once; keep it in a file first"
+    if not by_source:
+        return "a recording in real time has its own clock; add --every-frame"
+    if source.sound in CONTAINERS[suffix].audio:
+        return ""
+    fitting = [name for name, each in CONTAINERS.items() if source.sound in each.audio]
+    remedy = f"write {' or '.join(fitting)}" if fitting else "no other container does"
+    return f"{suffix} does not take {source.sound}; {remedy}"
 
 
 def _suffixed(kind: str, rest: str, suffixes: tuple[str, ...]) -> Path:

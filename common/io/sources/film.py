@@ -25,7 +25,7 @@ class VideoFile:
     fps: of a film with regular time stamps what its container says, otherwise that of its usual
     interval. length: None where the container cannot be believed. stamp_s: the time of the last
     frame that `read` returned, in seconds from the first; it goes on growing where the film begins
-    again. sound: its codec, or ''.
+    again. sound: its codec, or ''. again: it can be read more than once.
     """
 
     def __init__(
@@ -40,9 +40,10 @@ class VideoFile:
             raise SourceError(f"{place}: {obstacle}; {TAKES}")
         self.name = name or Path(place).name
         self._place = str(place)
-        self._reader = FilmReader(Film(self._place, colour_of(background)))
+        self._reader = FilmReader(Film(self._place, name or str(place), colour_of(background)))
         facts = self._reader.facts
-        self._repeat = repeat and facts.again
+        self.again = facts.again
+        self._repeat = repeat and self.again
         self.paced = not facts.live
         self.sound = facts.sound
         self._regular = is_regular(facts.rate, facts.intervals_s, facts.damaged)
@@ -87,7 +88,7 @@ class VideoFile:
 
     def heard(self) -> Sound | None:
         """Return where the sound of what was read is, or None if there is none."""
-        if not self.sound:
+        if not (self.sound and self.again):
             return None
         return Sound(self._place, self.sound, self._zero_s or 0.0, self._period_s)
 

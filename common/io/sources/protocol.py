@@ -47,8 +47,16 @@ class SoundingSource(Protocol):
     """A source that has sound beside its pictures, or may have."""
 
     @property
+    def name(self) -> str:
+        """What a user calls it, for messages."""
+
+    @property
     def sound(self) -> str:
         """Codec of the sound, or ''."""
+
+    @property
+    def again(self) -> bool:
+        """Whether it can be read more than once."""
 
     def heard(self) -> Sound | None:
         """Return where the sound of what was read is, or None if there is none."""

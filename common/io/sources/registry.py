@@ -3,16 +3,18 @@
 A new kind is one file and one line in `SOURCES`.
 """
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-from ...errors import SourceError, UsageError
+from ...errors import SdxsWarning, SourceError, UsageError
 from ...picture.still import BACKGROUND, colour_of, frame_count, why_not_a_file
 from ..kinds import nothing_after, path_after, split_kind, unknown_kind
 from .animation import Animation
 from .camera import Camera
 from .film import TAKES, VideoFile
 from .image import ImageFile
+from .place import STANDARD_INPUT, camera_of_device, is_url, path_of_url, without_password
 from .protocol import Source
 from .synthetic import Synthetic
 
@@ -27,10 +29,24 @@ def _camera(rest: str, _size: int, _repeat: bool, _background: str) -> Source:
 
 
 def _film(rest: str, _size: int, repeat: bool, background: str) -> Source:
+    if rest == STANDARD_INPUT:
+        return VideoFile("pipe:0", "standard input", False, background)
+    if is_url(rest):
+        path = path_of_url(rest)
+        if path is None:
+            return VideoFile(rest, without_password(rest), repeat, background)
+        return open_source(str(path.absolute()), _size, repeat, background)
     path = path_after("--source", "film", rest)
+    if path.is_fifo():
+        return _of_fifo(path, background)
     if not why_not_a_file(path) and frame_count(path) > 1:
         return Animation(path, repeat, background)
     return VideoFile(path, path.name, repeat, background)
+
+
+def _of_fifo(path: Path, background: str) -> Source:
+    warnings.warn(f"{path}: waiting for a program that writes into it", SdxsWarning, stacklevel=3)
+    return VideoFile(str(path), path.name, False, background)
 
 
 def _image(rest: str, _size: int, repeat: bool, background: str) -> Source:
@@ -76,9 +92,11 @@ def source_camera(spec: str) -> int | None:
 
 def source_path(spec: str) -> Path | None:
     """The file that a source reads, if it is one."""
-    if not spec.strip() or spec.isdecimal() or spec == "synthetic":
+    if not spec.strip() or spec.isdecimal() or spec in ("synthetic", STANDARD_INPUT):
         return None
     kind, rest = split_kind(spec) or ("film", spec)
+    if is_url(rest):
+        return path_of_url(rest)
     return Path(rest).expanduser() if kind in _OF_FILES else None
 
 
@@ -90,7 +108,14 @@ def _kind_of(spec: str) -> tuple[str, str]:
         return "synthetic", ""
     if named := split_kind(spec):
         return named
+    if spec == STANDARD_INPUT or is_url(spec):
+        return "film", spec
     path = Path(spec).expanduser()
+    camera = camera_of_device(path)
+    if camera is not None:
+        return "camera", str(camera)
+    if path.is_fifo():
+        return "film", spec
     obstacle = why_not_a_file(path)
     if obstacle:
         raise SourceError(f"{path}: {obstacle}; {TAKES}")
