@@ -28,7 +28,7 @@ class Camera:
     paced = False
 
     def __init__(self, which: int | str, request: CameraRequest = AS_IT_COMES) -> None:
-        """Raise SourceError if it is not there or cannot be opened.
+        """Raise UsageError if no camera has that name, SourceError if it cannot be opened.
 
         which: OpenCV's index, or a name or a unique part of one. request: asked of the driver, and
         checked on the first picture.

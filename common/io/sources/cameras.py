@@ -29,7 +29,7 @@ def list_cameras() -> list[CameraInfo]:
 def camera_number(text: str) -> int:
     """Return OpenCV's index of a camera by its number, its name or a unique part of the name.
 
-    A number is not looked up: opening shows whether it is there. Raises SourceError, UsageError.
+    A number is not looked up: opening shows whether it is there. Raises UsageError, SourceError.
     """
     return int(text) if text.isdecimal() else find_camera(text).number
 
@@ -37,7 +37,7 @@ def camera_number(text: str) -> int:
 def find_camera(text: str) -> CameraInfo:
     """Return the one camera of this name or with this part in its name, whatever the case.
 
-    Raises SourceError if there is none or more than one, and UsageError for an empty name.
+    Raises UsageError if there is none or more than one, SourceError where none are listed.
     """
     wanted = text.strip().casefold()
     if not wanted:
@@ -47,9 +47,9 @@ def find_camera(text: str) -> CameraInfo:
         each for each in cameras if wanted in each.name.casefold()
     ]
     if not found:
-        raise SourceError(f"no camera is called {text.strip()!r}; {_listed(cameras)}; {LIST}")
+        raise UsageError(f"no camera is called {text.strip()!r}; {_listed(cameras)}; {LIST}")
     if len(found) > 1:
-        raise SourceError(
+        raise UsageError(
             f"{len(found)} cameras are called {text.strip()!r}; {_listed(found)}; give more of the "
             "name, or the number"
         )

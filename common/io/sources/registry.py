@@ -87,7 +87,7 @@ def open_source(
 def source_camera(spec: str) -> int | None:
     """Return the number of the camera that a source names, if it is one.
 
-    Raises SourceError if there is no camera of that name, or more than one.
+    Raises UsageError if there is no camera of that name, or more than one.
     """
     kind, rest = ("camera", spec) if spec.isdecimal() else split_kind(spec) or ("", "")
     return camera_number(rest) if kind == "camera" else None
