@@ -176,6 +176,16 @@ def test_a_pointer_keeps_its_upper_half() -> None:
     assert at == ctypes.addressof(text) + 2 and at > 2**32
 
 
+def test_a_structure_and_a_double_come_in_their_registers() -> None:
+    """By functions of the real C library: div_t is made as CMVideoDimensions is."""
+    libc = ctypes.CDLL(None)
+    sizes = avfoundation.invoke(
+        libc.div, avfoundation.Dimensions, ctypes.c_long(1927), ctypes.c_long(3)
+    )
+    assert isinstance(sizes, avfoundation.Dimensions) and (sizes.width, sizes.height) == (642, 1)
+    assert avfoundation.invoke(libc.atof, ctypes.c_double, b"29.97") == 29.97
+
+
 def test_an_index_that_opencv_cannot_hold_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(permission, "sys", DARWIN)
     monkeypatch.setattr(permission, "LOOK_S", 0.0)
