@@ -293,7 +293,7 @@ def test_a_name_or_a_unique_part_is_enough(desk: list[CameraInfo], text: str, nu
     ("text", "says"),
     [
         ("obs", r"no camera is called 'obs'; cameras found: 0 \(FaceTime HD Camera\), 1 .*BRIO"),
-        ("face", r"2 cameras are called 'face'; cameras found: 0 \(Face.*\), 1 .* number$"),
+        ("face", r"'face' fits 2 cameras; cameras found: 0 \(Face.*\), 1 .* number$"),
         ("twin", r"cameras found: 4 \(Twin\), 5 \(Twin\); give more of the name, or the number"),
         ("  ", "the name of a camera is empty"),
     ],
@@ -467,6 +467,7 @@ def test_a_named_camera_is_followed_to_its_new_number(
 YUYV = CameraMode((1280, 720), ((10.0, 10.0),), "YUYV")
 SMALL = CameraMode((640, 480), ((30.0, 30.0),), "YUYV")
 MJPG = CameraMode((1280, 720), ((60.0, 60.0), (30.0, 30.0)), "MJPG", raw=False)
+SMALL_MJPG = CameraMode((640, 480), ((30.0, 30.0),), "MJPG", raw=False)
 
 
 @pytest.mark.parametrize(
@@ -487,7 +488,7 @@ def test_mjpg_is_asked_for_where_raw_pictures_do_not_come_fast_enough(
     fps: float | None,
     pixels: str,
 ) -> None:
-    desk[0] = CameraInfo(0, "Webcam", (SMALL, YUYV, MJPG))
+    desk[0] = CameraInfo(0, "Webcam", (SMALL_MJPG, SMALL, YUYV, MJPG))
     Camera(0, CameraRequest(size, fps))
     fourcc = [value for prop, value in capture.asked if prop == cv2.CAP_PROP_FOURCC]
     assert fourcc == ([cv2.VideoWriter.fourcc(*"MJPG")] if pixels else [])
@@ -548,7 +549,7 @@ def test_live_asks_for_size_and_rate(
         (("--camera", "1", "--source", "0"), "--camera 1 --source 0: both name a source"),
         (("--camera", " "), "--camera is empty"),
         (("--camera", "obs"), "no camera is called 'obs'; cameras found: 0"),
-        (("--source", "camera:twin"), "2 cameras are called 'twin'"),
+        (("--source", "camera:twin"), "'twin' fits 2 cameras"),
         (("--source", "synthetic", "--camera-fps", "60"), "--camera-fps 60: --source synthetic is"),
         (("--source", "a.mp4", "--camera-size", "8x8"), "--camera-size 8x8: --source a.mp4 is no"),
         (("--camera-size", "720p"), "--camera-size 720p: expected width and height in pixels"),
