@@ -50,8 +50,8 @@ def find_camera(text: str) -> CameraInfo:
         raise UsageError(f"no camera is called {text.strip()!r}; {_listed(cameras)}; {LIST}")
     if len(found) > 1:
         raise UsageError(
-            f"{text.strip()!r} fits {len(found)} cameras; {_listed(found)}; give more of the name, or "
-            "the number"
+            f"{text.strip()!r} fits {len(found)} cameras; {_listed(found)}; give more of the name, "
+            "or the number"
         )
     return found[0]
 
