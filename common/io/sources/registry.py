@@ -13,7 +13,7 @@ from .animation import Animation
 from .camera import AS_IT_COMES, Camera
 from .camera_modes import CameraRequest
 from .cameras import camera_number
-from .film import VideoFile
+from .film import TAKES, VideoFile
 from .image import ImageFile
 from .protocol import Source
 from .synthetic import Synthetic
@@ -36,7 +36,7 @@ def _film(rest: str, _size: int, repeat: bool, background: str) -> Source:
     path = path_after("--source", "film", rest)
     if not why_not_a_file(path) and frame_count(path) > 1:
         return Animation(path, repeat, background)
-    return VideoFile(path, repeat)
+    return VideoFile(path, path.name, repeat, background)
 
 
 def _image(rest: str, _size: int, repeat: bool, background: str) -> Source:
@@ -112,7 +112,5 @@ def _kind_of(spec: str) -> tuple[str, str]:
     path = Path(spec).expanduser()
     obstacle = why_not_a_file(path)
     if obstacle:
-        raise SourceError(
-            f"{path}: {obstacle}; --source takes a camera number, a video, an image or 'synthetic'"
-        )
+        raise SourceError(f"{path}: {obstacle}; {TAKES}")
     return ("image" if frame_count(path) == 1 else "film"), spec
