@@ -20,7 +20,7 @@ from ..common.backend.spec import BackendSpec, spec_of, specs
 from ..common.errors import SdxsWarning, UsageError
 from ..common.io.sources.permission import ask_for_camera
 from ..common.io.sources.registry import source_camera
-from ..common.live.options import SessionFiles, SessionOptions
+from ..common.live.options import SessionFiles, SessionOptions, two_sources
 from ..common.live.parameters import DEFAULT_PROMPT, OF_CONTROL, LiveParameters
 from ..common.prompt.syntax import read_prompts, refuse_negative
 from ..common.settings import setting
@@ -70,6 +70,8 @@ def live(
 ) -> None:
     """Render a camera, a video or an image under a prompt, live. Key h shows the keys."""
     _refuse_contradictions(session, start, more)
+    if session.camera is not None and "source" in given:
+        raise two_sources(session.camera, session.source)  # also where it is the default
     chosen = [spec_of(choice.backend)]
     if more.compare:
         chosen.append(spec_of(more.compare, "--compare"))
@@ -80,8 +82,10 @@ def live(
         *(read_prompts(more.prompts) if more.prompts else ()),
     ) or (DEFAULT_PROMPT,)
     _refuse_edges(model, given)
-    camera = source_camera(session.source)
-    if camera is not None:
+    camera = source_camera(session.reads)
+    if camera is None:
+        session.request.refuse_for(session.reads)
+    else:
         ask_for_camera(camera)  # before minutes of download and preparation
     checkpoint = open_checkpoint_for(model)
     size = model.size_of(checkpoint)

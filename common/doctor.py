@@ -288,7 +288,8 @@ class _Reader:
 
 def _camera_remedy() -> str:
     others = (
-        "other numbers: sdxs doctor --camera 1; without one: --source synthetic, or a video file"
+        "others: sdxs doctor --cameras, then --camera 1; without one: --source synthetic, or a "
+        "video file"
     )
     if sys.platform == "darwin":
         return f"{permission.SETTINGS}; {others}"

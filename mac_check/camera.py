@@ -1,6 +1,8 @@
-"""Camera 0 as OpenCV reports it, if this terminal may already use it; nobody is asked."""
+"""Cameras as macOS lists them, and camera 0 as OpenCV reports it; nobody is asked."""
 
 from ..common.io.sources import permission
+from ..common.io.sources.camera_modes import rates_text
+from ..common.io.sources.cameras import list_cameras
 from ..common.io.sources.permission import Permission
 from .setup import Answer, Setup
 
@@ -32,3 +34,19 @@ def ask_camera(setup: Setup) -> Answer:
         "reported": reported,
         "frame": frame,
     }
+
+
+def ask_cameras(setup: Setup) -> Answer:
+    """Return sizes and rates of every camera that is listed; open none.
+
+    Of a name only the length: the file is published, and an iPhone bears its owner's name.
+    """
+    listed = [
+        {
+            "number": each.number,
+            "letters_of_name": len(each.name),
+            "sizes": {size: rates_text(rates) for size, rates in each.sizes},
+        }
+        for each in list_cameras()
+    ]
+    return {"ok": True, "cameras": listed}

@@ -152,6 +152,7 @@ def _all(plan: Plan, plain: str) -> Iterator[Question]:
 
 def _of_the_machine() -> Iterator[Question]:
     yield Question("camera", f"{_HERE}.camera:ask_camera", "machine", quick=True, expected_s=4)
+    yield Question("cameras", f"{_HERE}.camera:ask_cameras", "machine", quick=True, expected_s=2)
 
 
 def _of_mlx() -> Iterator[Question]:

@@ -70,7 +70,7 @@ def test_a_file_that_exists_is_a_path(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_every_kind_of_source_opens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cv2.imwrite(str(tmp_path / "in.png"), np.zeros((8, 8, 3), np.uint8))
     opened: list[int] = []
-    monkeypatch.setattr(sources, "Camera", opened.append)
+    monkeypatch.setattr(sources, "Camera", lambda which, request: opened.append(which))
     open_source("camera:2", 64)
     open_source("3", 64)
     assert opened == [2, 3]
@@ -95,7 +95,7 @@ def test_every_kind_of_sink_opens(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     [
         (open_source, "ndy:stage", r"--source ndy:stage: unknown kind 'ndy'; expected camera:, .*"),
         (open_source, "take:1.mp4", r"a path with a colon is written \./take:1\.mp4"),
-        (open_source, "camera:front", "expected the number of a camera, as camera:0"),
+        (open_source, "camera:", "the name of a camera is empty; expected a number or a name"),
         (open_source, "film:", "--source film: expected a path after the colon"),
         (open_source, "synthetic:fast", "expected nothing after synthetic:"),
         (open_sink, "ndy:stage", r"--out ndy:stage: unknown kind 'ndy'; expected film:, .*window:"),

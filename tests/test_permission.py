@@ -1,16 +1,15 @@
 """macOS asks for the camera in a dialog: ask before anything else, and wait for the answer."""
 
 import ctypes
-from collections.abc import Callable
-from types import MappingProxyType
 
 import pytest
+from fake_avfoundation import Device, Library, install
 
 from command import Command
 from sdxs.commands import live
 from sdxs.common import doctor
 from sdxs.common.errors import SdxsWarning, SourceError, UsageError
-from sdxs.common.io.sources import permission
+from sdxs.common.io.sources import avfoundation, permission
 from sdxs.common.io.sources.camera import Camera
 from sdxs.common.io.sources.permission import Permission, ask_for_camera
 from sdxs.common.io.sources.registry import source_camera
@@ -131,7 +130,7 @@ def _stop(model: object) -> None:
 
 @pytest.mark.parametrize(
     ("spec", "number"),
-    [("0", 0), ("12", 12), ("camera:3", 3), ("camera:x", None), ("film:0", None), ("", None)],
+    [("0", 0), ("12", 12), ("camera:3", 3), ("clip:3", None), ("film:0", None), ("", None)],
 )
 def test_which_sources_are_cameras(spec: str, number: int | None) -> None:
     assert source_camera(spec) == number
@@ -148,80 +147,6 @@ def test_doctor_never_makes_macos_ask(monkeypatch: pytest.MonkeyPatch) -> None:
 # AVFoundation through its C functions
 
 
-class Library:
-    """libobjc and its frameworks, as ctypes calls them.
-
-    A result without its type is cut to 32 bits, and an argument must be of the type that the
-    function takes: on Apple silicon either ends the process.
-    """
-
-    CLASSES = MappingProxyType({b"NSString": 0x1_0000_0011, b"AVCaptureDevice": 0x1_0000_0022})
-    NAMES = MappingProxyType(
-        {
-            b"stringWithUTF8String:": 0x2_0000_0011,
-            b"authorizationStatusForMediaType:": 0x2_0000_0012,
-            b"devicesWithMediaType:": 0x2_0000_0013,
-        }
-    )
-    VIDEO, DEVICES = 0x3_0000_0070, 0x3_0000_0130
-
-    def __init__(self, status: int, knows: bool = True) -> None:
-        self.status, self.knows = status, knows
-
-    def objc_getClass(self, name: bytes) -> int:
-        return self.CLASSES[name]
-
-    def sel_registerName(self, name: bytes) -> int:
-        return self.NAMES[name]
-
-    def class_getClassMethod(self, receiver: int, name: int) -> int | None:
-        assert receiver in self.CLASSES.values() and name in self.NAMES.values()
-        return 0x4_0000_0001 if self.knows else None
-
-    def objc_msgSend(self, receiver: int, name: int, argument: bytes | int) -> int | None:
-        if receiver == self.CLASSES[b"NSString"]:
-            assert argument == b"vide" and name == self.NAMES[b"stringWithUTF8String:"]
-            return self.VIDEO
-        assert receiver == self.CLASSES[b"AVCaptureDevice"] and argument == self.VIDEO
-        asks = name == self.NAMES[b"authorizationStatusForMediaType:"]
-        return (self.status or None) if asks else self.DEVICES  # ctypes: a null pointer is None
-
-    def CFArrayGetCount(self, listed: int) -> int:
-        assert listed == self.DEVICES
-        return 4
-
-
-class Function:
-    """A C function; `restype` and `argtypes` as ctypes has them."""
-
-    def __init__(self, answer: Callable[..., int | None]) -> None:
-        self.answer = answer
-        self.restype: type = ctypes.c_int
-        self.argtypes: list[type] = []
-
-    def __call__(self, *arguments: object) -> int | None:
-        values = []
-        for kind, given in zip(self.argtypes, arguments, strict=True):
-            if isinstance(given, bytes):
-                assert kind is ctypes.c_char_p
-                values.append(given)
-            else:
-                assert isinstance(given, ctypes.c_void_p | ctypes.c_char_p) and type(given) is kind
-                values.append(given.value)
-        found = self.answer(*values)
-        return found if self.restype is not ctypes.c_int or found is None else found & 0xFFFFFFFF
-
-
-class Libraries:
-    """ctypes.CDLL: functions are attributes."""
-
-    def __init__(self, library: Library) -> None:
-        self._library = library
-
-    def __getattr__(self, name: str) -> Function:
-        return Function(getattr(self._library, name))
-
-
 @pytest.mark.parametrize("status", list(Permission))
 def test_the_permission_is_read_from_avfoundation(
     monkeypatch: pytest.MonkeyPatch, status: Permission
@@ -229,7 +154,7 @@ def test_the_permission_is_read_from_avfoundation(
     monkeypatch.undo()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(permission, "sys", DARWIN)
-        patch.setattr(permission.ctypes, "CDLL", lambda path: Libraries(Library(int(status))))
+        install(patch, Library([Device("A", "1")] * 4, int(status)))
         assert REAL_PERMISSION() is status and permission.count_cameras() == 4
 
 
@@ -237,7 +162,7 @@ def test_without_avfoundation_the_permission_is_unknown(monkeypatch: pytest.Monk
     assert REAL_PERMISSION() is None and permission.count_cameras() is None  # Linux
     monkeypatch.setattr(permission, "sys", DARWIN)
     assert REAL_PERMISSION() is None  # no such library here
-    monkeypatch.setattr(permission.ctypes, "CDLL", lambda path: Libraries(Library(3, knows=False)))
+    install(monkeypatch, Library([], 3, knows=False))
     assert REAL_PERMISSION() is None and permission.count_cameras() is None
 
 
@@ -245,10 +170,20 @@ def test_a_pointer_keeps_its_upper_half() -> None:
     """By a function of the real C library: without its type, ctypes cuts a result to 32 bits."""
     text = ctypes.create_string_buffer(b"camera")
     libc = ctypes.CDLL(None)
-    at = permission._call(
+    at = avfoundation.call(
         libc.strstr, ctypes.c_void_p, ctypes.c_void_p(ctypes.addressof(text)), b"mera"
     )
     assert at == ctypes.addressof(text) + 2 and at > 2**32
+
+
+def test_a_structure_and_a_double_come_in_their_registers() -> None:
+    """By functions of the real C library: div_t is made as CMVideoDimensions is."""
+    libc = ctypes.CDLL(None)
+    sizes = avfoundation.invoke(
+        libc.div, avfoundation.Dimensions, ctypes.c_long(1927), ctypes.c_long(3)
+    )
+    assert isinstance(sizes, avfoundation.Dimensions) and (sizes.width, sizes.height) == (642, 1)
+    assert avfoundation.invoke(libc.atof, ctypes.c_double, b"29.97") == 29.97
 
 
 def test_an_index_that_opencv_cannot_hold_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,7 +41,7 @@ def open_session(
     `values`; the session begins with its first. Raises SourceError, SinkError, UsageError,
     ConfigError.
     """
-    _refuse_one_file_twice(options.source, files)
+    _refuse_one_file_twice(options.reads, files)
     texts = tuple(prompts) or (values.written_prompt,)
     for text in texts:
         parse_prompt(text)  # the last of them may be met in an hour
@@ -49,7 +49,7 @@ def open_session(
     windowed = not options.headless or any(is_window(out) for out in files.outs)
     options = replace(options, headless=not windowed)
     one_pass = options.frames is None and options.headless and len(texts) == 1
-    source = open_source(options.source, size, not one_pass, options.background)
+    source = open_source(options.reads, size, not one_pass, options.background, options.request)
     try:
         options = _decide(options, source, len(texts))
         realtime = bool(options.realtime)

@@ -4,8 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from ..errors import UsageError
+from ..io.sources.camera_modes import CameraRequest, Size, read_size, size_text
 from ..picture.still import BACKGROUND
 from ..settings import check_settings, setting
+
+CAMERA = "0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,7 +17,27 @@ class SessionOptions:
     """What a session is started with. None leaves a choice to the source. Raises UsageError."""
 
     source: str = setting(
-        "0", "camera number, video, image or 'synthetic'; or kind:rest, such as film:clip.mp4"
+        CAMERA, "camera number, video, image or 'synthetic'; or kind:rest, such as film:clip.mp4"
+    )
+    camera: str | None = setting(
+        None,
+        "camera by its number, its name or a unique part of its name, instead of --source",
+        shown="the source's",
+    )
+    camera_size: Size | None = setting(
+        None,
+        "width and height to ask of the camera, such as 1280x720; any other is an error",
+        shown="the camera's own",
+        read=read_size,
+        write=size_text,
+    )
+    camera_fps: float | None = setting(
+        None,
+        "rate to ask of the camera; any other is an error",
+        minimum=1,
+        maximum=1000,
+        unit="frames/s",
+        shown="the camera's own",
     )
     background: str = setting(
         BACKGROUND, "colour behind transparent parts of an image, by name or as #336699"
@@ -45,6 +69,27 @@ class SessionOptions:
 
     def __post_init__(self) -> None:
         check_settings(self)
+        if self.camera is not None and not self.camera.strip():
+            raise UsageError("--camera is empty; expected the number or the name of a camera")
+        if self.camera is not None and self.source != CAMERA:
+            raise two_sources(self.camera, self.source)
+
+    @property
+    def reads(self) -> str:
+        """The source, as `--source` would name it."""
+        if self.camera is None:
+            return self.source
+        return self.camera if self.camera.isdecimal() else f"camera:{self.camera}"
+
+    @property
+    def request(self) -> CameraRequest:
+        """What is asked of a camera. Raises UsageError."""
+        return CameraRequest(self.camera_size, self.camera_fps)
+
+
+def two_sources(camera: str, source: str) -> UsageError:
+    """The refusal of a camera beside another source."""
+    return UsageError(f"--camera {camera} --source {source}: both name a source; drop one")
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,6 @@ OpenCV asks for it, waits a tenth of a second and gives up while the dialog is s
 first, and wait for the answer.
 """
 
-import ctypes
 import sys
 import time
 import warnings
@@ -14,6 +13,7 @@ from enum import IntEnum
 
 from ...errors import SdxsWarning, SourceError
 from ...picture.opencv import cv2
+from . import avfoundation
 
 ANSWER_S = 60.0  # for the user
 LOOK_S = 0.5
@@ -23,10 +23,6 @@ SETTINGS = (
     "System Settings > Privacy & Security > Camera: allow the program this runs in (Terminal, "
     "iTerm, your editor), then restart it"
 )
-_OBJC = "/usr/lib/libobjc.A.dylib"
-_AVFOUNDATION = "/System/Library/Frameworks/AVFoundation.framework/AVFoundation"
-_COREFOUNDATION = "/System/Library/Frameworks/CoreFoundation.framework/CoreFoundation"
-_VIDEO = b"vide"  # AVMediaTypeVideo
 
 
 class Permission(IntEnum):
@@ -42,7 +38,7 @@ def camera_permission() -> Permission | None:
     """Return the permission of this program; None where it cannot be read, or none is needed."""
     with suppress(OSError, AttributeError, ValueError):
         if sys.platform == "darwin":
-            return Permission(_av_capture_device("authorizationStatusForMediaType:"))
+            return Permission(avfoundation.authorization())
     return None
 
 
@@ -50,9 +46,7 @@ def count_cameras() -> int | None:
     """Return the number of cameras that macOS lists, an iPhone nearby included; None elsewhere."""
     with suppress(OSError, AttributeError, ValueError):
         if sys.platform == "darwin":
-            listed = ctypes.c_void_p(_av_capture_device("devicesWithMediaType:"))
-            count = ctypes.CDLL(_COREFOUNDATION).CFArrayGetCount
-            return _call(count, ctypes.c_long, listed)
+            return avfoundation.count_devices()
     return None
 
 
@@ -122,42 +116,6 @@ def _opens(index: int) -> bool:
     except (cv2.error, OverflowError):  # a number that no integer of OpenCV's holds
         return False
     return opened
-
-
-def _av_capture_device(selector: str) -> int:
-    """Call a class method of AVCaptureDevice that takes a media type. Raises OSError."""
-    ctypes.CDLL(_AVFOUNDATION)
-    objc = ctypes.CDLL(_OBJC)
-    string = _send(objc, "NSString", "stringWithUTF8String:", ctypes.c_char_p(_VIDEO))
-    return _send(objc, "AVCaptureDevice", selector, ctypes.c_void_p(string))
-
-
-def _send(
-    objc: ctypes.CDLL, receiver: str, selector: str, argument: ctypes.c_char_p | ctypes.c_void_p
-) -> int:
-    """Send a class a message with one argument; return the integer or pointer that it answers.
-
-    Raises ValueError if the class does not know the message, which would end the process.
-    """
-    pointer = ctypes.c_void_p
-    a_class = _call(objc.objc_getClass, pointer, receiver.encode())
-    name = _call(objc.sel_registerName, pointer, selector.encode())
-    if not a_class or not _call(
-        objc.class_getClassMethod, pointer, pointer(a_class), pointer(name)
-    ):
-        raise ValueError(f"{receiver} does not know {selector}")
-    return _call(objc.objc_msgSend, pointer, pointer(a_class), pointer(name), argument)
-
-
-def _call(
-    function: "ctypes._NamedFuncPointer",
-    result: type[ctypes.c_void_p | ctypes.c_long],
-    *arguments: bytes | ctypes.c_char_p | ctypes.c_void_p,
-) -> int:
-    """Call a C function with arguments of exactly their types: Apple silicon needs to know them."""
-    function.restype = result
-    function.argtypes = [ctypes.c_char_p if isinstance(a, bytes) else type(a) for a in arguments]
-    return int(function(*arguments) or 0)  # ctypes gives None for a null pointer
 
 
 def _warn(text: str) -> None:

@@ -11,7 +11,9 @@ from ...errors import SdxsWarning, SourceError, UsageError
 from ...picture.still import BACKGROUND, colour_of, frame_count, why_not_a_file
 from ..kinds import nothing_after, path_after, split_kind, unknown_kind
 from .animation import Animation
-from .camera import Camera
+from .camera import AS_IT_COMES, Camera
+from .camera_modes import CameraRequest
+from .cameras import camera_number
 from .film import TAKES, VideoFile
 from .image import ImageFile
 from .place import STANDARD_INPUT, camera_of_device, is_url, path_of_url, without_password
@@ -22,10 +24,14 @@ from .synthetic import Synthetic
 Opener = Callable[[str, int, bool, str], Source]
 
 
-def _camera(rest: str, _size: int, _repeat: bool, _background: str) -> Source:
-    if not rest.isdecimal():
-        raise UsageError(f"--source camera:{rest}: expected the number of a camera, as camera:0")
-    return Camera(int(rest))
+def _camera(
+    rest: str,
+    _size: int,
+    _repeat: bool,
+    _background: str,
+    request: CameraRequest = AS_IT_COMES,
+) -> Source:
+    return Camera(int(rest) if rest.isdecimal() else rest, request)
 
 
 def _film(rest: str, _size: int, repeat: bool, background: str) -> Source:
@@ -67,11 +73,18 @@ SOURCES: dict[str, Opener] = {
 _OF_FILES = ("film", "image")
 
 
-def open_source(spec: str, size: int, repeat: bool = False, background: str = BACKGROUND) -> Source:
+def open_source(
+    spec: str,
+    size: int,
+    repeat: bool = False,
+    background: str = BACKGROUND,
+    request: CameraRequest = AS_IT_COMES,
+) -> Source:
     """Open what `--source` names. Raises SourceError, UsageError.
 
     spec: `kind:rest`, a camera number, 'synthetic', or the path of an image or a video, which its
     content tells apart. repeat: make files endless. background: colour behind transparent parts.
+    request: asked of a camera; refused for any other source.
     """
     colour_of(background)  # a wrong one is refused whatever the source
     if not spec.strip():
@@ -81,13 +94,19 @@ def open_source(spec: str, size: int, repeat: bool = False, background: str = BA
     kind, rest = _kind_of(spec)
     if kind not in SOURCES:
         raise unknown_kind("--source", spec, SOURCES)
+    if kind == "camera" and request:
+        return _camera(rest, size, repeat, background, request)
+    request.refuse_for(spec)
     return SOURCES[kind](rest, size, repeat, background)
 
 
 def source_camera(spec: str) -> int | None:
-    """Return the number of the camera that a source names, if it is one."""
-    rest = spec.removeprefix("camera:")
-    return int(rest) if rest.isdecimal() else None
+    """Return the number of the camera that a source names, if it is one.
+
+    Raises UsageError if there is no camera of that name, or more than one.
+    """
+    kind, rest = ("camera", spec) if spec.isdecimal() else split_kind(spec) or ("", "")
+    return camera_number(rest) if kind == "camera" else None
 
 
 def source_path(spec: str) -> Path | None:
