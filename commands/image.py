@@ -8,7 +8,7 @@ from rich.markup import escape
 from ..common.backend.assembly import ModelOptions
 from ..common.backend.spec import BackendSpec, spec_of, specs
 from ..common.errors import UsageError
-from ..common.files import refuse_same_file
+from ..common.files import Written, refuse_overlaps
 from ..common.live.options import SessionOptions
 from ..common.live.parameters import LiveParameters
 from ..common.prompt.syntax import refuse_negative
@@ -58,8 +58,8 @@ def image(
     refuse_negative(more.negative_prompt, model.model)
     to = more.to or free_name(Path("sdxs.png"))
     source = str(more.source) if more.source else ""
-    for read in filter(None, (more.source, more.from_metadata)):
-        refuse_same_file("--out", to, read)
+    given_files = [("--input", more.source), ("--from-metadata", more.from_metadata)]
+    refuse_overlaps([*given_files, *model.reads()], [Written("--out", to)])
     check_out(to, more.force)
     if more.from_metadata:
         if given_too := [name for name in given.texts if name not in WITH_RECORD]:

@@ -80,6 +80,8 @@ def live(
         *(read_prompts(more.prompts) if more.prompts else ()),
     ) or (DEFAULT_PROMPT,)
     _refuse_edges(model, given)
+    files = SessionFiles(more.outs, more.contact_sheet, more.stats)
+    _refuse_overlaps(session.source, files, model, more)
     camera = source_camera(session.source)
     if camera is not None:
         ask_for_camera(camera)  # before minutes of download and preparation
@@ -95,7 +97,6 @@ def live(
     ]
     from ..common.live.opening import open_session
 
-    files = SessionFiles(more.outs, more.contact_sheet, more.stats)
     opened = open_session(session, start, files, size, checkpoint, renderers, prompts)
     err.print(
         escape(
@@ -121,6 +122,17 @@ def _refuse_contradictions(
             "--loop sequential renders every frame in turn, as the paper does; drop --skip and "
             "--realtime"
         )
+
+
+def _refuse_overlaps(
+    source: str, files: SessionFiles, model: ModelOptions, more: LiveOptions
+) -> None:
+    """Raise UsageError if a file would be written that the session reads, or written twice."""
+    from ..common.live.opening import refuse_one_file_twice
+
+    prompts = more.prompts if more.prompts != "gallery" else None
+    listed = Path(prompts).expanduser() if prompts else None
+    refuse_one_file_twice(source, files, [("--prompts", listed), *model.reads()])
 
 
 def _refuse_edges(model: ModelOptions, given: Given) -> None:

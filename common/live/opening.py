@@ -1,16 +1,16 @@
 """Put a session together: source, sinks, window, text encoder and loop."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from ..backend.protocol import Backend
 from ..checkpoint.find import Checkpoint
 from ..errors import SdxsError, UsageError
-from ..files import check_writable
+from ..files import Written, check_writable, refuse_overlaps
 from ..io.sheet import Sheet
 from ..io.sinks.film import VideoFileSink
-from ..io.sinks.registry import is_window, open_sink, sink_path
+from ..io.sinks.registry import is_window, open_sink, written_by
 from ..io.sinks.window import Window
 from ..io.sources.protocol import Source, TimedSource
 from ..io.sources.registry import open_source, source_path
@@ -41,7 +41,7 @@ def open_session(
     `values`; the session begins with its first. Raises SourceError, SinkError, UsageError,
     ConfigError.
     """
-    _refuse_one_file_twice(options.source, files)
+    refuse_one_file_twice(options.source, files)
     texts = tuple(prompts) or (values.written_prompt,)
     for text in texts:
         parse_prompt(text)  # the last of them may be met in an hour
@@ -137,26 +137,20 @@ def _decide(options: SessionOptions, source: Source, prompts: int) -> SessionOpt
     return replace(options, realtime=realtime, hold=hold, frames=frames)
 
 
-def _refuse_one_file_twice(source: str, files: SessionFiles) -> None:
-    """Raise UsageError if two outputs, or an output and the source, are the same file."""
+def refuse_one_file_twice(
+    source: str, files: SessionFiles, reads: Iterable[tuple[str, Path | None]] = ()
+) -> None:
+    """Raise UsageError if an output is also another one, the source, or a file of `reads`.
+
+    reads: pairs of option and file, see `refuse_overlaps`.
+    """
     if sum(is_window(out) for out in files.outs) > 1:
         raise UsageError("--out window: is named twice; there is one window")
-    named: list[tuple[str, str, Path | None]] = [
-        ("--out", out, sink_path(out)) for out in files.outs
-    ]
-    named += [
-        ("--contact-sheet", str(files.contact_sheet), files.contact_sheet),
-        ("--stats", str(files.stats), files.stats),
-    ]
-    read = source_path(source)
-    seen = {read.resolve(): "--source"} if read else {}
-    for name, written, path in named:
-        if path is None:
-            continue
-        place = path.expanduser().resolve()
-        if place in seen:
-            raise UsageError(
-                f"{name} {written}: is also {seen[place]}, and one would overwrite the other; name "
-                "another file"
-            )
-        seen[place] = name
+    named = (("--contact-sheet", files.contact_sheet), ("--stats", files.stats))
+    refuse_overlaps(
+        [("--source", source_path(source)), *reads],
+        [
+            *map(written_by, files.outs),
+            *(Written(option, path.expanduser()) for option, path in named if path),
+        ],
+    )

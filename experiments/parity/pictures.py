@@ -72,7 +72,7 @@ class PicturesOptions(Options):
     size: int = setting(64, "side of a picture", minimum=64, unit="pixels")
     json: Path | None = result_file()
     against: Path | None = option(
-        None, "compare with the hashes in this file of an earlier run", metavar="FILE"
+        None, "compare with the hashes in this file of an earlier run", metavar="FILE", use="read"
     )
 
 

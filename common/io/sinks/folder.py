@@ -8,6 +8,8 @@ from ...errors import SinkError
 from ...files import check_writable
 from .image import save_image
 
+NAMES = "frame-*.png"
+
 
 class FolderSink:
     """A folder of numbered PNGs, frame-000001.png onwards."""
@@ -20,7 +22,7 @@ class FolderSink:
                 f"{path}: is a file, and without a suffix a folder is meant; name another one, or "
                 "add .mp4 or .png"
             )
-        if path.exists() and any(path.glob("frame-*.png")):
+        if path.exists() and any(path.glob(NAMES)):
             raise SinkError(
                 f"{path}: already holds frames of another session; name a new folder or empty this "
                 "one"

@@ -7,10 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ...errors import UsageError
+from ...files import Written
 from ..kinds import nothing_after, path_after, split_kind, unknown_kind
 from ..sources.image import IMAGE_SUFFIXES
 from .film import VIDEO_CODECS, VideoFileSink
-from .folder import FolderSink
+from .folder import NAMES, FolderSink
 from .image import ImageSink
 from .protocol import Sink
 from .window import Window
@@ -64,6 +65,16 @@ def sink_path(spec: str) -> Path | None:
     """The file or folder that a sink writes, if it does."""
     kind, rest = split_kind(spec) or ("folder", spec)
     return Path(rest).expanduser() if kind in _OF_FILES else None
+
+
+def written_by(spec: str) -> Written | None:
+    """What a sink writes, if it writes files; for `refuse_overlaps`."""
+    path = sink_path(spec)
+    if path is None:
+        return None
+    named = split_kind(spec)
+    folder = named[0] == "folder" if named else path.is_dir() or not path.suffix
+    return Written("--out", path, NAMES if folder else "")
 
 
 def _suffixed(kind: str, rest: str, suffixes: tuple[str, ...]) -> Path:
