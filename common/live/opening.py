@@ -7,18 +7,23 @@ from pathlib import Path
 from ..backend.protocol import Backend
 from ..checkpoint.find import Checkpoint
 from ..errors import SdxsError, UsageError
-from ..files import Written, check_writable, refuse_overlaps
+from ..files import Written, check_writable, refuse_overlaps, without_folders
+from ..io.kinds import split_kind
 from ..io.sheet import Sheet
 from ..io.sinks.film import VideoFileSink
+from ..io.sinks.protocol import StampedSink
 from ..io.sinks.registry import is_window, open_sink, written_by
 from ..io.sinks.window import Window
+from ..io.sources.image import ImageFile
 from ..io.sources.protocol import Source, TimedSource
-from ..io.sources.registry import open_source, source_path
+from ..io.sources.registry import open_source, source_camera, source_path
+from ..picture.record import Recipe
 from ..prompt.syntax import GALLERY, parse_prompt
 from ..prompt.text_encoder import TextEncoder
 from .options import LoopOptions, SessionFiles, SessionOptions
 from .parameters import OF_CONTROL, LiveParameters, with_prompt
 from .prompt_list import PromptList
+from .record import SessionRecord, SourceFacts
 from .session import NO_EDGES, Session, SessionParts, frame_params
 from .threads.loop import Loop, Prompt
 from .viewer import Look, View, Viewer
@@ -34,11 +39,13 @@ def open_session(
     checkpoint: Checkpoint,
     backends: Sequence[Backend],
     prompts: Sequence[str] = (),
+    recipe: Recipe | None = None,
 ) -> Session:
     """Open the source, every sink and the text encoder; write nothing and load no backend yet.
 
     size: side of the frames. prompts: the list to go through, by default the one prompt of
-    `values`; the session begins with its first. Raises SourceError, SinkError, UsageError,
+    `values`; the session begins with its first. recipe: what the records of PNGs say of model and
+    backend; without one, PNGs carry none. Raises SourceError, SinkError, UsageError,
     ConfigError.
     """
     refuse_one_file_twice(options.source, files)
@@ -81,6 +88,12 @@ def open_session(
         encoder.encode,
     )
     loop.pause(values.pause)
+    record = None
+    if recipe:
+        facts = _facts_of(options.source, source)
+        record = SessionRecord(recipe, facts, lambda: loop.stats.backends)
+        if window or any(isinstance(sink, StampedSink) for sink in sinks):
+            record.prepare()
     beside = options.side_by_side or len(backends) > 1
     look = Look(View.SIDE_BY_SIDE if beside else View.OUTPUT, options.overlay)
     # In a window the keys lead through the user's prompts and on through the gallery.
@@ -88,7 +101,7 @@ def open_session(
     parts = SessionParts(
         source,
         loop,
-        Viewer(size, look, loop.stats, sinks, window, values, by_source),
+        Viewer(size, look, loop.stats, sinks, window, values, by_source, record),
         PromptList(reachable),
         files,
         encoder.encode,
@@ -99,6 +112,18 @@ def open_session(
         follows=bool(options.hold),
     )
     return Session(parts, values)
+
+
+def _facts_of(spec: str, source: Source) -> SourceFacts:
+    """Name an opened source as records do: without folders."""
+    path, named = source_path(spec), split_kind(spec)
+    if named:
+        kind = named[0]
+    elif path:
+        kind = "image" if isinstance(source, ImageFile) else "film"
+    else:
+        kind = "camera" if source_camera(spec) is not None else spec
+    return SourceFacts(kind, str(without_folders(source.name)), path)
 
 
 def _loop_options(
