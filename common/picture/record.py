@@ -11,7 +11,6 @@ import platform
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -111,10 +110,12 @@ class Recipe:
         the file that it was painted over, or ''. more: `source` and `live`, see `live.record`.
         """
         checkpoint, request = self.checkpoint, _shareable(request, self.checkpoint)
-        hashes = self.hashes | {"pixels": hashlib.sha256(picture.tobytes()).hexdigest()}
+        hashes = self.hashes | {
+            "pixels": hashlib.sha256(np.ascontiguousarray(picture).data).hexdigest()
+        }
         return {
             "schema": SCHEMA,
-            "sdxs": metadata.version("sdxs"),
+            "sdxs": self.versions["sdxs"],
             "prompt": request.prompt,
             "seed": request.seed,
             "model": request.model,
