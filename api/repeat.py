@@ -65,10 +65,10 @@ def _reason(record: Mapping[str, object], still: Still) -> str:
     kind, name = str(source["kind"]), str(source["name"])
     if kind not in REPEATED:
         return f"it is a frame of {name}, which nothing gives again"
-    if live["view"] != "output":
-        return f"it shows more than the picture (view {live['view']!r})"
     if live.get("beside"):
         return "it shows the pictures of two backends"
+    if live["view"] != "output":
+        return f"it shows more than the picture (view {live['view']!r})"
     if float(live["feedback"]) > 0:
         return f"feedback {live['feedback']:g} let the frames before it in"
     if float(live["ema"]) > 0:

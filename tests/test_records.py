@@ -401,7 +401,7 @@ def test_two_backends_and_edges_of_a_film_are_told(
         name="held",
     )
     for path, reason in (
-        (both, "view 'side by side'"),
+        (both, "it shows the pictures of two backends"),
         (held / "frame-000003.png", "its edges depend on the frames before it"),
     ):
         done = command("image", "--from-metadata", path, "--input", CLIP, "--out", "again.png")

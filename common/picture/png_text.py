@@ -31,7 +31,9 @@ def with_text(png: bytes, keyword: str, text: str, plain: bool = False) -> bytes
 
 
 def without_text(png: bytes) -> bytes:
-    """Return a sound PNG without its texts: what the picture alone would be written as."""
+    """Return a sound PNG as it would be without its texts; other files as they are."""
+    if not png.startswith(SIGNATURE):
+        return png
     kept, place = [SIGNATURE], len(SIGNATURE)
     while place < len(png):
         length, kind = struct.unpack(">I4s", png[place : place + 8])
