@@ -29,6 +29,7 @@ from .threads.loop import Loop, Prompt
 from .viewer import Look, View, Viewer
 
 DEFAULT_HOLD = 48
+SYNTHETIC = "synthetic"
 
 
 def open_session(
@@ -115,15 +116,18 @@ def open_session(
 
 
 def _facts_of(spec: str, source: Source) -> SourceFacts:
-    """Name an opened source as records do: without folders."""
+    """Name an opened source as records do: without folders, and a stream without its address."""
     path, named = source_path(spec), split_kind(spec)
     if named:
         kind = named[0]
-    elif path:
-        kind = "image" if isinstance(source, ImageFile) else "film"
+    elif spec == SYNTHETIC or source_camera(spec) is not None:
+        kind = SYNTHETIC if spec == SYNTHETIC else "camera"
     else:
-        kind = "camera" if source_camera(spec) is not None else spec
-    return SourceFacts(kind, str(without_folders(source.name)), path)
+        kind = "image" if isinstance(source, ImageFile) else "film"
+    if path is None or not path.is_file():  # a pipe can be read only once, and not for its hash
+        kind, path = "stream" if kind in ("film", "image") else kind, None
+    name = str(without_folders(source.name))
+    return SourceFacts(kind, kind if "://" in name else name, path)
 
 
 def _loop_options(
