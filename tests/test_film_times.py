@@ -9,22 +9,22 @@ import pytest
 
 from command import Command
 from sdxs.common.errors import SdxsWarning
+from sdxs.common.io.films.plan import FilmFacts
 from sdxs.common.io.sources import film
 from sdxs.common.io.sources.film import VideoFile, is_regular, usual_fps
 from sdxs.common.io.sources.registry import open_source
-from sdxs.common.picture.opencv import cv2
 
 VARIABLE = [40 * i if i < 10 else 400 + 200 * (i - 10) for i in range(20)]  # ms; the event at 400
 BROWSER = [round(33.4 * i) for i in range(60)]
 
 
 class Film:
-    """cv2.VideoCapture of frames with time stamps, in a container that says `fps` and `count`.
+    """FilmReader of frames with time stamps, in a container that says `fps` and `count`.
 
     The pictures turn from dark to bright at 400 ms.
     """
 
-    real = cv2.VideoCapture
+    real = film.FilmReader
 
     def __init__(self, stamps_ms: Sequence[float], fps: float, count: float) -> None:
         self.stamps_ms, self.fps, self.count = stamps_ms, fps, count
@@ -32,35 +32,42 @@ class Film:
     def install(self, patch: pytest.MonkeyPatch, path: Path) -> None:
         path.write_bytes(b"a film")
         patch.setattr(
-            film.cv2,
-            "VideoCapture",
-            lambda name: Reader(self) if str(name) == str(path) else Film.real(name),
+            film,
+            "FilmReader",
+            lambda asked: Reader(self) if asked.place == str(path) else Film.real(asked),
         )
 
 
 class Reader:
+    errors = 0
+
     def __init__(self, film: Film) -> None:
         self.film, self.at = film, -1
+        shown = [ms / 1000 for ms in film.stamps_ms[:48]]
+        self.facts = FilmFacts(
+            height=64,
+            width=64,
+            rate=film.fps,
+            count=max(0, int(film.count)),
+            duration_s=0.0,
+            intervals_s=tuple(after - before for before, after in itertools.pairwise(shown)),
+            sound="",
+            live=False,
+            again=True,
+            notes=(),
+        )
 
-    def isOpened(self) -> bool:
-        return True
-
-    def grab(self) -> bool:
+    def read(self) -> tuple[np.ndarray, float] | None:
         self.at += 1
-        return self.at < len(self.film.stamps_ms)
+        if self.at >= len(self.film.stamps_ms):
+            return None
+        stamp_ms = self.film.stamps_ms[self.at]
+        return np.full((64, 64, 3), 220 if stamp_ms >= 400 else 30, np.uint8), stamp_ms / 1000
 
-    def read(self) -> tuple[bool, np.ndarray | None]:
-        if not self.grab():
-            return False, None
-        level = 220 if self.film.stamps_ms[self.at] >= 400 else 30
-        return True, np.full((64, 64, 3), level, np.uint8)
+    def rewind(self) -> None:
+        self.at = -1
 
-    def get(self, prop: int) -> float:
-        if prop == cv2.CAP_PROP_POS_MSEC:
-            return float(self.film.stamps_ms[min(max(self.at, 0), len(self.film.stamps_ms) - 1)])
-        return self.film.fps if prop == cv2.CAP_PROP_FPS else self.film.count
-
-    def release(self) -> None:
+    def close(self) -> None:
         pass
 
 
@@ -137,10 +144,10 @@ def test_events_and_duration_hold_within_half_a_frame(
         *("--source", path, "--out", out),
     )
     assert done.code == 0, done.err
-    written = Film.real(str(out))
-    rate, levels = written.get(cv2.CAP_PROP_FPS), []
-    while (read := written.read())[0]:
-        levels.append(int(read[1].mean()))
+    written, levels = VideoFile(out), []
+    rate = written.fps
+    while (read := written.read()) is not None:
+        levels.append(int(read.mean()))
     half = 0.5 / rate + 0.001
     event_s = next(stamp for stamp in stamps if stamp >= 400) / 1000
     assert abs(next(i for i, level in enumerate(levels) if level > 120) / rate - event_s) <= half

@@ -740,7 +740,7 @@ def use(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
 def read_all(path: Path) -> list[np.ndarray]:
     video, frames = VideoFile(path), []
     while (frame := video.read()) is not None:
-        frames.append(frame)
+        frames.append(frame.copy())  # the next one takes its place
     video.close()
     return frames
 

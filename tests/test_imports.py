@@ -20,6 +20,13 @@ FOREIGN = {  # third-party module -> the places that may import it
     "mlx": ("mlx_sdxs/", "mac_check/", "experiments/"),
     "coremltools": ("coreml_backend/", "experiments/"),
     "huggingface_hub": ("common/checkpoint/hub.py",),
+    # in a process without cv2: each has its own libavdevice
+    "av": (
+        "common/io/films/decode.py",
+        "common/io/films/encode.py",
+        "common/io/films/finish.py",
+        "common/testing/films.py",
+    ),
     "cv2": ("common/picture/opencv.py",),
     "tokenizers": ("common/prompt/tokenizer.py",),
     "torch": ("experiments/",),

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from sdxs.common.errors import SinkError, UsageError
+from sdxs.common.io.films.formats import CONTAINERS
 from sdxs.common.io.sinks import film, image, window
 from sdxs.common.io.sinks.registry import open_sink
 from sdxs.common.io.sources.film import VideoFile
@@ -18,7 +19,7 @@ def pictures(count: int) -> list[np.ndarray]:
     return [np.ascontiguousarray(card.read()[..., ::-1]) for _ in range(count)]
 
 
-@pytest.mark.parametrize("suffix", film.VIDEO_CODECS)
+@pytest.mark.parametrize("suffix", CONTAINERS)
 def test_video_is_whole_after_close_and_absent_before(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"out{suffix}"
     sink = open_sink(path, 25)

@@ -81,7 +81,7 @@ def test_counter_survives_a_video(tmp_path: Path) -> None:
         ("text.mp4", b"this is not a video", "not a video"),
         ("empty.mp4", b"", "is empty"),
         ("text.png", b"this is not an image", "neither a video nor an image|and no image"),
-        ("cut.mp4", CLIP.read_bytes()[:20_000], "not a video"),
+        ("cut.mp4", CLIP.read_bytes()[:20_000], "cut off before its index"),
     ],
 )
 def test_files_that_are_not_what_they_say(

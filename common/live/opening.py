@@ -12,10 +12,10 @@ from ..io.kinds import split_kind
 from ..io.sheet import Sheet
 from ..io.sinks.film import VideoFileSink
 from ..io.sinks.protocol import StampedSink
-from ..io.sinks.registry import is_window, open_sink, written_by
+from ..io.sinks.registry import is_window, open_sink, warn_of_silence, written_by
 from ..io.sinks.window import Window
 from ..io.sources.image import ImageFile
-from ..io.sources.protocol import Source, TimedSource
+from ..io.sources.protocol import SoundingSource, Source, TimedSource
 from ..io.sources.registry import open_source, source_camera, source_path
 from ..picture.record import Recipe
 from ..prompt.syntax import GALLERY, parse_prompt
@@ -64,9 +64,11 @@ def open_session(
         named = [out for out in files.outs if not is_window(out)]
         sinks = [open_sink(out, source.fps, realtime) for out in named]
         by_source = not realtime and isinstance(source, TimedSource)
-        for sink in sinks if by_source else ():
-            if isinstance(sink, VideoFileSink):
-                sink.place_by_time()
+        for sink in sinks:
+            if by_source and isinstance(sink, VideoFileSink):
+                sink.place_by_time(source.heard if isinstance(source, SoundingSource) else None)
+        if isinstance(source, SoundingSource) and source.sound:
+            warn_of_silence(source.name, source.sound, named, by_source)
         sheet_hold = options.hold or options.frames or source.length or DEFAULT_HOLD
         sheet = Sheet(files.contact_sheet, sheet_hold) if files.contact_sheet else None
         if files.stats:

@@ -18,7 +18,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing import connection, resource_tracker
+from multiprocessing import connection, reduction, resource_tracker
 from types import MappingProxyType
 from typing import TypeVar
 
@@ -29,6 +29,7 @@ CLOSE_TIMEOUT_S = 2.0
 LOOK_S = 0.25  # interval between checks of a child that has not answered
 PARENTS_SIGNALS = {signal.SIGINT, signal.SIGTERM}
 START_AGAIN = "start the session again"
+BACKENDS = "the backend's process"
 REMEDIES: Mapping[int, str] = MappingProxyType(
     {
         signal.SIGKILL: "unless someone killed it, memory ran out: end other programs or take a "
@@ -74,16 +75,16 @@ class Failure:
     trace: str
 
     @classmethod
-    def of(cls, error: BaseException) -> "Failure":
+    def of(cls, error: BaseException, process: str = BACKENDS) -> "Failure":
         trace = "".join(traceback.format_exception(error))
         for kind in type(error).__mro__:
             if kind.__module__ == errors.__name__ and issubclass(kind, Exception):
                 return cls(kind, str(error), trace)
-        return cls(BackendError, f"{type(error).__name__} in the backend's process: {error}", trace)
+        return cls(BackendError, f"{type(error).__name__} in {process}: {error}", trace)
 
-    def raise_here(self) -> None:
+    def raise_here(self, process: str = BACKENDS) -> None:
         error = self.kind(self.message)
-        error.add_note(f"in the backend's process:\n{self.trace}")
+        error.add_note(f"in {process}:\n{self.trace}")
         raise error
 
 
@@ -98,15 +99,17 @@ class Child:
         watch: Callable[[], None] | None = None,
         remedies: Mapping[int, str] | None = None,
         report: Callable[[str, float], None] = lambda step, done: None,
+        process: str = BACKENDS,
     ) -> None:
         """Start `serve(pipe, *arguments)` in a child process. Raises BackendError.
 
         serve: a module-level function that calls `settle_in` first. arguments: picklable values.
         watch: called four times a second during a wait; its exception ends the wait. remedies: what
         to do about a child that died, by signal; see `BackendOptions.remedies`. report: receives
-        every `Reported`.
+        every `Reported`. process: what messages call the child.
         """
         self.death = ""
+        self._called = process
         self._name = name
         self._watch = watch
         self._remedies = {**REMEDIES, **(remedies or {})}
@@ -158,6 +161,14 @@ class Child:
             raise
         return self.receive(expected, timeout_s)
 
+    def answered(self) -> bool:
+        """Tell whether an answer can be received at once."""
+        return self._pipe.poll()
+
+    def send_descriptor(self, descriptor: int) -> None:
+        """Send an open file, which the child receives with `reduction.recv_handle`."""
+        reduction.send_handle(self._pipe, descriptor, self.pid)
+
     def receive(self, expected: type[T], timeout_s: float = float("inf")) -> T:
         """Return the answer to the last request. Raises as `ask` does."""
         warned = []
@@ -175,12 +186,11 @@ class Child:
         for warning in warned:
             warning.warn_here()
         if isinstance(answer, Failure):
-            answer.raise_here()
+            answer.raise_here(self._called)
         if not isinstance(answer, expected):
             found = type(answer).__name__
             raise BackendError(
-                f"{self._name}: the backend's process answered {found}, expected "
-                f"{expected.__name__}"
+                f"{self._name}: {self._called} answered {found}, expected {expected.__name__}"
             )
         return answer
 
@@ -214,7 +224,7 @@ class Child:
                 if time.monotonic() > deadline:
                     remedy = self._remedies.get(signal.SIGABRT, START_AGAIN)
                     raise BackendError(
-                        f"{self._name}: the backend's process did not answer in time; {remedy}"
+                        f"{self._name}: {self._called} did not answer in time; {remedy}"
                     )
             answer: object = self._pipe.recv()
         except (EOFError, OSError):
@@ -238,7 +248,7 @@ class Child:
             names = {known.value: known.name for known in signal.Signals}
             how = f"was killed by signal {-code} ({names.get(-code, 'no name')})"
             remedy = self._remedies.get(-code, START_AGAIN)
-        self.death = f"{self._name}: the backend's process {how}; {remedy}"
+        self.death = f"{self._name}: {self._called} {how}; {remedy}"
         return BackendError(self.death)
 
 

@@ -87,6 +87,10 @@ class SharedFrames:
         # Pickled for a spawned process, which inherits the descriptor under the same number.
         return SharedFrames, (self._planes, reduction.DupFd(self._descriptor).detach())
 
+    @property
+    def descriptor(self) -> int:
+        return self._descriptor
+
     def close_descriptor(self) -> None:
         """Close the descriptor; the mapping lives as long as the arrays."""
         os.close(self._descriptor)

@@ -1,83 +1,113 @@
-"""A video file, written under a temporary name and renamed when it is whole."""
+"""A film, encoded in a process of its own and renamed when it is whole."""
 
 import shutil
-import sys
+import warnings
+from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from ...backend import copies
-from ...errors import SinkError
+from ...errors import SdxsWarning, SinkError, UsageError
 from ...files import check_writable
-from ...picture.opencv import cv2
+from ..films.formats import CONTAINERS
+from ..films.plan import FilmPlan, Sound
+from ..films.writer import FilmWriter
 
 DISK_CHECK_FRAMES = 30
 LEAST_FREE_BYTES = 50_000_000
-VIDEO_CODECS = {".mp4": "mp4v", ".mov": "mp4v", ".avi": "MJPG", ".mkv": "mp4v"}
+MOST_WAITING = 64  # pictures, while the encoder starts or falls behind
 
 
 class VideoFileSink:
-    """A video file, playable however it was closed.
+    """A film, playable however it was closed.
 
-    Only a kill that cannot be caught leaves the temporary file.
+    Only a kill that cannot be caught leaves the temporary file, which plays as well.
 
-    realtime: repeat or leave out pictures so that the video lasts as long as the session did;
-    otherwise every picture becomes one frame.
+    realtime: repeat or leave out pictures so that the video lasts as long as the session did; a
+    slow encoder gets fewer pictures. Otherwise every picture becomes one frame.
     """
 
-    def __init__(self, path: Path, fps: float, realtime: bool = False) -> None:
-        """Raise SinkError unless the folder is writable; the first picture makes the file."""
+    def __init__(self, path: Path, fps: float, realtime: bool = False, codec: str = "") -> None:
+        """Raise SinkError unless the folder is writable; the first picture makes the file.
+
+        codec: one of the container's, or '' for its usual one. Raises UsageError for another.
+        """
         self._path = path
         self._partial = path.with_name(f".{path.stem}.partial{path.suffix}")
         self._fps = fps
+        self._codec = codec
         self._realtime = realtime
-        self._early = 0.0  # share of an interval that a picture may come before its time
-        self._writer: cv2.VideoWriter | None = None
+        self._own_times = False
+        self._sound: Callable[[], Sound | None] = _silence
         self._began_ns = 0
         self._written = 0
-        self._next_check = DISK_CHECK_FRAMES
+        self._began = self._opened = False
+        self._waiting: deque[tuple[np.ndarray, int]] = deque()
+        self._since_look = self._looked_ns = 0
+        known = CONTAINERS[path.suffix.lower()].video
+        if codec and codec not in known:
+            raise UsageError(
+                f"--video-codec {codec}: {path.name} takes {' or '.join(known)}; name another "
+                "container: .mov takes all"
+            )
         check_writable(path, path.absolute().parent)
+        self._writer: FilmWriter | None = FilmWriter(path.name)
 
-    def place_by_time(self) -> None:
-        """Let `write` place pictures by a source's own time: each within half a frame of it."""
-        self._realtime, self._early = True, 0.5
+    def place_by_time(self, sound: Callable[[], Sound | None] | None) -> None:
+        """Let `write` place pictures by a source's own time.
+
+        A container that keeps no times of frames gets pictures repeated or left out: each is within
+        half a frame of its time. sound: called at the end, for what goes beside the pictures; what
+        the container does not take is left out.
+        """
+        self._own_times, self._sound = True, sound or _silence
 
     def write(self, picture: np.ndarray, shown_ns: int) -> None:
-        if self._writer is None:
-            self._check_space()
-            self._writer = self._open(picture.shape[1], picture.shape[0])
-            self._began_ns = shown_ns
-        due = 1
-        if self._realtime:
-            passed = (shown_ns - self._began_ns) / 1e9 * self._fps
-            due = int(passed + self._early) + 1 - self._written
-        if self._written >= self._next_check:
-            self._check_space()
-            self._next_check = self._written + DISK_CHECK_FRAMES
-        if due <= 0:
+        writer = self._writer
+        if writer is None:
             return
-        bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
-        copies.count("video", bgr.nbytes)
+        self._look_at_disk(shown_ns)
+        if not self._began:
+            self._began, self._began_ns = True, shown_ns
+        waiting = self._waiting
+        if not self._realtime:
+            self._place(writer, picture, shown_ns)
+            return
+        # Whoever watches is not kept waiting for an encoder.
+        while waiting and writer.ready():
+            self._place(writer, *waiting.popleft())
+        if not waiting and writer.ready():
+            self._place(writer, picture, shown_ns)
+        elif len(waiting) < MOST_WAITING:  # otherwise the next picture fills the gap
+            waiting.append((picture.copy(), shown_ns))
+
+    def _place(self, writer: FilmWriter, picture: np.ndarray, shown_ns: int) -> None:
+        """Encode a picture as often as its time asks for."""
+        if not self._opened:
+            height, width = picture.shape[:2]
+            writer.open(FilmPlan(self._partial, self._codec, self._fps, height, width))
+            self._opened = True
+        passed_s = (shown_ns - self._began_ns) / 1e9
+        if self._own_times and CONTAINERS[self._path.suffix.lower()].own_times:
+            writer.write(picture, passed_s)
+            self._written += 1
+            return
+        due = 1
+        if self._realtime or self._own_times:
+            early = 0.5 if self._own_times else 0.0
+            due = int(passed_s * self._fps + early) + 1 - self._written
         for _ in range(due):
-            self._writer.write(bgr)
+            writer.write(picture, self._written / self._fps)
             self._written += 1
 
-    def _open(self, width: int, height: int) -> cv2.VideoWriter:
-        codec = VIDEO_CODECS[self._path.suffix.lower()]
-        # avc1 plays in every browser; only macOS brings an encoder for it
-        for name in ("avc1", codec) if sys.platform == "darwin" and codec == "mp4v" else (codec,):
-            writer = cv2.VideoWriter(
-                str(self._partial), cv2.VideoWriter.fourcc(*name), self._fps, (width, height)
-            )
-            if writer.isOpened():
-                return writer
-        raise SinkError(
-            f"{self._path}: no encoder for a {width} x {height} {self._path.suffix} video; try "
-            ".avi or a folder of PNGs"
-        )
-
-    def _check_space(self) -> None:
-        # OpenCV's writer reports no errors, so a full disk has to be seen before it is met
+    def _look_at_disk(self, shown_ns: int) -> None:
+        """Raise SinkError if the disk is full: every 30 pictures, in real time every second."""
+        self._since_look += 1
+        late = self._realtime and shown_ns - self._looked_ns >= 1e9
+        if self._began and self._since_look < DISK_CHECK_FRAMES and not late:
+            return
+        self._since_look, self._looked_ns = 0, shown_ns
         free = shutil.disk_usage(self._path.absolute().parent).free
         if free < LEAST_FREE_BYTES:
             raise SinkError(
@@ -86,10 +116,21 @@ class VideoFileSink:
             )
 
     def close(self) -> None:
-        if self._writer is not None:
-            self._writer.release()
-            self._writer = None
-            if self._written:
-                self._partial.replace(self._path)
+        writer, self._writer = self._writer, None
+        if writer is None:
+            return
+        try:
+            while self._waiting:
+                self._place(writer, *self._waiting.popleft())
+            if self._opened:
+                complaint = writer.finish(self._path, self._sound())
+                if complaint:
+                    warnings.warn(complaint, SdxsWarning, stacklevel=2)
             else:  # an empty video must not take the place of an earlier one
                 self._partial.unlink(missing_ok=True)
+        finally:
+            writer.close()
+
+
+def _silence() -> Sound | None:
+    return None

@@ -3,14 +3,16 @@
 A new kind is one file and one line in `SINKS`.
 """
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ...errors import UsageError
+from ...errors import SdxsWarning, UsageError
 from ...files import Written
+from ..films.formats import CONTAINERS
 from ..kinds import nothing_after, path_after, split_kind, unknown_kind
 from ..sources.image import IMAGE_SUFFIXES
-from .film import VIDEO_CODECS, VideoFileSink
+from .film import VideoFileSink
 from .folder import NAMES, FolderSink
 from .image import ImageSink
 from .protocol import Sink
@@ -20,7 +22,7 @@ Opener = Callable[[str, float, bool], Sink]  # what follows the colon, frames a 
 
 
 def _film(rest: str, fps: float, realtime: bool) -> Sink:
-    return VideoFileSink(_suffixed("film", rest, tuple(VIDEO_CODECS)), fps, realtime)
+    return VideoFileSink(_suffixed("film", rest, tuple(CONTAINERS)), fps, realtime)
 
 
 def _image(rest: str, _fps: float, _realtime: bool) -> Sink:
@@ -67,14 +69,25 @@ def sink_path(spec: str) -> Path | None:
     return Path(rest).expanduser() if kind in _OF_FILES else None
 
 
-def written_by(spec: str) -> Written | None:
-    """What a sink writes, if it writes files; for `refuse_overlaps`."""
-    path = sink_path(spec)
-    if path is None:
-        return None
-    named = split_kind(spec)
-    folder = named[0] == "folder" if named else path.is_dir() or not path.suffix
-    return Written("--out", path, NAMES if folder else "")
+def warn_of_silence(source: str, codec: str, outs: Sequence[str], by_source: bool) -> None:
+    """Warn of every output that will not hold the sound of its source, with the remedy."""
+    for out in outs:
+        kind, rest = _kind_of(out)
+        suffix = Path(rest).suffix.lower()
+        if kind == "image" or kind not in _OF_FILES:
+            continue
+        if kind == "folder":
+            reason = "a folder of PNGs holds none; write a film beside it: --out film.mkv"
+        elif codec not in CONTAINERS[suffix].audio:
+            fitting = [name for name, each in CONTAINERS.items() if codec in each.audio]
+            reason = f"{suffix} does not take {codec}" + (
+                f"; write {' or '.join(fitting)}" if fitting else ", and no other container does"
+            )
+        elif not by_source:
+            reason = "a recording in real time has its own clock; add --every-frame"
+        else:
+            continue
+        warnings.warn(f"{out}: the sound of {source} is left out: {reason}", SdxsWarning, 2)
 
 
 def _suffixed(kind: str, rest: str, suffixes: tuple[str, ...]) -> Path:
@@ -90,15 +103,25 @@ def _kind_of(spec: str) -> tuple[str, str]:
         return named
     path = Path(spec).expanduser()
     suffix = path.suffix.lower()
-    if path.name.lower() in (*VIDEO_CODECS, *IMAGE_SUFFIXES) and not path.is_dir():
+    if path.name.lower() in (*CONTAINERS, *IMAGE_SUFFIXES) and not path.is_dir():
         raise UsageError(f"--out {path}: is a suffix without a name; write out{path.name}")
     if path.is_dir() or not suffix:
         return "folder", spec
-    if suffix in VIDEO_CODECS:
+    if suffix in CONTAINERS:
         return "film", spec
     if suffix in IMAGE_SUFFIXES:
         return "image", spec
     raise UsageError(
-        f"--out {path}: unknown kind {suffix!r}; expected a video ({', '.join(VIDEO_CODECS)}), "
+        f"--out {path}: unknown kind {suffix!r}; expected a video ({', '.join(CONTAINERS)}), "
         f"an image ({', '.join(IMAGE_SUFFIXES)}) or a folder"
     )
+
+
+def written_by(spec: str) -> Written | None:
+    """What a sink writes, if it writes files; for `refuse_overlaps`."""
+    path = sink_path(spec)
+    if path is None:
+        return None
+    named = split_kind(spec)
+    folder = named[0] == "folder" if named else path.is_dir() or not path.suffix
+    return Written("--out", path, NAMES if folder else "")

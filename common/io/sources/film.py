@@ -1,95 +1,95 @@
-"""A video file, whose frames carry their own time."""
+"""A video, whose frames carry their own time."""
 
-import itertools
 import math
 import statistics
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from ...backend import copies
 from ...errors import SdxsWarning, SourceError, SourceLost
-from ...picture.opencv import cv2
-from ...picture.still import why_not_a_file
+from ...picture.still import BACKGROUND, colour_of, why_not_a_file
+from ..films.plan import Film, Sound
+from ..films.reader import FilmReader
 
-PROBED_FRAMES = 48
 ROUNDED_S = 0.0012  # that an interval may be off: containers round time stamps to milliseconds
+TAKES = "--source takes a camera number, a video, an image or 'synthetic'"
 SLOWEST_FPS, FASTEST_FPS = 1.0, 240.0
 
 
 class VideoFile:
-    """Every frame of a video file, once or over and over.
+    """Every frame of a video, once or over and over: a file, a stream, a pipe.
 
     fps: of a film with regular time stamps what its container says, otherwise that of its usual
     interval. length: None where the container cannot be believed. stamp_s: the time of the last
     frame that `read` returned, in seconds from the first; it goes on growing where the film begins
-    again.
+    again. sound: its codec, or ''.
     """
 
-    paced = True
+    def __init__(
+        self, place: Path | str, name: str = "", repeat: bool = False, background: str = BACKGROUND
+    ) -> None:
+        """Open the video. Raises SourceError if it cannot be read.
 
-    def __init__(self, path: Path, repeat: bool = False) -> None:
-        """Open the file and read its first frame. Raises SourceError if there is none."""
-        self.name = path.name
-        self._path = path
-        self._repeat = repeat
-        obstacle = why_not_a_file(path)
+        place: a file's path, or what else FFmpeg opens.
+        """
+        obstacle = why_not_a_file(place) if isinstance(place, Path) else ""
         if obstacle:
-            raise SourceError(
-                f"{path}: {obstacle}; --source takes a camera number, a video, an image or "
-                "'synthetic'"
-            )
-        self._capture = cv2.VideoCapture(str(path))
-        if not self._capture.isOpened():
-            raise SourceError(
-                f"{path}: not a video that can be read, and no image ({path.stat().st_size:,} "
-                "bytes); try an .mp4 or a .png"
-            )
-        ok, self._first = self._capture.read()
-        if not ok:
-            self.close()
-            raise SourceError(
-                f"{path}: holds no frames; it was cut off, or is neither a video nor an image"
-            )
-        reported = self._capture.get(cv2.CAP_PROP_FPS)
-        count = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
-        intervals = _intervals_s(path)
-        self._regular = is_regular(reported, intervals)
-        self.fps = float(reported) if self._regular else usual_fps(reported, intervals)
-        self.length = int(count) if self._regular and count > 0 else None
+            raise SourceError(f"{place}: {obstacle}; {TAKES}")
+        self.name = name or Path(place).name
+        self._place = str(place)
+        self._reader = FilmReader(Film(self._place, colour_of(background)))
+        facts = self._reader.facts
+        self._repeat = repeat and facts.again
+        self.paced = not facts.live
+        self.sound = facts.sound
+        self._regular = is_regular(facts.rate, facts.intervals_s, facts.damaged)
+        self.fps = facts.rate if self._regular else usual_fps(facts.rate, facts.intervals_s)
+        known = self._regular and not facts.live
+        self.length = (facts.count or round(facts.duration_s * self.fps) or None) if known else None
         self.stamp_s = 0.0
         self._began_s = 0.0  # of this pass
-        self._zero_s = self._stamp()
-        self._at_first = True
+        self._zero_s: float | None = None
+        self._period_s: float | None = None
         self._lost = 0
+        for note in facts.notes:
+            warnings.warn(f"{self.name}: {note}", SdxsWarning, stacklevel=2)
 
     def read(self) -> np.ndarray | None:
-        if self._at_first:
-            self._at_first = False
-            return self._first
-        ok, picture = self._capture.read()
-        if ok:
-            self._note_time(self._began_s + max(0.0, self._stamp() - self._zero_s))
-            copies.count("source", picture.nbytes)
-            return picture
-        self._warn_of_loss()
-        if not self._repeat:
-            return None
-        self._capture.release()
-        # Seeking to 0 is not exact in every container.
-        self._capture = cv2.VideoCapture(str(self._path))
-        ok, picture = self._capture.read()
-        if not ok:
-            raise SourceLost(f"{self._path}: could be read once and no more; was the file removed?")
-        self._began_s = self.stamp_s = self.stamp_s + 1 / self.fps
+        """Return the next picture, valid until the next call. Raises SourceLost."""
+        found = self._reader.read()
+        if found is None:
+            self._warn_of_loss()
+            if not self._repeat:
+                return None
+            self._reader.rewind()
+            self._period_s = self._period_s or self.stamp_s - self._began_s + 1 / self.fps
+            found = self._reader.read()
+            if found is None:
+                raise SourceLost(
+                    f"{self.name}: could be read once and no more; was the file removed?"
+                )
+            self._began_s = self.stamp_s = self.stamp_s + 1 / self.fps
+            picture = found[0]
+        else:
+            picture, stamp_s = found
+            if self._zero_s is None:
+                self._zero_s = max(0.0, stamp_s)
+            else:
+                self._note_time(self._began_s + max(0.0, stamp_s - self._zero_s))
+        copies.count("source", picture.nbytes)
         return picture
 
     def close(self) -> None:
-        self._capture.release()
+        self._reader.close()
 
-    def _stamp(self) -> float:
-        return float(self._capture.get(cv2.CAP_PROP_POS_MSEC)) / 1e3
+    def heard(self) -> Sound | None:
+        """Return where the sound of what was read is, or None if there is none."""
+        if not self.sound:
+            return None
+        return Sound(self._place, self.sound, self._zero_s or 0.0, self._period_s)
 
     def _note_time(self, stamp_s: float) -> None:
         passed = stamp_s - self.stamp_s
@@ -101,40 +101,36 @@ class VideoFile:
 
     def _warn_of_loss(self) -> None:
         """Warn, at the end of a pass, of frames that could not be decoded or are cut off."""
-        shown_s = self.stamp_s - self._began_s
-        missing = 0 if self.length is None else self.length - round(shown_s * self.fps) - 1
         found = []
-        if self._lost:
-            found.append(f"{self._lost} of its frames are damaged and were left out")
-        if missing > 0:
-            whole_s = (self.length or 0) / self.fps
-            found.append(f"it is cut off at {shown_s + 1 / self.fps:.2f} s of {whole_s:.2f} s")
+        if self._reader.errors:
+            many = f"{self._lost} of its frames are damaged and were left out"
+            found.append(many if self._lost else "it is damaged, and frames may be missing")
+        if self._reader.cut_off:
+            shown_s = self.stamp_s - self._began_s + 1 / self.fps
+            whole = f" of {self.length / self.fps:.2f} s" if self.length else ""
+            found.append(f"it is cut off at {shown_s:.2f} s{whole}")
         if found:
             warnings.warn(f"{self.name}: {', and '.join(found)}", SdxsWarning, stacklevel=2)
         self._lost = 0
 
 
-def is_regular(fps: float, intervals_s: list[float]) -> bool:
-    """Tell whether a rate in frames a second agrees with time stamps."""
+def is_regular(fps: float, intervals_s: Sequence[float], damaged: bool = False) -> bool:
+    """Tell whether a rate in frames a second agrees with time stamps.
+
+    damaged: frames may be missing, so that an interval may be several.
+    """
     if not math.isfinite(fps) or not SLOWEST_FPS <= fps <= FASTEST_FPS:
         return False
-    near = 0.02 + ROUNDED_S * fps  # of whole intervals; a gap of several is a loss
-    return all(each > 0 and abs(each * fps - round(each * fps)) < near for each in intervals_s)
+    near = 0.02 + ROUNDED_S * fps  # of whole intervals
+    frames = [each * fps for each in intervals_s]
+    return all(
+        each > 0 and abs(each - (max(1, round(each)) if damaged else 1)) < near for each in frames
+    )
 
 
-def usual_fps(fps: float, intervals_s: list[float]) -> float:
+def usual_fps(fps: float, intervals_s: Sequence[float]) -> float:
     """Return the rate of the usual interval; without time stamps, a likely `fps`, or 30."""
     positive = [each for each in intervals_s if each > 0]
     if positive:
         return min(FASTEST_FPS, max(SLOWEST_FPS, 1 / statistics.median(positive)))
     return fps if math.isfinite(fps) and SLOWEST_FPS <= fps <= FASTEST_FPS else 30.0
-
-
-def _intervals_s(path: Path) -> list[float]:
-    """Return the times between the first frames, in seconds."""
-    capture = cv2.VideoCapture(str(path))
-    stamps: list[float] = []
-    while len(stamps) < PROBED_FRAMES and capture.grab():
-        stamps.append(float(capture.get(cv2.CAP_PROP_POS_MSEC)) / 1e3)
-    capture.release()
-    return [after - before for before, after in itertools.pairwise(stamps)]

@@ -4,6 +4,8 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from ..films.plan import Sound
+
 
 class Source(Protocol):
     """Anything that yields pictures."""
@@ -38,3 +40,15 @@ class TimedSource(Protocol):
     @property
     def stamp_s(self) -> float:
         """Time of the last picture that `read` returned, in seconds from the first."""
+
+
+@runtime_checkable
+class SoundingSource(Protocol):
+    """A source that has sound beside its pictures, or may have."""
+
+    @property
+    def sound(self) -> str:
+        """Codec of the sound, or ''."""
+
+    def heard(self) -> Sound | None:
+        """Return where the sound of what was read is, or None if there is none."""

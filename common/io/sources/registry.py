@@ -11,7 +11,7 @@ from ...picture.still import BACKGROUND, colour_of, frame_count, why_not_a_file
 from ..kinds import nothing_after, path_after, split_kind, unknown_kind
 from .animation import Animation
 from .camera import Camera
-from .film import VideoFile
+from .film import TAKES, VideoFile
 from .image import ImageFile
 from .protocol import Source
 from .synthetic import Synthetic
@@ -30,7 +30,7 @@ def _film(rest: str, _size: int, repeat: bool, background: str) -> Source:
     path = path_after("--source", "film", rest)
     if not why_not_a_file(path) and frame_count(path) > 1:
         return Animation(path, repeat, background)
-    return VideoFile(path, repeat)
+    return VideoFile(path, path.name, repeat, background)
 
 
 def _image(rest: str, _size: int, repeat: bool, background: str) -> Source:
@@ -93,7 +93,5 @@ def _kind_of(spec: str) -> tuple[str, str]:
     path = Path(spec).expanduser()
     obstacle = why_not_a_file(path)
     if obstacle:
-        raise SourceError(
-            f"{path}: {obstacle}; --source takes a camera number, a video, an image or 'synthetic'"
-        )
+        raise SourceError(f"{path}: {obstacle}; {TAKES}")
     return ("image" if frame_count(path) == 1 else "film"), spec

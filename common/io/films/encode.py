@@ -1,0 +1,136 @@
+"""Encode pictures into a film that plays however it ends; the side of the child.
+
+MP4 and QuickTime are written in fragments, so that a film without an end still plays; `finish`
+makes an ordinary file of it.
+"""
+
+import sys
+import warnings
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import cast
+
+import av
+import av.error
+import av.logging
+import numpy as np
+from av.packet import Packet
+from av.video.codeccontext import VideoCodecContext
+from av.video.stream import VideoStream
+
+from ...errors import SdxsWarning, SinkError
+from .formats import CONTAINERS, SOFTWARE, VIDEOTOOLBOX, Encoding
+from .plan import FilmPlan
+
+TICKS = 90_000  # a second; the clock of MPEG
+BT709, NARROW, FULL = 1, 1, 2  # of ITU-T H.273, and FFmpeg's color_range
+BT601 = 5
+FRAGMENTS = {"movflags": "frag_keyframe+empty_moov+default_base_moof"}
+MOST_FPS = 1000
+
+
+class Encoder:
+    """Encode RGB pictures. VideoToolbox encodes on a Mac, x264, x265 and FFmpeg elsewhere."""
+
+    def __init__(self, plan: FilmPlan) -> None:
+        """Open the file and its encoder. Raises SinkError, OSError."""
+        av.logging.set_level(av.logging.PANIC)
+        self._plan = plan
+        container = CONTAINERS[plan.suffix]
+        codec = plan.codec or container.video[0]
+        self._step = round(TICKS / plan.fps)
+        self._last = -1  # ticks
+        self._file = av.open(
+            str(plan.path),
+            "w",
+            format=container.muxer,
+            options=FRAGMENTS if container.muxer in ("mp4", "mov") else {},
+        )
+        self._encoding, self._stream = self._first_that_opens(_encodings(codec))
+        self._constant = not container.own_times
+
+    def write(self, picture: np.ndarray, at_s: float) -> None:
+        """Encode uint8 (H, W, 3) RGB, shown from `at_s` on. Raises OSError, FFmpegError."""
+        encoding = self._encoding
+        full = encoding.pix_fmt.startswith("yuvj")
+        frame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(
+            format=encoding.pix_fmt,
+            dst_colorspace=BT601 if full else BT709,
+            dst_color_range=FULL if full else NARROW,
+        )
+        at = round(at_s * TICKS)
+        self._last = max(at, self._last + 1)  # times go up
+        if self._constant:
+            frame.pts, frame.time_base = round(self._last / self._step), 1 / self._rate
+        else:
+            frame.pts, frame.time_base = self._last, Fraction(1, TICKS)
+            frame.duration = self._step
+        self._mux(self._stream.encode(frame))
+
+    def close(self) -> None:
+        """Write what the encoder still holds, and the end of the file."""
+        try:
+            self._mux(self._stream.encode(None))
+        finally:
+            self._file.close()
+
+    @property
+    def _rate(self) -> Fraction:
+        return Fraction(self._plan.fps).limit_denominator(1001)
+
+    def _mux(self, packets: "Sequence[Packet[VideoStream]]") -> None:
+        for packet in packets:
+            if not packet.duration and not self._constant:
+                packet.duration = self._step
+            self._file.mux(packet)
+
+    def _first_that_opens(self, encodings: Sequence[Encoding]) -> tuple[Encoding, VideoStream]:
+        refusals = []
+        for encoding in encodings:
+            try:
+                stream = self._opened(encoding)
+            except (av.error.FFmpegError, ValueError) as error:
+                refusals.append(f"{encoding.encoder}: {error}")
+                continue
+            if refusals:
+                warnings.warn(
+                    f"{self._plan.path.name}: {encoding.encoder} encodes, because "
+                    f"{'; '.join(refusals)}",
+                    SdxsWarning,
+                    stacklevel=2,
+                )
+            return encoding, stream
+        raise SinkError(
+            f"no encoder for a {self._plan.width} x {self._plan.height} {self._plan.suffix} film "
+            f"({'; '.join(refusals)}); try another --video-codec or a folder of PNGs"
+        )
+
+    def _opened(self, encoding: Encoding) -> VideoStream:
+        plan = self._plan
+        context = cast(VideoCodecContext, av.CodecContext.create(encoding.encoder, "w"))
+        _configure(context, plan, encoding)  # a first try outside the file, which keeps a failure
+        context.open()
+        stream = cast(VideoStream, self._file.add_stream(encoding.encoder, rate=self._rate))
+        _configure(stream.codec_context, plan, encoding)
+        if encoding.tag and CONTAINERS[plan.suffix].muxer in ("mp4", "mov"):
+            stream.codec_context.codec_tag = encoding.tag
+        if CONTAINERS[plan.suffix].own_times:
+            stream.codec_context.time_base = stream.time_base = Fraction(1, TICKS)
+        return stream
+
+
+def _configure(context: VideoCodecContext, plan: FilmPlan, encoding: Encoding) -> None:
+    rate = Fraction(plan.fps).limit_denominator(1001)
+    context.width, context.height, context.pix_fmt = plan.width, plan.height, encoding.pix_fmt
+    context.framerate, context.time_base = rate, 1 / rate
+    context.gop_size = max(1, min(MOST_FPS, round(plan.fps)))  # a fragment a second
+    context.options = dict(encoding.options)
+    full = encoding.pix_fmt.startswith("yuvj")
+    context.colorspace = BT601 if full else BT709
+    context.color_primaries = context.color_trc = BT709
+    context.color_range = FULL if full else NARROW
+
+
+def _encodings(codec: str) -> list[Encoding]:
+    mac = sys.platform == "darwin" and codec in VIDEOTOOLBOX
+    return [*([VIDEOTOOLBOX[codec]] if mac else []), SOFTWARE[codec]]

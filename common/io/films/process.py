@@ -1,0 +1,69 @@
+"""What both kinds of film processes share: requests over a pipe, pictures in shared memory."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import TypeVar
+
+from ...backend.process.child import Child, Failure
+from ...backend.process.shared_frames import Plane, Planes, SharedFrames
+from ...errors import BackendError, SdxsError, SinkError, SourceError
+
+ITS_PROCESS = "its process"
+T = TypeVar("T")
+
+
+class Order(Enum):
+    """A request without arguments."""
+
+    REWIND = auto()
+    CLOSE = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """An error with a message for the user, and no trace."""
+
+    kind: type[SdxsError]
+    message: str
+
+
+def child_of(name: str, serve: Callable[..., None], *arguments: object) -> Child:
+    return Child(name, serve, *arguments, process=ITS_PROCESS)
+
+
+def received(child: Child, lost: type[SdxsError], expected: type[T]) -> T:
+    """Return an answer. Raises `lost` if the child died, and what the child refuses."""
+    try:
+        answer = child.receive(object)
+    except BackendError as error:
+        raise lost(str(error)) from None
+    if isinstance(answer, Refused):
+        raise answer.kind(answer.message)
+    assert isinstance(answer, expected), answer
+    return answer
+
+
+def shared(child: Child, shape: tuple[int, ...], made: bool) -> SharedFrames:
+    """Share memory for pictures with a child that waits for it."""
+    try:
+        memory = SharedFrames.create(planes(shape, made))
+    except OSError as error:
+        kind = SourceError if made else SinkError
+        raise kind(
+            f"no memory for pictures of {shape[1]} x {shape[0]} ({error.strerror})"
+        ) from None
+    child.send_descriptor(memory.descriptor)
+    memory.close_descriptor()
+    return memory
+
+
+def planes(shape: tuple[int, ...], made: bool) -> Planes:
+    empty, pictures = Plane((0,)), Plane(shape)
+    return (empty, pictures, empty) if made else (pictures, empty, empty)
+
+
+def refusal(error: BaseException) -> Refused | Failure:
+    if isinstance(error, SdxsError):
+        return Refused(type(error), str(error))
+    return Failure.of(error, ITS_PROCESS)

@@ -1,0 +1,196 @@
+"""Write a film in a process of its own."""
+
+import weakref
+from collections import deque
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing import connection, reduction
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+
+from ...backend import copies
+from ...backend.process.child import Done, Failure, Reported, forward_warnings, settle_in
+from ...backend.process.shared_frames import SLOTS, SharedFrames
+from ...errors import BackendError, SinkError
+from .plan import FilmPlan, Sound
+from .process import Order, Refused, child_of, planes, received, refusal, shared
+
+if TYPE_CHECKING:
+    from .encode import Encoder
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The child has imported FFmpeg."""
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """Encode the picture in a slot."""
+
+    slot: int
+    at_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """Finish the film under this name."""
+
+    path: Path
+    sound: Sound | None
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """What could not be done, or ''."""
+
+    complaint: str
+
+
+class FilmWriter:
+    """Encodes pictures in a process of its own; a slow encoder is waited for, or passed over."""
+
+    def __init__(self, name: str) -> None:
+        """Start the process, and wait for nothing. name: of the film, for messages."""
+        self._child = child_of(name, _serve_writer)
+        self._end = weakref.finalize(self, self._child.end, Order.CLOSE)
+        self._memory: SharedFrames | None = None
+        self._ready = False
+        self._free = deque(range(SLOTS))
+        self._taken: deque[int] = deque()
+
+    def open(self, plan: FilmPlan) -> None:
+        """Open the film; the picture's size is fixed from now on. Raises SinkError."""
+        self._wait_until_ready()
+        self._child.send(plan)
+        self._memory = shared(self._child, (plan.height, plan.width, 3), made=False)
+        self._ask(Done)
+
+    def ready(self) -> bool:
+        """Tell whether a picture could be taken at once."""
+        if not self._ready and self._child.answered():
+            self._wait_until_ready()
+        self._collect(wait=False)
+        return self._ready and bool(self._free)
+
+    def write(self, picture: np.ndarray, at_s: float) -> None:
+        """Encode uint8 (H, W, 3) RGB, shown from `at_s` on; waits for a free slot.
+
+        Raises SinkError of this picture or an earlier one.
+        """
+        assert self._memory is not None
+        self._collect(wait=not self._free)
+        slot = self._free.popleft()
+        np.copyto(self._memory.given[slot], picture)
+        copies.count("video", picture.nbytes)
+        self._taken.append(slot)
+        try:
+            self._child.send(Write(slot, at_s))
+        except BackendError as error:
+            raise SinkError(str(error)) from None
+
+    def finish(self, path: Path, sound: Sound | None) -> str:
+        """Finish the film; return what could not be done, or ''. Raises SinkError.
+
+        The first error of an earlier picture is raised once the film is finished.
+        """
+        refusals = []
+        while self._taken:
+            try:
+                self._collect(wait=True)
+            except SinkError as error:
+                refusals.append(error)
+        try:
+            self._child.send(Finish(path, sound))
+            complaint = self._ask(Finished).complaint
+        except BackendError as error:
+            raise SinkError(str(error)) from None
+        if refusals:
+            raise refusals[0]
+        return complaint
+
+    def close(self) -> None:
+        """End the process; calling it again does nothing."""
+        self._end()
+
+    def _wait_until_ready(self) -> None:
+        if not self._ready:
+            self._ask(Ready)
+            self._ready = True
+
+    def _collect(self, wait: bool) -> None:
+        """Take back the slots of encoded pictures."""
+        while self._taken and (wait or self._child.answered()):
+            self._free.append(self._taken.popleft())
+            wait = False
+            self._ask(Done)
+
+    def _ask(self, expected: type[T]) -> T:
+        return received(self._child, SinkError, expected)
+
+
+# The child's side.
+
+
+def _serve_writer(pipe: connection.Connection) -> None:
+    settle_in()
+    forward_warnings(pipe.send)
+    from .encode import Encoder
+
+    with suppress(EOFError, OSError):
+        pipe.send(Ready())
+        plan = pipe.recv()
+        if plan is Order.CLOSE:
+            return
+        memory = SharedFrames(
+            planes((plan.height, plan.width, 3), made=False), reduction.recv_handle(pipe)
+        )
+        try:
+            encoder = Encoder(plan)
+        except Exception as error:
+            pipe.send(_refusal_of_film(plan.path, error))
+            pipe.recv()
+            return
+        pipe.send(Done())
+        while (request := pipe.recv()) is not Order.CLOSE:
+            try:
+                pipe.send(_written(request, encoder, plan, memory, pipe))
+            except Exception as error:
+                pipe.send(_refusal_of_film(plan.path, error))
+
+
+def _written(
+    request: Write | Finish,
+    encoder: "Encoder",
+    plan: FilmPlan,
+    memory: SharedFrames,
+    pipe: connection.Connection,
+) -> Done | Finished:
+    from .finish import finish
+
+    if isinstance(request, Write):
+        encoder.write(memory.given[request.slot], request.at_s)
+        return Done()
+    complaint = ""
+    try:
+        encoder.close()
+    except OSError as error:  # FFmpeg's errors are of this kind, too
+        complaint = f"its end could not be written ({error.strerror})"
+    said = finish(
+        plan.path, request.path, request.sound, lambda step, done: pipe.send(Reported(step, done))
+    )
+    return Finished(said or complaint)
+
+
+def _refusal_of_film(path: Path, error: Exception) -> Refused | Failure:
+    if isinstance(error, OSError):
+        return Refused(
+            SinkError,
+            f"cannot be written ({error.strerror or error}); what was recorded until now is kept; "
+            "free space or record elsewhere",
+        )
+    return refusal(error)
