@@ -1,6 +1,7 @@
 """PNGs of a session say how they were made, for `sdxs image --from-metadata` and other programs."""
 
 import json
+import os
 import re
 import shutil
 from collections import deque
@@ -21,6 +22,7 @@ from sdxs.common.checkpoint.tensors import sha256
 from sdxs.common.errors import SinkError
 from sdxs.common.io.sources import registry
 from sdxs.common.io.sources.synthetic import Synthetic
+from sdxs.common.live import opening
 from sdxs.common.live.opening import open_session
 from sdxs.common.live.options import SessionFiles, SessionOptions
 from sdxs.common.live.parameters import LiveParameters, Set
@@ -311,6 +313,22 @@ def test_records_name_no_folder(live: Callable[..., Path], command: Command) -> 
         assert "private.jpg" in text and "own" in text and "controlnet" in text
         for private in ("somebody", "models", "prompts.txt", str(home), str(Path.home())):
             assert private not in text, path
+
+
+def test_a_stream_has_no_address_and_is_not_read_for_its_hash(tmp_path: Path) -> None:
+    """A pipe gives each byte once; an address may hold a password."""
+    os.mkfifo(tmp_path / "pipe")
+    card = Synthetic(SIZE)
+    for spec, name in (
+        (str(tmp_path / "pipe"), "pipe"),
+        ("rtsp://me:secret@host/1", "rtsp://host/1"),
+    ):
+        card.name = name
+        shown = "stream" if "://" in name else name
+        assert opening._facts_of(spec, card) == SourceFacts("stream", shown)
+    card.name = "clip.mp4"
+    assert opening._facts_of(str(CLIP), card) == SourceFacts("film", "clip.mp4", CLIP)
+    assert opening._facts_of("0", card).kind == "camera"
 
 
 # Again.
