@@ -1,52 +1,30 @@
-"""Single pictures, rendered as in a live session and repeatable from their own metadata."""
+"""Single pictures, rendered as in a live session; each PNG says how it was made."""
 
-import hashlib
 import json
-import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
-from importlib import metadata
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..common.backend.programs import Progress
 from ..common.backend.spec import default_backend, spec_of
-from ..common.errors import SdxsWarning, SourceError, UsageError
+from ..common.checkpoint.tensors import sha256
+from ..common.errors import SourceError, UsageError
+from ..common.files import check_writable
+from ..common.io.sinks.image import save_image
+from ..common.io.sources.image import ImageFile
+from ..common.io.sources.registry import open_source
+from ..common.picture.image import to_square_rgb
+from ..common.picture.png_text import read_text
+from ..common.picture.record import KEYWORD, SCHEMA, Recipe, Still, stamped
 from ..common.picture.still import BACKGROUND
-from ..common.settings import known_settings, parse_texts
-from .model import Model, open_model
+from ..common.picture.temporal import Smoother
+from ..common.settings import known_settings
+from .model import open_model
 
-if TYPE_CHECKING:
-    from ..common.checkpoint.find import Checkpoint
-
-SCHEMA = 1
-KEYWORD = "sdxs"
-
-
-@dataclass(frozen=True, slots=True)
-class Still:
-    """The request for one picture; see `open_model` and `Model.__call__`.
-
-    source: path of the picture to paint over, or ''. background: colour behind its transparent
-    parts.
-    """
-
-    model: str
-    prompt: str
-    seed: int = 0
-    size: int | None = None
-    source: str = ""
-    backend: str = ""
-    dtype: str = "auto"
-    vae: str = "vae"
-    strength: float | None = None
-    steps: int | None = None
-    control: str = "none"
-    edges: str = "soft"
-    control_scale: float | None = None
-    background: str = BACKGROUND
+__all__ = ["KEYWORD", "SCHEMA", "Still"]
+SYNTHETIC = "synthetic"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,16 +35,33 @@ class Made:
     record: dict[str, object]
 
 
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """How a live session took one frame from its source, and mixed that into the picture.
+
+    kind: of the source. number: of the frame, from 0.
+    """
+
+    kind: str = "image"
+    number: int = 0
+    mirror: bool = False
+    blend: float = 0.0
+
+
 def render_still(
     still: Still,
     settings: Mapping[str, object] | None = None,
     report: Progress = lambda step, done: None,
+    taken: Taken | None = None,
+    more: Mapping[str, object] | None = None,
 ) -> Made:
     """Open the model, render one picture, close it. Raises SdxsError.
 
-    settings, report: see `open_model`.
+    settings, report: see `open_model`. taken: by default a picture of its own. more: what the
+    record says of source and session, if that is not a picture of its own.
     """
     still = replace(still, backend=still.backend or default_backend())
+    taken = taken or Taken()
     frame, source_hash = None, ""
     with open_model(
         still.model,
@@ -82,25 +77,53 @@ def render_still(
         still=True,
         report=report,
     ) as model:
-        if still.source:
-            frame, source_hash = read_picture(Path(still.source), model.size, still.background)
+        if still.source or taken.kind == SYNTHETIC:
+            frame, source_hash = read_frame(still, model.size, taken)
         picture = model(frame, still.prompt, still.seed, control_scale=still.control_scale)
-        return Made(picture, _record(still, model, picture, source_hash, settings or {}))
+        if frame is not None:
+            Smoother(model.size).apply(picture, frame, 0.0, taken.blend)
+        spec = spec_of(still.backend)
+        known = known_settings(spec.options, settings or {}, spec.name)
+        texts = {name: known[name].text(value) for name, value in (settings or {}).items()}
+        request = replace(still, size=model.size)
+        recipe = Recipe(model.checkpoint, spec, texts, request)
+        if more is None and still.source:
+            more = {"source": {"kind": taken.kind, "name": Path(still.source).name}}
+        described = model.backend.describe()
+        return Made(picture, recipe.record(request, described, picture, source_hash, more))
 
 
-def read_picture(path: Path, size: int, background: str = BACKGROUND) -> tuple[np.ndarray, str]:
+def read_frame(still: Still, size: int, taken: Taken) -> tuple[np.ndarray, str]:
+    """Read the picture to paint over, uint8 (size, size, 3) RGB, and the sha256 of its file.
+
+    Raises SourceError, UsageError.
+    """
+    if taken.kind == "image":
+        return read_picture(Path(still.source), size, still.background, taken.mirror)
+    named = f"{taken.kind}:{still.source}" if still.source else taken.kind
+    source = open_source(named, size, repeat=True, background=still.background)
+    try:
+        for _ in range(taken.number + 1):
+            picture = source.read()
+    finally:
+        source.close()
+    assert picture is not None
+    square = np.empty((size, size, 3), np.uint8)
+    to_square_rgb(picture, square, taken.mirror)
+    return square, sha256(Path(still.source)) if still.source else ""
+
+
+def read_picture(
+    path: Path, size: int, background: str = BACKGROUND, mirror: bool = False
+) -> tuple[np.ndarray, str]:
     """Read the middle square of an image as uint8 (size, size, 3) RGB, and the file's sha256.
 
     background: see `common.picture.still.read_image`. Raises SourceError, UsageError.
     """
-    from ..common.checkpoint.tensors import sha256
-    from ..common.io.sources.image import ImageFile
-    from ..common.picture.image import to_square_rgb
-
     picture = ImageFile(path, background=background).read()
     assert picture is not None
     square = np.empty((size, size, 3), np.uint8)
-    to_square_rgb(picture, square)
+    to_square_rgb(picture, square, mirror)
     return square, sha256(path)
 
 
@@ -109,16 +132,8 @@ def write_still(made: Made, path: Path) -> None:
 
     Raises UsageError for another suffix, SinkError if it cannot be written.
     """
-    from ..common.files import write_whole
-    from ..common.picture.opencv import cv2
-    from ..common.picture.png_text import with_text
-
     check_out(path, force=True)
-    ok, data = cv2.imencode(".png", cv2.cvtColor(made.picture, cv2.COLOR_RGB2BGR))
-    assert ok
-    write_whole(
-        path, with_text(data.tobytes(), KEYWORD, json.dumps(made.record, ensure_ascii=False))
-    )
+    save_image(path, made.picture, lambda png, _: stamped(png, made.record))
 
 
 def free_name(path: Path) -> Path:
@@ -134,8 +149,6 @@ def check_out(path: Path, force: bool = False) -> None:
 
     force: replace a file that is there. Raises UsageError otherwise.
     """
-    from ..common.files import check_writable
-
     if path.suffix.lower() != ".png":
         raise UsageError(
             f"--out {path}: expected a .png, which carries prompt, seed and hashes of the picture"
@@ -150,8 +163,6 @@ def read_record(path: Path) -> dict[str, object]:
 
     Raises SourceError if there is none or it is damaged, UsageError for a newer version's.
     """
-    from ..common.picture.png_text import read_text
-
     text = read_text(path, KEYWORD)
     if text is None:
         raise SourceError(
@@ -175,92 +186,3 @@ def read_record(path: Path) -> dict[str, object]:
             f"reads up to {SCHEMA}; update sdxs to repeat the picture"
         )
     return known
-
-
-def repeat_still(
-    path: Path,
-    source: str = "",
-    model: str = "",
-    settings: Mapping[str, object] | None = None,
-) -> Made:
-    """Render the picture of a record again and compare.
-
-    source, model: their present places, where they have moved.
-
-    Raises UsageError if weights or source are not those of then; warns if the pictures differ all
-    the same.
-    """
-    record = read_record(path)
-    try:
-        still = Still(**record["request"])  # type: ignore[arg-type]
-        texts = {str(name): str(value) for name, value in record["settings"]}  # type: ignore[attr-defined]
-    except (TypeError, KeyError, ValueError) as error:
-        raise SourceError(
-            f"{path}: its record is damaged ({error}); the picture cannot be repeated from it"
-        ) from None
-    still = replace(still, source=source or still.source, model=model or still.model)
-    if settings is None:
-        spec = spec_of(still.backend or default_backend())
-        settings = parse_texts(spec.options, texts, spec.name)
-    made = render_still(still, settings)
-    then, now = record["hashes"], made.record["hashes"]
-    assert isinstance(then, dict) and isinstance(now, dict)
-    for what in sorted(then.keys() | now.keys()):
-        if what != "pixels" and then.get(what) != now.get(what):
-            raise UsageError(
-                f"{path}: {what} was {str(then.get(what))[:12]} and is {str(now.get(what))[:12]} "
-                "now; the picture cannot be "
-                "repeated with it; name that of then with --model or --input"
-            )
-    if then.get("pixels") != now["pixels"]:
-        changed = [
-            f"{key} {record.get(key)}, now {made.record[key]}"
-            for key in ("sdxs", "backend")
-            if record.get(key) != made.record[key]
-        ]
-        warnings.warn(
-            f"the picture is not bit for bit that of {path.name}: "
-            f"{'; '.join(changed) or 'the machine computes otherwise'}",
-            SdxsWarning,
-            stacklevel=2,
-        )
-    return made
-
-
-def _record(
-    still: Still,
-    model: Model,
-    picture: np.ndarray,
-    source_hash: str,
-    settings: Mapping[str, object],
-) -> dict[str, object]:
-    checkpoint, spec = model.checkpoint, spec_of(still.backend)
-    known = known_settings(spec.options, settings, spec.name)
-    hashes = _weights_hashes(checkpoint) | {"pixels": hashlib.sha256(picture.tobytes()).hexdigest()}
-    if source_hash:
-        hashes["source"] = source_hash
-    return {
-        "schema": SCHEMA,
-        "sdxs": metadata.version("sdxs"),
-        "prompt": still.prompt,
-        "seed": still.seed,
-        "model": checkpoint.name,
-        "size": model.size,
-        "timestep": checkpoint.frame.timestep,
-        "steps": checkpoint.frame.steps,
-        "backend": model.describe(),
-        "hashes": hashes,
-        "request": asdict(replace(still, size=model.size)),
-        "settings": [[name, known[name].text(value)] for name, value in settings.items()],
-    }
-
-
-def _weights_hashes(checkpoint: "Checkpoint") -> dict[str, str]:
-    from ..common.checkpoint.manifest import remembered_sha256
-    from ..common.prompt.cache import encoder_hash
-
-    files = {"unet": checkpoint.unet_weights, "vae": checkpoint.vae_weights}
-    if checkpoint.control:
-        files["control"] = checkpoint.control.weights
-    found = {what: remembered_sha256(path) for what, path in files.items()}
-    return found | {"text encoder": encoder_hash(checkpoint)}

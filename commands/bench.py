@@ -1,6 +1,6 @@
 """`sdxs bench`: which backend is fastest here, and why."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -85,6 +85,7 @@ def bench(
     """Measure which backend is fastest here, and why: rates, memory, roofline, contention."""
     from ..common.bench.model import report as reports
 
+    _refuse_overlaps(measured, written, compare or ())
     if compare:
         _compare(compare, written.across_machines)
         return
@@ -107,6 +108,26 @@ def bench(
         raise typer.Exit(128 + caught[0])
     if report.failures:
         raise typer.Exit(1)
+
+
+def _refuse_overlaps(
+    measured: BenchOptions, written: ReportOptions, compared: Sequence[Path]
+) -> None:
+    """Raise UsageError if a file would be written that is read, or written twice."""
+    from ..common.files import Written, refuse_overlaps
+
+    refuse_overlaps(
+        [
+            ("--show", written.show),
+            *(("--compare", path.expanduser()) for path in compared),
+            *ModelOptions(measured.model).reads(),
+        ],
+        [
+            Written("--json", written.json) if written.json else None,
+            Written("--html", written.html) if written.html else None,
+            Written("--png", written.png, "*.png") if written.png else None,
+        ],
+    )
 
 
 def _compare(paths: tuple[Path, Path], across_machines: bool) -> None:

@@ -8,7 +8,7 @@ from rich.markup import escape
 from ..common.backend.assembly import ModelOptions
 from ..common.backend.spec import BackendSpec, spec_of, specs
 from ..common.errors import UsageError
-from ..common.files import refuse_same_file
+from ..common.files import Written, refuse_overlaps
 from ..common.live.options import SessionOptions
 from ..common.live.parameters import LiveParameters
 from ..common.prompt.syntax import refuse_negative
@@ -18,7 +18,7 @@ from .live import LiveOptions
 from .options import BackendChoice, Given, with_settings
 
 # What else may be said with --from-metadata, which brings all the rest.
-WITH_RECORD = ("from_metadata", "out", "input", "model", "force")
+WITH_RECORD = ("from_metadata", "out", "input", "model", "control", "force")
 # A picture of its own has no time. Its --input is the picture, not the form of a program's input.
 NOT_OF_A_PICTURE = ("feedback", "ema", "blend", "skip", "transition", "mirror")
 
@@ -38,7 +38,7 @@ class ImageOptions:
     force: bool = setting(False, "replace the picture that --out names")
     background: str = repeated(SessionOptions, "background")
     from_metadata: Path | None = setting(
-        None, "repeat a picture that this command wrote, from the record inside it"
+        None, "repeat a picture that sdxs wrote, from the record inside its PNG"
     )
     negative_prompt: str = repeated(LiveOptions, "negative_prompt")
 
@@ -52,23 +52,25 @@ def image(
     given: Given,
 ) -> None:
     """Render one picture, from a prompt or over a picture, into a PNG that says how it was made."""
-    from ..api.still import Still, check_out, free_name, render_still, repeat_still, write_still
+    from ..api.repeat import Places, repeat_still
+    from ..api.still import Still, check_out, free_name, render_still, write_still
 
     spec = spec_of(choice.backend)
     refuse_negative(more.negative_prompt, model.model)
     to = more.to or free_name(Path("sdxs.png"))
     source = str(more.source) if more.source else ""
-    for read in filter(None, (more.source, more.from_metadata)):
-        refuse_same_file("--out", to, read)
+    given_files = [("--input", more.source), ("--from-metadata", more.from_metadata)]
+    refuse_overlaps([*given_files, *model.reads()], [Written("--out", to)])
     check_out(to, more.force)
     if more.from_metadata:
         if given_too := [name for name in given.texts if name not in WITH_RECORD]:
             raise UsageError(
                 "--from-metadata repeats a picture as it was; drop "
-                f"{given.settings[given_too[0]].spelling}: only --out, --input and --model go "
-                "with it"
+                f"{given.settings[given_too[0]].spelling}: only --out, --input, --model and "
+                "--control go with it"
             )
-        made = repeat_still(more.from_metadata, source, model.model if "model" in given else "")
+        places = {name: str(given.value(name)) for name in ("model", "control") if name in given}
+        made = repeat_still(more.from_metadata, Places(source, **places))
     else:
         given.refuse_ignored([spec])
         dtype, settings = _own_settings(spec, given)

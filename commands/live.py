@@ -19,11 +19,11 @@ from ..common.backend.options import BackendOptions
 from ..common.backend.spec import BackendSpec, spec_of, specs
 from ..common.errors import SdxsWarning, UsageError
 from ..common.io.sources.permission import ask_for_camera
-from ..common.io.sources.registry import source_camera
+from ..common.io.sources.registry import source_camera, source_path
 from ..common.live.options import SessionFiles, SessionOptions, two_sources
 from ..common.live.parameters import DEFAULT_PROMPT, OF_CONTROL, LiveParameters
 from ..common.prompt.syntax import read_prompts, refuse_negative
-from ..common.settings import setting
+from ..common.settings import changed_texts, setting
 from .console import err, interrupts, out, progress, show_summary, state
 from .options import BackendChoice, Given, with_settings
 from .programs import build, quality
@@ -31,6 +31,7 @@ from .programs import build, quality
 if TYPE_CHECKING:
     from ..common.checkpoint.find import Checkpoint
     from ..common.live.session import Session
+    from ..common.picture.record import Recipe
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +83,8 @@ def live(
         *(read_prompts(more.prompts) if more.prompts else ()),
     ) or (DEFAULT_PROMPT,)
     _refuse_edges(model, given)
+    files = SessionFiles(more.outs, more.contact_sheet, more.stats)
+    _refuse_overlaps(session.reads, files, model, more)
     camera = source_camera(session.reads)
     if camera is None:
         session.request.refuse_for(session.reads)
@@ -99,8 +102,8 @@ def live(
     ]
     from ..common.live.opening import open_session
 
-    files = SessionFiles(more.outs, more.contact_sheet, more.stats)
-    opened = open_session(session, start, files, size, checkpoint, renderers, prompts)
+    recipe = _recipe_of(checkpoint, options[0], chosen[0], model, session)
+    opened = open_session(session, start, files, size, checkpoint, renderers, prompts, recipe)
     err.print(
         escape(
             f"{checkpoint.name} ({checkpoint.origin}) at {size} x {size}; source "
@@ -127,6 +130,17 @@ def _refuse_contradictions(
         )
 
 
+def _refuse_overlaps(
+    source: str, files: SessionFiles, model: ModelOptions, more: LiveOptions
+) -> None:
+    """Raise UsageError if a file would be written that the session reads, or written twice."""
+    from ..common.live.opening import refuse_one_file_twice
+
+    prompts = more.prompts if more.prompts != "gallery" else None
+    listed = Path(prompts).expanduser() if prompts else None
+    refuse_one_file_twice(source, files, [("--prompts", listed), *model.reads()])
+
+
 def _refuse_edges(model: ModelOptions, given: Given) -> None:
     """Raise UsageError for what concerns edges where no ControlNet reads them."""
     for name in OF_CONTROL:
@@ -145,6 +159,33 @@ def _warn_of_seed(checkpoint: "Checkpoint", start: LiveParameters, given: Given)
             SdxsWarning,
             stacklevel=2,
         )
+
+
+def _recipe_of(
+    checkpoint: "Checkpoint",
+    own: BackendOptions,
+    spec: BackendSpec,
+    model: ModelOptions,
+    session: SessionOptions,
+) -> "Recipe":
+    """What the records of a session's PNGs say of model and backend."""
+    from ..common.picture.record import Recipe, Still
+
+    settings = changed_texts(own)
+    request = Still(
+        checkpoint.name,
+        "",
+        size=own.size,
+        source=str(source_path(session.source) or ""),
+        backend=spec.name,
+        dtype=settings.pop("dtype", "auto"),
+        vae=model.vae,
+        strength=model.strength,
+        steps=model.steps,
+        control=model.control,
+        background=session.background,
+    )
+    return Recipe(checkpoint, spec, settings, request)
 
 
 def _build_all(

@@ -40,11 +40,15 @@ class MacCheckOptions:
 @with_settings()
 def mac_check(asked: MacCheckOptions) -> None:
     """Ask a Mac what only a Mac can tell: parity, units, times, memory; attach the JSON."""
-    from ..common.files import check_writable
+    from ..common.checkpoint.find import model_files
+    from ..common.files import Written, check_writable, refuse_overlaps
     from ..mac_check.questions import Plan
+    from ..mac_check.stored import FIXTURES
     from ..mac_check.survey import survey
 
     path = asked.json.expanduser()
+    read = [("the checkpoint demo,", part) for part in model_files("demo")]
+    refuse_overlaps([*read, ("the stored outputs,", FIXTURES)], [Written("--json", path)])
     check_writable(path, path.absolute().parent)
     plan = Plan(asked.quick, asked.soak, asked.frames, asked.runtime, asked.size)
     watcher = ConsoleWatcher(path)

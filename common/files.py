@@ -1,4 +1,7 @@
-"""Write files atomically: under a temporary name first, then renamed; and lock what is written."""
+"""Write files atomically: under a temporary name first, then renamed; and lock what is written.
+
+`refuse_overlaps` is the one check that no command overwrites what it reads.
+"""
 
 import fcntl
 import os
@@ -6,8 +9,11 @@ import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from .errors import SdxsError, SinkError, UsageError
@@ -49,14 +55,114 @@ def write_whole(path: Path, data: bytes, error: type[SdxsError] = SinkError) -> 
         ) from None
 
 
-def refuse_same_file(option: str, written: Path, read: Path) -> None:
-    """Raise UsageError if a file to write is one that is read, under whatever name."""
-    with suppress(OSError):
-        if written.expanduser().samefile(read.expanduser()):
-            raise UsageError(
-                f"{option} {written}: is the file that is read ({read}), which it would replace; "
-                "name another file"
-            )
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A file that a command writes, or files in a folder.
+
+    option: as messages name it. names: pattern of the files that are written into the folder
+    `path`, as 'frame-*.png'; '' if `path` is the file.
+    """
+
+    option: str
+    path: Path
+    names: str = ""
+
+
+def refuse_overlaps(
+    reads: Iterable[tuple[str, Path | None]], writes: Iterable[Written | None]
+) -> None:
+    """Raise UsageError if a file would be written that is read, or written twice.
+
+    reads: pairs of option and file, or folder of which every file is read. None stands for an
+    option that is not given. Files are compared as the system does: links lead to one file, and
+    where a folder ignores case, so do their names.
+    """
+    read = [(option, path) for option, path in reads if path is not None]
+    earlier: list[Written] = []
+    for each in filter(None, writes):
+        for option, path in read:
+            if _overwrites(each, path):
+                what = "also" if each.names or not path.is_dir() else "a file of"
+                raise UsageError(
+                    f"{each.option} {each.path}: is {what} {option} {path}, which it would "
+                    f"overwrite; name another {'folder' if each.names else 'file'}"
+                )
+        for other in earlier:
+            if _meet(each, other):
+                raise UsageError(
+                    f"{each.option} {each.path}: is also {other.option} {other.path}, and one "
+                    "would overwrite the other; name another file"
+                )
+        earlier.append(each)
+
+
+def _overwrites(written: Written, read: Path) -> bool:
+    """Tell whether a file that is read, or one of a folder, is among those written."""
+    if not written.names and _is_same(written.path, read):
+        return True
+    found = written.path.glob(written.names) if written.names else [written.path]
+    places = {place for path in found if (place := _place(path))}
+    return bool(places) and any(
+        _place(path) in places for path in (read.rglob("*") if read.is_dir() else [read])
+    )
+
+
+def _meet(one: Written, other: Written) -> bool:
+    """Tell whether two outputs are one file, one folder, or a file that the other's folder has."""
+    if _is_same(one.path, other.path):
+        return True
+    return any(
+        bool(folder.names)
+        and not file.names
+        and fnmatchcase(file.path.name.casefold(), folder.names)
+        and _is_same(file.path.parent, folder.path)
+        for folder, file in ((one, other), (other, one))
+    )
+
+
+def _place(path: Path) -> tuple[int, int] | None:
+    """Return what the system knows a file by, or None if there is none. Links are followed."""
+    try:
+        found = path.stat()
+    except (OSError, ValueError):
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    """Tell whether two paths are one place, which need not exist yet."""
+    first, second = (Path(os.path.realpath(path)) for path in (one, other))
+    places = _place(first), _place(second)
+    if first == second or any(places):
+        return first == second or places[0] == places[1]
+    # neither is there yet, and the names may still become one file
+    alike = _folded(first.name) == _folded(second.name)
+    folder = _place(first.parent)
+    beside = folder is not None and folder == _place(second.parent)
+    return alike and beside and _are_one_name(first.parent, first.name, second.name)
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFD", name).casefold()
+
+
+def _are_one_name(folder: Path, first: str, second: str) -> bool:
+    """Tell whether a file system takes two names for one, as macOS does whatever their case."""
+    try:
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".sdxs-") as probe:
+            (Path(probe) / first).touch()
+            return (Path(probe) / second).exists()
+    except OSError:
+        return False  # whoever writes there will say so
+
+
+def without_folders(value: object) -> object:
+    """Return a value as JSON takes it, paths cut to their last name: files are passed on."""
+    if isinstance(value, (list, tuple)):
+        return [without_folders(each) for each in value]
+    if isinstance(value, Path) or (isinstance(value, str) and value.startswith(("/", "~"))):
+        return Path(value).name
+    return value
 
 
 def check_writable(path: Path, folder: Path) -> None:

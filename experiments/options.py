@@ -10,9 +10,10 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar, get_type_hints
+from typing import Any, Literal, NoReturn, TypeVar, get_type_hints
 
 from ..common.errors import SdxsError, UsageError
+from ..common.files import Written, refuse_overlaps
 from ..common.settings import Setting, check_settings, settings_of
 
 _KEY = "sdxs.experiments.option"
@@ -32,7 +33,8 @@ class Options:
 class _Option:
     """A path, a list or a positional argument, which `setting` does not cover.
 
-    kind: makes one value out of a text. count: values that follow, as argparse's nargs.
+    kind: makes one value out of a text. count: values that follow, as argparse's nargs. use: of a
+    file, 'read' or 'written'; two options of one command must not meet there.
     """
 
     help: str
@@ -42,6 +44,7 @@ class _Option:
     shown: str = ""
     metavar: str | tuple[str, ...] | None = None
     positional: bool = False
+    use: Literal["", "read", "written"] = ""
 
 
 def argument(help: str, kind: Callable[[str], object] = Path, choices: Sequence[str] = ()) -> Any:
@@ -58,20 +61,22 @@ def option(
     choices: Sequence[str] = (),
     shown: str = "",
     metavar: str | tuple[str, ...] | None = None,
+    use: Literal["", "read", "written"] = "",
 ) -> Any:
     """Declare an option that holds a path, or a tuple if it has a `count`.
 
-    default: `MISSING` for an option that must be given. shown: the default in words.
+    default: `MISSING` for an option that must be given. shown: the default in words. use: see
+    `_Option`.
     """
     return field(
         default=default,
-        metadata={_KEY: _Option(help, kind, count, tuple(choices), shown, metavar)},
+        metadata={_KEY: _Option(help, kind, count, tuple(choices), shown, metavar, use=use)},
     )
 
 
 def result_file() -> Any:
     """Declare `--json`, the file that `record.write` writes."""
-    return option(None, "write every figure to this file", metavar="PATH")
+    return option(None, "write every figure to this file", metavar="PATH", use="written")
 
 
 def call(
@@ -92,6 +97,16 @@ def call(
 def parse(kind: type[T], arguments: Sequence[str], prog: str = "", description: str = "") -> T:
     """Build the options from command line arguments. Raises UsageError."""
     given = vars(parser_of(kind, prog, description).parse_args(arguments))
+    files = {each.name: each.metadata.get(_KEY) for each in fields(kind)}  # type: ignore[arg-type]
+    used = [
+        (declared.use, f"--{name.replace('_', '-')}", path)
+        for name, declared in files.items()
+        if declared and isinstance(path := given[name], Path)
+    ]
+    refuse_overlaps(
+        [(flag, path) for use, flag, path in used if use == "read"],
+        [Written(flag, path) for use, flag, path in used if use == "written"],
+    )
     return kind(**{name: tuple(v) if isinstance(v, list) else v for name, v in given.items()})
 
 

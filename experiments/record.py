@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..common.bench.measure.machine import machine
 from ..common.errors import SinkError
-from ..common.files import write_whole
+from ..common.files import without_folders, write_whole
 from .options import Options
 
 SCHEMA = 1
@@ -28,7 +28,7 @@ def facts(options: Options) -> dict[str, object]:
         "machine": found,
         "commit": commit,
         "uncommitted_changes": bool(changes),
-        "settings": {f.name: _plain(getattr(options, f.name)) for f in fields(options)},  # type: ignore[arg-type]
+        "settings": {f.name: without_folders(getattr(options, f.name)) for f in fields(options)},  # type: ignore[arg-type]
     }
 
 
@@ -43,12 +43,3 @@ def write(path: Path, figures: Mapping[str, object], options: Options) -> None:
         raise SinkError(f"{path}: its folder cannot be made ({error.strerror})") from None
     content = {"schema": SCHEMA, **facts(options), **figures}
     write_whole(path, f"{json.dumps(content, indent=1)}\n".encode())
-
-
-def _plain(value: object) -> object:
-    """An option's value as JSON takes it, without folders of somebody's."""
-    if isinstance(value, (list, tuple)):
-        return [_plain(each) for each in value]
-    if isinstance(value, Path) or (isinstance(value, str) and value.startswith(("/", "~"))):
-        return Path(value).name
-    return value

@@ -79,33 +79,30 @@ def test_the_record_says_how_it_was_made(
 
 @pytest.mark.parametrize("over", [False, True])
 def test_a_picture_repeats_from_its_own_record(
-    over: bool, made: Callable[..., Path], source: Path, command: Command
+    over: bool, made: Callable[..., Path], source: Path, command: Command, folder: Path
 ) -> None:
     first = made(
         "--prompt", "a cat >> a dog @ 0.3", "--seed", 5, *(("--input", source) if over else ())
     )
     again = first.with_name("again.png")
-    done = command("image", "--from-metadata", first, "--out", again)
+    done = command("image", "--from-metadata", first, "--model", folder, "--out", again)
     assert done.code == 0 and "warning" not in done.err, done.err
     assert again.read_bytes() == first.read_bytes()
 
 
 def test_the_input_may_have_moved_but_not_changed(
-    made: Callable[..., Path], source: Path, command: Command
+    made: Callable[..., Path], source: Path, command: Command, folder: Path
 ) -> None:
     first = made("--prompt", "a cat", "--input", source)
+    again = ("image", "--from-metadata", first, "--model", folder, "--out")
     moved = source.rename(source.with_name("moved.png"))
-    gone = command("image", "--from-metadata", first, "--out", first.with_name("again.png"))
+    gone = command(*again, first.with_name("again.png"))
     assert gone.code == 1 and "no such file" in gone.err
-    done = command(
-        "image", "--from-metadata", first, "--input", moved, "--out", first.with_name("again.png")
-    )
+    done = command(*again, first.with_name("again.png"), "--input", moved)
     assert done.code == 0, done.err
     np.testing.assert_array_equal(pixels(first.with_name("again.png")), pixels(first))
     cv2.imwrite(str(moved), 255 - pixels(moved))
-    changed = command(
-        "image", "--from-metadata", first, "--input", moved, "--out", first.with_name("third.png")
-    )
+    changed = command(*again, first.with_name("third.png"), "--input", moved)
     assert changed.code == 2 and "source was" in changed.err
 
 
@@ -163,12 +160,15 @@ def test_records_that_cannot_be_repeated(
     assert not path.with_name("again.png").exists()
 
 
-def test_a_difference_in_pixels_is_a_warning(made: Callable[..., Path], command: Command) -> None:
+def test_a_difference_in_pixels_is_a_warning(
+    made: Callable[..., Path], command: Command, folder: Path
+) -> None:
     path = rewrite(
         made("--prompt", "a cat"),
         lambda r: r | {"hashes": r["hashes"] | {"pixels": "0" * 64}, "sdxs": "0.0.1"},
     )
-    done = command("image", "--from-metadata", path, "--out", path.with_name("again.png"))
+    given = ("--model", folder, "--out", path.with_name("again.png"))
+    done = command("image", "--from-metadata", path, *given)
     assert done.code == 0 and "not bit for bit" in done.err and "sdxs 0.0.1, now" in done.err
 
 
@@ -177,7 +177,7 @@ def test_a_difference_in_pixels_is_a_warning(made: Callable[..., Path], command:
     [
         (
             ("--from-metadata", "a.png", "--seed", 3),
-            "drop --seed: only --out, --input and --model go with it",
+            "drop --seed: only --out, --input, --model and --control go with it",
         ),
         (
             ("--from-metadata", "a.png", "--negative-prompt", "x"),
@@ -263,7 +263,7 @@ def test_no_picture_is_replaced_unless_that_is_wanted(
     os.link("photo.png", "hard.png")
     for name in ("photo.png", "./photo.png", "link.png", "hard.png"):
         done = command(*paint, "--input", "photo.png", "--out", name, "--force")
-        assert done.code == 2 and "is the file that is read" in done.err, name
+        assert done.code == 2 and "is also --input" in done.err, name
     assert (cv2.imread("photo.png") == 90).all()
 
 

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import cast
 
 import numpy as np
 
-from ..checkpoint.find import Checkpoint, find, with_control
+from ..checkpoint.find import Checkpoint, control_files, find, model_files, with_control
 from ..live.parameters import LiveParameters
 from ..settings import check_settings, known_settings, repeated, setting
 from .options import BackendOptions
@@ -37,6 +38,14 @@ class ModelOptions:
 
     def __post_init__(self) -> None:
         check_settings(self)
+
+    def reads(self) -> list[tuple[str, Path]]:
+        """Return what is read of a checkpoint that is local, for `files.refuse_overlaps`."""
+        controls = control_files(self.model, self.control)
+        return [
+            *(("--model", path) for path in model_files(self.model, self.vae)),
+            *(("--control", path) for path in controls),
+        ]
 
     def size_of(self, checkpoint: Checkpoint) -> int:
         """Return the side of the picture in pixels: `size`, or the checkpoint's."""

@@ -11,7 +11,7 @@ places (`module:name`); its import loads neither the framework nor OpenCV.
 """
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module, metadata
@@ -21,6 +21,7 @@ from ..settings import settings_of
 from .options import BackendOptions
 
 GROUP, PEERS = "sdxs.backends", "sdxs.peers"
+PACKAGES = ("sdxs", "numpy", "opencv-python", "opencv-python-headless", "safetensors")
 
 
 def _never(_: BackendOptions) -> bool:
@@ -95,6 +96,18 @@ def specs(group: str = GROUP) -> dict[str, BackendSpec]:
     if not found and group == GROUP:
         raise BackendError("no backend is installed; install sdxs again: pip install -e .")
     return {spec.name: spec for spec in sorted(found, key=lambda spec: (-spec.rank, spec.name))}
+
+
+def versions_of(chosen: Iterable[BackendSpec]) -> dict[str, str]:
+    """Return the installed versions of the packages that pictures of backends depend on."""
+    found = {}
+    of_backends = [name for spec in chosen for name in (spec.package, *spec.versions) if name]
+    for name in dict.fromkeys((*PACKAGES, *of_backends)):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
 
 
 def default_backend() -> str:

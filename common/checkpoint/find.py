@@ -17,7 +17,7 @@ from .config.unet import UNetConfig
 from .config.vae import VAEConfig, read_vae_config
 from .control import ControlNet
 from .layout import text_encoder_layout, unet_layout, vae_layout
-from .manifest import verify_hashes
+from .manifest import SUMS, verify_hashes
 from .registry import ENTRIES, Entry, entry
 from .tensors import check_layout, read_header
 
@@ -187,6 +187,25 @@ def local_folder(known: Entry, vae_folder: str = "vae") -> tuple[Path, str] | No
     return (cached, HUB_CACHE) if cached else None
 
 
+def model_files(model: str, vae_folder: str = "vae") -> list[Path]:
+    """Return the files and folders of a checkpoint by path or known name, if it is local."""
+    here = None if _is_path(model) else local_folder(ENTRIES[model]) if model in ENTRIES else None
+    folder = here[0] if here else _expanded(model)
+    if not (folder / "unet").is_dir():
+        return []
+    beside = [folder / name for name in ("model_index.json", "sdxs.json", SUMS)]
+    parts = [each for each in folder.iterdir() if each.is_dir() or each in beside]
+    return sorted({*parts, folder / vae_folder})
+
+
+def control_files(model: str, control: str) -> list[Path]:
+    """Return the folder of a ControlNet outside of its checkpoint's, if it is local."""
+    if control not in ("none", "sketch"):
+        return [_expanded(control)]
+    known = [control_folder(each) for each in ENTRIES.values() if each.controls == model]
+    return [folder for folder in known if folder and control == "sketch"]
+
+
 def with_control(checkpoint: Checkpoint, control: str) -> Checkpoint:
     """Return the checkpoint with the ControlNet of `--control`: 'none', 'sketch', or a folder.
 
@@ -245,8 +264,12 @@ def _is_path(model: str) -> bool:
     return Path(model).is_dir() or len(Path(model).parts) > 1 or model.startswith(("~", "."))
 
 
+def _expanded(path: str) -> Path:
+    return Path(os.path.expanduser(path))  # noqa: PTH111 - Path.expanduser raises for an unknown user
+
+
 def _open_path(model: str, vae_folder: str) -> Checkpoint:
-    path = Path(os.path.expanduser(model))  # noqa: PTH111 - Path.expanduser raises for an unknown user
+    path = _expanded(model)
     if not (path / "unet" / "config.json").is_file():
         raise UsageError(
             f"--model {model}: no checkpoint there; expected a folder in the diffusers layout "

@@ -1,29 +1,35 @@
 """Put a session together: source, sinks, window, text encoder and loop."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from ..backend.protocol import Backend
 from ..checkpoint.find import Checkpoint
 from ..errors import SdxsError, UsageError
-from ..files import check_writable
+from ..files import Written, check_writable, refuse_overlaps, without_folders
+from ..io.kinds import split_kind
 from ..io.sheet import Sheet
 from ..io.sinks.film import VideoFileSink
-from ..io.sinks.registry import is_window, open_sink, sink_path, warn_of_silence
+from ..io.sinks.protocol import StampedSink
+from ..io.sinks.registry import is_window, open_sink, warn_of_silence, written_by
 from ..io.sinks.window import Window
+from ..io.sources.image import ImageFile
 from ..io.sources.protocol import SoundingSource, Source, TimedSource
-from ..io.sources.registry import open_source, source_path
+from ..io.sources.registry import open_source, source_camera, source_path
+from ..picture.record import Recipe
 from ..prompt.syntax import GALLERY, parse_prompt
 from ..prompt.text_encoder import TextEncoder
 from .options import LoopOptions, SessionFiles, SessionOptions
 from .parameters import OF_CONTROL, LiveParameters, with_prompt
 from .prompt_list import PromptList
+from .record import SessionRecord, SourceFacts
 from .session import NO_EDGES, Session, SessionParts, frame_params
 from .threads.loop import Loop, Prompt
 from .viewer import Look, View, Viewer
 
 DEFAULT_HOLD = 48
+SYNTHETIC = "synthetic"
 
 
 def open_session(
@@ -34,14 +40,16 @@ def open_session(
     checkpoint: Checkpoint,
     backends: Sequence[Backend],
     prompts: Sequence[str] = (),
+    recipe: Recipe | None = None,
 ) -> Session:
     """Open the source, every sink and the text encoder; write nothing and load no backend yet.
 
     size: side of the frames. prompts: the list to go through, by default the one prompt of
-    `values`; the session begins with its first. Raises SourceError, SinkError, UsageError,
+    `values`; the session begins with its first. recipe: what the records of PNGs say of model and
+    backend; without one, PNGs carry none. Raises SourceError, SinkError, UsageError,
     ConfigError.
     """
-    _refuse_one_file_twice(options.reads, files)
+    refuse_one_file_twice(options.reads, files)
     texts = tuple(prompts) or (values.written_prompt,)
     for text in texts:
         parse_prompt(text)  # the last of them may be met in an hour
@@ -83,6 +91,12 @@ def open_session(
         encoder.encode,
     )
     loop.pause(values.pause)
+    record = None
+    if recipe:
+        facts = _facts_of(options.source, source)
+        record = SessionRecord(recipe, facts, lambda: loop.stats.backends)
+        if window or any(isinstance(sink, StampedSink) for sink in sinks):
+            record.prepare()
     beside = options.side_by_side or len(backends) > 1
     look = Look(View.SIDE_BY_SIDE if beside else View.OUTPUT, options.overlay)
     # In a window the keys lead through the user's prompts and on through the gallery.
@@ -90,7 +104,7 @@ def open_session(
     parts = SessionParts(
         source,
         loop,
-        Viewer(size, look, loop.stats, sinks, window, values, by_source),
+        Viewer(size, look, loop.stats, sinks, window, values, by_source, record),
         PromptList(reachable),
         files,
         encoder.encode,
@@ -101,6 +115,21 @@ def open_session(
         follows=bool(options.hold),
     )
     return Session(parts, values)
+
+
+def _facts_of(spec: str, source: Source) -> SourceFacts:
+    """Name an opened source as records do: without folders, and a stream without its address."""
+    path, named = source_path(spec), split_kind(spec)
+    if named:
+        kind = named[0]
+    elif spec == SYNTHETIC or source_camera(spec) is not None:
+        kind = SYNTHETIC if spec == SYNTHETIC else "camera"
+    else:
+        kind = "image" if isinstance(source, ImageFile) else "film"
+    if path is None or not path.is_file():  # a pipe can be read only once, and not for its hash
+        kind, path = "stream" if kind in ("film", "image") else kind, None
+    name = str(without_folders(source.name))
+    return SourceFacts(kind, kind if "://" in name else name, path)
 
 
 def _loop_options(
@@ -139,26 +168,20 @@ def _decide(options: SessionOptions, source: Source, prompts: int) -> SessionOpt
     return replace(options, realtime=realtime, hold=hold, frames=frames)
 
 
-def _refuse_one_file_twice(source: str, files: SessionFiles) -> None:
-    """Raise UsageError if two outputs, or an output and the source, are the same file."""
+def refuse_one_file_twice(
+    source: str, files: SessionFiles, reads: Iterable[tuple[str, Path | None]] = ()
+) -> None:
+    """Raise UsageError if an output is also another one, the source, or a file of `reads`.
+
+    reads: pairs of option and file, see `refuse_overlaps`.
+    """
     if sum(is_window(out) for out in files.outs) > 1:
         raise UsageError("--out window: is named twice; there is one window")
-    named: list[tuple[str, str, Path | None]] = [
-        ("--out", out, sink_path(out)) for out in files.outs
-    ]
-    named += [
-        ("--contact-sheet", str(files.contact_sheet), files.contact_sheet),
-        ("--stats", str(files.stats), files.stats),
-    ]
-    read = source_path(source)
-    seen = {read.resolve(): "--source"} if read else {}
-    for name, written, path in named:
-        if path is None:
-            continue
-        place = path.expanduser().resolve()
-        if place in seen:
-            raise UsageError(
-                f"{name} {written}: is also {seen[place]}, and one would overwrite the other; name "
-                "another file"
-            )
-        seen[place] = name
+    named = (("--contact-sheet", files.contact_sheet), ("--stats", files.stats))
+    refuse_overlaps(
+        [("--source", source_path(source)), *reads],
+        [
+            *map(written_by, files.outs),
+            *(Written(option, path.expanduser()) for option, path in named if path),
+        ],
+    )

@@ -6,7 +6,7 @@ into a file; the window can be redrawn while no frame arrives.
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 from pathlib import Path
 
@@ -17,11 +17,12 @@ from ..errors import SinkError, first_of
 from ..io.inputs.keys import HELP
 from ..io.sinks.film import VideoFileSink
 from ..io.sinks.image import save_image
-from ..io.sinks.protocol import Sink
+from ..io.sinks.protocol import Sink, StampedSink
 from ..picture.draw import label, text_block, text_table
 from ..picture.image import enlarged
 from ..picture.temporal import Smoother
 from .parameters import LiveParameters
+from .record import Moment, SessionRecord
 from .stats import Stats
 from .threads.frames import LiveFrame
 
@@ -37,6 +38,11 @@ class View(Enum):
     SIDE_BY_SIDE = auto()
     SPLIT = auto()
     EDGES = auto()
+
+    @property
+    def title(self) -> str:
+        """Its name in a record."""
+        return self.name.lower().replace("_", " ")
 
 
 @dataclass(slots=True)
@@ -70,13 +76,19 @@ class Viewer:
         window: Sink | None,
         values: LiveParameters | None = None,
         by_source: bool = False,
+        record: SessionRecord | None = None,
     ) -> None:
-        """values: by default those of the table. by_source: sinks take a source's own time."""
+        """values: by default those of the table. by_source: sinks take a source's own time.
+
+        record: of the PNGs, which otherwise carry none.
+        """
         self.look = look
         self._values = values or LiveParameters()
         self._smoothers = [Smoother(size) for _ in range(stats.backend_count)]
         self._stats = stats
         self._sinks = list(sinks)
+        self._stamped = [sink for sink in sinks if isinstance(sink, StampedSink)]
+        self._record = record
         self._by_source = by_source
         self._sinks_view = look.view
         self._window = window
@@ -87,6 +99,7 @@ class Viewer:
         # What the window shows.
         self._kept = LiveFrame(blank, [blank.copy() for _ in range(stats.backend_count)])
         self._kept.edges = np.zeros((size, size), np.uint8)
+        self._kept_moment: Moment | None = None
         self._prompt = ""
         self._coming = ""
         self._note = ("", 0)
@@ -137,8 +150,11 @@ class Viewer:
         if self._kept.id < 0:
             self.say("there is no picture yet to save")
             return False
+        stamp = None
+        if self._record and self._kept_moment:
+            stamp = self._record.stamp(replace(self._kept_moment, view=self.look.view.title))
         try:
-            save_image(path, compose(self._kept, self.look.view))
+            save_image(path, compose(self._kept, self.look.view), stamp)
         except SinkError as error:
             self.say(f"no snapshot: {error}")
             return False
@@ -187,6 +203,10 @@ class Viewer:
             picture = compose(frame, self._sinks_view)
             if self._sinks_view is View.SIDE_BY_SIDE:
                 label(picture[:, picture.shape[0] :], frame.prompt)
+            if self._record:
+                moment = Moment.of(frame, self._values, self._sinks_view.title)
+                for each in self._stamped:
+                    each.stamp_next(self._record.stamp(moment))
             own_ns = frame.source_ns if self._by_source else None
             for sink in self._sinks:
                 sink.write(picture, shown_ns if own_ns is None else own_ns)
@@ -215,6 +235,7 @@ class Viewer:
         """Copy what is on display: the loop reuses the frame's buffers."""
         kept = self._kept
         kept.id, kept.prompt = frame.id, frame.prompt
+        self._kept_moment = Moment.of(frame, self._values, self.look.view.title)
         np.copyto(kept.camera, frame.camera)
         copies.count("kept for the window", (1 + len(kept.outputs)) * kept.camera.nbytes)
         for mine, output in zip(kept.outputs, frame.outputs, strict=True):

@@ -1,10 +1,11 @@
-"""Read and write text in a PNG file: one iTXt chunk (W3C PNG, 11.3.4.5).
+"""Read and write text in a PNG file: iTXt and tEXt chunks (W3C PNG, 11.3.3).
 
 The picture is neither decoded nor changed.
 """
 
 import struct
 import zlib
+from contextlib import suppress
 from pathlib import Path
 
 from ..errors import SourceError
@@ -13,15 +14,33 @@ SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _MOST_TEXT = 1 << 20
 
 
-def with_text(png: bytes, keyword: str, text: str) -> bytes:
+def with_text(png: bytes, keyword: str, text: str, plain: bool = False) -> bytes:
     """Return the PNG with `text` under `keyword`, inserted after its header.
 
-    keyword: Latin-1, up to 79 characters.
+    keyword: Latin-1, up to 79 characters. plain: as a tEXt chunk if the text is Latin-1, for
+    programs that read no iTXt; `read_text` reads iTXt alone.
     """
+    key = keyword.encode("latin-1")
     # not compressed, no language
-    content = keyword.encode("latin-1") + b"\0\0\0\0\0" + text.encode("utf-8")
+    kind, content = b"iTXt", key + b"\0\0\0\0\0" + text.encode("utf-8", "replace")
+    if plain:
+        with suppress(UnicodeEncodeError):
+            kind, content = b"tEXt", key + b"\0" + text.encode("latin-1")
     header = len(SIGNATURE) + 8 + struct.unpack(">I", png[8:12])[0] + 4
-    return png[:header] + _chunk(b"iTXt", content) + png[header:]
+    return png[:header] + _chunk(kind, content) + png[header:]
+
+
+def without_text(png: bytes) -> bytes:
+    """Return a sound PNG as it would be without its texts; other files as they are."""
+    if not png.startswith(SIGNATURE):
+        return png
+    kept, place = [SIGNATURE], len(SIGNATURE)
+    while place < len(png):
+        length, kind = struct.unpack(">I4s", png[place : place + 8])
+        if kind not in (b"iTXt", b"tEXt", b"zTXt"):
+            kept.append(png[place : place + 12 + length])
+        place += 12 + length
+    return b"".join(kept)
 
 
 def _chunk(kind: bytes, content: bytes) -> bytes:
@@ -42,7 +61,7 @@ def read_text(path: Path, keyword: str) -> str | None:
             f"{path}: cannot be read ({error.strerror or error}); name a PNG that sdxs wrote"
         ) from None
     if not png.startswith(SIGNATURE):
-        raise SourceError(f"{path}: is no PNG; name a picture that `sdxs image` wrote")
+        raise SourceError(f"{path}: is no PNG; name a picture that sdxs wrote")
     place, wanted = len(SIGNATURE), keyword.encode("latin-1") + b"\0"
     try:
         while place < len(png):

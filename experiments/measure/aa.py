@@ -107,7 +107,9 @@ def judged(run: dict[str, object]) -> dict[str, object]:
 class AaOptions(Options):
     """How often, and of which kind."""
 
-    json: Path | None = option(None, "add the runs to those in this file", metavar="PATH")
+    json: Path | None = option(
+        None, "add the runs to those in this file", metavar="PATH", use="written"
+    )
     runs: int = setting(20, "runs of each kind; 0 only judges the file's runs again", minimum=0)
     only: Literal["same", "slower", "mlx"] | None = setting(
         None, "the only kind to run", shown="all three"

@@ -52,7 +52,9 @@ class KernelTimeOptions(Options):
         None, "side of the picture", minimum=8, unit="pixels", shown="the model's own"
     )
     mode: str = setting("compile+graph", "the mode in which PyTorch runs")
-    json: Path | None = option(None, "a file of gpu-levers, to which the row is added")
+    json: Path | None = option(
+        None, "a file of gpu-levers, to which the row is added", use="written"
+    )
 
 
 def run(options: KernelTimeOptions) -> None:

@@ -206,7 +206,9 @@ class LeversOptions(Options):
     )
     rounds: int = setting(3, "rounds through all variants", minimum=1)
     frames: int = setting(5, "frames of each variant in a round", minimum=1)
-    json: Path | None = option(None, "add to the results in this file", metavar="PATH")
+    json: Path | None = option(
+        None, "add to the results in this file", metavar="PATH", use="written"
+    )
 
 
 def run(options: LeversOptions) -> None:

@@ -229,7 +229,7 @@ class Phase10Options(Options):
     work: Path = argument("folder of the runs; finished ones are kept")
     steps: int = setting(STEPS, "training steps of each run", minimum=1)
     json: Path | None = result_file()
-    picture: Path | None = option(None, "write a sheet of pictures to this file")
+    picture: Path | None = option(None, "write a sheet of pictures to this file", use="written")
 
 
 def run(options: Phase10Options) -> None:

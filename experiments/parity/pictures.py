@@ -19,6 +19,7 @@ from pathlib import Path
 
 from ...common.checkpoint.find import PACKAGE_FOLDER
 from ...common.errors import SdxsError, UsageError
+from ...common.picture.png_text import without_text
 from ...common.settings import setting
 from .. import record
 from ..options import Options, option, result_file
@@ -72,7 +73,7 @@ class PicturesOptions(Options):
     size: int = setting(64, "side of a picture", minimum=64, unit="pixels")
     json: Path | None = result_file()
     against: Path | None = option(
-        None, "compare with the hashes in this file of an earlier run", metavar="FILE"
+        None, "compare with the hashes in this file of an earlier run", metavar="FILE", use="read"
     )
 
 
@@ -202,4 +203,5 @@ def _command(options: PicturesOptions, folder: Path, *arguments: str) -> None:
 
 
 def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    # the record inside holds versions, which are not the picture
+    return hashlib.sha256(without_text(path.read_bytes())).hexdigest()

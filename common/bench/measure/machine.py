@@ -5,15 +5,13 @@ import platform
 import re
 import shutil
 import sys
-from importlib import metadata
 from pathlib import Path
 
-from ...backend.spec import PEERS, BackendSpec, specs
+from ...backend.spec import PEERS, BackendSpec, specs, versions_of
 from ...checkpoint.find import PACKAGE_FOLDER
 from ...system import asked
 from ..model.report import Machine
 
-PACKAGES = ("sdxs", "numpy", "opencv-python", "opencv-python-headless", "safetensors")
 TELLING = ("OPENBLAS_", "OMP_", "MKL_", "VECLIB_")  # environment that changes speed
 
 
@@ -44,14 +42,7 @@ def _shareable(value: str) -> str:
 
 def versions() -> dict[str, str]:
     """Installed versions of everything that a figure depends on."""
-    found = {}
-    of_backends = [name for spec in _everybody() for name in (spec.package, *spec.versions) if name]
-    for name in dict.fromkeys((*PACKAGES, *of_backends)):
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
+    return versions_of(_everybody())
 
 
 def _everybody() -> list[BackendSpec]:

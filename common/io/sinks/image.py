@@ -8,6 +8,7 @@ from ...backend import copies
 from ...errors import SinkError
 from ...files import check_writable, write_whole
 from ...picture.opencv import cv2
+from ...picture.record import Stamp
 
 
 class ImageSink:
@@ -16,7 +17,11 @@ class ImageSink:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._last: np.ndarray | None = None
+        self._stamp: Stamp | None = None
         check_writable(path, path.absolute().parent)
+
+    def stamp_next(self, stamp: Stamp) -> None:
+        self._stamp = stamp
 
     def write(self, picture: np.ndarray, shown_ns: int) -> None:
         if self._last is None:
@@ -26,13 +31,19 @@ class ImageSink:
 
     def close(self) -> None:
         if self._last is not None:
-            save_image(self._path, self._last)
+            save_image(self._path, self._last, self._stamp)
             self._last = None
 
 
-def save_image(path: Path, picture: np.ndarray) -> None:
-    """Write an RGB picture whole or not at all. Raises SinkError."""
+def save_image(path: Path, picture: np.ndarray, stamp: Stamp | None = None) -> None:
+    """Write an RGB picture whole or not at all. Raises SinkError.
+
+    stamp: puts its record into a PNG; files of other kinds carry none.
+    """
     ok, data = cv2.imencode(path.suffix, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
     if not ok:
         raise SinkError(f"{path}: OpenCV cannot encode {path.suffix}; use .png or .jpg")
-    write_whole(path, data.tobytes())
+    content = data.tobytes()
+    if stamp is not None and path.suffix.lower() == ".png":
+        content = stamp(content, picture)
+    write_whole(path, content)

@@ -1,8 +1,10 @@
 """What every sink does. Nothing is created before the first picture arrives."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
+
+from ...picture.record import Stamp
 
 
 class Sink(Protocol):
@@ -16,3 +18,11 @@ class Sink(Protocol):
 
     def close(self) -> None:
         """Finish and keep what was written; calling it again does nothing."""
+
+
+@runtime_checkable
+class StampedSink(Protocol):
+    """A sink whose PNGs carry the record of their picture."""
+
+    def stamp_next(self, stamp: Stamp) -> None:
+        """Take what puts the record into the PNG of the next picture, if it becomes one."""

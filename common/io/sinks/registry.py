@@ -8,12 +8,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ...errors import SdxsWarning, UsageError
+from ...files import Written
 from ..films.formats import CONTAINERS
 from ..kinds import nothing_after, path_after, split_kind, unknown_kind
 from ..sources.image import IMAGE_SUFFIXES
 from ..sources.protocol import SoundingSource
 from .film import VideoFileSink
-from .folder import FolderSink
+from .folder import NAMES, FolderSink
 from .image import ImageSink
 from .protocol import Sink
 from .window import Window
@@ -122,3 +123,13 @@ def _kind_of(spec: str) -> tuple[str, str]:
         f"--out {path}: unknown kind {suffix!r}; expected a video ({', '.join(CONTAINERS)}), "
         f"an image ({', '.join(IMAGE_SUFFIXES)}) or a folder"
     )
+
+
+def written_by(spec: str) -> Written | None:
+    """What a sink writes, if it writes files; for `refuse_overlaps`."""
+    path = sink_path(spec)
+    if path is None:
+        return None
+    named = split_kind(spec)
+    folder = named[0] == "folder" if named else path.is_dir() or not path.suffix
+    return Written("--out", path, NAMES if folder else "")

@@ -119,7 +119,7 @@ class Capture:
                 drawing.forget()
             drawing.draw(frame.camera, frame.edges)
             frame.edge_kind = drawing.kind
-        self._mirrored = mirror
+        self._mirrored = frame.mirrored = mirror
         timed = self._timed
         frame.source_ns = None if timed is None else round(timed.stamp_s * 1e9)
         frame.stage_ns = {"capture": time.perf_counter_ns() - captured_ns}

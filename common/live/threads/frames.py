@@ -8,6 +8,8 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
+from ...backend.protocol import FrameParams
+
 T = TypeVar("T")
 
 
@@ -19,7 +21,8 @@ class LiveFrame:
     reads of the camera, uint8 (S, S), white on black; None where there is none. edge_kind: how they
     were drawn. turning: the prompt was still on its way to the next when this was rendered. `_ns`
     stamps are `time.perf_counter_ns`; `source_ns` is the time on the clock of the source, if it
-    has one. similar: the picture equals the last one that was rendered.
+    has one. similar: the picture equals the last one that was rendered. params, skip: what the
+    backends and `Similarity` had; mirrored: so was the camera.
     """
 
     camera: np.ndarray
@@ -33,6 +36,9 @@ class LiveFrame:
     edge_kind: str = ""
     turning: bool = False
     source_ns: int | None = None
+    params: FrameParams = FrameParams()
+    skip: float = 0.0
+    mirrored: bool = False
 
 
 class Pool:

@@ -51,7 +51,7 @@ class Renderer:
         self._prompts = prompts
         self._hold = options.hold
         self._turn = 0
-        self._similarity = Similarity(options.skip_threshold)
+        self._similarity, self._skip = Similarity(options.skip_threshold), options.skip_threshold
         self._stats = stats
         self._last: list[np.ndarray] = []
         self._encoder_hidden_states: np.ndarray | None = None  # what the backends have
@@ -95,7 +95,7 @@ class Renderer:
 
     def set_skip(self, threshold: float) -> None:
         """Reuse pictures up to another threshold, see `Similarity`."""
-        self._similarity = Similarity(threshold)
+        self._similarity, self._skip = Similarity(threshold), threshold
 
     def _condition(self, encoder_hidden_states: np.ndarray) -> None:
         for backend in self.backends:
@@ -137,8 +137,13 @@ class Renderer:
         frame.stage_ns["backend"] = 0
         self._stats.skipped += 1
 
-    def submit(self, frame: LiveFrame) -> None:
+    def mark(self, frame: LiveFrame) -> None:
+        """Note in a frame what it is rendered with."""
         frame.prompt, frame.turning = self.prompt, self._turning
+        frame.params, frame.skip = self.params, self._skip
+
+    def submit(self, frame: LiveFrame) -> None:
+        self.mark(frame)
         now = time.perf_counter_ns()
         for backend in self.backends:
             backend.submit(frame.camera, frame.edges)
@@ -277,7 +282,7 @@ class Inference:
         if renderer.can_repeat(frame):
             while renderer.in_flight:
                 self._deliver(renderer.collect())
-            frame.prompt = renderer.prompt
+            renderer.mark(frame)
             renderer.repeat(frame)
             self._deliver(frame)
         else:
