@@ -176,7 +176,7 @@ def _recipe_of(
         checkpoint.name,
         "",
         size=own.size,
-        source=str(source_path(session.source) or ""),
+        source=str(source_path(session.reads) or ""),
         backend=spec.name,
         dtype=settings.pop("dtype", "auto"),
         vae=model.vae,

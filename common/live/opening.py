@@ -93,7 +93,7 @@ def open_session(
     loop.pause(values.pause)
     record = None
     if recipe:
-        facts = _facts_of(options.source, source)
+        facts = _facts_of(options.reads, source)
         record = SessionRecord(recipe, facts, lambda: loop.stats.backends)
         if window or any(isinstance(sink, StampedSink) for sink in sinks):
             record.prepare()
