@@ -14,6 +14,7 @@ import numpy as np
 from ..common.backend.programs import Progress
 from ..common.backend.spec import default_backend, spec_of
 from ..common.errors import SdxsWarning, SourceError, UsageError
+from ..common.picture.size import Fit, FrameSize, Size
 from ..common.picture.still import BACKGROUND
 from ..common.settings import known_settings, parse_texts
 from .model import Model, open_model
@@ -30,13 +31,14 @@ class Still:
     """The request for one picture; see `open_model` and `Model.__call__`.
 
     source: path of the picture to paint over, or ''. background: colour behind its transparent
-    parts.
+    parts. fit: how it fills a frame of other proportions, see `common.picture.image.to_frame_rgb`.
+    size: as JSON has it, see `FrameSize.json`.
     """
 
     model: str
     prompt: str
     seed: int = 0
-    size: int | None = None
+    size: int | str | None = None
     source: str = ""
     backend: str = ""
     dtype: str = "auto"
@@ -47,11 +49,12 @@ class Still:
     edges: str = "soft"
     control_scale: float | None = None
     background: str = BACKGROUND
+    fit: Fit = "crop"
 
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """A rendered picture, uint8 (S, S, 3) RGB, and the record of it that a PNG carries."""
+    """A rendered picture, uint8 (H, W, 3) RGB, and the record of it that a PNG carries."""
 
     picture: np.ndarray
     record: dict[str, object]
@@ -83,25 +86,30 @@ def render_still(
         report=report,
     ) as model:
         if still.source:
-            frame, source_hash = read_picture(Path(still.source), model.size, still.background)
+            frame, source_hash = read_picture(
+                Path(still.source), model.frame_size, still.background, still.fit
+            )
         picture = model(frame, still.prompt, still.seed, control_scale=still.control_scale)
         return Made(picture, _record(still, model, picture, source_hash, settings or {}))
 
 
-def read_picture(path: Path, size: int, background: str = BACKGROUND) -> tuple[np.ndarray, str]:
-    """Read the middle square of an image as uint8 (size, size, 3) RGB, and the file's sha256.
+def read_picture(
+    path: Path, size: Size, background: str = BACKGROUND, fit: Fit = "crop"
+) -> tuple[np.ndarray, str]:
+    """Read an image as a frame, uint8 (H, W, 3) RGB, and the file's sha256.
 
-    background: see `common.picture.still.read_image`. Raises SourceError, UsageError.
+    background: see `common.picture.still.read_image`. fit: see `Still`. Raises SourceError,
+    UsageError.
     """
     from ..common.checkpoint.tensors import sha256
     from ..common.io.sources.image import ImageFile
-    from ..common.picture.image import to_square_rgb
+    from ..common.picture.image import to_frame_rgb
 
     picture = ImageFile(path, background=background).read()
     assert picture is not None
-    square = np.empty((size, size, 3), np.uint8)
-    to_square_rgb(picture, square)
-    return square, sha256(path)
+    frame = np.empty((*FrameSize.of(size).shape, 3), np.uint8)
+    to_frame_rgb(picture, frame, fit=fit)
+    return frame, sha256(path)
 
 
 def write_still(made: Made, path: Path) -> None:
@@ -245,12 +253,12 @@ def _record(
         "prompt": still.prompt,
         "seed": still.seed,
         "model": checkpoint.name,
-        "size": model.size,
+        "size": model.frame_size.json,
         "timestep": checkpoint.frame.timestep,
         "steps": checkpoint.frame.steps,
         "backend": model.describe(),
         "hashes": hashes,
-        "request": asdict(replace(still, size=model.size)),
+        "request": asdict(replace(still, size=model.frame_size.json)),
         "settings": [[name, known[name].text(value)] for name, value in settings.items()],
     }
 

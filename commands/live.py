@@ -99,8 +99,7 @@ def live(
     opened = open_session(session, start, files, size, checkpoint, renderers, prompts)
     err.print(
         escape(
-            f"{checkpoint.name} ({checkpoint.origin}) at {size} x {size}; source "
-            f"{opened.source.name}"
+            f"{checkpoint.name} ({checkpoint.origin}) at {size.words}; source {opened.source.name}"
         )
     )
     _run(opened)

@@ -11,6 +11,7 @@ from ..common.backend.memory import footprint_bytes
 from ..common.backend.process.hosted import HostedBackend
 from ..common.backend.protocol import Backend, FrameParams
 from ..common.checkpoint.find import Checkpoint
+from ..common.picture.size import Size
 from ..common.picture.temporal import psnr
 from ..common.settings import parse_settings
 from ..coreml_backend.backend import CoreMLBackend, controlled
@@ -66,7 +67,7 @@ def hosted_backend(checkpoint: Checkpoint, options: CoreMLOptions) -> HostedBack
 
 
 def render(
-    backend: Backend, checkpoint: Checkpoint, size: int, frames: int
+    backend: Backend, checkpoint: Checkpoint, size: Size, frames: int
 ) -> tuple[np.ndarray, list[float], list[float]]:
     """Render the probe frame `frames` times, fewer after MOST_S, as many in flight as it takes.
 

@@ -20,6 +20,7 @@ from ..common.backend.protocol import FrameParams
 from ..common.backend.schedule import frame_steps, seeded_noise
 from ..common.checkpoint.find import PACKAGE_FOLDER, Checkpoint, open_checkpoint
 from ..common.errors import SdxsWarning
+from ..common.picture.size import FrameSize, Size
 from ..common.picture.temporal import psnr
 from ..common.prompt.text_encoder import TextEncoder, encode_tokens
 from ..common.prompt.tokenizer import CONTEXT_LENGTH, ClipTokenizer
@@ -73,7 +74,7 @@ class Sizes:
     batch: int
     latents: tuple[int, int]
     picture: tuple[int, int]
-    frame: int
+    frame: Size
     timesteps: tuple[int, ...]
 
 
@@ -92,7 +93,7 @@ class Inputs:
     latents: np.ndarray  # (B, H/8, W/8, C), what the VAE decodes; wide enough to meet TAESD's tanh
     ids: np.ndarray  # int64 (B, 77)
     prompt: str
-    frame: np.ndarray  # uint8 (S, S, 3)
+    frame: np.ndarray  # uint8 (H, W, 3)
     seed: int  # of the frame's noise
 
 
@@ -117,7 +118,7 @@ def draw_inputs(checkpoint: Checkpoint, sizes: Sizes, seed: int) -> Inputs:
             0, checkpoint.text_encoder.vocab_size, (sizes.batch, CONTEXT_LENGTH)
         ),
         prompt="a portrait of an old sailor, oil on canvas",
-        frame=generator.integers(0, 256, (sizes.frame, sizes.frame, 3), dtype=np.uint8),
+        frame=generator.integers(0, 256, (*FrameSize.of(sizes.frame).shape, 3), dtype=np.uint8),
         seed=seed + 1,
     )
 
@@ -151,12 +152,12 @@ def run_text(checkpoint: Checkpoint, inputs: Inputs) -> Arrays:
 def run_frame(checkpoint: Checkpoint, inputs: Inputs, dtype: Dtype = "float32") -> Arrays:
     """Render prompt and picture as the camera loop does; return z, x0 and the picture.
 
-    z and x0 are float32 (1, S/8, S/8, C).
+    z and x0 are float32 (1, H/8, W/8, C).
 
     dtype: of the networks, 'float32' or 'float16'. z is judged by itself because in x0 it is small
     beside r (n - eps) as long as weights are random.
     """
-    size = inputs.frame.shape[0]
+    size, vae = FrameSize.of_picture(inputs.frame), checkpoint.vae
     encoder_hidden_states = TextEncoder(checkpoint).encode(inputs.prompt)
     backend = MlxBackend(checkpoint, MlxOptions(size, dtype=dtype))
     backend.load()
@@ -170,11 +171,10 @@ def run_frame(checkpoint: Checkpoint, inputs: Inputs, dtype: Dtype = "float32") 
     networks = mx.float16 if dtype == "float16" else mx.float32
     unet = UNet2DConditionModel(checkpoint.unet)
     load_weights(unet, checkpoint.unet_weights, networks)
-    vae = load_vae(checkpoint.vae, checkpoint.vae_weights, networks)
+    network = load_vae(vae, checkpoint.vae_weights, networks)
     steps = frame_steps(checkpoint.scheduler, checkpoint.frame)
-    frame = Frame(unet, vae, steps, checkpoint.vae.scaling_factor, networks)
-    side = size // checkpoint.vae.reduction
-    noise = mx.array(seeded_noise(inputs.seed, side, side, checkpoint.vae.latent_channels))
+    frame = Frame(unet, network, steps, vae.scaling_factor, networks)
+    noise = mx.array(seeded_noise(inputs.seed, *size.divided(vae.reduction), vae.latent_channels))
     z = frame.encode(mx.array(inputs.frame))
     return {
         "z": np.array(z),

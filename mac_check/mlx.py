@@ -9,6 +9,7 @@ import mlx.core as mx
 import numpy as np
 
 from ..common.checkpoint.find import open_checkpoint
+from ..common.picture.size import FrameSize
 from ..mlx_sdxs.backend import MlxBackend
 from ..mlx_sdxs.fast.ops import on_gpu
 from ..mlx_sdxs.options import Dtype, MlxOptions
@@ -65,7 +66,7 @@ def ask_parity(setup: Setup) -> Answer:
 def ask_frame(setup: Setup) -> Answer:
     """Render the probe frame in a session's backend: nearness to the exact picture, and times."""
     checkpoint = setup.checkpoint()
-    backend = MlxBackend(checkpoint, MlxOptions(setup.size, dtype=_dtype()))
+    backend = MlxBackend(checkpoint, MlxOptions(FrameSize.of(setup.size), dtype=_dtype()))
     backend.load()
     picture, intervals, _ = render(backend, checkpoint, setup.size, setup.frames)
     backend.close()
@@ -78,7 +79,7 @@ def ask_winograd(setup: Setup) -> Answer:
     inputs = draw_inputs(checkpoint, replace(TINY, frame=setup.size), seed=20)
     half, exact = (run_frame(checkpoint, inputs, dtype) for dtype in (_dtype(), "float32"))
     relative, quality = distances(half, exact)
-    backend = MlxBackend(checkpoint, MlxOptions(setup.size, dtype=_dtype()))
+    backend = MlxBackend(checkpoint, MlxOptions(FrameSize.of(setup.size), dtype=_dtype()))
     backend.load()
     _, intervals, _ = render(backend, checkpoint, setup.size, setup.frames)
     backend.close()

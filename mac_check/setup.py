@@ -64,7 +64,7 @@ class Setup:
         return Path(self.scratch) / f"exact-{self.name.replace(' ', '-')}.npy"
 
     def exact(self) -> "np.ndarray | None":
-        """Load the exact picture, uint8 (S, S, 3); None if the question for it failed."""
+        """Load the exact picture, uint8 (H, W, 3); None if the question for it failed."""
         import numpy as np
 
         return np.load(self.exact_path) if self.exact_path.exists() else None

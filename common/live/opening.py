@@ -14,6 +14,7 @@ from ..io.sinks.registry import is_window, open_sink, sink_path
 from ..io.sinks.window import Window
 from ..io.sources.protocol import Source, TimedSource
 from ..io.sources.registry import open_source, source_path
+from ..picture.size import FrameSize
 from ..prompt.syntax import GALLERY, parse_prompt
 from ..prompt.text_encoder import TextEncoder
 from .options import LoopOptions, SessionFiles, SessionOptions
@@ -30,18 +31,19 @@ def open_session(
     options: SessionOptions,
     values: LiveParameters,
     files: SessionFiles,
-    size: int,
+    size: FrameSize,
     checkpoint: Checkpoint,
     backends: Sequence[Backend],
     prompts: Sequence[str] = (),
 ) -> Session:
     """Open the source, every sink and the text encoder; write nothing and load no backend yet.
 
-    size: side of the frames. prompts: the list to go through, by default the one prompt of
+    size: of the frames. prompts: the list to go through, by default the one prompt of
     `values`; the session begins with its first. Raises SourceError, SinkError, UsageError,
     ConfigError.
     """
     _refuse_one_file_twice(options.source, files)
+    _refuse_smaller(options.show_size, size)
     texts = tuple(prompts) or (values.written_prompt,)
     for text in texts:
         parse_prompt(text)  # the last of them may be met in an hour
@@ -88,7 +90,17 @@ def open_session(
     parts = SessionParts(
         source,
         loop,
-        Viewer(size, look, loop.stats, sinks, window, values, by_source),
+        Viewer(
+            size,
+            look,
+            loop.stats,
+            sinks,
+            window,
+            values,
+            by_source,
+            options.show_size,
+            "stretch" if options.fit == "stretch" else "pad",  # which takes the distortion back
+        ),
         PromptList(reachable),
         files,
         encoder.encode,
@@ -102,7 +114,7 @@ def open_session(
 
 
 def _loop_options(
-    options: SessionOptions, values: LiveParameters, size: int, checkpoint: Checkpoint
+    options: SessionOptions, values: LiveParameters, size: FrameSize, checkpoint: Checkpoint
 ) -> LoopOptions:
     return LoopOptions(
         size,
@@ -114,7 +126,17 @@ def _loop_options(
         transition_s=values.transition,
         edges=values.edges if checkpoint.control else "",
         mirror=values.mirror,
+        fit=options.fit,
     )
+
+
+def _refuse_smaller(show_size: FrameSize | None, size: FrameSize) -> None:
+    """Raise UsageError for a show size below the frame's, which would lose what was rendered."""
+    if show_size and (show_size.width < size.width or show_size.height < size.height):
+        raise UsageError(
+            f"--show-size {show_size}: only enlarges, and the frame is {size.words}; give at least "
+            f"that, or a smaller --size"
+        )
 
 
 def _unusable(options: SessionOptions, checkpoint: Checkpoint) -> dict[str, str]:

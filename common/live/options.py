@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from ..picture.size import Fit, FrameSize, read_size
 from ..picture.still import BACKGROUND
 from ..settings import check_settings, setting
 
@@ -17,6 +18,18 @@ class SessionOptions:
     )
     background: str = setting(
         BACKGROUND, "colour behind transparent parts of an image, by name or as #336699"
+    )
+    fit: Fit = setting(
+        "crop",
+        "how a picture of other proportions fills the frame: crop its middle, pad it with black "
+        "bars, or stretch it",
+    )
+    show_size: FrameSize | None = setting(
+        None,
+        "enlarge pictures for the window and for files, as 1280x720; black bars keep proportions",
+        shown="the frame's",
+        read=lambda text: read_size(text, "--show-size"),
+        write=str,
     )
     hold: int | None = setting(
         None,
@@ -70,10 +83,11 @@ class LoopOptions:
     `Similarity`. stall_s: a source silent for so long is lost. transition_s: how long one prompt
     takes to become the next, on the camera's clock, or, where every frame is rendered, on the
     file's. edges: the kind that is drawn of every frame for a ControlNet, see `edges.py`, or none.
-    mirror: mirror the camera. The last four are only where a session begins.
+    mirror: mirror the camera. The last four are only where a session begins. fit: how a picture of
+    other proportions fills the frame, see `to_frame_rgb`. size: an int is the side of a square.
     """
 
-    size: int
+    size: FrameSize
     frames: int | None = None
     hold: int = 0
     realtime: bool = True
@@ -83,3 +97,7 @@ class LoopOptions:
     transition_s: float = 0.0
     edges: str = ""
     mirror: bool = False
+    fit: Fit = "crop"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "size", FrameSize.of(self.size))

@@ -45,10 +45,10 @@ SCALE = 0.8
 class ControlInputs:
     """What one controlled frame is fed; channels last."""
 
-    picture: np.ndarray  # uint8 (S, S, 3)
-    edges: np.ndarray  # uint8 (S, S)
+    picture: np.ndarray  # uint8 (H, W, 3)
+    edges: np.ndarray  # uint8 (H, W)
     encoder_hidden_states: np.ndarray  # float32 (1, 77, D)
-    noise: np.ndarray  # float32 (1, S/8, S/8, C)
+    noise: np.ndarray  # float32 (1, H/8, W/8, C)
 
 
 def draw_control_inputs(checkpoint: Checkpoint, size: int, seed: int) -> ControlInputs:
@@ -231,7 +231,7 @@ def oracle_pipeline(checkpoint: Checkpoint, inputs: ControlInputs) -> np.ndarray
 
 
 def spread_decoder(checkpoint: Checkpoint, x0: np.ndarray) -> np.ndarray:
-    """Rescale TAESD's decoder so that such an x0 fills [0, 1], and decode it: uint8 (S, S, 3)."""
+    """Rescale TAESD's decoder so that such an x0 fills [0, 1], and decode it: uint8 (H, W, 3)."""
     import torch
     from diffusers import AutoencoderTiny
 

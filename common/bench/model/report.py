@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...errors import UsageError
+from ...picture.size import FrameSize
 from .statistics import FrameSummary, Interval, summary
 
 if TYPE_CHECKING:
@@ -46,15 +47,20 @@ class Machine:
 class Work:
     """The work of a run; runs of other work refuse to be compared.
 
-    weights: sha256 of UNet and VAE.
+    weights: sha256 of UNet and VAE. size: side of the square frame, or '640x384'.
     """
 
     model: str
     weights: dict[str, str]
     unet_parameters: int
-    size: int
+    size: int | str
     seed: int
     prompt: str
+
+    @property
+    def frame(self) -> FrameSize:
+        """The size of the frame. Raises UsageError for a text that names none."""
+        return FrameSize.from_json(self.size)
 
 
 @dataclass(slots=True)

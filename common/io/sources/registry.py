@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ...errors import SourceError, UsageError
+from ...picture.size import Size
 from ...picture.still import BACKGROUND, colour_of, frame_count, why_not_a_file
 from ..kinds import nothing_after, path_after, split_kind, unknown_kind
 from .animation import Animation
@@ -16,28 +17,28 @@ from .image import ImageFile
 from .protocol import Source
 from .synthetic import Synthetic
 
-# what follows the colon, side of frames, repeat, colour behind transparent parts
-Opener = Callable[[str, int, bool, str], Source]
+# what follows the colon, size of frames, repeat, colour behind transparent parts
+Opener = Callable[[str, Size, bool, str], Source]
 
 
-def _camera(rest: str, _size: int, _repeat: bool, _background: str) -> Source:
+def _camera(rest: str, _size: Size, _repeat: bool, _background: str) -> Source:
     if not rest.isdecimal():
         raise UsageError(f"--source camera:{rest}: expected the number of a camera, as camera:0")
     return Camera(int(rest))
 
 
-def _film(rest: str, _size: int, repeat: bool, background: str) -> Source:
+def _film(rest: str, _size: Size, repeat: bool, background: str) -> Source:
     path = path_after("--source", "film", rest)
     if not why_not_a_file(path) and frame_count(path) > 1:
         return Animation(path, repeat, background)
     return VideoFile(path, repeat)
 
 
-def _image(rest: str, _size: int, repeat: bool, background: str) -> Source:
+def _image(rest: str, _size: Size, repeat: bool, background: str) -> Source:
     return ImageFile(path_after("--source", "image", rest), repeat, background)
 
 
-def _synthetic(rest: str, size: int, _repeat: bool, _background: str) -> Source:
+def _synthetic(rest: str, size: Size, _repeat: bool, _background: str) -> Source:
     nothing_after("--source", "synthetic", rest)
     return Synthetic(size)
 
@@ -51,7 +52,9 @@ SOURCES: dict[str, Opener] = {
 _OF_FILES = ("film", "image")
 
 
-def open_source(spec: str, size: int, repeat: bool = False, background: str = BACKGROUND) -> Source:
+def open_source(
+    spec: str, size: Size, repeat: bool = False, background: str = BACKGROUND
+) -> Source:
     """Open what `--source` names. Raises SourceError, UsageError.
 
     spec: `kind:rest`, a camera number, 'synthetic', or the path of an image or a video, which its
