@@ -9,7 +9,7 @@ import json
 import shutil
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import mlx.core as mx
@@ -20,7 +20,7 @@ from ..common.backend.protocol import FrameParams
 from ..common.backend.schedule import frame_steps, seeded_noise
 from ..common.checkpoint.find import PACKAGE_FOLDER, Checkpoint, open_checkpoint
 from ..common.errors import SdxsWarning
-from ..common.picture.size import FrameSize, Size
+from ..common.picture.size import FrameSize, Size, read_size
 from ..common.picture.temporal import psnr
 from ..common.prompt.text_encoder import TextEncoder, encode_tokens
 from ..common.prompt.tokenizer import CONTEXT_LENGTH, ClipTokenizer
@@ -80,6 +80,11 @@ class Sizes:
 
 # Not square, and two of each, so that a mixed-up axis shows.
 TINY = Sizes(batch=2, latents=(16, 24), picture=(32, 48), frame=128, timesteps=(999, 261))
+# Frames that are not square, by the multiple that their sides have to be of.
+SHAPES = {
+    32: (FrameSize(96, 64), FrameSize(64, 128)),
+    64: (FrameSize(128, 64), FrameSize(64, 192)),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +126,16 @@ def draw_inputs(checkpoint: Checkpoint, sizes: Sizes, seed: int) -> Inputs:
         frame=generator.integers(0, 256, (*FrameSize.of(sizes.frame).shape, 3), dtype=np.uint8),
         seed=seed + 1,
     )
+
+
+def inputs_of(label: str, inputs: Inputs) -> Inputs:
+    """Return the inputs of one check of `open_parts`: 'frame 96x64' has a frame of that size."""
+    size = label.partition(" ")[2]
+    if not size:
+        return inputs
+    shape = read_size(size).shape
+    generator = np.random.Generator(np.random.PCG64([inputs.seed, *shape]))
+    return replace(inputs, frame=generator.integers(0, 256, (*shape, 3), dtype=np.uint8))
 
 
 def run_unet(checkpoint: Checkpoint, inputs: Inputs) -> Arrays:
@@ -188,10 +203,15 @@ PARTS: dict[str, Part] = {"text": run_text, "vae": run_vae, "unet": run_unet, "f
 
 
 def open_parts(folder: Path) -> dict[str, tuple[str, Checkpoint]]:
-    """List the checks of a checkpoint: label -> (part, checkpoint with the VAE in question)."""
+    """List the checks of a checkpoint: label -> (part, checkpoint with the VAE in question).
+
+    Frames that are not square are labelled with their size, as 'frame 96x64'.
+    """
     checkpoint = open_checkpoint(folder)
     checkpoint.verify()
     parts = {part: (part, checkpoint) for part in PARTS}
+    shapes = SHAPES.get(checkpoint.size_multiple, ())
+    parts |= {f"frame {size}": ("frame", checkpoint) for size in shapes}
     if (folder / "vae_large").is_dir():
         large = open_checkpoint(folder, vae_folder="vae_large")
         large.verify()

@@ -43,7 +43,7 @@ def open_session(
     ConfigError.
     """
     _refuse_one_file_twice(options.source, files)
-    _refuse_smaller(options.show_size, size)
+    _refuse_show_size(options.show_size, size)
     texts = tuple(prompts) or (values.written_prompt,)
     for text in texts:
         parse_prompt(text)  # the last of them may be met in an hour
@@ -130,9 +130,14 @@ def _loop_options(
     )
 
 
-def _refuse_smaller(show_size: FrameSize | None, size: FrameSize) -> None:
-    """Raise UsageError for a show size below the frame's, which would lose what was rendered."""
-    if show_size and (show_size.width < size.width or show_size.height < size.height):
+def _refuse_show_size(show_size: FrameSize | None, size: FrameSize) -> None:
+    """Raise UsageError for a show size that would lose what was rendered."""
+    if show_size is None:
+        return
+    if show_size.width % 2 or show_size.height % 2:
+        even = FrameSize(*(side + side % 2 for side in (show_size.width, show_size.height)))
+        raise UsageError(f"--show-size {show_size}: videos have even sides; the nearest is {even}")
+    if show_size.width < size.width or show_size.height < size.height:
         raise UsageError(
             f"--show-size {show_size}: only enlarges, and the frame is {size.words}; give at least "
             f"that, or a smaller --size"

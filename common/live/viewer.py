@@ -197,7 +197,7 @@ class Viewer:
         if self._sinks:
             picture = compose(frame, self._sinks_view)
             if self._sinks_view is View.SIDE_BY_SIDE:
-                label(picture[:, picture.shape[0] :], frame.prompt)
+                label(picture[:, frame.camera.shape[1] :], frame.prompt)
             own_ns = frame.source_ns if self._by_source else None
             for sink in self._sinks:
                 sink.write(picture, shown_ns if own_ns is None else own_ns)
