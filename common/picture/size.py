@@ -2,11 +2,12 @@
 
 import re
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
-
-import numpy as np
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from ..errors import UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 # How a picture of other proportions becomes a frame: its middle, with black bars, or distorted.
 Fit = Literal["crop", "pad", "stretch"]
@@ -35,7 +36,7 @@ class FrameSize:
         return size if isinstance(size, FrameSize) else cls(size, size)
 
     @classmethod
-    def of_picture(cls, picture: np.ndarray) -> "FrameSize":
+    def of_picture(cls, picture: "np.ndarray") -> "FrameSize":
         """Return the size of a picture or of its edges, (H, W, ...)."""
         height, width = picture.shape[:2]
         return cls(int(width), int(height))
