@@ -236,7 +236,7 @@ def _build(
         variant, path = options.variant(stage), partial.package(stage)
         share = _share(report, number / len(options.stages), 1 / len(options.stages), stage)
         if options.sizes:
-            build_sizes(checkpoint, variant, list(options.sizes), path, share)
+            build_sizes(checkpoint, variant, options.sizes, path, share)
         else:
             build(checkpoint, variant, path, share)
         errors.append(float(read_metadata(path).get("weights_relative_error", 0)))

@@ -20,7 +20,7 @@ import json
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -32,7 +32,7 @@ from ..common.checkpoint.config.vae import TinyVAEConfig
 from ..common.checkpoint.find import Checkpoint
 from ..common.checkpoint.manifest import remembered_sha256
 from ..common.errors import BackendError, UsageError
-from ..common.picture.size import FrameSize
+from ..common.picture.size import FrameSize, Size
 from .networks import ops
 from .networks.autoencoder_kl import AutoencoderKL
 from .networks.controlnet import ControlNetModel
@@ -159,7 +159,7 @@ def mil_program(checkpoint: Checkpoint, variant: Variant) -> tuple[Program, tupl
 def build_sizes(
     checkpoint: Checkpoint,
     variant: Variant,
-    sizes: list[FrameSize],
+    sizes: Sequence[Size],
     path: Path,
     progress: Progress | None = None,
 ) -> None:
@@ -170,12 +170,13 @@ def build_sizes(
     report = progress or (lambda step, done: None)
     several = ct.utils.MultiFunctionDescriptor()
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".sizes-") as folder:
-        for i, size in enumerate(sizes):
+        frames = [FrameSize.of(size) for size in sizes]
+        for i, size in enumerate(frames):
             single = Path(folder) / f"size_{size}.mlpackage"
-            share = functools.partial(_share, report, i / (len(sizes) + 1), 1 / (len(sizes) + 1))
+            share = functools.partial(_share, report, i / (len(frames) + 1), 1 / (len(frames) + 1))
             build(checkpoint, replace(variant, size=size), single, share)
             several.add_function(str(single), "main", f"size_{size}")
-        several.default_function_name = f"size_{sizes[0]}"
+        several.default_function_name = f"size_{frames[0]}"
         merged = Path(folder) / "merged.mlpackage"
         with _quiet():
             try:
@@ -188,7 +189,7 @@ def build_sizes(
             merged,
             spec,
             dict(single_metadata)
-            | {f"{METADATA_PREFIX}sizes": json.dumps([size.json for size in sizes])},
+            | {f"{METADATA_PREFIX}sizes": json.dumps([size.json for size in frames])},
         )
         shutil.move(merged, path)
     report("done", 1.0)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ...errors import SourceError, UsageError
-from ...picture.size import Size
+from ...picture.size import FrameSize, Size
 from ...picture.still import BACKGROUND, colour_of, frame_count, why_not_a_file
 from ..kinds import nothing_after, path_after, split_kind, unknown_kind
 from .animation import Animation
@@ -18,27 +18,27 @@ from .protocol import Source
 from .synthetic import Synthetic
 
 # what follows the colon, size of frames, repeat, colour behind transparent parts
-Opener = Callable[[str, Size, bool, str], Source]
+Opener = Callable[[str, FrameSize, bool, str], Source]
 
 
-def _camera(rest: str, _size: Size, _repeat: bool, _background: str) -> Source:
+def _camera(rest: str, _size: FrameSize, _repeat: bool, _background: str) -> Source:
     if not rest.isdecimal():
         raise UsageError(f"--source camera:{rest}: expected the number of a camera, as camera:0")
     return Camera(int(rest))
 
 
-def _film(rest: str, _size: Size, repeat: bool, background: str) -> Source:
+def _film(rest: str, _size: FrameSize, repeat: bool, background: str) -> Source:
     path = path_after("--source", "film", rest)
     if not why_not_a_file(path) and frame_count(path) > 1:
         return Animation(path, repeat, background)
     return VideoFile(path, repeat)
 
 
-def _image(rest: str, _size: Size, repeat: bool, background: str) -> Source:
+def _image(rest: str, _size: FrameSize, repeat: bool, background: str) -> Source:
     return ImageFile(path_after("--source", "image", rest), repeat, background)
 
 
-def _synthetic(rest: str, size: Size, _repeat: bool, _background: str) -> Source:
+def _synthetic(rest: str, size: FrameSize, _repeat: bool, _background: str) -> Source:
     nothing_after("--source", "synthetic", rest)
     return Synthetic(size)
 
@@ -68,7 +68,7 @@ def open_source(
     kind, rest = _kind_of(spec)
     if kind not in SOURCES:
         raise unknown_kind("--source", spec, SOURCES)
-    return SOURCES[kind](rest, size, repeat, background)
+    return SOURCES[kind](rest, FrameSize.of(size), repeat, background)
 
 
 def source_camera(spec: str) -> int | None:
