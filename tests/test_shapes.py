@@ -393,6 +393,18 @@ def test_lanes_and_batches_change_no_picture(tiny_sdxs: Checkpoint, size: FrameS
         assert np.abs(one.astype(int) - other).max() <= 1
 
 
+@pytest.mark.parametrize("settings", [{"attention": "folded"}, {"batch": 2, "lanes": 1}])
+def test_exact_rewrites_and_batches_make_the_same_frame(
+    tiny_sdxs: Checkpoint, settings: dict[str, object]
+) -> None:
+    frames = [picture(seed=seed) for seed in range(4)]
+    options = MlxOptions(SIZE, lanes=1, attention="fused")
+    plain = render(MlxBackend(tiny_sdxs, options), *frames)
+    other = render(MlxBackend(tiny_sdxs, MlxOptions(SIZE, **settings)), *frames)  # type: ignore[arg-type]
+    for one, two in zip(plain, other, strict=True):
+        assert np.abs(one.astype(int) - two).max() <= 1  # float32, added up in another order
+
+
 @pytest.mark.parametrize("kind", ["identity", "mlx"])
 def test_a_hosted_frame_is_the_same_frame(tiny_sdxs: Checkpoint, kind: str) -> None:
     if kind == "mlx":
