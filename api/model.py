@@ -20,6 +20,7 @@ from ..common.backend.spec import default_backend, spec_of, specs
 from ..common.checkpoint.find import Checkpoint
 from ..common.errors import UsageError
 from ..common.picture.edges import Edges, check_kind
+from ..common.picture.size import FrameSize
 from ..common.prompt.text_encoder import TextEncoder
 
 
@@ -38,19 +39,34 @@ class Model:
         self,
         checkpoint: Checkpoint,
         backend: Backend,
-        size: int,
+        size: FrameSize,
         encoder: TextEncoder,
         edges: Edges | None,
     ) -> None:
         """What `open_model` puts together; the backend is loaded."""
         self.checkpoint = checkpoint
         self.backend = backend
-        self.size = size
+        self.frame_size = size
         self._encoder = encoder
         self._edges = edges
-        self._drawn = np.empty((size, size), np.uint8)
+        self._drawn = np.empty(size.shape, np.uint8)
         self._prompt: str | None = None
         self._params: FrameParams | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns of a frame: (H, W)."""
+        return self.frame_size.shape
+
+    @property
+    def size(self) -> int:
+        """Side of a square frame in pixels. Raises UsageError for other frames: use `shape`."""
+        if not self.frame_size.square:
+            raise UsageError(
+                f"model.size: frames are {self.frame_size.words}, not square; use model.shape, "
+                f"which is {self.shape}"
+            )
+        return self.frame_size.width
 
     def __call__(
         self,
@@ -60,9 +76,9 @@ class Model:
         feedback: float = 0.0,
         control_scale: float | None = None,
     ) -> np.ndarray:
-        """Render one frame; return a new uint8 (size, size, 3) RGB picture.
+        """Render one frame; return a new uint8 (H, W, 3) RGB picture.
 
-        frame: uint8 (size, size, 3) RGB, or None for a picture from the prompt alone. prompt:
+        frame: uint8 (H, W, 3) RGB, or None for a picture from the prompt alone. prompt:
         plain text, a blend or a place in a bank, see `sdxs.common.prompt.syntax`. feedback: share
         of the last picture's latents. control_scale: by default 1 where the model was opened with
         a control. Raises SdxsError.
@@ -88,15 +104,13 @@ class Model:
             self.backend.set_params(params)
             self._params = params
         given = (
-            np.zeros((self.size, self.size, 3), np.uint8)
-            if frame is None
-            else np.ascontiguousarray(frame)
+            np.zeros((*self.shape, 3), np.uint8) if frame is None else np.ascontiguousarray(frame)
         )
         drawn = self._drawn if control_scale else None
         if self._edges and drawn is not None:
             self._edges.draw(given, drawn)
         self.backend.submit(given, drawn)
-        picture = np.empty((self.size, self.size, 3), np.uint8)
+        picture = np.empty((*self.shape, 3), np.uint8)
         self.backend.collect(picture)
         return picture
 
@@ -123,7 +137,7 @@ class Model:
 def open_model(
     model: str = DEFAULT_MODEL,
     backend: str = "",
-    size: int | None = None,
+    size: int | str | FrameSize | None = None,
     dtype: str = "auto",
     vae: str = "vae",
     strength: float | None = None,
@@ -137,7 +151,8 @@ def open_model(
     """Find a checkpoint, load it on a backend and warm it up.
 
     model: a name from `sdxs weights list`, or the path of a folder. backend: one of `backends()`,
-    by default the first. size: side of the frames in pixels, by default the checkpoint's. dtype:
+    by default the first. size: side of square frames in pixels, or
+    width x height as '640x384'; by default the checkpoint's. dtype:
     'auto', 'float32', 'float16' or 'bfloat16'. strength, steps: for checkpoints that admit them.
     control: 'none', 'sketch' or a folder. edges: 'soft' or 'canny'. settings: fields of the
     backend's options dataclass, as {'runtime': 'reference'} for 'coreml'. still: every frame is a
@@ -146,13 +161,14 @@ def open_model(
     """
     spec = spec_of(backend or default_backend())
     check_kind(edges)
-    chosen = ModelOptions(model, vae, size, strength, steps, control)
+    sized = None if size is None else FrameSize.from_json(size)
+    chosen = ModelOptions(model, vae, sized, strength, steps, control)
     checkpoint = open_checkpoint_for(chosen)
-    side = chosen.size_of(checkpoint)
-    options = options_for(spec, side, {"dtype": dtype}, settings)
+    frame = chosen.size_of(checkpoint)
+    options = options_for(spec, frame, {"dtype": dtype}, settings)
     prepare(spec, checkpoint, options, report)
     renderer = make_backend(spec, checkpoint, options)
     encoder = TextEncoder(checkpoint)
     renderer.load()
-    drawing = Edges(edges, side, hysteresis=not still) if checkpoint.control else None
-    return Model(checkpoint, renderer, side, encoder, drawing)
+    drawing = Edges(edges, frame, hysteresis=not still) if checkpoint.control else None
+    return Model(checkpoint, renderer, frame, encoder, drawing)

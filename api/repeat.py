@@ -69,6 +69,8 @@ def _reason(record: Mapping[str, object], still: Still) -> str:
         return "it shows the pictures of two backends"
     if live["view"] != "output":
         return f"it shows more than the picture (view {live['view']!r})"
+    if live.get("enlarged"):
+        return f"it was enlarged to {live['enlarged']} (--show-size)"
     if float(live["feedback"]) > 0:
         return f"feedback {live['feedback']:g} let the frames before it in"
     if float(live["ema"]) > 0:

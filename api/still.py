@@ -15,9 +15,10 @@ from ..common.files import check_writable
 from ..common.io.sinks.image import save_image
 from ..common.io.sources.image import ImageFile
 from ..common.io.sources.registry import open_source
-from ..common.picture.image import to_square_rgb
+from ..common.picture.image import to_frame_rgb
 from ..common.picture.png_text import read_text
 from ..common.picture.record import KEYWORD, SCHEMA, Recipe, Still, stamped
+from ..common.picture.size import Fit, FrameSize, Size
 from ..common.picture.still import BACKGROUND
 from ..common.picture.temporal import Smoother
 from ..common.settings import known_settings
@@ -29,7 +30,7 @@ SYNTHETIC = "synthetic"
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """A rendered picture, uint8 (S, S, 3) RGB, and the record of it that a PNG carries."""
+    """A rendered picture, uint8 (H, W, 3) RGB, and the record of it that a PNG carries."""
 
     picture: np.ndarray
     record: dict[str, object]
@@ -78,14 +79,14 @@ def render_still(
         report=report,
     ) as model:
         if still.source or taken.kind == SYNTHETIC:
-            frame, source_hash = read_frame(still, model.size, taken)
+            frame, source_hash = read_frame(still, model.frame_size, taken)
         picture = model(frame, still.prompt, still.seed, control_scale=still.control_scale)
         if frame is not None:
-            Smoother(model.size).apply(picture, frame, 0.0, taken.blend)
+            Smoother(model.frame_size).apply(picture, frame, 0.0, taken.blend)
         spec = spec_of(still.backend)
         known = known_settings(spec.options, settings or {}, spec.name)
         texts = {name: known[name].text(value) for name, value in (settings or {}).items()}
-        request = replace(still, size=model.size)
+        request = replace(still, size=model.frame_size.json)
         recipe = Recipe(model.checkpoint, spec, texts, request)
         if more is None and still.source:
             more = {"source": {"kind": taken.kind, "name": Path(still.source).name}}
@@ -93,13 +94,13 @@ def render_still(
         return Made(picture, recipe.record(request, described, picture, source_hash, more))
 
 
-def read_frame(still: Still, size: int, taken: Taken) -> tuple[np.ndarray, str]:
-    """Read the picture to paint over, uint8 (size, size, 3) RGB, and the sha256 of its file.
+def read_frame(still: Still, size: Size, taken: Taken) -> tuple[np.ndarray, str]:
+    """Read the picture to paint over, uint8 (H, W, 3) RGB, and the sha256 of its file.
 
     Raises SourceError, UsageError.
     """
     if taken.kind == "image":
-        return read_picture(Path(still.source), size, still.background, taken.mirror)
+        return read_picture(Path(still.source), size, still.background, taken.mirror, still.fit)
     named = f"{taken.kind}:{still.source}" if still.source else taken.kind
     source = open_source(named, size, repeat=True, background=still.background)
     try:
@@ -108,23 +109,28 @@ def read_frame(still: Still, size: int, taken: Taken) -> tuple[np.ndarray, str]:
     finally:
         source.close()
     assert picture is not None
-    square = np.empty((size, size, 3), np.uint8)
-    to_square_rgb(picture, square, taken.mirror)
-    return square, sha256(Path(still.source)) if still.source else ""
+    frame = np.empty((*FrameSize.of(size).shape, 3), np.uint8)
+    to_frame_rgb(picture, frame, taken.mirror, still.fit)
+    return frame, sha256(Path(still.source)) if still.source else ""
 
 
 def read_picture(
-    path: Path, size: int, background: str = BACKGROUND, mirror: bool = False
+    path: Path,
+    size: Size,
+    background: str = BACKGROUND,
+    mirror: bool = False,
+    fit: Fit = "crop",
 ) -> tuple[np.ndarray, str]:
-    """Read the middle square of an image as uint8 (size, size, 3) RGB, and the file's sha256.
+    """Read an image as a frame, uint8 (H, W, 3) RGB, and the file's sha256.
 
-    background: see `common.picture.still.read_image`. Raises SourceError, UsageError.
+    background: see `common.picture.still.read_image`. fit: see `Still`. Raises SourceError,
+    UsageError.
     """
     picture = ImageFile(path, background=background).read()
     assert picture is not None
-    square = np.empty((size, size, 3), np.uint8)
-    to_square_rgb(picture, square, mirror)
-    return square, sha256(path)
+    frame = np.empty((*FrameSize.of(size).shape, 3), np.uint8)
+    to_frame_rgb(picture, frame, mirror, fit)
+    return frame, sha256(path)
 
 
 def write_still(made: Made, path: Path) -> None:

@@ -13,6 +13,7 @@ from ..common.backend.spec import PEERS, spec_of, specs
 from ..common.bench.measure.effort import QUICK, WHOLE
 from ..common.errors import UsageError
 from ..common.live.parameters import LiveParameters
+from ..common.picture.size import FrameSize
 from ..common.settings import repeated, setting
 from .console import err, interrupts, out, say_plainly
 from .options import described, with_settings
@@ -36,7 +37,7 @@ class BenchOptions:
         flag="--backend",
     )
     model: str = repeated(ModelOptions, "model", default="demo")
-    size: int | None = repeated(ModelOptions, "size")
+    size: FrameSize | None = repeated(ModelOptions, "size")
     dtype: str = setting("auto", "precision, for every backend that has a choice")
     rounds: int | None = setting(
         None,

@@ -67,8 +67,8 @@ def convert(model: ModelOptions, more: ConvertOptions, given: Given) -> None:
     checkpoint = find(model.model, model.vae)
     values = given.for_backends() | {"noise_seed": more.fixed_noise}
     sides = values.get("sizes")
-    default = min(sides) if isinstance(sides, tuple) and sides else checkpoint.frame.size
-    size = default if model.size is None else model.size
+    smallest = min(sides) if isinstance(sides, tuple) and sides else None
+    size = model.size or smallest or model.size_of(checkpoint)
     options = options_for(spec, size, values, spec.building())
     (program,) = build(spec, checkpoint, options, more.force, more.verbose)
     out.print(

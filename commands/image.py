@@ -11,6 +11,7 @@ from ..common.errors import UsageError
 from ..common.files import Written, refuse_overlaps
 from ..common.live.options import SessionOptions
 from ..common.live.parameters import LiveParameters
+from ..common.picture.size import Fit
 from ..common.prompt.syntax import refuse_negative
 from ..common.settings import repeated, setting, settings_of
 from .console import out
@@ -37,6 +38,7 @@ class ImageOptions:
     )
     force: bool = setting(False, "replace the picture that --out names")
     background: str = repeated(SessionOptions, "background")
+    fit: Fit = repeated(SessionOptions, "fit")
     from_metadata: Path | None = setting(
         None, "repeat a picture that sdxs wrote, from the record inside its PNG"
     )
@@ -78,7 +80,7 @@ def image(
             model.model,
             start.prompt,
             start.seed,
-            model.size,
+            model.size.json if model.size else None,
             source,
             choice.backend,
             dtype,
@@ -89,6 +91,7 @@ def image(
             start.edges,
             start.control_scale if "control_scale" in given else None,
             more.background,
+            more.fit,
         )
         made = render_still(still, settings)
     write_still(made, to)

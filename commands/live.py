@@ -106,8 +106,7 @@ def live(
     opened = open_session(session, start, files, size, checkpoint, renderers, prompts, recipe)
     err.print(
         escape(
-            f"{checkpoint.name} ({checkpoint.origin}) at {size} x {size}; source "
-            f"{opened.source.name}"
+            f"{checkpoint.name} ({checkpoint.origin}) at {size.words}; source {opened.source.name}"
         )
     )
     _run(opened)
@@ -175,7 +174,7 @@ def _recipe_of(
     request = Still(
         checkpoint.name,
         "",
-        size=own.size,
+        size=own.size.json,
         source=str(source_path(session.reads) or ""),
         backend=spec.name,
         dtype=settings.pop("dtype", "auto"),
@@ -184,6 +183,7 @@ def _recipe_of(
         steps=model.steps,
         control=model.control,
         background=session.background,
+        fit=session.fit,
     )
     return Recipe(checkpoint, spec, settings, request)
 

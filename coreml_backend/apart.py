@@ -22,7 +22,7 @@ def load(built: Built, checkpoint: Checkpoint, options: CoreMLOptions, report: P
 def render_probe(
     built: Built, checkpoint: Checkpoint, options: CoreMLOptions, report: Progress
 ) -> np.ndarray:
-    """Render the gate's probe frame, uint8 (S, S, 3). Raises BackendError."""
+    """Render the gate's probe frame, uint8 (H, W, 3). Raises BackendError."""
     from .gate import render
 
     runners = [open_runner(built, stage, checkpoint, options, report) for stage in options.stages]

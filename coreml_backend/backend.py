@@ -132,7 +132,7 @@ class CoreMLBackend:
             self._controlled.submit(frame, edges)
             self._shown.append(self._controlled)
             return
-        check_frame(frame, (self.options.size, self.options.size, 3))
+        check_frame(frame, (*self.options.size.shape, 3))
         submitted_ns, bridge_ns = time.perf_counter_ns(), 0
         sections[0].runs.submit(frame)
         if len(sections) > 1:

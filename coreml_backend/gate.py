@@ -15,7 +15,8 @@ from ..common.errors import BackendError
 from ..common.io.sinks.image import save_image
 from ..common.io.sources.synthetic import Synthetic
 from ..common.picture.edges import Edges
-from ..common.picture.image import to_square_rgb
+from ..common.picture.image import to_frame_rgb
+from ..common.picture.size import FrameSize, Size
 from ..common.picture.temporal import psnr
 from .options import CoreMLOptions
 from .runner import Runner
@@ -24,13 +25,13 @@ LEAST_PSNR_DB = 35.0
 MOST_PSNR_DB = 99.0  # of equal pictures, because JSON has no infinity
 PROBE_SEED = 7
 
-# renders the probe frame: picture uint8 (S, S, 3), encoder_hidden_states float32 (1, 77, D), noise
+# renders the probe frame: picture uint8 (H, W, 3), encoder_hidden_states float32 (1, 77, D), noise
 # seed -> picture
 Reference = Callable[[np.ndarray, np.ndarray, int], np.ndarray]
 
 
 def render(checkpoint: Checkpoint, runners: Sequence[Runner], options: CoreMLOptions) -> np.ndarray:
-    """Render the probe frame by a chain of programs, uint8 (S, S, 3). Raises BackendError."""
+    """Render the probe frame by a chain of programs, uint8 (H, W, 3). Raises BackendError."""
     picture, encoder_hidden_states = probe(checkpoint, options.size)
     made: np.ndarray = picture
     for runner in runners:
@@ -76,16 +77,16 @@ def check(
 
 
 def probe_edges(picture: np.ndarray) -> np.ndarray:
-    """Return the edges of the probe frame for a program with a ControlNet, uint8 (S, S)."""
+    """Return the edges of the probe frame for a program with a ControlNet, uint8 (H, W)."""
     edges = np.empty(picture.shape[:2], np.uint8)
-    Edges("canny", picture.shape[0]).draw(picture, edges)
+    Edges("canny", FrameSize.of_picture(picture)).draw(picture, edges)
     return edges
 
 
-def probe(checkpoint: Checkpoint, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the probe frame, uint8 (S, S, 3), and random encoder_hidden_states (1, 77, D)."""
-    picture = np.empty((size, size, 3), np.uint8)
-    to_square_rgb(Synthetic(size).read(), picture)
+def probe(checkpoint: Checkpoint, size: Size) -> tuple[np.ndarray, np.ndarray]:
+    """Return the probe frame, uint8 (H, W, 3), and random encoder_hidden_states (1, 77, D)."""
+    picture = np.empty((*FrameSize.of(size).shape, 3), np.uint8)
+    to_frame_rgb(Synthetic(size).read(), picture)
     generator = np.random.Generator(np.random.PCG64(PROBE_SEED))
     width = checkpoint.unet.cross_attention_dim
     return picture, generator.standard_normal((1, PROMPT_TOKENS, width), dtype=np.float32)

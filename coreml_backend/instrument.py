@@ -20,6 +20,7 @@ from ..common.backend.protocol import Backend
 from ..common.bench.measure.instrument import Peaks, StageCost
 from ..common.checkpoint.find import Checkpoint
 from ..common.errors import BackendError, UsageError
+from ..common.picture.size import FrameSize, Size
 from . import inputs
 from .backend import CoreMLBackend
 from .compute_plan import describe
@@ -41,13 +42,13 @@ class CoreMLInstrument:
     """The Core ML implementation of `common.bench.measure.instrument.Instrument`."""
 
     def count(
-        self, checkpoint: Checkpoint, size: int, attention: AttentionForm = "sdpa"
+        self, checkpoint: Checkpoint, size: Size, attention: AttentionForm = "sdpa"
     ) -> list[StageCost]:
         checkpoint.check_size(size)
         costs = []
         for stage in STAGES:
             program, _ = mil_program(
-                checkpoint, Variant(size, attention, "float32", "float16", stage)
+                checkpoint, Variant(FrameSize.of(size), attention, "float32", "float16", stage)
             )
             cost = StageCost(stage, 0, 0, 0)
             for op in program.functions["main"].operations:

@@ -10,6 +10,7 @@ from typing import Literal, get_args
 from ..common.backend.options import BackendOptions
 from ..common.checkpoint.find import Checkpoint
 from ..common.errors import UsageError
+from ..common.picture.size import FrameSize, read_size
 from ..common.settings import setting
 
 AttentionForm = Literal["sdpa", "matmul", "split_einsum"]
@@ -40,13 +41,13 @@ UNITS = {"ne": "cpu_and_ne", "gpu": "cpu_and_gpu", "cpu": "cpu_only", "all": "al
 class Variant:
     """The program to build from a checkpoint; equal values give equal programs.
 
-    size: side of the picture in pixels. attention: 'sdpa' needs macOS 15; 'matmul' and
-    'split_einsum' (layout of the Neural Engine, float16 pictures) need macOS 14. input: images, or
-    float32 (1, 3, S, S) in 0..255. weights: storage of large tensors. stage: 'controlled' is the
+    size: of the picture; an int is the side of a square. attention: 'sdpa' needs macOS 15; 'matmul'
+    and 'split_einsum' (layout of the Neural Engine, float16 pictures) need macOS 14. input: images,
+    or float32 (1, 3, H, W) in 0..255. weights: storage of large tensors. stage: 'controlled' is the
     whole frame with the ControlNet. noise_seed: noise to fold in; None makes noise an input.
     """
 
-    size: int
+    size: FrameSize
     attention: AttentionForm = "sdpa"
     input: InputForm = "image"
     weights: Compression = "float16"
@@ -54,6 +55,7 @@ class Variant:
     noise_seed: int | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "size", FrameSize.of(self.size))
         for name, value, known in (
             ("attention", self.attention, AttentionForm),
             ("input", self.input, InputForm),
@@ -92,18 +94,23 @@ def placement_text(placement: tuple[str, ...]) -> str:
     return ",".join(f"{stage}={unit}" for stage, unit in zip(STAGES, placement, strict=False))
 
 
-def parse_sizes(text: str) -> tuple[int, ...]:
-    """Parse '512,256' to (256, 512), and '' to (). Raises UsageError."""
+def parse_sizes(text: str) -> tuple[FrameSize, ...]:
+    """Parse '512,256' to the two squares, smallest first, and '' to (). Raises UsageError."""
     if not text:
         return ()
-    parts = text.split(",")
-    if not all(part.isdecimal() for part in parts) or len(set(parts)) != len(parts):
-        raise UsageError(f"--sizes {text}: expected different sides in pixels, as 256,512")
-    return tuple(sorted(map(int, parts)))
+    try:
+        sizes = [read_size(part) for part in text.split(",")]
+    except UsageError:
+        sizes = []
+    if not sizes or len(set(sizes)) != len(sizes):
+        raise UsageError(
+            f"--sizes {text}: expected different sizes in pixels, as 256,512 or 256,512x288"
+        )
+    return tuple(sorted(sizes))
 
 
-def sizes_text(sizes: tuple[int, ...]) -> str:
-    """Format (256, 512) as '256,512'."""
+def sizes_text(sizes: tuple[FrameSize, ...]) -> str:
+    """Format sizes as `parse_sizes` reads them: '256,512'."""
     return ",".join(map(str, sizes))
 
 
@@ -141,9 +148,9 @@ class CoreMLOptions(BackendOptions):
         "Engine takes palettes but no int8",
     )
     input: InputForm = setting("float32", "form of the pictures: float32 arrays or images")
-    sizes: tuple[int, ...] = setting(
+    sizes: tuple[FrameSize, ...] = setting(
         (),
-        "sides in pixels that one package supports, as 256,512",
+        "sizes in pixels that one package supports, as 256,512 or 256,512x288",
         shown="--size alone",
         read=parse_sizes,
         write=sizes_text,
@@ -167,7 +174,7 @@ class CoreMLOptions(BackendOptions):
 
     def __post_init__(self) -> None:
         BackendOptions.__post_init__(self)  # super() fails in a class with slots before 3.14
-        parse_sizes(sizes_text(self.sizes))
+        object.__setattr__(self, "sizes", parse_sizes(sizes_text(self.sizes)))
         parse_placement(placement_text(self.placement))
         if self.placement and self.compute_units is not None:
             raise UsageError(

@@ -20,6 +20,7 @@ import numpy as np
 from ..common.backend.process.apart import run_apart
 from ..common.checkpoint.find import Checkpoint
 from ..common.errors import UsageError
+from ..common.picture.size import FrameSize
 from ..common.system import macos_major, macos_version
 from . import apart, cache
 from .options import CoreMLOptions
@@ -128,13 +129,13 @@ def find_or_build(
     return cache.find_or_build(checkpoint.name, identity, key, make, gate, force, waiting)
 
 
-def gate_key(options: CoreMLOptions, size: int) -> str:
+def gate_key(options: CoreMLOptions, size: FrameSize) -> str:
     """Name a gate by size and compute units, because units differ in their results."""
     where = "+".join(dict.fromkeys(options.units(stage) for stage in options.stages))
     return f"{size} by {where if options.runtime == 'coreml' else 'the interpreter'}"
 
 
-def _sizes(options: CoreMLOptions) -> tuple[int, ...]:
+def _sizes(options: CoreMLOptions) -> tuple[FrameSize, ...]:
     return options.sizes or (options.size,)
 
 
@@ -150,7 +151,7 @@ def check_sizes(
 
     gate_db = {}
     for size in _sizes(options):
-        report(f"check at {size} x {size} against the reference", 1.0)
+        report(f"check at {size.words} against the reference", 1.0)
         sized = replace(options, size=size)
         rendered = cast(
             np.ndarray, _run(options, apart.render_probe, (built, checkpoint, sized), report)
@@ -235,7 +236,7 @@ def _build(
         variant, path = options.variant(stage), partial.package(stage)
         share = _share(report, number / len(options.stages), 1 / len(options.stages), stage)
         if options.sizes:
-            build_sizes(checkpoint, variant, list(options.sizes), path, share)
+            build_sizes(checkpoint, variant, options.sizes, path, share)
         else:
             build(checkpoint, variant, path, share)
         errors.append(float(read_metadata(path).get("weights_relative_error", 0)))

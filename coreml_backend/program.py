@@ -20,7 +20,7 @@ import json
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -32,6 +32,7 @@ from ..common.checkpoint.config.vae import TinyVAEConfig
 from ..common.checkpoint.find import Checkpoint
 from ..common.checkpoint.manifest import remembered_sha256
 from ..common.errors import BackendError, UsageError
+from ..common.picture.size import FrameSize, Size
 from .networks import ops
 from .networks.autoencoder_kl import AutoencoderKL
 from .networks.controlnet import ControlNetModel
@@ -128,9 +129,9 @@ def mil_program(checkpoint: Checkpoint, variant: Variant) -> tuple[Program, tupl
             f"Core ML stage 'controlled': {checkpoint.name} was opened without a ControlNet; add "
             "--control sketch"
         )
-    side, blockwise = variant.size // checkpoint.vae.reduction, _target(variant) >= ct.target.iOS18
+    config, blockwise = checkpoint.vae, _target(variant) >= ct.target.iOS18
     noise = seeded_noise(
-        variant.noise_seed or 0, side, side, checkpoint.vae.latent_channels
+        variant.noise_seed or 0, *variant.size.divided(config.reduction), config.latent_channels
     ).transpose(0, 3, 1, 2)
     with (
         Store(checkpoint.unet_weights, variant.weights, blockwise) as unet,
@@ -158,23 +159,24 @@ def mil_program(checkpoint: Checkpoint, variant: Variant) -> tuple[Program, tupl
 def build_sizes(
     checkpoint: Checkpoint,
     variant: Variant,
-    sizes: list[int],
+    sizes: Sequence[Size],
     path: Path,
     progress: Progress | None = None,
 ) -> None:
-    """Write one .mlpackage with a function `size_<S>` per size and one shared set of weights.
+    """Write one .mlpackage with a function `size_<size>` per size and one shared set of weights.
 
     The first size is the default. Needs macOS 15 with any attention. Raises as `build` does.
     """
     report = progress or (lambda step, done: None)
     several = ct.utils.MultiFunctionDescriptor()
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".sizes-") as folder:
-        for i, size in enumerate(sizes):
+        frames = [FrameSize.of(size) for size in sizes]
+        for i, size in enumerate(frames):
             single = Path(folder) / f"size_{size}.mlpackage"
-            share = functools.partial(_share, report, i / (len(sizes) + 1), 1 / (len(sizes) + 1))
+            share = functools.partial(_share, report, i / (len(frames) + 1), 1 / (len(frames) + 1))
             build(checkpoint, replace(variant, size=size), single, share)
             several.add_function(str(single), "main", f"size_{size}")
-        several.default_function_name = f"size_{sizes[0]}"
+        several.default_function_name = f"size_{frames[0]}"
         merged = Path(folder) / "merged.mlpackage"
         with _quiet():
             try:
@@ -184,7 +186,10 @@ def build_sizes(
         spec = ct.utils.load_spec(str(merged))
         single_metadata = ct.utils.load_spec(str(single)).description.metadata.userDefined
         _write_metadata(
-            merged, spec, dict(single_metadata) | {f"{METADATA_PREFIX}sizes": json.dumps(sizes)}
+            merged,
+            spec,
+            dict(single_metadata)
+            | {f"{METADATA_PREFIX}sizes": json.dumps([size.json for size in frames])},
         )
         shutil.move(merged, path)
     report("done", 1.0)
@@ -216,7 +221,7 @@ class Frame:
     controlnet: ControlNetModel | None = None
 
     def encode(self, picture: Var) -> Var:
-        """Encode float32 (1, 3, S, S) in 0..255 to scaled latents, float32 (1, C, S/8, S/8)."""
+        """Encode float32 (1, 3, H, W) in 0..255 to scaled latents, float32 (1, C, H/8, W/8)."""
         if self.half_pictures:
             latents = self.vae.encode(affine(x=_to16(picture), scale=1 / 127.5, offset=-1))
             return _to32(affine(x=latents, scale=self.scaling_factor), name="latents")
@@ -235,10 +240,10 @@ class Frame:
         edges: Var | None = None,
         scale: Var | None = None,
     ) -> Var:
-        """Denoise latents (1, C, S/8, S/8) to x0 of the same shape, both float32.
+        """Denoise latents (1, C, H/8, W/8) to x0 of the same shape, both float32.
 
         previous: x0 of the last frame. feedback: share of `previous` in the latents, (1,). edges:
-        input of the ControlNet, float32 (1, 1, S, S) in 0..255. scale: control scale, (1,).
+        input of the ControlNet, float32 (1, 1, H, W) in 0..255. scale: control scale, (1,).
         """
         step = self.step
         latents = mb.add(x=latents, y=mb.mul(x=feedback, y=mb.sub(x=previous, y=latents)))
@@ -263,9 +268,9 @@ class Frame:
         return mb.add(x=latents, y=affine(x=difference, scale=step.ratio), name="x0")
 
     def decode(self, x0: Var) -> tuple[Var, Var]:
-        """Decode x0, float32 (1, C, S/8, S/8), to the picture and its mean.
+        """Decode x0, float32 (1, C, H/8, W/8), to the picture and its mean.
 
-        Returns float32 (1, 3, S, S), whole numbers in 0..255, and float32 (1, 1, 1, 1), the mean
+        Returns float32 (1, 3, H, W), whole numbers in 0..255, and float32 (1, 1, 1, 1), the mean
         before they are clipped, in about [-1, 1]: not finite if float16 overflowed.
         """
         scale = 1 / self.scaling_factor
@@ -327,9 +332,9 @@ def input_shapes(checkpoint: Checkpoint, variant: Variant) -> dict[str, tuple[in
 
     All inputs are float32; `picture` may be an image.
     """
-    side = variant.size // checkpoint.vae.reduction
-    latents: tuple[int, ...] = (1, checkpoint.vae.latent_channels, side, side)
-    picture: dict[str, tuple[int, ...]] = {"picture": (1, 3, variant.size, variant.size)}
+    vae, size = checkpoint.vae, variant.size
+    latents: tuple[int, ...] = (1, vae.latent_channels, *size.divided(vae.reduction))
+    picture: dict[str, tuple[int, ...]] = {"picture": (1, 3, *size.shape)}
     denoise: dict[str, tuple[int, ...]] = {
         "encoder_hidden_states": (1, PROMPT_TOKENS, checkpoint.unet.cross_attention_dim),
         "noise": latents,
@@ -339,7 +344,7 @@ def input_shapes(checkpoint: Checkpoint, variant: Variant) -> dict[str, tuple[in
     if variant.noise_seed is not None:
         del denoise["noise"]
     control: dict[str, tuple[int, ...]] = {
-        "edges": (1, 1, variant.size, variant.size),
+        "edges": (1, 1, *size.shape),
         "control_scale": (1,),
     }
     stages: dict[Stage, dict[str, tuple[int, ...]]] = {
@@ -361,7 +366,7 @@ def _program(
 ) -> Program:
     """Build a program of one function, `main`.
 
-    noise: float32 (1, C, S/8, S/8), folded into a program without a noise input.
+    noise: float32 (1, C, H/8, W/8), folded into a program without a noise input.
     """
     placeholders = {
         name: mb.placeholder(shape=shape, dtype=types.fp32) for name, shape in shapes.items()
@@ -411,7 +416,7 @@ def _metadata(
         "checkpoint": checkpoint.name,
         "unet_sha256": remembered_sha256(checkpoint.unet_weights),
         "vae_sha256": remembered_sha256(checkpoint.vae_weights),
-        "variant": json.dumps(asdict(variant)),
+        "variant": json.dumps(asdict(variant) | {"size": variant.size.json}),
     }
     if checkpoint.control and variant.stage == "controlled":
         values["control_sha256"] = remembered_sha256(checkpoint.control.weights)

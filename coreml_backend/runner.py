@@ -52,7 +52,7 @@ class Model(Protocol):
 
 
 class Runner:
-    """One stage of a frame. Pictures are uint8 (S, S, 3) RGB, latents float32 (1, C, S/8, S/8)."""
+    """One stage of a frame. Pictures are uint8 (H, W, 3) RGB, latents float32 (1, C, H/8, W/8)."""
 
     def __init__(
         self, stage: Stage, model: Model, checkpoint: Checkpoint, options: CoreMLOptions
@@ -112,7 +112,7 @@ class Runner:
     def run(self, given: np.ndarray, edges: np.ndarray | None = None) -> tuple[np.ndarray, int]:
         """Return the output of the stage for `given`, and the ns outside Core ML (0: unknown).
 
-        edges: uint8 (S, S), for a stage with a ControlNet. Raises BackendError if the prediction
+        edges: uint8 (H, W), for a stage with a ControlNet. Raises BackendError if the prediction
         fails or is not finite.
         """
         began = time.perf_counter_ns()
@@ -177,7 +177,7 @@ class Runner:
             self._has_previous = True
 
     def _picture(self, made: "Value") -> np.ndarray:
-        """Convert an image, or float32 (1, 3, S, S) of whole numbers, to uint8 (S, S, 3)."""
+        """Convert an image, or float32 (1, 3, H, W) of whole numbers, to uint8 (H, W, 3)."""
         if isinstance(made, np.ndarray):
             if made.dtype == np.uint8:
                 return made

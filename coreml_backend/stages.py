@@ -1,7 +1,7 @@
 """Run consecutive stages of a frame in this process: one section of the pipeline.
 
 Satisfies the Backend protocol, except that input and output may be latents, float32
-(1, C, S/8, S/8), instead of pictures. `common.backend.process.hosted` can host it as well.
+(1, C, H/8, W/8), instead of pictures. `common.backend.process.hosted` can host it as well.
 """
 
 import time
@@ -22,6 +22,7 @@ from ..common.backend.protocol import (
 )
 from ..common.checkpoint.find import Checkpoint
 from ..common.errors import BackendError
+from ..common.picture.size import FrameSize
 from . import cache
 from .options import CoreMLOptions
 from .prepare import find_or_build, refuse_without_runtime
@@ -63,7 +64,7 @@ class StagesBackend:
         ]
         self.submit(
             np.zeros(self.takes.shape, self.takes.dtype),
-            np.zeros((self.options.size,) * 2, np.uint8),
+            np.zeros(self.options.size.shape, np.uint8),
         )
         self.collect(np.empty(self.gives.shape, self.gives.dtype))
         self.forget()  # keep the warm-up frame out of the feedback
@@ -88,7 +89,7 @@ class StagesBackend:
         self._require()
         self.takes.check(frame)
         if self.options.control:
-            edges = check_edges(edges, self.options.size)
+            edges = check_edges(edges, self.options.size.shape)
         submitted_ns, bridge_ns = time.perf_counter_ns(), 0
         for runner in self._runners:
             frame, outside_ns = runner.run(frame, edges)
@@ -140,12 +141,12 @@ class StagesBackend:
             raise BackendError("coreml: backend is not loaded; call load() first")
 
 
-def plane(what: str, checkpoint: Checkpoint, size: int) -> Plane:
+def plane(what: str, checkpoint: Checkpoint, size: FrameSize) -> Plane:
     """Return shape and dtype of a stage's input or output: uint8 pictures or float32 latents."""
     if what in ("picture", "image"):
-        return Plane((size, size, 3))
-    side = size // checkpoint.vae.reduction
-    return Plane((1, checkpoint.vae.latent_channels, side, side), "float32")
+        return Plane((*size.shape, 3))
+    vae = checkpoint.vae
+    return Plane((1, vae.latent_channels, *size.divided(vae.reduction)), "float32")
 
 
 _KEPT: type[Backend] = StagesBackend  # mypy holds it to the protocol

@@ -33,7 +33,7 @@ def ask_image_rounding(setup: Setup) -> Answer:
     pictures = []
     for form in ("float32", "image"):
         backend = loaded(setup, input=form)
-        pictures.append(render(backend, backend.checkpoint, setup.size, 1)[0].astype(int))
+        pictures.append(render(backend, backend.checkpoint, setup.frame, 1)[0].astype(int))
         backend.close()
     off = np.abs(pictures[0] - pictures[1])
     return {
@@ -46,7 +46,7 @@ def ask_image_rounding(setup: Setup) -> Answer:
 def ask_gil(setup: Setup) -> Answer:
     """Measure the speed that another Python thread keeps beside predictions; no limit."""
     backend = loaded(setup)
-    share = speed_kept(lambda: render(backend, backend.checkpoint, setup.size, setup.frames))
+    share = speed_kept(lambda: render(backend, backend.checkpoint, setup.frame, setup.frames))
     backend.close()
     return {"ok": True, "speed_kept": share}
 
@@ -76,7 +76,7 @@ def speed_kept(work: Callable[[], object]) -> float:
 def ask_feedback(setup: Setup) -> Answer:
     """Compare frames of a moving picture under feedback with the exact interpreter's."""
     checkpoint = setup.checkpoint()
-    picture, encoder_hidden_states = probe(checkpoint, setup.size)
+    picture, encoder_hidden_states = probe(checkpoint, setup.frame)
     frames = [np.roll(picture, 4 * n, axis=1) for n in range(FEEDBACK_FRAMES)]
     runner = exact_runner(setup, checkpoint)
     runner.set_params(probe_params(checkpoint, FEEDBACK))
@@ -96,7 +96,7 @@ def ask_feedback(setup: Setup) -> Answer:
 def ask_prompt_change(setup: Setup) -> Answer:
     """Change the prompt and change it back: each picture is the exact one's, the last the first."""
     checkpoint = setup.checkpoint()
-    picture, _ = probe(checkpoint, setup.size)
+    picture, _ = probe(checkpoint, setup.frame)
     first, second = map(TextEncoder(checkpoint).encode, PROMPTS)
     runner, backend = exact_runner(setup, checkpoint), loaded(setup)
     backend.set_params(probe_params(checkpoint))
@@ -125,9 +125,9 @@ def ask_first_frame_after_idling(setup: Setup) -> Answer:
     backend = hosted_backend(checkpoint := setup.checkpoint(), setup.options())
     backend.load()
     try:
-        before = render(backend, checkpoint, setup.size, 5)[1]
+        before = render(backend, checkpoint, setup.frame, 5)[1]
         time.sleep(setup.number("idle_s", 90))
-        after = render(backend, checkpoint, setup.size, 5)[1]
+        after = render(backend, checkpoint, setup.frame, 5)[1]
     finally:
         backend.close()
     return {"ok": True, "frame_ms": spread(before[1:]), "first_ms": after[0], "then_ms": after[1:]}
@@ -141,7 +141,7 @@ def ask_idle_predictions(setup: Setup) -> Answer:
     idle_s, times = setup.number("idle_s", 1.5), int(setup.number("times", 20))
     backend = loaded(setup)
     for _ in range(times):
-        made = render(backend, backend.checkpoint, setup.size, 1)[0]
+        made = render(backend, backend.checkpoint, setup.frame, 1)[0]
         allocate_for(idle_s)
     backend.close()
     del backend
@@ -167,7 +167,7 @@ def ask_soak(setup: Setup) -> Answer:
         until, frames = time.monotonic() + setup.number("soak_s", 60), 0
         footprints: list[int] = []
         while time.monotonic() < until or len(footprints) < 4:
-            render(hosted, checkpoint, setup.size, 4)
+            render(hosted, checkpoint, setup.frame, 4)
             frames += 4
             footprints.append(footprint_bytes(hosted.pid))
     finally:

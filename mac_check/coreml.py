@@ -11,6 +11,7 @@ from ..common.backend.memory import footprint_bytes
 from ..common.backend.process.hosted import HostedBackend
 from ..common.backend.protocol import Backend, FrameParams
 from ..common.checkpoint.find import Checkpoint
+from ..common.picture.size import Size
 from ..common.picture.temporal import psnr
 from ..common.settings import parse_settings
 from ..coreml_backend.backend import CoreMLBackend, controlled
@@ -41,11 +42,11 @@ def exact_runner(setup: Setup, checkpoint: Checkpoint) -> Runner:
     stage: Stage = "controlled" if checkpoint.control else "frame"
     attention = {"attention": setup.chosen.get("attention", "matmul")}
     texts = {"runtime": "reference", **attention}
-    options = parse_settings(CoreMLOptions, texts, "coreml", size=setup.size)
+    options = parse_settings(CoreMLOptions, texts, "coreml", size=setup.frame)
     options = controlled(options) if checkpoint.control else options
     built = find_or_build(checkpoint, options)
     runner = Runner(stage, Interpreter(built.package(stage)), checkpoint, options)
-    runner.set_conditioning(probe(checkpoint, setup.size)[1])
+    runner.set_conditioning(probe(checkpoint, setup.frame)[1])
     runner.set_params(probe_params(checkpoint))
     return runner
 
@@ -54,7 +55,7 @@ def ask_exact(setup: Setup) -> Answer:
     """Save the probe frame of the interpreter without rounding, for later questions."""
     checkpoint = setup.checkpoint()
     runner = exact_runner(setup, checkpoint)
-    picture, _ = probe(checkpoint, setup.size)
+    picture, _ = probe(checkpoint, setup.frame)
     made, _ = runner.run(picture, probe_edges(picture) if checkpoint.control else None)
     np.save(setup.exact_path, made)
     return {"ok": True}
@@ -66,7 +67,7 @@ def hosted_backend(checkpoint: Checkpoint, options: CoreMLOptions) -> HostedBack
 
 
 def render(
-    backend: Backend, checkpoint: Checkpoint, size: int, frames: int
+    backend: Backend, checkpoint: Checkpoint, size: Size, frames: int
 ) -> tuple[np.ndarray, list[float], list[float]]:
     """Render the probe frame `frames` times, fewer after MOST_S, as many in flight as it takes.
 
@@ -110,7 +111,7 @@ def ask_variant(setup: Setup) -> Answer:
         loaded = time.perf_counter()
         pids = hosted.describe().process_ids
         after_load = sum(map(footprint_bytes, pids))
-        picture, intervals, bridges = render(hosted, checkpoint, setup.size, setup.frames)
+        picture, intervals, bridges = render(hosted, checkpoint, setup.frame, setup.frames)
         answer: Answer = {
             **nearness(picture, setup, options.weights != "float16"),
             "build_s": built[-1].record.seconds,

@@ -9,7 +9,7 @@ import json
 import shutil
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import mlx.core as mx
@@ -20,6 +20,7 @@ from ..common.backend.protocol import FrameParams
 from ..common.backend.schedule import frame_steps, seeded_noise
 from ..common.checkpoint.find import PACKAGE_FOLDER, Checkpoint, open_checkpoint
 from ..common.errors import SdxsWarning
+from ..common.picture.size import FrameSize, Size, read_size
 from ..common.picture.temporal import psnr
 from ..common.prompt.text_encoder import TextEncoder, encode_tokens
 from ..common.prompt.tokenizer import CONTEXT_LENGTH, ClipTokenizer
@@ -73,12 +74,17 @@ class Sizes:
     batch: int
     latents: tuple[int, int]
     picture: tuple[int, int]
-    frame: int
+    frame: Size
     timesteps: tuple[int, ...]
 
 
 # Not square, and two of each, so that a mixed-up axis shows.
 TINY = Sizes(batch=2, latents=(16, 24), picture=(32, 48), frame=128, timesteps=(999, 261))
+# Frames that are not square, by the multiple that their sides have to be of.
+SHAPES = {
+    32: (FrameSize(96, 64), FrameSize(64, 128)),
+    64: (FrameSize(128, 64), FrameSize(64, 192)),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +98,7 @@ class Inputs:
     latents: np.ndarray  # (B, H/8, W/8, C), what the VAE decodes; wide enough to meet TAESD's tanh
     ids: np.ndarray  # int64 (B, 77)
     prompt: str
-    frame: np.ndarray  # uint8 (S, S, 3)
+    frame: np.ndarray  # uint8 (H, W, 3)
     seed: int  # of the frame's noise
 
 
@@ -117,9 +123,19 @@ def draw_inputs(checkpoint: Checkpoint, sizes: Sizes, seed: int) -> Inputs:
             0, checkpoint.text_encoder.vocab_size, (sizes.batch, CONTEXT_LENGTH)
         ),
         prompt="a portrait of an old sailor, oil on canvas",
-        frame=generator.integers(0, 256, (sizes.frame, sizes.frame, 3), dtype=np.uint8),
+        frame=generator.integers(0, 256, (*FrameSize.of(sizes.frame).shape, 3), dtype=np.uint8),
         seed=seed + 1,
     )
+
+
+def inputs_of(label: str, inputs: Inputs) -> Inputs:
+    """Return the inputs of one check of `open_parts`: 'frame 96x64' has a frame of that size."""
+    size = label.partition(" ")[2]
+    if not size:
+        return inputs
+    shape = read_size(size).shape
+    generator = np.random.Generator(np.random.PCG64([inputs.seed, *shape]))
+    return replace(inputs, frame=generator.integers(0, 256, (*shape, 3), dtype=np.uint8))
 
 
 def run_unet(checkpoint: Checkpoint, inputs: Inputs) -> Arrays:
@@ -151,12 +167,12 @@ def run_text(checkpoint: Checkpoint, inputs: Inputs) -> Arrays:
 def run_frame(checkpoint: Checkpoint, inputs: Inputs, dtype: Dtype = "float32") -> Arrays:
     """Render prompt and picture as the camera loop does; return z, x0 and the picture.
 
-    z and x0 are float32 (1, S/8, S/8, C).
+    z and x0 are float32 (1, H/8, W/8, C).
 
     dtype: of the networks, 'float32' or 'float16'. z is judged by itself because in x0 it is small
     beside r (n - eps) as long as weights are random.
     """
-    size = inputs.frame.shape[0]
+    size, vae = FrameSize.of_picture(inputs.frame), checkpoint.vae
     encoder_hidden_states = TextEncoder(checkpoint).encode(inputs.prompt)
     backend = MlxBackend(checkpoint, MlxOptions(size, dtype=dtype))
     backend.load()
@@ -170,11 +186,10 @@ def run_frame(checkpoint: Checkpoint, inputs: Inputs, dtype: Dtype = "float32") 
     networks = mx.float16 if dtype == "float16" else mx.float32
     unet = UNet2DConditionModel(checkpoint.unet)
     load_weights(unet, checkpoint.unet_weights, networks)
-    vae = load_vae(checkpoint.vae, checkpoint.vae_weights, networks)
+    network = load_vae(vae, checkpoint.vae_weights, networks)
     steps = frame_steps(checkpoint.scheduler, checkpoint.frame)
-    frame = Frame(unet, vae, steps, checkpoint.vae.scaling_factor, networks)
-    side = size // checkpoint.vae.reduction
-    noise = mx.array(seeded_noise(inputs.seed, side, side, checkpoint.vae.latent_channels))
+    frame = Frame(unet, network, steps, vae.scaling_factor, networks)
+    noise = mx.array(seeded_noise(inputs.seed, *size.divided(vae.reduction), vae.latent_channels))
     z = frame.encode(mx.array(inputs.frame))
     return {
         "z": np.array(z),
@@ -188,10 +203,15 @@ PARTS: dict[str, Part] = {"text": run_text, "vae": run_vae, "unet": run_unet, "f
 
 
 def open_parts(folder: Path) -> dict[str, tuple[str, Checkpoint]]:
-    """List the checks of a checkpoint: label -> (part, checkpoint with the VAE in question)."""
+    """List the checks of a checkpoint: label -> (part, checkpoint with the VAE in question).
+
+    Frames that are not square are labelled with their size, as 'frame 96x64'.
+    """
     checkpoint = open_checkpoint(folder)
     checkpoint.verify()
     parts = {part: (part, checkpoint) for part in PARTS}
+    shapes = SHAPES.get(checkpoint.size_multiple, ())
+    parts |= {f"frame {size}": ("frame", checkpoint) for size in shapes}
     if (folder / "vae_large").is_dir():
         large = open_checkpoint(folder, vae_folder="vae_large")
         large.verify()

@@ -38,7 +38,7 @@ def ask_load(setup: Setup) -> Answer:
     model = _load(to, built, setup)
     answer["load_s"] = time.perf_counter() - began
 
-    picture, encoder_hidden_states = probe(checkpoint, setup.size)
+    picture, encoder_hidden_states = probe(checkpoint, setup.frame)
     runner = Runner("frame", model, checkpoint, options)
     runner.set_conditioning(encoder_hidden_states)
     runner.set_params(probe_params(checkpoint))
@@ -97,7 +97,7 @@ def ask_two_loaders(setup: Setup) -> Answer:
         both = time.perf_counter() - began
         if errors:
             return {"ok": False, "errors": errors, "load_s": both}
-        made = [render(backend, checkpoint, setup.size, 2)[0] for backend in backends]
+        made = [render(backend, checkpoint, setup.frame, 2)[0] for backend in backends]
     finally:
         for backend in backends:
             backend.close()

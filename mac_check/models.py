@@ -12,7 +12,8 @@ class Model:
     """One model of the JSON.
 
     name: its key there. architecture: of random weights, '' for a checkpoint of this installation.
-    base: the checkpoint's name or folder. vae, control: as on the command line.
+    base: the checkpoint's name or folder. vae, control: as on the command line. wide: its frames
+    are twice as wide as high.
     """
 
     name: str
@@ -20,9 +21,11 @@ class Model:
     architecture: str = ""
     vae: str = "vae"
     control: str = "none"
+    wide: bool = False
 
 
 DEMO = Model("demo", "demo")
+WIDE = Model("demo wide", "demo", wide=True)
 SKETCH = Model("demo-sketch", "demo-sketch", control="sketch")
 FULL = Model("sdxs-512-0.9-random", "sdxs-512-0.9-random", "sdxs-512-0.9")
 LARGE_VAE = Model("sdxs-512-0.9-random vae_large", FULL.base, "sdxs-512-0.9", vae="vae_large")

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from .models import DEMO, DREAMSHAPER, FULL, LARGE_VAE, SKETCH, Model
+from .models import DEMO, DREAMSHAPER, FULL, LARGE_VAE, SKETCH, WIDE, Model
 
 Unit = Literal["machine", "mlx", "gpu", "cpu", "all", "ne"]
 ORDER: tuple[Unit, ...] = ("machine", "mlx", "gpu", "cpu", "all", "ne")
@@ -89,7 +89,7 @@ class Question:
     @property
     def form(self) -> str:
         """What its packages are built from; questions of one form share them."""
-        model = (self.model.base, self.model.vae) if self.model else ()
+        model = (self.model.base, self.model.vae, self.model.wide) if self.model else ()
         facts = sorted(item for item in self.chosen.items() if item[0] != "compute_units")
         return repr((model, facts)) if self.chosen else ""
 
@@ -137,7 +137,7 @@ def _with_preparations(asked: Iterable[Question], plan: Plan, plain: str) -> Ite
                 model,
                 {"attention": plain},
                 limit_s=900.0,
-                expected_s=8 if model in (DEMO, SKETCH) else 90,
+                expected_s=8 if model in (DEMO, SKETCH) else 16 if model is WIDE else 90,
             )
         yield question
 
@@ -167,6 +167,7 @@ def _of_mlx() -> Iterator[Question]:
     yield mlx("mlx parity", "ask_parity", quick=True, environment=exact)
     yield mlx("attention heads", "ask_heads", quick=True, environment=exact)
     yield mlx("mlx", "ask_frame", DEMO, quick=True, needs_exact=True)
+    yield mlx("mlx", "ask_frame", WIDE, needs_exact=True)
     for winograd in ("0", "1"):
         yield mlx(
             "winograd",
@@ -184,7 +185,7 @@ def _of_mlx() -> Iterator[Question]:
 
 def _variant(unit: Unit, model: Model, quick: bool = False, **chosen: str) -> Question:
     units = {} if "placement" in chosen else {"compute_units": COMPUTE_UNITS[unit]}
-    full = model not in (DEMO, SKETCH)
+    full = model not in (DEMO, WIDE, SKETCH)
     seconds = {"gpu": 10.0, "cpu": 12.0, "all": 25.0, "ne": 25.0}[unit] * (4 if full else 1)
     made = Question("core ml", f"{_HERE}.coreml:ask_variant", unit, model, {**chosen, **units})
     return replace(made, variant=True, quick=quick, needs_exact=True, expected_s=seconds)
@@ -201,6 +202,7 @@ def _of_forms(plan: Plan, plain: str) -> Iterator[Question]:
             yield _variant("gpu", DEMO, attention=attention, weights=weights)
     yield _variant("gpu", DEMO, attention=plain, noise_seed="7")
     yield _variant("gpu", DEMO, attention="sdpa", sizes=_sizes(plan))
+    yield _variant("gpu", WIDE, attention=plain)
     yield _variant("gpu", SKETCH, attention=plain)
     # first what is deleted afterwards: the disk holds less at once
     yield _variant("gpu", DREAMSHAPER, attention=plain)
@@ -226,6 +228,7 @@ def _of_forms(plan: Plan, plain: str) -> Iterator[Question]:
     yield _variant("ne", DEMO, attention="matmul", weights="int8")
     yield _variant("ne", DEMO, attention="sdpa")
     yield _variant("ne", DEMO, attention="sdpa", weights="int8")
+    yield _variant("ne", WIDE, attention="split_einsum")
     yield _variant("ne", SKETCH, attention="split_einsum")
     yield _variant("ne", FULL, attention="split_einsum", placement=NE_GPU_NE)
     yield _variant("ne", FULL, attention="split_einsum")

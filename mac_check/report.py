@@ -11,7 +11,7 @@
     core_ml_cache   bytes of Core ML's own cache, of every program of this user: at_start, at_end
     crash_reports   names of the reports that macOS wrote meanwhile, in ~/Library/Logs
     device          {question: answer}: about the machine
-    models          {model: {"size": S, question: answer}}
+    models          {model: {"size": 256 or "512x256", question: answer}}
 
 An answer is {"ok": bool, "seconds": s, ...}; a question with several variants answers
 {"ok": all of them, "variants": [answer, ...]}, each with its options and units. Further keys of an
@@ -62,7 +62,7 @@ class Report:
         self._device: Answer = {}
         self._models: dict[str, Answer] = {}
 
-    def add(self, question: Question, size: int, answer: Answer) -> None:
+    def add(self, question: Question, size: int | str, answer: Answer) -> None:
         """Add an answer and write the file. Raises SinkError."""
         place: Answer
         if question.model:

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..common.picture.size import FrameSize
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -20,20 +22,25 @@ class Setup:
 
     folder: of the checkpoint, '' without one. name: of the model in the JSON. scratch: temporary
     folder of the whole check. runtime: 'coreml', or 'reference' in a rehearsal. frames: of a
-    timing, at most. chosen: options of the backend as texts. values: numbers and texts that only
-    this question reads.
+    timing, at most. size: as `FrameSize.json` has it. chosen: options of the backend as texts.
+    values: numbers and texts that only this question reads.
     """
 
     folder: str
     name: str
     scratch: str
-    size: int = 512
+    size: int | str = 512
     runtime: str = "coreml"
     frames: int = 60
     control: str = "none"
     vae: str = "vae"
     chosen: Mapping[str, str] = field(default_factory=dict)
     values: Mapping[str, float | str] = field(default_factory=dict)
+
+    @property
+    def frame(self) -> FrameSize:
+        """The size of the pictures."""
+        return FrameSize.from_json(self.size)
 
     def checkpoint(self) -> "Checkpoint":
         """Open the checkpoint. Raises SdxsError."""
@@ -48,7 +55,7 @@ class Setup:
         from ..coreml_backend.options import CoreMLOptions
 
         texts = {"runtime": self.runtime, **self.chosen, **(more or {})}
-        return parse_settings(CoreMLOptions, texts, "coreml", size=self.size)
+        return parse_settings(CoreMLOptions, texts, "coreml", size=self.frame)
 
     def number(self, name: str, default: float) -> float:
         """Return one of `values` as a number."""
@@ -64,7 +71,7 @@ class Setup:
         return Path(self.scratch) / f"exact-{self.name.replace(' ', '-')}.npy"
 
     def exact(self) -> "np.ndarray | None":
-        """Load the exact picture, uint8 (S, S, 3); None if the question for it failed."""
+        """Load the exact picture, uint8 (H, W, 3); None if the question for it failed."""
         import numpy as np
 
         return np.load(self.exact_path) if self.exact_path.exists() else None

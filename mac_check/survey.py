@@ -12,6 +12,7 @@ from typing import Protocol
 
 from ..common.checkpoint.find import find
 from ..common.errors import UsageError
+from ..common.picture.size import FrameSize
 from ..common.system import awake, macos_major
 from .children import run_question
 from .disk import FULL_GB, QUICK_GB, scratch_folder
@@ -130,10 +131,14 @@ class _Interview:
         hangs = self.hung[question.unit] >= MOST_HUNG
         return min(question.limit, SHORT_S) if hangs else question.limit
 
-    def size(self, model: Model | None) -> int:
-        """The side of a model's picture in pixels; 0 without a model."""
+    def size(self, model: Model | None) -> int | str:
+        """The size of a model's picture, as JSON has it; 0 without a model."""
         if model is None:
             return 0
+        side = self._side(model)
+        return FrameSize(2 * side if model.wide else side, side).json
+
+    def _side(self, model: Model) -> int:
         if self.plan.rehearsed:
             return self.plan.size or REHEARSAL_SIZE
         return (

@@ -133,7 +133,7 @@ class MlxBackend:
 
     def _warm_up(self, lane: Lane) -> None:
         """Warm up a lane with one batch of every size."""
-        blank = np.zeros((self._size, self._size, 3), np.uint8)
+        blank = np.zeros((*self._size.shape, 3), np.uint8)
         for power in range(self.batch.bit_length()):
             jobs = [
                 self._job(blank, np.zeros(blank.shape[:2], np.uint8)) for _ in range(1 << power)
@@ -186,7 +186,9 @@ class MlxBackend:
         """
         if not on_gpu() or self.batch == 1:
             return CACHE_LIMIT_BYTES
-        frame = FRAME_BYTES * (self._size / 512) ** 2 * (2 if self.dtype_name == "float32" else 1)
+        frame = (
+            FRAME_BYTES * self._size.pixels / 512**2 * (2 if self.dtype_name == "float32" else 1)
+        )
         info = mx.device_info()  # Metal and CUDA have different keys
         memory = int(info.get("memory_size", 0) or info.get("total_memory", 0))
         wanted = max(CACHE_LIMIT_BYTES, int(self.lanes * self.batch * frame))
@@ -204,9 +206,9 @@ class MlxBackend:
     def set_params(self, params: FrameParams) -> None:
         self._loaded_frame()
         check_control(params, self._checkpoint.control is not None)
-        side = self._size // self._checkpoint.vae.reduction
+        vae = self._checkpoint.vae
         self._noise = mx.array(
-            seeded_noise(params.seed, side, side, self._checkpoint.vae.latent_channels)
+            seeded_noise(params.seed, *self._size.divided(vae.reduction), vae.latent_channels)
         )
         self._feedback, self._control_scale, self._text_only = (
             params.feedback,
@@ -216,7 +218,7 @@ class MlxBackend:
 
     def submit(self, frame: np.ndarray, edges: np.ndarray | None = None) -> None:
         self._loaded_frame()
-        check_frame(frame, (self._size, self._size, 3))
+        check_frame(frame, (*self._size.shape, 3))
         job = self._job(frame, edges)
         # consecutive frames go to the same lane, which may batch them
         lane = self._lanes[self._turn // self.batch % len(self._lanes)]
@@ -238,7 +240,7 @@ class MlxBackend:
             self._feedback,
             self._last,
             time.perf_counter_ns(),
-            check_edges(edges, self._size) if controlled else None,
+            check_edges(edges, self._size.shape) if controlled else None,
             self._control_scale,
             self._text_only,
         )

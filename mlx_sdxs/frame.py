@@ -87,11 +87,11 @@ class Frame:
     ) -> tuple[mx.array, mx.array]:
         """Render one frame or a batch; return the uint8 picture and its x0 for the next frame.
 
-        picture: uint8 (S, S, 3) RGB, or a batch (B, S, S, 3) with equal other inputs.
-        encoder_hidden_states: from `prompt`. noise: float32 (1, S/8, S/8, C). previous: x0 of the
+        picture: uint8 (H, W, 3) RGB, or a batch (B, H, W, 3) with equal other inputs.
+        encoder_hidden_states: from `prompt`. noise: float32 (1, H/8, W/8, C). previous: x0 of the
         last frame, of the same shape. feedback: share of `previous` in the latents, float32 scalar;
-        at 0 the last frame has no influence. edges: input of the ControlNet, uint8 (S, S) or
-        (B, S, S), white on black. scale: control scale, float32 scalar. Both need a ControlNet.
+        at 0 the last frame has no influence. edges: input of the ControlNet, uint8 (H, W) or
+        (B, H, W), white on black. scale: control scale, float32 scalar. Both need a ControlNet.
         """
         latents = self.encode(picture)
         x0 = self.denoise(
@@ -100,7 +100,7 @@ class Frame:
         return self.decode(x0).reshape(picture.shape), x0
 
     def encode(self, picture: mx.array) -> mx.array:
-        """Encode uint8 (S, S, 3) or (B, S, S, 3) to scaled latents, float32 (B, S/8, S/8, C)."""
+        """Encode uint8 (H, W, 3) or (B, H, W, 3) to scaled latents, float32 (B, H/8, W/8, C)."""
         image = picture.reshape(-1, *picture.shape[-3:]).astype(mx.float32) / 127.5 - 1
         return self.vae.encode(image.astype(self.dtype)).astype(mx.float32) * self.scaling_factor
 
@@ -116,7 +116,7 @@ class Frame:
         edges: mx.array | None = None,
         scale: mx.array | None = None,
     ) -> mx.array:
-        """Denoise latents (B, S/8, S/8, C) to x0 of the same shape, both float32."""
+        """Denoise latents (B, H/8, W/8, C) to x0 of the same shape, both float32."""
         rest: mx.array | None = (
             self.steps[0].noise_scale * noise if self.steps[0].noise_scale else None
         )
@@ -145,7 +145,7 @@ class Frame:
         return latents
 
     def decode(self, x0: mx.array) -> mx.array:
-        """Decode x0, float32 (B, S/8, S/8, C), to pictures, uint8 (B, S, S, 3)."""
+        """Decode x0, float32 (B, H/8, W/8, C), to pictures, uint8 (B, H, W, 3)."""
         image = self.vae.decode((x0 / self.scaling_factor).astype(self.dtype)).astype(mx.float32)
         return mx.clip(mx.round((image + 1) * 127.5), 0, 255).astype(mx.uint8)
 

@@ -15,6 +15,7 @@ from ..common.checkpoint.config.text_encoder import PROMPT_TOKENS
 from ..common.checkpoint.config.vae import TinyVAEConfig
 from ..common.checkpoint.find import Checkpoint
 from ..common.errors import BackendError
+from ..common.picture.size import FrameSize, Size
 from .backend import CACHE_LIMIT_BYTES, MlxBackend
 from .networks import autoencoder_kl, unet
 from .networks.taesd import AutoencoderTiny
@@ -29,22 +30,21 @@ _REPEATS = 5
 class MlxInstrument:
     """The MLX implementation of `common.bench.measure.instrument.Instrument`."""
 
-    def count(self, checkpoint: Checkpoint, size: int) -> list[StageCost]:
+    def count(self, checkpoint: Checkpoint, size: Size) -> list[StageCost]:
         """Count a frame's work by calling the unevaluated networks; MLX only infers shapes."""
         checkpoint.check_size(size)
-        side, channels = size // checkpoint.vae.reduction, checkpoint.vae.latent_channels
-        config = checkpoint.vae
+        config, picture = checkpoint.vae, FrameSize.of(size)
         vae = (
             AutoencoderTiny(config)
             if isinstance(config, TinyVAEConfig)
             else autoencoder_kl.AutoencoderKL(config)
         )
         network = UNet2DConditionModel(checkpoint.unet)
-        latents = mx.zeros((1, side, side, channels))
+        latents = mx.zeros((1, *picture.divided(config.reduction), config.latent_channels))
         encoder_hidden_states = mx.zeros((1, PROMPT_TOKENS, checkpoint.unet.cross_attention_dim))
         timestep = float(checkpoint.frame.timestep)
         return [
-            _counted("encode", vae, lambda: vae.encode(mx.zeros((1, size, size, 3)))),
+            _counted("encode", vae, lambda: vae.encode(mx.zeros((1, *picture.shape, 3)))),
             _counted("unet", network, lambda: network(latents, timestep, encoder_hidden_states)),
             _counted("decode", vae, lambda: vae.decode(latents)),
         ]

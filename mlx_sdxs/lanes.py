@@ -21,7 +21,7 @@ from ..common.backend import copies
 from .fast import host_memory as residency
 
 Arrays: TypeAlias = mx.array | list[tuple[mx.array, mx.array]]
-# `frame.Frame`: picture uint8 ([B,] S, S, 3), encoder_hidden_states, noise, previous x0, feedback
+# `frame.Frame`: picture uint8 ([B,] H, W, 3), encoder_hidden_states, noise, previous x0, feedback
 # [, edges, control scale] -> picture, x0
 Render = Callable[..., tuple[mx.array, mx.array]]
 JOIN_S = 5.0
@@ -33,7 +33,7 @@ class Job:
     """One frame in flight. Its inputs are evaluated, so any thread may read them.
 
     previous: the frame before, whose x0 `feedback` mixes in; a lane waits for it only if needed.
-    edges: input of the ControlNet, uint8 (S, S); None without control.
+    edges: input of the ControlNet, uint8 (H, W); None without control.
     """
 
     picture: np.ndarray

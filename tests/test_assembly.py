@@ -18,6 +18,7 @@ from sdxs.common.bench.measure.entrants import counters, default_names, entrants
 from sdxs.common.checkpoint.find import Checkpoint
 from sdxs.common.errors import UsageError
 from sdxs.common.live.parameters import LiveParameters
+from sdxs.common.picture.size import FrameSize
 from sdxs.common.settings import changed_texts, parse_settings, settings_of
 from sdxs.coreml_backend.options import CoreMLOptions
 from sdxs.mlx_sdxs.options import MlxOptions
@@ -105,7 +106,7 @@ def test_one_declaration_of_strength() -> None:
 def test_a_checkpoint_is_opened_as_it_was_asked_for() -> None:
     asked = ModelOptions("demo", size=128)
     checkpoint = open_checkpoint_for(asked)
-    assert checkpoint.name == "demo" and asked.size_of(checkpoint) == 128
-    assert ModelOptions("demo").size_of(checkpoint) == checkpoint.frame.size
+    assert checkpoint.name == "demo" and asked.size_of(checkpoint) == FrameSize(128, 128)
+    assert ModelOptions("demo").size_of(checkpoint) == FrameSize.of(checkpoint.frame.size)
     with pytest.raises(UsageError, match="multiple of"):
         open_checkpoint_for(ModelOptions("demo", size=63))

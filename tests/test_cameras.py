@@ -24,12 +24,12 @@ from sdxs.common.io.sources.camera_modes import (
     CameraRequest,
     offered,
     rates_text,
-    read_size,
 )
 from sdxs.common.io.sources.cameras import camera_number, find_camera, list_cameras
 from sdxs.common.io.sources.registry import open_source, source_camera
 from sdxs.common.live.options import SessionOptions
 from sdxs.common.picture.opencv import cv2
+from sdxs.common.picture.size import FrameSize
 from sdxs.mac_check.camera import ask_cameras
 from sdxs.mac_check.setup import Setup
 
@@ -579,7 +579,8 @@ def test_options_of_a_session_refuse_the_same(desk: list[CameraInfo]) -> None:
         open_source("synthetic", 64, request=CameraRequest(fps=60.0))
     assert SessionOptions(camera="7").reads == "7" and SessionOptions().reads == "0"
     assert SessionOptions(camera="brio").reads == "camera:brio"
-    assert read_size("1280x720") == (1280, 720)
+    asked = SessionOptions(camera="7", camera_size=FrameSize(1280, 720)).request
+    assert asked.size == (1280, 720)
 
 
 def test_doctor_lists_cameras_and_opens_none(

@@ -18,7 +18,7 @@ from sdxs.common.live.threads.frames import LiveFrame
 from sdxs.common.live.threads.loop import Loop, LoopOptions, Prompt
 from sdxs.common.live.viewer import View, compose
 from sdxs.common.picture.edges import Edges
-from sdxs.common.picture.image import to_square_rgb
+from sdxs.common.picture.image import to_frame_rgb
 from sdxs.common.picture.opencv import cv2
 from sdxs.experiments.parity.control import tiny_controlled
 
@@ -69,7 +69,7 @@ def test_every_frame_comes_with_its_own_edges(
     source, edges, expected = Synthetic(SIZE), Edges("canny", SIZE), []
     for _ in range(6):
         camera, out = np.empty((SIZE, SIZE, 3), np.uint8), np.empty((SIZE, SIZE), np.uint8)
-        to_square_rgb(source.read(), camera)
+        to_frame_rgb(source.read(), camera)
         edges.draw(camera, out)
         expected.append(np.repeat(out[..., None], 3, axis=-1))
     np.testing.assert_array_equal(shown, expected)

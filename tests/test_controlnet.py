@@ -19,6 +19,7 @@ from sdxs.common.checkpoint.config.fields import Fields
 from sdxs.common.checkpoint.find import Checkpoint, find, open_checkpoint, with_control
 from sdxs.common.checkpoint.layout import controlnet_layout, parameter_count, skip_channels
 from sdxs.common.errors import BackendError, ConfigError, UsageError, WeightsError
+from sdxs.common.picture.size import FrameSize
 from sdxs.common.testing.random_checkpoint import (
     architecture,
     control_config,
@@ -33,7 +34,7 @@ from sdxs.experiments.parity.control import (
     run_control,
     tiny_controlled,
 )
-from sdxs.mac_check.fixtures import NETWORK_LIMIT, X0_LIMIT, error
+from sdxs.mac_check.fixtures import NETWORK_LIMIT, SHAPES, X0_LIMIT, error
 from sdxs.mlx_sdxs.backend import MlxBackend
 from sdxs.mlx_sdxs.networks.controlnet import ControlNetModel
 from sdxs.mlx_sdxs.options import MlxOptions
@@ -55,17 +56,20 @@ def controlled(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Chec
     return checkpoint
 
 
+@pytest.mark.parametrize("square", [True, False])
 @pytest.mark.parametrize("name", CONTROL_NAMES)
 def test_residuals_and_x0_equal_diffusers(
-    name: str, controlled: Callable[[str], Checkpoint]
+    name: str, square: bool, controlled: Callable[[str], Checkpoint]
 ) -> None:
     checkpoint = controlled(name)
-    ours = run_control(checkpoint, draw_control_inputs(checkpoint, SIZE, seed=7))
-    assert {f"{name}/{what}" for what in ours} == {
-        key for key in STORED if key.startswith(f"{name}/")
+    size = FrameSize.of(SIZE) if square else SHAPES[checkpoint.size_multiple][0]
+    stored = name if square else f"{name} {size}"
+    ours = run_control(checkpoint, draw_control_inputs(checkpoint, size, seed=7))
+    assert {f"{stored}/{what}" for what in ours} == {
+        key for key in STORED if key.startswith(f"{stored}/")
     }
     for what, array in ours.items():
-        assert error(what, array, STORED[f"{name}/{what}"]) <= (
+        assert error(what, array, STORED[f"{stored}/{what}"]) <= (
             X0_LIMIT if what.startswith("x0") else NETWORK_LIMIT
         ), what
     assert error("x0", ours["x0 controlled"], ours["x0 free"]) > 0.01, (

@@ -28,6 +28,7 @@ from sdxs.experiments.parity.control import (
     run_control_program,
     tiny_controlled,
 )
+from sdxs.mac_check.fixtures import SHAPES
 from sdxs.mlx_sdxs.backend import load_controlnet, load_vae
 from sdxs.mlx_sdxs.frame import Frame
 from sdxs.mlx_sdxs.networks.layers import load_weights
@@ -36,6 +37,7 @@ from sdxs.mlx_sdxs.networks.unet import UNet2DConditionModel
 SIZE = 64
 DREAMSHAPER = "sdxs-512-dreamshaper"
 STORED = load_file(CONTROL_FIXTURES)
+WIDE = SHAPES[32][0]
 X0_LIMIT, LEAST_DB = 5e-3, 50.0  # of float16 programs against float32, as for those without control
 OPTIONS = CoreMLOptions(SIZE, runtime="reference")
 
@@ -83,13 +85,15 @@ def mlx_picture(checkpoint: Checkpoint, inputs: ControlInputs, scale: float) -> 
 
 @pytest.mark.parametrize(
     ("name", "attention"),
-    [(DREAMSHAPER, "sdpa"), (DREAMSHAPER, "split_einsum"), ("sd-turbo", "matmul")],
+    [(DREAMSHAPER, "sdpa"), (DREAMSHAPER, "split_einsum"), ("sd-turbo", "matmul")]
+    + [(f"{DREAMSHAPER} {WIDE}", "sdpa"), (f"{DREAMSHAPER} {WIDE}", "split_einsum")],
 )
 def test_the_program_computes_what_diffusers_and_mlx_compute(
     name: str, attention: str, checkpoints: Callable[[str], Checkpoint]
 ) -> None:
-    checkpoint = checkpoints(name)
-    inputs = draw_control_inputs(checkpoint, SIZE, seed=7)
+    architecture, _, size = name.partition(" ")
+    checkpoint = checkpoints(architecture)
+    inputs = draw_control_inputs(checkpoint, WIDE if size else SIZE, seed=7)
     for scale, what in ((SCALE, "x0 controlled"), (0.0, "x0 free")):
         made, oracle = (
             run_control_program(checkpoint, inputs, scale, attention),

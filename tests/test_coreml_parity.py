@@ -11,9 +11,18 @@ import pytest
 from safetensors.numpy import load_file
 
 from sdxs.common.checkpoint.find import Checkpoint, open_checkpoint
+from sdxs.common.picture.size import FrameSize
 from sdxs.coreml_backend.networks import ops, unet
 from sdxs.experiments.parity.coreml import MLX_LIMIT_DB, agrees, run_program
-from sdxs.mac_check.fixtures import FIXTURES, distances, run_frame, tiny_checkpoint, tiny_inputs
+from sdxs.mac_check.fixtures import (
+    FIXTURES,
+    SHAPES,
+    distances,
+    inputs_of,
+    run_frame,
+    tiny_checkpoint,
+    tiny_inputs,
+)
 
 STORED = load_file(FIXTURES / "parity.safetensors")
 Open = Callable[[str], Checkpoint]
@@ -32,9 +41,9 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Open:
     return open_one
 
 
-def oracle(name: str) -> dict[str, np.ndarray]:
+def oracle(name: str, label: str = "frame") -> dict[str, np.ndarray]:
     """x0 and picture of diffusers."""
-    return {what: STORED[f"{name}/frame/{what}"] for what in ("x0", "picture")}
+    return {what: STORED[f"{name}/{label}/{what}"] for what in ("x0", "picture")}
 
 
 SDXS = ("sdxs-512-0.9", "sdxs-512-dreamshaper")
@@ -49,6 +58,19 @@ def test_the_program_equals_diffusers(checkpoint: Open, name: str, attention: st
     given = checkpoint(name)
     ours = run_program(given, tiny_inputs(given), attention)
     assert agrees(ours, oracle(name)), distances(ours, oracle(name))
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "matmul", "split_einsum"])
+@pytest.mark.parametrize("size", SHAPES[32], ids=str)
+def test_a_program_that_is_not_square_equals_diffusers_and_mlx(
+    checkpoint: Open, size: FrameSize, attention: str
+) -> None:
+    given = checkpoint(SDXS[0])
+    inputs = inputs_of(f"frame {size}", tiny_inputs(given))
+    ours, wanted = run_program(given, inputs, attention), oracle(SDXS[0], f"frame {size}")
+    assert ours["picture"].shape == (*size.shape, 3)
+    assert agrees(ours, wanted), distances(ours, wanted)
+    assert distances(ours, run_frame(given, inputs))[1] > MLX_LIMIT_DB
 
 
 def test_the_program_equals_mlx_on_the_demo(demo: Checkpoint) -> None:

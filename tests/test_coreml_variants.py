@@ -16,6 +16,7 @@ from sdxs.common.backend.protocol import FrameParams
 from sdxs.common.checkpoint.find import Checkpoint
 from sdxs.common.errors import BackendError, UsageError
 from sdxs.common.io.sources.film import VideoFile
+from sdxs.common.picture.size import FrameSize, Size
 from sdxs.common.picture.temporal import psnr
 from sdxs.common.settings import parse_settings
 from sdxs.coreml_backend import compute_plan, prepare
@@ -47,19 +48,20 @@ def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "coreml"
 
 
-def made_of(size: int = SIZE, **chosen: str) -> CoreMLOptions:
+def made_of(size: Size = SIZE, **chosen: str) -> CoreMLOptions:
     """Options as the command line makes them out of texts."""
     return parse_settings(CoreMLOptions, chosen, "coreml", size=size)
 
 
-def picture(seed: int = 0, size: int = SIZE) -> np.ndarray:
+def picture(seed: int = 0, size: Size = SIZE) -> np.ndarray:
     coarse = np.random.default_rng(seed).integers(0, 256, (8, 8, 3))
-    return np.kron(coarse, np.ones((size // 8, size // 8, 1))).astype(np.uint8)
+    height, width = FrameSize.of(size).shape
+    return np.kron(coarse, np.ones((height // 8, width // 8, 1))).astype(np.uint8)
 
 
 def render(demo: Checkpoint, *frames: np.ndarray, **chosen: str) -> list[np.ndarray]:
     """What a backend with these settings makes of `frames`, under one prompt."""
-    backend = CoreMLBackend(demo, made_of(frames[0].shape[0], **chosen))
+    backend = CoreMLBackend(demo, made_of(FrameSize.of_picture(frames[0]), **chosen))
     backend.load()
     states = np.random.default_rng(1).standard_normal(
         (1, 77, demo.unet.cross_attention_dim), dtype=np.float32
@@ -214,6 +216,53 @@ def test_sizes_share_a_package_and_each_is_a_function_of_it(
         CoreMLBackend(demo, made_of(64, sizes="64,64"))
     with pytest.raises(UsageError, match="multiple of"):
         CoreMLBackend(demo, made_of(64, sizes="64,100"))
+
+
+def test_a_package_holds_frames_of_several_shapes(
+    demo: Checkpoint, on_macos: None, empty_cache: Path
+) -> None:
+    wide = FrameSize(96, 64)
+    for size in (FrameSize.of(64), wide):
+        frame = picture(size=size)
+        made = render(demo, frame, sizes="96x64,64")[0]
+        assert made.shape == frame.shape
+        assert np.array_equal(made, render(demo, frame, runtime="reference")[0])
+    assert [m.function_name for m in StrictModel.made] == ["size_64", "size_96x64"]
+    assert made_of(wide, sizes="96x64,64").identity()["sizes"] == "64+96x64"
+    with pytest.raises(UsageError, match="--size 64x96: is not among --sizes 64,96x64"):
+        CoreMLBackend(demo, made_of(FrameSize(64, 96), sizes="64,96x64"))
+
+
+def test_a_squares_package_keeps_its_key() -> None:
+    """Another text here would build every package again that users have."""
+    assert made_of(64).identity() == {
+        "sizes": "64",
+        "attention": "sdpa",
+        "input": "float32",
+        "weights": "float16",
+        "stages": "frame",
+        "noise": "noise as input",
+    }
+    assert made_of(64, sizes="128,64").identity()["sizes"] == "64+128"
+    assert prepare.gate_key(made_of(64), FrameSize.of(64)) == "64 by cpu_and_gpu"
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        {"placement": "encode=ne,unet=gpu,decode=ne"},
+        {"placement": "encode=ne,unet=ne,decode=ne", "input": "image"},
+        {"noise_seed": "3", "attention": "matmul"},
+    ],
+    ids=["placed", "images", "noise built in"],
+)
+def test_every_form_takes_a_frame_that_is_not_square(
+    demo: Checkpoint, chosen: dict[str, str]
+) -> None:
+    frames = [picture(seed, FrameSize(96, 64)) for seed in range(3)]
+    plain = render(demo, *frames, runtime="reference")
+    for one, other in zip(plain, render(demo, *frames, runtime="reference", **chosen), strict=True):
+        assert psnr(one, other) > 35  # the gate's limit: forms round differently in float16
 
 
 def test_noise_that_is_built_in_is_the_seeds_and_no_other_is_taken_for_it(demo: Checkpoint) -> None:

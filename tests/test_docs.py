@@ -18,6 +18,7 @@ import yaml
 from sdxs import cli
 from sdxs.common.io.sources.registry import SOURCES, open_source
 from sdxs.common.picture.opencv import cv2
+from sdxs.common.picture.size import FrameSize
 from sdxs.common.settings import setting, settings_of
 
 ROOT = Path(__file__).parent.parent
@@ -226,7 +227,7 @@ def test_the_sample_backend_renders(tmp_path: Path) -> None:
 
 
 def test_the_sample_source_opens(monkeypatch: pytest.MonkeyPatch) -> None:
-    place: dict[str, object] = {"np": np}
+    place: dict[str, object] = {"np": np, "FrameSize": FrameSize}
     exec(sample("class Noise"), place)
     (line,) = re.findall(r'`("noise": .*),`', text_of(GUIDE))
     kind, opener = eval(f"({line.replace(':', ',', 1)})", place)

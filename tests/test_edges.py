@@ -6,7 +6,7 @@ import pytest
 from sdxs.common.errors import UsageError
 from sdxs.common.io.sources.synthetic import Synthetic
 from sdxs.common.picture.edges import CANNY, KINDS, Edges, f_score
-from sdxs.common.picture.image import to_square_rgb
+from sdxs.common.picture.image import to_frame_rgb
 from sdxs.common.picture.opencv import cv2
 
 SIZE = 128
@@ -54,7 +54,7 @@ def test_canny_without_memory_is_opencvs() -> None:
 def shimmer(kind: str, hysteresis: bool) -> float:
     """Return the share of edge pixels that change between frames of a still, noisy picture."""
     edges, card = Edges(kind, 2 * SIZE, hysteresis), np.empty((2 * SIZE, 2 * SIZE, 3), np.uint8)
-    to_square_rgb(Synthetic(2 * SIZE).read(), card)
+    to_frame_rgb(Synthetic(2 * SIZE).read(), card)
     # Texture, where noise decides.
     card[100:, :] = np.random.default_rng(9).integers(80, 120, card[100:].shape)
     frames = [draw(edges, noisy(card, seed)) > 127 for seed in range(12)][4:]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sdxs.common.picture.draw import contact_sheet, label
-from sdxs.common.picture.image import to_square_rgb
+from sdxs.common.picture.image import to_frame_rgb
 
 
 @pytest.mark.parametrize("shape", [(48, 64), (64, 48), (33, 47), (16, 16), (1, 5)])
@@ -12,7 +12,7 @@ def test_centre_square_and_colour_order(shape: tuple[int, int]) -> None:
     picture = np.zeros((*shape, 3), np.uint8)
     picture[..., 0] = 250  # blue in OpenCV's order
     out = np.empty((16, 16, 3), np.uint8)
-    to_square_rgb(picture, out)
+    to_frame_rgb(picture, out)
     assert (out[..., 2] == 250).all() and not out[..., :2].any()
 
 
@@ -20,7 +20,7 @@ def test_the_square_is_the_middle_one() -> None:
     picture = np.zeros((10, 30, 3), np.uint8)
     picture[:, 10:20] = 255
     out = np.empty((10, 10, 3), np.uint8)
-    to_square_rgb(picture, out)
+    to_frame_rgb(picture, out)
     assert (out == 255).all()
 
 

@@ -13,9 +13,10 @@ import pytest
 
 from command import Command
 from sdxs.common.errors import SinkError
+from sdxs.common.picture.size import FrameSize
 from sdxs.mac_check import children, disk, report, stored, survey
 from sdxs.mac_check.children import run_question
-from sdxs.mac_check.models import DEMO, FULL
+from sdxs.mac_check.models import DEMO, FULL, WIDE
 from sdxs.mac_check.questions import ORDER, Plan, Question, table
 from sdxs.mac_check.setup import Answer, Setup
 
@@ -188,6 +189,20 @@ def test_every_form_names_its_attention() -> None:
     for each in table(Plan()):
         if each.chosen:
             assert "attention" in each.chosen, each.label
+
+
+def test_a_wide_model_is_asked_about_with_frames_that_are_not_square(tmp_path: Path) -> None:
+    asked = [each for each in table(Plan()) if each.model is WIDE]
+    assert {each.unit for each in asked} == {"machine", "mlx", "gpu", "ne"}
+    interview = survey._Interview(Plan(runtime="reference"), tmp_path, asked)
+    made = interview._setup(asked[-1])
+    assert made.size == "128x64" and made.frame == FrameSize(128, 64)
+    assert made.options().size == FrameSize(128, 64)
+    demo = next(each for each in table(Plan()) if each.model is DEMO and each.chosen)
+    assert interview._setup(demo).size == 64
+    # no form is shared with the square's: the packages differ
+    forms = {each.form for each in table(Plan()) if each.model is DEMO}
+    assert not forms - {""} & {each.form for each in asked}
 
 
 def test_a_quick_check_takes_minutes_and_only_the_demo() -> None:

@@ -21,7 +21,9 @@ from sdxs.mac_check.fixtures import (
     FIXTURES,
     NAMES,
     PARTS,
+    SHAPES,
     error,
+    inputs_of,
     limit,
     open_parts,
     tiny_checkpoint,
@@ -56,7 +58,18 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Folders:
 
 def test_fixtures_cover_every_network_of_every_architecture() -> None:
     large = [(name, "vae_large") for name in NAMES if name.startswith("sdxs")]
-    assert sorted([(name, part) for name in NAMES for part in PARTS] + large) == CASES
+    found = sorted(case for case in CASES if not case[1].startswith("frame "))
+    assert sorted([(name, part) for name in NAMES for part in PARTS] + large) == found
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_fixtures_cover_two_frames_that_are_not_square(name: str, folders: Folders) -> None:
+    shapes = SHAPES[open_checkpoint(folders(name)).size_multiple]
+    labels = sorted(label for given, label in CASES if given == name and label.startswith("frame "))
+    assert sorted(f"frame {size}" for size in shapes) == labels
+    assert [size.width > size.height for size in shapes] == [True, False]
+    for size in shapes:
+        assert STORED[f"{name}/frame {size}/picture"].shape == (*size.shape, 3)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -67,7 +80,7 @@ def test_weights_are_drawn_as_when_the_fixtures_were_made(name: str, folders: Fo
 @pytest.mark.parametrize(("name", "label"), CASES)
 def test_equals_diffusers(name: str, label: str, folders: Folders) -> None:
     part, checkpoint = open_parts(folders(name))[label]
-    outputs = PARTS[part](checkpoint, tiny_inputs(checkpoint))
+    outputs = PARTS[part](checkpoint, inputs_of(label, tiny_inputs(checkpoint)))
     assert outputs.keys() == {
         key.split("/")[2] for key in STORED if key.startswith(f"{name}/{label}/")
     }
@@ -78,9 +91,9 @@ def test_equals_diffusers(name: str, label: str, folders: Folders) -> None:
             assert (ours == oracle).mean() > 0.99
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_stored_pictures_can_tell_a_difference(name: str) -> None:
-    picture = STORED[f"{name}/frame/picture"]
+@pytest.mark.parametrize(("name", "label"), [case for case in CASES if case[1].startswith("frame")])
+def test_stored_pictures_can_tell_a_difference(name: str, label: str) -> None:
+    picture = STORED[f"{name}/{label}/picture"]
     assert np.isin(picture, (0, 255)).mean() < 0.8  # a saturated value hides any error
     assert np.unique(picture).size > 200
 

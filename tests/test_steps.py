@@ -37,10 +37,22 @@ def draw(shape: tuple[int, ...], seed: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("strength", "steps", "noise_scale"), [(None, 1, 1), (None, 4, 1), (0.5, 3, 1), (0.5, 2, 0)]
+    ("strength", "steps", "noise_scale", "map_size"),
+    [
+        (None, 1, 1, (8, 8)),
+        (None, 4, 1, (8, 8)),
+        (0.5, 3, 1, (8, 8)),
+        (0.5, 2, 0, (8, 8)),
+        (0.5, 3, 1, (8, 16)),
+        (None, 2, 1, (24, 8)),
+    ],
 )
 def test_the_frame_takes_eulers_steps(
-    turbo: Checkpoint, strength: float | None, steps: int, noise_scale: float
+    turbo: Checkpoint,
+    strength: float | None,
+    steps: int,
+    noise_scale: float,
+    map_size: tuple[int, int],
 ) -> None:
     """Equal the textbook form in float64, as diffusers has it: x' = x + (sigma' - sigma) eps."""
     told = turbo.at(strength, steps)
@@ -48,7 +60,8 @@ def test_the_frame_takes_eulers_steps(
     unet, vae = UNet2DConditionModel(told.unet), load_vae(told.vae, told.vae_weights, mx.float32)
     load_weights(unet, told.unet_weights, mx.float32)
     schedule = frame_steps(told.scheduler, told.frame)
-    latents, noise, states = draw((1, 8, 8, 4), 1), draw((1, 8, 8, 4), 2), draw((1, 77, 64), 3)
+    shape = (1, *map_size, 4)
+    latents, noise, states = draw(shape, 1), draw(shape, 2), draw((1, 77, 64), 3)
     frame = Frame(unet, vae, schedule, told.vae.scaling_factor, mx.float32)
     ours = np.array(
         frame.denoise(mx.array(latents), frame.prompt(mx.array(states)), mx.array(noise))

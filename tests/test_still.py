@@ -118,6 +118,45 @@ def test_other_weights_are_refused(
     assert not first.with_name("again.png").exists()
 
 
+@pytest.mark.parametrize("fit", ["crop", "pad", "stretch"])
+def test_a_shape_and_its_fit_repeat_from_the_record(
+    fit: str, made: Callable[..., Path], source: Path, command: Command
+) -> None:
+    shaped = ("--size", "96x64", "--fit", fit, "--input", source)
+    first, again = made("--prompt", "a cat", *shaped), source.with_name("again.png")
+    record = read_record(first)
+    assert record["size"] == "96x64" and pixels(first).shape == (64, 96, 3)
+    request = record["request"]
+    assert (request["size"], request["fit"]) == ("96x64", fit)  # type: ignore[index]
+    done = command("image", "--from-metadata", first, "--out", again)
+    assert done.code == 0 and "warning" not in done.err, done.err
+    assert again.read_bytes() == first.read_bytes()
+
+
+def test_each_fit_of_a_picture_is_another_picture(made: Callable[..., Path], source: Path) -> None:
+    shaped = ("--size", "64x96", "--prompt", "a cat", "--input", source)
+    crop, pad, stretch = (
+        pixels(made(*shaped, "--fit", fit, name=f"{fit}.png")) for fit in ("crop", "pad", "stretch")
+    )
+    assert (crop != pad).any() and (crop != stretch).any() and (pad != stretch).any()
+
+
+def test_a_record_of_before_frames_had_a_shape_repeats(
+    made: Callable[..., Path], source: Path, command: Command
+) -> None:
+    """Records without a fit have a number as their size and were cropped."""
+    first = made("--prompt", "a cat", "--input", source)
+    old = rewrite(
+        first,
+        lambda r: r | {"request": {k: v for k, v in r["request"].items() if k != "fit"}},
+    )
+    assert read_record(old)["request"]["size"] == SIZE  # type: ignore[index]
+    again = old.with_name("again.png")
+    done = command("image", "--from-metadata", old, "--out", again)
+    assert done.code == 0 and "warning" not in done.err, done.err
+    np.testing.assert_array_equal(pixels(again), pixels(first))
+
+
 def rewrite(path: Path, change: Callable[[dict[str, object]], object]) -> Path:
     """The same picture with another record."""
     record = json.loads(read_text(path, KEYWORD) or "")

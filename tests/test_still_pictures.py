@@ -16,7 +16,7 @@ from sdxs.common.io.sources.animation import Animation
 from sdxs.common.io.sources.film import VideoFile
 from sdxs.common.io.sources.image import ImageFile
 from sdxs.common.io.sources.registry import open_source
-from sdxs.common.picture.image import to_square_rgb
+from sdxs.common.picture.image import to_frame_rgb
 from sdxs.common.picture.opencv import cv2
 from sdxs.common.picture.still import MOST_PIXELS, read_image
 
@@ -57,7 +57,7 @@ def test_every_format_is_read_alike_in_every_command(tmp_path: Path, suffix: str
     assert live is not None and live.shape == (64, 96, 3)
     assert colours(live) == rough(RED, GREEN, BLUE, WHITE)
     square = np.empty((64, 64, 3), np.uint8)
-    to_square_rgb(live, square)
+    to_frame_rgb(live, square)
     assert np.array_equal(read_picture(path, 64)[0], square)
 
 
@@ -215,7 +215,7 @@ def test_a_panned_fence_does_not_flicker(tmp_path: Path) -> None:
     frames = []
     for offset in range(8):
         frames.append(np.empty((256, 256, 3), np.uint8))
-        to_square_rgb(fence(offset), frames[-1])
+        to_frame_rgb(fence(offset), frames[-1])
     linear = [
         cv2.resize(fence(offset)[:, 420:1500], (256, 256), interpolation=cv2.INTER_LINEAR)
         for offset in range(8)
@@ -232,7 +232,7 @@ def test_the_middle_square_stays_where_it_was(side: int) -> None:
     ramp[:, 420:1500, 0] = np.linspace(0, 255, 1080)[None, :]
     ramp[..., 1] = np.linspace(0, 255, 1080)[:, None]
     out = np.empty((side, side, 3), np.uint8)
-    to_square_rgb(ramp, out)
+    to_frame_rgb(ramp, out)
     expected = (np.arange(side) + 0.5) / side * 255
     assert np.abs(out[side // 2, :, 2] - expected).max() < 3
     assert np.abs(out[:, side // 2, 1] - expected).max() < 3

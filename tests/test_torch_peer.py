@@ -12,6 +12,7 @@ pytest.importorskip("diffusers", reason="the parity extra is not installed")
 from sdxs.common.backend.protocol import FrameParams
 from sdxs.common.checkpoint.find import Checkpoint
 from sdxs.common.errors import BackendError, UsageError
+from sdxs.common.picture.size import FrameSize
 from sdxs.common.settings import parse_settings
 from sdxs.experiments.peers.options import TorchOptions
 from sdxs.experiments.peers.torch_backend import MODES, TorchBackend
@@ -55,6 +56,22 @@ def _render(
 
 def _made(checkpoint: Checkpoint, mode: str) -> TorchBackend:
     return TorchBackend(checkpoint, TorchOptions(SIZE, dtype="float32", mode=mode))
+
+
+def test_the_same_picture_as_mlx_where_it_is_not_square(
+    tiny_sdxs: Checkpoint, prompt: np.ndarray
+) -> None:
+    size = FrameSize(96, 64)
+    given = np.random.default_rng(2).integers(0, 256, (*size.shape, 3), dtype=np.uint8)
+    made = []
+    for backend in (
+        TorchBackend(tiny_sdxs, TorchOptions(size, dtype="float32")),
+        MlxBackend(tiny_sdxs, MlxOptions(size)),
+    ):
+        backend.load()
+        made.append(_render(backend, prompt, given))
+        backend.close()
+    assert np.abs(made[0].astype(int) - made[1]).max() <= 1
 
 
 @pytest.mark.parametrize("mode", ["eager", "channels_last"])

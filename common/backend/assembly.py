@@ -9,6 +9,7 @@ import numpy as np
 
 from ..checkpoint.find import Checkpoint, control_files, find, model_files, with_control
 from ..live.parameters import LiveParameters
+from ..picture.size import FrameSize, Size, read_size
 from ..settings import check_settings, known_settings, repeated, setting
 from .options import BackendOptions
 from .process.hosted import HostedBackend
@@ -25,8 +26,12 @@ class ModelOptions:
 
     model: str = setting(DEFAULT_MODEL, "checkpoint by name or path; see `sdxs weights list`")
     vae: str = setting("vae", "folder of the VAE in the checkpoint: vae or vae_large")
-    size: int | None = setting(
-        None, "side of the square picture", unit="pixels", shown="the checkpoint's"
+    size: FrameSize | None = setting(
+        None,
+        "size of the picture in pixels: side of a square, as 512, or width x height, as 640x384",
+        shown="the checkpoint's",
+        read=read_size,
+        write=str,
     )
     strength: float | None = repeated(LiveParameters, "strength")
     steps: int | None = setting(
@@ -37,6 +42,8 @@ class ModelOptions:
     )
 
     def __post_init__(self) -> None:
+        if self.size is not None:  # an int is the side of a square
+            object.__setattr__(self, "size", FrameSize.of(self.size))
         check_settings(self)
 
     def reads(self) -> list[tuple[str, Path]]:
@@ -47,9 +54,9 @@ class ModelOptions:
             *(("--control", path) for path in controls),
         ]
 
-    def size_of(self, checkpoint: Checkpoint) -> int:
-        """Return the side of the picture in pixels: `size`, or the checkpoint's."""
-        return checkpoint.frame.size if self.size is None else self.size
+    def size_of(self, checkpoint: Checkpoint) -> FrameSize:
+        """Return the size of the picture: `size`, or the checkpoint's square."""
+        return FrameSize.of(checkpoint.frame.size) if self.size is None else self.size
 
 
 def open_checkpoint_for(options: ModelOptions) -> Checkpoint:
@@ -65,7 +72,7 @@ def open_checkpoint_for(options: ModelOptions) -> Checkpoint:
 
 def options_for(
     spec: BackendSpec,
-    size: int,
+    size: Size,
     given: Mapping[str, object] | None = None,
     own: Mapping[str, object] | None = None,
 ) -> BackendOptions:
@@ -79,7 +86,7 @@ def options_for(
     known = known_settings(spec.options, own, spec.name).values()
     shared = {each.name: given[each.parameter] for each in known if each.parameter in given}
     make = cast(Callable[..., BackendOptions], spec.options)
-    return make(size, **(shared | dict(own)))
+    return make(FrameSize.of(size), **(shared | dict(own)))
 
 
 def make_backend(
@@ -129,7 +136,7 @@ def _reference(spec: BackendSpec, checkpoint: Checkpoint) -> Reference:
         params: FrameParams,
         edges: np.ndarray | None,
     ) -> np.ndarray:
-        renderer = make_backend(judge, checkpoint, judge.options(picture.shape[0]))
+        renderer = make_backend(judge, checkpoint, judge.options(FrameSize.of_picture(picture)))
         rendered = np.empty_like(picture)
         try:
             renderer.load()

@@ -21,7 +21,7 @@ class IdentityBackend:
 
     def __init__(self, checkpoint: object, options: BackendOptions) -> None:
         """Take the arguments of every backend; the checkpoint is ignored."""
-        self._shape = (options.size, options.size, 3)
+        self._shape = (*options.size.shape, 3)
         self._frames: deque[tuple[np.ndarray, int]] = deque()
 
     def load(self) -> None:

@@ -7,19 +7,21 @@ A backend with settings of its own subclasses `BackendOptions` and declares them
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ..picture.size import FrameSize
 from ..settings import check_settings
 
 
 @dataclass(frozen=True, slots=True)
 class BackendOptions:
-    """Hold the options of every backend. size: side of the square frame in pixels.
+    """Hold the options of every backend. size: of the frame; an int is the side of a square.
 
     Raises UsageError for a setting out of range.
     """
 
-    size: int
+    size: FrameSize
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "size", FrameSize.of(self.size))
         check_settings(self)
 
     def remedies(self) -> Mapping[int, str]:

@@ -13,8 +13,8 @@ from .protocol import FrameParams
 
 # (current step, share of it that is done, 0 to 1)
 Progress = Callable[[str, float], None]
-# Renders a probe frame with the reference backend: picture uint8 (S, S, 3),
-# encoder_hidden_states float32 (1, 77, D), parameters, edges uint8 (S, S) or None -> picture.
+# Renders a probe frame with the reference backend: picture uint8 (H, W, 3),
+# encoder_hidden_states float32 (1, 77, D), parameters, edges uint8 (H, W) or None -> picture.
 Reference = Callable[[np.ndarray, np.ndarray, FrameParams, np.ndarray | None], np.ndarray]
 
 

@@ -69,14 +69,14 @@ class Backend(Protocol):
         """Set the live parameters of the next submitted frames."""
 
     def submit(self, frame: np.ndarray, edges: np.ndarray | None = None) -> None:
-        """Start a frame: uint8 (S, S, 3) RGB, C-contiguous, only read.
+        """Start a frame: uint8 (H, W, 3) RGB, C-contiguous, only read.
 
-        edges: input of the ControlNet, uint8 (S, S), white on black. The caller may reuse the
+        edges: input of the ControlNet, uint8 (H, W), white on black. The caller may reuse the
         arrays after the matching `collect`.
         """
 
     def collect(self, out: np.ndarray) -> StageTimes:
-        """Wait for the oldest submitted frame and write it into `out`: uint8 (S, S, 3) RGB."""
+        """Wait for the oldest submitted frame and write it into `out`: uint8 (H, W, 3) RGB."""
 
     def memory(self) -> MemoryUse:
         """Return the memory that the backend uses now."""
@@ -98,15 +98,15 @@ def check_frame(frame: np.ndarray, shape: tuple[int, ...]) -> None:
         )
 
 
-def check_edges(edges: np.ndarray | None, size: int) -> np.ndarray:
-    """Return `edges` if uint8 (size, size) and C-contiguous; otherwise raise BackendError."""
+def check_edges(edges: np.ndarray | None, shape: tuple[int, int]) -> np.ndarray:
+    """Return `edges` if uint8, C-contiguous and of `shape`; otherwise raise BackendError."""
     if edges is None:
         raise BackendError(
             "control_scale is above 0 and the frame came without edges; submit both together"
         )
-    if edges.dtype != np.uint8 or edges.shape != (size, size) or not edges.flags.c_contiguous:
+    if edges.dtype != np.uint8 or edges.shape != shape or not edges.flags.c_contiguous:
         raise BackendError(
-            f"edges are {edges.dtype} {edges.shape}; expected contiguous uint8 ({size}, {size})"
+            f"edges are {edges.dtype} {edges.shape}; expected contiguous uint8 {shape}"
         )
     return edges
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ..errors import ConfigError, UsageError, WeightsError
 from ..files import user_cache
+from ..picture.size import FrameSize, Size
 from .config.frame import FrameConfig
 from .config.scheduler import SchedulerConfig
 from .config.text_encoder import CLIPTextConfig
@@ -59,7 +60,7 @@ class Checkpoint:
 
     @property
     def size_multiple(self) -> int:
-        """The divisor of a valid frame size, in pixels."""
+        """The divisor of both sides of a valid frame, in pixels."""
         return self.vae.reduction * self.unet.reduction
 
     def at(self, strength: float | None, steps: int | None) -> "Checkpoint":
@@ -72,15 +73,29 @@ class Checkpoint:
             frame=self.frame.at(strength, steps, self.scheduler.num_train_timesteps, self.name),
         )
 
-    def check_size(self, size: int) -> None:
-        """Raise UsageError unless the networks accept a frame of `size` by `size` pixels."""
-        multiple = self.size_multiple
-        if size < multiple or size % multiple:
-            nearest = max(multiple, round(size / multiple) * multiple)
+    def check_size(self, size: Size) -> None:
+        """Raise UsageError unless the networks accept a frame of this size."""
+        given, multiple = FrameSize.of(size), self.size_multiple
+        nearest = FrameSize(*(_nearest(side, multiple) for side in (given.width, given.height)))
+        if nearest == given:
+            return
+        if given.square:
             raise UsageError(
-                f"--size {size}: {self.name} needs a multiple of {multiple}; the nearest is "
+                f"--size {given}: {self.name} needs a multiple of {multiple}; the nearest is "
                 f"{nearest}"
             )
+        wrong = [
+            f"{what} {side} (the nearest is {valid})"
+            for what, side, valid in (
+                ("width", given.width, nearest.width),
+                ("height", given.height, nearest.height),
+            )
+            if side != valid
+        ]
+        raise UsageError(
+            f"--size {given}: {self.name} needs a multiple of {multiple} on both sides, and not "
+            f"{' and '.join(wrong)}; use --size {nearest}"
+        )
 
     def verify(self) -> None:
         """Check the name, shape and dtype of every tensor, then hashes. Raises WeightsError.
@@ -112,6 +127,11 @@ class Checkpoint:
             if any(k.startswith(TEXT_PREFIX) for k in read_header(self.text_encoder_weights))
             else ""
         )
+
+
+def _nearest(side: int, multiple: int) -> int:
+    """Return the multiple nearest to a side in pixels, at least one."""
+    return max(multiple, round(side / multiple) * multiple)
 
 
 def open_checkpoint(

@@ -18,6 +18,7 @@ from ..io.sources.image import ImageFile
 from ..io.sources.protocol import SoundingSource, Source, TimedSource
 from ..io.sources.registry import open_source, source_camera, source_path
 from ..picture.record import Recipe
+from ..picture.size import FrameSize
 from ..prompt.syntax import GALLERY, parse_prompt
 from ..prompt.text_encoder import TextEncoder
 from .options import LoopOptions, SessionFiles, SessionOptions
@@ -36,7 +37,7 @@ def open_session(
     options: SessionOptions,
     values: LiveParameters,
     files: SessionFiles,
-    size: int,
+    size: FrameSize,
     checkpoint: Checkpoint,
     backends: Sequence[Backend],
     prompts: Sequence[str] = (),
@@ -44,12 +45,13 @@ def open_session(
 ) -> Session:
     """Open the source, every sink and the text encoder; write nothing and load no backend yet.
 
-    size: side of the frames. prompts: the list to go through, by default the one prompt of
+    size: of the frames. prompts: the list to go through, by default the one prompt of
     `values`; the session begins with its first. recipe: what the records of PNGs say of model and
     backend; without one, PNGs carry none. Raises SourceError, SinkError, UsageError,
     ConfigError.
     """
     refuse_one_file_twice(options.reads, files)
+    _refuse_show_size(options.show_size, size)
     texts = tuple(prompts) or (values.written_prompt,)
     for text in texts:
         parse_prompt(text)  # the last of them may be met in an hour
@@ -94,7 +96,8 @@ def open_session(
     record = None
     if recipe:
         facts = _facts_of(options.reads, source)
-        record = SessionRecord(recipe, facts, lambda: loop.stats.backends)
+        enlarged = str(options.show_size) if options.show_size not in (None, size) else ""
+        record = SessionRecord(recipe, facts, lambda: loop.stats.backends, enlarged)
         if window or any(isinstance(sink, StampedSink) for sink in sinks):
             record.prepare()
     beside = options.side_by_side or len(backends) > 1
@@ -104,7 +107,18 @@ def open_session(
     parts = SessionParts(
         source,
         loop,
-        Viewer(size, look, loop.stats, sinks, window, values, by_source, record),
+        Viewer(
+            size,
+            look,
+            loop.stats,
+            sinks,
+            window,
+            values,
+            by_source,
+            record,
+            options.show_size,
+            "stretch" if options.fit == "stretch" else "pad",  # which takes the distortion back
+        ),
         PromptList(reachable),
         files,
         encoder.encode,
@@ -133,7 +147,7 @@ def _facts_of(spec: str, source: Source) -> SourceFacts:
 
 
 def _loop_options(
-    options: SessionOptions, values: LiveParameters, size: int, checkpoint: Checkpoint
+    options: SessionOptions, values: LiveParameters, size: FrameSize, checkpoint: Checkpoint
 ) -> LoopOptions:
     return LoopOptions(
         size,
@@ -145,7 +159,22 @@ def _loop_options(
         transition_s=values.transition,
         edges=values.edges if checkpoint.control else "",
         mirror=values.mirror,
+        fit=options.fit,
     )
+
+
+def _refuse_show_size(show_size: FrameSize | None, size: FrameSize) -> None:
+    """Raise UsageError for a show size that would lose what was rendered."""
+    if show_size is None:
+        return
+    if show_size.width % 2 or show_size.height % 2:
+        even = FrameSize(*(side + side % 2 for side in (show_size.width, show_size.height)))
+        raise UsageError(f"--show-size {show_size}: videos have even sides; the nearest is {even}")
+    if show_size.width < size.width or show_size.height < size.height:
+        raise UsageError(
+            f"--show-size {show_size}: only enlarges, and the frame is {size.words}; give at least "
+            f"that, or a smaller --size"
+        )
 
 
 def _unusable(options: SessionOptions, checkpoint: Checkpoint) -> dict[str, str]:

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Literal
 
 from ..errors import UsageError
-from ..io.sources.camera_modes import CameraRequest, Size, read_size, size_text
+from ..io.sources.camera_modes import CameraRequest
+from ..picture.size import Fit, FrameSize, read_size
 from ..picture.still import BACKGROUND
 from ..settings import check_settings, setting
 
@@ -24,12 +25,12 @@ class SessionOptions:
         "camera by its number, its name or a unique part of its name, instead of --source",
         shown="the source's",
     )
-    camera_size: Size | None = setting(
+    camera_size: FrameSize | None = setting(
         None,
         "width and height to ask of the camera, such as 1280x720; any other is an error",
         shown="the camera's own",
-        read=read_size,
-        write=size_text,
+        read=lambda text: read_size(text, "--camera-size"),
+        write=str,
     )
     camera_fps: float | None = setting(
         None,
@@ -41,6 +42,18 @@ class SessionOptions:
     )
     background: str = setting(
         BACKGROUND, "colour behind transparent parts of an image, by name or as #336699"
+    )
+    fit: Fit = setting(
+        "crop",
+        "how a picture of other proportions fills the frame: crop its middle, pad it with black "
+        "bars, or stretch it",
+    )
+    show_size: FrameSize | None = setting(
+        None,
+        "enlarge pictures for the window and for files, as 1280x720; black bars keep proportions",
+        shown="the frame's",
+        read=lambda text: read_size(text, "--show-size"),
+        write=str,
     )
     hold: int | None = setting(
         None,
@@ -84,7 +97,8 @@ class SessionOptions:
     @property
     def request(self) -> CameraRequest:
         """What is asked of a camera. Raises UsageError."""
-        return CameraRequest(self.camera_size, self.camera_fps)
+        size = self.camera_size
+        return CameraRequest((size.width, size.height) if size else None, self.camera_fps)
 
 
 def two_sources(camera: str, source: str) -> UsageError:
@@ -115,10 +129,11 @@ class LoopOptions:
     `Similarity`. stall_s: a source silent for so long is lost. transition_s: how long one prompt
     takes to become the next, on the camera's clock, or, where every frame is rendered, on the
     file's. edges: the kind that is drawn of every frame for a ControlNet, see `edges.py`, or none.
-    mirror: mirror the camera. The last four are only where a session begins.
+    mirror: mirror the camera. The last four are only where a session begins. fit: how a picture of
+    other proportions fills the frame, see `to_frame_rgb`. size: an int is the side of a square.
     """
 
-    size: int
+    size: FrameSize
     frames: int | None = None
     hold: int = 0
     realtime: bool = True
@@ -128,3 +143,7 @@ class LoopOptions:
     transition_s: float = 0.0
     edges: str = ""
     mirror: bool = False
+    fit: Fit = "crop"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "size", FrameSize.of(self.size))

@@ -67,7 +67,8 @@ class Moment:
 class SessionRecord:
     """Makes the record of each PNG of a session. Main thread only.
 
-    described: the backends, which say so once they are loaded.
+    described: the backends, which say so once they are loaded. enlarged: the size of what is shown,
+    if it is not that of the frames.
     """
 
     def __init__(
@@ -75,10 +76,12 @@ class SessionRecord:
         recipe: Recipe,
         source: SourceFacts,
         described: Callable[[], Sequence[Description]],
+        enlarged: str = "",
     ) -> None:
         self._recipe = recipe
         self._source = source
         self._described = described
+        self._enlarged = enlarged
         self._source_hash: Future[str] | None = None
 
     def prepare(self) -> None:
@@ -104,7 +107,7 @@ class SessionRecord:
             edges=moment.edges,
             control_scale=moment.params.control_scale if self._recipe.checkpoint.control else None,
         )
-        more = {"source": self._source_of(moment), "live": _live(moment, described[1:])}
+        more = {"source": self._source_of(moment), "live": self._live(moment, described[1:])}
         return stamped(png, self._recipe.record(request, described[0], picture, digest, more))
 
     def _source_of(self, moment: Moment) -> dict[str, object]:
@@ -125,14 +128,14 @@ class SessionRecord:
         except BaseException as error:
             done.set_exception(error)
 
-
-def _live(moment: Moment, others: Sequence[Description]) -> dict[str, object]:
-    """Return the live parameters that are no part of the request, and what else was so."""
-    rendered = {
-        "feedback": moment.params.feedback,
-        "skip": moment.skip,
-        "mirror": moment.mirror,
-    }
-    live = {name: rendered.get(name, getattr(moment.values, name)) for name in OF_SESSION}
-    live |= {"view": moment.view, "gliding": moment.turning, "reused": moment.similar}
-    return live | ({"beside": [facts_of(each) for each in others]} if others else {})
+    def _live(self, moment: Moment, others: Sequence[Description]) -> dict[str, object]:
+        """Return the live parameters that are no part of the request, and what else was so."""
+        rendered = {
+            "feedback": moment.params.feedback,
+            "skip": moment.skip,
+            "mirror": moment.mirror,
+        }
+        live = {name: rendered.get(name, getattr(moment.values, name)) for name in OF_SESSION}
+        live |= {"enlarged": self._enlarged} if self._enlarged else {}
+        live |= {"view": moment.view, "gliding": moment.turning, "reused": moment.similar}
+        return live | ({"beside": [facts_of(each) for each in others]} if others else {})

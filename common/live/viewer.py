@@ -19,7 +19,8 @@ from ..io.sinks.film import VideoFileSink
 from ..io.sinks.image import save_image
 from ..io.sinks.protocol import Sink, StampedSink
 from ..picture.draw import label, text_block, text_table
-from ..picture.image import enlarged
+from ..picture.image import enlarge, enlarged
+from ..picture.size import Fit, FrameSize, Size
 from ..picture.temporal import Smoother
 from .parameters import LiveParameters
 from .record import Moment, SessionRecord
@@ -69,7 +70,7 @@ class Viewer:
 
     def __init__(
         self,
-        size: int,
+        size: Size,
         look: Look,
         stats: Stats,
         sinks: Sequence[Sink],
@@ -77,10 +78,13 @@ class Viewer:
         values: LiveParameters | None = None,
         by_source: bool = False,
         record: SessionRecord | None = None,
+        show_size: FrameSize | None = None,
+        fit: Fit = "pad",
     ) -> None:
-        """values: by default those of the table. by_source: sinks take a source's own time.
+        """size: of the frames. values: by default those of the table.
 
-        record: of the PNGs, which otherwise carry none.
+        by_source: sinks take a source's own time. show_size: enlarge pictures to this size. fit:
+        how, where its proportions are others. record: of the PNGs, which otherwise carry none.
         """
         self.look = look
         self._values = values or LiveParameters()
@@ -95,10 +99,13 @@ class Viewer:
         self._recording: VideoFileSink | None = None
         self._recording_view = look.view
         self._recording_path = Path()
-        blank = np.zeros((size, size, 3), np.uint8)
-        # What the window shows.
+        shown = show_size or FrameSize.of(size)
+        self._enlarges = shown != FrameSize.of(size)
+        self._fit: Fit = fit
+        blank = np.zeros((*shown.shape, 3), np.uint8)
+        # What the window shows, and what is enlarged.
         self._kept = LiveFrame(blank, [blank.copy() for _ in range(stats.backend_count)])
-        self._kept.edges = np.zeros((size, size), np.uint8)
+        self._kept.edges = np.zeros(shown.shape, np.uint8)
         self._kept_moment: Moment | None = None
         self._prompt = ""
         self._coming = ""
@@ -118,7 +125,8 @@ class Viewer:
             smoother.apply(output, frame.camera, self._values.ema, self._values.blend)
         self._stats.flicker.add(frame.camera, frame.outputs[0])
         now = time.perf_counter_ns()
-        self._write_files(frame, now - self._paused_ns)
+        shown = self._enlarged(frame) if self._enlarges else frame
+        self._write_files(shown, frame, now - self._paused_ns)
         if self._window:
             self._keep(frame)
             self._draw()
@@ -198,13 +206,14 @@ class Viewer:
         if complaints:
             raise first_of(complaints)
 
-    def _write_files(self, frame: LiveFrame, shown_ns: int) -> None:
+    def _write_files(self, frame: LiveFrame, rendered: LiveFrame, shown_ns: int) -> None:
+        """Write a frame, or its enlarged copy; its record is that of the one rendered."""
         if self._sinks:
             picture = compose(frame, self._sinks_view)
             if self._sinks_view is View.SIDE_BY_SIDE:
-                label(picture[:, picture.shape[0] :], frame.prompt)
+                label(picture[:, frame.camera.shape[1] :], frame.prompt)
             if self._record:
-                moment = Moment.of(frame, self._values, self._sinks_view.title)
+                moment = Moment.of(rendered, self._values, self._sinks_view.title)
                 for each in self._stamped:
                     each.stamp_next(self._record.stamp(moment))
             own_ns = frame.source_ns if self._by_source else None
@@ -231,11 +240,27 @@ class Viewer:
             else "nothing was recorded"
         )
 
+    def _enlarged(self, frame: LiveFrame) -> LiveFrame:
+        """Return a larger copy of the frame; without a window, only of what files show."""
+        larger, views = self._kept, {self._sinks_view, self._recording_view}
+        larger.prompt, larger.source_ns = frame.prompt, frame.source_ns
+        for picture, output in zip(larger.outputs, frame.outputs, strict=True):
+            enlarge(output, picture, self._fit)
+        if self._window or views & {View.SIDE_BY_SIDE, View.SPLIT}:
+            enlarge(frame.camera, larger.camera, self._fit)
+        if frame.edges is None:
+            larger.edges = None
+        elif larger.edges is not None and (self._window or View.EDGES in views):
+            enlarge(frame.edges, larger.edges, self._fit)
+        return larger
+
     def _keep(self, frame: LiveFrame) -> None:
         """Copy what is on display: the loop reuses the frame's buffers."""
         kept = self._kept
         kept.id, kept.prompt = frame.id, frame.prompt
         self._kept_moment = Moment.of(frame, self._values, self.look.view.title)
+        if self._enlarges:
+            return
         np.copyto(kept.camera, frame.camera)
         copies.count("kept for the window", (1 + len(kept.outputs)) * kept.camera.nbytes)
         for mine, output in zip(kept.outputs, frame.outputs, strict=True):
@@ -299,7 +324,7 @@ class Viewer:
 
 
 def compose(frame: LiveFrame, view: View) -> np.ndarray:
-    """Lay out camera and outputs by view: uint8 (S, n S, 3) RGB; may alias the frame's buffers.
+    """Lay out camera and outputs by view: uint8 (H, n W, 3) RGB; may alias the frame's buffers.
 
     Side by side never does, so that it can be labelled.
     """

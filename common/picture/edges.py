@@ -16,6 +16,7 @@ import numpy as np
 from ..errors import UsageError
 from .edge_kinds import EdgeKind
 from .opencv import cv2
+from .size import FrameSize, Size
 
 KINDS: tuple[str, ...] = get_args(EdgeKind)
 
@@ -30,7 +31,7 @@ _NEIGHBOURS = np.ones((3, 3), np.uint8)
 class Edges:
     """Draw the edges of successive frames of one size; not thread-safe."""
 
-    def __init__(self, kind: str, size: int, hysteresis: bool = True) -> None:
+    def __init__(self, kind: str, size: Size, hysteresis: bool = True) -> None:
         """Raise UsageError for an unknown kind."""
         check_kind(kind)
         self.kind = kind
@@ -39,14 +40,14 @@ class Edges:
         self._last: np.ndarray | None = None
         ramp = np.clip((np.arange(256) - SOFT_DARK) / (SOFT_BRIGHT - SOFT_DARK), 0, 1)
         self._levels = np.round(255 * ramp * ramp * (3 - 2 * ramp)).astype(np.uint8)
-        self._grey = np.empty((size, size), np.uint8)
+        self._grey = np.empty(FrameSize.of(size).shape, np.uint8)
 
     def forget(self) -> None:
         """Forget the last frame, so hysteresis starts again."""
         self._last = None
 
     def draw(self, picture: np.ndarray, out: np.ndarray) -> None:
-        """Write the edges of `picture`, uint8 (S, S, 3) RGB, into `out`, uint8 (S, S)."""
+        """Write the edges of `picture`, uint8 (H, W, 3) RGB, into `out`, uint8 (H, W)."""
         cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY, dst=self._grey)
         np.copyto(out, self._draw(self._grey))
 

@@ -1,48 +1,95 @@
-"""Convert pictures between OpenCV and a backend: square crop, resize, colour order."""
+"""Convert pictures between OpenCV and a backend: crop or pad, resize, colour order."""
 
 import numpy as np
 
 from ..backend import copies
 from .opencv import cv2
+from .size import Fit, FrameSize
 
 
-def to_square_rgb(picture: np.ndarray, out: np.ndarray, mirror: bool = False) -> None:
-    """Fill `out`, uint8 (S, S, 3) RGB, with the centre square of `picture`, uint8 (H, W, 3) BGR.
+def to_frame_rgb(
+    picture: np.ndarray, out: np.ndarray, mirror: bool = False, fit: Fit = "crop"
+) -> None:
+    """Fill `out`, uint8 (H, W, 3) RGB, with `picture`, uint8 BGR of any size.
 
-    mirror: flip left and right. A larger picture is averaged to the next size above, by a whole
-    number of pixels, and then interpolated.
+    mirror: flip left and right. fit: for a picture of other proportions: 'crop' takes its middle,
+    'pad' shows all of it between black bars, 'stretch' distorts it. A larger picture is averaged
+    to the next size above, by a whole number of pixels, and then interpolated.
     """
-    height, width = picture.shape[:2]
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    square = picture[top : top + side, left : left + side]  # a view; nothing is copied
-    square = _averaged(square, side // out.shape[0])
-    if square.shape[0] != out.shape[0]:
-        square = cv2.resize(square, out.shape[:2], interpolation=cv2.INTER_LINEAR)
-        copies.count("resize", square.nbytes)
-    cv2.cvtColor(square, cv2.COLOR_BGR2RGB, dst=out)
-    copies.count("to RGB", out.nbytes)
+    picture, inner = _placed(picture, out, fit)
+    cv2.cvtColor(_resized(picture, inner, apart=fit == "stretch"), cv2.COLOR_BGR2RGB, dst=inner)
+    copies.count("to RGB", inner.nbytes)
     if mirror:
         cv2.flip(out, 1, dst=out)  # in place
         copies.count("mirror", out.nbytes)
 
 
-def _averaged(square: np.ndarray, times: int) -> np.ndarray:
-    """Return a picture of 1/times the side, uint8, where each pixel is the mean of times x times.
+def enlarge(picture: np.ndarray, out: np.ndarray, fit: Fit) -> None:
+    """Fill `out`, uint8, with a larger copy of `picture`, interpolated by cubics.
+
+    fit: see `to_frame_rgb`.
+    """
+    picture, inner = _placed(picture, out, fit)
+    cv2.resize(picture, inner.shape[1::-1], dst=inner, interpolation=cv2.INTER_CUBIC)
+    copies.count("enlarge", inner.nbytes)
+
+
+def _placed(picture: np.ndarray, out: np.ndarray, fit: Fit) -> tuple[np.ndarray, np.ndarray]:
+    """Return the part of a picture to show, and the part of `out` to fill; blacken the rest."""
+    if fit == "crop":
+        picture = middle(picture, FrameSize.of_picture(out))
+    inner = middle(out, FrameSize.of_picture(picture)) if fit == "pad" else out
+    if inner.shape != out.shape:
+        out[:] = 0
+        copies.count("bars", out.nbytes - inner.nbytes)
+    return picture, inner
+
+
+def middle(picture: np.ndarray, wanted: FrameSize) -> np.ndarray:
+    """Return the largest part of a picture with the proportions of `wanted`; a view."""
+    size = FrameSize.of_picture(picture)
+    width = min(size.width, _share(size.height, wanted.width, wanted.height))
+    height = min(size.height, _share(size.width, wanted.height, wanted.width))
+    top, left = (size.height - height) // 2, (size.width - width) // 2
+    return picture[top : top + height, left : left + width]
+
+
+def _share(side: int, part: int, whole: int) -> int:
+    """Return side * part / whole in whole pixels, at least one."""
+    return max(1, (side * part + whole // 2) // whole)
+
+
+def _resized(picture: np.ndarray, out: np.ndarray, apart: bool) -> np.ndarray:
+    """Return a picture of the size of `out`.
+
+    apart: shrink each axis by itself, for a picture of other proportions.
+    """
+    times = tuple(picture.shape[axis] // out.shape[axis] for axis in (0, 1))
+    picture = _averaged(picture, times if apart else (min(times),) * 2)
+    if picture.shape[:2] != out.shape[:2]:
+        picture = cv2.resize(picture, out.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+        copies.count("resize", picture.nbytes)
+    return picture
+
+
+def _averaged(picture: np.ndarray, times: tuple[int, ...]) -> np.ndarray:
+    """Return a picture of 1/times the height and width, uint8, of the means of whole pixels.
 
     Linear interpolation reads two pixels a side and skips the rest, which flickers where the
     picture moves. Means over whole pixels are several times faster than over parts of pixels, and
     over two by two the fastest.
     """
-    while times > 1:
-        step = 2 if times % 2 == 0 else times
-        times //= step
-        side = square.shape[0] // step
-        square = cv2.resize(
-            square[: side * step, : side * step], (side, side), interpolation=cv2.INTER_AREA
+    while max(times) > 1:
+        steps = [2 if count > 1 and count % 2 == 0 else max(1, count) for count in times]
+        times = tuple(count // step for count, step in zip(times, steps, strict=True))
+        height, width = (picture.shape[axis] // step for axis, step in enumerate(steps))
+        picture = cv2.resize(
+            picture[: height * steps[0], : width * steps[1]],
+            (width, height),
+            interpolation=cv2.INTER_AREA,
         )
-        copies.count("resize", square.nbytes)
-    return square
+        copies.count("resize", picture.nbytes)
+    return picture
 
 
 def enlarged(picture: np.ndarray, height: int, widest: int) -> np.ndarray:

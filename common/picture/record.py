@@ -23,6 +23,7 @@ from ..files import without_folders
 from ..live.parameters import TABLE
 from ..prompt.cache import encoder_hash
 from .png_text import with_text
+from .size import Fit, FrameSize
 from .still import BACKGROUND
 
 SCHEMA = 1
@@ -45,7 +46,7 @@ class Still:
     model: str
     prompt: str
     seed: int = 0
-    size: int | None = None
+    size: int | str | None = None
     source: str = ""
     backend: str = ""
     dtype: str = "auto"
@@ -56,6 +57,7 @@ class Still:
     edges: str = "soft"
     control_scale: float | None = None
     background: str = BACKGROUND
+    fit: Fit = "crop"
 
 
 # Live parameters that are no part of a request: they concern a picture among others.
@@ -161,13 +163,13 @@ def parameters_of(record: Record) -> str:
     """Write a record as others read it: the prompt, and below 'Steps: 1, Sampler: Euler, ...'."""
     request, hashes = _part(record, "request"), _part(record, "hashes")
     source, live = _part(record, "source"), _part(record, "live")
-    size, control = record["size"], request["control"] != "none"
+    size, control = FrameSize.from_json(record["size"]), request["control"] != "none"
     facts = {
         "Steps": record["steps"],
         "Sampler": SAMPLER,
         "CFG scale": 1,
         "Seed": record["seed"],
-        "Size": f"{size}x{size}",
+        "Size": f"{size.width}x{size.height}",
         "Model hash": str(hashes["unet"])[:HASH_DIGITS],
         "Model": record["model"],
         "Denoising strength": request["strength"],

@@ -4,6 +4,7 @@ import numpy as np
 
 from ..backend import copies
 from .opencv import cv2
+from .size import FrameSize, Size
 
 THUMBNAIL = 64
 STATIC_LEVELS = 3.0  # largest input change of a static pixel
@@ -15,12 +16,12 @@ class Smoother:
     The average is float32: an 8-bit average stops once the change rounds to 0.
     """
 
-    def __init__(self, size: int) -> None:
-        self._state = np.zeros((size, size, 3), np.float32)
+    def __init__(self, size: Size) -> None:
+        self._state = np.zeros((*FrameSize.of(size).shape, 3), np.float32)
         self._fresh = True
 
     def apply(self, picture: np.ndarray, camera: np.ndarray, ema: float, blend: float) -> None:
-        """Smooth `picture`, uint8 (S, S, 3), in place.
+        """Smooth `picture`, uint8 (H, W, 3), in place.
 
         ema: weight of the past. blend: weight of the camera. Both 0 to 1.
         """
@@ -38,10 +39,10 @@ class Smoother:
 
 
 def thumbnail(picture: np.ndarray) -> np.ndarray:
-    """Return the luminance of an RGB picture, averaged down to float32 (64, 64)."""
+    """Return the luminance of an RGB picture, averaged down to at most float32 (64, 64)."""
     grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
-    side = min(THUMBNAIL, picture.shape[0])
-    return cv2.resize(grey, (side, side), interpolation=cv2.INTER_AREA).astype(np.float32)
+    height, width = (min(THUMBNAIL, side) for side in grey.shape)
+    return cv2.resize(grey, (width, height), interpolation=cv2.INTER_AREA).astype(np.float32)
 
 
 class Similarity:
@@ -92,7 +93,7 @@ class Flicker:
         self.pairs = 0
 
     def add(self, camera: np.ndarray, picture: np.ndarray) -> None:
-        """Add the next shown frame; both pictures are uint8 (S, S, 3) RGB."""
+        """Add the next shown frame; both pictures are uint8 (H, W, 3) RGB."""
         now = thumbnail(camera), thumbnail(picture)
         if self._last is not None:
             moved = np.abs(now[0] - self._last[0])

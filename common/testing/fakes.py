@@ -25,6 +25,7 @@ from ..backend.protocol import (
 )
 from ..errors import BackendError
 from ..io.sources.synthetic import Synthetic
+from ..picture.size import Size
 
 BACKEND_MS = 25.0
 
@@ -36,7 +37,7 @@ class FakeBackend:
     depth = 1
 
     def __init__(self, checkpoint: object, options: BackendOptions, ms: float = BACKEND_MS) -> None:
-        self._shape = (options.size, options.size, 3)
+        self._shape = (*options.size.shape, 3)
         self._ms = ms
         self._frames: deque[tuple[np.ndarray, int]] = deque()
 
@@ -160,7 +161,7 @@ class TickingCamera:
     length = None
     paced = False
 
-    def __init__(self, size: int, fps: float = 60.0, pre_ms: float = 0.0) -> None:
+    def __init__(self, size: Size, fps: float = 60.0, pre_ms: float = 0.0) -> None:
         self.name = f"fake camera, {fps:g} fps"
         self.fps = fps
         self.taken_ns: dict[int, int] = {}

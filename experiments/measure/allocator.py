@@ -21,7 +21,7 @@ import numpy as np
 
 from ...common.checkpoint.find import find
 from ...common.io.sources.synthetic import Synthetic
-from ...common.picture.image import to_square_rgb
+from ...common.picture.image import to_frame_rgb
 from ...common.settings import setting
 from ...mlx_sdxs import backend as mlx_backend
 from ...mlx_sdxs import blas
@@ -48,7 +48,7 @@ def measure(limit: str, size: int, seconds: float) -> dict[str, float]:
     )
 
     def render() -> float:
-        to_square_rgb(card.read(), frame)
+        to_frame_rgb(card.read(), frame)
         began = time.perf_counter()
         backend.submit(frame)
         backend.collect(picture)

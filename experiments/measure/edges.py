@@ -25,7 +25,7 @@ from ...common.picture.edges import (
     Edges,
     f_score,
 )
-from ...common.picture.image import to_square_rgb
+from ...common.picture.image import to_frame_rgb
 from ...common.picture.opencv import cv2
 from .. import record
 from ..options import Options, result_file
@@ -41,7 +41,7 @@ def clip_frames() -> list[np.ndarray]:
     source, frames = VideoFile(CLIP), []
     while (picture := source.read()) is not None:
         frames.append(np.empty((SIZE, SIZE, 3), np.uint8))
-        to_square_rgb(picture, frames[-1])
+        to_frame_rgb(picture, frames[-1])
     source.close()
     return frames
 

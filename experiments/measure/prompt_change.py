@@ -23,7 +23,7 @@ from ...common.checkpoint.find import Checkpoint, find
 from ...common.io.sources.film import VideoFile
 from ...common.live.threads.frames import LiveFrame
 from ...common.live.threads.loop import Loop, LoopOptions, Prompt
-from ...common.picture.image import to_square_rgb
+from ...common.picture.image import to_frame_rgb
 from ...common.prompt.blend import Slerp
 from ...common.prompt.syntax import GALLERY
 from ...common.prompt.text_encoder import TextEncoder
@@ -105,7 +105,7 @@ def path_figures(checkpoint: Checkpoint, clip: Path) -> dict[str, object]:
     source = VideoFile(clip)
     first = source.read()
     assert first is not None
-    to_square_rgb(first, picture)
+    to_frame_rgb(first, picture)
     source.close()
     backend, encoder = MlxBackend(checkpoint, MlxOptions(PATH_SIZE)), TextEncoder(checkpoint)
     backend.load()

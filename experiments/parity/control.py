@@ -15,6 +15,7 @@ import numpy as np
 from ...common.backend.schedule import frame_steps, seeded_noise
 from ...common.checkpoint.config.vae import TinyVAEConfig
 from ...common.checkpoint.find import Checkpoint, open_checkpoint, with_control
+from ...common.picture.size import FrameSize, Size
 from ...common.testing.random_checkpoint import (
     Architecture,
     architecture,
@@ -24,7 +25,15 @@ from ...common.testing.random_checkpoint import (
     write_control,
 )
 from ...coreml_backend.options import Variant
-from ...mac_check.fixtures import FIXTURES, NETWORK_LIMIT, X0_LIMIT, Arrays, distances, error
+from ...mac_check.fixtures import (
+    FIXTURES,
+    NETWORK_LIMIT,
+    SHAPES,
+    X0_LIMIT,
+    Arrays,
+    distances,
+    error,
+)
 from ...mlx_sdxs.backend import load_controlnet, load_vae
 from ...mlx_sdxs.frame import Frame
 from ...mlx_sdxs.networks.layers import load_weights
@@ -45,23 +54,23 @@ SCALE = 0.8
 class ControlInputs:
     """What one controlled frame is fed; channels last."""
 
-    picture: np.ndarray  # uint8 (S, S, 3)
-    edges: np.ndarray  # uint8 (S, S)
+    picture: np.ndarray  # uint8 (H, W, 3)
+    edges: np.ndarray  # uint8 (H, W)
     encoder_hidden_states: np.ndarray  # float32 (1, 77, D)
-    noise: np.ndarray  # float32 (1, S/8, S/8, C)
+    noise: np.ndarray  # float32 (1, H/8, W/8, C)
 
 
-def draw_control_inputs(checkpoint: Checkpoint, size: int, seed: int) -> ControlInputs:
+def draw_control_inputs(checkpoint: Checkpoint, size: Size, seed: int) -> ControlInputs:
     """The same seed gives the same inputs."""
     generator = np.random.Generator(np.random.PCG64(seed))
-    side = size // checkpoint.vae.reduction
+    frame, vae = FrameSize.of(size), checkpoint.vae
     return ControlInputs(
-        picture=generator.integers(0, 256, (size, size, 3), dtype=np.uint8),
-        edges=(255 * (generator.random((size, size)) < 0.1)).astype(np.uint8),
+        picture=generator.integers(0, 256, (*frame.shape, 3), dtype=np.uint8),
+        edges=(255 * (generator.random(frame.shape) < 0.1)).astype(np.uint8),
         encoder_hidden_states=generator.standard_normal(
             (1, 77, checkpoint.unet.cross_attention_dim), dtype=np.float32
         ),
-        noise=seeded_noise(seed, side, side, checkpoint.vae.latent_channels),
+        noise=seeded_noise(seed, *frame.divided(vae.reduction), vae.latent_channels),
     )
 
 
@@ -119,7 +128,7 @@ def run_control_program(
     latents = np.ascontiguousarray(inputs.noise.transpose(0, 3, 1, 2))
     return predict(
         checkpoint,
-        Variant(inputs.picture.shape[0], attention, "float32", stage="controlled"),
+        Variant(FrameSize.of_picture(inputs.picture), attention, "float32", stage="controlled"),
         {
             "picture": inputs.picture.transpose(2, 0, 1)[None].astype(np.float32),
             "encoder_hidden_states": inputs.encoder_hidden_states,
@@ -231,7 +240,7 @@ def oracle_pipeline(checkpoint: Checkpoint, inputs: ControlInputs) -> np.ndarray
 
 
 def spread_decoder(checkpoint: Checkpoint, x0: np.ndarray) -> np.ndarray:
-    """Rescale TAESD's decoder so that such an x0 fills [0, 1], and decode it: uint8 (S, S, 3)."""
+    """Rescale TAESD's decoder so that such an x0 fills [0, 1], and decode it: uint8 (H, W, 3)."""
     import torch
     from diffusers import AutoencoderTiny
 
@@ -254,10 +263,20 @@ def control_rows(
     """(what, error, limit) of one architecture."""
     configs = architecture(name)
     checkpoint = write_controlled(folder, name, configs if full else tiny(configs), seed)
-    size = (
-        512 if full and configs["vae"]["_class_name"] == "AutoencoderTiny" else 256 if full else 128
-    )
-    inputs = draw_control_inputs(checkpoint, size, seed)
+    small = configs["vae"]["_class_name"] != "AutoencoderTiny"
+    size = FrameSize.of((256 if small else 512) if full else 128)
+    yield from _control_rows(checkpoint, draw_control_inputs(checkpoint, size, seed))
+    if not full:
+        shape = SHAPES[checkpoint.size_multiple][0]
+        yield from _control_rows(checkpoint, draw_control_inputs(checkpoint, shape, seed))
+
+
+def _control_rows(
+    checkpoint: Checkpoint, inputs: ControlInputs
+) -> Iterator[tuple[str, float, float]]:
+    """(what, error, limit) of one frame."""
+    size = FrameSize.of_picture(inputs.picture)
+    shape = "" if size.square else f", {size}"
     oracle = oracle_control(checkpoint, inputs)
     # The pipeline samples from the full VAE's distribution, at random; TAESD has none.
     piped = (
@@ -267,12 +286,12 @@ def control_rows(
     residuals = [
         error(what, ours[what], oracle[what]) for what in oracle if what.startswith("residual")
     ]
-    yield f"controlnet, {len(residuals)} residuals", max(residuals), NETWORK_LIMIT
+    yield f"controlnet, {len(residuals)} residuals{shape}", max(residuals), NETWORK_LIMIT
     for what in ("x0 controlled", "x0 free"):
-        yield what, error(what, ours[what], oracle[what]), X0_LIMIT
+        yield what + shape, error(what, ours[what], oracle[what]), X0_LIMIT
     if piped is not None:
         yield (
-            "x0 controlled, by the ControlNet pipeline",
+            f"x0 controlled, by the ControlNet pipeline{shape}",
             error("x0", ours["x0 controlled"], piped),
             X0_LIMIT,
         )
@@ -281,10 +300,10 @@ def control_rows(
             "picture": spread_decoder(checkpoint, oracle["x0 controlled"]),
         }
         relative, quality = distances(run_control_program(checkpoint, inputs, SCALE), wanted)
-        yield f"Core ML program x0, {size} x {size}, relative L2", relative, PROGRAM_X0_LIMIT
+        yield f"Core ML program x0, {size.words}, relative L2", relative, PROGRAM_X0_LIMIT
         least = 10 ** (-PICTURE_LIMIT_DB / 20)
         yield (
-            f"Core ML picture to diffusers, {size} x {size}, {quality:.1f} dB",
+            f"Core ML picture to diffusers, {size.words}, {quality:.1f} dB",
             10 ** (-quality / 20),
             least,
         )
@@ -297,7 +316,9 @@ def write_control_fixtures(folder: Path) -> None:
     stored: Arrays = {}
     for name in CONTROL_NAMES:
         checkpoint = tiny_controlled(folder, name)
-        inputs = draw_control_inputs(checkpoint, 64, seed=7)
-        for what, array in oracle_control(checkpoint, inputs, exact=True).items():
-            stored[f"{name}/{what}"] = np.ascontiguousarray(array.astype(np.float32))
+        for size in (None, SHAPES[checkpoint.size_multiple][0]):
+            inputs = draw_control_inputs(checkpoint, size or 64, seed=7)
+            key = f"{name} {size}" if size else name
+            for what, array in oracle_control(checkpoint, inputs, exact=True).items():
+                stored[f"{key}/{what}"] = np.ascontiguousarray(array.astype(np.float32))
     save_file(stored, CONTROL_FIXTURES)

@@ -12,6 +12,7 @@ import numpy as np
 
 from ...common.backend.schedule import seeded_noise
 from ...common.checkpoint.find import Checkpoint
+from ...common.picture.size import FrameSize
 from ...common.prompt.text_encoder import TextEncoder
 from ...coreml_backend.interpreter.interpreter import Interpreter
 from ...coreml_backend.options import Variant
@@ -28,11 +29,12 @@ MLX_LIMIT_DB = 45.0  # against the MLX backend
 def run_program(checkpoint: Checkpoint, inputs: Inputs, attention: str = "sdpa") -> Arrays:
     """Build the whole-frame program and render `inputs.frame`, as `fixtures.run_frame` in MLX.
 
-    Returns x0, float32 (1, S/8, S/8, C), and picture, uint8 (S, S, 3).
+    Returns x0, float32 (1, H/8, W/8, C), and picture, uint8 (H, W, 3).
     """
-    size = inputs.frame.shape[0]
-    side, channels = size // checkpoint.vae.reduction, checkpoint.vae.latent_channels
-    noise = seeded_noise(inputs.seed, side, side, channels).transpose(0, 3, 1, 2)
+    size, vae = FrameSize.of_picture(inputs.frame), checkpoint.vae
+    noise = seeded_noise(inputs.seed, *size.divided(vae.reduction), vae.latent_channels).transpose(
+        0, 3, 1, 2
+    )
     return predict(
         checkpoint,
         Variant(size, attention, "float32"),
@@ -49,7 +51,7 @@ def run_program(checkpoint: Checkpoint, inputs: Inputs, attention: str = "sdpa")
 def predict(checkpoint: Checkpoint, variant: Variant, feeds: Arrays) -> Arrays:
     """Build a whole-frame program and interpret it, every result rounded to float16.
 
-    Returns x0, float32 (1, S/8, S/8, C), and picture, uint8 (S, S, 3).
+    Returns x0, float32 (1, H/8, W/8, C), and picture, uint8 (H, W, 3).
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "frame.mlpackage"

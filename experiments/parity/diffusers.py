@@ -42,6 +42,7 @@ from ...common.backend.schedule import seeded_noise
 from ...common.checkpoint.config.vae import TinyVAEConfig
 from ...common.checkpoint.find import PACKAGE_FOLDER, Checkpoint, open_checkpoint
 from ...common.checkpoint.torch_import import import_torch, target_of
+from ...common.picture.size import FrameSize
 from ...common.settings import setting
 from ...common.testing.random_checkpoint import Architecture, architecture, tiny
 from ...mac_check.fixtures import (
@@ -56,6 +57,7 @@ from ...mac_check.fixtures import (
     distances,
     draw_inputs,
     error,
+    inputs_of,
     limit,
     make_texts,
     open_parts,
@@ -172,9 +174,10 @@ def oracle_frame(checkpoint: Checkpoint, inputs: Inputs, exact: bool = False) ->
     unet, vae = open_unet(checkpoint, exact), open_vae(checkpoint, exact)
     scheduler = EulerDiscreteScheduler.from_pretrained(checkpoint.folder / "scheduler")
     alpha = scheduler.alphas_cumprod[t].double()
-    side = inputs.frame.shape[0] // checkpoint.vae.reduction
+    size, config = FrameSize.of_picture(inputs.frame), checkpoint.vae
     noise = to_torch(
-        seeded_noise(inputs.seed, side, side, checkpoint.vae.latent_channels), torch.float64
+        seeded_noise(inputs.seed, *size.divided(config.reduction), config.latent_channels),
+        torch.float64,
     )
     noise = noise * checkpoint.frame.noise_scale
 
@@ -249,7 +252,7 @@ def check_folder(name: str, folder: Path, sizes: Sizes, seed: int) -> Iterator[P
     """Compare every part of a checkpoint, one at a time so that only one is in memory."""
     for label, (part, checkpoint) in open_parts(folder).items():
         started = time.perf_counter()
-        inputs = draw_inputs(checkpoint, sizes, seed)
+        inputs = inputs_of(label, draw_inputs(checkpoint, sizes, seed))
         oracle = ORACLE[part](checkpoint, inputs)
         gc.collect()
         ours = PARTS[part](checkpoint, inputs)
@@ -264,7 +267,7 @@ def check_folder(name: str, folder: Path, sizes: Sizes, seed: int) -> Iterator[P
             )
             if what == "x0":
                 note = f"largest {np.abs(expected).max():.1f}"
-            named = f"{label} {what}" if part == "vae" else what
+            named = f"{label} {what}" if part == "vae" or label != part else what
             yield ParityCheck(name, named, found, limit(what), time.perf_counter() - started, note)
         if part == "frame" and name.startswith(WITH_COREML):
             yield from check_coreml(name, checkpoint, inputs, oracle, ours)
@@ -280,28 +283,26 @@ def check_coreml(
     """
     started = time.perf_counter()
     made = run_program(checkpoint, inputs)
-    seconds, size = (
-        time.perf_counter() - started,
-        f"{inputs.frame.shape[0]} x {inputs.frame.shape[0]}",
-    )
+    seconds, size = time.perf_counter() - started, FrameSize.of_picture(inputs.frame)
+    shape = "" if size.square else f" {size}"
     relative, quality = distances(made, oracle)
     _, against_mlx = distances(made, mlx)
     yield ParityCheck(
         name,
-        "Core ML program x0",
+        f"Core ML program x0{shape}",
         relative,
         X0_LIMIT,
         seconds,
-        f"relative L2, {size}, interpreter in float16",
+        f"relative L2, {size.words}, interpreter in float16",
     )
     for what, found, least in (
         ("diffusers", quality, PICTURE_LIMIT_DB),
         ("MLX", against_mlx, MLX_LIMIT_DB),
     ):
-        note = f"{found:.1f} dB, {size}"
+        note = f"{found:.1f} dB, {size.words}"
         yield ParityCheck(
             name,
-            f"Core ML picture to {what}",
+            f"Core ML picture{shape} to {what}",
             10 ** (-found / 20),
             10 ** (-least / 20),
             seconds,

@@ -24,6 +24,7 @@ from ...mac_check.fixtures import (
     STORED,
     TOKENIZER,
     Arrays,
+    inputs_of,
     make_texts,
     open_parts,
     padded_tokenizer,
@@ -66,9 +67,8 @@ def run(options: MakeFixturesOptions) -> None:
             folder = tiny_checkpoint(Path(temporary), name)
             stored[f"{name}/weights"] = weights_sample(folder)
             for label, (part, checkpoint) in open_parts(folder).items():
-                for what, array in ORACLE[part](
-                    checkpoint, tiny_inputs(checkpoint), exact=True
-                ).items():
+                inputs = inputs_of(label, tiny_inputs(checkpoint))
+                for what, array in ORACLE[part](checkpoint, inputs, exact=True).items():
                     if " by " not in what:
                         kept = array if array.dtype == np.uint8 else array.astype(np.float32)
                         stored[f"{name}/{label}/{what}"] = np.ascontiguousarray(kept)

@@ -63,7 +63,7 @@ class TorchFrame:
     timestep: torch.Tensor
 
     def encode(self, frame: torch.Tensor) -> torch.Tensor:
-        """uint8 (S, S, 3) -> float32 latents (1, C, S/8, S/8)."""
+        """uint8 (H, W, 3) -> float32 latents (1, C, H/8, W/8)."""
         image = frame.permute(2, 0, 1)[None].to(self.dtype) / 127.5 - 1
         encoded = self.vae.encode(image.contiguous(memory_format=self.memory_format))
         return (
@@ -80,7 +80,7 @@ class TorchFrame:
         return (x_t - step.sqrt_one_minus_alpha * eps) / step.sqrt_alpha
 
     def decode(self, x0: torch.Tensor) -> torch.Tensor:
-        """float32 x0 -> uint8 (S, S, 3)."""
+        """float32 x0 -> uint8 (H, W, 3)."""
         image = self.vae.decode((x0 / self.scaling).to(self.dtype)).sample.float()
         return (
             ((image[0] + 1) * 127.5)
@@ -145,16 +145,15 @@ class TorchBackend:
             # can hold
             torch.tensor(c.frame.timestep, device=self.device),
         )
-        side = self._size // c.vae.reduction
         self.encoder_hidden_states = torch.zeros(
             1, PROMPT_TOKENS, c.unet.cross_attention_dim, device=self.device, dtype=self._dtype
         )
-        self.noise = torch.zeros(1, c.vae.latent_channels, side, side, device=self.device)
-        pinned = self.device == "cuda"
-        self._host_in = torch.zeros(self._size, self._size, 3, dtype=torch.uint8, pin_memory=pinned)
-        self._host_out = torch.zeros(
-            self._size, self._size, 3, dtype=torch.uint8, pin_memory=pinned
+        self.noise = torch.zeros(
+            1, c.vae.latent_channels, *self._size.divided(c.vae.reduction), device=self.device
         )
+        pinned = self.device == "cuda"
+        self._host_in = torch.zeros(*self._size.shape, 3, dtype=torch.uint8, pin_memory=pinned)
+        self._host_out = torch.zeros(*self._size.shape, 3, dtype=torch.uint8, pin_memory=pinned)
         self.picture = self._host_in.to(self.device, copy=True)
         self.set_params(FrameParams())
         # compiled stage by stage: a profile then runs the very functions that the frame consists of
@@ -165,7 +164,7 @@ class TorchBackend:
             else list(stages)
         )
         self._render = self._prepared()
-        blank = np.zeros((self._size, self._size, 3), np.uint8)
+        blank = np.zeros((*self._size.shape, 3), np.uint8)
         self.submit(blank)
         self.collect(blank)
 
@@ -205,13 +204,13 @@ class TorchBackend:
     def set_params(self, params: FrameParams) -> None:
         if params.feedback:
             raise UsageError("torch: this peer has no latent feedback")
-        side = self._size // self._checkpoint.vae.reduction
-        noise = seeded_noise(params.seed, side, side, self._checkpoint.vae.latent_channels)
+        vae = self._checkpoint.vae
+        noise = seeded_noise(params.seed, *self._size.divided(vae.reduction), vae.latent_channels)
         self.noise.copy_(torch.from_numpy(noise.transpose(0, 3, 1, 2).copy()))
 
     @torch.inference_mode()
     def submit(self, frame: np.ndarray, edges: np.ndarray | None = None) -> None:
-        check_frame(frame, (self._size, self._size, 3))
+        check_frame(frame, (*self._size.shape, 3))
         submitted_ns = time.perf_counter_ns()
         if self._in_flight:
             raise BackendError("torch: a frame is in flight already; collect it first")

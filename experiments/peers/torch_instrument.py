@@ -11,6 +11,7 @@ from ...common.backend.protocol import Backend
 from ...common.bench.measure.instrument import STAGES, Peaks, StageCost
 from ...common.checkpoint.find import Checkpoint
 from ...common.errors import BackendError, UsageError
+from ...common.picture.size import Size
 from .torch_backend import TorchBackend
 
 _REPEATS = 8
@@ -20,7 +21,7 @@ _COPY_BYTES = 2**28
 class TorchInstrument:
     """See `common.bench.measure.instrument.Instrument`."""
 
-    def count(self, checkpoint: Checkpoint, size: int) -> list[StageCost]:
+    def count(self, checkpoint: Checkpoint, size: Size) -> list[StageCost]:
         raise UsageError("torch: work is counted from the graphs of MLX and Core ML")
 
     @torch.inference_mode()

@@ -92,9 +92,10 @@ class HostedBackend:
         location: 'module:Class', as in `BackendSpec`. takes, gives: input of `submit` and output of
         `collect`, by default pictures.
         """
-        picture = Plane((options.size, options.size, 3))
+        shape = options.size.shape
+        picture = Plane((*shape, 3))
         self.name = name
-        self._planes = (takes or picture, gives or picture, Plane((options.size, options.size)))
+        self._planes = (takes or picture, gives or picture, Plane(shape))
         self.depth = 1
         self._location = location
         self._checkpoint = checkpoint

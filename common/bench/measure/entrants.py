@@ -5,6 +5,7 @@ from importlib.util import find_spec
 
 from ...backend.assembly import options_for
 from ...backend.spec import PEERS, spec_of, specs
+from ...picture.size import Size
 from ...settings import parse_texts
 from .requests import Entrant
 
@@ -19,7 +20,7 @@ def default_names() -> list[str]:
 
 
 def entrants(
-    chosen: Sequence[str], size: int, dtype: str = "auto", isolated: bool = False
+    chosen: Sequence[str], size: Size, dtype: str = "auto", isolated: bool = False
 ) -> list[Entrant]:
     """Turn `NAME[:setting=value...]` into entrants with labels of their own.
 

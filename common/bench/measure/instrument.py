@@ -11,6 +11,7 @@ import numpy as np
 
 from ...backend.protocol import Backend
 from ...checkpoint.find import Checkpoint
+from ...picture.size import Size
 
 STAGES = ("encode", "unet", "decode")
 ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
@@ -52,7 +53,7 @@ class Peaks:
 class Instrument(Protocol):
     """One backend's own measuring. Methods raise SdxsError."""
 
-    def count(self, checkpoint: Checkpoint, size: int) -> Sequence[StageCost]:
+    def count(self, checkpoint: Checkpoint, size: Size) -> Sequence[StageCost]:
         """Count a frame's work from its graph, by stage. Needs no backend and no accelerator."""
 
     def peaks(self, dtype: str) -> Peaks:
@@ -64,7 +65,7 @@ class Instrument(Protocol):
     def profile(self, backend: Backend, picture: np.ndarray, frames: int) -> dict[str, list[float]]:
         """Run the stages one by one and wait for each: milliseconds of `frames` frames by stage.
 
-        picture: uint8 (S, S, 3) RGB. Stages: those of STAGES, and 'in' and 'out' for the picture's
+        picture: uint8 (H, W, 3) RGB. Stages: those of STAGES, and 'in' and 'out' for the picture's
         way into the framework and back. The sum is more than a frame: what overlaps or is fused in
         one no longer is.
         """

@@ -23,8 +23,9 @@ from ...backend.protocol import Backend, FrameParams, MemoryUse, StageTimes
 from ...io.sinks.film import VideoFileSink
 from ...live.threads.loop import Loop, LoopOptions, Prompt
 from ...live.viewer import Look, Viewer
-from ...picture.image import to_square_rgb
+from ...picture.image import to_frame_rgb
 from ...picture.opencv import cv2
+from ...picture.size import FrameSize, Size
 from ...picture.temporal import Smoother
 
 CAMERA_SHAPE = (720, 1280, 3)
@@ -120,14 +121,14 @@ class LentBackend:
 
 
 def count_copies(
-    backend: Backend, size: int, encoder_hidden_states: np.ndarray, seed: int, frames: int
+    backend: Backend, size: Size, encoder_hidden_states: np.ndarray, seed: int, frames: int
 ) -> dict[str, float]:
     """Bytes that are copied for each frame of a live session into a video file, by hand.
 
     The loop with its threads as `sdxs live` runs it, from a camera of 1280 x 720, every frame
     rendered.
     """
-    settings = LoopOptions(size, frames=frames, realtime=False)
+    settings = LoopOptions(FrameSize.of(size), frames=frames, realtime=False)
     prompt = Prompt("", encoder_hidden_states)
     lent = LentBackend(backend)
     loop = Loop(
@@ -148,14 +149,14 @@ def count_copies(
     return {hand: total / loop.summary.shown for hand, total in sorted(copies.take().items())}
 
 
-def profile_surroundings(size: int, frames: int) -> dict[str, list[float]]:
+def profile_surroundings(size: Size, frames: int) -> dict[str, list[float]]:
     """Time pre (crop, resize, RGB), post (smoothing, blend, BGR) and hosting, in ms.
 
     hosting: what a process of its own adds to a frame, there and back, measured with a backend
     that does nothing.
     """
-    camera, smoother = StillCamera(), Smoother(size)
-    square, picture = np.empty((size, size, 3), np.uint8), np.empty((size, size, 3), np.uint8)
+    camera, smoother, size = StillCamera(), Smoother(size), FrameSize.of(size)
+    frame, picture = np.empty((*size.shape, 3), np.uint8), np.empty((*size.shape, 3), np.uint8)
     times: dict[str, list[float]] = {"pre": [], "post": [], "hosting": []}
     hosted = HostedBackend(
         "identity", f"{IdentityBackend.__module__}:IdentityBackend", None, BackendOptions(size)
@@ -165,12 +166,12 @@ def profile_surroundings(size: int, frames: int) -> dict[str, list[float]]:
         for number in range(frames + 2):
             taken = camera.read()
             stamps = [time.perf_counter_ns()]
-            to_square_rgb(taken, square)
+            to_frame_rgb(taken, frame)
             stamps.append(time.perf_counter_ns())
-            hosted.submit(square)
+            hosted.submit(frame)
             inside_ns = hosted.collect(picture).total_ns
             stamps.append(time.perf_counter_ns())
-            smoother.apply(picture, square, EMA, BLEND)
+            smoother.apply(picture, frame, EMA, BLEND)
             cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
             stamps.append(time.perf_counter_ns())
             if number >= 2:

@@ -20,6 +20,7 @@ from ...backend.process.hosted import HostedBackend
 from ...backend.protocol import Backend, FrameParams, MemoryUse
 from ...checkpoint.find import Checkpoint
 from ...errors import UsageError
+from ...picture.size import FrameSize
 from .instrument import Instrument, Peaks, StageCost
 
 T = TypeVar("T")
@@ -293,13 +294,13 @@ def _named(location: str) -> Callable[..., T]:
     return found
 
 
-def _pictures(size: int) -> list[np.ndarray]:
-    """Eight frames of the moving test card, uint8 (S, S, 3) RGB."""
+def _pictures(size: FrameSize) -> list[np.ndarray]:
+    """Eight frames of the moving test card, uint8 (H, W, 3) RGB."""
     from ...io.sources.synthetic import Synthetic
-    from ...picture.image import to_square_rgb
+    from ...picture.image import to_frame_rgb
 
     card, pictures = Synthetic(size), []
     for _ in range(8):
-        pictures.append(np.empty((size, size, 3), np.uint8))
-        to_square_rgb(card.read(), pictures[-1])
+        pictures.append(np.empty((*size.shape, 3), np.uint8))
+        to_frame_rgb(card.read(), pictures[-1])
     return pictures

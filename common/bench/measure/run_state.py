@@ -12,6 +12,7 @@ from ...checkpoint.manifest import remembered_sha256
 from ...checkpoint.tensors import read_header
 from ...errors import UsageError
 from ...live.parameters import DEFAULT_PROMPT
+from ...picture.size import FrameSize
 from ...prompt.text_encoder import TextEncoder
 from ...settings import changed_texts
 from ..model import advice, paper, statistics
@@ -135,14 +136,14 @@ class RunState:
         self._save(report)
 
 
-def work_of(checkpoint: Checkpoint, size: int, seed: int, prompt: str) -> Work:
+def work_of(checkpoint: Checkpoint, size: FrameSize, seed: int, prompt: str) -> Work:
     """Name what is computed, by the hashes of what computes it."""
     files = {"unet": checkpoint.unet_weights, "vae": checkpoint.vae_weights}
     weights = {name: remembered_sha256(path) for name, path in files.items()}
     parameters = sum(
         math.prod(info.shape) for info in read_header(checkpoint.unet_weights).values()
     )
-    return Work(checkpoint.name, weights, parameters, size, seed, prompt)
+    return Work(checkpoint.name, weights, parameters, size.json, seed, prompt)
 
 
 def _settings(options: BackendOptions) -> dict[str, str]:

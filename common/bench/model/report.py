@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...errors import UsageError
+from ...picture.size import FrameSize
 from .statistics import FrameSummary, Interval, summary
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 SCHEMA = 1
 RETIRED = frozenset({"half_saves_ms"})  # in reports of earlier commits; nothing reads it
 SCHEMA_FILE = Path(__file__).with_name("schema.json")
+# pydantic's names of the branches of `int | str`, as part of a place
+_KINDS = frozenset({"int", "str"})
 # pydantic's names of what JSON may not be, in Python's words; others come with their own sentence
 _EXPECTED = {f"{kind}_type": kind for kind in ("bool", "dict", "float", "int", "list")} | {
     "string_type": "str",
@@ -46,15 +49,20 @@ class Machine:
 class Work:
     """The work of a run; runs of other work refuse to be compared.
 
-    weights: sha256 of UNet and VAE.
+    weights: sha256 of UNet and VAE. size: side of the square frame, or '640x384'.
     """
 
     model: str
     weights: dict[str, str]
     unet_parameters: int
-    size: int
+    size: int | str
     seed: int
     prompt: str
+
+    @property
+    def frame(self) -> FrameSize:
+        """The size of the frame. Raises UsageError for a text that names none."""
+        return FrameSize.from_json(self.size)
 
 
 @dataclass(slots=True)
@@ -304,9 +312,22 @@ def read_report(path: Path) -> Report:
             "sdxs, or is no report of bench: use that version, or measure again"
         )
     try:
-        return _reader().validate_json(json.dumps(values))
+        report = _reader().validate_json(json.dumps(values))
     except ValueError as error:
         raise UsageError(f"{path}: damaged: {_damage(error)}; measure again") from None
+    if not _names_a_size(report.work):
+        raise UsageError(
+            f"{path}: damaged: report.work.size is {type(report.work.size).__name__}, expected int "
+            "or a text as '640x384'; measure again"
+        )
+    return report
+
+
+def _names_a_size(work: Work) -> bool:
+    try:
+        return work.frame.json == work.size
+    except UsageError:
+        return False
 
 
 def _without_retired(values: dict[str, object]) -> dict[str, object]:
@@ -326,7 +347,8 @@ def _damage(error: ValueError) -> str:
 
     assert isinstance(error, ValidationError)
     first = error.errors(include_url=False)[0]
-    steps = [f"[{at}]" if isinstance(at, int) else f".{at}" for at in first["loc"]]
+    places = [at for at in first["loc"] if at not in _KINDS]
+    steps = [f"[{at}]" if isinstance(at, int) else f".{at}" for at in places]
     where = "report" + "".join(steps)
     if first["type"] == "missing":
         return f"{where} is missing"

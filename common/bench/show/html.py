@@ -10,13 +10,14 @@ from . import svg
 from .plots import Figure, figures
 from .table import SPEED_HEADS, in_words, ms, speed_cells
 
+TIMES = "\u00d7"
 STYLE = Path(__file__).with_name("report.css")
 
 
 def render(report: Report) -> str:
     """The whole page."""
     work, machine = report.work, report.machine
-    title = f"{work.model} at {work.size} \u00d7 {work.size}"
+    title = f"{work.model} at {work.frame.words.replace('x', TIMES)}"
     measured_on = ", ".join(filter(None, (machine.chip, machine.accelerator, machine.system)))
     body = [
         f"<h1>{escape(title)}</h1>",

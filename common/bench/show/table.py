@@ -16,10 +16,7 @@ from ..model.statistics import Interval
 def render(report: Report) -> RenderableType:
     """Everything that was measured, the headline first."""
     work = report.work
-    title = (
-        f"{work.model} at {work.size} x {work.size} on "
-        f"{report.machine.chip or report.machine.system}"
-    )
+    title = f"{work.model} at {work.frame.words} on {report.machine.chip or report.machine.system}"
     if report.machine.accelerator:
         title += f", {report.machine.accelerator}"
     parts: list[RenderableType] = [_speed(report, escape(title))]

@@ -1,6 +1,5 @@
 """Cameras as they describe themselves, and what a user asks of one."""
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -9,8 +8,8 @@ from ...errors import UsageError
 Size = tuple[int, int]  # width and height in pixels
 Rates = tuple[tuple[float, float], ...]  # (slowest, fastest) in frames a second; alike for one rate
 
+LARGEST = 99_999  # pixels a side
 RATE_TOLERANCE = 0.01  # 29.97 passes for 30
-_SIZE = re.compile(r"([1-9]\d{0,4})x([1-9]\d{0,4})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +78,11 @@ class CameraRequest:
     fps: float | None = None
 
     def __post_init__(self) -> None:
-        if self.size is not None and not _SIZE.fullmatch("x".join(map(str, self.size))):
-            raise _no_size(self.size)
+        if self.size is not None and not all(0 < side <= LARGEST for side in self.size):
+            raise UsageError(
+                f"--camera-size {size_text(self.size)}: expected 1 to {LARGEST} pixels a side, "
+                "such as 1280x720"
+            )
 
     def __bool__(self) -> bool:
         return self.size is not None or self.fps is not None
@@ -114,16 +116,8 @@ class CameraRequest:
         return "MJPG" if any(mode.pixels == "MJPG" for mode in offering) else ""
 
 
-def read_size(text: str) -> Size:
-    """Read '1280x720'. Raises UsageError."""
-    found = _SIZE.fullmatch(text.strip())
-    if found is None:
-        raise _no_size(text)
-    return int(found[1]), int(found[2])
-
-
 def size_text(size: Size) -> str:
-    """Write a size as `read_size` reads it."""
+    """Write a size as `picture.size.read_size` reads it."""
     return f"{size[0]}x{size[1]}"
 
 
@@ -153,9 +147,3 @@ def _range_text(low: float, high: float) -> str:
 def _without_repeats(rates: Iterable[tuple[float, float]]) -> Rates:
     """Sort rates; those that read alike are one."""
     return tuple({_range_text(*each): each for each in sorted(rates)}.values())
-
-
-def _no_size(given: object) -> UsageError:
-    return UsageError(
-        f"--camera-size {given}: expected width and height in pixels, such as 1280x720"
-    )

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ...errors import SdxsWarning, SourceError, UsageError
+from ...picture.size import FrameSize, Size
 from ...picture.still import BACKGROUND, colour_of, frame_count, why_not_a_file
 from ..kinds import nothing_after, path_after, split_kind, unknown_kind
 from .animation import Animation
@@ -20,13 +21,13 @@ from .place import STANDARD_INPUT, camera_of_device, is_url, path_of_url, withou
 from .protocol import Source
 from .synthetic import Synthetic
 
-# what follows the colon, side of frames, repeat, colour behind transparent parts
-Opener = Callable[[str, int, bool, str], Source]
+# what follows the colon, size of frames, repeat, colour behind transparent parts
+Opener = Callable[[str, FrameSize, bool, str], Source]
 
 
 def _camera(
     rest: str,
-    _size: int,
+    _size: FrameSize,
     _repeat: bool,
     _background: str,
     request: CameraRequest = AS_IT_COMES,
@@ -34,7 +35,7 @@ def _camera(
     return Camera(int(rest) if rest.isdecimal() else rest, request)
 
 
-def _film(rest: str, _size: int, repeat: bool, background: str) -> Source:
+def _film(rest: str, _size: FrameSize, repeat: bool, background: str) -> Source:
     if rest == STANDARD_INPUT:
         return VideoFile("pipe:0", "standard input", False, background)
     if is_url(rest):
@@ -55,11 +56,11 @@ def _of_fifo(path: Path, background: str) -> Source:
     return VideoFile(str(path), path.name, False, background)
 
 
-def _image(rest: str, _size: int, repeat: bool, background: str) -> Source:
+def _image(rest: str, _size: FrameSize, repeat: bool, background: str) -> Source:
     return ImageFile(path_after("--source", "image", rest), repeat, background)
 
 
-def _synthetic(rest: str, size: int, _repeat: bool, _background: str) -> Source:
+def _synthetic(rest: str, size: FrameSize, _repeat: bool, _background: str) -> Source:
     nothing_after("--source", "synthetic", rest)
     return Synthetic(size)
 
@@ -75,7 +76,7 @@ _OF_FILES = ("film", "image")
 
 def open_source(
     spec: str,
-    size: int,
+    size: Size,
     repeat: bool = False,
     background: str = BACKGROUND,
     request: CameraRequest = AS_IT_COMES,
@@ -94,6 +95,7 @@ def open_source(
     kind, rest = _kind_of(spec)
     if kind not in SOURCES:
         raise unknown_kind("--source", spec, SOURCES)
+    size = FrameSize.of(size)
     if kind == "camera" and request:
         return _camera(rest, size, repeat, background, request)
     request.refuse_for(spec)

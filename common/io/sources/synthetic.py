@@ -4,6 +4,7 @@ import numpy as np
 
 from ...backend import copies
 from ...picture.opencv import cv2
+from ...picture.size import FrameSize, Size
 
 COUNTER_BITS = 20
 
@@ -16,26 +17,26 @@ class Synthetic:
     length = None
     paced = True
 
-    def __init__(self, size: int) -> None:
-        ramp = np.linspace(0, 255, size, dtype=np.uint8)
-        self._card = np.empty((size, size, 3), np.uint8)
-        self._card[..., 0] = ramp[None, :]
-        self._card[..., 1] = ramp[:, None]
+    def __init__(self, size: Size) -> None:
+        self._size = FrameSize.of(size)
+        self._card = np.empty((*self._size.shape, 3), np.uint8)
+        self._card[..., 0] = np.linspace(0, 255, self._size.width, dtype=np.uint8)
+        self._card[..., 1] = np.linspace(0, 255, self._size.height, dtype=np.uint8)[:, None]
         self._card[..., 2] = 128
-        self._size = size
         self._number = 0
 
     def read(self) -> np.ndarray:
         size, n = self._size, self._number
+        side = min(size.shape)
         self._number += 1
-        picture = np.roll(self._card, 2 * n % size, axis=1)
+        picture = np.roll(self._card, 2 * n % size.width, axis=1)
         angle = n * 0.05
         centre = (
-            round(size * (0.5 + 0.3 * np.cos(angle))),
-            round(size * (0.45 + 0.25 * np.sin(2 * angle))),
+            round(size.width * (0.5 + 0.3 * np.cos(angle))),
+            round(size.height * (0.45 + 0.25 * np.sin(2 * angle))),
         )
-        cv2.circle(picture, centre, size // 7, (40, 40, 230), -1, cv2.LINE_AA)
-        cv2.circle(picture, centre, size // 7, (255, 255, 255), max(1, size // 100), cv2.LINE_AA)
+        cv2.circle(picture, centre, side // 7, (40, 40, 230), -1, cv2.LINE_AA)
+        cv2.circle(picture, centre, side // 7, (255, 255, 255), max(1, side // 100), cv2.LINE_AA)
         write_counter(picture, n)
         copies.count("source", picture.nbytes)
         return picture

@@ -6,7 +6,7 @@ import time
 from ...errors import SourceLost
 from ...io.sources.protocol import Source, TimedSource
 from ...picture.edges import Edges
-from ...picture.image import to_square_rgb
+from ...picture.image import to_frame_rgb
 from ..options import LoopOptions
 from ..stats import Stats
 from .frames import LiveFrame
@@ -107,7 +107,7 @@ class Capture:
         if picture is None or frame is None:
             return None
         mirror, drawing = self._mirror, self._edges  # the main thread may replace them
-        to_square_rgb(picture, frame.camera, mirror)
+        to_frame_rgb(picture, frame.camera, mirror, self._options.fit)
         frame.id, frame.captured_ns, frame.similar, frame.turning = (
             self._stats.captured,
             captured_ns,

@@ -9,6 +9,7 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from ...backend.protocol import FrameParams
+from ...picture.size import FrameSize, Size
 
 T = TypeVar("T")
 
@@ -17,8 +18,8 @@ T = TypeVar("T")
 class LiveFrame:
     """One captured picture and what became of it.
 
-    camera: uint8 (S, S, 3) RGB. outputs: one such picture per backend. edges: what a ControlNet
-    reads of the camera, uint8 (S, S), white on black; None where there is none. edge_kind: how they
+    camera: uint8 (H, W, 3) RGB. outputs: one such picture per backend. edges: what a ControlNet
+    reads of the camera, uint8 (H, W), white on black; None where there is none. edge_kind: how they
     were drawn. turning: the prompt was still on its way to the next when this was rendered. `_ns`
     stamps are `time.perf_counter_ns`; `source_ns` is the time on the clock of the source, if it
     has one. similar: the picture equals the last one that was rendered. params, skip: what the
@@ -44,16 +45,18 @@ class LiveFrame:
 class Pool:
     """A fixed set of frames; taking one when all are out waits for one to come back."""
 
-    def __init__(self, count: int, size: int, outputs: int, edges: bool = False) -> None:
+    def __init__(self, count: int, size: Size, outputs: int, edges: bool = False) -> None:
+        shape = FrameSize.of(size).shape
+
         def picture() -> np.ndarray:
-            return np.zeros((size, size, 3), np.uint8)
+            return np.zeros((*shape, 3), np.uint8)
 
         self.count = count
         self._free = [
             LiveFrame(picture(), [picture() for _ in range(outputs)]) for _ in range(count)
         ]
         for frame in self._free if edges else ():
-            frame.edges = np.zeros((size, size), np.uint8)
+            frame.edges = np.zeros(shape, np.uint8)
         self._changed = threading.Condition()
         self._closed = False
 
