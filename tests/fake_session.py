@@ -6,12 +6,13 @@ from types import SimpleNamespace
 import numpy as np
 
 from sdxs.common.backend.protocol import FrameParams
+from sdxs.common.live.look import Look
 from sdxs.common.live.options import SessionFiles
 from sdxs.common.live.parameters import OF_CONTROL, LiveParameters, with_prompt
 from sdxs.common.live.prompt_list import PromptList
 from sdxs.common.live.session import NO_EDGES, Session, SessionParts
 from sdxs.common.live.stats import Stats
-from sdxs.common.live.viewer import Look, Viewer
+from sdxs.common.live.viewer import Viewer
 
 SIZE = 64
 

@@ -13,10 +13,10 @@ from sdxs.common.backend.process.hosted import HostedBackend
 from sdxs.common.backend.protocol import FrameParams, StageTimes
 from sdxs.common.errors import BackendError
 from sdxs.common.io.sources.synthetic import Synthetic
+from sdxs.common.live.look import View, compose
 from sdxs.common.live.session import NO_EDGES
 from sdxs.common.live.threads.frames import LiveFrame
 from sdxs.common.live.threads.loop import Loop, LoopOptions, Prompt
-from sdxs.common.live.viewer import View, compose
 from sdxs.common.picture.edges import Edges
 from sdxs.common.picture.image import to_frame_rgb
 from sdxs.common.picture.opencv import cv2

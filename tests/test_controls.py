@@ -16,13 +16,14 @@ from sdxs.common.io.sources.film import VideoFile
 from sdxs.common.io.sources.synthetic import read_counter
 from sdxs.common.live import opening
 from sdxs.common.live import session as sessions
+from sdxs.common.live.look import View
 from sdxs.common.live.opening import open_session
 from sdxs.common.live.options import SessionFiles, SessionOptions
 from sdxs.common.live.parameters import LiveParameters, Set
 from sdxs.common.live.session import Session
 from sdxs.common.live.stats import Summary
 from sdxs.common.live.threads.inference import Renderer
-from sdxs.common.live.viewer import View, Viewer
+from sdxs.common.live.viewer import Viewer
 from sdxs.common.picture.opencv import cv2
 from sdxs.common.prompt.syntax import GALLERY
 

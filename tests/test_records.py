@@ -23,13 +23,14 @@ from sdxs.common.errors import SinkError
 from sdxs.common.io.sources import registry
 from sdxs.common.io.sources.synthetic import Synthetic
 from sdxs.common.live import opening
+from sdxs.common.live.look import Look, View
 from sdxs.common.live.opening import open_session
 from sdxs.common.live.options import SessionFiles, SessionOptions
 from sdxs.common.live.parameters import LiveParameters, Set
 from sdxs.common.live.record import Moment, SessionRecord, SourceFacts
 from sdxs.common.live.stats import Stats
 from sdxs.common.live.threads.frames import LiveFrame
-from sdxs.common.live.viewer import Look, View, Viewer
+from sdxs.common.live.viewer import Viewer
 from sdxs.common.picture.opencv import cv2
 from sdxs.common.picture.png_text import with_text, without_text
 from sdxs.common.picture.record import KEYWORD, Recipe, Still, parameters_of, stamped

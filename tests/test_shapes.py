@@ -19,10 +19,11 @@ from sdxs.common.checkpoint.find import Checkpoint
 from sdxs.common.errors import BackendError, UsageError
 from sdxs.common.io.sources.film import VideoFile
 from sdxs.common.io.sources.synthetic import Synthetic, read_counter
+from sdxs.common.live.look import Look, View
 from sdxs.common.live.stats import Stats
 from sdxs.common.live.threads.frames import LiveFrame
 from sdxs.common.live.threads.loop import Loop, LoopOptions, Prompt
-from sdxs.common.live.viewer import Look, View, Viewer
+from sdxs.common.live.viewer import Viewer
 from sdxs.common.picture.edges import KINDS, Edges
 from sdxs.common.picture.image import enlarge, to_frame_rgb
 from sdxs.common.picture.opencv import cv2

@@ -11,10 +11,11 @@ from sdxs.common.errors import SinkError
 from sdxs.common.io.sinks import film as sinks
 from sdxs.common.io.sources.film import VideoFile
 from sdxs.common.live import viewer as viewer_module
+from sdxs.common.live.look import Look, View, compose
 from sdxs.common.live.parameters import LiveParameters
 from sdxs.common.live.stats import Stats
 from sdxs.common.live.threads.frames import LiveFrame
-from sdxs.common.live.viewer import LEAST_HEIGHT, RECORDING_FPS, Look, View, Viewer, compose
+from sdxs.common.live.viewer import LEAST_HEIGHT, RECORDING_FPS, Viewer
 from sdxs.common.picture.opencv import cv2
 
 SIZE = 64

@@ -12,7 +12,7 @@ from ..io.kinds import split_kind
 from ..io.sheet import Sheet
 from ..io.sinks.film import VideoFileSink
 from ..io.sinks.protocol import StampedSink
-from ..io.sinks.registry import is_window, open_sink, warn_of_silence, written_by
+from ..io.sinks.registry import is_film, is_window, open_sink, warn_of_silence, written_by
 from ..io.sinks.window import Window
 from ..io.sources.image import ImageFile
 from ..io.sources.protocol import SoundingSource, Source, TimedSource
@@ -21,13 +21,14 @@ from ..picture.record import Recipe
 from ..picture.size import FrameSize
 from ..prompt.syntax import GALLERY, parse_prompt
 from ..prompt.text_encoder import TextEncoder
+from .look import Look, View
 from .options import LoopOptions, SessionFiles, SessionOptions
 from .parameters import OF_CONTROL, LiveParameters, with_prompt
 from .prompt_list import PromptList
 from .record import SessionRecord, SourceFacts
 from .session import NO_EDGES, Session, SessionParts, frame_params
 from .threads.loop import Loop, Prompt
-from .viewer import Look, View, Viewer
+from .viewer import Viewer
 
 DEFAULT_HOLD = 48
 SYNTHETIC = "synthetic"
@@ -64,7 +65,12 @@ def open_session(
         options = _decide(options, source, len(texts))
         realtime = bool(options.realtime)
         named = [out for out in files.outs if not is_window(out)]
-        sinks = [open_sink(out, source.fps, realtime) for out in named]
+        codec = options.video_codec or ""
+        if codec and not (windowed or any(is_film(out) for out in named)):
+            raise UsageError(
+                f"--video-codec {codec}: no film is written; add --out FILM, or drop it"
+            )
+        sinks = [open_sink(out, source.fps, realtime, codec) for out in named]
         by_source = not realtime and isinstance(source, TimedSource)
         for sink in sinks:
             if by_source and isinstance(sink, VideoFileSink):
@@ -116,6 +122,7 @@ def open_session(
             values,
             by_source,
             record,
+            codec,
             options.show_size,
             "stretch" if options.fit == "stretch" else "pad",  # which takes the distortion back
         ),

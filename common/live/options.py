@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..errors import UsageError
+from ..io.films.formats import VideoCodec
 from ..io.sources.camera_modes import CameraRequest
 from ..picture.size import Fit, FrameSize, read_size
 from ..picture.still import BACKGROUND
@@ -54,6 +55,11 @@ class SessionOptions:
         shown="the frame's",
         read=lambda text: read_size(text, "--show-size"),
         write=str,
+    )
+    video_codec: VideoCodec | None = setting(
+        None,
+        "codec of films: h264 plays everywhere, hevc is smaller, prores is for editing",
+        shown="h264; in an .avi Motion JPEG",
     )
     hold: int | None = setting(
         None,

@@ -25,6 +25,7 @@ from ..io.sinks.registry import sink_path
 from ..io.sinks.window import Window
 from ..io.sources.protocol import Source
 from ..system import awake
+from .look import View
 from .options import SessionFiles
 from .parameters import (
     PROMPT_EVENTS,
@@ -41,7 +42,7 @@ from .stats import Summary
 from .threads.display import DISPLAY_WAIT_S
 from .threads.frames import LiveFrame
 from .threads.loop import Loop
-from .viewer import View, Viewer
+from .viewer import Viewer
 
 AHEAD_JOIN_S = 0.2
 TYPING_WAIT_S = 0.005  # Qt keeps only the last key between two polls
@@ -204,7 +205,7 @@ class Session:
                 if viewer.save_snapshot(path := self._new_path(".png")):
                     self._asked_for.append(path)
             case Event.RECORD:
-                if viewer.toggle_recording(path := self._new_path(".mp4")):
+                if viewer.toggle_recording(path := self._new_path(viewer.recording_suffix)):
                     self._asked_for.append(path)
             case Event.NEXT_PROMPT:
                 self._go_to(self.prompts.turned(1))

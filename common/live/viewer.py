@@ -6,14 +6,14 @@ into a file; the window can be redrawn while no frame arrives.
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from enum import Enum, auto
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from ..backend import copies
 from ..errors import SinkError, first_of
+from ..io.films.formats import CONTAINERS
 from ..io.inputs.keys import HELP
 from ..io.sinks.film import VideoFileSink
 from ..io.sinks.image import save_image
@@ -22,6 +22,7 @@ from ..picture.draw import label, text_block, text_table
 from ..picture.image import enlarge, enlarged
 from ..picture.size import Fit, FrameSize, Size
 from ..picture.temporal import Smoother
+from .look import Look, View, compose
 from .parameters import LiveParameters
 from .record import Moment, SessionRecord
 from .stats import Stats
@@ -30,34 +31,6 @@ from .threads.frames import LiveFrame
 RECORDING_FPS = 30.0
 NOTE_S = 4.0
 LEAST_HEIGHT, WIDEST = 720, 1440  # of the window's picture, in pixels
-
-
-class View(Enum):
-    """What is on the screen."""
-
-    OUTPUT = auto()
-    SIDE_BY_SIDE = auto()
-    SPLIT = auto()
-    EDGES = auto()
-
-    @property
-    def title(self) -> str:
-        """Its name in a record."""
-        return self.name.lower().replace("_", " ")
-
-
-@dataclass(slots=True)
-class Look:
-    """What one window shows: its view, figures, help, and the prompt that is being typed."""
-
-    view: View = View.OUTPUT
-    overlay: bool = False
-    help: bool = False
-    typed: str | None = None
-
-    def toggle(self, view: View) -> None:
-        """Change to a view, or back to the output."""
-        self.view = View.OUTPUT if self.view is view else view
 
 
 class Viewer:
@@ -78,6 +51,7 @@ class Viewer:
         values: LiveParameters | None = None,
         by_source: bool = False,
         record: SessionRecord | None = None,
+        codec: str = "",
         show_size: FrameSize | None = None,
         fit: Fit = "pad",
     ) -> None:
@@ -85,6 +59,7 @@ class Viewer:
 
         by_source: sinks take a source's own time. show_size: enlarge pictures to this size. fit:
         how, where its proportions are others. record: of the PNGs, which otherwise carry none.
+        codec: of recordings, see `VideoFileSink`.
         """
         self.look = look
         self._values = values or LiveParameters()
@@ -97,6 +72,7 @@ class Viewer:
         self._sinks_view = look.view
         self._window = window
         self._recording: VideoFileSink | None = None
+        self._codec = codec
         self._recording_view = look.view
         self._recording_path = Path()
         shown = show_size or FrameSize.of(size)
@@ -169,6 +145,13 @@ class Viewer:
         self.say(f"saved {path.name}")
         return True
 
+    @property
+    def recording_suffix(self) -> str:
+        """Suffix of a recording: of the first container that takes its codec."""
+        return next(
+            suffix for suffix, each in CONTAINERS.items() if self._codec in ("", *each.video)
+        )
+
     def toggle_recording(self, path: Path) -> bool:
         """Start recording into `path` and return True, or stop and return False.
 
@@ -178,7 +161,7 @@ class Viewer:
             self.say(self._finish_recording())
             return False
         try:
-            self._recording = VideoFileSink(path, RECORDING_FPS, realtime=True)
+            self._recording = VideoFileSink(path, RECORDING_FPS, realtime=True, codec=self._codec)
         except SinkError as error:
             self.say(f"no recording: {error}")
             return False
@@ -321,22 +304,3 @@ class Viewer:
             text_block(canvas, [line for line in foot if line], top=False)
         if look.help:
             text_table(canvas, HELP)
-
-
-def compose(frame: LiveFrame, view: View) -> np.ndarray:
-    """Lay out camera and outputs by view: uint8 (H, n W, 3) RGB; may alias the frame's buffers.
-
-    Side by side never does, so that it can be labelled.
-    """
-    if view is View.SIDE_BY_SIDE:
-        return np.hstack([frame.camera, *frame.outputs])
-    if view is View.EDGES and frame.edges is not None:
-        return np.repeat(frame.edges[..., None], 3, axis=-1)
-    if view is View.SPLIT:
-        half = frame.camera.shape[1] // 2
-        halves = [output.copy() for output in frame.outputs]
-        for picture in halves:
-            picture[:, :half] = frame.camera[:, :half]
-            picture[:, half : half + 1] = 255
-        return halves[0] if len(halves) == 1 else np.hstack(halves)
-    return frame.outputs[0] if len(frame.outputs) == 1 else np.hstack(frame.outputs)

@@ -18,10 +18,11 @@ import numpy as np
 from ...common.backend.options import BackendOptions
 from ...common.backend.process.hosted import HostedBackend
 from ...common.backend.protocol import Backend, FrameParams
+from ...common.live.look import Look
 from ...common.live.stats import Summary
 from ...common.live.threads.frames import LiveFrame
 from ...common.live.threads.loop import Loop, LoopOptions, Prompt
-from ...common.live.viewer import Look, Viewer
+from ...common.live.viewer import Viewer
 from ...common.settings import setting
 from ...common.testing.fakes import (
     BACKEND_MS,

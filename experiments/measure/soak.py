@@ -22,10 +22,11 @@ from ...common.backend.protocol import Backend, FrameParams
 from ...common.checkpoint.find import find
 from ...common.io.sinks.film import VideoFileSink
 from ...common.io.sources.synthetic import Synthetic
+from ...common.live.look import Look
 from ...common.live.parameters import LiveParameters
 from ...common.live.threads.frames import LiveFrame
 from ...common.live.threads.loop import Loop, LoopOptions, Prompt
-from ...common.live.viewer import Look, Viewer
+from ...common.live.viewer import Viewer
 from ...common.prompt.syntax import GALLERY
 from ...common.prompt.text_encoder import TextEncoder
 from ...common.settings import setting

@@ -21,8 +21,9 @@ from ...backend.options import BackendOptions
 from ...backend.process.hosted import HostedBackend
 from ...backend.protocol import Backend, FrameParams, MemoryUse, StageTimes
 from ...io.sinks.film import VideoFileSink
+from ...live.look import Look
 from ...live.threads.loop import Loop, LoopOptions, Prompt
-from ...live.viewer import Look, Viewer
+from ...live.viewer import Viewer
 from ...picture.image import to_frame_rgb
 from ...picture.opencv import cv2
 from ...picture.size import FrameSize, Size

@@ -19,22 +19,23 @@ from .image import ImageSink
 from .protocol import Sink
 from .window import Window
 
-Opener = Callable[[str, float, bool], Sink]  # what follows the colon, frames a second, realtime
+# what follows the colon, frames a second, realtime, codec of a film
+Opener = Callable[[str, float, bool, str], Sink]
 
 
-def _film(rest: str, fps: float, realtime: bool) -> Sink:
-    return VideoFileSink(_suffixed("film", rest, tuple(CONTAINERS)), fps, realtime)
+def _film(rest: str, fps: float, realtime: bool, codec: str) -> Sink:
+    return VideoFileSink(_suffixed("film", rest, tuple(CONTAINERS)), fps, realtime, codec)
 
 
-def _image(rest: str, _fps: float, _realtime: bool) -> Sink:
+def _image(rest: str, _fps: float, _realtime: bool, _codec: str) -> Sink:
     return ImageSink(_suffixed("image", rest, IMAGE_SUFFIXES))
 
 
-def _folder(rest: str, _fps: float, _realtime: bool) -> Sink:
+def _folder(rest: str, _fps: float, _realtime: bool, _codec: str) -> Sink:
     return FolderSink(path_after("--out", "folder", rest))
 
 
-def _window(rest: str, _fps: float, _realtime: bool) -> Sink:
+def _window(rest: str, _fps: float, _realtime: bool, _codec: str) -> Sink:
     nothing_after("--out", "window", rest)
     return Window()
 
@@ -48,15 +49,20 @@ SINKS: dict[str, Opener] = {
 _OF_FILES = ("film", "image", "folder")
 
 
-def open_sink(spec: str | Path, fps: float, realtime: bool = False) -> Sink:
+def open_sink(spec: str | Path, fps: float, realtime: bool = False, codec: str = "") -> Sink:
     """Open what `--out` names: `kind:rest`, or a path whose suffix says video, image or folder.
 
-    fps, realtime: see `VideoFileSink`. Raises SinkError, UsageError.
+    fps, realtime, codec: see `VideoFileSink`. Raises SinkError, UsageError.
     """
     kind, rest = _kind_of(str(spec))
     if kind not in SINKS:
         raise unknown_kind("--out", str(spec), SINKS)
-    return SINKS[kind](rest, fps, realtime)
+    return SINKS[kind](rest, fps, realtime, codec)
+
+
+def is_film(spec: str) -> bool:
+    """Whether a sink writes a film. Raises UsageError for a suffix that no sink writes."""
+    return _kind_of(spec)[0] == "film"
 
 
 def is_window(spec: str) -> bool:
