@@ -135,8 +135,11 @@ def steps(what: str) -> Iterator[Callable[[str, float], None]]:
 
 
 @contextmanager
-def progress(total: int | None) -> Iterator[Callable[[int, str], None]]:
-    """A moving line on a terminal, a plain line every two seconds anywhere else."""
+def progress(total: int | None, label: str = "") -> Iterator[Callable[[int, str], None]]:
+    """A moving line on a terminal, a plain line every two seconds anywhere else.
+
+    label: what is under way, where that is one of many.
+    """
     began = time.perf_counter()
 
     def rate(done: int) -> float:
@@ -144,6 +147,7 @@ def progress(total: int | None) -> Iterator[Callable[[int, str], None]]:
 
     if err.is_terminal:
         columns = (
+            TextColumn(escape(label)),
             TextColumn("{task.fields[fps]:5.1f} fps"),
             BarColumn(),
             MofNCompleteColumn(),
@@ -161,9 +165,9 @@ def progress(total: int | None) -> Iterator[Callable[[int, str], None]]:
     def plain(done: int, text: str) -> None:
         if done == total or time.perf_counter() - last[0] >= PLAIN_PROGRESS_S:
             last[0] = time.perf_counter()
-            err.print(
-                escape(f"frame {done}{f'/{total}' if total else ''}  {rate(done):.1f} fps  {text}")
-            )
+            began_of = f"{label}, frame" if label else "frame"
+            count = f"{done}/{total}" if total else f"{done}"
+            err.print(escape(f"{began_of} {count}  {rate(done):.1f} fps  {text}"))
 
     yield plain
 

@@ -2,11 +2,10 @@
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import typer
 from rich.markup import escape
 
 from ..common.backend.assembly import (
@@ -15,22 +14,28 @@ from ..common.backend.assembly import (
     open_checkpoint_for,
     options_for,
 )
+from ..common.backend.kept import KeptBackend, end_all
 from ..common.backend.options import BackendOptions
+from ..common.backend.process.hosted import HostedBackend
+from ..common.backend.protocol import Backend
 from ..common.backend.spec import BackendSpec, spec_of, specs
 from ..common.errors import SdxsWarning, UsageError
+from ..common.io.sinks.registry import is_folder
 from ..common.io.sources.permission import ask_for_camera
 from ..common.io.sources.registry import source_camera, source_path
 from ..common.live.options import SessionFiles, SessionOptions, two_sources
 from ..common.live.parameters import DEFAULT_PROMPT, OF_CONTROL, LiveParameters
 from ..common.prompt.syntax import read_prompts, refuse_negative
 from ..common.settings import changed_texts, setting
-from .console import err, interrupts, out, progress, show_summary, state
+from .console import err
 from .options import BackendChoice, Given, with_settings
 from .programs import build, quality
+from .sessions import run_session, run_shoot
 
 if TYPE_CHECKING:
     from ..common.checkpoint.find import Checkpoint
     from ..common.live.session import Session
+    from ..common.live.shoot import Take
     from ..common.picture.record import Recipe
 
 
@@ -55,7 +60,7 @@ class LiveOptions:
 
 @with_settings(
     specs().values(),
-    repeatable=("prompt",),
+    repeatable=("prompt", "source"),
     concerns={
         "fixed_noise": lambda spec: spec.obeys("noise_seed"),
         "verbose": lambda spec: bool(spec.programs),
@@ -83,9 +88,10 @@ def live(
         *(read_prompts(more.prompts) if more.prompts else ()),
     ) or (DEFAULT_PROMPT,)
     _refuse_edges(model, given)
+    takes = _takes(given.all_texts("source"), session, more)
     files = SessionFiles(more.outs, more.contact_sheet, more.stats)
-    _refuse_overlaps(session.reads, files, model, more)
-    camera = source_camera(session.reads)
+    _refuse_overlaps(session.reads, files, model, more, takes)
+    camera = source_camera(session.reads) if not takes else None
     if camera is None:
         session.request.refuse_for(session.reads)
     else:
@@ -96,20 +102,62 @@ def live(
     values = given.for_backends() | ({"noise_seed": start.seed} if more.fixed_noise else {})
     options = [options_for(spec, size, values) for spec in chosen]
     _build_all(chosen, checkpoint, options, more.verbose)
+    from ..common.live.opening import open_session
+
+    def opened(
+        one: SessionOptions, written: SessionFiles, backends: Sequence[Backend]
+    ) -> "Session":
+        recipe = _recipe_of(checkpoint, options[0], chosen[0], model, one)
+        return open_session(one, start, written, size, checkpoint, backends, prompts, recipe)
+
+    if takes:
+        kept = [
+            KeptBackend(
+                HostedBackend(spec.name, spec.location, checkpoint, own), start.feedback > 0
+            )
+            for spec, own in zip(chosen, options, strict=True)
+        ]
+        run_shoot(takes, lambda take: opened(*_one_of(take, session), kept), lambda: end_all(kept))
+        return
     renderers = [
         make_backend(spec, checkpoint, own, more.isolate or more.compare is not None)
         for spec, own in zip(chosen, options, strict=True)
     ]
-    from ..common.live.opening import open_session
-
-    recipe = _recipe_of(checkpoint, options[0], chosen[0], model, session)
-    opened = open_session(session, start, files, size, checkpoint, renderers, prompts, recipe)
+    one = opened(session, files, renderers)
     err.print(
-        escape(
-            f"{checkpoint.name} ({checkpoint.origin}) at {size.words}; source {opened.source.name}"
-        )
+        escape(f"{checkpoint.name} ({checkpoint.origin}) at {size.words}; source {one.source.name}")
     )
-    _run(opened)
+    run_session(one)
+
+
+def _takes(sources: Sequence[str], session: SessionOptions, more: LiveOptions) -> "list[Take]":
+    """Return the files of a shoot, or none where there is one source. Raises UsageError."""
+    from ..common.live.shoot import is_shoot, takes_of
+
+    if not is_shoot(sources):
+        return []
+    if not session.headless:
+        raise UsageError("--source names several files, which no window shows; add --headless")
+    if more.contact_sheet or more.stats:
+        raise UsageError(
+            "--contact-sheet and --stats are of one session, and --source names several files; "
+            "drop them"
+        )
+    if len(more.outs) != 1 or not is_folder(more.outs[0]):
+        raise UsageError(
+            "--source names several files: --out names the folder for theirs, once; add --out "
+            "folder/"
+        )
+    takes, passed = takes_of(sources, Path(more.outs[0]).expanduser(), session.video_codec or "")
+    if passed:
+        err.print(escape(f"passed over: {', '.join(path.name for path in passed)}"), style="dim")
+    return takes
+
+
+def _one_of(take: "Take", session: SessionOptions) -> tuple[SessionOptions, SessionFiles]:
+    """Return the session of one file of a shoot."""
+    written = take.out if take.out.is_absolute() else f"./{take.out}"
+    return replace(session, source=str(take.source.absolute())), SessionFiles((str(written),))
 
 
 def _refuse_contradictions(
@@ -130,10 +178,17 @@ def _refuse_contradictions(
 
 
 def _refuse_overlaps(
-    source: str, files: SessionFiles, model: ModelOptions, more: LiveOptions
+    source: str,
+    files: SessionFiles,
+    model: ModelOptions,
+    more: LiveOptions,
+    takes: "Sequence[Take]",
 ) -> None:
     """Raise UsageError if a file would be written that the session reads, or written twice."""
     from ..common.live.opening import refuse_one_file_twice
+
+    if takes:  # none of its outputs is there yet
+        return
 
     prompts = more.prompts if more.prompts != "gallery" else None
     listed = Path(prompts).expanduser() if prompts else None
@@ -199,19 +254,3 @@ def _build_all(
         for program in build(spec, checkpoint, own, verbose=verbose):
             if program.weights_error:
                 err.print(escape(f"{spec.title} program: {quality(spec, program)}"))
-
-
-def _run(session: "Session") -> None:
-    """Run a session to its end, and say what it showed and wrote."""
-    with interrupts(session.loop.stop) as caught:
-        try:
-            with progress(session.total) as report:
-                session.run(report)
-        finally:
-            state.abandoned = session.loop.abandoned
-            if session.loop.summary:
-                show_summary(session.loop.summary)
-            for path in session.files:
-                out.print(f"wrote {escape(str(path))}")
-    if caught:
-        raise typer.Exit(128 + caught[0])

@@ -65,6 +65,13 @@ def is_film(spec: str) -> bool:
     return _kind_of(spec)[0] == "film"
 
 
+def is_folder(spec: str) -> bool:
+    """Whether a name can only be that of a folder: no kind, no suffix of a film or an image."""
+    path = Path(spec).expanduser()
+    known = path.suffix.lower() in (*CONTAINERS, *IMAGE_SUFFIXES)
+    return path.is_dir() or not (known or split_kind(spec))
+
+
 def is_window(spec: str) -> bool:
     """Whether a sink is the window, which keys are pressed in."""
     return (split_kind(spec) or ("", ""))[0] == "window"

@@ -1,0 +1,70 @@
+"""Run what `sdxs live` has opened: one session, or one for each file of a shoot."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+from rich.markup import escape
+
+from ..common.errors import BackendError, SdxsError
+from .console import err, interrupts, out, progress, show_summary, state
+
+if TYPE_CHECKING:
+    from ..common.live.session import Session
+    from ..common.live.shoot import Take
+
+
+def run_session(session: "Session", label: str = "") -> None:
+    """Run a session to its end, and say what it showed and wrote.
+
+    label: of one session among many, which says only what it wrote. Raises typer.Exit after a
+    Ctrl-C, and what ended the session.
+    """
+    with interrupts(session.loop.stop) as caught:
+        try:
+            with progress(session.total, label) as report:
+                session.run(report)
+        finally:
+            state.abandoned = state.abandoned or session.loop.abandoned
+            if session.loop.summary and not label:
+                show_summary(session.loop.summary)
+            for path in session.files:
+                out.print(f"wrote {escape(str(path))}")
+    if caught:
+        raise typer.Exit(128 + caught[0])
+
+
+def run_shoot(
+    takes: "Sequence[Take]", opened: "Callable[[Take], Session]", end: Callable[[], None]
+) -> None:
+    """Render file after file; go on after a bad one, and say at the end which were bad.
+
+    end: frees the backends. Raises typer.Exit with 1 if a file failed, BackendError at once.
+    """
+    failed: list[str] = []
+    done = 0
+    try:
+        for number, take in enumerate(takes, 1):
+            label = f"{number} of {len(takes)}: {take.source.name}"
+            try:
+                take.out.parent.mkdir(parents=True, exist_ok=True)
+                run_session(opened(take), label)
+                done += 1
+            except BackendError:
+                raise
+            except (SdxsError, OSError) as error:
+                failed.append(f"{take.source.name}: {error}")
+                err.print(f"[bold red]error:[/] {escape(str(error))}")
+    finally:
+        end()
+        _say_what_was_done(takes, done, failed)
+    if failed:
+        raise typer.Exit(1)
+
+
+def _say_what_was_done(takes: "Sequence[Take]", done: int, failed: Sequence[str]) -> None:
+    folder = takes[0].out.parent
+    out.print(escape(f"rendered {done} of {len(takes)} files into {folder or Path()}"))
+    for each in failed:
+        out.print(escape(f"failed: {each}"))
