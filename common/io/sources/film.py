@@ -40,7 +40,8 @@ class VideoFile:
             raise SourceError(f"{place}: {obstacle}; {TAKES}")
         self.name = name or Path(place).name
         self._place = str(place)
-        self._reader = FilmReader(Film(self._place, str(place) if isinstance(place, Path) else self.name, colour_of(background)))
+        shown = self._place if isinstance(place, Path) else self.name
+        self._reader = FilmReader(Film(self._place, shown, colour_of(background)))
         facts = self._reader.facts
         self.again = facts.again
         self._repeat = repeat and self.again
