@@ -94,14 +94,13 @@ class Encoder:
                 continue
             if refusals:
                 warnings.warn(
-                    f"{self._plan.path.name}: {encoding.encoder} encodes, because "
-                    f"{'; '.join(refusals)}",
+                    f"{self._plan.name}: {encoding.encoder} encodes, because {'; '.join(refusals)}",
                     SdxsWarning,
                     stacklevel=2,
                 )
             return encoding, stream
         raise SinkError(
-            f"no encoder for a {self._plan.width} x {self._plan.height} {self._plan.suffix} film "
+            f"{self._plan.name}: no encoder for a {self._plan.width} x {self._plan.height} {self._plan.suffix} film "
             f"({'; '.join(refusals)}); try another --video-codec or a folder of PNGs"
         )
 

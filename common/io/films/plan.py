@@ -43,10 +43,11 @@ class FilmFacts:
 
 @dataclass(frozen=True, slots=True)
 class FilmPlan:
-    """What to write. path: the partial file. codec: '' for the container's own. fps: frames a
+    """What to write. name: for messages. path: the partial file. codec: '' for the container's own. fps: frames a
     second, or, of frames at their own times, of the last one's duration.
     """
 
+    name: str
     path: Path
     codec: str
     fps: float

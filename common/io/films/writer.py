@@ -59,7 +59,7 @@ class FilmWriter:
         self._child = child_of(name, _serve_writer)
         self._end = weakref.finalize(self, self._child.end, Order.CLOSE)
         self._memory: SharedFrames | None = None
-        self._ready = False
+        self._ready = self._failed = False
         self._free = deque(range(SLOTS))
         self._taken: deque[int] = deque()
 
@@ -96,9 +96,10 @@ class FilmWriter:
     def finish(self, path: Path, sound: Sound | None) -> str:
         """Finish the film; return what could not be done, or ''. Raises SinkError.
 
-        The first error of an earlier picture is raised once the film is finished.
+        An error of an earlier picture that was not raised before is raised once the film is
+        finished.
         """
-        refusals = []
+        told, refusals = self._failed, []
         while self._taken:
             try:
                 self._collect(wait=True)
@@ -109,7 +110,7 @@ class FilmWriter:
             complaint = self._ask(Finished).complaint
         except BackendError as error:
             raise SinkError(str(error)) from None
-        if refusals:
+        if refusals and not told:
             raise refusals[0]
         return complaint
 
@@ -127,7 +128,11 @@ class FilmWriter:
         while self._taken and (wait or self._child.answered()):
             self._free.append(self._taken.popleft())
             wait = False
-            self._ask(Done)
+            try:
+                self._ask(Done)
+            except SinkError:
+                self._failed = True
+                raise
 
     def _ask(self, expected: type[T]) -> T:
         return received(self._child, SinkError, expected)
@@ -152,7 +157,7 @@ def _serve_writer(pipe: connection.Connection) -> None:
         try:
             encoder = Encoder(plan)
         except Exception as error:
-            pipe.send(_refusal_of_film(plan.path, error))
+            pipe.send(_refusal_of_film(plan, error))
             pipe.recv()
             return
         pipe.send(Done())
@@ -160,7 +165,7 @@ def _serve_writer(pipe: connection.Connection) -> None:
             try:
                 pipe.send(_written(request, encoder, plan, memory, pipe))
             except Exception as error:
-                pipe.send(_refusal_of_film(plan.path, error))
+                pipe.send(_refusal_of_film(plan, error))
 
 
 def _written(
@@ -186,11 +191,11 @@ def _written(
     return Finished(said or complaint)
 
 
-def _refusal_of_film(path: Path, error: Exception) -> Refused | Failure:
+def _refusal_of_film(plan: FilmPlan, error: Exception) -> Refused | Failure:
     if isinstance(error, OSError):
         return Refused(
             SinkError,
-            f"cannot be written ({error.strerror or error}); what was recorded until now is kept; "
+            f"{plan.name}: cannot be written ({error.strerror or error}); what was recorded until now is kept; "
             "free space or record elsewhere",
         )
     return refusal(error)

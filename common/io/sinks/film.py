@@ -52,7 +52,7 @@ class VideoFileSink:
                 "container: .mov takes all"
             )
         check_writable(path, path.absolute().parent)
-        self._writer: FilmWriter | None = FilmWriter(path.name)
+        self._writer: FilmWriter | None = FilmWriter(str(path))
 
     def place_by_time(self, sound: Callable[[], Sound | None] | None) -> None:
         """Let `write` place pictures by a source's own time.
@@ -86,7 +86,9 @@ class VideoFileSink:
         """Encode a picture as often as its time asks for."""
         if not self._opened:
             height, width = picture.shape[:2]
-            writer.open(FilmPlan(self._partial, self._codec, self._fps, height, width))
+            writer.open(
+                FilmPlan(str(self._path), self._partial, self._codec, self._fps, height, width)
+            )
             self._opened = True
         passed_s = (shown_ns - self._began_ns) / 1e9
         if self._own_times and CONTAINERS[self._path.suffix.lower()].own_times:
@@ -108,7 +110,13 @@ class VideoFileSink:
         if self._began and self._since_look < DISK_CHECK_FRAMES and not late:
             return
         self._since_look, self._looked_ns = 0, shown_ns
-        free = shutil.disk_usage(self._path.absolute().parent).free
+        try:
+            free = shutil.disk_usage(self._path.absolute().parent).free
+        except OSError as error:
+            raise SinkError(
+                f"{self._path}: its folder cannot be reached any more ({error.strerror}); record "
+                "elsewhere"
+            ) from None
         if free < LEAST_FREE_BYTES:
             raise SinkError(
                 f"{self._path}: the disk is full ({free / 1e6:.0f} MB left); what was recorded "
