@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from ...errors import UsageError
 from ...picture.size import FrameSize
+from .damage import damage
 from .statistics import FrameSummary, Interval, summary
 
 if TYPE_CHECKING:
@@ -21,13 +22,6 @@ if TYPE_CHECKING:
 SCHEMA = 1
 RETIRED = frozenset({"half_saves_ms"})  # in reports of earlier commits; nothing reads it
 SCHEMA_FILE = Path(__file__).with_name("schema.json")
-# pydantic's names of the branches of `int | str`, as part of a place
-_KINDS = frozenset({"int", "str"})
-# pydantic's names of what JSON may not be, in Python's words; others come with their own sentence
-_EXPECTED = {f"{kind}_type": kind for kind in ("bool", "dict", "float", "int", "list")} | {
-    "string_type": "str",
-    "dataclass_type": "dict",
-}
 
 
 @dataclass(slots=True)
@@ -314,7 +308,7 @@ def read_report(path: Path) -> Report:
     try:
         report = _reader().validate_json(json.dumps(values))
     except ValueError as error:
-        raise UsageError(f"{path}: damaged: {_damage(error)}; measure again") from None
+        raise UsageError(f"{path}: damaged: {damage(error)}; measure again") from None
     if not _names_a_size(report.work):
         raise UsageError(
             f"{path}: damaged: report.work.size is {type(report.work.size).__name__}, expected int "
@@ -339,21 +333,3 @@ def _reader() -> "TypeAdapter[Report]":
     from pydantic import TypeAdapter
 
     return TypeAdapter(Report)
-
-
-def _damage(error: ValueError) -> str:
-    """Name the first place that does not fit."""
-    from pydantic import ValidationError
-
-    assert isinstance(error, ValidationError)
-    first = error.errors(include_url=False)[0]
-    places = [at for at in first["loc"] if at not in _KINDS]
-    steps = [f"[{at}]" if isinstance(at, int) else f".{at}" for at in places]
-    where = "report" + "".join(steps)
-    if first["type"] == "missing":
-        return f"{where} is missing"
-    if first["type"] == "unexpected_keyword_argument":
-        return f"report{''.join(steps[:-1])} has an unknown {first['loc'][-1]!r}"
-    if expected := _EXPECTED.get(first["type"]):
-        return f"{where} is {type(first['input']).__name__}, expected {expected}"
-    return f"{where}: {first['msg']}"
