@@ -1,4 +1,4 @@
-"""Films that are written: what plays them, and what is left when a disk, a folder or a process ends."""
+"""Films that are written: what plays them, and what is left when disk, folder or process end."""
 
 import os
 import resource

@@ -44,7 +44,8 @@ class Encoder:
             str(plan.path),
             "w",
             format=container.muxer,
-            options=FRAGMENTS if container.muxer in ("mp4", "mov") else {},
+            options={"flush_packets": "1"}  # what is written is on the disk
+            | (FRAGMENTS if container.muxer in ("mp4", "mov") else {}),
         )
         self._encoding, self._stream = self._first_that_opens(_encodings(codec))
         self._constant = not container.own_times
@@ -58,6 +59,8 @@ class Encoder:
             dst_colorspace=BT601 if full else BT709,
             dst_color_range=FULL if full else NARROW,
         )
+        if not full:  # ProRes takes them from the frame
+            frame.color_primaries = frame.color_trc = BT709
         at = round(at_s * TICKS)
         self._last = max(at, self._last + 1)  # times go up
         if self._constant:
@@ -100,7 +103,7 @@ class Encoder:
                 )
             return encoding, stream
         raise SinkError(
-            f"{self._plan.name}: no encoder for a {self._plan.width} x {self._plan.height} {self._plan.suffix} film "
+            f"{self._plan.name}: no encoder for {self._plan.width} x {self._plan.height} pixels "
             f"({'; '.join(refusals)}); try another --video-codec or a folder of PNGs"
         )
 

@@ -59,6 +59,8 @@ def _rewrite(partial: Path, whole: Path, sound: Sound | None, report: Report) ->
     ):
         pictures = recorded.streams.video[0]
         video = made.add_stream_from_template(pictures)
+        if pictures.codec_context.codec_tag == "hvc1":
+            video.codec_context.codec_tag = "hvc1"  # which QuickTime needs, and a copy loses
         heard = _Heard(sound) if sound else None
         audio = made.add_stream_from_template(heard.stream) if heard else None
         end_s, size = 0.0, max(1, partial.stat().st_size)

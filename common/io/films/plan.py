@@ -43,7 +43,9 @@ class FilmFacts:
 
 @dataclass(frozen=True, slots=True)
 class FilmPlan:
-    """What to write. name: for messages. path: the partial file. codec: '' for the container's own. fps: frames a
+    """What to write.
+
+    name: for messages. path: the partial file. codec: '' for the container's own. fps: frames a
     second, or, of frames at their own times, of the last one's duration.
     """
 

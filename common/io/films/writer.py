@@ -195,7 +195,7 @@ def _refusal_of_film(plan: FilmPlan, error: Exception) -> Refused | Failure:
     if isinstance(error, OSError):
         return Refused(
             SinkError,
-            f"{plan.name}: cannot be written ({error.strerror or error}); what was recorded until now is kept; "
-            "free space or record elsewhere",
+            f"{plan.name}: cannot be written ({error.strerror or error}); what was recorded until "
+            "now is kept; free space or record elsewhere",
         )
     return refusal(error)
