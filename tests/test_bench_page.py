@@ -1,8 +1,6 @@
 """The page of bench in a real browser: its plots are drawn, in light and in dark."""
 
 import re
-import shutil
-import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +8,7 @@ import bench_samples
 import cv2
 import numpy as np
 import pytest
+from browser import browser, open_in
 
 from command import Command
 from sdxs.common.bench.model.paper import beside
@@ -18,37 +17,6 @@ from sdxs.common.bench.show.svg import Axis
 
 PLOTS = ("latency", "ratios", "rounds", "stages", "roofline", "contention", "memory", "copies")
 WIDTH, HEIGHT = 900, 5000
-
-
-def browser() -> str:
-    found = next(
-        (
-            path
-            for name in ("chromium", "chromium-browser", "google-chrome")
-            if (path := shutil.which(name))
-        ),
-        None,
-    )
-    return found or pytest.skip(
-        "no headless browser: neither chromium nor google-chrome is installed (apt install "
-        "chromium)"
-    )
-
-
-def open_in(chromium: str, profile: Path, *arguments: str) -> str:
-    """Run it once, headless and without a network; what it prints."""
-    quiet = (
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--hide-scrollbars",
-        "--proxy-server=127.0.0.1:9",
-        "--no-first-run",
-    )
-    command = [chromium, *quiet, f"--user-data-dir={profile}", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from browser import browser, told_by
 
 from command import Command
 from sdxs.common.backend.process.apart import run_apart
@@ -263,3 +264,50 @@ def test_a_dead_encoder_is_one_line(tmp_path: Path) -> None:
             sink.write(picture(number), 0)
     with pytest.raises(SinkError, match=r"a\.mp4: its process was killed"):
         sink.close()
+
+
+PAGE = """<!doctype html><video id="video" muted src="film.mp4"></video><script>
+const video = document.getElementById("video"), said = {times: []};
+const tell = () => fetch("/said", {method: "POST", body: JSON.stringify(said)});
+const seen = (now, frame) => {
+  said.times.push(frame.mediaTime);
+  video.requestVideoFrameCallback(seen);
+};
+video.requestVideoFrameCallback(seen);
+video.onerror = () => { said.error = video.error.message; tell(); };
+video.onplaying = () => { said.began = performance.now(); };
+video.onended = () => {
+  said.seconds = (performance.now() - said.began) / 1000;
+  said.duration = video.duration;
+  const canvas = document.createElement("canvas"), pen = canvas.getContext("2d");
+  canvas.width = said.width = video.videoWidth;
+  canvas.height = said.height = video.videoHeight;
+  pen.drawImage(video, 0, 0);
+  said.left = [...pen.getImageData(10, canvas.height / 2, 1, 1).data].slice(0, 3);
+  said.right = [...pen.getImageData(canvas.width - 10, canvas.height / 2, 1, 1).data].slice(0, 3);
+  tell();
+};
+video.play().catch(error => { said.error = String(error); tell(); });
+</script>"""
+
+
+def test_a_browser_plays_it_at_its_speed_and_in_its_colours(
+    command: Command, tmp_path: Path
+) -> None:
+    """Bug: on Linux an .mp4 was MPEG-4 part 2, which no browser plays. The demo's own command."""
+    out = tmp_path / "film.mp4"
+    demo = ("--source", CLIP, "--side-by-side", "--prompt", "a", "--prompt", "b")
+    done = command(*LIVE, *demo, "--size", 256, "--frames", 60, "--hold", 30, "--out", out)
+    assert done.code == 0, done.err
+    played = told_by(browser(), tmp_path / "profile", PAGE, {"film.mp4": out})
+    assert "error" not in played, played
+    assert (played["width"], played["height"], played["duration"]) == (512, 256, 3)
+    assert isinstance(played["seconds"], float) and 2.5 < played["seconds"]  # 60 at 20 a second
+    last = VideoFile(out)
+    for _ in range(59):
+        last.read()
+    shown = last.read()
+    assert shown is not None
+    for place, column in (("left", 10), ("right", 502)):
+        difference = np.abs(np.subtract(played[place], shown[128, column, ::-1].astype(int)))
+        assert difference.max() <= 12, (place, played[place], shown[128, column, ::-1])
