@@ -92,8 +92,9 @@ def live(
     files = SessionFiles(more.outs, more.contact_sheet, more.stats)
     _refuse_overlaps(session.reads, files, model, more, takes)
     camera = source_camera(session.reads) if not takes else None
+    request = session.request
     if camera is None:
-        session.request.refuse_for(session.reads)
+        request.refuse_for(session.reads)
     else:
         ask_for_camera(camera)  # before minutes of download and preparation
     checkpoint = open_checkpoint_for(model)

@@ -82,7 +82,7 @@ def refuse_overlaps(
     for each in filter(None, writes):
         for option, path in read:
             if _overwrites(each, path):
-                what = "also" if each.names or not path.is_dir() else "a file of"
+                what = "also" if each.names or not is_folder(path) else "a file of"
                 raise UsageError(
                     f"{each.option} {each.path}: is {what} {option} {path}, which it would "
                     f"overwrite; name another {'folder' if each.names else 'file'}"
@@ -96,6 +96,14 @@ def refuse_overlaps(
         earlier.append(each)
 
 
+def is_folder(path: Path) -> bool:
+    """Tell whether a path is a folder; a name that no file can have is none."""
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
+
+
 def _overwrites(written: Written, read: Path) -> bool:
     """Tell whether a file that is read, or one of a folder, is among those written."""
     if not written.names and _is_same(written.path, read):
@@ -103,7 +111,7 @@ def _overwrites(written: Written, read: Path) -> bool:
     found = written.path.glob(written.names) if written.names else [written.path]
     places = {place for path in found if (place := _place(path))}
     return bool(places) and any(
-        _place(path) in places for path in (read.rglob("*") if read.is_dir() else [read])
+        _place(path) in places for path in (read.rglob("*") if is_folder(read) else [read])
     )
 
 

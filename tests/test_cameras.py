@@ -552,7 +552,7 @@ def test_live_asks_for_size_and_rate(
         (("--source", "camera:twin"), "'twin' fits 2 cameras"),
         (("--source", "synthetic", "--camera-fps", "60"), "--camera-fps 60: --source synthetic is"),
         (("--source", "a.mp4", "--camera-size", "8x8"), "--camera-size 8x8: --source a.mp4 is no"),
-        (("--camera-size", "720p"), "--camera-size 720p: expected width and height in pixels"),
+        (("--camera-size", "720p"), "--camera-size 720p: expected the side of a square in pixels"),
         (("--camera-size", "0x720"), "--camera-size 0x720: expected"),
         (("--camera-fps", "0"), "expected a number from 1 to 1000"),
     ],

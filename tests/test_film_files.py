@@ -258,7 +258,7 @@ def test_sound_is_cut_to_what_was_rendered_and_goes_on_with_the_film(
         ("h264.mov", "out.mp4", (), r"\.mp4 does not take pcm_s16le; write \.mov"),
         ("h264.mp4", "frames", (), "a folder of PNGs holds none"),
         ("h264.mp4", "out.mp4", ("--realtime",), "add --every-frame"),
-        ("mpeg2.mpg", "out.mp4", (), "does not take mp2"),
+        ("mpeg2.mpg", "out.mp4", (), r"\.mp4 does not take mp2; write \.mkv"),
     ],
 )
 def test_sound_that_cannot_be_kept_is_said(

@@ -26,8 +26,16 @@ class Film:
 
     real = film.FilmReader
 
-    def __init__(self, stamps_ms: Sequence[float], fps: float, count: float) -> None:
+    def __init__(
+        self,
+        stamps_ms: Sequence[float],
+        fps: float,
+        count: float,
+        errors: int = 0,
+        cut: bool = False,
+    ) -> None:
         self.stamps_ms, self.fps, self.count = stamps_ms, fps, count
+        self.errors, self.cut = errors, cut
 
     def install(self, patch: pytest.MonkeyPatch, path: Path) -> None:
         path.write_bytes(b"a film")
@@ -39,10 +47,9 @@ class Film:
 
 
 class Reader:
-    errors = 0
-
     def __init__(self, film: Film) -> None:
         self.film, self.at = film, -1
+        self.errors, self.cut_off = film.errors, film.cut
         shown = [ms / 1000 for ms in film.stamps_ms[:48]]
         self.facts = FilmFacts(
             height=64,
@@ -51,6 +58,7 @@ class Reader:
             count=max(0, int(film.count)),
             duration_s=0.0,
             intervals_s=tuple(after - before for before, after in itertools.pairwise(shown)),
+            damaged=film.errors > 0,
             sound="",
             live=False,
             again=True,
@@ -172,10 +180,10 @@ def test_what_is_lost_is_said(monkeypatch: pytest.MonkeyPatch, path: Path) -> No
     whole = [round(1000 * i / 30) for i in range(60)]
     Film(whole, 30, 60).install(monkeypatch, path)
     assert len(times(path)) == 60
-    Film([*whole[:20], *whole[25:]], 30, 60).install(monkeypatch, path)
+    Film([*whole[:20], *whole[25:]], 30, 60, errors=3).install(monkeypatch, path)
     with pytest.warns(SdxsWarning, match="5 of its frames are damaged and were left out"):
         assert len(times(path)) == 55
-    Film(whole[:39], 30, 60).install(monkeypatch, path)
+    Film(whole[:39], 30, 60, cut=True).install(monkeypatch, path)
     with pytest.warns(SdxsWarning, match=r"cut off at 1\.30 s of 2\.00 s"):
         assert len(times(path)) == 39
 
@@ -186,7 +194,9 @@ def test_the_clip_of_the_repository_is_regular() -> None:
 
 
 def test_rates() -> None:
-    assert is_regular(25, [0.04, 0.04, 0.08]) and not is_regular(25, [0.04, 0.055])
+    assert is_regular(25, [0.04, 0.04, 0.08], damaged=True)
+    assert not is_regular(25, [0.04, 0.04, 0.08]), "a screen recorder leaves out what stands still"
+    assert not is_regular(25, [0.04, 0.055]) and not is_regular(25, [0.04, 0.055], damaged=True)
     assert is_regular(240, [0.004, 0.005, 0.004]) and not is_regular(30, [0.04, 0.2])
     assert not is_regular(1000, [0.033]) and not is_regular(float("inf"), [])
     assert usual_fps(float("inf"), []) == 30 and usual_fps(24, [0.0]) == 24

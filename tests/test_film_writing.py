@@ -302,7 +302,7 @@ def test_a_browser_plays_it_at_its_speed_and_in_its_colours(
     played = told_by(browser(), tmp_path / "profile", PAGE, {"film.mp4": out})
     assert "error" not in played, played
     assert (played["width"], played["height"], played["duration"]) == (512, 256, 3)
-    assert isinstance(played["seconds"], float) and 2.5 < played["seconds"]  # 60 at 20 a second
+    assert isinstance(played["seconds"], float) and played["seconds"] > 2.5  # 60 at 20 a second
     last = VideoFile(out)
     for _ in range(59):
         last.read()

@@ -26,6 +26,7 @@ FOREIGN = {  # third-party module -> the places that may import it
         "common/io/films/encode.py",
         "common/io/films/finish.py",
         "common/testing/films.py",
+        "experiments/measure/inputs.py",
     ),
     "cv2": ("common/picture/opencv.py",),
     "tokenizers": ("common/prompt/tokenizer.py",),

@@ -120,7 +120,7 @@ def test_other_weights_are_refused(
 
 @pytest.mark.parametrize("fit", ["crop", "pad", "stretch"])
 def test_a_shape_and_its_fit_repeat_from_the_record(
-    fit: str, made: Callable[..., Path], source: Path, command: Command
+    fit: str, made: Callable[..., Path], source: Path, command: Command, tiny_folder: Path
 ) -> None:
     shaped = ("--size", "96x64", "--fit", fit, "--input", source)
     first, again = made("--prompt", "a cat", *shaped), source.with_name("again.png")
@@ -128,7 +128,7 @@ def test_a_shape_and_its_fit_repeat_from_the_record(
     assert record["size"] == "96x64" and pixels(first).shape == (64, 96, 3)
     request = record["request"]
     assert (request["size"], request["fit"]) == ("96x64", fit)  # type: ignore[index]
-    done = command("image", "--from-metadata", first, "--out", again)
+    done = command("image", "--from-metadata", first, "--model", tiny_folder, "--out", again)
     assert done.code == 0 and "warning" not in done.err, done.err
     assert again.read_bytes() == first.read_bytes()
 
@@ -142,7 +142,7 @@ def test_each_fit_of_a_picture_is_another_picture(made: Callable[..., Path], sou
 
 
 def test_a_record_of_before_frames_had_a_shape_repeats(
-    made: Callable[..., Path], source: Path, command: Command
+    made: Callable[..., Path], source: Path, command: Command, tiny_folder: Path
 ) -> None:
     """Records without a fit have a number as their size and were cropped."""
     first = made("--prompt", "a cat", "--input", source)
@@ -152,7 +152,7 @@ def test_a_record_of_before_frames_had_a_shape_repeats(
     )
     assert read_record(old)["request"]["size"] == SIZE  # type: ignore[index]
     again = old.with_name("again.png")
-    done = command("image", "--from-metadata", old, "--out", again)
+    done = command("image", "--from-metadata", old, "--model", tiny_folder, "--out", again)
     assert done.code == 0 and "warning" not in done.err, done.err
     np.testing.assert_array_equal(pixels(again), pixels(first))
 

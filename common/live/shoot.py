@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import SdxsError, UsageError
+from ..files import is_folder
 from ..io.films.formats import CONTAINERS
 from ..picture.still import frame_count
 
@@ -23,7 +24,7 @@ class Take:
 
 def is_shoot(sources: Sequence[str]) -> bool:
     """Tell whether `--source` names more than one file: it is repeated, or a folder."""
-    return len(sources) > 1 or any(_is_folder(each) for each in sources)
+    return len(sources) > 1 or any(is_folder(Path(each).expanduser()) for each in sources)
 
 
 def takes_of(sources: Sequence[str], out: Path, codec: str) -> tuple[list[Take], list[Path]]:
@@ -36,7 +37,7 @@ def takes_of(sources: Sequence[str], out: Path, codec: str) -> tuple[list[Take],
     passed: list[Path] = []
     for each in sources:
         path = Path(each).expanduser()
-        if not _is_folder(each):
+        if not is_folder(Path(each).expanduser()):
             found.append(path)
             continue
         inside = sorted(
@@ -77,13 +78,6 @@ def _is_still(path: Path) -> bool:
     try:
         return frame_count(path) == 1
     except SdxsError:  # said when its turn comes
-        return False
-
-
-def _is_folder(text: str) -> bool:
-    try:
-        return Path(text).expanduser().is_dir()
-    except (OSError, ValueError):
         return False
 
 

@@ -207,7 +207,7 @@ KINDS: dict[str, Kind] = {
     "vp9.webm": Kind("libvpx-vp9", _WHOLE, options=_FAST, sound="libopus"),
     "av1.mkv": Kind("libsvtav1", _WHOLE, options=(("preset", "12"), ("crf", "15"))),
     "mpeg2.mpg": Kind("mpeg2video", _WHOLE, options=(("q", "2"), ("b", "4M")), sound="mp2"),
-    "mpeg4.avi": Kind("mpeg4", _WHOLE, options=(("b", "4M"),), sound="libmp3lame"),
+    "mpeg4.avi": Kind("mpeg4", _WHOLE, options=(("b", "4M"),), matrix=None, sound="libmp3lame"),
     "ffv1.mkv": Kind("ffv1", _WHOLE, sound="flac"),
     "wmv2.wmv": Kind("wmv2", _WHOLE, options=(("b", "4M"),), matrix=None, muxer="asf"),
     "vfr.mp4": Kind("libx264", "variable rate", options=_X264, stamps_s=VARIABLE_S, sound="aac"),

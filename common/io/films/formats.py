@@ -25,7 +25,9 @@ _LOSSY = ("aac", "mp3", "ac3", "eac3", "alac", "opus", "flac")
 CONTAINERS: dict[str, Container] = {
     ".mp4": Container("mp4", ("h264", "hevc"), _LOSSY),
     ".mov": Container("mov", ("h264", "hevc", "prores"), ("aac", "mp3", "ac3", "alac", *PCM)),
-    ".mkv": Container("matroska", ("h264", "hevc", "prores"), (*_LOSSY, "vorbis", *PCM)),
+    ".mkv": Container(
+        "matroska", ("h264", "hevc", "prores"), (*_LOSSY, "vorbis", "mp2", "dts", *PCM)
+    ),
     ".avi": Container("avi", ("mjpeg",), ("mp3", "ac3", "pcm_s16le"), own_times=False),
 }
 

@@ -46,9 +46,10 @@ class Finish:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """What could not be done, or ''."""
+    """What could not be done, or ''; and why the end of the recording could not be written."""
 
     complaint: str
+    cut_off: str = ""
 
 
 class FilmWriter:
@@ -107,12 +108,12 @@ class FilmWriter:
                 refusals.append(error)
         try:
             self._child.send(Finish(path, sound))
-            complaint = self._ask(Finished).complaint
+            done = self._ask(Finished)
         except BackendError as error:
             raise SinkError(str(error)) from None
         if refusals and not told:
             raise refusals[0]
-        return complaint
+        return done.complaint or ("" if told else done.cut_off)
 
     def close(self) -> None:
         """End the process; calling it again does nothing."""
@@ -180,15 +181,15 @@ def _written(
     if isinstance(request, Write):
         encoder.write(memory.given[request.slot], request.at_s)
         return Done()
-    complaint = ""
+    cut_off = ""
     try:
         encoder.close()
     except OSError as error:  # FFmpeg's errors are of this kind, too
-        complaint = f"its end could not be written ({error.strerror})"
+        cut_off = f"{plan.name}: its end could not be written ({error.strerror})"
     said = finish(
         plan.path, request.path, request.sound, lambda step, done: pipe.send(Reported(step, done))
     )
-    return Finished(said or complaint)
+    return Finished(said, cut_off)
 
 
 def _refusal_of_film(plan: FilmPlan, error: Exception) -> Refused | Failure:

@@ -45,6 +45,14 @@ def without_password(url: str) -> str:
     return urllib.parse.urlunsplit((parts.scheme, host, parts.path, "", ""))
 
 
+def is_pipe(path: Path) -> bool:
+    """Tell whether a path is that of a pipe; a name that no file can have is none."""
+    try:
+        return path.is_fifo()
+    except (OSError, ValueError):
+        return False
+
+
 def camera_of_device(path: Path) -> int | None:
     """Return the number of the camera that a device file is, None for a path of another kind.
 

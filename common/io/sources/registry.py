@@ -17,7 +17,7 @@ from .camera_modes import CameraRequest
 from .cameras import camera_number
 from .film import TAKES, VideoFile
 from .image import ImageFile
-from .place import STANDARD_INPUT, camera_of_device, is_url, path_of_url, without_password
+from .place import STANDARD_INPUT, camera_of_device, is_pipe, is_url, path_of_url, without_password
 from .protocol import Source
 from .synthetic import Synthetic
 
@@ -44,7 +44,7 @@ def _film(rest: str, _size: FrameSize, repeat: bool, background: str) -> Source:
             return VideoFile(rest, without_password(rest), repeat, background)
         return open_source(str(path.absolute()), _size, repeat, background)
     path = path_after("--source", "film", rest)
-    if path.is_fifo():
+    if is_pipe(path):
         return _of_fifo(path, background)
     if not why_not_a_file(path) and frame_count(path) > 1:
         return Animation(path, repeat, background)
@@ -135,7 +135,7 @@ def _kind_of(spec: str) -> tuple[str, str]:
     camera = camera_of_device(path)
     if camera is not None:
         return "camera", str(camera)
-    if path.is_fifo():
+    if is_pipe(path):
         return "film", spec
     obstacle = why_not_a_file(path)
     if obstacle:
