@@ -25,6 +25,7 @@ from sdxs.mac_check import (
     camera,
     coreml,
     facts,
+    films,
     kernel,
     loading,
     mlx,
@@ -370,6 +371,19 @@ def test_an_allowed_camera_says_its_size_and_rate(monkeypatch: pytest.MonkeyPatc
     answer = plain(camera.ask_camera(Setup("", "", "")))
     assert answer["frame"] == [480, 640, 3] and answer["reported"]["fps"] == "nan"  # type: ignore[index, call-overload]
     assert Capture.released
+
+
+def test_films_are_written_and_read_by_every_codec(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("FRAMES", 6), ("HEIGHT", 72), ("WIDTH", 128)):
+        monkeypatch.setattr(films, name, value)
+    answer = plain(films.ask_films(Setup("", "", "")))
+    assert answer["ok"] and answer["in_the_films_process"] == ["av"]
+    assert "av" not in answer["in_this_process"]  # type: ignore[operator]
+    codecs = answer["codecs"]
+    assert isinstance(codecs, dict) and set(codecs) == {"h264", "hevc", "prores"}
+    assert all(each["frames"] == 6 for each in codecs.values())
+    monkeypatch.setattr(films, "MOST_OFF", -1)
+    assert not films.ask_films(Setup("", "", ""))["ok"], "a picture that is off is told"
 
 
 def test_the_facts_of_a_mac_come_from_its_own_programs(
