@@ -155,10 +155,17 @@ def write_as_on_a_mac(path: str, report: object) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".avi"])
-def test_a_full_disk_leaves_a_film_that_plays(tmp_path: Path, suffix: str) -> None:
-    """The system refuses every byte after the first 400,000, as a full disk does."""
+@pytest.mark.parametrize(
+    ("suffix", "earlier"), [(".mp4", False), (".mp4", True), (".mkv", True), (".avi", False)]
+)
+def test_a_full_disk_leaves_a_film_that_plays(tmp_path: Path, suffix: str, earlier: bool) -> None:
+    """The system refuses every byte after the first 400,000, as a full disk does.
+
+    Bug: a film that could not be written took the place of an earlier one.
+    """
     out = tmp_path / f"out{suffix}"
+    if earlier:
+        out.write_bytes(b"an earlier film")
     script = (
         "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[2])\n"
         "from test_film_writing import record_noise\n"
@@ -174,7 +181,13 @@ def test_a_full_disk_leaves_a_film_that_plays(tmp_path: Path, suffix: str) -> No
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("cannot be written (File too large)") == 1
-    assert sorted(path.name for path in tmp_path.iterdir()) == [out.name, "script.py"]
+    names = [out.name, *([f"out-2{suffix}"] if earlier else []), "script.py"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
+    if earlier:
+        assert out.read_bytes() == b"an earlier film"
+        assert f"the earlier {out.name} is as it was" in done.stdout
+        out = tmp_path / names[1]
+    assert done.stdout.endswith(f"[PosixPath('{out}')]\n")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SdxsWarning)  # that it is cut off
         video, count = VideoFile(out), 0
@@ -195,6 +208,7 @@ def record_noise(path: Path) -> None:
         sink.close()
     except SinkError as error:
         print("again", error)
+    print(sink.written)
 
 
 def test_a_folder_that_vanishes_is_one_line(tmp_path: Path) -> None:

@@ -21,7 +21,6 @@ from ..errors import SdxsError, SinkError, UsageError
 from ..files import write_whole
 from ..io.inputs.keys import Keys
 from ..io.sheet import Sheet
-from ..io.sinks.registry import sink_path
 from ..io.sinks.window import Window
 from ..io.sources.protocol import Source
 from ..system import awake
@@ -104,12 +103,9 @@ class Session:
     def files(self) -> list[Path]:
         """What the session has written, as far as it exists."""
         files = self._parts.files
-        named = [
-            *(path for out in files.outs if (path := sink_path(out))),
-            *(path for path in (files.contact_sheet, files.stats) if path),
-            *self._asked_for,
-        ]
-        return [path for path in named if path.exists()] if self.loop.stats.shown else []
+        beside = [path for path in (files.contact_sheet, files.stats, *self._asked_for) if path]
+        there = [path for path in beside if path.exists()] if self.loop.stats.shown else []
+        return [*self._viewer.written, *there]
 
     def run(self, report: Callable[[int, str], None]) -> Summary:
         """Run to the end.

@@ -17,7 +17,7 @@ from ..io.films.formats import CONTAINERS
 from ..io.inputs.keys import HELP
 from ..io.sinks.film import VideoFileSink
 from ..io.sinks.image import save_image
-from ..io.sinks.protocol import Sink, StampedSink
+from ..io.sinks.protocol import Sink, StampedSink, WritingSink
 from ..picture.draw import label, text_block, text_table
 from ..picture.image import enlarge, enlarged
 from ..picture.size import Fit, FrameSize, Size
@@ -128,6 +128,13 @@ class Viewer:
         elif self._values.pause and not values.pause:
             self._paused_ns += now - self._pause_began_ns
         self._values = values
+
+    @property
+    def written(self) -> list[Path]:
+        """The files of the sinks, once they are closed."""
+        return [
+            path for sink in self._sinks if isinstance(sink, WritingSink) for path in sink.written
+        ]
 
     def save_snapshot(self, path: Path) -> bool:
         """Write what is shown now, without the overlay. A failure becomes a note, and False."""

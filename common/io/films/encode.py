@@ -30,7 +30,10 @@ MOST_FPS = 1000
 
 
 class Encoder:
-    """Encode RGB pictures. VideoToolbox encodes on a Mac, x264, x265 and FFmpeg elsewhere."""
+    """Encode RGB pictures. VideoToolbox encodes on a Mac, x264, x265 and FFmpeg elsewhere.
+
+    frames: encoded so far.
+    """
 
     def __init__(self, plan: FilmPlan) -> None:
         """Open the file and its encoder. Raises SinkError, OSError."""
@@ -40,6 +43,7 @@ class Encoder:
         codec = plan.codec or container.video[0]
         self._step = round(TICKS / plan.fps)
         self._last = -1  # ticks
+        self.frames = 0
         self._file = av.open(
             str(plan.path),
             "w",
@@ -69,6 +73,7 @@ class Encoder:
             frame.pts, frame.time_base = self._last, Fraction(1, TICKS)
             frame.duration = self._step
         self._mux(self._stream.encode(frame))
+        self.frames += 1
 
     def close(self) -> None:
         """Write what the encoder still holds, and the end of the file."""

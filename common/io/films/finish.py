@@ -3,9 +3,9 @@
 Nothing is encoded again. The side of the child.
 """
 
-import errno
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 
 import av
@@ -20,37 +20,66 @@ from .plan import Sound
 Report = Callable[[str, float], None]
 
 
-def finish(partial: Path, path: Path, sound: Sound | None, report: Report) -> str:
-    """Move a recording to its final name; return what could not be done, or ''.
+def finish(
+    partial: Path, path: Path, sound: Sound | None, frames: int, report: Report
+) -> tuple[Path | None, str]:
+    """Move a recording to its final name, or beside an earlier file that is better.
 
-    The recording is never lost: what fails here leaves it as it is, under the final name.
+    frames: that were encoded; a file that holds fewer replaces nothing. Return the name, None if
+    nothing of it can be played, and what is not as it should be, or ''.
     """
     container = CONTAINERS[path.suffix.lower()]
     if sound and sound.codec not in container.audio:
         sound = None
-    indexed = container.muxer in ("mp4", "mov")
-    if not (indexed or sound):
-        partial.replace(path)
-        return ""
     whole = partial.with_name(f".{path.stem}.whole{path.suffix}")
     try:
-        _rewrite(partial, whole, sound, report)
-        whole.replace(path)
-        partial.unlink()
-        return ""
+        if container.muxer in ("mp4", "mov") or sound:
+            held = _rewrite(partial, whole, sound, report)
+        else:
+            held, whole = _count(partial), partial
+        reason = f"it holds {held} of {frames} pictures" if held < frames else ""
     except (OSError, av.error.FFmpegError, ValueError) as error:
+        reason = str(getattr(error, "strerror", None) or error)
+        if sound:
+            reason = f"without its sound, {reason}"
+    if not reason:
+        whole.replace(path)
+        partial.unlink(missing_ok=True)
+        return path, ""
+    if whole != partial:
         with suppress(OSError):
             whole.unlink(missing_ok=True)
-        partial.replace(path)
-        lost = " without its sound" if sound else ""
-        free = "free space, then " if getattr(error, "errno", 0) == errno.ENOSPC else ""
-        return (
-            f"{path.name}: plays{lost}, but is left as it was recorded "
-            f"({getattr(error, 'strerror', None) or error}); {free}copy it with a video program"
-        )
+    return _kept(partial, path, reason)
 
 
-def _rewrite(partial: Path, whole: Path, sound: Sound | None, report: Report) -> None:
+def _kept(partial: Path, path: Path, reason: str) -> tuple[Path | None, str]:
+    """Keep what was recorded under a name of its own."""
+    try:
+        held = _count(partial)
+    except (OSError, av.error.FFmpegError, ValueError):
+        held = 0
+    if not held:
+        partial.unlink(missing_ok=True)
+        return None, f"{path}: nothing could be recorded ({reason}); free space or record elsewhere"
+    final = path if not path.exists() else _free(path)
+    partial.replace(final)
+    earlier = f"; the earlier {path.name} is as it was" if final != path else ""
+    return final, f"{final}: plays, but is incomplete ({reason}){earlier}"
+
+
+def _free(path: Path) -> Path:
+    names = (path.with_name(f"{path.stem}-{number}{path.suffix}") for number in count(2))
+    return next(name for name in names if not name.exists())
+
+
+def _count(path: Path) -> int:
+    """Count the pictures of a file without decoding them."""
+    with av.open(str(path)) as file:
+        return sum(packet.dts is not None for packet in file.demux(file.streams.video[0]))
+
+
+def _rewrite(partial: Path, whole: Path, sound: Sound | None, report: Report) -> int:
+    """Copy pictures and sound into `whole`; return how many pictures it holds."""
     container = CONTAINERS[whole.suffix.lower()]
     options = {"movflags": "faststart"} if container.muxer in ("mp4", "mov") else {}
     with (
@@ -63,7 +92,7 @@ def _rewrite(partial: Path, whole: Path, sound: Sound | None, report: Report) ->
             video.codec_context.codec_tag = "hvc1"  # which QuickTime needs, and a copy loses
         heard = _Heard(sound) if sound else None
         audio = made.add_stream_from_template(heard.stream) if heard else None
-        end_s, size = 0.0, max(1, partial.stat().st_size)
+        held, end_s, size = 0, 0.0, max(1, partial.stat().st_size)
         for packet in recorded.demux(pictures):
             if packet.dts is None or packet.time_base is None:
                 continue  # the flush at the end
@@ -74,9 +103,11 @@ def _rewrite(partial: Path, whole: Path, sound: Sound | None, report: Report) ->
             if heard and audio:
                 _mux(made, audio, heard.until(begin_s))
             made.mux(packet)
+            held += 1
         if heard and audio:
             _mux(made, audio, heard.until(end_s))
             heard.close()
+    return held
 
 
 def _mux(

@@ -46,20 +46,24 @@ class Finish:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """What could not be done, or ''; and why the end of the recording could not be written."""
+    """The name of the film, None if there is none, and what is not as it should be, or ''."""
 
+    path: Path | None
     complaint: str
-    cut_off: str = ""
 
 
 class FilmWriter:
-    """Encodes pictures in a process of its own; a slow encoder is waited for, or passed over."""
+    """Encodes pictures in a process of its own; a slow encoder is waited for, or passed over.
+
+    path: of the finished film.
+    """
 
     def __init__(self, name: str) -> None:
         """Start the process, and wait for nothing. name: of the film, for messages."""
         self._child = child_of(name, _serve_writer)
         self._end = weakref.finalize(self, self._child.end, Order.CLOSE)
         self._memory: SharedFrames | None = None
+        self.path: Path | None = None
         self._ready = self._failed = False
         self._free = deque(range(SLOTS))
         self._taken: deque[int] = deque()
@@ -94,8 +98,8 @@ class FilmWriter:
         except BackendError as error:
             raise SinkError(str(error)) from None
 
-    def finish(self, path: Path, sound: Sound | None) -> str:
-        """Finish the film; return what could not be done, or ''. Raises SinkError.
+    def finish(self, path: Path, sound: Sound | None) -> None:
+        """Finish the film; `path` then tells its name. Raises SinkError if it is not whole.
 
         An error of an earlier picture that was not raised before is raised once the film is
         finished.
@@ -111,9 +115,11 @@ class FilmWriter:
             done = self._ask(Finished)
         except BackendError as error:
             raise SinkError(str(error)) from None
+        self.path = done.path
         if refusals and not told:
             raise refusals[0]
-        return done.complaint or ("" if told else done.cut_off)
+        if done.complaint and (not told or done.path != path):
+            raise SinkError(done.complaint)
 
     def close(self) -> None:
         """End the process; calling it again does nothing."""
@@ -181,15 +187,17 @@ def _written(
     if isinstance(request, Write):
         encoder.write(memory.given[request.slot], request.at_s)
         return Done()
-    cut_off = ""
-    try:
+    with suppress(OSError):  # FFmpeg's errors, too; what is missing is found by `finish`
         encoder.close()
-    except OSError as error:  # FFmpeg's errors are of this kind, too
-        cut_off = f"{plan.name}: its end could not be written ({error.strerror})"
-    said = finish(
-        plan.path, request.path, request.sound, lambda step, done: pipe.send(Reported(step, done))
+    return Finished(
+        *finish(
+            plan.path,
+            request.path,
+            request.sound,
+            encoder.frames,
+            lambda step, done: pipe.send(Reported(step, done)),
+        )
     )
-    return Finished(said, cut_off)
 
 
 def _refusal_of_film(plan: FilmPlan, error: Exception) -> Refused | Failure:

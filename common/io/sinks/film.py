@@ -1,14 +1,13 @@
 """A film, encoded in a process of its own and renamed when it is whole."""
 
 import shutil
-import warnings
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from ...errors import SdxsWarning, SinkError, UsageError
+from ...errors import SinkError, UsageError
 from ...files import check_writable
 from ..films.formats import CONTAINERS
 from ..films.plan import FilmPlan, Sound
@@ -20,7 +19,10 @@ MOST_WAITING = 64  # pictures, while the encoder starts or falls behind
 
 
 class VideoFileSink:
-    """A film, playable however it was closed.
+    """A film, playable however it was closed. written: the file, once it is finished.
+
+    A film that is not whole takes no other's place: it gets a name beside it, and SinkError says
+    so.
 
     Only a kill that cannot be caught leaves the temporary file, which plays as well.
 
@@ -40,6 +42,7 @@ class VideoFileSink:
         self._realtime = realtime
         self._own_times = False
         self._sound: Callable[[], Sound | None] = _silence
+        self.written: list[Path] = []
         self._began_ns = 0
         self._written = 0
         self._began = self._opened = False
@@ -131,12 +134,11 @@ class VideoFileSink:
             while self._waiting:
                 self._place(writer, *self._waiting.popleft())
             if self._opened:
-                complaint = writer.finish(self._path, self._sound())
-                if complaint:
-                    warnings.warn(complaint, SdxsWarning, stacklevel=2)
+                writer.finish(self._path, self._sound())
             else:  # an empty video must not take the place of an earlier one
                 self._partial.unlink(missing_ok=True)
         finally:
+            self.written = [writer.path] if writer.path else []
             writer.close()
 
 

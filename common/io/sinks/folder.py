@@ -16,6 +16,7 @@ class FolderSink:
     """A folder of numbered PNGs, frame-000001.png onwards."""
 
     def __init__(self, path: Path) -> None:
+        self.written: list[Path] = []
         self._path = path
         self._count = 0
         self._stamp: Stamp | None = None
@@ -38,6 +39,7 @@ class FolderSink:
         self._path.mkdir(exist_ok=True)
         self._count += 1
         save_image(self._path / f"frame-{self._count:06d}.png", picture, self._stamp)
+        self.written = [self._path]
 
     def close(self) -> None:
         pass  # every file is whole

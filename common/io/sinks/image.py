@@ -15,6 +15,7 @@ class ImageSink:
     """One image file: the last picture of the session."""
 
     def __init__(self, path: Path) -> None:
+        self.written: list[Path] = []
         self._path = path
         self._last: np.ndarray | None = None
         self._stamp: Stamp | None = None
@@ -32,7 +33,7 @@ class ImageSink:
     def close(self) -> None:
         if self._last is not None:
             save_image(self._path, self._last, self._stamp)
-            self._last = None
+            self._last, self.written = None, [self._path]
 
 
 def save_image(path: Path, picture: np.ndarray, stamp: Stamp | None = None) -> None:

@@ -1,5 +1,6 @@
 """What every sink does. Nothing is created before the first picture arrives."""
 
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -26,3 +27,10 @@ class StampedSink(Protocol):
 
     def stamp_next(self, stamp: Stamp) -> None:
         """Take what puts the record into the PNG of the next picture, if it becomes one."""
+
+
+@runtime_checkable
+class WritingSink(Protocol):
+    """A sink that leaves files. written: their places, once it is closed."""
+
+    written: list[Path]
