@@ -41,8 +41,8 @@ test-all: .venv/test.stamp
 # nothing, and those of the second line, where MLX goes its ways on a GPU.
 COMPUTING := bench_counts bench_page bench_runner bench_statistics controlnet conv_gradient \
 	coreml_control coreml_faults coreml_forms coreml_limits coreml_parity coreml_program \
-	coreml_variants distill docs evaluate experiments interpreter mac_check_answers packaging \
-	photographs sketch styles teachers third_backend torch_peer
+	coreml_variants distill docs evaluate experiments film_files interpreter mac_check_answers packaging \
+	photographs shapes size sketch styles teachers third_backend torch_peer
 ON_A_GPU := api backend camera control_live conv doctor fold kernels lanes levers live ops parity steps \
 	still temporal
 SHAPE := $(ONE_THREAD) tests/macos_shape

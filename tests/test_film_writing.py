@@ -130,6 +130,7 @@ def test_a_codec_without_a_film_is_refused(command: Command, tmp_path: Path) -> 
     assert done.code == 2 and "no film is written" in done.err
 
 
+@pytest.mark.not_in_macos_shape(reason="there VideoToolbox is what Linux has")
 def test_videotoolbox_that_is_not_there_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,10 +7,10 @@ import os
 
 import shape_kernel
 import shape_lacking
-import shape_mlx
+import shape_modules
 import shape_names
 
 shape_lacking.remove()
 shape_kernel.limit()
 shape_names.show_darwin()
-shape_mlx.show_mac(gpu=os.environ["SDXS_MACOS_SHAPE"] == "gpu")
+shape_modules.show_mac(gpu=os.environ["SDXS_MACOS_SHAPE"] == "gpu")

@@ -1,8 +1,8 @@
-"""What MLX's backend finds on a Mac: a BLAS without loading one, and a GPU if one is asked for.
+"""What modules find on a Mac: a BLAS without loading one, VideoToolbox, a GPU if one is asked for.
 
 macOS has Accelerate. Here Linux's OpenBLAS takes its place unseen, or products would take 20 times
 as long. A GPU means what the code does for one (float16, `mx.compile`, one lane), computed by MLX
-on the CPU; the rounding in float16 is the CPU's.
+on the CPU; the rounding in float16 is the CPU's. VideoToolbox' encoders are those of Linux.
 """
 
 import importlib.util
@@ -29,6 +29,10 @@ def _show_gpu(module: ModuleType) -> None:
     module.on_gpu = lambda: True
 
 
+def _show_videotoolbox(module: ModuleType) -> None:
+    module.VIDEOTOOLBOX = module.SOFTWARE
+
+
 class _Then:
     """A loader that changes what it has loaded."""
 
@@ -50,7 +54,10 @@ class _Finder:
     """Find the modules that are to be changed."""
 
     def __init__(self, gpu: bool) -> None:
-        self._changes = {"sdxs.mlx_sdxs.blas": _load_blas_unseen}
+        self._changes = {
+            "sdxs.mlx_sdxs.blas": _load_blas_unseen,
+            "sdxs.common.io.films.formats": _show_videotoolbox,
+        }
         if gpu:  # the module that all others import `on_gpu` from
             self._changes["sdxs.mlx_sdxs.fast.ops"] = _show_gpu
 
