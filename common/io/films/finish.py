@@ -14,6 +14,7 @@ from av.audio.stream import AudioStream
 from av.container import InputContainer, OutputContainer
 from av.packet import Packet
 
+from ...files import beside
 from .formats import CONTAINERS
 from .plan import Sound
 
@@ -32,7 +33,7 @@ def finish(partial: Path, path: Path, sound: Sound | None, report: Report) -> st
     if not (indexed or sound):
         partial.replace(path)
         return ""
-    whole = partial.with_name(f".{path.stem}.whole{path.suffix}")
+    whole = partial.with_name(beside(path, "whole").name)
     try:
         _rewrite(partial, whole, sound, report)
         whole.replace(path)
