@@ -3,7 +3,9 @@
 `refuse_overlaps` is the one check that no command overwrites what it reads.
 """
 
+import errno
 import fcntl
+import hashlib
 import os
 import secrets
 import shutil
@@ -11,7 +13,7 @@ import tempfile
 import time
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -19,11 +21,28 @@ from pathlib import Path
 from .errors import SdxsError, SinkError, UsageError
 
 LOCK_LOOK_S = 0.25
+LONG_NAME, LONG_SUFFIX = 64, 16  # bytes
 
 
 def user_cache() -> Path:
     """Return the user's cache folder, which may not exist yet; its content can be rebuilt."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sdxs"
+
+
+def beside(path: Path, mark: str) -> Path:
+    """Return a hidden name beside `path` for what is not done yet: `.<stem>.<mark><suffix>`.
+
+    It is never longer than that of `path`, or than 64 bytes: a file system that takes the one takes
+    the other. A stem is cut for that; what was cut off is in a hash. The suffix stays if it is one:
+    some writers choose a format by it.
+    """
+    suffix = path.suffix if len(os.fsencode(path.suffix)) <= LONG_SUFFIX else ""
+    stem, room = path.stem, max(len(os.fsencode(path.name)), LONG_NAME)
+    if len(os.fsencode(f".{stem}.{mark}{suffix}")) > room:
+        mark = f"{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:8]}.{mark}"
+        while len(os.fsencode(f".{stem}.{mark}{suffix}")) > room:
+            stem = stem[:-1]  # by characters: half a one is no name everywhere
+    return path.with_name(f".{stem}.{mark}{suffix}")
 
 
 @contextmanager
@@ -33,7 +52,7 @@ def written_whole(path: Path, mode: int | None = None) -> Iterator[Path]:
     mode: permissions of the file; by default 0666 less the umask. Raises OSError and leaves `path`
     unchanged. The temporary name keeps the suffix: some writers choose a format by it.
     """
-    partial = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.partial{path.suffix}")
+    partial = beside(path, f"{secrets.token_hex(4)}.partial")
     partial.touch(0o666 if mode is None else mode, exist_ok=False)
     try:
         yield partial
@@ -100,6 +119,14 @@ def is_folder(path: Path) -> bool:
     """Tell whether a path is a folder; a name that no file can have is none."""
     try:
         return path.is_dir()
+    except (OSError, ValueError):
+        return False
+
+
+def is_file(path: Path) -> bool:
+    """Tell whether a path is a file; a name that no file can have is none."""
+    try:
+        return path.is_file()
     except (OSError, ValueError):
         return False
 
@@ -178,7 +205,7 @@ def check_writable(path: Path, folder: Path) -> None:
 
     Only an attempt is reliable: mounts, quotas and root defeat a test of the permissions.
     """
-    if path.is_dir():
+    if is_folder(path):
         raise SinkError(
             f"{path}: is a folder, expected a file name; add one, or drop the suffix to write a "
             "folder of PNGs"
@@ -186,7 +213,16 @@ def check_writable(path: Path, folder: Path) -> None:
     try:
         with tempfile.TemporaryFile(dir=folder):
             pass
+        with suppress(FileNotFoundError):
+            path.lstat()  # is it a name that a file can have?
+    except ValueError:
+        raise SinkError(f"{str(path)!r}: is no name of a file; name another") from None
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise SinkError(
+                f"{path}: the name is too long for {folder} ({len(os.fsencode(path.name))} bytes); "
+                "shorten it"
+            ) from None
         raise SinkError(
             f"{path}: cannot be written to {folder} ({error.strerror}); create it or name another "
             "place"

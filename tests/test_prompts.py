@@ -24,8 +24,8 @@ def test_gallery_has_ten_styles() -> None:
 
 def test_file_with_comments_and_blank_lines(tmp_path: Path) -> None:
     path = tmp_path / "set.txt"
-    path.write_text("# tonight\n\nneon city  # first\n  ink wash \n", encoding="utf-8")
-    assert read_prompts(str(path)) == ("neon city", "ink wash")
+    path.write_text("# tonight\n\nneon city  # first\n  ink wash \n  # off\n", encoding="utf-8")
+    assert read_prompts(str(path)) == ("neon city  # first", "ink wash")
 
 
 @pytest.mark.parametrize("content", [None, b"", b"# nothing\n", b"\xff\xfe\x00"])

@@ -12,6 +12,7 @@ is plain text. `blend.py` computes blends and positions in a bank.
 
 import math
 import re
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,9 +34,17 @@ KEYED = 9  # prompts that the keys 1 to 9 select
 ARROW, PLACE = ">>", "@"
 _LARGEST_WEIGHT = 100.0
 _WEIGHTED = re.compile(r"(?<!\\):\s*[-+]?[\d.,]+\s*\)|\)\s+and\s+\(")
-_PART = re.compile(r"\(\s*((?:\\.|[^\\():])*?)\s*(?::\s*([^()\\]*?)\s*)?\)")
+_PART = re.compile(r"\(((?:\\.|[^\\():])*)(?::([^()\\]*))?\)")
 _AND = re.compile(r"\s+and\s+")
 _NUMBER = re.compile(r"\d+(\.\d*)?|\.\d+")
+# What other programs take for an instruction, as they write it.
+_ELSEWHERE = {
+    "<lora:...>": re.compile(r"<lora:[^<>]*>", re.IGNORECASE),
+    "BREAK": re.compile(r"\bBREAK\b"),
+    "[a:b:.5]": re.compile(r"\[[^\[\]:]*:[^\[\]:]*:\s*[\d.]+\s*\]"),
+    "{a|b}": re.compile(r"\{[^{}|]*\|[^{}]*\}"),
+}
+MOST_LIST_BYTES = 1 << 20  # of a file of prompts
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,15 +148,16 @@ def _blend(text: str) -> Blend:
 
 
 def _part(prompt: str, written: str, weight: str | None) -> Part:
-    text = re.sub(r"\\(.)", r"\1", written)
+    text = re.sub(r"\\(.)", r"\1", _stripped(written))
     if not text:
         raise _malformed(prompt, "a part without text", "(TEXT:WEIGHT)")
     if weight is None:
         return Part(text)
+    weight = weight.strip()
     if weight.startswith("-") or (_NUMBER.fullmatch(weight) and float(weight) == 0):
         raise _malformed(
             prompt,
-            f"weight {weight}",
+            f"weight {' '.join(weight.split())[:20]}",
             "a number above 0; a distilled model has no negative prompts, "
             "leave the part out instead",
         )
@@ -160,6 +170,19 @@ def _part(prompt: str, written: str, weight: str | None) -> Part:
     return Part(text, float(weight))
 
 
+def _stripped(written: str) -> str:
+    """Strip white space; one that a backslash escapes stays."""
+    text = written.strip()
+    if (len(text) - len(text.rstrip("\\"))) % 2:
+        text += written.lstrip()[len(text) :][:1]
+    return text
+
+
+def foreign_syntax(text: str) -> tuple[str, ...]:
+    """Return what of a prompt is an instruction to other programs, and words to this one."""
+    return tuple(name for name, pattern in _ELSEWHERE.items() if pattern.search(text))
+
+
 def _malformed(prompt: str, found: str, expected: str) -> UsageError:
     return UsageError(
         f"prompt {prompt[:60]!r}: found {found}, expected {expected}; blends are written "
@@ -170,25 +193,33 @@ def _malformed(prompt: str, found: str, expected: str) -> UsageError:
 def read_prompts(name: str) -> tuple[str, ...]:
     """Read prompts from a text file, or return the gallery.
 
-    name: 'gallery', or a path. A file holds one prompt per line; '#' starts a comment.
-    Raises UsageError.
+    name: 'gallery', or a path. A file holds one prompt per line, as UTF-8 with or without a byte
+    order mark; a line that starts with '#' is a comment. Raises UsageError.
     """
     if name == "gallery":
         return GALLERY
     try:
-        lines = Path(name).expanduser().read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        with Path(name).expanduser().open("rb") as file:
+            stored = file.read(MOST_LIST_BYTES + 1)
+        lines = stored.decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        raise UsageError(
+            f"--prompts {name}: is not UTF-8 text; save it as UTF-8, or name 'gallery'"
+        ) from None
+    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: of expanduser
         raise UsageError(
             f"--prompts {name}: not readable ({error}); expected 'gallery' or a text file"
         ) from None
-    if any(
-        not character.isprintable() for line in lines for character in line if character != "\t"
+    if len(stored) > MOST_LIST_BYTES or any(
+        unicodedata.category(character) == "Cc" and character != "\t"
+        for line in lines
+        for character in line
     ):
         raise UsageError(
-            f"--prompts {name}: is not text; expected 'gallery' or a text file with one prompt "
-            "per line"
+            f"--prompts {name}: is not a list of prompts; expected 'gallery' or a text file of at "
+            f"most {MOST_LIST_BYTES >> 20} MB with one prompt per line"
         )
-    prompts = tuple(text for line in lines if (text := line.partition("#")[0].strip()))
+    prompts = tuple(text for line in lines if (text := line.strip()) and text[0] != "#")
     if not prompts:
         raise UsageError(f"--prompts {name}: holds no prompt; write one per line")
     return prompts

@@ -6,6 +6,7 @@ at a time from the file: a 1.4 GB encoder needs the memory of one layer. Blends 
 """
 
 import math
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,10 @@ from safetensors import safe_open
 
 from ..checkpoint.config.text_encoder import CLIPTextConfig
 from ..checkpoint.find import Checkpoint
+from ..errors import SdxsWarning
 from .blend import combine
 from .cache import EmbeddingCache
-from .syntax import parse_prompt
+from .syntax import foreign_syntax, parse_prompt
 from .tokenizer import ClipTokenizer
 
 
@@ -30,6 +32,7 @@ class TextEncoder:
         self._prefix = checkpoint.text_prefix()
         self._cache = EmbeddingCache(checkpoint)
         self._encoded: dict[str, np.ndarray] = {}
+        self._told: set[str] = set()
 
     def encode(self, prompt: str) -> np.ndarray:
         """Return encoder_hidden_states of a prompt, float32 (1, 77, hidden_size), read-only.
@@ -37,7 +40,21 @@ class TextEncoder:
         Thread-safe. Known texts come from memory or disk. Warns of a text that is too long. Raises
         UsageError for a malformed blend or bank.
         """
-        return combine(parse_prompt(prompt), self._encode_text)
+        parsed = parse_prompt(prompt)
+        self._tell_of_words(prompt)
+        return combine(parsed, self._encode_text)
+
+    def _tell_of_words(self, prompt: str) -> None:
+        """Warn, once for each, of what another program would take for an instruction."""
+        if found := [each for each in foreign_syntax(prompt) if each not in self._told]:
+            self._told.update(found)
+            warnings.warn(
+                f"prompt {prompt[:40]!r}: {', '.join(found)} {'is' if len(found) == 1 else 'are'} "
+                "read as words here, not as an instruction; blends are written "
+                "'(oil painting:1.3) and (neon:0.7)'",
+                SdxsWarning,
+                stacklevel=3,
+            )
 
     def _encode_text(self, text: str) -> np.ndarray:
         if text not in self._encoded:

@@ -14,6 +14,7 @@ from av.audio.stream import AudioStream
 from av.container import InputContainer, OutputContainer
 from av.packet import Packet
 
+from ...files import beside
 from .formats import CONTAINERS
 from .plan import Sound
 
@@ -31,7 +32,7 @@ def finish(
     container = CONTAINERS[path.suffix.lower()]
     if sound and sound.codec not in container.audio:
         sound = None
-    whole = partial.with_name(f".{path.stem}.whole{path.suffix}")
+    whole = partial.with_name(beside(path, "whole").name)
     try:
         if container.muxer in ("mp4", "mov") or sound:
             held = _rewrite(partial, whole, sound, report)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ...errors import SinkError, UsageError
-from ...files import check_writable
+from ...files import beside, check_writable
 from ..films.formats import CONTAINERS
 from ..films.plan import FilmPlan, Sound
 from ..films.writer import FilmWriter
@@ -36,7 +36,7 @@ class VideoFileSink:
         codec: one of the container's, or '' for its usual one. Raises UsageError for another.
         """
         self._path = path
-        self._partial = path.with_name(f".{path.stem}.partial{path.suffix}")
+        self._partial = beside(path, "partial")
         self._fps = fps
         self._codec = codec
         self._realtime = realtime
