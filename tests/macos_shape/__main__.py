@@ -8,7 +8,8 @@ of a system, in this process and its children:
 - `sys.platform` and `platform` say Darwin on arm64 (shape_names.py);
 - the commands sw_vers, pmset, sysctl and caffeinate (bin/), and a temporary folder behind a link;
 - VideoToolbox' encoders are Linux's; with --gpu, MLX's backend takes its GPU's ways, computed by
-  MLX's CPU (shape_modules.py). Operations are fused only if SDXS_MACOS_SHAPE_COMPILE=1 is set, which takes g++ and minutes.
+  MLX's CPU (shape_modules.py). Operations are fused only if SDXS_MACOS_SHAPE_COMPILE=1 is set,
+  which takes g++ and minutes.
 
 Core ML, Metal, AppKit and XNU are not here: only a Mac shows what they do.
 """
