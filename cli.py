@@ -66,6 +66,8 @@ def main() -> None:
         signal.signal(signal.SIGINT, _interrupt)
     try:
         code = app()(standalone_mode=False) or 0
+        if state.interrupted:  # typer turns a Ctrl-C within a command into a code
+            err.print("interrupted")
     except TyperException as error:  # what it refuses itself: one line, too
         # Nothing is said where the help was shown instead.
         if said := " ".join(error.format_message().split()):

@@ -142,14 +142,6 @@ def write_still(made: Made, path: Path) -> None:
     save_image(path, made.picture, lambda png, _: stamped(png, made.record))
 
 
-def free_name(path: Path) -> Path:
-    """Return `path`, or with a number the next name that no file has: sdxs-2.png."""
-    number, free = 2, path
-    while free.exists():
-        free, number = path.with_stem(f"{path.stem}-{number}"), number + 1
-    return free
-
-
 def check_out(path: Path, force: bool = False) -> None:
     """Raise UsageError unless the file holds metadata, SinkError unless it is writable.
 

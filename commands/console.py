@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 PLAIN_PROGRESS_S = 2.0
 
+LEFT = b"left at once: an unfinished film lies beside its name, as .NAME.partial\n"
+
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -80,6 +82,7 @@ def interrupts(stop: "Callable[[], None]") -> Iterator[list[int]]:
 
     def catch(number: int, _frame: object) -> None:
         if caught:
+            os.write(2, LEFT)
             os._exit(128 + number)
         caught.append(number)
         stop()

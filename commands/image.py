@@ -8,7 +8,7 @@ from rich.markup import escape
 from ..common.backend.assembly import ModelOptions
 from ..common.backend.spec import BackendSpec, spec_of, specs
 from ..common.errors import UsageError
-from ..common.files import Written, refuse_overlaps
+from ..common.files import Written, free_name, refuse_overlaps
 from ..common.live.options import SessionOptions
 from ..common.live.parameters import LiveParameters
 from ..common.picture.size import Fit
@@ -55,7 +55,7 @@ def image(
 ) -> None:
     """Render one picture, from a prompt or over a picture, into a PNG that says how it was made."""
     from ..api.repeat import Places, repeat_still
-    from ..api.still import Still, check_out, free_name, render_still, write_still
+    from ..api.still import Still, check_out, render_still, write_still
 
     spec = spec_of(choice.backend)
     refuse_negative(more.negative_prompt, model.model)

@@ -1,7 +1,6 @@
 """Run what `sdxs live` has opened: one session, or one for each file of a shoot."""
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
@@ -54,17 +53,16 @@ def run_shoot(
             except BackendError:
                 raise
             except (SdxsError, OSError) as error:
-                failed.append(f"{take.source.name}: {error}")
+                failed.append(take.source.name)
                 err.print(f"[bold red]error:[/] {escape(str(error))}")
+            except typer.Exit:
+                out.print(escape(f"interrupted in {label}"))
+                raise
     finally:
         end()
-        _say_what_was_done(takes, done, failed)
+        folder = takes[0].out.parent
+        out.print(escape(f"rendered {done} of {len(takes)} files into {folder}"))
+        if failed:
+            out.print(escape(f"failed: {', '.join(failed)}"))
     if failed:
         raise typer.Exit(1)
-
-
-def _say_what_was_done(takes: "Sequence[Take]", done: int, failed: Sequence[str]) -> None:
-    folder = takes[0].out.parent
-    out.print(escape(f"rendered {done} of {len(takes)} files into {folder or Path()}"))
-    for each in failed:
-        out.print(escape(f"failed: {each}"))

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from itertools import chain, count
 from pathlib import Path
 
 from .errors import SdxsError, SinkError, UsageError
@@ -43,6 +44,12 @@ def beside(path: Path, mark: str) -> Path:
         while len(os.fsencode(f".{stem}.{mark}{suffix}")) > room:
             stem = stem[:-1]  # by characters: half a one is no name everywhere
     return path.with_name(f".{stem}.{mark}{suffix}")
+
+
+def free_name(path: Path) -> Path:
+    """Return `path`, or with a number the next name that no file has: `sdxs-2.png`."""
+    names = (path.with_name(f"{path.stem}-{number}{path.suffix}") for number in count(2))
+    return next(name for name in chain([path], names) if not name.exists())
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 The makers run in processes of their own, as PyAV and OpenCV must not meet on macOS.
 """
 
+import contextlib
 import os
 import re
 import subprocess
@@ -335,12 +336,69 @@ def test_standard_input_is_read(film: Maker, tmp_path: Path) -> None:
         ("file://host/film.mp4", "understood as a file of the machine host"),
         ("rtsp://user:secret@127.0.0.1:9/x", r"^rtsp://127\.0\.0\.1:9/x: cannot be opened"),
         ("/dev/null", "is a device, but no camera"),
+        ("http://[::1", "cannot be opened"),
+        ("RTSP://127.0.0.1:9/x", "Connection refused"),
     ],
 )
 def test_a_wrong_place_says_what_was_understood(spec: str, says: str) -> None:
     with pytest.raises(SdxsError, match=says) as failure:
         open_source(spec, 64)
     assert "secret" not in str(failure.value)
+
+
+def test_a_song_with_a_cover_is_no_film(tmp_path: Path) -> None:
+    """Bug: it held 'no video, only audio and video'."""
+    run_apart("cover", "test_film_files:write_song", str(tmp_path / "song.m4a"))
+    with pytest.raises(SourceError, match="only audio and a cover picture"):
+        open_source(str(tmp_path / "song.m4a"), 64)
+
+
+def write_song(path: str, report: object) -> None:
+    """Write sound and a cover picture; in a child."""
+    import av
+
+    with av.open(path, "w", format="mp4") as file:
+        sound = file.add_stream("aac", rate=8000)
+        cover = file.add_stream("mjpeg", rate=1)
+        cover.width = cover.height = 32
+        cover.pix_fmt = "yuvj420p"
+        cover.disposition = av.stream.Disposition.attached_pic
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 8000), np.int16), "s16", "mono")
+        frame.sample_rate = 8000
+        for packet in [*sound.encode(frame), *sound.encode(None)]:
+            file.mux(packet)
+        shown = av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8), "rgb24")
+        for packet in [*cover.encode(shown), *cover.encode(None)]:
+            file.mux(packet)
+
+
+def test_a_whole_film_that_no_pipe_can_bring_says_so(film: Maker, tmp_path: Path) -> None:
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    threading.Thread(target=feed, args=(path, film("prores.mov")), daemon=True).start()
+    with (
+        pytest.warns(SdxsWarning, match="waiting for a program"),
+        pytest.raises(SourceError, match=r"index in front: pipe \.mkv or \.ts"),
+    ):
+        open_source(str(path), 64)
+
+
+def feed(path: Path, film: Path) -> None:
+    with contextlib.suppress(BrokenPipeError):  # nobody reads it to its end
+        path.write_bytes(film.read_bytes())
+
+
+def test_tone_mapping_leaves_nothing_behind(
+    film: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bug: a temporary folder with a colon in its name ended the film, and cubes were left."""
+    odd = tmp_path / "t'mp:x"
+    odd.mkdir()
+    monkeypatch.setenv("TMPDIR", str(odd))
+    with pytest.warns(SdxsWarning, match="tone-mapped"):
+        source = open_source(str(film("hlg.mov")), 64)
+    assert source.read() is not None and not list(odd.glob("*.cube"))
+    source.close()
 
 
 def test_places() -> None:

@@ -1,6 +1,7 @@
 """Films that are written: what plays them, and what is left when disk, folder or process end."""
 
 import os
+import re
 import resource
 import shutil
 import signal
@@ -245,7 +246,7 @@ def test_a_killed_session_leaves_a_file_that_plays(tmp_path: Path) -> None:
     running.send_signal(signal.SIGKILL)
     running.communicate()
     (left,) = tmp_path.iterdir()
-    assert left.name == ".out.partial.mp4"
+    assert re.fullmatch(r"\.out\.[0-9a-f]{4}\.partial\.mp4", left.name)
     video = VideoFile(left)
     assert video.read() is not None
     video.close()
@@ -256,7 +257,7 @@ def test_a_slow_encoder_keeps_nobody_waiting_and_the_time_right(
 ) -> None:
     """In real time a picture that finds no room is left out, and the next one fills its place."""
     monkeypatch.setattr(FilmWriter, "ready", lambda self: False)
-    monkeypatch.setattr(sinks, "MOST_WAITING", 10)
+    monkeypatch.setattr(sinks, "MOST_WAITING_BYTES", 10 * picture().nbytes)
     sink = VideoFileSink(tmp_path / "a.mkv", 10, realtime=True)
     for number in range(30):
         sink.write(picture(number), number * 100_000_000)
@@ -271,14 +272,16 @@ def test_a_slow_encoder_keeps_nobody_waiting_and_the_time_right(
 
 def test_a_dead_encoder_is_one_line(tmp_path: Path) -> None:
     sink = VideoFileSink(tmp_path / "a.mp4", 10)
-    sink.write(picture(), 0)
+    for number in range(30):
+        sink.write(picture(number), 0)
     assert sink._writer is not None
     os.kill(sink._writer._child.pid, signal.SIGKILL)
     with pytest.raises(SinkError, match=r"a\.mp4: its process was killed by signal 9"):
         for number in range(20):
             sink.write(picture(number), 0)
-    with pytest.raises(SinkError, match=r"a\.mp4: its process was killed"):
+    with pytest.raises(SinkError, match=r"what was recorded until then is .*a\.mp4"):
         sink.close()
+    assert sink.written == [tmp_path / "a.mp4"] == list(tmp_path.iterdir())
 
 
 PAGE = """<!doctype html><video id="video" muted src="film.mp4"></video><script>
@@ -326,3 +329,44 @@ def test_a_browser_plays_it_at_its_speed_and_in_its_colours(
     for place, column in (("left", 10), ("right", 502)):
         difference = np.abs(np.subtract(played[place], shown[128, column, ::-1].astype(int)))
         assert difference.max() <= 12, (place, played[place], shown[128, column, ::-1])
+
+
+@pytest.mark.parametrize("name", ["take:1.mp4", "10:32.mkv", "50% [a]'b\".mov", "\u00e9\u4e2d.avi"])
+def test_any_name_can_be_written_and_read(tmp_path: Path, name: str) -> None:
+    """Bug: FFmpeg took what is before a colon for a protocol."""
+    sink = VideoFileSink(tmp_path / name, 10)
+    for number in range(3):
+        sink.write(picture(number), 0)
+    sink.close()
+    video = VideoFile(tmp_path / name)
+    assert video.read() is not None and video.length == 3
+    video.close()
+
+
+def test_a_relative_name_with_a_colon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    sink = VideoFileSink(Path("take:1.mp4"), 10)
+    sink.write(picture(), 0)
+    sink.close()
+    assert VideoFile(Path("take:1.mp4")).read() is not None
+
+
+def test_an_avi_at_a_rate_that_divides_no_clock(tmp_path: Path) -> None:
+    """Bug: at 59.94 frames a second frame 1502 got the number of the one before."""
+    sink = VideoFileSink(tmp_path / "a.avi", 60000 / 1001)
+    for number in range(1600):
+        sink.write(picture(number, 16), 0)
+    sink.close()
+    assert VideoFile(tmp_path / "a.avi").length == 1600
+
+
+def test_two_recordings_of_one_name_do_not_meet(tmp_path: Path) -> None:
+    """Bug: both wrote one partial file, and what was left could not be decoded."""
+    both = [VideoFileSink(tmp_path / "a.mp4", 10) for _ in range(2)]
+    for number in range(12):
+        for sink in both:
+            sink.write(picture(number), 0)
+    for sink in both:
+        sink.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
+    assert VideoFile(tmp_path / "a.mp4").length == 12

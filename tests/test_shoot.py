@@ -56,7 +56,8 @@ def test_every_file_becomes_its_own_and_a_bad_one_is_named_at_the_end(
         "photo-10.png",
         "photo-9.png",
     ]
-    assert "rendered 4 of 5 files" in done.out and "failed: bad.jpg: " in done.out
+    assert "rendered 4 of 5 files" in done.out and "failed: bad.jpg\n" in done.out
+    assert done.err.count("bad.jpg") == 1
     assert "passed over: notes.txt" in done.err and "Traceback" not in done.err
     assert "5 of 5: photo-10.png" in done.err, "progress over all"
     for number, level in ((10, 100), (9, 90), (1, 10)):
@@ -98,6 +99,11 @@ def test_the_pictures_are_those_of_single_sessions(
         (("--out", "x.mp4"), "--out names the folder"),
         (("--out", "a", "--out", "b"), "--out names the folder"),
         (("--out", "out", "--stats", "s.json"), "of one session"),
+        (
+            ("--source", "rtsp://me:secret@host/1", "--out", "new"),
+            "--source rtsp://host/1: several",
+        ),
+        (("--source", "0", "--out", "new"), "--source 0: several sources are files"),
         (("--out", "old"), "2 of the files are there already, first clip.mp4"),
     ],
 )
@@ -158,7 +164,7 @@ def test_ctrl_c_ends_all_and_keeps_what_was_rendered(shoot: Path, tmp_path: Path
     os.kill(running.pid, signal.SIGINT)
     said, _ = running.communicate(timeout=60)
     assert running.returncode == 130
-    assert "rendered 0 of 6 files" in said
+    assert "interrupted in 1 of 6: clip.mp4" in said and "rendered 0 of 6 files" in said
     assert [path.name for path in out.iterdir()] == ["clip.mp4"]
 
 

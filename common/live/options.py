@@ -7,6 +7,7 @@ from typing import Literal
 from ..errors import UsageError
 from ..io.films.formats import VideoCodec
 from ..io.sources.camera_modes import CameraRequest
+from ..io.sources.place import without_password
 from ..picture.size import Fit, FrameSize, read_size
 from ..picture.still import BACKGROUND
 from ..settings import check_settings, setting
@@ -109,7 +110,9 @@ class SessionOptions:
 
 def two_sources(camera: str, source: str) -> UsageError:
     """The refusal of a camera beside another source."""
-    return UsageError(f"--camera {camera} --source {source}: both name a source; drop one")
+    return UsageError(
+        f"--camera {camera} --source {without_password(source)}: both name a source; drop one"
+    )
 
 
 @dataclass(frozen=True, slots=True)

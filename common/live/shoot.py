@@ -8,6 +8,8 @@ from pathlib import Path
 from ..errors import SdxsError, UsageError
 from ..files import is_folder
 from ..io.films.formats import CONTAINERS
+from ..io.kinds import split_kind
+from ..io.sources.place import STANDARD_INPUT, is_url, without_password
 from ..picture.still import frame_count
 
 NOT_MEDIA = (".txt", ".md", ".json", ".csv", ".xml", ".pdf", ".zip", ".py", ".aae", ".xmp", ".thm")
@@ -33,6 +35,12 @@ def takes_of(sources: Sequence[str], out: Path, codec: str) -> tuple[list[Take],
     A folder stands for the files in it, without hidden ones. codec: of films, '' for H.264. Raises
     UsageError for a folder without files, and if an output is there already.
     """
+    other = next((each for each in sources if not _is_path(each)), None)
+    if other is not None:
+        raise UsageError(
+            f"--source {without_password(other)}: several sources are files or folders; give this "
+            "one a command of its own"
+        )
     found: list[Path] = []
     passed: list[Path] = []
     for each in sources:
@@ -79,6 +87,11 @@ def _is_still(path: Path) -> bool:
         return frame_count(path) == 1
     except SdxsError:  # said when its turn comes
         return False
+
+
+def _is_path(source: str) -> bool:
+    special = source.isdecimal() or source in ("synthetic", STANDARD_INPUT)
+    return not (special or is_url(source) or split_kind(source))
 
 
 def _order(path: Path) -> list[tuple[bool, int, str]]:

@@ -20,7 +20,7 @@ from av.video.stream import VideoStream
 
 from ...errors import SourceError, SourceLost
 from .hdr import NAMES, write_cube
-from .plan import Film, FilmFacts
+from .plan import STANDARD_INPUT, Film, FilmFacts, for_ffmpeg
 
 PROBED_PACKETS, REORDERED = 48, 16  # most frames that a codec keeps back
 NO_DECODER = "no decoder for its codec; convert it to H.264 first"
@@ -29,7 +29,6 @@ MOST_ERRORS = 1000  # in a row, of a file without an end
 HIGH_DEFINITION = 720  # rows from which untagged colours are BT.709's
 BT709, UNSPECIFIED = 1, 2  # color_space of ITU-T H.273
 CUT_OFF = ("ended prematurely", "partial file")  # of FFmpeg's messages
-LIVE = ("rtsp", "rtmp", "rtp", "srt", "udp", "tcp", "mms")
 
 
 class Decoder:
@@ -47,16 +46,17 @@ class Decoder:
         self._logging = av.logging.Capture(local=False)
         self._log = self._logging.__enter__()
         self._film = film
-        self.live = film.place.partition("://")[0] in LIVE
+        self.live = film.live
         self.errors = 0
         self.cut_off = False
         self._open()
         decoded = self._decoded
         first = next(decoded, None)
         if first is None:
+            pipe = "; of a pipe, .mp4 and .mov need their index in front: pipe .mkv or .ts, or name"
             raise SourceError(
                 f"{film.name}: holds no frames that can be decoded; it was cut off, or is neither "
-                "a video nor an image"
+                f"a video nor an image{f'{pipe} the file' if _is_pipe(film.place) else ''}"
             )
         self._decoded = itertools.chain([first], decoded)
         self._display = Display(first, self._stream, film.background)
@@ -97,13 +97,12 @@ class Decoder:
 
     def close(self) -> None:
         self._container.close()
-        self._display.close()
 
     def _open(self) -> None:
         film = self._film
         try:
             self._container: InputContainer = av.open(
-                film.place,
+                for_ffmpeg(film.place),
                 timeout=(OPEN_S, SILENT_S) if "://" in film.place else None,
                 options={"rtsp_transport": "tcp"} if film.place.startswith("rtsp") else {},
             )
@@ -191,12 +190,14 @@ class Display:
             BT709 if frame.colorspace == UNSPECIFIED and frame.height >= HIGH_DEFINITION else None
         )
         self._alpha = any(part.is_alpha for part in frame.format.components)
-        self._cube: Path | None = None
         self._graph: av.filter.Graph | None = None
         self.notes: tuple[str, ...] = ()
         if frame.color_trc in NAMES:
-            self._cube = write_cube(frame.color_trc)
-            self._graph = _tone_mapping(frame, stream, self._cube)
+            cube = write_cube(frame.color_trc)
+            try:
+                self._graph = _tone_mapping(frame, stream, cube)
+            finally:
+                cube.unlink()  # it has been read
             self.notes = (f"{NAMES[frame.color_trc]} is tone-mapped to the standard range",)
 
     def picture(self, frame: av.VideoFrame) -> np.ndarray:
@@ -216,10 +217,6 @@ class Display:
             mixed = shown[..., :3] * alpha + self._background * (255 - alpha) + 127
             shown = (mixed // 255).astype(np.uint8)
         return np.rot90(shown, self._turns) if self._turns else shown
-
-    def close(self) -> None:
-        if self._cube:
-            self._cube.unlink(missing_ok=True)
 
 
 def in_square_pixels(width: int, height: int, ratio: Fraction) -> tuple[int, int]:
@@ -248,7 +245,7 @@ def _tone_mapping(frame: av.VideoFrame, stream: VideoStream, cube: Path) -> av.f
         ),
         graph.add("scale", "in_color_matrix=bt2020:out_range=pc"),
         graph.add("format", "rgb48le"),
-        graph.add("lut3d", f"file={cube}:interp=tetrahedral"),
+        graph.add("lut3d", file=str(cube), interp="tetrahedral"),
         graph.add("format", "rgb24"),
         graph.add("buffersink"),
     ]
@@ -277,8 +274,11 @@ def _is_short(path: Path) -> bool:
 
 
 def _kinds(container: InputContainer) -> str:
-    kinds = dict.fromkeys(str(stream.type) for stream in container.streams)
-    return " and ".join(kinds) or "nothing known"
+    kinds = (
+        "a cover picture" if stream.type == "video" else str(stream.type)
+        for stream in container.streams
+    )
+    return " and ".join(dict.fromkeys(kinds)) or "nothing known"
 
 
 def _why_not(place: str, error: BaseException) -> str:
@@ -292,8 +292,14 @@ def _why_not(place: str, error: BaseException) -> str:
         )
     if Path(place).is_file() and _is_cut_off(Path(place)):
         return "was cut off before its index (moov); record it anew, or repair it with untrunc"
+    if _is_pipe(place):
+        return "is empty, or no video that can be read from its front; try .mkv or .ts"
     size = Path(place).stat().st_size if Path(place).is_file() else 0
     return f"not a video that can be read, and no image ({size:,} bytes); try an .mp4 or a .png"
+
+
+def _is_pipe(place: str) -> bool:
+    return place == STANDARD_INPUT or Path(place).is_fifo()
 
 
 def _is_cut_off(path: Path) -> bool:

@@ -20,7 +20,7 @@ from av.video.stream import VideoStream
 
 from ...errors import SdxsWarning, SinkError
 from .formats import CONTAINERS, SOFTWARE, VIDEOTOOLBOX, Encoding
-from .plan import FilmPlan
+from .plan import FilmPlan, for_ffmpeg
 
 TICKS = 90_000  # a second; the clock of MPEG
 BT709, NARROW, FULL = 1, 1, 2  # of ITU-T H.273, and FFmpeg's color_range
@@ -45,7 +45,7 @@ class Encoder:
         self._last = -1  # ticks
         self.frames = 0
         self._file = av.open(
-            str(plan.path),
+            for_ffmpeg(plan.path),
             "w",
             format=container.muxer,
             options={"flush_packets": "1"}  # what is written is on the disk
@@ -68,7 +68,7 @@ class Encoder:
         at = round(at_s * TICKS)
         self._last = max(at, self._last + 1)  # times go up
         if self._constant:
-            frame.pts, frame.time_base = round(self._last / self._step), 1 / self._rate
+            frame.pts, frame.time_base = self.frames, 1 / self._rate
         else:
             frame.pts, frame.time_base = self._last, Fraction(1, TICKS)
             frame.duration = self._step

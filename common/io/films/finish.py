@@ -5,7 +5,6 @@ Nothing is encoded again. The side of the child.
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from itertools import count
 from pathlib import Path
 
 import av
@@ -14,9 +13,9 @@ from av.audio.stream import AudioStream
 from av.container import InputContainer, OutputContainer
 from av.packet import Packet
 
-from ...files import beside
+from ...files import beside, free_name
 from .formats import CONTAINERS
-from .plan import Sound
+from .plan import Sound, for_ffmpeg
 
 Report = Callable[[str, float], None]
 
@@ -32,7 +31,7 @@ def finish(
     container = CONTAINERS[path.suffix.lower()]
     if sound and sound.codec not in container.audio:
         sound = None
-    whole = partial.with_name(beside(path, "whole").name)
+    whole = beside(partial, "whole")
     try:
         if container.muxer in ("mp4", "mov") or sound:
             held = _rewrite(partial, whole, sound, report)
@@ -62,20 +61,15 @@ def _kept(partial: Path, path: Path, reason: str) -> tuple[Path | None, str]:
     if not held:
         partial.unlink(missing_ok=True)
         return None, f"{path}: nothing could be recorded ({reason}); free space or record elsewhere"
-    final = path if not path.exists() else _free(path)
+    final = free_name(path)
     partial.replace(final)
     earlier = f"; the earlier {path.name} is as it was" if final != path else ""
     return final, f"{final}: plays, but is incomplete ({reason}){earlier}"
 
 
-def _free(path: Path) -> Path:
-    names = (path.with_name(f"{path.stem}-{number}{path.suffix}") for number in count(2))
-    return next(name for name in names if not name.exists())
-
-
 def _count(path: Path) -> int:
     """Count the pictures of a file without decoding them."""
-    with av.open(str(path)) as file:
+    with av.open(for_ffmpeg(path)) as file:
         return sum(packet.dts is not None for packet in file.demux(file.streams.video[0]))
 
 
@@ -84,14 +78,15 @@ def _rewrite(partial: Path, whole: Path, sound: Sound | None, report: Report) ->
     container = CONTAINERS[whole.suffix.lower()]
     options = {"movflags": "faststart"} if container.muxer in ("mp4", "mov") else {}
     with (
-        av.open(str(partial)) as recorded,
-        av.open(str(whole), "w", format=container.muxer, options=options) as made,
+        av.open(for_ffmpeg(partial)) as recorded,
+        av.open(for_ffmpeg(whole), "w", format=container.muxer, options=options) as made,
     ):
         pictures = recorded.streams.video[0]
         video = made.add_stream_from_template(pictures)
         if pictures.codec_context.codec_tag == "hvc1":
             video.codec_context.codec_tag = "hvc1"  # which QuickTime needs, and a copy loses
-        heard = _Heard(sound) if sound else None
+        # the decoder's delay comes before 0, which only these containers can say
+        heard = _Heard(sound, early=container.muxer in ("mp4", "mov")) if sound else None
         audio = made.add_stream_from_template(heard.stream) if heard else None
         held, end_s, size = 0, 0.0, max(1, partial.stat().st_size)
         for packet in recorded.demux(pictures):
@@ -122,9 +117,10 @@ def _mux(
 class _Heard:
     """The packets of a sound in the time of the recording, pass after pass."""
 
-    def __init__(self, sound: Sound) -> None:
+    def __init__(self, sound: Sound, early: bool) -> None:
         self._sound = sound
-        self._file: InputContainer = av.open(sound.place)
+        self._early = early
+        self._file: InputContainer = av.open(for_ffmpeg(sound.place))
         self.stream = self._file.streams.audio[0]
         self._packets = self._shifted()
         self._kept: Packet[AudioStream] | None = None
@@ -152,7 +148,8 @@ class _Heard:
                 if packet.pts is None or packet.dts is None or packet.time_base is None:
                     continue
                 shift = round(began_s / packet.time_base)
-                if packet.pts + shift < (0 if last is None else last + 1):
+                first = -(packet.duration or 0) if self._early else 0
+                if packet.pts + shift < (first if last is None else last + 1):
                     continue  # before the first picture, or in the pass before
                 packet.pts += shift
                 packet.dts = packet.pts
@@ -166,5 +163,5 @@ class _Heard:
                 return
             number += 1
             self._file.close()
-            self._file = av.open(sound.place)
+            self._file = av.open(for_ffmpeg(sound.place))
             self.stream = self._file.streams.audio[0]

@@ -3,18 +3,21 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+STANDARD_INPUT = "pipe:0"
+
 
 @dataclass(frozen=True, slots=True)
 class Film:
     """What to open.
 
     place: a path, or a URL of FFmpeg's. name: for messages, without a password. background: RGB
-    behind transparent parts.
+    behind transparent parts. live: it comes at its own pace.
     """
 
     place: str
     name: str
     background: tuple[int, int, int]
+    live: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,3 +75,9 @@ class Sound:
     codec: str
     zero_s: float
     period_s: float | None = None
+
+
+def for_ffmpeg(place: Path | str) -> str:
+    """Spell a path so that FFmpeg takes no part of it for a protocol; a URL stays as it is."""
+    text = str(place)
+    return text if "://" in text or text == STANDARD_INPUT else f"file:{Path(text).absolute()}"

@@ -28,8 +28,13 @@ class Refused:
     message: str
 
 
-def child_of(name: str, serve: Callable[..., None], *arguments: object) -> Child:
-    return Child(name, serve, *arguments, process=ITS_PROCESS)
+def child_of(
+    name: str,
+    serve: Callable[..., None],
+    *arguments: object,
+    report: Callable[[str, float], None] = lambda step, done: None,
+) -> Child:
+    return Child(name, serve, *arguments, report=report, process=ITS_PROCESS)
 
 
 def received(child: Child, lost: type[SdxsError], expected: type[T]) -> T:

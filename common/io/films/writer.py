@@ -2,6 +2,7 @@
 
 import weakref
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import connection, reduction
@@ -58,9 +59,14 @@ class FilmWriter:
     path: of the finished film.
     """
 
-    def __init__(self, name: str) -> None:
-        """Start the process, and wait for nothing. name: of the film, for messages."""
-        self._child = child_of(name, _serve_writer)
+    def __init__(
+        self, name: str, report: Callable[[str, float], None] = lambda step, done: None
+    ) -> None:
+        """Start the process, and wait for nothing.
+
+        name: of the film, for messages. report: receives the progress of `finish`.
+        """
+        self._child = child_of(name, _serve_writer, report=report)
         self._end = weakref.finalize(self, self._child.end, Order.CLOSE)
         self._memory: SharedFrames | None = None
         self.path: Path | None = None
@@ -201,10 +207,14 @@ def _written(
 
 
 def _refusal_of_film(plan: FilmPlan, error: Exception) -> Refused | Failure:
-    if isinstance(error, OSError):
+    from av.error import FFmpegError
+
+    if isinstance(error, OSError | FFmpegError):
+        kept = plan.path.exists() and plan.path.stat().st_size > 0
         return Refused(
             SinkError,
-            f"{plan.name}: cannot be written ({error.strerror or error}); what was recorded until "
-            "now is kept; free space or record elsewhere",
+            f"{plan.name}: cannot be written ({getattr(error, 'strerror', None) or error}); "
+            f"{'what was recorded until now is kept; ' if kept else ''}free space or record "
+            "elsewhere",
         )
     return refusal(error)

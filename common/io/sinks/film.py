@@ -1,21 +1,25 @@
 """A film, encoded in a process of its own and renamed when it is whole."""
 
+import secrets
 import shutil
+import time
+import warnings
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from ...errors import SinkError, UsageError
-from ...files import beside, check_writable
+from ...errors import SdxsWarning, SinkError, UsageError
+from ...files import beside, check_writable, free_name
 from ..films.formats import CONTAINERS
 from ..films.plan import FilmPlan, Sound
 from ..films.writer import FilmWriter
 
 DISK_CHECK_FRAMES = 30
 LEAST_FREE_BYTES = 50_000_000
-MOST_WAITING = 64  # pictures, while the encoder starts or falls behind
+MOST_WAITING_BYTES = 100_000_000  # of pictures, while the encoder starts or falls behind
+LONG_S = 2.0  # of finishing a film, after which a line says so
 
 
 class VideoFileSink:
@@ -24,7 +28,8 @@ class VideoFileSink:
     A film that is not whole takes no other's place: it gets a name beside it, and SinkError says
     so.
 
-    Only a kill that cannot be caught leaves the temporary file, which plays as well.
+    Only a kill that cannot be caught, and a second Ctrl-C, leave the temporary file, which plays as
+    well.
 
     realtime: repeat or leave out pictures so that the video lasts as long as the session did; a
     slow encoder gets fewer pictures. Otherwise every picture becomes one frame.
@@ -36,13 +41,15 @@ class VideoFileSink:
         codec: one of the container's, or '' for its usual one. Raises UsageError for another.
         """
         self._path = path
-        self._partial = beside(path, "partial")
+        self._partial = beside(path, f"{secrets.token_hex(2)}.partial")
         self._fps = fps
         self._codec = codec
         self._realtime = realtime
         self._own_times = False
         self._sound: Callable[[], Sound | None] = _silence
         self.written: list[Path] = []
+        self._kept: Path | None = None  # of a recording whose process has died
+        self._finishing_s = 0.0
         self._began_ns = 0
         self._written = 0
         self._began = self._opened = False
@@ -55,7 +62,7 @@ class VideoFileSink:
                 "container: .mov takes all"
             )
         check_writable(path, path.absolute().parent)
-        self._writer: FilmWriter | None = FilmWriter(str(path))
+        self._writer: FilmWriter | None = FilmWriter(str(path), self._say_that_it_takes_time)
 
     def place_by_time(self, sound: Callable[[], Sound | None] | None) -> None:
         """Let `write` place pictures by a source's own time.
@@ -82,7 +89,9 @@ class VideoFileSink:
             self._place(writer, *waiting.popleft())
         if not waiting and writer.ready():
             self._place(writer, picture, shown_ns)
-        elif len(waiting) < MOST_WAITING:  # otherwise the next picture fills the gap
+        elif (
+            len(waiting) * picture.nbytes < MOST_WAITING_BYTES
+        ):  # otherwise the next picture fills the gap
             waiting.append((picture.copy(), shown_ns))
 
     def _place(self, writer: FilmWriter, picture: np.ndarray, shown_ns: int) -> None:
@@ -134,12 +143,32 @@ class VideoFileSink:
             while self._waiting:
                 self._place(writer, *self._waiting.popleft())
             if self._opened:
+                self._finishing_s = time.monotonic()
                 writer.finish(self._path, self._sound())
-            else:  # an empty video must not take the place of an earlier one
-                self._partial.unlink(missing_ok=True)
+        except SinkError as error:
+            kept = self._rescued() if writer.path is None else None
+            if kept:
+                raise SinkError(f"{error}; what was recorded until then is {kept}") from None
+            raise
         finally:
-            self.written = [writer.path] if writer.path else []
+            self.written = [path for path in (writer.path or self._rescued(),) if path]
             writer.close()
+
+    def _rescued(self) -> Path | None:
+        """Give a recording whose process has died its name, or one beside an earlier film."""
+        if self._kept is None and self._partial.exists() and self._partial.stat().st_size:
+            self._kept = free_name(self._path)
+            self._partial.replace(self._kept)
+        return self._kept
+
+    def _say_that_it_takes_time(self, _step: str, _done: float) -> None:
+        if self._finishing_s and time.monotonic() - self._finishing_s > LONG_S:
+            self._finishing_s = 0.0
+            warnings.warn(
+                f"{self._path}: its index and its sound are put in place, which takes a while",
+                SdxsWarning,
+                stacklevel=2,
+            )
 
 
 def _silence() -> Sound | None:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ...errors import UsageError
+from .place import without_password
 
 Size = tuple[int, int]  # width and height in pixels
 Rates = tuple[tuple[float, float], ...]  # (slowest, fastest) in frames a second; alike for one rate
@@ -99,8 +100,8 @@ class CameraRequest:
         """Raise UsageError: this source is no camera, and would ignore what is asked."""
         if self:
             raise UsageError(
-                f"{self}: --source {source} is no camera and would ignore it; drop it, or name a "
-                "camera with --camera"
+                f"{self}: --source {without_password(source)} is no camera and would ignore it; "
+                "drop it, or name a camera with --camera"
             )
 
     def pixels_from(self, modes: Sequence[CameraMode], size: Size, fps: float) -> str:

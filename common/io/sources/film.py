@@ -13,6 +13,7 @@ from ...errors import SdxsWarning, SourceError, SourceLost
 from ...picture.still import BACKGROUND, colour_of, why_not_a_file
 from ..films.plan import Film, Sound
 from ..films.reader import FilmReader
+from .place import is_live
 
 ROUNDED_S = 0.0012  # that an interval may be off: containers round time stamps to milliseconds
 TAKES = "--source takes a camera number, a video, an image or 'synthetic'"
@@ -41,7 +42,9 @@ class VideoFile:
         self.name = name or Path(place).name
         self._place = str(place)
         shown = self._place if isinstance(place, Path) else self.name
-        self._reader = FilmReader(Film(self._place, shown, colour_of(background)))
+        self._reader = FilmReader(
+            Film(self._place, shown, colour_of(background), is_live(self._place))
+        )
         facts = self._reader.facts
         self.again = facts.again
         self._repeat = repeat and self.again

@@ -2,14 +2,16 @@
 
 import re
 import stat
-import urllib.parse
 import urllib.request
 from pathlib import Path
 
 from ...errors import SourceError
 
 STANDARD_INPUT = "-"
-SCHEMES = ("rtsp", "rtsps", "rtmp", "srt", "udp", "tcp", "http", "https", "file")
+# of URLs: whether what they name comes at its own pace
+SCHEMES = dict.fromkeys(("rtsp", "rtsps", "rtmp", "srt", "udp", "tcp"), True) | dict.fromkeys(
+    ("http", "https", "file"), False
+)
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
 _VIDEO_DEVICE = re.compile(r"/dev/video(\d+)")
 
@@ -38,11 +40,24 @@ def path_of_url(url: str) -> Path | None:
     return Path(urllib.request.url2pathname(slash + path))
 
 
-def without_password(url: str) -> str:
-    """Return a URL as messages may show it: user and password are left out."""
-    parts = urllib.parse.urlsplit(url)
-    host = parts.netloc.rpartition("@")[2]
-    return urllib.parse.urlunsplit((parts.scheme, host, parts.path, "", ""))
+def is_live(url: str) -> bool:
+    """Tell whether what a URL names comes at its own pace."""
+    return SCHEMES.get(url.partition("://")[0], False)
+
+
+def spelled(url: str) -> str:
+    """Return a URL with its scheme in small letters, as FFmpeg wants it."""
+    scheme, sign, rest = url.partition("://")
+    return f"{scheme.lower()}{sign}{rest}"
+
+
+def without_password(text: str) -> str:
+    """Return a source as messages may show it: user, password and query of a URL are left out."""
+    scheme, sign, rest = text.partition("://")
+    if not sign:
+        return text
+    host, slash, path = rest.partition("/")
+    return f"{scheme}{sign}{host.rpartition('@')[2]}{slash}{path.partition('?')[0]}"
 
 
 def is_pipe(path: Path) -> bool:

@@ -17,7 +17,15 @@ from .camera_modes import CameraRequest
 from .cameras import camera_number
 from .film import TAKES, VideoFile
 from .image import ImageFile
-from .place import STANDARD_INPUT, camera_of_device, is_pipe, is_url, path_of_url, without_password
+from .place import (
+    STANDARD_INPUT,
+    camera_of_device,
+    is_pipe,
+    is_url,
+    path_of_url,
+    spelled,
+    without_password,
+)
 from .protocol import Source
 from .synthetic import Synthetic
 
@@ -41,7 +49,7 @@ def _film(rest: str, _size: FrameSize, repeat: bool, background: str) -> Source:
     if is_url(rest):
         path = path_of_url(rest)
         if path is None:
-            return VideoFile(rest, without_password(rest), repeat, background)
+            return VideoFile(spelled(rest), without_password(rest), repeat, background)
         return open_source(str(path.absolute()), _size, repeat, background)
     path = path_after("--source", "film", rest)
     if is_pipe(path):
