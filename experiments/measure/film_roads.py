@@ -4,8 +4,8 @@ Run as `python -m sdxs.experiments film-roads [--json PATH] [--rounds 5] [--seco
 film of panned photographs is decoded and encoded by OpenCV (mp4v) and by PyAV in the loop's own
 process, by `FilmReader` and `FilmWriter`, and by an ffmpeg program over a pipe where
 `imageio-ffmpeg` is installed. Each road runs in a fresh process, in turns. Beside the loop: NumPy
-works without a pause, while a second thread moves the film at its own rate; the figure is the
-share of work that is left.
+works without a pause, while a second thread moves the film at its own rate for half a second and
+rests as long, again and again; the figure is the share of work that is left.
 """
 
 import resource
@@ -31,7 +31,8 @@ from ..options import Options, result_file
 
 WIDTH, HEIGHT, FPS = 1280, 720, 30
 PHOTOGRAPHS = Path(__file__).parents[2] / "docs" / "demo"
-ALONE_S = 1.5
+BURST = 15  # frames of a film beside work
+REST_S = BURST / FPS  # work alone after each burst
 Figures = dict[str, float]
 
 
@@ -90,7 +91,7 @@ def _sdxs_decodes(path: Path) -> Iterator[np.ndarray]:
 
 
 def _ffmpeg_decodes(path: Path) -> Iterator[np.ndarray]:
-    command = [_ffmpeg(), "-v", "error", "-i", str(path), "-f", "rawvideo", "-pix_fmt", "bgr24"]
+    command = [_ffmpeg(), "-v", "quiet", "-i", str(path), "-f", "rawvideo", "-pix_fmt", "bgr24"]
     picture = np.empty((HEIGHT, WIDTH, 3), np.uint8)
     with subprocess.Popen([*command, "-"], stdout=subprocess.PIPE, bufsize=1 << 20) as program:
         assert program.stdout is not None
@@ -177,10 +178,14 @@ def roads() -> list[str]:
 
 
 class Moving:
-    """A film on its way through one road. began: its first picture is there."""
+    """A film on its way through one road.
+
+    began: its first picture is there. resting: between two bursts.
+    """
 
     def __init__(self, encoding: bool, road: str, film: Path, frames: int, paced: bool) -> None:
         self.began = threading.Event()
+        self.resting = False
         self.cpu_s = self.seconds = 0.0
         self.frames = 0
         self._encoding, self._road, self._film = encoding, road, film
@@ -200,11 +205,22 @@ class Moving:
         for picture in given:
             if not self.frames:
                 self._at_s, self._cpu_s = time.perf_counter(), time.process_time()
+                self._burst_s = self._at_s
                 self.began.set()
             elif self._paced:
-                time.sleep(max(0.0, self._at_s + self.frames / FPS - time.perf_counter()))
+                self._wait()
             self.frames += 1
             yield picture
+
+    def _wait(self) -> None:
+        """Wait for the time of the next picture, and rest after each burst."""
+        if self.frames % BURST == 0:
+            self.resting = True
+            time.sleep(REST_S)
+            self.resting = False
+            self._burst_s = time.perf_counter()
+        due_s = self._burst_s + self.frames % BURST / FPS
+        time.sleep(max(0.0, due_s - time.perf_counter()))
 
 
 def move(encoding: bool, road: str, film: str, frames: int, report: Report) -> Figures:
@@ -228,32 +244,30 @@ def move_beside(encoding: bool, road: str, film: str, frames: int, report: Repor
     """Move a film at its own rate beside work without a pause; runs in a process of its own."""
     moving = Moving(encoding, road, Path(film), frames, paced=True)
     thread = threading.Thread(target=moving.run, daemon=True)
-    work = _Work()
-    alone = work.rate(lambda seconds: seconds < ALONE_S)
     thread.start()
     moving.began.wait()
-    beside = work.rate(lambda _: thread.is_alive())
+    alone, beside = _work(moving, thread)
     thread.join()
-    fps = moving.frames / moving.seconds
+    fps = moving.frames / (moving.seconds - (moving.frames - 1) // BURST * REST_S)
     return {"alone": alone, "beside": beside, "left": beside / alone, "fps": fps}
 
 
-class _Work:
-    """What stands for the loop: NumPy on a frame of 256, which frees Python's lock in pieces."""
+def _work(moving: Moving, thread: threading.Thread) -> tuple[float, float]:
+    """Do what stands for the loop until a film has moved; return frames a second alone and beside.
 
-    def __init__(self) -> None:
-        self._frame = np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8)
-
-    def rate(self, go_on: Callable[[float], bool]) -> float:
-        """Return frames a second for as long as `go_on` says, which receives the seconds so far."""
-        began, done = time.perf_counter(), 0
-        while go_on(time.perf_counter() - began):
-            x = self._frame.astype(np.float32) * (1 / 127.5) - 1
-            for _ in range(3):
-                x = 0.9 * x + 0.1 * x[::-1]
-            np.clip(127.5 * x + 127.5, 0, 255).astype(np.uint8)
-            done += 1
-        return done / (time.perf_counter() - began)
+    NumPy on a frame of 256, which frees Python's lock in pieces.
+    """
+    frame = np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8)
+    done, spent = [0, 0], [0.0, 0.0]
+    while thread.is_alive():
+        alone, began = moving.resting, time.perf_counter()
+        x = frame.astype(np.float32) * (1 / 127.5) - 1
+        for _ in range(3):
+            x = 0.9 * x + 0.1 * x[::-1]
+        np.clip(127.5 * x + 127.5, 0, 255).astype(np.uint8)
+        done[alone] += 1
+        spent[alone] += time.perf_counter() - began
+    return done[True] / max(spent[True], 1e-9), done[False] / spent[False]
 
 
 def summary(rounds: list[dict[str, Figures]]) -> dict[str, dict[str, dict[str, float]]]:
@@ -278,16 +292,16 @@ def summary(rounds: list[dict[str, Figures]]) -> dict[str, dict[str, dict[str, f
 def measure(options: "FilmRoadsOptions", names: list[str]) -> dict[str, list[dict[str, Figures]]]:
     """Every round of every case: decoding and encoding, alone and beside work."""
     frames = max(2, round(options.seconds * FPS))
-    short = max(2, round(options.beside * FPS))
+    short = max(BURST + 1, round(options.beside * FPS))
     found: dict[str, list[dict[str, Figures]]] = {}
     with tempfile.TemporaryDirectory() as folder:
         film = Path(folder) / "film.mp4"
-        run_apart("film", f"{__name__}:move", True, "sdxs", str(film), frames)
+        run_apart("film", f"{__name__}:move", True, "sdxs", str(film), max(frames, short))
         for number in range(options.rounds):
             for encoding, case in ((False, "decoding"), (True, "encoding")):
                 for function, beside, most in (
                     ("move", "", frames),
-                    ("move_beside", " beside work", min(short, frames)),
+                    ("move_beside", " beside work", short),
                 ):
                     row: dict[str, Figures] = {}
                     # another road begins each round
@@ -317,7 +331,7 @@ class FilmRoadsOptions(Options):
     json: Path | None = result_file()
     rounds: int = setting(5, "times that all roads take their turns", minimum=1)
     seconds: float = setting(10.0, "length of the film", minimum=0.1, unit="s")
-    beside: float = setting(4.0, "how much of it is moved beside work", minimum=0.1, unit="s")
+    beside: float = setting(3.0, "how much of it is moved beside work", minimum=0.1, unit="s")
 
 
 def run(options: FilmRoadsOptions) -> None:
