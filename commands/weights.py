@@ -69,7 +69,7 @@ def weights_verify(
         list[str] | None, described("Names or paths of checkpoints.", "all that are here")
     ] = None,
 ) -> None:
-    """Check names, shapes, dtypes and recorded sha256 of every tensor of checkpoints here."""
+    """Check names, shapes, dtypes, values and recorded sha256 of every tensor of checkpoints."""
     from ..common.checkpoint.find import find, local_folder, weights_folder
     from ..common.checkpoint.manifest import verify_hashes
     from ..common.checkpoint.registry import ENTRIES
@@ -81,6 +81,7 @@ def weights_verify(
             with err.status(f"verifying {name}"):
                 checkpoint = find(name, download=False)
                 checkpoint.verify()
+                checkpoint.check_values()
                 hashes = verify_hashes(
                     checkpoint.folder, weights_folder() / "manifest.json", rehash=True
                 )
@@ -93,7 +94,9 @@ def weights_verify(
             out.print(f"[red]damaged[/]  {escape(name)}: {escape(str(error))}")
             continue
         known = f"{hashes} files match their sha256" if hashes else "no hashes are recorded for it"
-        out.print(f"[green]good[/]  {escape(name)}: tensors fit the configs, {known}")
+        out.print(
+            f"[green]good[/]  {escape(name)}: tensors fit the configs and hold numbers, {known}"
+        )
     if damaged:
         raise WeightsError(f"{damaged} of {len(names)} checkpoints are damaged")
 

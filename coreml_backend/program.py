@@ -73,6 +73,7 @@ def build(
     checkpoint.check_size(variant.size)
     report("verify", 0.0)
     checkpoint.verify()
+    checkpoint.check_values()
     report("build", 0.1)
     program, stores = mil_program(checkpoint, variant)
     inputs = [

@@ -19,7 +19,7 @@ from sdxs.common.checkpoint.find import (
 )
 from sdxs.common.checkpoint.manifest import SUMS, write_sums
 from sdxs.common.checkpoint.registry import ENTRIES, entry
-from sdxs.common.errors import ConfigError, UsageError, WeightsError
+from sdxs.common.errors import ConfigError, SdxsWarning, UsageError, WeightsError
 
 from .fake_hub import point_client_at, register
 
@@ -323,7 +323,7 @@ def test_position_ids_are_no_weights(tiny_folder: Path, prefix: str) -> None:
     save_file(tensors | {f"{prefix}embeddings.position_ids": np.arange(77)[None]}, path)
     find(str(tiny_folder)).verify()
     save_file(tensors | {f"{prefix}embeddings.other_ids": np.arange(77)[None]}, path)
-    with pytest.raises(WeightsError, match="other_ids"):
+    with pytest.warns(SdxsWarning, match="other_ids"):
         find(str(tiny_folder)).verify()
 
 
@@ -335,19 +335,6 @@ def test_half_a_prefix_is_refused(tiny_folder: Path) -> None:
     tensors[f"text_model.{first}"] = tensors.pop(first)
     save_file(tensors, path)
     with pytest.raises(WeightsError, match="tensors missing"):
-        find(str(tiny_folder)).verify()
-
-
-def test_a_text_encoder_in_bfloat16_is_refused(tiny_folder: Path) -> None:
-    """NumPy, which runs the text encoder, has no bfloat16."""
-    path = tiny_folder / "text_encoder" / "model.safetensors"
-    save_file({name: tensor.astype(np.float16) for name, tensor in load_file(path).items()}, path)
-    find(str(tiny_folder)).verify()
-    content = path.read_bytes()
-    size = int.from_bytes(content[:8], "little")
-    header = content[8 : 8 + size].replace(b'"F16"', b'"BF16"')
-    path.write_bytes(len(header).to_bytes(8, "little") + header + content[8 + size :])
-    with pytest.raises(WeightsError, match="has dtype BF16, expected F32 or F16"):
         find(str(tiny_folder)).verify()
 
 

@@ -9,7 +9,9 @@ from .config.unet import UNetConfig
 from .config.vae import VAEConfig
 from .layout import controlnet_layout, skip_channels
 from .manifest import verify_hashes
+from .tensor_reader import check_values
 from .tensors import check_layout
+from .weights_file import weights_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +28,16 @@ class ControlNet:
 
     @property
     def weights(self) -> Path:
-        return self.folder / "diffusion_pytorch_model.safetensors"
+        return weights_file(self.folder, "diffusion_pytorch_model")
 
     def verify(self, manifest: Path) -> None:
         """Check the name, shape and dtype of every tensor, then hashes. Raises WeightsError."""
         check_layout(self.weights, controlnet_layout(self.config))
         verify_hashes(self.folder, manifest)
+
+    def check_values(self) -> None:
+        """Look at every value. Raises WeightsError for NaN, infinities, or only zeros."""
+        check_values(self.weights, controlnet_layout(self.config))
 
     def check_fit(self, unet: UNetConfig, vae: VAEConfig, model: str) -> None:
         """Raise ConfigError unless the ControlNet fits the UNet and the VAE.

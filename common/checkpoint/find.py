@@ -20,7 +20,10 @@ from .control import ControlNet
 from .layout import text_encoder_layout, unet_layout, vae_layout
 from .manifest import SUMS, verify_hashes
 from .registry import ENTRIES, Entry, entry
+from .tensor_reader import check_values
 from .tensors import check_layout, read_header
+from .weights_file import weights_file
+from .whereabouts import no_checkpoint
 
 PACKAGE_FOLDER = Path(__file__).resolve().parents[2]
 TEXT_PREFIX = "text_model."  # written by transformers before version 5
@@ -48,15 +51,15 @@ class Checkpoint:
 
     @property
     def unet_weights(self) -> Path:
-        return self.folder / "unet" / "diffusion_pytorch_model.safetensors"
+        return weights_file(self.folder / "unet", "diffusion_pytorch_model")
 
     @property
     def vae_weights(self) -> Path:
-        return self.folder / self.vae_folder / "diffusion_pytorch_model.safetensors"
+        return weights_file(self.folder / self.vae_folder, "diffusion_pytorch_model")
 
     @property
     def text_encoder_weights(self) -> Path:
-        return self.folder / "text_encoder" / "model.safetensors"
+        return weights_file(self.folder / "text_encoder", "model")
 
     @property
     def size_multiple(self) -> int:
@@ -104,13 +107,7 @@ class Checkpoint:
         """
         check_layout(self.unet_weights, unet_layout(self.unet))
         check_layout(self.vae_weights, vae_layout(self.vae))
-        check_layout(
-            self.text_encoder_weights,
-            text_encoder_layout(self.text_encoder),
-            ("F32", "F16"),
-            ignored=("embeddings.position_ids",),
-            prefix=self.text_prefix(),
-        )
+        self.check_text_encoder(say=True)
         manifest = weights_folder() / "manifest.json"
         if self.origin == HUB_CACHE:
             from .hub import record_cached
@@ -119,6 +116,29 @@ class Checkpoint:
         verify_hashes(self.folder, manifest)
         if self.control:
             self.control.verify(manifest)
+
+    def check_text_encoder(self, say: bool = False) -> None:
+        """Check the name, shape and dtype of the text encoder's tensors. Raises WeightsError.
+
+        say: warn of tensors that are left out.
+        """
+        layout = text_encoder_layout(self.text_encoder)
+        check_layout(self.text_encoder_weights, layout, prefix=self.text_prefix(), say=say)
+
+    def check_values(self) -> None:
+        """Look at every value of a checkpoint that `verify` admits: reads all of its weights.
+
+        Raises WeightsError for a tensor with NaN or infinities, or a weight of zeros only.
+        """
+        prefix = self.text_prefix()
+        check_values(self.unet_weights, unet_layout(self.unet))
+        check_values(self.vae_weights, vae_layout(self.vae))
+        check_values(
+            self.text_encoder_weights,
+            [prefix + name for name in text_encoder_layout(self.text_encoder)],
+        )
+        if self.control:
+            self.control.check_values()
 
     def text_prefix(self) -> str:
         """Return the prefix of the tensor names in the text encoder's file: `text_model.` or ''."""
@@ -291,11 +311,7 @@ def _expanded(path: str) -> Path:
 def _open_path(model: str, vae_folder: str) -> Checkpoint:
     path = _expanded(model)
     if not (path / "unet" / "config.json").is_file():
-        raise UsageError(
-            f"--model {model}: no checkpoint there; expected a folder in the diffusers layout "
-            "(unet/, vae/, text_encoder/, tokenizer/, scheduler/), or a name from `sdxs weights "
-            "list`"
-        )
+        raise UsageError(no_checkpoint(model, path))
     return open_checkpoint(path, vae_folder=vae_folder)
 
 
@@ -323,13 +339,8 @@ def find(model: str, vae_folder: str = "vae", download: bool = True) -> Checkpoi
             )
         if not known.repo:
             raise WeightsError(f"{model} is not in this installation; reinstall sdxs")
-        if not download:
-            raise WeightsError(
-                f"{model} is not on this machine; run `sdxs weights pull {model}` or use `--model "
-                "demo`"
-            )
-        from .hub import pull
+        from .hub import obtain
 
-        here = pull(known, weights_folder(), vae_folder), "hub"
+        here = obtain(known, weights_folder(), vae_folder, download), "hub"
     folder, origin = here
     return open_checkpoint(folder, known.name, origin, vae_folder)

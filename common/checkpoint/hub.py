@@ -13,7 +13,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import HfApi, hf_hub_url, try_to_load_from_cache
+from huggingface_hub import HfApi, constants, hf_hub_url, try_to_load_from_cache
 
 # hf_hub_download 2.4 deletes an unfinished file (huggingface_hub#4228), so a broken 1.3 GB
 # download would restart; its own http_get resumes. Use hf_hub_download once it resumes across runs.
@@ -28,6 +28,7 @@ from ..errors import WeightsError
 from .manifest import add_files, read_manifest, record_key
 from .registry import ENTRIES, Entry
 from .tensors import git_blob_sha1, sha256
+from .whereabouts import checkpoints_in
 
 _HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
@@ -53,6 +54,37 @@ def cached_folder(known: Entry, vae_folder: str = "vae") -> Path | None:
             return None
         folder = folder or Path(cached.removesuffix(name))
     return folder
+
+
+def obtain(known: Entry, weights: Path, vae_folder: str, download: bool) -> Path:
+    """Pull a known checkpoint; an error names what the hub's cache holds of it instead."""
+    other = other_snapshot(known, vae_folder)
+    if not download:
+        raise WeightsError(
+            f"{known.name} is not on this machine{other and f', but {other}'}; run `sdxs weights "
+            f"pull {known.name}` or use `--model demo`"
+        )
+    try:
+        return pull(known, weights, vae_folder)
+    except WeightsError as error:
+        if not other:
+            raise
+        raise WeightsError(f"{error}; {other}") from None
+
+
+def other_snapshot(known: Entry, vae_folder: str = "vae") -> str:
+    """Say which other snapshot of a checkpoint the hub cache holds and how to use it, or ''."""
+    folder = Path(constants.HF_HUB_CACHE, f"models--{known.repo.replace('/', '--')}")
+    found = [
+        each
+        for each in checkpoints_in(folder)
+        if (each / vae_folder / "config.json").is_file() and (each / "text_encoder").is_dir()
+    ]
+    if not known.repo or not found:
+        return ""
+    pinned = found[0].name == known.revision
+    what = "other files of its revision" if pinned else f"its revision {found[0].name[:12]}"
+    return f"the hub cache holds {what}, which `--model {found[0]}` renders with, unverified"
 
 
 def record_cached(known: Entry, folder: Path, manifest: Path, vae_folder: str = "vae") -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ..errors import WeightsError
 from ..files import user_cache, written_whole
-from .tensors import sha256
+from .tensors import sha256, sha256_of_weights
 
 SCHEMA = 1
 SUMS = "SHA256SUMS"
@@ -128,11 +128,17 @@ def add_imported(manifest: Path, folder: Path, name: str, digest: str, source_di
 
 
 def remembered_sha256(path: Path) -> str:
-    """Return the sha256 of a file; hash it only if its size or time has changed.
+    """Return the sha256 of a weights file; hash a file only if its size or time has changed.
+
+    Of an index it is the hash over the index and its shards.
 
     `hashes.json` in the user's cache stores the hashes. A file is hashed again if the cache cannot
     be written, or if the file is younger than YOUNG_NS: its time might not show another change.
     """
+    return sha256_of_weights(path, _remembered)
+
+
+def _remembered(path: Path) -> str:
     memory, name, now = user_cache() / "hashes.json", str(path.resolve()), FileRecord.of(path, "")
     try:
         known: dict[str, dict[str, object]] = dict(
@@ -160,7 +166,7 @@ def verify_hashes(folder: Path, manifest: Path, rehash: bool = False) -> int:
     with neither a record nor a SHA256SUMS file. Raises WeightsError.
     """
     record = read_manifest(manifest).get(record_key(folder, manifest))
-    if record is None:
+    if record is None or not record.files:
         sums = read_sums(folder)
         for name, digest in sums.items():
             _compare(_present(folder, name), digest)
@@ -200,6 +206,10 @@ def read_sums(folder: Path) -> dict[str, str]:
                 f"{path}: line {line[:80]!r} is not 'sha256  name'; restore the file"
             )
         sums[name] = digest.lower()
+    if not sums:
+        raise WeightsError(
+            f"{path}: names no file, expected lines 'sha256  name'; restore the file"
+        )
     return sums
 
 

@@ -1,28 +1,47 @@
 """Check the content of a safetensors file before a framework reads it; never open a pickle."""
 
 import hashlib
-from collections.abc import Iterable
-from dataclasses import dataclass
+import re
+import warnings
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from safetensors import SafetensorError, safe_open
 
-from ..errors import WeightsError
+from ..errors import SdxsWarning, WeightsError
 from .layout import Layout
+from .weights_file import absent, files_of, is_index, refuse_pointer
 
 FLOAT_DTYPES = ("F32", "F16", "BF16")
-_PICKLE_SUFFIXES = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth")
-_ZIP = b"PK"  # torch.save since 1.6: a zip around a pickle
-_PICKLE_PROTOCOL = b"\x80"  # first byte of a bare pickle, protocol 2 and later
+_ZIP = b"PK\x03\x04"  # torch.save since 1.6: a zip around a pickle
+_PICKLE_PROTOCOLS = [bytes((0x80, protocol)) for protocol in range(2, 6)]  # of a bare pickle
+_LONG_HEADER = 1 << 20  # bytes; no real header of safetensors is longer
+# The VAE's attention before diffusers 0.12, which still reads these names.
+_OLD_ATTENTION = re.compile(
+    r"(.*\.attentions\.\d+\.)(query|key|value|proj_attn)(\.(?:weight|bias))"
+)
+_NEW_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+# Tensors beside the network's own that diffusers and transformers leave out, and that say nothing
+# about the network: buffers, a projection that no picture uses, averages of the training.
+_BESIDE = re.compile(
+    r"(.*\.)?(position_ids|text_projection(\.weight)?|logit_scale|num_batches_tracked)"
+    r"|(model_)?ema(_model)?\..*|optimizer\..*"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """Hold the shape and the safetensors dtype ('F32', 'F16', ...) of a stored tensor."""
+    """Hold the shape and the safetensors dtype ('F32', 'F16', ...) of a stored tensor.
+
+    file, stored: the safetensors file that holds it, and its name there.
+    """
 
     shape: tuple[int, ...]
     dtype: str
+    file: Path = field(default=Path(), compare=False)
+    stored: str = field(default="", compare=False)
 
 
 class _Slice(Protocol):
@@ -33,30 +52,42 @@ class _Slice(Protocol):
 
 
 def read_header(path: Path) -> dict[str, TensorInfo]:
-    """List the tensors of a safetensors file without reading them.
+    """List the tensors of a weights file without reading them, by diffusers' present names.
 
-    Raises WeightsError unless the file is sound safetensors.
+    path: a safetensors file, or the index of shards. Raises WeightsError unless it is sound.
     """
+    found: dict[str, TensorInfo] = {}
+    for file in files_of(path):
+        header = _read_file_header(file)
+        if twice := sorted(set(header) & set(found)):
+            raise WeightsError(
+                f"{file}: holds {twice[0]!r}, and so does {found[twice[0]].file.name}; copy the "
+                "index again with its shards"
+            )
+        found |= header
+    return found
+
+
+def _read_file_header(path: Path) -> dict[str, TensorInfo]:
     if not path.is_file():
-        pickles = sorted(p.name for p in path.parent.glob("*") if p.suffix in _PICKLE_SUFFIXES)
-        found = (
-            f"; the folder holds {pickles[0]}, a pickle, which is never loaded" if pickles else ""
-        )
-        raise WeightsError(
-            f"{path}: file is missing{found}; pull the checkpoint again or name another with "
-            "--model"
-        )
+        raise WeightsError(absent(path))
+    start = b""
     try:
         with path.open("rb") as file:
-            magic = file.read(2)
+            start = file.read(9)
         with safe_open(path, framework="numpy") as tensors:
-            return {key: _info(tensors.get_slice(key)) for key in tensors.keys()}  # noqa: SIM118 - not a mapping
+            names = tensors.keys()
+            taken = set(names)
+            return {
+                _present_name(key, taken): _info(tensors.get_slice(key), path, key) for key in names
+            }
     except OSError as error:
         raise WeightsError(
             f"{path}: cannot be read ({error.strerror or error}); check its permissions"
         ) from None
     except SafetensorError as error:
-        if magic == _ZIP or magic[:1] == _PICKLE_PROTOCOL:
+        refuse_pointer(path)
+        if _is_pickle(start):
             raise WeightsError(
                 f"{path}: this is a pickle under a safetensors name; unpickling can run any code, "
                 "so it is never loaded; get the checkpoint as safetensors"
@@ -67,21 +98,39 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
         ) from None
 
 
-def _info(tensor: _Slice) -> TensorInfo:
-    return TensorInfo(tuple(tensor.get_shape()), tensor.get_dtype())
+def _is_pickle(start: bytes) -> bool:
+    """Tell a pickle by its first 9 bytes; safetensors starts with its header's length and '{'."""
+    if start[8:] in (b"", b"{") or int.from_bytes(start[:8], "little") < _LONG_HEADER:
+        return False
+    return start[:4] == _ZIP or start[:2] in _PICKLE_PROTOCOLS
+
+
+def _present_name(name: str, taken: set[str]) -> str:
+    """Return the name that diffusers now gives a tensor with an old one."""
+    if match := _OLD_ATTENTION.fullmatch(name):
+        present = match[1] + _NEW_ATTENTION[match[2]] + match[3]
+        return name if present in taken else present
+    return name
+
+
+def _info(tensor: _Slice, file: Path, name: str) -> TensorInfo:
+    return TensorInfo(tuple(tensor.get_shape()), tensor.get_dtype(), file, name)
 
 
 def check_layout(
     path: Path,
     expected: Layout,
-    dtypes: Iterable[str] = FLOAT_DTYPES,
-    ignored: Iterable[str] = (),
+    dtypes: Collection[str] = FLOAT_DTYPES,
     prefix: str = "",
+    say: bool = True,
 ) -> None:
-    """Raise WeightsError unless the file holds exactly the tensors of `expected`.
+    """Raise WeightsError unless the file holds the tensors of `expected`.
 
-    dtypes: the valid dtypes. ignored: names of stored buffers without weights. prefix: prefix of
-    every name in the file.
+    Others are left out, as in diffusers. Those that may belong to a larger network cause an
+    SdxsWarning.
+
+    dtypes: the valid dtypes. prefix: prefix of every expected name in the file.
+    say: warn.
     """
     found = read_header(path)
     wanted = {prefix + name: shape for name, shape in expected.items()}
@@ -91,11 +140,6 @@ def check_layout(
             _mismatch(
                 path, f"{len(missing)} of {len(wanted)} tensors missing, first {missing[0]!r}"
             )
-        )
-    extra = sorted(set(found) - set(wanted) - {prefix + name for name in ignored})
-    if extra:
-        raise WeightsError(
-            _mismatch(path, f"{len(extra)} tensors its config knows nothing of, first {extra[0]!r}")
         )
     for name, shape in wanted.items():
         if found[name].shape != shape:
@@ -111,6 +155,15 @@ def check_layout(
                 )
             )
 
+    extra = sorted(name for name in set(found) - set(wanted) if not _BESIDE.fullmatch(name))
+    if extra and say:
+        warnings.warn(
+            f"{path}: {len(extra)} tensors its config knows nothing of are left out, first "
+            f"{extra[0]!r}; if the pictures are wrong, copy weights and config.json from one place",
+            SdxsWarning,
+            stacklevel=2,
+        )
+
 
 def _mismatch(path: Path, what: str) -> str:
     return (
@@ -122,6 +175,17 @@ def sha256(path: Path) -> str:
     """Return the sha256 of a file as a hex digest."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_of_weights(path: Path, of_file: Callable[[Path], str] = sha256) -> str:
+    """Return one hash of a weights file; of an index, one over its own and its shards' hashes.
+
+    of_file: returns the sha256 of one file.
+    """
+    if not is_index(path):
+        return of_file(path)
+    hashes = [of_file(path), *(of_file(shard) for shard in files_of(path))]
+    return hashlib.sha256("\n".join(hashes).encode()).hexdigest()
 
 
 def git_blob_sha1(path: Path) -> str:

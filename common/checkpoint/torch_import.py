@@ -11,6 +11,7 @@ from .manifest import MODE, add_imported
 from .tensors import read_header, sha256
 from .torch_file import open_torch_file
 from .torch_pickle import STORAGES
+from .weights_file import refuse_pointer
 
 _PARTS = ("unet", "vae", "vae_large", "text_encoder", "controlnet")
 # dtype in a safetensors header -> dtype of the safetensors serialiser
@@ -66,6 +67,7 @@ def import_torch(source: Path, target: Path, manifest: Path, force: bool = False
         raise UsageError(f"--to {target}: expected a name that ends in .safetensors")
     if target.exists() and not force:
         raise UsageError(f"{target}: exists already; add --force to write it again")
+    refuse_pointer(source)
     with open_torch_file(source) as opened:
         values = {name: opened.scalars(name) for name in opened.tensors}
         # specs hold addresses; `values` keeps their arrays alive

@@ -10,11 +10,11 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from safetensors import safe_open
 
 from ..checkpoint.config.text_encoder import CLIPTextConfig
 from ..checkpoint.find import Checkpoint
-from ..errors import SdxsWarning
+from ..checkpoint.tensor_reader import TensorReader
+from ..errors import SdxsWarning, WeightsError
 from .blend import combine
 from .cache import EmbeddingCache
 from .syntax import foreign_syntax, parse_prompt
@@ -26,6 +26,7 @@ class TextEncoder:
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         """Read the tokenizer; `encode` reads the weights. Raises ConfigError, WeightsError."""
+        self._checkpoint, self._checked = checkpoint, False
         self._tokenizer = ClipTokenizer(checkpoint.folder / "tokenizer")
         self._config = checkpoint.text_encoder
         self._path = checkpoint.text_encoder_weights
@@ -62,46 +63,65 @@ class TextEncoder:
             ids = self._tokenizer.encode(text)
             encoder_hidden_states = self._cache.read(text)
             if encoder_hidden_states is None:
+                self._check()
                 encoder_hidden_states = encode_tokens(ids, self._config, self._path, self._prefix)
                 self._cache.write(text, encoder_hidden_states)
             self._encoded[text] = encoder_hidden_states
         return self._encoded[text]
 
+    def _check(self) -> None:
+        """Check the file once before it is read. Raises WeightsError."""
+        if not self._checked:
+            self._checkpoint.check_text_encoder()
+            self._checked = True
+
 
 def encode_tokens(ids: np.ndarray, config: CLIPTextConfig, path: Path, prefix: str) -> np.ndarray:
-    """Run the text model: int64 (B, tokens) -> float32 (B, tokens, hidden_size)."""
-    tokens = ids.shape[1]
-    with safe_open(path, framework="numpy") as file:
+    """Run the text model: int64 (B, tokens) -> float32 (B, tokens, hidden_size).
 
-        def tensor(name: str) -> np.ndarray:
-            return np.asarray(file.get_tensor(prefix + name), dtype=np.float32)
+    Raises WeightsError if it has no row for a token, or if its values make no sense.
+    """
+    tokens, file = ids.shape[1], TensorReader(path)
+    if ids.max() >= config.vocab_size:
+        raise WeightsError(
+            f"{path}: the tokenizer knows token {ids.max():,}, the text encoder only "
+            f"{config.vocab_size:,} tokens; copy tokenizer/ and text_encoder/ from one checkpoint"
+        )
 
-        # the table has 200 MB; only the used rows are read
-        rows = file.get_slice(prefix + "embeddings.token_embedding.weight")
-        embeddings = {
-            int(i): np.asarray(rows[int(i) : int(i) + 1], dtype=np.float32)[0]
-            for i in np.unique(ids)
-        }
-        x = np.array([[embeddings[int(i)] for i in row] for row in ids])
-        x = x + tensor("embeddings.position_embedding.weight")[:tokens]
-        # causal: a token attends to itself and its predecessors
-        mask = np.triu(np.full((tokens, tokens), -np.inf, np.float32), k=1)
-        for i in range(config.num_hidden_layers):
-            layer = {name: tensor(f"encoder.layers.{i}.{name}") for name in _LAYER}
-            x = x + _attention(
-                _layer_norm(x, layer, "layer_norm1", config),
-                layer,
-                mask,
-                config.num_attention_heads,
-            )
-            h = _linear(_layer_norm(x, layer, "layer_norm2", config), layer, "mlp.fc1")
-            h = quick_gelu(h) if config.hidden_act == "quick_gelu" else gelu(h)
-            x = x + _linear(h, layer, "mlp.fc2")
-        final = {
-            f"final_layer_norm.{part}": tensor(f"final_layer_norm.{part}")
-            for part in ("weight", "bias")
-        }
-        return _layer_norm(x, final, "final_layer_norm", config)
+    def tensor(name: str) -> np.ndarray:
+        return np.asarray(file.array(prefix + name), dtype=np.float32)
+
+    # the table has 200 MB; only the used rows are read
+    table = prefix + "embeddings.token_embedding.weight"
+    embeddings = {
+        int(i): np.asarray(file.row(table, int(i)), dtype=np.float32) for i in np.unique(ids)
+    }
+    x = np.array([[embeddings[int(i)] for i in row] for row in ids])
+    x = x + tensor("embeddings.position_embedding.weight")[:tokens]
+    # causal: a token attends to itself and its predecessors
+    mask = np.triu(np.full((tokens, tokens), -np.inf, np.float32), k=1)
+    for i in range(config.num_hidden_layers):
+        layer = {name: tensor(f"encoder.layers.{i}.{name}") for name in _LAYER}
+        x = x + _attention(
+            _layer_norm(x, layer, "layer_norm1", config),
+            layer,
+            mask,
+            config.num_attention_heads,
+        )
+        h = _linear(_layer_norm(x, layer, "layer_norm2", config), layer, "mlp.fc1")
+        h = quick_gelu(h) if config.hidden_act == "quick_gelu" else gelu(h)
+        x = x + _linear(h, layer, "mlp.fc2")
+    final = {
+        f"final_layer_norm.{part}": tensor(f"final_layer_norm.{part}")
+        for part in ("weight", "bias")
+    }
+    encoded = _layer_norm(x, final, "final_layer_norm", config)
+    if not np.isfinite(encoded).all():
+        raise WeightsError(
+            f"{path}: the text encoder computes values that are not finite; run `sdxs weights "
+            "verify`, or copy text_encoder/ again"
+        )
+    return encoded
 
 
 _LAYER = [

@@ -3,25 +3,18 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Self
 
 import numpy as np
-from safetensors import safe_open
 
-from ...common.checkpoint.tensors import read_header
+from ...common.checkpoint.tensor_reader import TensorReader
 from ...common.errors import WeightsError
 from ..options import Compression
 
 
-class _File(Protocol):
-    """The used part of safetensors' untyped reader."""
-
-    def get_tensor(self, name: str) -> np.ndarray: ...
-
-
 @dataclass
 class Store:
-    """An open safetensors file, the compression of its large tensors, and the compression error.
+    """An open weights file, the compression of its large tensors, and the compression error.
 
     read: names of the tensors read so far. error, energy: sums of squared differences and of
     squares over the compressed tensors. blockwise: macOS 15's compression operations, not macOS
@@ -36,15 +29,7 @@ class Store:
     energy: float = 0.0
 
     def __enter__(self) -> Self:
-        header = read_header(self.path)
-        bfloat16 = [name for name, info in header.items() if info.dtype == "BF16"]
-        if bfloat16:
-            raise WeightsError(
-                f"{self.path}: {bfloat16[0]!r} is bfloat16, which NumPy cannot read; "
-                "use the checkpoint's float16 or float32 files, or `--backend mlx`"
-            )
-        self._file: _File = safe_open(self.path, framework="numpy")
-        self._names = frozenset(header)
+        self._file = TensorReader(self.path)
         return self
 
     def __exit__(
@@ -56,11 +41,11 @@ class Store:
         del self._file
 
     def __contains__(self, name: str) -> bool:
-        return name in self._names
+        return name in self._file
 
     def tensor(self, name: str) -> np.ndarray:
         self.read.add(name)
-        return self._file.get_tensor(name)
+        return self._file.array(name)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from pathlib import Path
 import mlx.core as mx
 import mlx.nn as nn
 
+from ...common.checkpoint.tensors import read_header
 from ...common.errors import WeightsError
 from ..fast.ops import on_gpu, settle, silu
 
@@ -98,14 +99,22 @@ def double(x: mx.array) -> mx.array:
 
 
 def load_weights(model: nn.Module, path: Path, dtype: mx.Dtype) -> None:
-    """Load a safetensors file into `model` strictly, and evaluate its parameters.
+    """Load a weights file into `model`, and evaluate its parameters.
 
-    The keys must match the attribute tree exactly. 4-D tensors are convolutions: (O, I, kH, kW) in
-    the file, (O, kH, kW, I) in MLX. Raises WeightsError.
+    Every parameter must be in the file; other tensors there are left out. 4-D tensors are
+    convolutions: (O, I, kH, kW) in the file, (O, kH, kW, I) in MLX. Raises WeightsError.
     """
     try:
-        tensors = mx.load(str(path), format="safetensors")
-        model.load_weights([(key, laid_out(tensor, dtype)) for key, tensor in tensors.items()])
+        header, wanted = read_header(path), dict(nn.utils.tree_flatten(model.parameters()))
+        files = {info.file for info in header.values()}
+        tensors = {file: mx.load(str(file), format="safetensors") for file in files}
+        model.load_weights(
+            [
+                (key, laid_out(tensors[info.file][info.stored], dtype))
+                for key, info in header.items()
+                if key in wanted
+            ]
+        )
         mx.eval(model.parameters())
     except (ValueError, RuntimeError) as error:
         raise WeightsError(

@@ -1,6 +1,5 @@
 """The state of a run, which its rounds and passes share: plan, workers, report."""
 
-import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -8,8 +7,8 @@ from datetime import UTC, datetime
 
 from ...backend.options import BackendOptions
 from ...checkpoint.find import Checkpoint
+from ...checkpoint.layout import parameter_count, unet_layout
 from ...checkpoint.manifest import remembered_sha256
-from ...checkpoint.tensors import read_header
 from ...errors import UsageError
 from ...live.parameters import DEFAULT_PROMPT
 from ...picture.size import FrameSize
@@ -140,9 +139,7 @@ def work_of(checkpoint: Checkpoint, size: FrameSize, seed: int, prompt: str) -> 
     """Name what is computed, by the hashes of what computes it."""
     files = {"unet": checkpoint.unet_weights, "vae": checkpoint.vae_weights}
     weights = {name: remembered_sha256(path) for name, path in files.items()}
-    parameters = sum(
-        math.prod(info.shape) for info in read_header(checkpoint.unet_weights).values()
-    )
+    parameters = parameter_count(unet_layout(checkpoint.unet))
     return Work(checkpoint.name, weights, parameters, size.json, seed, prompt)
 
 

@@ -2,10 +2,18 @@
 
 import json
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ...errors import ConfigError
+from ..weights_file import pointer_note
+
+# Above any real network by far; what a config asks for is computed and built before it is compared.
+MOST_COUNT = 1 << 20  # channels, tokens, timesteps
+MOST_LAYERS = 128  # of one block
+MOST_BLOCKS = 12  # each halves the picture
+MOST_JSON_BYTES = 32 << 20  # a vocabulary has less than 2 MB
 
 JsonValue = None | bool | int | float | str | list["JsonValue"] | dict[str, "JsonValue"]
 
@@ -39,18 +47,24 @@ class Fields:
         if not any(value == a and isinstance(value, bool) == isinstance(a, bool) for a in admitted):
             raise self.fail(key, " or ".join(json.dumps(a) for a in admitted))
 
-    def integer(self, key: str, default: int | None = None, minimum: int = 1) -> int:
+    def integer(
+        self, key: str, default: int | None = None, minimum: int = 1, most: int = MOST_COUNT
+    ) -> int:
+        """Return a whole number, `minimum` to `most`."""
         value = self.values.get(key, default)
-        if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+        numbers = _whole([value], minimum)
+        if not numbers:
             raise self.fail(key, f"a whole number of at least {minimum}")
-        return value
+        self._limit(key, numbers, most)
+        return numbers[0]
 
     def number(self, key: str, default: float | None = None) -> float:
         value = self.values.get(key, default)
-        # json.loads accepts NaN and Infinity
+        # json.loads accepts NaN and Infinity, and whole numbers that no float holds
         if (
             isinstance(value, bool)
             or not isinstance(value, (int, float))
+            or (isinstance(value, int) and abs(value) > sys.float_info.max)
             or not math.isfinite(value)
         ):
             raise self.fail(key, "a finite number")
@@ -75,21 +89,37 @@ class Fields:
         return value
 
     def integers(
-        self, key: str, default: Sequence[int] | None = None, minimum: int = 1
+        self,
+        key: str,
+        default: Sequence[int] | None = None,
+        minimum: int = 1,
+        most: int = MOST_COUNT,
     ) -> tuple[int, ...]:
+        """Return a list of whole numbers, `minimum` to `most`: one for each of a few blocks."""
         value = self.values.get(key, list(default) if default is not None else None)
         numbers = _whole(value, minimum)
         if not numbers:
             raise self.fail(key, f"a list of whole numbers of at least {minimum}")
+        if len(numbers) > MOST_BLOCKS:
+            raise self.fail(key, f"at most {MOST_BLOCKS} numbers, one for each block")
+        self._limit(key, numbers, most)
         return numbers
 
-    def per_block(self, key: str, blocks: int, default: int) -> tuple[int, ...]:
-        """Return one whole number per block, from a number or a list."""
+    def per_block(
+        self, key: str, blocks: int, default: int, most: int = MOST_LAYERS
+    ) -> tuple[int, ...]:
+        """Return one whole number per block, 1 to `most`, from a number or a list."""
         value = self.values.get(key, default)
         numbers = _whole(value if isinstance(value, list) else [value] * blocks, 1)
         if len(numbers) != blocks:
             raise self.fail(key, f"a whole number of at least 1, or a list of {blocks}")
+        self._limit(key, numbers, most)
         return numbers
+
+    def _limit(self, key: str, numbers: Sequence[int], most: int) -> None:
+        """Raise ConfigError for a number that no network has: it would take the memory first."""
+        if max(numbers) > most:
+            raise self.fail(key, f"at most {most:,}")
 
     def flag_per_block(self, key: str, blocks: int) -> tuple[bool, ...]:
         """Return one flag per block, from a flag or a list; false if absent."""
@@ -117,14 +147,19 @@ def _whole(values: JsonValue, minimum: int) -> tuple[int, ...]:
 def read_json(path: Path) -> Fields:
     """Read one json object. Raises ConfigError if it is absent, damaged or not an object."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        with path.open(encoding="utf-8") as file:
+            text = file.read(MOST_JSON_BYTES + 1)
+        if len(text) > MOST_JSON_BYTES:
+            raise ValueError(f"more than {MOST_JSON_BYTES:,} characters")
+        values = json.loads(text)
     except FileNotFoundError:
         raise ConfigError(
             f"{path}: file is missing; a checkpoint needs it, pull or copy it again"
         ) from None
     except (OSError, ValueError, RecursionError) as error:
+        trouble = pointer_note(path) or f" ({error})"
         raise ConfigError(
-            f"{path}: not readable as json ({error}); pull or copy the file again"
+            f"{path}: not readable as json{trouble}; pull or copy the file again"
         ) from None
     if not isinstance(values, dict):
         raise ConfigError(

@@ -9,6 +9,7 @@ from ...errors import UsageError
 from .fields import Fields, JsonValue, read_json
 
 MOST_STEPS = 50
+MOST_SIZE = 1 << 14  # pixels
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ class FrameConfig:
         config = cls(
             timestep=timestep,
             noise_scale=fields.number("noise_scale", 1.0),
-            size=fields.integer("size", 512, minimum=8),
+            size=fields.integer("size", 512, minimum=8, most=MOST_SIZE),
             timesteps=(timesteps[0], timesteps[-1]) if "timesteps" in fields.values else None,
             max_steps=fields.integer("max_steps", 1),
         )

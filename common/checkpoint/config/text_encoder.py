@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from .fields import Fields, read_json
+from .fields import MOST_LAYERS, Fields, read_json
 
 PROMPT_TOKENS = 77  # the training length of Stable Diffusion's prompts
 
@@ -33,7 +33,7 @@ class CLIPTextConfig:
             vocab_size=fields.integer("vocab_size", 49408),
             hidden_size=fields.integer("hidden_size", 512),
             intermediate_size=fields.integer("intermediate_size", 2048),
-            num_hidden_layers=fields.integer("num_hidden_layers", 12),
+            num_hidden_layers=fields.integer("num_hidden_layers", 12, most=MOST_LAYERS),
             num_attention_heads=fields.integer("num_attention_heads", 8),
             max_position_embeddings=fields.integer("max_position_embeddings", 77),
             hidden_act=fields.text("hidden_act", "quick_gelu"),

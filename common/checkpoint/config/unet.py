@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from .fields import Fields, block_types, read_json
+from .fields import MOST_COUNT, Fields, block_types, read_json
 
 DOWN_BLOCKS = ("CrossAttnDownBlock2D", "DownBlock2D")
 UP_BLOCKS = ("CrossAttnUpBlock2D", "UpBlock2D")
@@ -67,7 +67,7 @@ class UNetConfig:
             transformer_layers_per_block=fields.per_block(
                 "transformer_layers_per_block", blocks, 1
             ),
-            heads=fields.per_block(head_key, blocks, 8),
+            heads=fields.per_block(head_key, blocks, 8, MOST_COUNT),
             only_cross_attention=fields.flag_per_block("only_cross_attention", blocks),
             cross_attention_dim=fields.integer("cross_attention_dim", 1280),
             use_linear_projection=fields.flag("use_linear_projection", False),

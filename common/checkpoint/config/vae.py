@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from .fields import Fields, block_types, read_json
+from .fields import MOST_LAYERS, Fields, block_types, read_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +33,12 @@ class TinyVAEConfig:
         config = cls(
             encoder_block_out_channels=fields.integers("encoder_block_out_channels", (64,) * 4),
             decoder_block_out_channels=fields.integers("decoder_block_out_channels", (64,) * 4),
-            num_encoder_blocks=fields.integers("num_encoder_blocks", (1, 3, 3, 3), minimum=0),
-            num_decoder_blocks=fields.integers("num_decoder_blocks", (3, 3, 3, 1), minimum=0),
+            num_encoder_blocks=fields.integers(
+                "num_encoder_blocks", (1, 3, 3, 3), minimum=0, most=MOST_LAYERS
+            ),
+            num_decoder_blocks=fields.integers(
+                "num_decoder_blocks", (3, 3, 3, 1), minimum=0, most=MOST_LAYERS
+            ),
             latent_channels=fields.integer("latent_channels", 4),
             scaling_factor=fields.positive("scaling_factor", 1.0),
         )
@@ -99,7 +103,7 @@ class KLVAEConfig:
             block_types(fields, key, (name,), len(channels))
         config = cls(
             block_out_channels=channels,
-            layers_per_block=fields.integer("layers_per_block", 1),
+            layers_per_block=fields.integer("layers_per_block", 1, most=MOST_LAYERS),
             latent_channels=fields.integer("latent_channels", 4),
             norm_num_groups=fields.integer("norm_num_groups", 32),
             scaling_factor=fields.positive("scaling_factor", 0.18215),
