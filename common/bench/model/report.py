@@ -11,9 +11,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ...damage import damage
 from ...errors import UsageError
 from ...picture.size import FrameSize
-from .damage import damage
+from .sound import unsound
 from .statistics import FrameSummary, Interval, summary
 
 if TYPE_CHECKING:
@@ -308,7 +309,9 @@ def read_report(path: Path) -> Report:
     try:
         report = _reader().validate_json(json.dumps(values))
     except ValueError as error:
-        raise UsageError(f"{path}: damaged: {damage(error)}; measure again") from None
+        raise UsageError(f"{path}: damaged: {damage(error, 'report')}; measure again") from None
+    if trouble := unsound(report):
+        raise UsageError(f"{path}: damaged: {trouble}; measure again")
     if not _names_a_size(report.work):
         raise UsageError(
             f"{path}: damaged: report.work.size is {type(report.work.size).__name__}, expected int "

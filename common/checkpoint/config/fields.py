@@ -1,7 +1,7 @@
 """Typed access to a json object: every error names file, key, value and the expected value."""
 
 import json
-import math
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -51,7 +51,7 @@ class Fields:
         if (
             isinstance(value, bool)
             or not isinstance(value, (int, float))
-            or not math.isfinite(value)
+            or not abs(value) <= sys.float_info.max
         ):
             raise self.fail(key, "a finite number")
         return float(value)
