@@ -221,7 +221,8 @@ def _write_text(path: Path, text: str) -> None:
 def _present(folder: Path, name: str) -> Path:
     if not is_file(folder / name):
         raise WeightsError(
-            f"{folder / in_a_line(name)}: file is missing though it was recorded; pull the checkpoint again"
+            f"{folder / in_a_line(name)}: file is missing though it was recorded; pull the "
+            "checkpoint again"
         )
     return folder / name
 

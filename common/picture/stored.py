@@ -6,6 +6,7 @@ the first that is not.
 
 import json
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING, TypeVar, get_type_hints
 
 from ..damage import damage
@@ -108,6 +109,7 @@ def check_request(still: Still) -> None:
             raise UsageError(f"{damage(error, name)}; see api.open_model") from None
 
 
+@cache
 def _reader(cls: type[T]) -> "TypeAdapter[T]":
     from pydantic import TypeAdapter
 

@@ -8,6 +8,7 @@ worked out again.
 
 import json
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -331,6 +332,7 @@ def _without_retired(values: dict[str, object]) -> dict[str, object]:
     return {key: value for key, value in values.items() if key not in RETIRED}
 
 
+@cache
 def _reader() -> "TypeAdapter[Report]":
     # Not at the top: processes that are measured import this file, and pydantic takes 15 MB.
     from pydantic import TypeAdapter
