@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -18,8 +18,9 @@ from ..common.backend.programs import Progress
 from ..common.backend.protocol import Backend, FrameParams
 from ..common.backend.spec import default_backend, spec_of, specs
 from ..common.checkpoint.find import Checkpoint
-from ..common.errors import UsageError
-from ..common.picture.edges import Edges, check_kind
+from ..common.errors import UsageError, in_a_line
+from ..common.live.parameters import TABLE
+from ..common.picture.edges import Edges
 from ..common.picture.size import FrameSize
 from ..common.prompt.text_encoder import TextEncoder
 
@@ -83,6 +84,7 @@ class Model:
         of the last picture's latents. control_scale: by default 1 where the model was opened with
         a control. Raises SdxsError.
         """
+        prompt, seed, feedback, control_scale = _parameters(prompt, seed, feedback, control_scale)
         text_only = frame is None
         if text_only and not self.checkpoint.frame.noise_scale:
             raise UsageError(
@@ -96,6 +98,7 @@ class Model:
                 f"control_scale {control_scale:g}: there are no edges to hold to; give a frame, "
                 "and open the model with control"
             )
+        given = self._frame(frame)
         if prompt != self._prompt:
             self.backend.set_conditioning(self._encoder.encode(prompt))
             self._prompt = prompt
@@ -103,9 +106,6 @@ class Model:
         if params != self._params:
             self.backend.set_params(params)
             self._params = params
-        given = (
-            np.zeros((*self.shape, 3), np.uint8) if frame is None else np.ascontiguousarray(frame)
-        )
         drawn = self._drawn if control_scale else None
         if self._edges and drawn is not None:
             self._edges.draw(given, drawn)
@@ -113,6 +113,22 @@ class Model:
         picture = np.empty((*self.shape, 3), np.uint8)
         self.backend.collect(picture)
         return picture
+
+    def _frame(self, frame: np.ndarray | None) -> np.ndarray:
+        """Return the frame as backends take it; black without one. Raises UsageError."""
+        expected = (*self.shape, 3)
+        if frame is None:
+            return np.zeros(expected, np.uint8)
+        if not isinstance(frame, np.ndarray):
+            raise UsageError(
+                f"frame is a {type(frame).__name__}; expected a uint8 array of shape {expected}, "
+                "RGB, or None"
+            )
+        if frame.dtype != np.uint8 or frame.shape != expected:
+            raise UsageError(
+                f"frame is {frame.dtype} {frame.shape}; expected uint8 {expected}, RGB"
+            )
+        return np.ascontiguousarray(frame)
 
     def describe(self) -> dict[str, str]:
         """Backend, device and dtype, as a result should be reported with."""
@@ -132,6 +148,39 @@ class Model:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _plain(value: Any) -> Any:
+    """Return a scalar of NumPy as Python's, and anything else as it is."""
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _parameters(
+    prompt: object, seed: object, feedback: object, control_scale: object
+) -> tuple[str, int, float, float | None]:
+    """Check what a call is given; scalars of NumPy are numbers, too. Raises UsageError."""
+    checked: list[Any] = []
+    given = {"prompt": prompt, "seed": seed, "feedback": feedback, "control_scale": control_scale}
+    for name, value in given.items():
+        plain = _plain(value)
+        absent = name == "control_scale" and plain is None
+        checked.append(None if absent else TABLE[name].check(plain, name))
+    return checked[0], checked[1], checked[2], checked[3]
+
+
+def _check_settings(settings: object, report: object, still: object) -> None:
+    """Raise UsageError for arguments of `open_model` that no option declares."""
+    if settings is not None and not (
+        isinstance(settings, Mapping) and all(isinstance(name, str) for name in settings)
+    ):
+        raise UsageError(
+            f"settings {in_a_line(settings)}: expected names and values, as "
+            "{'runtime': 'reference'}"
+        )
+    if not callable(report):
+        raise UsageError(f"report {in_a_line(report)}: expected a function of a text and a share")
+    if not isinstance(still, bool):
+        raise UsageError(f"still {in_a_line(still)}: expected True or False")
 
 
 def open_model(
@@ -159,10 +208,14 @@ def open_model(
     picture of its own, so edges remember nothing. report: told what is being built, and the share
     that is done. Raises SdxsError, with what to do about it.
     """
+    _check_settings(settings, report, still)
+    for option, value in (("--backend", backend), ("--dtype", dtype)):
+        if not isinstance(value, str):
+            raise UsageError(f"{option} {in_a_line(value)}: expected a text; see api.open_model")
     spec = spec_of(backend or default_backend())
-    check_kind(edges)
-    sized = None if size is None else FrameSize.from_json(size)
-    chosen = ModelOptions(model, vae, sized, strength, steps, control)
+    TABLE["edges"].check(edges)
+    sized = None if size is None else FrameSize.from_json(_plain(size))
+    chosen = ModelOptions(model, vae, sized, _plain(strength), _plain(steps), control)
     checkpoint = open_checkpoint_for(chosen)
     frame = chosen.size_of(checkpoint)
     options = options_for(spec, frame, {"dtype": dtype}, settings)

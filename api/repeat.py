@@ -6,10 +6,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..common.backend.spec import default_backend, spec_of
-from ..common.errors import SdxsWarning, SourceError, UsageError
+from ..common.errors import SdxsWarning, SourceError, UsageError, in_a_line
+from ..common.files import is_file, is_folder
 from ..common.picture.record import Still
+from ..common.picture.stored import StoredRecord
 from ..common.settings import parse_texts
-from .still import SYNTHETIC, Made, Taken, read_record, render_still
+from .still import SYNTHETIC, Made, Taken, render_still, stored_in
 
 REPEATED = ("image", "film", SYNTHETIC)  # kinds of sources that give a frame again
 
@@ -33,63 +35,54 @@ def repeat_still(
     Raises UsageError if the picture depends on more than its record holds, or if weights or source
     are not those of then; warns if the pictures differ all the same.
     """
-    record = read_record(path)
-    try:
-        still = Still(**record["request"])  # type: ignore[arg-type]
-        texts = {str(name): str(value) for name, value in record["settings"]}  # type: ignore[attr-defined]
-        reason, taken = _reason(record, still), _taken(record)
-    except (TypeError, KeyError, ValueError, AttributeError) as error:
-        raise SourceError(
-            f"{path}: its record is damaged ({error}); the picture cannot be repeated from it"
-        ) from None
-    if reason:
+    stored, record = stored_in(path)
+    still, texts = stored.request, dict(stored.settings)
+    if reason := _reason(stored):
         raise UsageError(
             f"{path}: cannot be repeated: {reason}; `sdxs live` with the settings of its record "
             "makes others like it"
         )
-    still = _placed(path, still, places or Places(), str(record.get("origin", "")))
+    still = _placed(path, still, places or Places(), stored.origin)
     if settings is None:
         spec = spec_of(still.backend or default_backend())
         settings = parse_texts(spec.options, texts, spec.name)
     more: dict[str, object] = {name: record[name] for name in ("source", "live") if name in record}
-    made = render_still(still, settings, taken=taken, more=more)
-    _compare(path, record, made)
+    made = render_still(still, settings, taken=_taken(stored), more=more)
+    _compare(path, stored, made)
     return made
 
 
-def _reason(record: Mapping[str, object], still: Still) -> str:
+def _reason(record: StoredRecord) -> str:
     """Return what a picture of a session depends on beside its record, or ''."""
-    if "live" not in record:
+    live, source, still = record.live, record.source, record.request
+    if live is None or source is None:
         return ""
-    live, source = dict(record["live"]), dict(record["source"])  # type: ignore[call-overload]
-    kind, name = str(source["kind"]), str(source["name"])
-    if kind not in REPEATED:
-        return f"it is a frame of {name}, which nothing gives again"
-    if live.get("beside"):
+    if source.kind not in REPEATED:
+        return f"it is a frame of {source.name}, which nothing gives again"
+    if live.beside:
         return "it shows the pictures of two backends"
-    if live["view"] != "output":
-        return f"it shows more than the picture (view {live['view']!r})"
-    if live.get("enlarged"):
-        return f"it was enlarged to {live['enlarged']} (--show-size)"
-    if float(live["feedback"]) > 0:
-        return f"feedback {live['feedback']:g} let the frames before it in"
-    if float(live["ema"]) > 0:
-        return f"smoothing (ema {live['ema']:g}) let the frames before it in"
-    if live["gliding"]:
+    if live.view != "output":
+        return f"it shows more than the picture (view {live.view!r})"
+    if live.enlarged:
+        return f"it was enlarged to {live.enlarged} (--show-size)"
+    if live.feedback > 0:
+        return f"feedback {live.feedback:g} let the frames before it in"
+    if live.ema > 0:
+        return f"smoothing (ema {live.ema:g}) let the frames before it in"
+    if live.gliding:
         return "its prompt was on the way from another one"
-    if live["reused"] and float(live["skip"]) > 0:
-        return f"it is the picture of an earlier frame (skip {live['skip']:g})"
-    if still.control_scale and kind != "image" and int(source["frame"]) > 0:
+    if live.reused and live.skip > 0:
+        return f"it is the picture of an earlier frame (skip {live.skip:g})"
+    if still.control_scale and source.kind != "image" and source.frame > 0:
         return "its edges depend on the frames before it"
     return ""
 
 
-def _taken(record: Mapping[str, object]) -> Taken:
-    if "live" not in record:
+def _taken(record: StoredRecord) -> Taken:
+    live, source = record.live, record.source
+    if live is None or source is None:
         return Taken()
-    live, source = dict(record["live"]), dict(record["source"])  # type: ignore[call-overload]
-    number = max(0, int(source["frame"]))
-    return Taken(str(source["kind"]), number, bool(live["mirror"]), float(live["blend"]))
+    return Taken(source.kind, source.frame, live.mirror, live.blend)
 
 
 def _placed(path: Path, still: Still, places: Places, origin: str) -> Still:
@@ -99,19 +92,19 @@ def _placed(path: Path, still: Still, places: Places, origin: str) -> Still:
     """
     source, model = places.source or still.source, places.model or still.model
     control = places.control or still.control
-    if origin == "path" and not places.model and not Path(model).is_dir():
+    if origin == "path" and not places.model and not is_folder(Path(model)):
         raise UsageError(
             f"{path}: was made with a checkpoint in a folder {model!r}, which is not here; name "
             "its place with --model"
         )
-    if control not in ("none", "sketch") and not Path(control).expanduser().is_dir():
+    if control not in ("none", "sketch") and not is_folder(_expanded(control)):
         raise UsageError(
             f"{path}: was made with a ControlNet in a folder {control!r}, which is not here; name "
             "its place with --control"
         )
     if source and not places.source:
         beside = [folder / source for folder in (path.parent, Path())]
-        found = next((each for each in beside if each.is_file()), None)
+        found = next((each for each in beside if is_file(each)), None)
         if found is None:
             raise SourceError(
                 f"{source}: no such file beside {path} or in this folder; name the picture's "
@@ -121,10 +114,17 @@ def _placed(path: Path, still: Still, places: Places, origin: str) -> Still:
     return replace(still, source=source, model=model, control=control)
 
 
-def _compare(path: Path, record: Mapping[str, object], made: Made) -> None:
+def _expanded(folder: str) -> Path:
+    try:
+        return Path(folder).expanduser()
+    except RuntimeError:  # of a user who is not here
+        return Path(folder)
+
+
+def _compare(path: Path, record: StoredRecord, made: Made) -> None:
     """Raise UsageError unless weights and source are those of then; warn of other pixels."""
-    then, now = record["hashes"], made.record["hashes"]
-    assert isinstance(then, dict) and isinstance(now, dict)
+    then, now = record.hashes, made.record["hashes"]
+    assert isinstance(now, dict)
     for what in sorted(then.keys() | now.keys()):
         if what != "pixels" and then.get(what) != now.get(what):
             raise UsageError(
@@ -134,9 +134,9 @@ def _compare(path: Path, record: Mapping[str, object], made: Made) -> None:
             )
     if then.get("pixels") != now["pixels"]:
         changed = [
-            f"{key} {record.get(key)}, now {made.record[key]}"
-            for key in ("sdxs", "backend")
-            if record.get(key) != made.record[key]
+            f"{key} {in_a_line(before)}, now {made.record[key]}"
+            for key, before in (("sdxs", record.sdxs), ("backend", record.backend))
+            if before != made.record[key]
         ]
         warnings.warn(
             f"the picture is not bit for bit that of {path.name}: "

@@ -1,6 +1,5 @@
 """Single pictures, rendered as in a live session; each PNG says how it was made."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,9 +19,16 @@ from ..common.picture.png_text import read_text
 from ..common.picture.record import KEYWORD, SCHEMA, Recipe, Still, stamped
 from ..common.picture.size import Fit, FrameSize, Size
 from ..common.picture.still import BACKGROUND
+from ..common.picture.stored import (
+    Damaged,
+    OfLaterVersion,
+    StoredRecord,
+    check_request,
+    read_stored,
+)
 from ..common.picture.temporal import Smoother
 from ..common.settings import known_settings
-from .model import open_model
+from .model import Model, open_model
 
 __all__ = ["KEYWORD", "SCHEMA", "Still"]
 SYNTHETIC = "synthetic"
@@ -61,6 +67,7 @@ def render_still(
     settings, report: see `open_model`. taken: by default a picture of its own. more: what the
     record says of source and session, if that is not a picture of its own.
     """
+    check_request(still)
     still = replace(still, backend=still.backend or default_backend())
     taken = taken or Taken()
     frame, source_hash = None, ""
@@ -80,6 +87,7 @@ def render_still(
     ) as model:
         if still.source or taken.kind == SYNTHETIC:
             frame, source_hash = read_frame(still, model.frame_size, taken)
+        _refuse_missing(still, model, frame is not None)
         picture = model(frame, still.prompt, still.seed, control_scale=still.control_scale)
         if frame is not None:
             Smoother(model.frame_size).apply(picture, frame, 0.0, taken.blend)
@@ -92,6 +100,25 @@ def render_still(
             more = {"source": {"kind": taken.kind, "name": Path(still.source).name}}
         described = model.backend.describe()
         return Made(picture, recipe.record(request, described, picture, source_hash, more))
+
+
+def _refuse_missing(still: Still, model: Model, has_frame: bool) -> None:
+    """Raise UsageError for a picture that needs an input, or a control, which it has not."""
+    checkpoint = model.checkpoint
+    if not (has_frame or checkpoint.frame.noise_scale):
+        raise UsageError(
+            f"{checkpoint.name} paints over a picture and starts from no noise, so it cannot paint "
+            "from --prompt alone; add --input FILE"
+        )
+    if still.control_scale and not (has_frame and checkpoint.control):
+        missing = [
+            *(() if has_frame else ("--input FILE",)),
+            *(() if checkpoint.control else ("--control sketch",)),
+        ]
+        raise UsageError(
+            f"--control-scale {still.control_scale:g}: there are no edges to hold to; add "
+            f"{' and '.join(missing)}"
+        )
 
 
 def read_frame(still: Still, size: Size, taken: Taken) -> tuple[np.ndarray, str]:
@@ -157,7 +184,12 @@ def check_out(path: Path, force: bool = False) -> None:
 
 
 def read_record(path: Path) -> dict[str, object]:
-    """Read the record inside a PNG.
+    """Read the record inside a PNG. Raises as `stored_in`."""
+    return stored_in(path)[1]
+
+
+def stored_in(path: Path) -> tuple[StoredRecord, dict[str, object]]:
+    """Read the record inside a PNG: what is checked of it, and all of it.
 
     Raises SourceError if there is none or it is damaged, UsageError for a newer version's.
     """
@@ -168,19 +200,12 @@ def read_record(path: Path) -> dict[str, object]:
             "without it"
         )
     try:
-        record = json.loads(text)
-        schema = record["schema"]
-        known = {**record, "request": dict(record["request"]), "hashes": dict(record["hashes"])}
-        if not isinstance(schema, int) or isinstance(schema, bool):
-            raise ValueError(f"schema {schema!r}")
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        return read_stored(text)
+    except OfLaterVersion as later:
+        raise UsageError(
+            f"{path}: {later}; this version reads up to {SCHEMA}; update sdxs to repeat the picture"
+        ) from None
+    except Damaged as error:
         raise SourceError(
             f"{path}: its record is damaged ({error}); the picture cannot be repeated from it"
         ) from None
-    if schema > SCHEMA:
-        raise UsageError(
-            f"{path}: its record is schema {schema}, written by sdxs "
-            f"{record.get('sdxs', 'of a later version')}; this version "
-            f"reads up to {SCHEMA}; update sdxs to repeat the picture"
-        )
-    return known

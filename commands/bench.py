@@ -134,11 +134,12 @@ def _refuse_overlaps(
 def _compare(paths: tuple[Path, Path], across_machines: bool) -> None:
     """Print what changed between two reports."""
     from ..common.bench.model import report as reports
-    from ..common.bench.model.compare import compare
+    from ..common.bench.model.compare import compare, cut_short
     from ..common.bench.show import table
 
     first, second = (reports.read_report(path.expanduser()) for path in paths)
-    out.print(table.changes(compare(first, second, across_machines)))
+    found = compare(first, second, across_machines)
+    out.print(table.changes(found, cut_short(first, second)))
 
 
 def _plan(measured: BenchOptions, checkpoint: "Checkpoint") -> "BenchPlan":

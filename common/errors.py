@@ -43,6 +43,16 @@ class BackendError(SdxsError):
     """A backend cannot load or has failed on a frame."""
 
 
+def in_a_line(value: object) -> str:
+    """Return a value as a message shows it: one line, and not all of a long one."""
+    try:
+        text = str(value)
+    except ValueError:  # Python writes no int of more than 4,300 digits
+        text = f"a {type(value).__name__} too long to show"
+    text = " ".join(text.split())
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
 def first_of(errors: list[BaseException]) -> BaseException:
     """Return the first error, with the later ones attached as notes."""
     first, *others = errors

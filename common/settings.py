@@ -5,7 +5,7 @@ defaults. `settings_of` generates the command line's options, `NAME:key=value`, 
 tables in docs/ from it. `check_settings` validates its values.
 """
 
-import math
+import sys
 import types
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from .errors import UsageError
+from .errors import UsageError, in_a_line
 
 _KEY = "sdxs.setting"
 T = TypeVar("T")
@@ -149,12 +149,16 @@ class Setting:
         return value
 
     def _check(self, value: object, where: str) -> object:
-        if (value is None and self.optional) or self.read is not None:
+        if value is None and self.optional:
+            return value
+        if self.read is not None:
+            if not self._is_read(value):
+                raise self._refused(value, where)
             return value
         if self.kind is bool or isinstance(value, bool):
             right = isinstance(value, bool) and self.kind is bool
         elif self.kind is float:
-            right = isinstance(value, (int, float)) and math.isfinite(value)
+            right = isinstance(value, (int, float)) and abs(value) <= sys.float_info.max
         else:
             right = isinstance(value, self.kind)
         if right and self.choices:
@@ -167,6 +171,15 @@ class Setting:
             raise self._refused(value, where)
         return value
 
+    def _is_read(self, value: object) -> bool:
+        """Tell whether a value is of the kind that `read` returns, as far as `write` can tell."""
+        if self.read is None or self.write is None:
+            return True
+        try:
+            return isinstance(value, type(self.read(self.write(value))))
+        except (TypeError, ValueError, AttributeError, UsageError):
+            return False
+
     def text(self, value: object) -> str:
         """Format a value such that `parse` reads it back."""
         if self.write is not None:
@@ -177,7 +190,7 @@ class Setting:
         where = where or self.spelling or self.name
         between = "" if where.endswith("=") else " "
         why = f"; {self.why}" if self.why else ""
-        return UsageError(f"{where}{between}{value}: expected {self.expected}{why}")
+        return UsageError(f"{where}{between}{in_a_line(value)}: expected {self.expected}{why}")
 
 
 def setting(

@@ -1,5 +1,6 @@
 """The Python API: the documented lines run, and what it renders is what a live session renders."""
 
+import math
 import subprocess
 import sys
 import textwrap
@@ -11,6 +12,8 @@ import pytest
 import sdxs.api
 from command import Command
 from sdxs.api import open_model
+from sdxs.common.backend.assembly import options_for
+from sdxs.common.backend.spec import spec_of
 from sdxs.common.errors import UsageError
 from sdxs.common.picture.opencv import cv2
 from sdxs.experiments.parity.control import tiny_controlled
@@ -139,3 +142,61 @@ def test_another_backend_takes_the_same_calls() -> None:
     with open_model("demo", backend="identity", size=SIZE) as model:
         np.testing.assert_array_equal(model(frame, "a cat"), frame)
         assert model.describe()["backend"] == "identity"
+
+
+WRONG: list[tuple[str, object]] = [
+    *(("model", value) for value in (5, None, b"demo", ["demo"], np.zeros(2))),
+    *(("backend", value) for value in (5, None, ["mlx"], b"mlx")),
+    *(("size", value) for value in (64.0, math.nan, [64], True, 10**5000, "9" * 5000, b"64", -64)),
+    *(("dtype", value) for value in (5, None, np.float32, [])),
+    *(("vae", value) for value in (5, None, [])),
+    *(("strength", value) for value in ("1", math.nan, math.inf, -1, 2, [1], 10**400, True)),
+    *(("steps", value) for value in ("1", 1.5, math.nan, [1], True)),
+    *(("control", value) for value in (5, None, [])),
+    *(("edges", value) for value in (5, None, ["soft"], np.zeros(3))),
+    *(("settings", value) for value in (5, "a=b", [("a", 1)], {5: 6})),
+    *(("still", value) for value in (5, None, "yes")),
+    *(("report", value) for value in (5, None, "yes")),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), WRONG, ids=lambda each: type(each).__name__)
+def test_an_argument_of_a_wrong_type_is_named(name: str, value: object) -> None:
+    with pytest.raises(UsageError, match=name) as caught:
+        open_model(**({"model": "demo", "backend": "identity"} | {name: value}))  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
+
+
+CALLS: list[tuple[str, object]] = [
+    *(("prompt", value) for value in (5, None, b"a", ["a"])),
+    *(("seed", value) for value in (-1, 1.5, "1", None, math.nan, True, [1])),
+    *(("feedback", value) for value in (math.nan, -0.1, 1.1, "1", None, True, 10**400)),
+    *(("control_scale", value) for value in (math.nan, -1, 3, "1", [1], math.inf)),
+    ("frame", [[[0, 0, 0]]]),
+    ("frame", np.zeros((SIZE, SIZE, 3))),
+    ("frame", np.zeros((SIZE, SIZE), np.uint8)),
+    ("frame", np.zeros((SIZE, SIZE, 4), np.uint8)),
+    ("frame", "in.png"),
+]
+
+
+def test_a_call_names_the_argument_that_it_cannot_take(tmp_path: Path) -> None:
+    folder = tiny_controlled(tmp_path, "sdxs-512-dreamshaper").folder
+    frame = np.zeros((SIZE, SIZE, 3), np.uint8)
+    with open_model(str(folder), size=SIZE, control="sketch") as model:
+        good = model(frame, "a cat", seed=np.int64(3), control_scale=np.float32(0.5))  # type: ignore[arg-type]
+        for name, value in CALLS:
+            with pytest.raises(UsageError, match=name) as caught:
+                model(**({"frame": frame, "prompt": "a cat"} | {name: value}))  # type: ignore[arg-type]
+            assert "\n" not in str(caught.value)
+        after = model(np.asfortranarray(frame), "a cat", seed=3, control_scale=0.5)
+        np.testing.assert_array_equal(after, good)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("sizes", 5), ("sizes", ["a"]), ("placement", 5), ("placement", ("ne",)), ("noise_seed", -1)],
+)
+def test_a_backends_setting_of_a_wrong_type_is_named(name: str, value: object) -> None:
+    with pytest.raises(UsageError, match=name):
+        options_for(spec_of("coreml"), 64, {}, {name: value})

@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ from rich.console import Console
 from command import Command
 from sdxs.common.bench.measure import machine
 from sdxs.common.bench.model import advice, statistics
-from sdxs.common.bench.model.compare import compare
+from sdxs.common.bench.model.compare import Change, compare
 from sdxs.common.bench.model.paper import beside
 from sdxs.common.bench.model.report import SCHEMA_FILE, Report, read_report, schema_text
 from sdxs.common.bench.show import html, table
@@ -93,6 +94,30 @@ def test_a_retired_figure_is_read_and_left_out() -> None:
             r"report.ratios\[0\].ratio is int, expected dict",
         ),
         (lambda text: text.replace("made-up", "\\ud800", 1), "damaged: report: Invalid JSON"),
+        (
+            lambda text: text.replace('"frame_ms": [', '"frame_ms": [NaN, ', 1),
+            r"rounds\[0\].frame_ms\[0\] is nan, which is no measurement",
+        ),
+        (
+            lambda text: text.replace('"frame_ms": [', '"frame_ms": [1e999, ', 1),
+            r"frame_ms\[0\] is inf, which is no measurement",
+        ),
+        (
+            lambda text: text.replace('"frame_ms": [', '"frame_ms": [0.0, ', 1),
+            r"frame_ms\[0\] is 0, expected a time above 0",
+        ),
+        (
+            lambda text: text.replace('"latency_ms": [', '"latency_ms": [-3.0, ', 1),
+            r"latency_ms\[0\] is -3, expected a time above 0",
+        ),
+        (
+            lambda text: text.replace('"cores": 8', f'"cores": {"9" * 400}', 1),
+            r"report.machine.cores is inf, which is no measurement",
+        ),
+        (
+            lambda text: text.replace('"cores": 8', '"cores": -8', 1),
+            r"report.machine.cores is -8, expected 0 or more",
+        ),
     ],
     ids=[
         "cut off",
@@ -107,6 +132,12 @@ def test_a_retired_figure_is_read_and_left_out() -> None:
         "in a dictionary",
         "number for an object",
         "no text",
+        "no number",
+        "no end",
+        "no time",
+        "before it began",
+        "no machine",
+        "less than none",
     ],
 )
 def test_a_damaged_file_is_refused_by_name(
@@ -132,6 +163,32 @@ def test_compare_says_what_changed_and_no_more(tmp_path: Path, command: Command)
     assert (one.label, one.verdict, two.verdict) == ("one", "faster", "no difference shown")
     assert one.ratio is not None and one.ratio.value == pytest.approx(0.75, abs=0.01)
     assert "faster" in command("bench", "--compare", tmp_path / "a.json", tmp_path / "b.json").out
+
+
+@pytest.mark.parametrize(
+    ("ended", "said"),
+    [
+        ("interrupted", "the second run was interrupted: its figures are of what"),
+        ("running", "the second run was killed, or runs still"),
+        ("finished", "the second run had failures"),
+    ],
+)
+def test_compare_marks_a_run_that_is_not_whole(
+    ended: str, said: str, tmp_path: Path, command: Command
+) -> None:
+    whole, cut = bench_samples.report(20, 10), bench_samples.report(15, 10)
+    cut.complete, cut.ended = False, ended
+    for name, made in (("a", whole), ("b", cut)):
+        (tmp_path / f"{name}.json").write_text(made.as_json())
+    done = command("bench", "--compare", tmp_path / "a.json", tmp_path / "b.json")
+    assert done.code == 0 and said in done.out and done.out.count("warning:") == 1
+    done = command("bench", "--compare", tmp_path / "a.json", tmp_path / "a.json")
+    assert done.code == 0 and "warning:" not in done.out
+
+
+def test_no_verdict_is_given_on_no_number() -> None:
+    nothing = statistics.Interval(math.nan, math.nan, math.nan)
+    assert Change("one", 1.0, 1.0, nothing).verdict == "too few rounds to say"
 
 
 def _other(change: Callable[[Report], None]) -> Report:

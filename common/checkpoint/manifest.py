@@ -12,8 +12,8 @@ import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from ..errors import WeightsError
-from ..files import user_cache, written_whole
+from ..errors import WeightsError, in_a_line
+from ..files import is_file, user_cache, written_whole
 from .tensors import sha256, sha256_of_weights
 
 SCHEMA = 1
@@ -151,7 +151,7 @@ def _remembered(path: Path) -> str:
         return str(entry["sha256"])
     found = sha256(path)
     if time.time_ns() - now.mtime_ns > YOUNG_NS:
-        present = {file: entry for file, entry in known.items() if Path(file).is_file()}
+        present = {file: entry for file, entry in known.items() if is_file(Path(file))}
         content = json.dumps(present | {name: asdict(replace(now, sha256=found))}, indent=1)
         with contextlib.suppress(OSError):
             memory.parent.mkdir(parents=True, exist_ok=True)
@@ -229,9 +229,10 @@ def _write_text(path: Path, text: str) -> None:
 
 
 def _present(folder: Path, name: str) -> Path:
-    if not (folder / name).is_file():
+    if not is_file(folder / name):
         raise WeightsError(
-            f"{folder / name}: file is missing though it was recorded; pull the checkpoint again"
+            f"{folder / in_a_line(name)}: file is missing though it was recorded; pull the "
+            "checkpoint again"
         )
     return folder / name
 

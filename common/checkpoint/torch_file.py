@@ -90,6 +90,11 @@ def _open_zip(archive: zipfile.ZipFile, size: int) -> TorchFile:
     entries = {entry.filename: entry for entry in archive.infolist()}
     if len(entries) != len(archive.infolist()):
         raise Refused("two entries of the zip have one name")
+    for name, entry in entries.items():  # a read takes what it claims before it looks
+        if max(entry.file_size, entry.compress_size) > size:
+            raise Refused(
+                f"entry {name[:80]!r} claims {entry.file_size:,} bytes, the file has {size:,}"
+            )
     packed = [name for name, entry in entries.items() if entry.compress_type != zipfile.ZIP_STORED]
     if packed:
         raise Refused(f"entry {packed[0]!r} is compressed, which torch.save never does")
@@ -125,7 +130,7 @@ def _open_legacy(file: BinaryIO, size: int) -> TorchFile:
     if file.read(1) != b"\x80":
         raise Refused("it is neither of the formats that torch.save has written since 2018")
     file.seek(0)
-    head = io.BytesIO(file.read(MOST_PICKLE_BYTES))
+    head = io.BytesIO(file.read(min(size, MOST_PICKLE_BYTES)))  # `read` takes memory first
     if any(read_pickle(head)[0] != expected for expected in (_LEGACY_MAGIC, _LEGACY_PROTOCOL)):
         raise Refused("it is a pickle, but none that torch.save wrote")
     system, _ = read_pickle(head)

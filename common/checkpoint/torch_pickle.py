@@ -12,6 +12,7 @@ also allocates the memo for any index of a LONG_BINPUT.
 import io
 import pickle
 import pickletools
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import BinaryIO
@@ -101,15 +102,19 @@ def read_pickle(file: BinaryIO) -> tuple[object, dict[str, Storage]]:
     """
     began = file.tell()
     try:
-        for number, (opcode, _, _) in enumerate(pickletools.genops(file)):
-            if number >= MOST_OPCODES:
-                raise Refused("its pickle is longer than that of any checkpoint")
-            if opcode.name not in _CODES:
-                raise Refused(f"its pickle uses the opcode {opcode.name}, which no tensor needs")
-        length = file.tell() - began
-        file.seek(began)
-        reader = Reader(io.BytesIO(file.read(length)))
-        return reader.load(), reader.storages
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of escapes in a text
+            for number, (opcode, _, _) in enumerate(pickletools.genops(file)):
+                if number >= MOST_OPCODES:
+                    raise Refused("its pickle is longer than that of any checkpoint")
+                if opcode.name not in _CODES:
+                    raise Refused(
+                        f"its pickle uses the opcode {opcode.name}, which no tensor needs"
+                    )
+            length = file.tell() - began
+            file.seek(began)
+            reader = Reader(io.BytesIO(file.read(length)))
+            return reader.load(), reader.storages
     except (
         *(LookupError, TypeError, ValueError, AttributeError, EOFError),
         *(AssertionError, pickle.UnpicklingError),

@@ -31,6 +31,8 @@ KEYWORD, PARAMETERS = "sdxs", "parameters"
 HASH_DIGITS = 10  # of a "Model hash", as others write it
 SAMPLER = "Euler"  # what every frame is, see `backend.schedule`
 
+EXACT = {"strict": True, "extra": "forbid", "allow_inf_nan": False}
+
 Record = Mapping[str, object]
 Stamp = Callable[[bytes, np.ndarray], bytes]  # a PNG and its RGB picture; the PNG with its record
 
@@ -43,6 +45,7 @@ class Still:
     parts.
     """
 
+    __pydantic_config__ = EXACT  # for records that are read
     model: str
     prompt: str
     seed: int = 0

@@ -4,14 +4,15 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from ..errors import UsageError
+from ..errors import UsageError, in_a_line
 
 if TYPE_CHECKING:
     import numpy as np
 
 # How a picture of other proportions becomes a frame: its middle, with black bars, or distorted.
 Fit = Literal["crop", "pad", "stretch"]
-_WRITTEN = re.compile(r"(-?\d+)(?:[xX\u00d7](-?\d+))?", re.ASCII)
+MOST_PIXELS = 10**9  # of a side; no checkpoint takes as many
+_WRITTEN = re.compile(r"(-?\d{1,9})(?:[xX\u00d7](-?\d{1,9}))?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +28,8 @@ class FrameSize:
 
     def __post_init__(self) -> None:
         for side in (self.width, self.height):
-            if not isinstance(side, int) or isinstance(side, bool):
-                raise UsageError(f"size {side!r}: expected a whole number of pixels")
+            if not isinstance(side, int) or isinstance(side, bool) or abs(side) > MOST_PIXELS:
+                raise UsageError(f"size {in_a_line(side)}: expected a whole number of pixels")
 
     @classmethod
     def of(cls, size: "Size") -> "FrameSize":
@@ -67,9 +68,9 @@ class FrameSize:
     @classmethod
     def from_json(cls, value: object) -> "FrameSize":
         """Return the size that `json` wrote, or one as it is. Raises UsageError."""
-        return (
-            cls.of(value) if isinstance(value, int | FrameSize) else read_size(str(value), "size")
-        )
+        if isinstance(value, str):
+            return read_size(value, "size")
+        return value if isinstance(value, FrameSize) else cls(value, value)  # type: ignore[arg-type]  # it checks
 
     def divided(self, by: int) -> tuple[int, int]:
         """Return rows and columns of latents, where one stands for `by` x `by` pixels."""
@@ -93,8 +94,8 @@ def read_size(text: str, where: str = "--size") -> FrameSize:
     written = _WRITTEN.fullmatch("".join(text.split()))
     if written is None:
         raise UsageError(
-            f"{where} {text}: expected the side of a square in pixels, as 512, or width x height, "
-            "as 640x384"
+            f"{where} {in_a_line(text)}: expected the side of a square in pixels, as 512, or "
+            "width x height, as 640x384"
         )
     width, height = written.groups()
     return FrameSize(int(width), int(height or width))

@@ -12,7 +12,7 @@ import numpy as np
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
 from ..checkpoint.config.fields import read_json
-from ..errors import ConfigError, SdxsWarning, UsageError
+from ..errors import ConfigError, SdxsWarning, UsageError, in_a_line
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 CONTEXT_LENGTH = 77
@@ -43,7 +43,7 @@ class ClipTokenizer:
             ) from None
         except Exception as error:  # `tokenizers` raises bare Exception
             raise ConfigError(
-                f"{folder}: vocab.json and merges.txt do not fit together ({error})"
+                f"{folder}: vocab.json and merges.txt do not fit together ({in_a_line(error)})"
             ) from None
         self._tokenizer = Tokenizer(model)
         self._tokenizer.normalizer = normalizers.Sequence(

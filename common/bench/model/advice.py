@@ -1,5 +1,6 @@
 """What a report must be read with: each warning says what was seen and what to do about it."""
 
+import re
 from statistics import median
 
 from . import statistics
@@ -41,8 +42,9 @@ def warnings(report: Report) -> list[str]:
 
 
 def _of_the_machine(report: Report) -> list[str]:
-    found, first = [], report.conditions[0]
-    load = float(first.get("load", "0").split()[0])
+    found, first = [], report.conditions[0] if report.conditions else {}
+    loads = re.match(r"\s*(\d{1,9}(?:\.\d*)?)", first.get("load", ""))
+    load = float(loads[1]) if loads else 0.0
     if load > BUSY * report.machine.cores:
         cores = report.machine.cores
         found.append(

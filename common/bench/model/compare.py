@@ -1,5 +1,6 @@
 """Two reports side by side: what changed, and whether they may be compared at all."""
 
+import math
 from dataclasses import dataclass
 
 from ...errors import UsageError
@@ -23,7 +24,7 @@ class Change:
     @property
     def verdict(self) -> str:
         """In words; no change is claimed that the intervals do not bear out."""
-        if self.ratio is None:
+        if self.ratio is None or not math.isfinite(self.ratio.low + self.ratio.high):
             return "too few rounds to say"
         if self.ratio.contains(1):
             return "no difference shown"
@@ -68,6 +69,17 @@ def compare(first: Report, second: Report, across_machines: bool = False) -> lis
             "same ones"
         )
     return changes
+
+
+def cut_short(first: Report, second: Report) -> list[str]:
+    """Return a line for each run that is not whole: its figures are of fewer rounds or passes."""
+    ends = {"running": "was killed, or runs still", "finished": "had failures"}
+    return [
+        f"the {which} run {ends.get(report.ended, f'was {report.ended}')}: its figures are of "
+        "what was measured until then"
+        for which, report in (("first", first), ("second", second))
+        if not report.complete
+    ]
 
 
 def _refuse_other_work(first: Report, second: Report) -> None:

@@ -8,12 +8,14 @@ worked out again.
 
 import json
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ...damage import damage
 from ...errors import UsageError
 from ...picture.size import FrameSize
-from .damage import damage
+from .sound import unsound
 from .statistics import FrameSummary, Interval, summary
 
 if TYPE_CHECKING:
@@ -308,7 +310,9 @@ def read_report(path: Path) -> Report:
     try:
         report = _reader().validate_json(json.dumps(values))
     except ValueError as error:
-        raise UsageError(f"{path}: damaged: {damage(error)}; measure again") from None
+        raise UsageError(f"{path}: damaged: {damage(error, 'report')}; measure again") from None
+    if trouble := unsound(report):
+        raise UsageError(f"{path}: damaged: {trouble}; measure again")
     if not _names_a_size(report.work):
         raise UsageError(
             f"{path}: damaged: report.work.size is {type(report.work.size).__name__}, expected int "
@@ -328,6 +332,7 @@ def _without_retired(values: dict[str, object]) -> dict[str, object]:
     return {key: value for key, value in values.items() if key not in RETIRED}
 
 
+@cache
 def _reader() -> "TypeAdapter[Report]":
     # Not at the top: processes that are measured import this file, and pydantic takes 15 MB.
     from pydantic import TypeAdapter

@@ -39,8 +39,8 @@ def render(report: Report) -> RenderableType:
     return Group(*parts)
 
 
-def changes(found: Sequence[Change]) -> Table:
-    """Two reports compared."""
+def changes(found: Sequence[Change], notes: Sequence[str] = ()) -> RenderableType:
+    """Two reports compared. notes: what their figures must be read with."""
     table = Table("backend", "first", "second", "second / first", "so it is", title_justify="left")
     for change in found:
         table.add_row(
@@ -50,7 +50,7 @@ def changes(found: Sequence[Change]) -> Table:
             interval(change.ratio) if change.ratio else "",
             change.verdict,
         )
-    return table
+    return Group(table, *(f"[yellow]warning:[/] {escape(line)}" for line in notes))
 
 
 def ms(value: float) -> str:
