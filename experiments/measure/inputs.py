@@ -422,7 +422,7 @@ HEAD = """# Pictures and films that were tried
 every one of these, renders it with the backend that changes nothing, reads back what was written,
 and writes this page. \u2713 means: every frame at its time, duration and events within half a
 frame, sound in step, colours within 12 levels (of 255) of what was drawn. On Linux; no Mac was
-at hand.
+at hand. The manual is [live.md](live.md).
 
 """
 
