@@ -5,7 +5,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ..common.live.stats import Summary
 
 PLAIN_PROGRESS_S = 2.0
+SAME_S = 0.5  # between two signals that are one act
 
 LEFT = b"left at once: an unfinished film lies beside its name, as .NAME.partial\n"
 
@@ -72,22 +73,31 @@ def handling(
 
 @contextmanager
 def interrupts(stop: "Callable[[], None]") -> Iterator[list[int]]:
-    """Turn Ctrl-C and SIGTERM into `stop`, so that files are finished; collect the signals.
+    """Turn Ctrl-C, SIGTERM and a closed terminal into `stop`, so that files are finished.
 
-    `stop` touches no lock.
+    `stop` touches no lock. Yields the signals that came.
 
-    A second one leaves at once, whatever hangs.
+    A second one leaves at once, whatever hangs; within half a second it is taken for the first,
+    as of a key that bounces or a terminal that sends two. Under nohup a closed terminal is ignored.
     """
     caught: list[int] = []
+    first_s = 0.0
 
     def catch(number: int, _frame: object) -> None:
+        nonlocal first_s
+        if caught and time.monotonic() - first_s < SAME_S:
+            return
         if caught:
-            os.write(2, LEFT)
+            with suppress(OSError):  # the terminal may be gone
+                os.write(2, LEFT)
             os._exit(128 + number)
         caught.append(number)
+        first_s = time.monotonic()
         stop()
 
-    with handling(catch, signal.SIGINT, signal.SIGTERM):
+    hung_up = signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
+    numbers = (signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hung_up else []))
+    with handling(catch, *numbers):
         yield caught
 
 

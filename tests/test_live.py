@@ -283,7 +283,7 @@ def test_unknown_config_value(command: Command, tmp_path: Path, tiny_folder: Pat
     )
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_interrupted_session_keeps_a_playable_video(tmp_path: Path, number: signal.Signals) -> None:
     out = tmp_path / "out.mp4"
     arguments = [*map(str, LIVE), "--source", "synthetic", "--out", str(out), "--frames", "100000"]
@@ -296,11 +296,30 @@ def test_interrupted_session_keeps_a_playable_video(tmp_path: Path, number: sign
         if line.startswith("frame"):
             break
     process.send_signal(number)
+    process.send_signal(number)  # bug: a key that bounced lost the recording
     rest, errors = process.communicate(timeout=120)
     assert process.returncode == 128 + number, errors
     assert "wrote" in rest and "Traceback" not in errors
     assert len(read_all(out)) >= 1
     assert [p.name for p in tmp_path.iterdir()] == ["out.mp4"]
+
+
+def test_a_closed_terminal_does_not_end_what_runs_under_nohup(tmp_path: Path) -> None:
+    out = tmp_path / "out.mp4"
+    arguments = [*map(str, LIVE), "--backend", "identity", "--source", "synthetic"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sdxs.cli", *arguments, "--out", str(out), "--frames", "300"],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN),
+    )
+    assert process.stderr is not None
+    next(line for line in process.stderr if "source synthetic" in line)
+    process.send_signal(signal.SIGHUP)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert len(read_all(out)) == 300
 
 
 def test_weights_commands(command: Command, tiny_folder: Path) -> None:

@@ -1,8 +1,8 @@
 """A child process that serves requests of a few bytes over a pipe.
 
-The child ignores Ctrl-C and SIGTERM, which reach the whole terminal group. Its parent decides when
-it ends, and it never outlives its parent. The parent raises the child's exceptions and repeats its
-warnings.
+The child ignores Ctrl-C, SIGTERM and SIGHUP, which reach the whole terminal group. Its parent
+decides when it ends, and it never outlives its parent. The parent raises the child's exceptions and
+repeats its warnings.
 """
 
 import atexit
@@ -27,7 +27,7 @@ from ...errors import BackendError
 
 CLOSE_TIMEOUT_S = 2.0
 LOOK_S = 0.25  # interval between checks of a child that has not answered
-PARENTS_SIGNALS = {signal.SIGINT, signal.SIGTERM}
+PARENTS_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 START_AGAIN = "start the session again"
 BACKENDS = "the backend's process"
 REMEDIES: Mapping[int, str] = MappingProxyType(
