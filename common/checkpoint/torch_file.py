@@ -6,6 +6,7 @@ is refused.
 """
 
 import io
+import struct
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from ..errors import WeightsError
+from ..errors import WeightsError, in_a_line
 from .torch_pickle import (
     MOST_PICKLE_BYTES,
     Refused,
@@ -25,6 +26,7 @@ from .torch_pickle import (
     read_pickle,
 )
 
+UNREADABLE = (OverflowError, RuntimeError, struct.error)
 MOST_FILE_BYTES = 32 << 30
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
@@ -74,8 +76,11 @@ def open_torch_file(path: Path) -> Iterator[TorchFile]:
             f"{path}: not imported: {refused}; sdxs reads only tensors from a pickle and runs none "
             "of its code; get this checkpoint from its author, or another one"
         ) from None
-    except (zipfile.BadZipFile, EOFError, OverflowError) as error:
-        raise WeightsError(f"{path}: damaged or truncated ({error}); download it again") from None
+    # zipfile raises RuntimeError for what it cannot open: encrypted entries, other versions
+    except (zipfile.BadZipFile, EOFError, ValueError, *UNREADABLE) as error:
+        raise WeightsError(
+            f"{path}: damaged or truncated ({in_a_line(error)}); download it again"
+        ) from None
     except OSError as error:
         raise WeightsError(
             f"{path}: cannot be read ({error.strerror or error}); check the path and its "
@@ -90,14 +95,14 @@ def _open_zip(archive: zipfile.ZipFile, size: int) -> TorchFile:
     entries = {entry.filename: entry for entry in archive.infolist()}
     if len(entries) != len(archive.infolist()):
         raise Refused("two entries of the zip have one name")
+    packed = [name for name, entry in entries.items() if entry.compress_type != zipfile.ZIP_STORED]
+    if packed:
+        raise Refused(f"entry {packed[0]!r} is compressed, which torch.save never does")
     for name, entry in entries.items():  # a read takes what it claims before it looks
         if max(entry.file_size, entry.compress_size) > size:
             raise Refused(
                 f"entry {name[:80]!r} claims {entry.file_size:,} bytes, the file has {size:,}"
             )
-    packed = [name for name, entry in entries.items() if entry.compress_type != zipfile.ZIP_STORED]
-    if packed:
-        raise Refused(f"entry {packed[0]!r} is compressed, which torch.save never does")
     pickles = [name for name in entries if name == "data.pkl" or name.endswith("/data.pkl")]
     if len(pickles) != 1:
         raise Refused(f"the zip has {len(pickles)} entries named data.pkl, a checkpoint has one")
@@ -161,7 +166,7 @@ def _open_legacy(file: BinaryIO, size: int) -> TorchFile:
             raise Refused(f"storage {storage.key!r} is not in the file")
         start, length = places[storage.key]
         file.seek(start)
-        found = file.read(length)
+        found = file.read(min(length, size))  # a read takes what is claimed before it looks
         if len(found) != length:
             raise EOFError(f"storage {storage.key!r} ends after {len(found):,} of {length:,} bytes")
         return found
