@@ -91,12 +91,7 @@ def live(
     takes = _takes(given.all_texts("source"), session, more)
     files = SessionFiles(more.outs, more.contact_sheet, more.stats)
     _refuse_overlaps(session.reads, files, model, more, takes)
-    camera = source_camera(session.reads) if not takes else None
-    request = session.request
-    if camera is None:
-        request.refuse_for(session.reads)
-    else:
-        ask_for_camera(camera)  # before minutes of download and preparation
+    _ask_for_camera(session, takes)
     checkpoint = open_checkpoint_for(model)
     size = model.size_of(checkpoint)
     _warn_of_seed(checkpoint, start, given)
@@ -129,6 +124,16 @@ def live(
         escape(f"{checkpoint.name} ({checkpoint.origin}) at {size.words}; source {one.source.name}")
     )
     run_session(one)
+
+
+def _ask_for_camera(session: SessionOptions, takes: "Sequence[Take]") -> None:
+    """Ask for the camera before minutes of download; refuse its options where there is none."""
+    camera = source_camera(session.reads) if not takes else None
+    request = session.request
+    if camera is None:
+        request.refuse_for(session.reads)
+    else:
+        ask_for_camera(camera)
 
 
 def _takes(sources: Sequence[str], session: SessionOptions, more: LiveOptions) -> "list[Take]":
