@@ -28,7 +28,7 @@ OPEN_S, SILENT_S = 15.0, 10.0  # for streams
 MOST_ERRORS = 1000  # in a row, of a file without an end
 HIGH_DEFINITION = 720  # rows from which untagged colours are BT.709's
 BT709, UNSPECIFIED = 1, 2  # color_space of ITU-T H.273
-CUT_OFF = ("ended prematurely", "partial file")  # of FFmpeg's messages
+CUT_OFF = ("ended prematurely", "ends prematurely", "partial file")  # of FFmpeg's messages
 
 
 class Decoder:

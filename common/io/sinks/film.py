@@ -89,10 +89,8 @@ class VideoFileSink:
             self._place(writer, *waiting.popleft())
         if not waiting and writer.ready():
             self._place(writer, picture, shown_ns)
-        elif (
-            len(waiting) * picture.nbytes < MOST_WAITING_BYTES
-        ):  # otherwise the next picture fills the gap
-            waiting.append((picture.copy(), shown_ns))
+        elif len(waiting) * picture.nbytes < MOST_WAITING_BYTES:
+            waiting.append((picture.copy(), shown_ns))  # one too many: the next fills the gap
 
     def _place(self, writer: FilmWriter, picture: np.ndarray, shown_ns: int) -> None:
         """Encode a picture as often as its time asks for."""
@@ -140,11 +138,13 @@ class VideoFileSink:
         if writer is None:
             return
         try:
-            while self._waiting:
-                self._place(writer, *self._waiting.popleft())
-            if self._opened:
-                self._finishing_s = time.monotonic()
-                writer.finish(self._path, self._sound())
+            try:
+                while self._waiting:
+                    self._place(writer, *self._waiting.popleft())
+            finally:
+                if self._opened:
+                    self._finishing_s = time.monotonic()
+                    writer.finish(self._path, self._sound())
         except SinkError as error:
             kept = self._rescued() if writer.path is None else None
             if kept:
