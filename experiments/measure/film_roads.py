@@ -95,7 +95,7 @@ def _ffmpeg_decodes(path: Path) -> Iterator[np.ndarray]:
     picture = np.empty((HEIGHT, WIDTH, 3), np.uint8)
     with subprocess.Popen([*command, "-"], stdout=subprocess.PIPE, bufsize=1 << 20) as program:
         assert program.stdout is not None
-        while program.stdout.readinto(memoryview(picture).cast("B")) == picture.nbytes:  # type: ignore[attr-defined]
+        while program.stdout.readinto(picture.data.cast("B")) == picture.nbytes:  # type: ignore[attr-defined]
             yield picture
 
 
@@ -145,7 +145,7 @@ def _ffmpeg_encodes(path: Path, given: Iterator[np.ndarray]) -> None:
     with subprocess.Popen([*command, "-y", str(path)], stdin=subprocess.PIPE) as program:
         assert program.stdin is not None
         for picture in given:
-            program.stdin.write(memoryview(picture).cast("B"))
+            program.stdin.write(picture.data.cast("B"))
 
 
 def _plan(path: Path) -> FilmPlan:
@@ -153,7 +153,7 @@ def _plan(path: Path) -> FilmPlan:
 
 
 def _ffmpeg() -> str:
-    import imageio_ffmpeg
+    import imageio_ffmpeg  # type: ignore[import-untyped]
 
     return str(imageio_ffmpeg.get_ffmpeg_exe())
 
@@ -357,5 +357,5 @@ def run(options: FilmRoadsOptions) -> None:
             print(f"  {road:8} {told}")
     if options.json:
         film = {"width": WIDTH, "height": HEIGHT, "fps": FPS, "codec": "h264"}
-        figures = {"film": film, "left_out": sorted(DECODING.keys() - names)}
+        figures: dict[str, object] = {"film": film, "left_out": sorted(DECODING.keys() - names)}
         record.write(options.json, figures | {"cases": cases, "rounds": found}, options)
