@@ -357,5 +357,5 @@ def run(options: FilmRoadsOptions) -> None:
             print(f"  {road:8} {told}")
     if options.json:
         film = {"width": WIDTH, "height": HEIGHT, "fps": FPS, "codec": "h264"}
-        figures: dict[str, object] = {"film": film, "left_out": sorted(DECODING.keys() - names)}
-        record.write(options.json, figures | {"cases": cases, "rounds": found}, options)
+        facts: dict[str, object] = {"film": film, "left_out": sorted(DECODING.keys() - names)}
+        record.write(options.json, facts | {"cases": cases, "rounds": found}, options)
