@@ -76,7 +76,7 @@ class Fence:
     def row(self, left: float, right: float, pixels: int) -> np.ndarray:
         """Return a row of the fence, float (pixels,) in levels: the means of exact areas."""
         places = np.linspace(left, right, pixels + 1)
-        share = np.diff(np.interp(places, self.edges, self.bright)) / np.diff(places)
+        share: np.ndarray = np.diff(np.interp(places, self.edges, self.bright)) / np.diff(places)
         return self.kind.dark + (self.kind.bright - self.kind.dark) * share
 
 
