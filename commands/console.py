@@ -213,6 +213,8 @@ def show_summary(summary: "Summary") -> None:
             f"flicker where the camera stands still: output changes {summary.flicker['ratio']:.2f} "
             "times as much"
         )
+    elif summary.shown > 1 and not summary.flicker["pairs"]:
+        out.print("flicker: not measured, because the camera never stood still")
     if summary.psnr_db:
         out.print(f"between the two backends: {summary.psnr_db.p50:.1f} dB PSNR median")
     if summary.identical_frames:

@@ -388,7 +388,9 @@ def test_stats_hold_the_figures_of_the_summary(command: Command, tmp_path: Path)
     assert (stats["captured"], stats["inferred"], stats["shown"]) == (10, 10, 10)
     assert stats["latency_ms"]["p99"] >= stats["latency_ms"]["p50"] > 0
     assert stats["memory"][0]["model_bytes"] > 1e6 and stats["backends"][0]["backend"] == "mlx"
-    assert stats["flicker"]["ratio"] > 0
+    assert stats["flicker"]["pairs"] == 0 and stats["flicker"]["ratio"] is None
+    # bug: "output changes 1.98 times as much" on a clip in which everything moves
+    assert "flicker: not measured, because the camera never stood still" in done.out
 
 
 @pytest.mark.parametrize(

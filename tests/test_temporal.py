@@ -87,6 +87,16 @@ def test_moving_regions_do_not_count_as_flicker() -> None:
     assert measure.output_levels == 0 and measure.ratio is None
 
 
+@pytest.mark.parametrize(("moving", "pairs"), [(0, 9), (15, 9), (17, 0), (64, 0)])
+def test_a_moving_camera_is_not_measured(moving: int, pairs: int) -> None:
+    measure = Flicker(least_static=0.75)
+    for n in range(10):
+        camera = noisy(100, 1, n)
+        camera[:, :moving] = 100 + 50 * (n % 2)
+        measure.add(camera, camera)
+    assert measure.pairs == pairs and (measure.ratio is None) == (pairs == 0)
+
+
 def test_a_change_of_prompt_is_no_flicker() -> None:
     measure = Flicker()
     measure.add(flat(100), flat(0))

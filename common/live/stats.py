@@ -15,6 +15,9 @@ from .threads.frames import LiveFrame
 
 SCHEMA = 1
 FPS_WINDOW_S = 2.0
+STANDS_STILL = (
+    0.75  # share of static pixels of a camera that stands still; a slow pan has up to 0.7
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +65,8 @@ class Series:
 
 @dataclass(slots=True)
 class Summary:
-    """The figures of a session; times in milliseconds, memory in bytes, flicker in levels of 255.
+    """The figures of a session; times in milliseconds, memory in bytes, flicker in levels of 255
+    over the pairs of frames in which the camera stood still.
 
     Unless the session failed or left a thread behind, every frame is accounted for: captured =
     shown + both kinds of dropped + under_way_at_end, the last being those between capture and
@@ -81,7 +85,7 @@ class Summary:
     fps: float
     latency_ms: Spread
     stages_ms: dict[str, Spread]
-    flicker: dict[str, float | None]
+    flicker: dict[str, float | int | None]
     psnr_db: Spread | None
     identical_frames: int
     backends: list[dict[str, str]]
@@ -106,7 +110,7 @@ class Stats:
     stage_ms: dict[str, Series] = field(default_factory=dict)
     psnr_db: Series = field(default_factory=Series)
     identical: int = 0
-    flicker: Flicker = field(default_factory=Flicker)
+    flicker: Flicker = field(default_factory=lambda: Flicker(STANDS_STILL))
     backends: list[Description] = field(default_factory=list)
     memory: list[dict[str, int]] = field(default_factory=list)
     first_shown_ns: int = 0
@@ -169,6 +173,7 @@ class Stats:
             flicker={
                 "input_levels": round(self.flicker.input_levels, 4),
                 "output_levels": round(self.flicker.output_levels, 4),
+                "pairs": self.flicker.pairs,
                 "ratio": None if self.flicker.ratio is None else round(self.flicker.ratio, 4),
             },
             psnr_db=self.psnr_db.spread() if self.psnr_db else None,

@@ -84,9 +84,14 @@ class Flicker:
     A pixel is static if its input changed by at most 3 levels between two successive frames. The
     measure is the mean absolute luminance change of these pixels, in input and output. A ratio
     below 1 means that the output is steadier than the camera.
+
+    pairs: of frames that were compared. Around what moves, a network's output moves over static
+    pixels, too: that is no flicker.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, least_static: float = 0.0) -> None:
+        """least_static: share of static pixels from which two frames are compared."""
+        self._least_static = least_static
         self._last: tuple[np.ndarray, np.ndarray] | None = None
         self._input = 0.0
         self._output = 0.0
@@ -98,7 +103,7 @@ class Flicker:
         if self._last is not None:
             moved = np.abs(now[0] - self._last[0])
             static = moved <= STATIC_LEVELS
-            if static.any():
+            if static.any() and static.mean() >= self._least_static:
                 self._input += float(moved[static].mean())
                 self._output += float(np.abs(now[1] - self._last[1])[static].mean())
                 self.pairs += 1
