@@ -166,8 +166,7 @@ def test_bad_arguments(
         code,
         says,
         *LIVE,
-        "--source",
-        CLIP,
+        *(() if "--source" in arguments else ("--source", CLIP)),
         "--frames",
         2,
         "--out",
@@ -289,7 +288,12 @@ def test_interrupted_session_keeps_a_playable_video(tmp_path: Path, number: sign
     arguments = [*map(str, LIVE), "--source", "synthetic", "--out", str(out), "--frames", "100000"]
     command = [sys.executable, "-m", "sdxs.cli", *arguments]
     process = subprocess.Popen(
-        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ
+        command,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # also under nohup
     )
     assert process.stderr is not None
     for line in process.stderr:  # the first progress line says that frames are being written

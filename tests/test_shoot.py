@@ -145,6 +145,7 @@ def test_names_that_meet_are_numbered(tmp_path: Path) -> None:
 
 def test_one_file_is_no_shoot(tmp_path: Path) -> None:
     assert not is_shoot(["a.mp4"]) and not is_shoot(["0"]) and not is_shoot([])
+    assert not is_shoot([""]), "which is no folder"
     assert is_shoot([str(tmp_path)]) and is_shoot(["a.mp4", "b.mp4"])
 
 

@@ -139,13 +139,13 @@ def test_a_seed_that_counts_is_not_warned_of(
 @pytest.mark.parametrize(
     ("code", "says", "arguments"),
     [
-        (1, "is a folder", ("--source", "/tmp")),
+        (2, "--out names the folder", ("--source", "/tmp")),
         (2, "--source is empty", ("--source", "")),
         (1, "cannot be opened", ("--source", "99999999999999")),
         (2, "expected vae or vae_large", ("--vae", "nope")),
         (1, "is a file", ("--out", "afile")),
         (2, "suffix without a name", ("--out", ".mp4")),
-        (2, "is not text", ("--prompts", "binary.txt")),
+        (2, "is not a list of prompts", ("--prompts", "binary.txt")),
     ],
 )
 def test_wrong_names_in_the_right_words(
@@ -160,8 +160,9 @@ def test_wrong_names_in_the_right_words(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "afile").write_bytes(b"mine")
     (tmp_path / "binary.txt").write_bytes(b"\x7fELF\x02\x01\x00\x00prompt")
+    live = LIVE[: LIVE.index("--source")] if "--source" in arguments else LIVE
     said = refused(
-        command, code, *LIVE, *(() if "--out" in arguments else ("--out", "o.mp4")), *arguments
+        command, code, *live, *(() if "--out" in arguments else ("--out", "o.mp4")), *arguments
     )
     assert says in said and "reinstall" not in said
     assert sorted(path.name for path in tmp_path.iterdir()) == ["afile", "binary.txt"]

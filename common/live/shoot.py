@@ -26,7 +26,9 @@ class Take:
 
 def is_shoot(sources: Sequence[str]) -> bool:
     """Tell whether `--source` names more than one file: it is repeated, or a folder."""
-    return len(sources) > 1 or any(is_folder(Path(each).expanduser()) for each in sources)
+    return len(sources) > 1 or any(
+        each.strip() and is_folder(Path(each).expanduser()) for each in sources
+    )
 
 
 def takes_of(sources: Sequence[str], out: Path, codec: str) -> tuple[list[Take], list[Path]]:

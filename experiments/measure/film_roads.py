@@ -121,7 +121,7 @@ def _pyav_encodes(path: Path, given: Iterator[np.ndarray]) -> None:
     for number, picture in enumerate(given):
         encoder.write(picture, number / FPS)
     encoder.close()
-    finish(plan.path, path, None, lambda step, done: None)
+    finish(plan.path, path, None, encoder.frames, lambda step, done: None)
 
 
 def _sdxs_encodes(path: Path, given: Iterator[np.ndarray]) -> None:

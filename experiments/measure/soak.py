@@ -44,6 +44,7 @@ PATIENCE_S = 30.0  # for a thread that is still ending; one that is left behind 
 def soak(seconds: float, hosted: bool) -> dict[str, object]:
     """Run one session and sample the memory of its processes every second."""
     threads, segments = set(threading.enumerate()), shared_memory_names()
+    processes = set(multiprocessing.active_children())
     checkpoint, options = find("demo", download=False), MlxOptions(SIZE)
     backend: Backend = MlxBackend(checkpoint, options)
     if hosted:
@@ -108,7 +109,7 @@ def soak(seconds: float, hosted: bool) -> dict[str, object]:
         "median_footprint_bytes": int(np.median(footprints)),
         "median_anonymous_bytes": int(np.median([used for _, used in samples])),
         "threads_left": left_threads,
-        "processes_left": len(multiprocessing.active_children()),
+        "processes_left": len(set(multiprocessing.active_children()) - processes),
         "shared_memory_left": sorted(shared_memory_names() - segments),
         "anonymous_mb": [round(used / 1e6, 2) for _, used in samples],
     }

@@ -145,11 +145,9 @@ def _whole(values: JsonValue, minimum: int) -> tuple[int, ...]:
 def read_json(path: Path) -> Fields:
     """Read one json object. Raises ConfigError if it is absent, damaged or not an object."""
     try:
-        with path.open(encoding="utf-8") as file:
-            text = file.read(MOST_JSON_BYTES + 1)
-        if len(text) > MOST_JSON_BYTES:
-            raise ValueError(f"more than {MOST_JSON_BYTES:,} characters")
-        values = json.loads(text)
+        if path.stat().st_size > MOST_JSON_BYTES:  # a read of so much would take it at once
+            raise ValueError(f"more than {MOST_JSON_BYTES:,} bytes")
+        values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(
             f"{path}: file is missing; a checkpoint needs it, pull or copy it again"
