@@ -71,11 +71,19 @@ def near(shown: np.ndarray, row: float, column: float, colour: tuple[int, int, i
     return float(np.abs(shown[y - 3 : y + 3, x - 3 : x + 3].mean((0, 1)) - colour).max())
 
 
+# `experiments inputs` tries every kind
 CODECS = [
-    "h264.mp4", "h264.mov", "h264.mkv", "h264.ts", "h264.flv", "hevc.mp4", "prores.mov",
-    "mjpeg.avi", "vp8.webm", "vp9.webm", "av1.mkv", "mpeg2.mpg", "ffv1.mkv", "wmv2.wmv",
-    "ten-bit.mp4", "bt601.mp4", "full-range.mp4", "called.jpg",
-]  # fmt: skip
+    "h264.ts",
+    "h264.flv",
+    "hevc.mp4",
+    "prores.mov",
+    "mjpeg.avi",
+    "vp9.webm",
+    "mpeg2.mpg",
+    "bt601.mp4",
+    "full-range.mp4",
+    "called.jpg",
+]
 
 
 @pytest.mark.parametrize("name", CODECS)
@@ -91,8 +99,17 @@ def test_every_codec_is_read_with_its_times_and_colours(film: Maker, name: str) 
     assert near(last, 0.08, 0.5, YELLOW) <= worst and near(found[0][1], 0.08, 0.5, BLUE) <= worst
 
 
-@pytest.mark.parametrize("name", ["vfr.mp4", "vfr.mkv", "browser.webm", "ntsc.mp4"])
-@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".avi"])
+@pytest.mark.parametrize(
+    ("name", "suffix"),
+    [
+        ("vfr.mp4", ".mp4"),
+        ("vfr.mkv", ".avi"),
+        ("browser.webm", ".mp4"),
+        ("browser.webm", ".avi"),
+        ("browser.webm", ".mkv"),
+        ("ntsc.mp4", ".mp4"),
+    ],
+)
 def test_duration_and_events_hold_in_the_output(
     film: Maker, command: Command, tmp_path: Path, name: str, suffix: str
 ) -> None:
