@@ -20,7 +20,7 @@ from ..common.backend.process.hosted import HostedBackend
 from ..common.backend.protocol import Backend
 from ..common.backend.spec import BackendSpec, spec_of, specs
 from ..common.errors import SdxsWarning, UsageError
-from ..common.io.sinks.registry import is_folder
+from ..common.io.sinks.registry import names_a_folder
 from ..common.io.sources.permission import ask_for_camera
 from ..common.io.sources.registry import source_camera, source_path
 from ..common.live.options import SessionFiles, SessionOptions, two_sources
@@ -149,7 +149,7 @@ def _takes(sources: Sequence[str], session: SessionOptions, more: LiveOptions) -
             "--contact-sheet and --stats are of one session, and --source names several files; "
             "drop them"
         )
-    if len(more.outs) != 1 or not is_folder(more.outs[0]):
+    if len(more.outs) != 1 or not names_a_folder(more.outs[0]):
         raise UsageError(
             "--source names several files: --out names the folder for theirs, once; add --out "
             "folder/"

@@ -195,7 +195,7 @@ def _are_one_name(folder: Path, first: str, second: str) -> bool:
             (Path(probe) / first).touch()
             return (Path(probe) / second).exists()
     except OSError:
-        return False  # whoever writes there will say so
+        return False  # the write raises the error
 
 
 def without_folders(value: object) -> object:

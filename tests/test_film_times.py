@@ -60,7 +60,6 @@ class Reader:
             intervals_s=tuple(after - before for before, after in itertools.pairwise(shown)),
             damaged=film.errors > 0,
             sound="",
-            live=False,
             again=True,
             notes=(),
         )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..errors import SdxsError, UsageError
 from ..files import is_folder
-from ..io.films.formats import CONTAINERS
+from ..io.films.formats import suffix_for
 from ..io.kinds import split_kind
 from ..io.sources.place import STANDARD_INPUT, is_url, without_password
 from ..picture.still import frame_count
@@ -58,8 +58,7 @@ def takes_of(sources: Sequence[str], out: Path, codec: str) -> tuple[list[Take],
             raise UsageError(f"--source {path}: holds no pictures or films; name another folder")
         found += media
         passed += [file for file in inside if file not in media]
-    suffix = next(name for name, each in CONTAINERS.items() if codec in ("", *each.video))
-    takes = _named(found, out, suffix)
+    takes = _named(found, out, suffix_for(codec))
     there = [take.out for take in takes if take.out.exists()]
     if there:
         raise UsageError(

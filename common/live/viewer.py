@@ -13,7 +13,7 @@ import numpy as np
 
 from ..backend import copies
 from ..errors import SinkError, first_of
-from ..io.films.formats import CONTAINERS
+from ..io.films.formats import suffix_for
 from ..io.inputs.keys import HELP
 from ..io.sinks.film import VideoFileSink
 from ..io.sinks.image import save_image
@@ -155,9 +155,7 @@ class Viewer:
     @property
     def recording_suffix(self) -> str:
         """Suffix of a recording: of the first container that takes its codec."""
-        return next(
-            suffix for suffix, each in CONTAINERS.items() if self._codec in ("", *each.video)
-        )
+        return suffix_for(self._codec)
 
     def toggle_recording(self, path: Path) -> bool:
         """Start recording into `path` and return True, or stop and return False.

@@ -1,7 +1,7 @@
 """The record inside a PNG as it is read back: what is in it is checked here, once.
 
-A PNG comes from anywhere. Whoever repeats a picture gets values of the right types, or the name of
-the first that is not.
+A PNG may come from anywhere. A reader gets values of the right types, or an error that names the
+first wrong one.
 """
 
 import json

@@ -250,7 +250,7 @@ KINDS: dict[str, Kind] = {
     "bt601.mp4": Kind("libx264", "its own colours", options=_X264, matrix=6),
     "full-range.mp4": Kind("libx264", "its own colours", options=_X264, full=True),
     "damaged.mkv": Kind(
-        "libx264", "what is lost is said", options=(*_X264, ("bf", "0")), edit=damaged
+        "libx264", "lost frames are counted", options=(*_X264, ("bf", "0")), edit=damaged
     ),
     "cut.mkv": Kind(
         "libx264",

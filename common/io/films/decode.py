@@ -20,7 +20,7 @@ from av.video.stream import VideoStream
 
 from ...errors import SourceError, SourceLost
 from .hdr import NAMES, write_cube
-from .plan import STANDARD_INPUT, Film, FilmFacts, for_ffmpeg
+from .plan import PIPE, Film, FilmFacts, for_ffmpeg
 
 PROBED_PACKETS, REORDERED = 48, 16  # most frames that a codec keeps back
 NO_DECODER = "no decoder for its codec; convert it to H.264 first"
@@ -46,7 +46,6 @@ class Decoder:
         self._logging = av.logging.Capture(local=False)
         self._log = self._logging.__enter__()
         self._film = film
-        self.live = film.live
         self.errors = 0
         self.cut_off = False
         self._open()
@@ -70,8 +69,7 @@ class Decoder:
             self._intervals_s,
             self.errors > 0,
             self._sound(),
-            self.live,
-            Path(film.place).is_file() or film.place.startswith(("http", "file:")),
+            Path(film.place).is_file() or film.place.startswith("http"),
             self._display.notes,
         )
 
@@ -122,9 +120,9 @@ class Decoder:
         self._stream = streams[0]
         if self._stream.codec_context is None:
             raise SourceError(f"{film.name}: {NO_DECODER}")
-        self._stream.thread_type = "SLICE" if self.live else "AUTO"
+        self._stream.thread_type = "SLICE" if film.live else "AUTO"
         self._packets = self._demuxed()
-        head = [] if self.live else list(itertools.islice(self._packets, PROBED_PACKETS))
+        head = [] if film.live else list(itertools.islice(self._packets, PROBED_PACKETS))
         self._read_log()
         # a pipe must not be opened again
         self.cut_off |= Path(film.place).is_file() and _is_short(Path(film.place))
@@ -299,7 +297,7 @@ def _why_not(place: str, error: BaseException) -> str:
 
 
 def _is_pipe(place: str) -> bool:
-    return place == STANDARD_INPUT or Path(place).is_fifo()
+    return place == PIPE or Path(place).is_fifo()
 
 
 def _is_cut_off(path: Path) -> bool:

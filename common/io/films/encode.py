@@ -49,7 +49,7 @@ class Encoder:
             "w",
             format=container.muxer,
             options={"flush_packets": "1"}  # what is written is on the disk
-            | (FRAGMENTS if container.muxer in ("mp4", "mov") else {}),
+            | (FRAGMENTS if container.indexed else {}),
         )
         self._encoding, self._stream = self._first_that_opens(_encodings(codec))
         self._constant = not container.own_times
@@ -57,7 +57,7 @@ class Encoder:
     def write(self, picture: np.ndarray, at_s: float) -> None:
         """Encode uint8 (H, W, 3) RGB, shown from `at_s` on. Raises OSError, FFmpegError."""
         encoding = self._encoding
-        full = encoding.pix_fmt.startswith("yuvj")
+        full = encoding.full_range
         frame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(
             format=encoding.pix_fmt,
             dst_colorspace=BT601 if full else BT709,
@@ -68,7 +68,7 @@ class Encoder:
         at = round(at_s * TICKS)
         self._last = max(at, self._last + 1)  # times go up
         if self._constant:
-            frame.pts, frame.time_base = self.frames, 1 / self._rate
+            frame.pts, frame.time_base = self.frames, 1 / self._plan.rate
         else:
             frame.pts, frame.time_base = self._last, Fraction(1, TICKS)
             frame.duration = self._step
@@ -81,10 +81,6 @@ class Encoder:
             self._mux(self._stream.encode(None))
         finally:
             self._file.close()
-
-    @property
-    def _rate(self) -> Fraction:
-        return Fraction(self._plan.fps).limit_denominator(1001)
 
     def _mux(self, packets: "Sequence[Packet[VideoStream]]") -> None:
         for packet in packets:
@@ -117,9 +113,9 @@ class Encoder:
         context = cast(VideoCodecContext, av.CodecContext.create(encoding.encoder, "w"))
         _configure(context, plan, encoding)  # a first try outside the file, which keeps a failure
         context.open()
-        stream = cast(VideoStream, self._file.add_stream(encoding.encoder, rate=self._rate))
+        stream = cast(VideoStream, self._file.add_stream(encoding.encoder, rate=plan.rate))
         _configure(stream.codec_context, plan, encoding)
-        if encoding.tag and CONTAINERS[plan.suffix].muxer in ("mp4", "mov"):
+        if encoding.tag and CONTAINERS[plan.suffix].indexed:
             stream.codec_context.codec_tag = encoding.tag
         if CONTAINERS[plan.suffix].own_times:
             stream.codec_context.time_base = stream.time_base = Fraction(1, TICKS)
@@ -127,12 +123,11 @@ class Encoder:
 
 
 def _configure(context: VideoCodecContext, plan: FilmPlan, encoding: Encoding) -> None:
-    rate = Fraction(plan.fps).limit_denominator(1001)
     context.width, context.height, context.pix_fmt = plan.width, plan.height, encoding.pix_fmt
-    context.framerate, context.time_base = rate, 1 / rate
+    context.framerate, context.time_base = plan.rate, 1 / plan.rate
     context.gop_size = max(1, min(MOST_FPS, round(plan.fps)))  # a fragment a second
     context.options = dict(encoding.options)
-    full = encoding.pix_fmt.startswith("yuvj")
+    full = encoding.full_range
     context.colorspace = BT601 if full else BT709
     context.color_primaries = context.color_trc = BT709
     context.color_range = FULL if full else NARROW

@@ -33,7 +33,7 @@ def finish(
         sound = None
     whole = beside(partial, "whole")
     try:
-        if container.muxer in ("mp4", "mov") or sound:
+        if container.indexed or sound:
             held = _rewrite(partial, whole, sound, report)
         else:
             held, whole = _count(partial), partial
@@ -76,7 +76,7 @@ def _count(path: Path) -> int:
 def _rewrite(partial: Path, whole: Path, sound: Sound | None, report: Report) -> int:
     """Copy pictures and sound into `whole`; return how many pictures it holds."""
     container = CONTAINERS[whole.suffix.lower()]
-    options = {"movflags": "faststart"} if container.muxer in ("mp4", "mov") else {}
+    options = {"movflags": "faststart"} if container.indexed else {}
     with (
         av.open(for_ffmpeg(partial)) as recorded,
         av.open(for_ffmpeg(whole), "w", format=container.muxer, options=options) as made,
@@ -86,7 +86,7 @@ def _rewrite(partial: Path, whole: Path, sound: Sound | None, report: Report) ->
         if pictures.codec_context.codec_tag == "hvc1":
             video.codec_context.codec_tag = "hvc1"  # which QuickTime needs, and a copy loses
         # the decoder's delay comes before 0, which only these containers can say
-        heard = _Heard(sound, early=container.muxer in ("mp4", "mov")) if sound else None
+        heard = _Heard(sound, early=container.indexed) if sound else None
         audio = made.add_stream_from_template(heard.stream) if heard else None
         held, end_s, size = 0, 0.0, max(1, partial.stat().st_size)
         for packet in recorded.demux(pictures):

@@ -20,6 +20,11 @@ class Container:
     audio: tuple[str, ...]
     own_times: bool = True
 
+    @property
+    def indexed(self) -> bool:
+        """Whether a file has an index, which can stand in front (MP4 and QuickTime)."""
+        return self.muxer in ("mp4", "mov")
+
 
 _LOSSY = ("aac", "mp3", "ac3", "eac3", "alac", "opus", "flac")
 CONTAINERS: dict[str, Container] = {
@@ -40,6 +45,11 @@ class Encoding:
     pix_fmt: str
     options: tuple[tuple[str, str], ...] = ()
     tag: str = ""
+
+    @property
+    def full_range(self) -> bool:
+        """Whether levels are 0 to 255, as in a JPEG."""
+        return self.pix_fmt.startswith("yuvj")
 
 
 # Without B-frames a packet's time is its frame's, and a film in fragments begins at 0.
@@ -63,3 +73,8 @@ VIDEOTOOLBOX: dict[str, Encoding] = {
     "hevc": Encoding("hevc_videotoolbox", "yuv420p", (("q:v", "65"), ("bf", "0")), "hvc1"),
     "prores": Encoding("prores_videotoolbox", "yuv422p10le", (("profile", "hq"),)),
 }
+
+
+def suffix_for(codec: str) -> str:
+    """Return the suffix of the first container that takes a codec; '' takes any."""
+    return next(name for name, each in CONTAINERS.items() if codec in ("", *each.video))

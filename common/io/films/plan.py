@@ -1,9 +1,10 @@
 """What the two processes of a film tell each other before and after its pictures."""
 
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
-STANDARD_INPUT = "pipe:0"
+PIPE = "pipe:0"  # standard input, as FFmpeg names it
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,11 +25,10 @@ class Film:
 class FilmFacts:
     """What is known of a film before its first picture.
 
-    height, width: of the pictures. rate, count: frames a second, and
-    frames, that the container says; 0 if it says none.
-    duration_s: of its pictures; 0 if that is not certain. intervals_s: between the first frames.
-    damaged: some of those could not be read. sound: codec of its sound, or ''. live: it comes at
-    its own pace. again: it can be read again. notes: what was done to its pictures.
+    height, width: of the pictures. rate, count: frames a second, and frames, that the container
+    says; 0 if it says none. duration_s: of its pictures; 0 if that is not certain. intervals_s:
+    between the first frames. damaged: some of those could not be read. sound: codec of its sound,
+    or ''. again: it can be read again. notes: what was done to its pictures.
     """
 
     height: int
@@ -39,7 +39,6 @@ class FilmFacts:
     intervals_s: tuple[float, ...]
     damaged: bool
     sound: str
-    live: bool
     again: bool
     notes: tuple[str, ...]
 
@@ -63,6 +62,11 @@ class FilmPlan:
     def suffix(self) -> str:
         return self.path.suffix.lower()
 
+    @property
+    def rate(self) -> Fraction:
+        """Frames a second as FFmpeg takes them: 60000/1001."""
+        return Fraction(self.fps).limit_denominator(1001)
+
 
 @dataclass(frozen=True, slots=True)
 class Sound:
@@ -80,4 +84,4 @@ class Sound:
 def for_ffmpeg(place: Path | str) -> str:
     """Spell a path so that FFmpeg takes no part of it for a protocol; a URL stays as it is."""
     text = str(place)
-    return text if "://" in text or text == STANDARD_INPUT else f"file:{Path(text).absolute()}"
+    return text if "://" in text or text == PIPE else f"file:{Path(text).absolute()}"

@@ -37,6 +37,14 @@ def child_of(
     return Child(name, serve, *arguments, report=report, process=ITS_PROCESS)
 
 
+def sent(child: Child, lost: type[SdxsError], request: object) -> None:
+    """Send a request. Raises `lost` if the child died."""
+    try:
+        child.send(request)
+    except BackendError as error:
+        raise lost(str(error)) from None
+
+
 def received(child: Child, lost: type[SdxsError], expected: type[T]) -> T:
     """Return an answer. Raises `lost` if the child died, and what the child refuses."""
     try:

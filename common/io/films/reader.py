@@ -11,9 +11,9 @@ import numpy as np
 
 from ...backend.process.child import Done, settle_in
 from ...backend.process.shared_frames import SLOTS, SharedFrames
-from ...errors import BackendError, SdxsError, SourceError, SourceLost
+from ...errors import SdxsError, SourceError, SourceLost
 from .plan import Film, FilmFacts
-from .process import Order, child_of, planes, received, refusal, shared
+from .process import Order, child_of, planes, received, refusal, sent, shared
 
 AHEAD = SLOTS - 1  # pictures that are decoded ahead; one is with the reader
 T = TypeVar("T")
@@ -54,7 +54,7 @@ class FilmReader:
         The picture is valid until the next call. Raises SourceLost.
         """
         while len(self._asked) < AHEAD:
-            self._child_send(self._next_slot)
+            sent(self._child, SourceLost, self._next_slot)
             self._asked.append(self._next_slot)
             self._next_slot = (self._next_slot + 1) % SLOTS
         slot = self._asked.popleft()
@@ -69,18 +69,12 @@ class FilmReader:
         while self._asked:
             self._asked.popleft()
             self._ask(Picture)
-        self._child_send(Order.REWIND)
+        sent(self._child, SourceLost, Order.REWIND)
         self._ask(Done)
 
     def close(self) -> None:
         """End the process; calling it again does nothing."""
         self._end()
-
-    def _child_send(self, request: object) -> None:
-        try:
-            self._child.send(request)
-        except BackendError as error:
-            raise SourceLost(str(error)) from None
 
     def _ask(self, expected: type[T]) -> T:
         return received(self._child, SourceLost, expected)

@@ -14,9 +14,9 @@ import numpy as np
 from ...backend import copies
 from ...backend.process.child import Done, Failure, Reported, forward_warnings, settle_in
 from ...backend.process.shared_frames import SLOTS, SharedFrames
-from ...errors import BackendError, SinkError
+from ...errors import SinkError
 from .plan import FilmPlan, Sound
-from .process import Order, Refused, child_of, planes, received, refusal, shared
+from .process import Order, Refused, child_of, planes, received, refusal, sent, shared
 
 if TYPE_CHECKING:
     from .encode import Encoder
@@ -77,7 +77,7 @@ class FilmWriter:
     def open(self, plan: FilmPlan) -> None:
         """Open the film; the picture's size is fixed from now on. Raises SinkError."""
         self._wait_until_ready()
-        self._child.send(plan)
+        sent(self._child, SinkError, plan)
         self._memory = shared(self._child, (plan.height, plan.width, 3), made=False)
         self._ask(Done)
 
@@ -99,10 +99,7 @@ class FilmWriter:
         np.copyto(self._memory.given[slot], picture)
         copies.count("video", picture.nbytes)
         self._taken.append(slot)
-        try:
-            self._child.send(Write(slot, at_s))
-        except BackendError as error:
-            raise SinkError(str(error)) from None
+        sent(self._child, SinkError, Write(slot, at_s))
 
     def finish(self, path: Path, sound: Sound | None) -> None:
         """Finish the film; `path` then tells its name. Raises SinkError if it is not whole.
@@ -116,11 +113,8 @@ class FilmWriter:
                 self._collect(wait=True)
             except SinkError as error:
                 refusals.append(error)
-        try:
-            self._child.send(Finish(path, sound))
-            done = self._ask(Finished)
-        except BackendError as error:
-            raise SinkError(str(error)) from None
+        sent(self._child, SinkError, Finish(path, sound))
+        done = self._ask(Finished)
         self.path = done.path
         if refusals and not told:
             raise refusals[0]

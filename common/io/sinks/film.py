@@ -84,7 +84,7 @@ class VideoFileSink:
         if not self._realtime:
             self._place(writer, picture, shown_ns)
             return
-        # Whoever watches is not kept waiting for an encoder.
+        # The display thread never waits for an encoder.
         while waiting and writer.ready():
             self._place(writer, *waiting.popleft())
         if not waiting and writer.ready():

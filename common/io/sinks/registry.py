@@ -65,7 +65,7 @@ def is_film(spec: str) -> bool:
     return _kind_of(spec)[0] == "film"
 
 
-def is_folder(spec: str) -> bool:
+def names_a_folder(spec: str) -> bool:
     """Whether a name can only be that of a folder: no kind, no suffix of a film or an image."""
     path = Path(spec).expanduser()
     known = path.suffix.lower() in (*CONTAINERS, *IMAGE_SUFFIXES)

@@ -42,17 +42,16 @@ class VideoFile:
         self.name = name or Path(place).name
         self._place = str(place)
         shown = self._place if isinstance(place, Path) else self.name
-        self._reader = FilmReader(
-            Film(self._place, shown, colour_of(background), is_live(self._place))
-        )
+        self.paced = not is_live(self._place)
+        film = Film(self._place, shown, colour_of(background), live=not self.paced)
+        self._reader = FilmReader(film)
         facts = self._reader.facts
         self.again = facts.again
         self._repeat = repeat and self.again
-        self.paced = not facts.live
         self.sound = facts.sound
         self._regular = is_regular(facts.rate, facts.intervals_s, facts.damaged)
         self.fps = facts.rate if self._regular else usual_fps(facts.rate, facts.intervals_s)
-        known = self._regular and not facts.live
+        known = self._regular and self.paced
         self.length = (facts.count or round(facts.duration_s * self.fps) or None) if known else None
         self.stamp_s = 0.0
         self._began_s = 0.0  # of this pass

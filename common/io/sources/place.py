@@ -77,7 +77,7 @@ def camera_of_device(path: Path) -> int | None:
         if not stat.S_ISCHR(path.stat().st_mode):
             return None
     except (OSError, ValueError):
-        return None  # whoever opens it says why
+        return None  # opening it raises the error
     found = _VIDEO_DEVICE.fullmatch(str(path.resolve()))
     if found is None:
         raise SourceError(

@@ -10,6 +10,7 @@ from pathlib import Path
 from ...errors import SdxsWarning, SourceError, UsageError
 from ...picture.size import FrameSize, Size
 from ...picture.still import BACKGROUND, colour_of, frame_count, why_not_a_file
+from ..films.plan import PIPE
 from ..kinds import nothing_after, path_after, split_kind, unknown_kind
 from .animation import Animation
 from .camera import AS_IT_COMES, Camera
@@ -45,7 +46,7 @@ def _camera(
 
 def _film(rest: str, _size: FrameSize, repeat: bool, background: str) -> Source:
     if rest == STANDARD_INPUT:
-        return VideoFile("pipe:0", "standard input", False, background)
+        return VideoFile(PIPE, "standard input", False, background)
     if is_url(rest):
         path = path_of_url(rest)
         if path is None:
