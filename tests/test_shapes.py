@@ -431,7 +431,7 @@ def test_a_hosted_backend_refuses_a_turned_frame_and_turned_edges() -> None:
     )
     hosted.load()
     try:
-        with pytest.raises(UsageError, match=r"expected uint8 \(64, 96, 3\)"):
+        with pytest.raises(BackendError, match=r"expected contiguous uint8 \(64, 96, 3\)"):
             hosted.submit(picture(FrameSize(64, 96)))
         with pytest.raises(BackendError, match=r"\(64, 96\)"):
             hosted.submit(picture(), np.zeros((96, 64), np.uint8))
