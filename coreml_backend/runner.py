@@ -21,7 +21,7 @@ from ..common.backend.protocol import FrameParams
 from ..common.backend.schedule import seeded_noise
 from ..common.checkpoint.find import Checkpoint
 from ..common.errors import BackendError, PictureError, UsageError
-from ..common.files import sweep
+from ..common.locks import sweep
 from . import cache, inputs
 from .options import CoreMLOptions, Stage
 
