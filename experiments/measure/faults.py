@@ -38,7 +38,7 @@ class FaultsOptions(Options):
     json: Path | None = result_file()
     table: Path | None = option(None, "write the page of the manual to this file", use="written")
     seed: int = setting(0, "seed that the faults are drawn from", minimum=0)
-    only: str = setting("", "try the faults whose id begins so, as pickles or pickles-03")
+    only: str = setting("", "try the faults whose id begins so, as pickles-03 or films,pictures")
     share: float | None = setting(
         None, "try a share of all kinds that takes about so long", minimum=1, unit="s"
     )
@@ -48,7 +48,8 @@ class FaultsOptions(Options):
 
 def chosen(options: FaultsOptions) -> list[Fault]:
     """Return the faults that the options ask for; of a share, every kind in turn."""
-    found = [each for each in faults(options.seed) if each.id.startswith(options.only)]
+    begins = tuple(options.only.split(","))
+    found = [each for each in faults(options.seed) if each.id.startswith(begins)]
     if not found:
         known = ", ".join(dict.fromkeys(each.id[:-3] for each in faults(options.seed)))
         raise UsageError(f"--only {options.only}: no fault has this id; kinds are {known}")

@@ -1,6 +1,7 @@
 """Where one fault happens: a folder of its own, commands and calls in it, and their judgement."""
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -67,7 +68,9 @@ class Command:
     def __init__(self, place: "Place", arguments: Sequence[str], how: How) -> None:
         self.how, self._place = how, place
         self.sent: list[int] = []
-        self._left = list(how.signals)
+        # texts or seconds to wait for, seconds after that, and signals
+        self._left = [(moment, 0.0, number) for moment, number in how.signals]
+        self._seen: dict[float | str, float] = {}
         # -P: no module is looked for in the folder of the fault
         command = [sys.executable, "-P", *(how.program or ("-m", "sdxs.cli")), *arguments]
         if how.lacks:
@@ -93,6 +96,29 @@ class Command:
         """What it has said so far on stderr."""
         return self._heard[1].text()
 
+    def pause(self) -> None:
+        """Let a moment pass, and kill it if its time is over."""
+        time.sleep(0.01)
+        if time.monotonic() - self.began > self.how.limit_s:
+            self.process.kill()
+
+    def ended(self) -> bool:
+        """Tell whether it has ended; its status is left for `wait`."""
+        found = os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        return found is not None
+
+    def children(self) -> list[tuple[int, str]]:
+        """Its living descendants and their command lines, in the order that they were started."""
+        found, parents = [], {self.process.pid}
+        for place in sorted(Path("/proc").glob("[0-9]*"), key=lambda each: int(each.name)):
+            with suppress(OSError):
+                parent = (place / "stat").read_text(errors="replace").rpartition(")")[2].split()[1]
+                if int(parent) in parents:
+                    parents.add(int(place.name))
+                    line = (place / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                    found.append((int(place.name), line))
+        return found
+
     def send(self, number: int) -> None:
         """Send it a signal, if it is still there."""
         self.sent.append(number)
@@ -110,7 +136,7 @@ class Command:
                 break
             else:
                 self._send_due()
-                time.sleep(0.01)
+                time.sleep(0.001 if self._left else 0.01)
         seconds = time.monotonic() - self.began
         left = self._others() if status is not None else False
         with suppress(ProcessLookupError):
@@ -124,29 +150,54 @@ class Command:
         peak = usage.ru_maxrss / (1 << 10) if usage and status is not None else 0.0
         return Ran(status, out, err, seconds, peak, tuple(self.sent), left)
 
+    def schedule(self, signals: Sequence[tuple[float | str, float, int]]) -> None:
+        """Send signals: each so long after a time since the start, or after a text is said."""
+        self._left += signals
+
     def _send_due(self) -> None:
         while self._left:
-            moment, number = self._left[0]
-            due = (
-                moment in self.err()
-                if isinstance(moment, str)
-                else time.monotonic() - self.began >= moment
-            )
-            if not due:
+            moment, more_s, number = self._left[0]
+            if time.monotonic() < self._time_of(moment) + more_s:
                 return
             self._left.pop(0)
             self.send(number)
 
+    def _time_of(self, moment: float | str) -> float:
+        if not isinstance(moment, str):
+            return self.began + moment
+        if moment not in self._seen:
+            if moment not in self.err():
+                return math.inf
+            self._seen[moment] = time.monotonic()
+        return self._seen[moment]
+
     def _others(self) -> bool:
-        """Tell whether another process of its group stays."""
+        """Tell whether another process of its group stays; a zombie waits for init, and is none."""
         until = time.monotonic() + GRACE_S
         while time.monotonic() < until:
-            try:
-                os.killpg(self.process.pid, 0)
-            except (ProcessLookupError, PermissionError):
+            if not _living(self.process.pid):
                 return False
             time.sleep(0.02)
         return True
+
+
+def _living(group: int) -> bool:
+    """Tell whether a process of this group runs or is stopped."""
+    if not Path("/proc/self/stat").exists():
+        try:
+            os.killpg(group, 0)
+        except (ProcessLookupError, PermissionError):
+            return False
+        return True
+    for place in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            after_name = place.read_text(encoding="utf-8", errors="replace").rpartition(")")[2]
+        except OSError:  # it has just ended
+            continue
+        state, _, its_group, *_ = after_name.split()
+        if int(its_group) == group and state not in "ZX":
+            return True
+    return False
 
 
 class Place:
@@ -224,6 +275,10 @@ class Place:
         """Note `wrong` unless it is true."""
         if not true:
             self.wrong.append(wrong)
+
+    def fingerprints(self) -> dict[str, str]:
+        """Hashes of the files here by name, as `judge` takes them."""
+        return fingerprints(self.folder)
 
     def checkpoint(self, name: str = "tiny") -> Path:
         """Copy the tiny checkpoint into the folder; return its folder there."""
