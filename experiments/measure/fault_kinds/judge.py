@@ -6,6 +6,7 @@ file that is gone, a partial file that stays.
 
 import hashlib
 import json
+import os
 import re
 import warnings
 from collections.abc import Mapping
@@ -126,9 +127,12 @@ def _of_claims(ran: Ran, folder: Path) -> list[str]:
 
 
 def _named(folder: Path, name: str) -> Path:
-    """Return the file of this name, or the one whose name's last line it is."""
-    others = (each for each in folder.iterdir() if each.name.endswith(f"\n{name}"))
-    return path if (path := folder / name).exists() else next(others, path)
+    """Return the file of this name, or the one that a line of output shows so."""
+    path = folder / name
+    if path.exists():
+        return path
+    shown = ((each, os.fsencode(each.name).decode("utf-8", "replace")) for each in folder.iterdir())
+    return next((each for each, text in shown if text.rpartition("\n")[2] == name), path)
 
 
 def _not_whole(path: Path, words: str) -> list[str]:
