@@ -201,6 +201,10 @@ def show_summary(summary: "Summary") -> None:
         f"{summary.dropped_before_display} after inference, rendered {summary.inferred}, "
         f"reused {summary.skipped_as_similar}"
     )
+    if summary.no_pictures:
+        out.print(
+            f"{summary.no_pictures} of them were no pictures; the last good one was shown instead"
+        )
     stages = ", ".join(f"{name} {spread.p50:.1f}" for name, spread in summary.stages_ms.items())
     out.print(f"median ms: {stages}")
     models = " and ".join(f"{memory['model_bytes'] / 1e6:.0f}" for memory in summary.memory)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import typer
 from rich.markup import escape
 
-from ..common.errors import BackendError, SdxsError
+from ..common.errors import BackendError, PictureError, SdxsError
 from .console import err, interrupts, out, progress, show_summary, state
 
 if TYPE_CHECKING:
@@ -50,9 +50,9 @@ def run_shoot(
                 take.out.parent.mkdir(parents=True, exist_ok=True)
                 run_session(opened(take), label)
                 done += 1
-            except BackendError:
-                raise
             except (SdxsError, OSError) as error:
+                if isinstance(error, BackendError) and not isinstance(error, PictureError):
+                    raise
                 failed.append(take.source.name)
                 err.print(f"[bold red]error:[/] {escape(str(error))}")
             except typer.Exit:

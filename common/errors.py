@@ -43,6 +43,10 @@ class BackendError(SdxsError):
     """A backend cannot load or has failed on a frame."""
 
 
+class PictureError(BackendError):
+    """What was rendered is no picture; the backend goes on with the next frame."""
+
+
 def in_a_line(value: object) -> str:
     """Return a value as a message shows it: one line, and not all of a long one."""
     try:

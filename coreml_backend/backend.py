@@ -22,9 +22,10 @@ from ..common.backend.protocol import (
     check_conditioning,
     check_control,
     check_frame,
+    check_picture,
 )
 from ..common.checkpoint.find import Checkpoint
-from ..common.errors import BackendError
+from ..common.errors import BackendError, PictureError
 from .options import (
     DEFAULT_UNITS,
     STAGES,
@@ -41,6 +42,9 @@ PIPELINE_DEPTH = 3
 HOSTED_LOCATION = f"{StagesBackend.__module__}:{StagesBackend.__name__}"
 
 
+REMEDY = "check the weights with `sdxs weights verify`, or try --backend mlx --dtype float32"
+
+
 @dataclass(frozen=True, slots=True)
 class Section:
     """Consecutive stages on one compute unit.
@@ -55,6 +59,17 @@ class Section:
     @property
     def wants_prompt(self) -> bool:
         return not {"frame", "unet"}.isdisjoint(self.stages)
+
+
+@dataclass(slots=True)
+class InFlight:
+    """A submitted frame. given: None if it is ignored. trouble: what a section said of it."""
+
+    given: np.ndarray | None
+    submitted_ns: int
+    controlled: StagesBackend | None = None
+    bridge_ns: int = 0
+    trouble: PictureError | None = None
 
 
 class CoreMLBackend:
@@ -77,11 +92,9 @@ class CoreMLBackend:
         )
         self._sections: list[Section] = []
         self._controlled: StagesBackend | None = None
-        self._scale = 0.0
-        # backends of the controlled frames in flight
-        self._shown: deque[StagesBackend] = deque()
-        # of the other frames in flight: submitted_ns, bridge_ns so far
-        self._in_flight: deque[tuple[int, int]] = deque()
+        self._params = FrameParams()
+        self._in_flight: deque[InFlight] = deque()
+        self._forgets = False  # whether the next frame has no feedback
 
     def load(self) -> None:
         """Build uncached programs, start the processes, load, and render a blank frame.
@@ -118,40 +131,70 @@ class CoreMLBackend:
         if self._controlled:
             self._controlled.set_params(params)
             # the other program takes over, and its last frame is old
-            if bool(params.control_scale) != bool(self._scale):
+            if bool(params.control_scale) != bool(self._params.control_scale):
                 self._controlled.forget()
                 for section in sections:
                     if isinstance(section.runs, StagesBackend):
                         section.runs.forget()
-        self._scale = params.control_scale
+        self._params = params
 
     def submit(self, frame: np.ndarray, edges: np.ndarray | None = None) -> None:
-        sections = self._loaded()
-        if self._controlled and self._scale > 0:
+        self._loaded()
+        if not self._forgets:
+            self._submit(frame, edges)
+            return
+        params, self._forgets = self._params, False
+        self.set_params(replace(params, feedback=0.0))
+        try:
+            self._submit(frame, edges)
+        finally:
+            self.set_params(params)
+
+    def _submit(self, frame: np.ndarray, edges: np.ndarray | None) -> None:
+        sections = self._sections
+        each = InFlight(None if self._params.text_only else frame, time.perf_counter_ns())
+        if self._controlled and self._params.control_scale > 0:
             # control scale 0 uses the program without a ControlNet, at no cost
             self._controlled.submit(frame, edges)
-            self._shown.append(self._controlled)
+            each.controlled = self._controlled
+        else:
+            check_frame(frame, (*self.options.size.shape, 3))
+            sections[0].runs.submit(frame)
+            if len(sections) > 1:
+                self._hand_on(each, 0)
+        self._in_flight.append(each)
+
+    def _hand_on(self, each: InFlight, number: int) -> None:
+        """Collect a frame from a section and submit it to the next one."""
+        section, following = self._sections[number : number + 2]
+        try:
+            each.bridge_ns += section.runs.collect(section.made).bridge_ns
+        except PictureError as error:  # `collect` raises it
+            each.trouble = error
             return
-        check_frame(frame, (*self.options.size.shape, 3))
-        submitted_ns, bridge_ns = time.perf_counter_ns(), 0
-        sections[0].runs.submit(frame)
-        if len(sections) > 1:
-            bridge_ns = sections[0].runs.collect(sections[0].made).bridge_ns
-            sections[1].runs.submit(sections[0].made)
-        self._in_flight.append((submitted_ns, bridge_ns))
+        following.runs.submit(section.made)
 
     def collect(self, out: np.ndarray) -> StageTimes:
         sections = self._loaded()
-        if self._shown:
-            return self._shown.popleft().collect(out)
         if not self._in_flight:
             raise BackendError("coreml: collect() without a submitted frame")
-        submitted_ns, bridge_ns = self._in_flight.popleft()
-        for number in range(1, len(sections) - 1):
-            bridge_ns += sections[number].runs.collect(sections[number].made).bridge_ns
-            sections[number + 1].runs.submit(sections[number].made)
-        bridge_ns += sections[-1].runs.collect(out).bridge_ns
-        return StageTimes(time.perf_counter_ns() - submitted_ns, bridge_ns)
+        each = self._in_flight.popleft()
+        if each.controlled:
+            times = each.controlled.collect(out)
+        else:
+            for number in range(1, len(sections) - 1):
+                if not each.trouble:
+                    self._hand_on(each, number)
+            if each.trouble:
+                raise each.trouble
+            each.bridge_ns += sections[-1].runs.collect(out).bridge_ns
+            times = StageTimes(time.perf_counter_ns() - each.submitted_ns, each.bridge_ns)
+        try:
+            check_picture("coreml", out, each.given, True, REMEDY)
+        except PictureError:
+            self._forgets = True  # x0 is finite, so its runner remembers it
+            raise
+        return times
 
     def memory(self) -> MemoryUse:
         """Return the packages' bytes as model_bytes; Core ML's own memory is only in footprints."""
@@ -170,9 +213,9 @@ class CoreMLBackend:
 
     def close(self) -> None:
         backends = self._all()
-        self._sections, self._controlled, self._scale = [], None, 0.0
+        self._sections, self._controlled, self._params = [], None, FrameParams()
         self._in_flight.clear()
-        self._shown.clear()
+        self._forgets = False
         failure: BaseException | None = None
         for backend in backends:
             try:

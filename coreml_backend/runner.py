@@ -19,7 +19,7 @@ from ..common.backend import copies
 from ..common.backend.protocol import FrameParams
 from ..common.backend.schedule import seeded_noise
 from ..common.checkpoint.find import Checkpoint
-from ..common.errors import BackendError, UsageError
+from ..common.errors import BackendError, PictureError, UsageError
 from ..common.files import sweep
 from . import cache, inputs
 from .options import CoreMLOptions, Stage
@@ -113,7 +113,7 @@ class Runner:
         """Return the output of the stage for `given`, and the ns outside Core ML (0: unknown).
 
         edges: uint8 (H, W), for a stage with a ControlNet. Raises BackendError if the prediction
-        fails or is not finite.
+        fails, PictureError if it is not finite; then the next frame has no feedback.
         """
         began = time.perf_counter_ns()
         if "edges" in self._inputs and edges is not None:
@@ -121,7 +121,9 @@ class Runner:
         data = self._fill(given)
         try:
             outputs = self._model.predict(data)
-        except BackendError:
+        except BackendError as error:
+            if isinstance(error, PictureError):
+                self.forget()
             raise
         except Exception as error:  # coremltools raises bare RuntimeError and worse
             raise BackendError(
@@ -131,7 +133,8 @@ class Runner:
         if "x0" in outputs:
             self._remember(np.asarray(outputs["x0"]))
         if "image_mean" in outputs and not np.isfinite(np.asarray(outputs["image_mean"])).all():
-            raise BackendError(
+            self.forget()
+            raise PictureError(
                 "coreml: the picture is not finite: float16 overflowed in the decoder; try --vae "
                 "vae for another one, or --backend mlx --dtype float32"
             )
@@ -167,7 +170,8 @@ class Runner:
         if not np.isfinite(x0).all():
             form = self._options.form(self.stage)
             first = "--attention matmul, which keeps its scores smaller, or " * (form == "sdpa")
-            raise BackendError(
+            self.forget()
+            raise PictureError(
                 "coreml: the latents are not finite: float16 overflowed, as it does on every "
                 f"compute unit; try {first}--backend mlx --dtype float32"
             )

@@ -21,7 +21,7 @@ from ..common.backend.protocol import (
     check_edges,
 )
 from ..common.checkpoint.find import Checkpoint
-from ..common.errors import BackendError
+from ..common.errors import BackendError, PictureError
 from ..common.picture.size import FrameSize
 from . import cache
 from .options import CoreMLOptions
@@ -43,7 +43,7 @@ class StagesBackend:
         self.stages = options.section or options.stages
         self._checkpoint = checkpoint
         self._runners: list[Runner] = []
-        self._done: deque[tuple[np.ndarray, StageTimes]] = deque()
+        self._done: deque[tuple[np.ndarray | PictureError, StageTimes]] = deque()
 
     @property
     def takes(self) -> Plane:
@@ -91,16 +91,23 @@ class StagesBackend:
         if self.options.control:
             edges = check_edges(edges, self.options.size.shape)
         submitted_ns, bridge_ns = time.perf_counter_ns(), 0
-        for runner in self._runners:
-            frame, outside_ns = runner.run(frame, edges)
-            bridge_ns += outside_ns
-        self._done.append((frame, StageTimes(time.perf_counter_ns() - submitted_ns, bridge_ns)))
+        made: np.ndarray | PictureError = frame
+        try:
+            for runner in self._runners:
+                frame, outside_ns = runner.run(frame, edges)
+                bridge_ns += outside_ns
+            made = frame
+        except PictureError as error:  # `collect` raises it
+            made = error
+        self._done.append((made, StageTimes(time.perf_counter_ns() - submitted_ns, bridge_ns)))
 
     def collect(self, out: np.ndarray) -> StageTimes:
         self._require()
         if not self._done:
             raise BackendError("coreml: collect() without a submitted frame")
         made, times = self._done.popleft()
+        if isinstance(made, PictureError):
+            raise made
         np.copyto(out, made.reshape(out.shape))
         copies.count("backend out", out.nbytes)
         return times

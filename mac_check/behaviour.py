@@ -11,7 +11,16 @@ from ..common.picture.temporal import psnr
 from ..common.prompt.text_encoder import TextEncoder
 from ..coreml_backend.backend import CoreMLBackend
 from ..coreml_backend.gate import MOST_PSNR_DB, probe
-from .coreml import NEAR_DB, exact_runner, hosted_backend, nearness, probe_params, render, spread
+from .coreml import (
+    NEAR_DB,
+    exact_runner,
+    hosted_backend,
+    nearness,
+    overflow,
+    probe_params,
+    render,
+    spread,
+)
 from .setup import Answer, Setup
 
 GROWTH_LIMIT_BYTES = 50_000_000  # of the second half of a soak over the first
@@ -91,6 +100,14 @@ def ask_feedback(setup: Setup) -> Answer:
         qualities.append(min(psnr(made, expected), MOST_PSNR_DB))
     backend.close()
     return {"ok": min(qualities) >= NEAR_DB, "psnr_db": min(qualities), "frames_db": qualities}
+
+
+def ask_overflow(setup: Setup) -> Answer:
+    """Let one frame overflow: float16 on this unit gives NaN or infinity, or saturates."""
+    backend = loaded(setup)
+    answer = overflow(backend, backend.checkpoint, setup.frame)
+    backend.close()
+    return answer
 
 
 def ask_prompt_change(setup: Setup) -> Answer:

@@ -11,6 +11,7 @@ from ..common.backend.memory import footprint_bytes
 from ..common.backend.process.hosted import HostedBackend
 from ..common.backend.protocol import Backend, FrameParams
 from ..common.checkpoint.find import Checkpoint
+from ..common.errors import PictureError
 from ..common.picture.size import Size
 from ..common.picture.temporal import psnr
 from ..common.settings import parse_settings
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from ..coreml_backend.options import Stage
 
 LOCATION = f"{CoreMLBackend.__module__}:{CoreMLBackend.__name__}"
+OVERFLOWS = 3e38  # as an encoder hidden state: finite in float32, and no sum of it is
 NEAR_DB = 35.0  # what the gate asks of a program; compressed weights are measured, not judged
 MOST_S = 30.0  # of one timing: SDXS at 512 takes seconds a frame on a CPU
 
@@ -64,6 +66,24 @@ def ask_exact(setup: Setup) -> Answer:
 def hosted_backend(checkpoint: Checkpoint, options: CoreMLOptions) -> HostedBackend:
     """Return the backend in a process of its own, as a session has it; not loaded yet."""
     return HostedBackend("coreml", LOCATION, checkpoint, options)
+
+
+def overflow(backend: Backend, checkpoint: Checkpoint, size: Size) -> Answer:
+    """Let one frame overflow under feedback: is it noticed, and is the next as if it never was?"""
+    picture, encoder_hidden_states = probe(checkpoint, size)
+    backend.set_params(probe_params(checkpoint, 0.5))
+    made, noticed = [], list[str]()
+    too_large = np.copysign(np.float32(OVERFLOWS), encoder_hidden_states)
+    for given in (encoder_hidden_states, too_large, encoder_hidden_states):
+        backend.set_conditioning(given)
+        made.append(np.empty_like(picture))
+        backend.submit(picture)
+        try:
+            backend.collect(made[-1])
+        except PictureError as error:
+            noticed.append(str(error))
+    off = int(np.abs(made[0].astype(int) - made[-1]).max())
+    return {"ok": len(noticed) == 1 and off <= 1, "noticed": noticed, "largest_difference": off}
 
 
 def render(

@@ -14,7 +14,7 @@ from ..mlx_sdxs.backend import MlxBackend
 from ..mlx_sdxs.fast.ops import on_gpu
 from ..mlx_sdxs.options import Dtype, MlxOptions
 from . import kernel
-from .coreml import nearness, render, spread
+from .coreml import nearness, overflow, render, spread
 from .fixtures import (
     SHAPES,
     TINY,
@@ -75,6 +75,16 @@ def ask_frame(setup: Setup) -> Answer:
     picture, intervals, _ = render(backend, checkpoint, setup.frame, setup.frames)
     backend.close()
     return {**nearness(picture, setup), **_device(), "frame_ms": spread(intervals[1:])}
+
+
+def ask_overflow(setup: Setup) -> Answer:
+    """Let one frame overflow: Metal's reductions and comparisons must see NaN for what it is."""
+    checkpoint = setup.checkpoint()
+    backend = MlxBackend(checkpoint, MlxOptions(setup.frame, dtype=_dtype()))
+    backend.load()
+    answer = overflow(backend, checkpoint, setup.frame)
+    backend.close()
+    return {**answer, **_device()}
 
 
 def ask_winograd(setup: Setup) -> Answer:

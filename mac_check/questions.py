@@ -168,6 +168,7 @@ def _of_mlx() -> Iterator[Question]:
     yield mlx("mlx parity", "ask_parity", quick=True, environment=exact)
     yield mlx("attention heads", "ask_heads", quick=True, environment=exact)
     yield mlx("mlx", "ask_frame", DEMO, quick=True, needs_exact=True)
+    yield mlx("mlx overflow", "ask_overflow", DEMO, quick=True)
     yield mlx("mlx", "ask_frame", WIDE, needs_exact=True)
     for winograd in ("0", "1"):
         yield mlx(
@@ -281,6 +282,7 @@ def _of_behaviour(plan: Plan, plain: str) -> Iterator[Question]:
     for unit in units:
         yield asked("feedback", unit)
         yield asked("prompt change", unit)
+        yield asked("overflow", unit)
         for model in (DEMO, FULL):
             yield from _loads(asked("load", unit, "loading"), model)
         idling = asked("first frame after idling", unit)

@@ -20,13 +20,14 @@ from ..common.backend.protocol import (
     check_control,
     check_edges,
     check_frame,
+    check_picture,
 )
 from ..common.backend.schedule import frame_steps, seeded_noise
 from ..common.checkpoint.config.text_encoder import PROMPT_TOKENS
 from ..common.checkpoint.config.vae import TinyVAEConfig, VAEConfig
 from ..common.checkpoint.control import ControlNet
 from ..common.checkpoint.find import Checkpoint
-from ..common.errors import BackendError, UsageError
+from ..common.errors import BackendError, PictureError, UsageError
 from . import blas
 from .fast import host_memory as residency
 from .fast.kernels import custom_kernels, use_kernels
@@ -122,6 +123,7 @@ class MlxBackend:
             if self._is_callers
             else [LaneThread(n, make, self.batch, keep) for n in range(self.lanes)]
         )
+        self._model_bytes = sum(parameter_bytes(model) for model in models)
         for scale in range(len(frames)):
             self.set_params(FrameParams(control_scale=float(scale)))
             # One lane at a time. On a GPU every lane compiles; on a CPU the first lane decides the
@@ -129,7 +131,6 @@ class MlxBackend:
             for lane in self._lanes if on_gpu() else self._lanes[:1]:
                 self._warm_up(lane)
         self.set_params(FrameParams())
-        self._model_bytes = sum(parameter_bytes(model) for model in models)
 
     def _warm_up(self, lane: Lane) -> None:
         """Warm up a lane with one batch of every size."""
@@ -253,10 +254,21 @@ class MlxBackend:
         lane.wait(job)
         if job.rendered is None:  # MLX raised, for example out of memory
             raise BackendError(_failed(job.error)) from job.error
-        np.copyto(out, job.rendered)
-        copies.count("backend out", out.nbytes)
-        job.let_go()
+        given = None if job.text_only else job.picture
+        try:
+            check_picture("mlx", job.rendered, given, job.finite, self._remedy())
+        except PictureError:
+            job.x0 = None  # no later frame mixes it in
+            raise
+        finally:
+            np.copyto(out, job.rendered)
+            copies.count("backend out", out.nbytes)
+            job.let_go()
         return StageTimes(time.perf_counter_ns() - job.submitted_ns)
+
+    def _remedy(self) -> str:
+        exact = " or take --dtype float32" if self.dtype_name != "float32" else ""
+        return f"check the weights with `sdxs weights verify`{exact}"
 
     def memory(self) -> MemoryUse:
         return MemoryUse(

@@ -84,20 +84,28 @@ class Frame:
         feedback: mx.array,
         edges: mx.array | None = None,
         scale: mx.array | None = None,
-    ) -> tuple[mx.array, mx.array]:
-        """Render one frame or a batch; return the uint8 picture and its x0 for the next frame.
+    ) -> tuple[mx.array, mx.array, mx.array]:
+        """Render one frame or a batch; return the uint8 picture, its x0 and a mean.
+
+        x0 is for the next frame. The mean, float32 (B,), is that of x0 plus that of the picture
+        before it is clipped: not finite if one of their values is not.
 
         picture: uint8 (H, W, 3) RGB, or a batch (B, H, W, 3) with equal other inputs.
         encoder_hidden_states: from `prompt`. noise: float32 (1, H/8, W/8, C). previous: x0 of the
-        last frame, of the same shape. feedback: share of `previous` in the latents, float32 scalar;
-        at 0 the last frame has no influence. edges: input of the ControlNet, uint8 (H, W) or
-        (B, H, W), white on black. scale: control scale, float32 scalar. Both need a ControlNet.
+        last frame, of the same shape; one that is not finite counts as none. feedback: share of
+        `previous` in the latents, float32 scalar; at 0 the last frame has no influence. edges:
+        input of the ControlNet, uint8 (H, W) or (B, H, W), white on black. scale: control scale,
+        float32 scalar. Both need a ControlNet.
         """
         latents = self.encode(picture)
+        # a maximum or a ReLU may drop NaN, a mean keeps it
+        previous = mx.where(mx.isfinite(previous.mean()), previous, latents)
         x0 = self.denoise(
             latents + feedback * (previous - latents), encoder_hidden_states, noise, edges, scale
         )
-        return self.decode(x0).reshape(picture.shape), x0
+        image = self._image(x0)
+        mean = x0.mean(axis=(1, 2, 3)) + image.mean(axis=(1, 2, 3))
+        return _levels(image).reshape(picture.shape), x0, mean
 
     def encode(self, picture: mx.array) -> mx.array:
         """Encode uint8 (H, W, 3) or (B, H, W, 3) to scaled latents, float32 (B, H/8, W/8, C)."""
@@ -146,8 +154,12 @@ class Frame:
 
     def decode(self, x0: mx.array) -> mx.array:
         """Decode x0, float32 (B, H/8, W/8, C), to pictures, uint8 (B, H, W, 3)."""
-        image = self.vae.decode((x0 / self.scaling_factor).astype(self.dtype)).astype(mx.float32)
-        return mx.clip(mx.round((image + 1) * 127.5), 0, 255).astype(mx.uint8)
+        return _levels(self._image(x0))
+
+    def _image(self, x0: mx.array) -> mx.array:
+        """Decode x0 to images in about [-1, 1], float32 (B, H, W, 3)."""
+        decoded = self.vae.decode((x0 / self.scaling_factor).astype(self.dtype))
+        return decoded.astype(mx.float32)
 
     def _noise_minus_eps(self, features: mx.array, noise: mx.array | None) -> mx.array:
         # One convolution over [features, n] with weights [-W | identity] subtracts in the
@@ -167,3 +179,8 @@ class Frame:
         identity = mx.zeros((channels, 3, 3, channels), dtype=self.dtype)
         identity[:, 1, 1, :] = mx.eye(channels, dtype=self.dtype)
         return mx.concatenate([-weight, identity], axis=-1)
+
+
+def _levels(image: mx.array) -> mx.array:
+    """Convert an image in [-1, 1] to uint8."""
+    return mx.clip(mx.round((image + 1) * 127.5), 0, 255).astype(mx.uint8)

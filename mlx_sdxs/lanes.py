@@ -22,8 +22,8 @@ from .fast import host_memory as residency
 
 Arrays: TypeAlias = mx.array | list[tuple[mx.array, mx.array]]
 # `frame.Frame`: picture uint8 ([B,] H, W, 3), encoder_hidden_states, noise, previous x0, feedback
-# [, edges, control scale] -> picture, x0
-Render = Callable[..., tuple[mx.array, mx.array]]
+# [, edges, control scale] -> picture, x0, mean
+Render = Callable[..., tuple[mx.array, mx.array, mx.array]]
 JOIN_S = 5.0
 NO_PICTURE = np.empty(0, np.uint8)
 
@@ -33,7 +33,8 @@ class Job:
     """One frame in flight. Its inputs are evaluated, so any thread may read them.
 
     previous: the frame before, whose x0 `feedback` mixes in; a lane waits for it only if needed.
-    edges: input of the ControlNet, uint8 (H, W); None without control.
+    edges: input of the ControlNet, uint8 (H, W); None without control. finite: whether every value
+    of x0 and of the picture was.
     """
 
     picture: np.ndarray
@@ -47,6 +48,7 @@ class Job:
     text_only: bool = False
     rendered: np.ndarray | None = None
     x0: mx.array | None = None
+    finite: bool = True
     error: Exception | None = None
     done: threading.Event = field(default_factory=threading.Event)
 
@@ -86,15 +88,15 @@ class Lane(Protocol):
         """Release everything."""
 
 
-def _start(render: Render, jobs: Sequence[Job], keep: bool) -> mx.array:
-    """Launch one frame or a compatible batch; return the lazy picture or pictures."""
+def _start(render: Render, jobs: Sequence[Job], keep: bool) -> tuple[mx.array, mx.array]:
+    """Launch one frame or a compatible batch; return the lazy picture or pictures, and means."""
     arguments = _arguments(jobs)
     _seen(arguments[0], keep)
-    picture, x0 = render(*arguments)
+    picture, x0, means = render(*arguments)
     for job, part in zip(jobs, mx.split(x0, len(jobs)) if len(jobs) > 1 else [x0], strict=True):
         job.x0 = part
-    mx.async_eval(picture, *(job.x0 for job in jobs))
-    return picture
+    mx.async_eval(picture, means, *(job.x0 for job in jobs))
+    return picture, means
 
 
 class LaneThread:
@@ -163,14 +165,14 @@ class CallersLane:
     def __init__(self, make: Callable[[], list[Render]], keep: bool = False) -> None:
         """Build the render functions. make, keep: as for `LaneThread`."""
         self._renders, self._keep = make(), keep
-        self._pictures: deque[mx.array] = deque()
+        self._launched: deque[tuple[mx.array, mx.array]] = deque()
 
     def submit(self, *jobs: Job) -> None:
         """Launch the frames one by one."""
         for job in jobs:
             try:
                 render = self._renders[job.edges is not None]
-                self._pictures.append(_start(render, [job], self._keep))
+                self._launched.append(_start(render, [job], self._keep))
             except Exception as error:  # `collect` raises it
                 job.error = error
             finally:
@@ -179,9 +181,10 @@ class CallersLane:
     def wait(self, job: Job) -> None:
         """Wait for a job; call it in the order of submission."""
         if job.error is None:
-            picture = self._pictures.popleft()
+            picture, means = self._launched.popleft()
             try:
-                mx.eval(picture, job.x0)  # releases the GIL while it waits
+                mx.eval(picture, means, job.x0)  # releases the GIL while it waits
+                job.finite = bool(np.isfinite(means.item()))
                 job.rendered = _seen(picture, self._keep)
             except Exception as error:
                 job.error = error
@@ -189,7 +192,7 @@ class CallersLane:
 
     def close(self) -> None:
         """Release everything; the owner of the thread clears MLX's streams."""
-        self._pictures.clear()
+        self._launched.clear()
         self._renders = []
 
 
@@ -215,11 +218,12 @@ def _seen(picture: mx.array, keep: bool) -> np.ndarray:
 def _render(render: Render, jobs: Sequence[Job], keep: bool) -> None:
     if (before := jobs[0].needed) is not None:
         before.done.wait()
-    picture = _start(render, jobs, keep)
-    mx.eval(picture, *(job.x0 for job in jobs))  # releases the GIL while it waits
+    picture, means = _start(render, jobs, keep)
+    mx.eval(picture, means, *(job.x0 for job in jobs))  # releases the GIL while it waits
     rendered = _seen(picture, keep)
-    for job, part in zip(jobs, [rendered] if len(jobs) == 1 else rendered, strict=True):
-        job.rendered = part
+    parts = [rendered] if len(jobs) == 1 else rendered
+    for job, part, finite in zip(jobs, parts, np.isfinite(np.array(means)), strict=True):
+        job.rendered, job.finite = part, bool(finite)
 
 
 def _arguments(jobs: Sequence[Job]) -> tuple[Arrays, ...]:

@@ -5,6 +5,7 @@ import hashlib
 import os
 import shutil
 import signal
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -34,6 +35,20 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell lets what it runs in the background ignore Ctrl-C, and children inherit that; the
     # tests interrupt some.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def programs_are_checked_by_slow_tests_only(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """coremltools checks, and prints for its log, the program after each of its passes.
+
+    That is half of the time of a build. Slow tests and users' builds keep both.
+    """
+    program = sys.modules.get("coremltools.converters.mil.mil.program")
+    if program and not request.node.get_closest_marker("slow"):
+        monkeypatch.setattr(program.Program, "validate", lambda self, **_: None)
+        monkeypatch.setattr(program.Program, "__str__", lambda self: "not printed in tests")
 
 
 @pytest.fixture(scope="session", autouse=True)

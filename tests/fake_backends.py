@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 import warnings
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -23,7 +24,7 @@ import numpy as np
 from sdxs.common.backend.identity import IdentityBackend
 from sdxs.common.backend.options import BackendOptions
 from sdxs.common.backend.protocol import StageTimes
-from sdxs.common.errors import BackendError, SdxsWarning
+from sdxs.common.errors import BackendError, PictureError, SdxsWarning
 from sdxs.common.testing.fakes import ComputingBackend, GilBackend, SleepingBackend, StagedBackend
 
 __all__ = ["ComputingBackend", "GilBackend", "SleepingBackend", "StagedBackend"]
@@ -37,6 +38,29 @@ def mark(moment: str, pid: int | None = None) -> None:
         partial_file = Path(folder) / f".{moment}"
         partial_file.write_text(str(pid or os.getpid()))
         partial_file.replace(Path(folder) / moment)
+
+
+class SpoiltBackend(IdentityBackend):
+    """Identity that renders no picture from the frames `bad`, counted from 0."""
+
+    name = "spoilt"
+
+    def __init__(
+        self, checkpoint: object, options: BackendOptions, bad: Sequence[int] = (0,)
+    ) -> None:
+        super().__init__(checkpoint, options)
+        self._bad, self._number = bad, -1
+
+    def collect(self, out: np.ndarray) -> StageTimes:
+        times = super().collect(out)
+        self._number += 1
+        if self._number in self._bad:
+            out.fill(77)
+            raise PictureError("spoilt: the picture is not finite; do this")
+        return times
+
+
+FIRST_SPOILT = SpoiltBackend
 
 
 class MomentBackend(IdentityBackend):

@@ -71,7 +71,7 @@ def mlx_picture(checkpoint: Checkpoint, inputs: ControlInputs, scale: float) -> 
         controlnet=load_controlnet(checkpoint.control, mx.float32),
     )
     noise = mx.array(inputs.noise)
-    picture, _ = frame(
+    picture, _, _ = frame(
         mx.array(inputs.picture),
         frame.prompt(mx.array(inputs.encoder_hidden_states)),
         noise,

@@ -161,7 +161,7 @@ def mlx_frame(given: Checkpoint, inputs: Mapping[str, np.ndarray]) -> tuple[np.n
         name: value.transpose(0, 2, 3, 1) if value.ndim == 4 else value
         for name, value in inputs.items()
     }
-    picture, x0 = frame(
+    picture, x0, _ = frame(
         mx.array(last["picture"][0].astype(np.uint8)),
         mx.array(last["encoder_hidden_states"]),
         mx.array(last["noise"]),

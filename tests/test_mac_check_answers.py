@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -168,6 +169,17 @@ def test_feedback_is_compared_frame_by_frame(
     wrong = behaviour.ask_feedback(setup(scratch))
     first, *others = wrong["frames_db"]  # type: ignore[misc]
     assert first > 45 and max(others) < first
+
+
+@pytest.mark.parametrize("module", [behaviour, mlx], ids=["coreml", "mlx"])
+def test_an_overflow_is_noticed_and_forgotten(
+    module: ModuleType, scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = module.ask_overflow(setup(scratch))
+    assert answer["ok"] is True and "not finite" in answer["noticed"][0]
+    assert answer["largest_difference"] == 0
+    monkeypatch.setattr("sdxs.mac_check.coreml.OVERFLOWS", 1.0)
+    assert module.ask_overflow(setup(scratch))["ok"] is False, "nothing was noticed"
 
 
 def test_a_prompt_is_changed_and_changed_back(scratch: Path) -> None:

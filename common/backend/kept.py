@@ -1,9 +1,11 @@
 """A backend that stays loaded from one session to the next."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 import numpy as np
 
+from ..errors import PictureError
 from .description import Description
 from .process.hosted import HostedBackend
 from .protocol import FrameParams, MemoryUse, StageTimes
@@ -48,6 +50,9 @@ class KeptBackend:
     def collect(self, out: np.ndarray) -> StageTimes:
         try:
             times = self._inner.collect(out)
+        except PictureError:
+            self._in_flight -= 1  # the frame is done, and the backend goes on
+            raise
         except BaseException:
             self._loaded = False  # whatever failed, the next session starts anew
             raise
@@ -63,7 +68,8 @@ class KeptBackend:
     def close(self) -> None:
         """End a session; the backend stays."""
         while self._loaded and self._in_flight and self._scrap is not None:
-            self.collect(self._scrap)
+            with suppress(PictureError):
+                self.collect(self._scrap)
 
     def end(self) -> None:
         """Free everything; a second call does nothing."""

@@ -10,8 +10,10 @@ from typing import Protocol
 
 import numpy as np
 
-from ..errors import BackendError
+from ..errors import BackendError, PictureError
 from .description import Description
+
+NEARLY_ONE_COLOUR = 8  # levels; what the noise of a camera behind its cap differs by
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +78,11 @@ class Backend(Protocol):
         """
 
     def collect(self, out: np.ndarray) -> StageTimes:
-        """Wait for the oldest submitted frame and write it into `out`: uint8 (H, W, 3) RGB."""
+        """Wait for the oldest submitted frame and write it into `out`: uint8 (H, W, 3) RGB.
+
+        Raises PictureError if what was rendered is no picture, see `check_picture`: the frame is
+        done, its x0 is not mixed into later ones, and the backend goes on.
+        """
 
     def memory(self) -> MemoryUse:
         """Return the memory that the backend uses now."""
@@ -96,6 +102,40 @@ def check_frame(frame: np.ndarray, shape: tuple[int, ...]) -> None:
             f"{frame.shape}{'' if frame.flags.c_contiguous else ', not contiguous'}; "
             f"expected contiguous uint8 {shape} RGB"
         )
+
+
+def check_picture(
+    name: str, picture: np.ndarray, given: np.ndarray | None, finite: bool, remedy: str
+) -> None:
+    """Raise PictureError if a rendered picture, uint8 (H, W, 3), is none.
+
+    given: the frame it was rendered from; None if the frame was ignored. finite: whether all values
+    behind the picture were. A picture of one colour is none, unless the frame was of one as well.
+    """
+    if not finite:
+        raise PictureError(
+            f"{name}: the picture is not finite: numbers overflowed, or the weights are damaged; "
+            f"{remedy}"
+        )
+    if _spread(picture) == 0 and (given is None or _spread(given) > NEARLY_ONE_COLOUR):
+        colour = tuple(int(level) for level in picture[0, 0])
+        raise PictureError(
+            f"{name}: the picture is {'black' if not any(colour) else f'of one colour, {colour},'} "
+            f"throughout, and its frame is not; {remedy}"
+        )
+
+
+def _spread(picture: np.ndarray) -> int:
+    """Return the largest difference within a channel, in levels.
+
+    A coarse grid is looked at first, which costs microseconds and tells of nearly every picture.
+    """
+    height, width, _ = picture.shape
+    for seen in (picture[:: max(1, height // 8), :: max(1, width // 8)], picture):
+        spread = int(np.ptp(seen, axis=(0, 1)).max())
+        if spread > NEARLY_ONE_COLOUR:
+            break
+    return spread
 
 
 def check_edges(edges: np.ndarray | None, shape: tuple[int, int]) -> np.ndarray:

@@ -66,7 +66,8 @@ class Series:
 @dataclass(slots=True)
 class Summary:
     """The figures of a session; times in milliseconds, memory in bytes, flicker in levels of 255
-    over the pairs of frames in which the camera stood still.
+    over the pairs of frames in which the camera stood still. no_pictures: frames that a backend
+    rendered to no picture (`check_picture`), for which the last good one was shown.
 
     Unless the session failed or left a thread behind, every frame is accounted for: captured =
     shown + both kinds of dropped + under_way_at_end, the last being those between capture and
@@ -79,6 +80,7 @@ class Summary:
     dropped_before_inference: int
     inferred: int
     skipped_as_similar: int
+    no_pictures: int
     dropped_before_display: int
     under_way_at_end: int
     shown: int
@@ -105,6 +107,7 @@ class Stats:
     captured: int = 0
     inferred: int = 0
     skipped: int = 0
+    no_pictures: int = 0
     shown: int = 0
     latency_ms: Series = field(default_factory=Series)
     stage_ms: dict[str, Series] = field(default_factory=dict)
@@ -164,6 +167,7 @@ class Stats:
             dropped_before_inference=dropped[0],
             inferred=self.inferred,
             skipped_as_similar=self.skipped,
+            no_pictures=self.no_pictures,
             dropped_before_display=dropped[1],
             under_way_at_end=under_way,
             shown=self.shown,

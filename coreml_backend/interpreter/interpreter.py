@@ -24,7 +24,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from ...common.errors import BackendError, SdxsWarning
+from ...common.errors import BackendError, PictureError, SdxsWarning
 from . import operations as mil_ops
 from . import products as mil_products
 from . import shapes as mil_shapes
@@ -394,10 +394,12 @@ class Interpreter:
         result = result.astype(storage, copy=False)
         if self._round and storage.kind == "f" and not np.isfinite(result).all():
             count = int(result.size - np.isfinite(result).sum())
-            raise self._fail(
-                _label(step),
-                f"yields {count} of {result.size} values that are not finite in {kind}",
-                "keep it within 65504 by scaling, or compute it in float32",
+            raise PictureError(
+                self._told(
+                    _label(step),
+                    f"yields {count} of {result.size} values that are not finite in {kind}",
+                    "keep it within 65504 by scaling, or compute it in float32",
+                )
             )
         return result
 
@@ -469,9 +471,11 @@ class Interpreter:
         return np.ascontiguousarray(picture if feature.image == "RGB" else picture[..., ::-1])
 
     def _fail(self, where: str, what: str, remedy: str) -> BackendError:
-        return BackendError(
-            f"{self._package.path.name}, function {self.function!r}: {where} {what}; {remedy}"
-        )
+        return BackendError(self._told(where, what, remedy))
+
+    def _told(self, where: str, what: str, remedy: str) -> str:
+        package = self._package.path.name
+        return f"{package}, function {self.function!r}: {where} {what}; {remedy}"
 
 
 def _label(step: Step) -> str:

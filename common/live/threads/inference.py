@@ -5,6 +5,7 @@ between two frames.
 """
 
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -13,6 +14,7 @@ import numpy as np
 
 from ...backend import copies
 from ...backend.protocol import Backend, FrameParams
+from ...errors import PictureError, SdxsWarning
 from ...picture.temporal import Similarity
 from ...prompt.blend import Slerp, ease
 from ..options import LoopOptions
@@ -49,7 +51,7 @@ class Renderer:
         self.admission = Admission(1)
         self.in_flight: deque[tuple[LiveFrame, int]] = deque()
         self._prompts = prompts
-        self._hold = options.hold
+        self._hold, self._realtime = options.hold, options.realtime
         self._turn = 0
         self._similarity, self._skip = Similarity(options.skip_threshold), options.skip_threshold
         self._stats = stats
@@ -153,14 +155,41 @@ class Renderer:
     def collect(self) -> LiveFrame:
         frame, submitted_ns = self.in_flight.popleft()
         for number, (backend, output) in enumerate(zip(self.backends, frame.outputs, strict=True)):
-            times = backend.collect(output)
-            frame.stage_ns[f"backend {number + 1}" if number else "backend"] = times.total_ns
+            try:
+                spent_ns = backend.collect(output).total_ns
+            except PictureError as error:
+                self._show_last(frame, number, error)
+                spent_ns = time.perf_counter_ns() - submitted_ns
+            frame.stage_ns[f"backend {number + 1}" if number else "backend"] = spent_ns
         now = time.perf_counter_ns()
         frame.stage_ns["inference"] = now - submitted_ns
         self.admission.collected(now)
         self._remember(frame)
         self._stats.inferred += 1
         return frame
+
+    def _show_last(self, frame: LiveFrame, number: int, error: PictureError) -> None:
+        """Show the last picture of a backend again, and warn once.
+
+        Before the first a camera shows black; of a file, `error` is raised.
+        """
+        if self._last:
+            np.copyto(frame.outputs[number], self._last[number])
+        elif self._realtime:
+            frame.outputs[number].fill(0)
+        else:
+            raise error
+        copies.count("last picture", frame.outputs[number].nbytes)
+        frame.similar = True
+        self._similarity.forget()
+        self._stats.no_pictures += 1
+        if self._stats.no_pictures == 1:
+            warnings.warn(
+                f"frame {frame.id}: {error}; the last good picture is shown instead, here and "
+                "wherever this happens again",
+                SdxsWarning,
+                stacklevel=2,
+            )
 
     def _remember(self, frame: LiveFrame) -> None:
         if not self._last:
