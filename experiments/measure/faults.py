@@ -4,8 +4,8 @@ Run as `python -m sdxs.experiments faults [--share 120] [--only ID]`. Kinds: dam
 hostile files; options; names; films and pictures; outputs that cannot be written; signals; two
 commands at once; environments; limits. Faults are drawn from `--seed`. Survived means: an exit code
 that the manual names, one error line with what, where and a remedy, no hang, no false success, no
-file lost or left half-written, nothing executed. `fault_kinds/judge.py` judges; nothing is forgiven.
-Exits with 1 if a fault was not survived.
+file lost or left half-written, nothing executed. `fault_kinds/judge.py` judges. Exits with 1
+if a fault was not survived.
 """
 
 import tempfile
@@ -156,10 +156,11 @@ HEAD = """# Faults that were tried
 these faults from a seed, tries each on the command or the API, judges what it got, and writes this
 page. `--share 120` tries a share of two minutes, as CI does; `--only ID` repeats one.
 
-Survived means all of these: the exit code is 0, 1, 2 or 3, or 128 and the number of the signal sent.
-A failure says one line with what, where, and a remedy. Nothing hangs or crashes. Success is only said over
-files that read back whole. No earlier file is lost, and no partial one stays. Nothing is executed.
-On Linux; no Mac was at hand. [results.md](results.md) names the file with every line and code.
+Survived means all of these: the exit code is 0, 1, 2 or 3, or 128 and the number of the signal
+sent. A failure says one line with what, where, and a remedy. Nothing hangs or crashes. Success is
+only said over files that read back whole. No earlier file is lost, and no partial one stays.
+Nothing is executed. On Linux; no Mac was at hand. [results.md](results.md) names the file with
+every line and code.
 
 """
 

@@ -60,7 +60,8 @@ def git_revision() -> str:
     changed = asked(
         # it may be stopped at any time, and would leave its lock
         *("git", "--no-optional-locks", "-C", str(PACKAGE_FOLDER), "status"),
-        "--porcelain", "--untracked-files=no"
+        "--porcelain",
+        "--untracked-files=no",
     )
     return f"{commit}{'+changes' if changed else ''}"
 

@@ -269,7 +269,12 @@ def configs(draw: Random) -> Iterator[Case]:
     for key, value in (("num_hidden_layers", 10**9), ("vocab_size", 10**12), ("hidden_size", 0)):
         name = "text_encoder/config.json"
         yield f"{name}: {key} is {value}", partial(_set, name=name, key=key, value=value)
-    for key, value in (("size", float("nan")), ("size", 10**9), ("timestep", -1), ("timestep", "x")):
+    for key, value in (
+        ("size", float("nan")),
+        ("size", 10**9),
+        ("timestep", -1),
+        ("timestep", "x"),
+    ):
         what = f"sdxs.json: {key} is {value}"
         yield what, partial(_set, name="sdxs.json", key=key, value=value)
     for text in draw.sample(NOT_JSON, 5):

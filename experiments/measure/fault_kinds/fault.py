@@ -8,12 +8,8 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from random import Random
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from .place import Place
-
-Attempt = Callable[["Place"], None]
+Attempt = Callable[..., None]  # takes the `Place` where it happens
 Case = tuple[str, Attempt]  # what is done in words, and how
 Kind = Callable[[Random], Iterator[Case]]
 

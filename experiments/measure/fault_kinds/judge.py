@@ -8,11 +8,12 @@ import hashlib
 import json
 import os
 import re
+import subprocess
+import sys
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
-import av
 from PIL import Image
 from safetensors import safe_open
 
@@ -40,6 +41,7 @@ REMEDY = re.compile(
     r"known are|reads? up to|possible|end|stop|correct|quote|spell|repeat|type|again)\b",
     re.IGNORECASE,
 )
+READ_FILM = Path(__file__).with_name("read_film.py")
 LEAST_WORDS = 5
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 FILMS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".gif")
@@ -90,7 +92,10 @@ def _of_its_words(ran: Ran, right: Right) -> list[str]:
         return found
     if len(errors) != 1:
         return [*found, f"{len(errors)} error lines, expected one"]
-    return [*found, *(wrong for line in damaged or errors for wrong in line_complaints(line, right))]
+    return [
+        *found,
+        *(wrong for line in damaged or errors for wrong in line_complaints(line, right)),
+    ]
 
 
 def line_complaints(line: str, right: Right) -> list[str]:
@@ -116,7 +121,8 @@ def _of_claims(ran: Ran, folder: Path) -> list[str]:
     found = []
     for line in ran.out.splitlines():
         if match := re.match(r"wrote (.+?\.\w+|.+/)(:|$| \()", line):
-            found += _not_whole(_named(folder, match[1]), f"said {match[0]!r} over")
+            words = f"said {match[0]!r} over"
+            found += _not_whole(_named(folder, match[1]), words, cut=ran.code != FINE)
         elif match := re.match(r"(.+\.safetensors): \d+ tensors, sha256 (\w{64});", line):
             path = _named(folder, match[1])
             if wrong := whole(path):
@@ -135,8 +141,8 @@ def _named(folder: Path, name: str) -> Path:
     return next((each for each, text in shown if text.rpartition("\n")[2] == name), path)
 
 
-def _not_whole(path: Path, words: str) -> list[str]:
-    wrong = whole(path)
+def _not_whole(path: Path, words: str, cut: bool = False) -> list[str]:
+    wrong = whole(path, cut)
     return [f"{words} a file that is not whole: {wrong}"] if wrong else []
 
 
@@ -151,7 +157,8 @@ def _of_files(
         elif not held and ran.code == FINE:
             found.append(f"success, and no {name}")
         elif held and after.get(name) != before.get(name):
-            found += _not_whole(folder / name, f"left in the place of {name}")
+            words = f"left in the place of {name}"
+            found += _not_whole(folder / name, words, cut=ran.code != FINE)
         if (
             ran.code not in (FINE, None)
             and ran.code < 128
@@ -182,10 +189,11 @@ def fingerprints(folder: Path) -> dict[str, str]:
     return found
 
 
-def whole(path: Path) -> str:
+def whole(path: Path, cut: bool = False) -> str:
     """Read a file back; say what is wrong with it, or nothing.
 
     Films decode to their end, pictures open, safetensors and JSON parse. Of a folder each file.
+    cut: a film may end within a frame, as what is kept of a recording that failed.
     """
     try:
         if path.is_dir():
@@ -199,7 +207,7 @@ def whole(path: Path) -> str:
                 warnings.simplefilter("ignore")
                 picture.load()
         elif suffix in FILMS:
-            return _film(path)
+            return _film(path, cut)
         elif suffix == ".safetensors":
             with safe_open(path, framework="numpy") as file:
                 for name in file.keys():  # noqa: SIM118 - not a mapping
@@ -213,7 +221,10 @@ def whole(path: Path) -> str:
     return ""
 
 
-def _film(path: Path) -> str:
-    with av.open(str(path)) as container:
-        frames = sum(1 for _ in container.decode(video=0))
-    return "" if frames else "no frame"
+def _film(path: Path, cut: bool) -> str:
+    command = [os.fsencode(each) for each in (sys.executable, "-I", READ_FILM, path)]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    frames, wrong, *_ = ran.stdout.split("\n")
+    if wrong and not (cut and int(frames)):
+        return wrong
+    return "" if int(frames) else "no frame"

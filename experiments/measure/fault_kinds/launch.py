@@ -2,8 +2,8 @@
 
 Keys: limits (by name of RLIMIT_, in units of the system; NPROC counts from what the user has),
 close and full (descriptors), user (whom to become, if root), mortal (root keeps to permissions),
-ignore (signals), gone (the folder is removed under its feet). Needs nothing but the standard library
-and, to become another user, util-linux; and execs.
+ignore (signals), gone (the folder is removed under its feet). Needs the standard library alone and,
+to become another user, util-linux; and execs.
 """
 
 import ctypes
@@ -12,7 +12,6 @@ import os
 import resource
 import signal
 import sys
-
 
 PR_CAPBSET_DROP, CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH = 24, 1, 2
 
@@ -35,7 +34,7 @@ def main(asked: dict, command: list[str]) -> None:
         kept = ("--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search")
         one = (f"--reuid={user}", f"--regid={user}", "--clear-groups")
         again = ("setpriv", *one, *kept, sys.executable, "-I", "-S", __file__)
-        os.execvp("setpriv", [*again, *sys.argv[1:]])  # noqa: S606, S607
+        os.execvp("setpriv", [*again, *sys.argv[1:]])
     for name in asked.get("ignore", ()):
         signal.signal(getattr(signal, name), signal.SIG_IGN)
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # as Python does: a write fails instead
@@ -52,7 +51,7 @@ def main(asked: dict, command: list[str]) -> None:
         resource.setrlimit(kind, (most, most))
     for descriptor in asked.get("close", ()):
         os.close(descriptor)
-    os.execve(command[0], command, os.environ)  # noqa: S606
+    os.execve(command[0], command, os.environ)
 
 
 if __name__ == "__main__":

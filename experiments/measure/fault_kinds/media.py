@@ -86,9 +86,7 @@ def _damaged(place: Place, share: float, bit: int, command: str) -> None:
     _picture(place, "a.png", flipped(place.samples.cat.read_bytes(), share, bit), EITHER, command)
 
 
-def _picture(
-    place: Place, name: str, content: bytes, codes: tuple[int, ...], command: str
-) -> None:
+def _picture(place: Place, name: str, content: bytes, codes: tuple[int, ...], command: str) -> None:
     write(place.folder / name, content)
     if command == "live":
         more = ("--frames", "2", "--source", name, "--out", "b.png")

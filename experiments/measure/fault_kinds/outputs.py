@@ -15,13 +15,15 @@ from .place import How, Place
 
 SUFFIXES = ("mp4", "mkv", "mov", "webm", "png", "jpg", "gif", "avi")
 FILMS = ("mp4", "mkv", "mov")
+# Less than this is no room for the pictures that a film's process shares.
+FILM_BYTES = (150_000, 300_000)
 
 
 @kind("outputs over earlier files")
 def earlier(draw: Random) -> Iterator[Case]:
     """An earlier good file stays where a new one cannot be written whole."""
     for suffix in FILMS:
-        limit = draw.randrange(500, 6_000)
+        limit = draw.randrange(500, 6_000) if suffix == "mkv" else draw.randrange(*FILM_BYTES)
         yield (
             f"a film over an earlier .{suffix}, files of at most {limit:,} bytes",
             partial(_film_over, suffix=suffix, limit=limit),
@@ -49,9 +51,9 @@ def _good(place: Place, suffix: str) -> str:
 
 def _film_over(place: Place, suffix: str, limit: int) -> None:
     name = _good(place, suffix)
-    given = ("--source", "synthetic", "--frames", "40", "--out", name)
+    given = ("--source", "synthetic", "--frames", "3000", "--out", name)
     how = How(lacks={"limits": {"FSIZE": limit}})
-    live(place, *given, right=Right(EITHER, whole=(name,)), how=how)
+    live(place, *given, right=Right((ERROR,), whole=(name,)), how=how)
 
 
 def _picture(place: Place, *more: str, right: Right, how: How | None = None) -> None:
@@ -129,7 +131,8 @@ def _session(place: Place, name: str, right: Right, how: How | None = None) -> N
 def _into_folder(place: Place, suffix: str) -> None:
     write(place.folder / f"a.{suffix}/precious.txt", "precious")
     kept = (f"a.{suffix}/precious.txt",)
-    _session(place, f"a.{suffix}", Right(REFUSED, says=f"a.{suffix}", kept=kept))
+    # A folder that is there may be meant for frames, whatever its name.
+    _session(place, f"a.{suffix}", Right(EITHER, says=f"a.{suffix}", kept=kept))
 
 
 def _missing(place: Place, name: str) -> None:
@@ -182,7 +185,7 @@ def _twice(place: Place) -> None:
 def full(draw: Random) -> Iterator[Case]:
     """Limits of a file's size under way, a small disk, a folder that vanishes: code 1, and said."""
     for suffix in draw.sample(("mp4", "mkv", "mov", "webm", "avi"), 4):
-        limit = draw.randrange(300, 20_000)
+        limit = draw.randrange(*FILM_BYTES)
         what = f"a .{suffix}, files of at most {limit:,} bytes"
         yield what, partial(_limited, name=f"a.{suffix}", limit=limit)
     limit = draw.randrange(200, 3_000)
@@ -195,7 +198,7 @@ def full(draw: Random) -> Iterator[Case]:
 
 
 def _limited(place: Place, name: str, limit: int) -> None:
-    given = ("--source", "synthetic", "--frames", "300", "--out", name)
+    given = ("--source", "synthetic", "--frames", "3000" if "." in name else "200", "--out", name)
     how = How(lacks={"limits": {"FSIZE": limit}})
     live(place, *given, right=Right((FINE, ERROR), whole=(name.rstrip("/"),)), how=how)
 
@@ -245,5 +248,3 @@ def _program(place: Place) -> None:
     )
     left = list((place.base / "weights").rglob("frame.mlpackage"))
     place.demand(not left, "half a program lies in the place of a whole one")
-
-

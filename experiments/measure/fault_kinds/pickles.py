@@ -4,7 +4,6 @@ Payloads make a file in the folder of the fault. It is never to appear.
 """
 
 import io
-import pickle
 import struct
 import zipfile
 from collections.abc import Callable, Iterator
@@ -23,6 +22,7 @@ REFUSED = (ERROR, USAGE)
 EITHER = (FINE, ERROR, USAGE)
 TOUCH = f"touch {CANARY}"
 PYTHON = f"open('{CANARY}', 'w')"
+MAGIC = 0x1950A86A20F9469CFC6C  # of torch.save's older format
 SCALARS = np.arange(6, dtype=np.float32).tobytes()
 
 
@@ -34,7 +34,12 @@ def _text(value: str) -> bytes:
 def _number(value: int) -> bytes:
     if 0 <= value < 256:
         return b"K" + bytes([value])
-    return pickle.dumps(value, 2)[2:-1]
+    stored = value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True)
+    return (
+        b"\x8a" + bytes([len(stored)])
+        if len(stored) < 256
+        else b"\x8b" + struct.pack("<i", len(stored))
+    ) + stored
 
 
 def _numbers(values: tuple[int, ...]) -> bytes:
@@ -59,7 +64,9 @@ def tensor(
 
 def state(*items: tuple[str, bytes], tail: bytes = b"") -> bytes:
     """The pickle of a state_dict: names and opcodes of their values."""
-    return b"\x80\x02}" + b"".join(_text(name) + value + b"s" for name, value in items) + tail + b"."
+    return (
+        b"\x80\x02}" + b"".join(_text(name) + value + b"s" for name, value in items) + tail + b"."
+    )
 
 
 def packed(content: bytes, scalars: bytes = SCALARS, how: int = zipfile.ZIP_STORED) -> bytes:
@@ -74,15 +81,21 @@ def packed(content: bytes, scalars: bytes = SCALARS, how: int = zipfile.ZIP_STOR
 
 def legacy(content: bytes) -> bytes:
     """Pack a pickle as torch.save did before 1.6."""
-    system = {"protocol_version": 1001, "little_endian": True, "type_sizes": {}}
-    head = [pickle.dumps(each, 2) for each in (0x1950A86A20F9469CFC6C, 1001, system)]
-    return b"".join(head) + content + pickle.dumps(["0"], 2) + struct.pack("<q", 6) + SCALARS
+    system = b"}" + _text("protocol_version") + _number(1001) + b"s"
+    system += _text("little_endian") + b"\x88s" + _text("type_sizes") + b"}s"
+    head = [b"\x80\x02" + each + b"." for each in (_number(MAGIC), _number(1001), system)]
+    keys = b"\x80\x02]" + _text("0") + b"a."
+    return b"".join(head) + content + keys + struct.pack("<q", 6) + SCALARS
 
 
 SOUND = state(("w", tensor()))
 CALLS = {  # opcodes that leave the value of a call on the stack
     "os.system by REDUCE": b"cos\nsystem\n(" + _text(TOUCH) + b"tR",
-    "posix.system by STACK_GLOBAL": _text("posix") + _text("system") + b"\x93(" + _text(TOUCH) + b"tR",
+    "posix.system by STACK_GLOBAL": _text("posix")
+    + _text("system")
+    + b"\x93("
+    + _text(TOUCH)
+    + b"tR",
     "builtins.exec": b"cbuiltins\nexec\n(" + _text(PYTHON) + b"tR",
     "builtins.eval by INST": b"(" + _text(PYTHON) + b"ibuiltins\neval\n",
     "subprocess.Popen by NEWOBJ": b"csubprocess\nPopen\n(" + _text(f"touch {CANARY}") + b"t\x81",
@@ -249,7 +262,10 @@ def imports(draw: Random) -> Iterator[Case]:
         ("/proc/a.safetensors", REFUSED),
     ):
         whole = (to,) if to.startswith("a") and "safetensors" in to and "/" not in to else ()
-        yield f"--to {to[:30]!r}", partial(_to, content=sound, to=to, right=Right(codes, whole=whole))
+        yield (
+            f"--to {to[:30]!r}",
+            partial(_to, content=sound, to=to, right=Right(codes, whole=whole)),
+        )
     yield "over a file that is there", partial(_over, content=sound)
     yield "a file that is not there", _absent
     yield "a folder", partial(_of_a_folder)

@@ -214,7 +214,14 @@ class Place:
 
     def environment(self, changes: Mapping[str, str | None]) -> dict[str, str]:
         """The environment of a command: this one's paths, a home and a cache of its own."""
-        kept = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "TMPDIR", "DYLD_LIBRARY_PATH")
+        kept = (
+            "PATH",
+            "PYTHONPATH",
+            "LD_LIBRARY_PATH",
+            "VIRTUAL_ENV",
+            "TMPDIR",
+            "DYLD_LIBRARY_PATH",
+        )
         made = {name: os.environ[name] for name in kept if name in os.environ}
         made |= {
             "HOME": str(self.base / "home"),
@@ -224,6 +231,8 @@ class Place:
             "HF_HUB_OFFLINE": "1",
             "OPENBLAS_NUM_THREADS": "1",
             "COLUMNS": "200",
+            # a limit of a file's size would cut off what Python keeps of this code
+            "PYTHONDONTWRITEBYTECODE": "1",
         }
         for name, value in changes.items():
             if value is None:

@@ -23,7 +23,7 @@ REFUSED = (ERROR, USAGE)
 
 @kind("records in PNGs")
 def records(draw: Random) -> Iterator[Case]:
-    """Records of wrong types, later versions, no JSON; chunks that are damaged or unpack to much."""
+    """Records of wrong types or a later version, no JSON; chunks damaged, or unpacking to much."""
     for number in range(16):
         yield f"something odd in it, {number + 1}", partial(_odd_record, by_command=number < 4)
     for text in draw.sample(NOT_JSON, 4):
@@ -39,7 +39,10 @@ def records(draw: Random) -> Iterator[Case]:
         yield f"request.{key} is {shown(value)}", partial(_request_with, key=key, value=value)
     for _ in range(3):
         share, bit = draw.random(), draw.randrange(8)
-        yield f"bit {bit} at {share:.1%} of the PNG is flipped", partial(_flip, share=share, bit=bit)
+        yield (
+            f"bit {bit} at {share:.1%} of the PNG is flipped",
+            partial(_flip, share=share, bit=bit),
+        )
     yield "a record that unpacks to 100 MB", _bomb
     yield "a picture without a record", _none
 

@@ -1,4 +1,4 @@
-"""The sound files that faults are made of; each is made once, in a folder that all workers share."""
+"""The sound files that faults are made of, each made once in a folder that all workers share."""
 
 import os
 import subprocess

@@ -34,13 +34,18 @@ def sessions(draw: Random) -> Iterator[Case]:
             yield what, partial(_interrupted, signals=(number,), after_s=after, name=name)
     for pause in (0.002, round(draw.uniform(0.01, 0.4), 3)):
         what = f"SIGINT twice within {pause * 1000:g} ms"
-        yield what, partial(_interrupted, signals=(INT, INT), after_s=0.0, name="a.mp4", pause=pause)
-    yield "SIGHUP and SIGTERM at once", partial(
-        _interrupted, signals=(HUP, TERM), after_s=0.0, name="a.mp4", pause=0.001
+        yield (
+            what,
+            partial(_interrupted, signals=(INT, INT), after_s=0.0, name="a.mp4", pause=pause),
+        )
+    yield (
+        "SIGHUP and SIGTERM at once",
+        partial(_interrupted, signals=(HUP, TERM), after_s=0.0, name="a.mp4", pause=0.001),
     )
     yield "SIGHUP under nohup", _nohup
-    yield "SIGINT over an earlier film", partial(
-        _interrupted, signals=(INT,), after_s=0.0, name="a.mp4", over=True
+    yield (
+        "SIGINT over an earlier film",
+        partial(_interrupted, signals=(INT,), after_s=0.0, name="a.mp4", over=True),
     )
     yield "SIGTSTP, and SIGCONT after 3 s", _paused
 
@@ -206,7 +211,16 @@ def _two_sessions(place: Place, name: str) -> None:
 
 
 def _two_pictures(place: Place) -> None:
-    given = ("image", "--model", str(place.samples.tiny), "--prompt", "x", "--out", "a.png", "--force")
+    given = (
+        "image",
+        "--model",
+        str(place.samples.tiny),
+        "--prompt",
+        "x",
+        "--out",
+        "a.png",
+        "--force",
+    )
     _both(place, given, given, Right((FINE,), whole=("a.png",)))
 
 

@@ -62,7 +62,9 @@ def _manifest(place: Place, text: str) -> None:
 
 def _other_hash(place: Place) -> None:
     path = _keep(place)
-    write(path, json.dumps(_sound_manifest(place)).replace('"sha256": "', '"sha256": "0')[:-1] + "}")
+    write(
+        path, json.dumps(_sound_manifest(place)).replace('"sha256": "', '"sha256": "0')[:-1] + "}"
+    )
     given = _sound_manifest(place)
     given["checkpoints"][0]["files"][layouts.UNET]["sha256"] = HASH  # type: ignore[index]
     write(path, json.dumps(given))
@@ -179,7 +181,9 @@ def _no_folder(path: Path) -> None:
     write(path.parent, "x")
 
 
-def _program(place: Place, edit: Callable[[Path], object], codes: tuple[int, ...] = (FINE,)) -> None:
+def _program(
+    place: Place, edit: Callable[[Path], object], codes: tuple[int, ...] = (FINE,)
+) -> None:
     place.checkpoint()
     shutil.copytree(place.samples.programs, place.base / "weights", dirs_exist_ok=True)
     (folder,) = (p for p in (place.base / "weights" / "coreml").iterdir() if p.is_dir())
@@ -215,5 +219,3 @@ def _read_only(place: Place, coreml: bool) -> None:
     else:
         place.sdxs("weights", "verify", model, right=Right((FINE,)), how=how)
     weights.chmod(0o755)
-
-

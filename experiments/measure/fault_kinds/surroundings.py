@@ -1,4 +1,4 @@
-"""Faults of the surroundings: environment, descriptors, folders that are gone, limits of the system."""
+"""Faults of the surroundings: environment, descriptors, folders that are gone, system limits."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -16,7 +16,7 @@ ABSENT = "/nonexistent/place"
 
 @kind("environments")
 def environments(draw: Random) -> Iterator[Case]:
-    """No home, a cache that is a file or shut, odd languages and terminals: nothing fails for it."""
+    """No home, a cache that is a file or shut, odd terminals: nothing fails for it."""
     for what, given in (
         ("HOME is not set", {"HOME": None}),
         ("HOME is not there", {"HOME": ABSENT}),
@@ -277,5 +277,3 @@ def _forked(place: Place) -> None:
     how = How(program=("-c", _FORK))
     right = Right((ERROR,), says="fork", seconds=20)
     place.sdxs(str(place.samples.tiny), right=right, how=how)
-
-

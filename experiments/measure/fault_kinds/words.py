@@ -1,4 +1,4 @@
-"""Faults of words: prompts, lists of prompts, option values, arguments of the API, names of files."""
+"""Faults of words: prompts and lists of them, options, arguments of the API, names of files."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -178,8 +178,10 @@ def arguments(draw: Random) -> Iterator[Case]:
         ("strength", NAN), ("strength", "1"), ("strength", 2.0), ("strength", [0.5]),
         ("steps", 0), ("steps", 1.5), ("steps", True), ("steps", 10**30),
         ("control", 5), ("control", "\0"), ("edges", "banana"), ("edges", 1), ("vae", None),
-        ("vae", "../.."), ("settings", 5), ("settings", {"banana": 1}), ("settings", {"lanes": NAN}),
-        ("settings", {"lanes": "2"}), ("settings", {5: 1}), ("report", 5), ("still", "no"),
+        ("vae", "../.."), ("settings", 5), ("settings", {"banana": 1}),
+        ("settings", {"lanes": NAN}),
+        ("settings", {"lanes": "2"}), ("settings", {5: 1}),
+        ("report", 5), ("still", "no"),
     )  # fmt: skip
     for name, value in draw.sample(opening, 26):
         yield f"open_model({name}={shown_value(value)})", partial(_opened, name=name, value=value)
