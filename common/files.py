@@ -158,6 +158,11 @@ def is_file(path: Path) -> bool:
         return False
 
 
+def expanded(path: str | Path) -> Path:
+    """Return a path with its `~` replaced; one of a user who is not here stays as it is."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111 - Path.expanduser raises there
+
+
 def _overwrites(written: Written, read: Path) -> bool:
     """Tell whether a file that is read, or one of a folder, is among those written."""
     if not written.names and _is_same(written.path, read):

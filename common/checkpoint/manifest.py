@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from ..errors import SdxsWarning, WeightsError, in_a_line
+from ..errors import SdxsWarning, WeightsError, in_a_line, reason
 from ..files import is_file, sweep_partials, user_cache, written_whole
 from ..locks import locked
 from .tensors import sha256, sha256_of_weights
@@ -77,8 +77,8 @@ def read_manifest(path: Path) -> dict[str, Record]:
         records = [_record(entry) for entry in stored["checkpoints"]] if schema == SCHEMA else []
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise WeightsError(
-            f"{path}: damaged ({error!r}); delete it and pull the checkpoints again, "
-            "which downloads only missing or wrong files"
+            f"{path}: damaged, or no manifest of sdxs ({reason(error)}); delete it and pull the "
+            "checkpoints again, which downloads only missing or wrong files"
         ) from None
     if schema != SCHEMA:
         raise WeightsError(
@@ -227,7 +227,7 @@ def read_sums(folder: Path) -> dict[str, str]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise WeightsError(f"{path}: not readable ({error}); restore the file") from None
+        raise WeightsError(f"{path}: not readable ({reason(error)}); restore the file") from None
     sums = {}
     for line in lines:
         digest, separator, name = line[:64], line[64:66], line[66:]
