@@ -168,7 +168,7 @@ def in_json(value: object) -> str:
     """Return the name that JSON has for the kind of a value."""
     if value is None or isinstance(value, bool):
         return json.dumps(value)
-    kinds = {list: "a list", dict: "an object", str: "a text"}
+    kinds: dict[type, str] = {list: "a list", dict: "an object", str: "a text"}
     return kinds.get(type(value), "a number")
 
 
