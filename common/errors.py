@@ -43,6 +43,10 @@ class BackendError(SdxsError):
     """A backend cannot load or has failed on a frame."""
 
 
+class ShortageError(SdxsError):
+    """The system has no more memory, threads, processes or open files to give; see `limits`."""
+
+
 def in_a_line(value: object) -> str:
     """Return a value as a message shows it: one line, and not all of a long one."""
     try:

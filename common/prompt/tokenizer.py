@@ -13,6 +13,7 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
 from ..checkpoint.config.fields import read_json
 from ..errors import ConfigError, SdxsWarning, UsageError, in_a_line
+from ..limits import shortage
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 CONTEXT_LENGTH = 77
@@ -42,7 +43,7 @@ class ClipTokenizer:
                 f"{error.filename}: file is missing; the tokenizer needs it"
             ) from None
         except Exception as error:  # `tokenizers` raises bare Exception
-            raise ConfigError(
+            raise shortage(error) or ConfigError(
                 f"{folder}: vocab.json and merges.txt do not fit together ({in_a_line(error)})"
             ) from None
         self._tokenizer = Tokenizer(model)
