@@ -14,6 +14,7 @@ from typer.exceptions import TyperException
 from .commands import console
 from .commands.console import err, out, show_warning, state
 from .common.errors import SdxsError, SdxsWarning
+from .common.limits import shortage
 
 
 @cache
@@ -75,21 +76,25 @@ def main() -> None:
         code = error.exit_code
     except SystemExit as end:
         code = end.code
-    except SdxsError as error:
+    except SdxsError as caught:
+        ours = shortage(caught) or caught
         # a name may hold a line break
-        err.print(f"[bold red]error:[/] {escape(' '.join(str(error).splitlines()))}")
-        for note in getattr(error, "__notes__", ()):
+        err.print(f"[bold red]error:[/] {escape(' '.join(str(ours).splitlines()))}")
+        for note in getattr(caught, "__notes__", ()):
             err.print(escape(note), style="dim")
-        code = error.exit_code
+        code = ours.exit_code
     except KeyboardInterrupt:
         err.print("interrupted")
         code = 130
-    except Exception:
+    except Exception as foreign:
         # A library whose import was interrupted says so with an error of its own (NumPy:
         # ImportError).
         if state.interrupted:
             err.print("interrupted")
             code = 130
+        elif ran_out := shortage(foreign):
+            err.print(f"[bold red]error:[/] {escape(str(ran_out))}")
+            code = ran_out.exit_code
         else:  # a mistake of ours: show all of it, but still end
             err.print_exception()
     finally:

@@ -7,6 +7,7 @@ import mlx.nn as nn
 
 from ...common.checkpoint.tensors import read_header
 from ...common.errors import WeightsError
+from ...common.limits import shortage
 from ..fast.ops import on_gpu, settle, silu
 
 
@@ -119,7 +120,7 @@ def load_weights(model: nn.Module, path: Path, dtype: mx.Dtype) -> None:
         # number would keep the operations of every model ever built: 0.4 MB each.
         mx.eval(model.parameters(), mx.random.state)
     except (ValueError, RuntimeError) as error:
-        raise WeightsError(
+        raise shortage(error) or WeightsError(
             f"{path}: {error}; run `sdxs weights verify` or replace the file"
         ) from None
 
