@@ -128,9 +128,14 @@ class Built:
 
 def cache_folder() -> Path:
     """Return the folder that programs are built in: the first place that can be written to."""
-    found = _places()
-    writable = next((folder for folder in found if can_write(folder)), found[0])
-    return writable if writable in _places() else found[0]
+    return _writable()[0]
+
+
+def _writable() -> list[Path]:
+    """Return the places that can be written to; the first place if there is none."""
+    written = [place for place in _places() if can_write(place)]
+    # again: what another user has just made is none
+    return [place for place in _places() if place in written] or _places()[:1]
 
 
 def _places() -> list[Path]:
@@ -188,21 +193,29 @@ def find_or_build(
         built = Built(place / f"{name}-{cache_key}")
         if not force and _is_finished(built, gate):
             return built  # without a lock: the folder may be read-only
-    place = cache_folder()
-    if place != _places()[0]:
-        warnings.warn(
-            f"coreml: {_places()[0]} cannot be written to, so the program is kept in {place}; "
-            "set $SDXS_WEIGHTS to a folder that can be",
-            SdxsWarning,
-            stacklevel=2,
-        )
-    folder = place / f"{name}-{cache_key}"
-    try:
-        place.mkdir(parents=True, exist_ok=True)
-        with locked(folder.with_name(f".{folder.name}.lock"), waiting):
-            return _find_or_build_alone(Built(folder), name, variant, build, gate, force)
-    except OSError as error:
-        raise BackendError(disk_message(folder, error)) from None
+    for place in (writable := _writable()):
+        folder = place / f"{name}-{cache_key}"
+        if place != _places()[0]:
+            _say_where(place)
+        try:
+            place.mkdir(parents=True, exist_ok=True)
+            with locked(folder.with_name(f".{folder.name}.lock"), waiting):
+                return _find_or_build_alone(Built(folder), name, variant, build, gate, force)
+        except PermissionError as error:  # what is there is another user's
+            if place == writable[-1]:
+                raise BackendError(disk_message(folder, error)) from None
+        except OSError as error:
+            raise BackendError(disk_message(folder, error)) from None
+    raise AssertionError("there is always a place")
+
+
+def _say_where(place: Path) -> None:
+    warnings.warn(
+        f"coreml: {_places()[0]} cannot be written to, so the program is kept in {place}; set "
+        "$SDXS_WEIGHTS to a folder that can be",
+        SdxsWarning,
+        stacklevel=2,
+    )
 
 
 def _is_finished(built: Built, gate: Gate | None) -> bool:
