@@ -14,8 +14,8 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import connection, reduction, resource_tracker
 from multiprocessing.context import SpawnProcess
@@ -25,6 +25,7 @@ from typing import TypeVar
 
 from ... import errors
 from ...errors import BackendError
+from ...files import working_folder_is_gone
 from ...limits import shortage
 from ..home import Home
 
@@ -130,7 +131,8 @@ class Child:
             # The child inherits blocked signals: Ctrl-C cannot end it before it ignores SIGINT.
             held = signal.pthread_sigmask(signal.SIG_BLOCK, PARENTS_SIGNALS)
             try:
-                self._process.start()
+                with _somewhere():
+                    self._process.start()
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, held)
                 far_end.close()
@@ -329,3 +331,21 @@ def end_with(sentinel: int) -> None:
         signal.raise_signal(signal.SIGKILL)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+@contextmanager
+def _somewhere() -> Iterator[None]:
+    """Be in the root folder for a moment if the working folder has been removed.
+
+    multiprocessing asks for it at each start, and the end of a film needs a process.
+    """
+    if not working_folder_is_gone():
+        yield
+        return
+    here = os.open(".", os.O_RDONLY)
+    try:
+        os.chdir("/")
+        yield
+    finally:
+        os.fchdir(here)
+        os.close(here)
