@@ -21,7 +21,7 @@ MADE = "a.safetensors"
 REFUSED = (ERROR, USAGE)
 EITHER = (FINE, ERROR, USAGE)
 TOUCH = f"touch {CANARY}"
-PYTHON = f"open('{CANARY}', 'w')"
+PYTHON = f"open('{CANARY}', 'w').close()"
 MAGIC = 0x1950A86A20F9469CFC6C  # of torch.save's older format
 SCALARS = np.arange(6, dtype=np.float32).tobytes()
 
@@ -227,15 +227,17 @@ def zips(draw: Random) -> Iterator[Case]:
     flagged = _patched(lambda b: _central(b) + 8, b"\0\x08")
     unnamed = flagged.replace(b"archive/data.pkl", b"\xff\xfechive/data.pkl")
     yield "a name that is no UTF-8", partial(run_import, content=unnamed, right=Right(says=NAME))
-    bomb = packed(SOUND + bytes(200 << 20), how=zipfile.ZIP_DEFLATED)
-    right = Right(EITHER, whole=(MADE,), mb=400)
-    yield "a pickle that unpacks to 200 MB", partial(run_import, content=bomb, right=right)
-    bomb = packed(SOUND, bytes(400 << 20), how=zipfile.ZIP_DEFLATED)
-    right = Right(EITHER, whole=(MADE,), mb=900)
-    yield "a storage that unpacks to 400 MB", partial(run_import, content=bomb, right=right)
+    yield "a pickle that unpacks to 200 MB", partial(_bomb, pickle_mb=200, storage_mb=0)
+    yield "a storage that unpacks to 400 MB", partial(_bomb, pickle_mb=0, storage_mb=400)
     yield "an empty zip", partial(run_import, content=_zip({}), right=Right(says=NAME))
     twice = _zip({"a/data.pkl": SOUND, "b/data.pkl": SOUND})
     yield "two pickles in a zip", partial(run_import, content=twice, right=Right(says=NAME))
+
+
+def _bomb(place: Place, pickle_mb: int, storage_mb: int) -> None:
+    scalars = bytes(storage_mb << 20) or SCALARS
+    content = packed(SOUND + bytes(pickle_mb << 20), scalars, zipfile.ZIP_DEFLATED)
+    run_import(place, content, Right(EITHER, whole=(MADE,), mb=900 if storage_mb else 400))
 
 
 def _zip(entries: dict[str, bytes]) -> bytes:
