@@ -231,6 +231,10 @@ def open_model(
     prepare(spec, checkpoint, options, report)
     renderer = make_backend(spec, checkpoint, options)
     encoder = TextEncoder(checkpoint)
-    renderer.load()
+    try:
+        renderer.load()
+    except BaseException:
+        renderer.close()
+        raise
     drawing = Edges(edges, frame, hysteresis=not still) if checkpoint.control else None
     return Model(checkpoint, renderer, frame, encoder, drawing)
