@@ -14,14 +14,9 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-<<<<<<< HEAD
-from ..errors import WeightsError, in_a_line, reason
-from ..files import is_file, user_cache, written_whole
-=======
-from ..errors import SdxsWarning, WeightsError, in_a_line
+from ..errors import SdxsWarning, WeightsError, in_a_line, reason
 from ..files import is_file, sweep_partials, user_cache, written_whole
 from ..locks import locked
->>>>>>> main
 from .tensors import sha256, sha256_of_weights
 
 SCHEMA = 1
