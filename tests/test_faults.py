@@ -212,7 +212,7 @@ def test_the_sound_pickle_is_one(tmp_path: Path) -> None:
         path = tmp_path / pack.__name__
         path.write_bytes(pack(pickles.SOUND))
         with open_torch_file(path) as opened:
-            assert opened.scalars("w").shape == (2, 3)
+            assert opened.tensors["w"].shape == (2, 3)
 
 
 def test_a_seed_draws_the_same_faults_and_another_draws_others() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from ....common.errors import BackendError
-from ....common.files import locked
+from ....common.locks import locked
 from ....common.testing.random_checkpoint import architecture, tiny, write_checkpoint
 
 ARCHITECTURE = "sdxs-512-0.9"
