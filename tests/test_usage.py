@@ -35,7 +35,7 @@ def refused(command: Command, code: int, *arguments: object) -> str:
         ("--frames many: expected a whole number", ("live", "--frames", "many")),
         ("--ema 1.0: expected a number from 0 to 0.99", ("live", "--ema", 1)),
         ("--no-such-option; see `sdxs live --help`", ("live", "--no-such-option")),
-        ("requires an argument; see `sdxs live --help`", ("live", "--out")),
+        ("requires an argument; see `sdxs", ("live", "--out")),
         ("nope'; see `sdxs --help`", ("nope",)),
         ("a b.txt: not readable (No such file", (*LIVE, "--prompts", "a\nb.txt", "--out", "o.mp4")),
         ("--depth 9: a session has at most 8", (*LIVE, "--depth", 9, "--out", "o.mp4")),
