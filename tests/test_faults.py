@@ -13,10 +13,11 @@ from safetensors.numpy import save_file
 
 from sdxs.common.errors import SinkError, UsageError
 from sdxs.experiments.measure.fault_kinds import damage, pickles
+from sdxs.experiments.measure.fault_kinds.command import How
 from sdxs.experiments.measure.fault_kinds.every import faults
 from sdxs.experiments.measure.fault_kinds.fault import Fault, Outcome, Ran, Right
 from sdxs.experiments.measure.fault_kinds.judge import complaints, fingerprints, whole
-from sdxs.experiments.measure.fault_kinds.place import How, Place
+from sdxs.experiments.measure.fault_kinds.place import Place
 from sdxs.experiments.measure.fault_kinds.pool import attempt_all
 from sdxs.experiments.measure.fault_kinds.samples import Samples
 from sdxs.experiments.measure.fault_kinds.worker import attempt

@@ -5,8 +5,8 @@ from importlib import import_module
 from .fault import Fault, faults
 
 ROOMS = (
-    *("checkpoints", "pickles", "pulls", "stores", "records", "words", "media", "outputs"),
-    *("signals", "surroundings", "leaks"),
+    *("checkpoints", "configs", "pickles", "imports", "pulls", "stores", "records", "words"),
+    *("media", "outputs", "signals", "surroundings", "leaks"),
 )
 for room in ROOMS:
     import_module(f"{__package__}.{room}")

@@ -10,9 +10,10 @@ from random import Random
 
 from ....common.checkpoint.registry import Entry
 from ....common.testing.fake_hub import FakeHub, serve
+from .command import How
 from .damage import write
 from .fault import ERROR, FINE, Case, Right, kind
-from .place import How, Place
+from .place import Place
 
 KNOWN = Entry("test-model", "someone/test-model", "0123456789" * 4, "MIT", "")
 UNET = "unet/diffusion_pytorch_model.safetensors"
