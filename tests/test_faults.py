@@ -39,6 +39,9 @@ def test_an_error_in_one_line_with_a_remedy_is_survived(tmp_path: Path) -> None:
     assert not wrong(tmp_path, ran(0, "fine\n", ""), Right((0, 1)))
     assert not wrong(tmp_path, ran(130, err="interrupted\n", sent=(2,)), Right((130,)))
     assert not wrong(tmp_path, ran(-15, err="", sent=(15,)), Right((143,)))
+    starting = "Fatal Python error: init_import_site: x\nTraceback (most recent call last):\n"
+    assert not wrong(tmp_path, ran(1, err=starting, sent=(2,)), Right((130,)))
+    assert wrong(tmp_path, ran(1, err=starting), Right((130,)))
 
 
 @pytest.mark.parametrize(
