@@ -173,11 +173,20 @@ def values(draw: Random) -> Iterator[Case]:
                 f"a tensor of {name} holds {value}: weights verify",
                 partial(_spoilt, name=name, value=value),
             )
+    for value in (float("nan"), 0.0):
+        name = draw.choice(WEIGHTS)
+        what = f"a tensor of {name} holds {value}: convert"
+        yield what, partial(_converted, name=name, value=value)
 
 
 def _spoilt(place: Place, name: str, value: float) -> None:
     layouts.spoil(place.checkpoint() / name, value)
     verify(place, Right(says="tiny"))
+
+
+def _converted(place: Place, name: str, value: float) -> None:
+    layouts.spoil(place.checkpoint() / name, value)
+    place.sdxs("convert", "--model", "tiny", "--size", "64", right=Right(says=name[:4]))
 
 
 @kind("pictures that are none")

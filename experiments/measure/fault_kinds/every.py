@@ -5,7 +5,17 @@ from importlib import import_module
 from .fault import Fault, faults
 
 ROOMS = (
-    *("checkpoints", "configs", "pickles", "imports", "pulls", "stores", "records", "words"),
+    *(
+        "folders",
+        "checkpoints",
+        "configs",
+        "pickles",
+        "imports",
+        "pulls",
+        "stores",
+        "records",
+        "words",
+    ),
     *("media", "outputs", "signals", "surroundings", "leaks"),
 )
 for room in ROOMS:

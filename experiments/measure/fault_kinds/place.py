@@ -112,7 +112,9 @@ class Place:
 
     def checkpoint(self, name: str = "tiny") -> Path:
         """Copy the tiny checkpoint into the folder; return its folder there."""
-        return Path(shutil.copytree(self.samples.tiny, self.folder / name))
+        folder = self.folder / name
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        return Path(shutil.copytree(self.samples.tiny, folder))
 
     def canary(self) -> Path:
         """The file that executed code would make."""
