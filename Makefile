@@ -13,7 +13,7 @@ BIN := .venv/bin
 DEMO_PROMPTS := --prompt "a pencil sketch" --prompt "neon cyberpunk city" --prompt "dark fantasy" \
 	--prompt "impressionist painting" --prompt "ukiyo-e woodblock print" --prompt "pop art"
 
-.PHONY: demo live test test-slow test-all test-macos-shape parity bench mac-check lint clean
+.PHONY: demo live test test-slow test-all test-faults test-macos-shape parity bench mac-check lint clean
 
 demo: .venv/run.stamp
 	mkdir -p demo
@@ -37,12 +37,16 @@ test-slow: .venv/test.stamp
 test-all: .venv/test.stamp
 	$(PYTEST)
 
+# A share of two minutes of the faults of docs/faults.md.
+test-faults: .venv/run.stamp
+	$(ONE_THREAD) -m sdxs.experiments faults --share 120
+
 # Linux in the shape of macOS. The first line leaves out the files that only compute, which ask a system
 # nothing, and those of the second line, where MLX goes its ways on a GPU.
 COMPUTING := averaging bench_counts bench_page bench_runner bench_statistics controlnet conv_gradient \
 	coreml_control coreml_faults coreml_forms coreml_limits coreml_parity coreml_placement \
-	coreml_program coreml_variants distill docs evaluate experiments film_files film_roads \
-	foreign_bytes interpreter layouts mac_check_answers packaging photographs shapes size \
+	coreml_program coreml_variants distill docs evaluate experiments faults film_files \
+	film_roads foreign_bytes interpreter layouts mac_check_answers packaging photographs shapes size \
 	sketch styles teachers third_backend torch_peer
 ON_A_GPU := api backend camera control_live conv doctor fold kernels lanes levers live ops parity steps \
 	still temporal

@@ -127,8 +127,11 @@ def _code() -> object:
 
 def _help_of(error: TyperException) -> str:
     """Return the command that shows the help of the one that was not understood."""
-    context = getattr(error, "ctx", None)
-    return f"{context.command_path if context else 'sdxs'} --help"
+    names, context = ["--help"], getattr(error, "ctx", None)
+    while context and context.parent:
+        names.insert(0, context.info_name)
+        context = context.parent
+    return f"sdxs {' '.join(names)}"
 
 
 def _interrupt(_number: int, _frame: object) -> None:

@@ -167,6 +167,20 @@ def test_an_argument_of_a_wrong_type_is_named(name: str, value: object) -> None:
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
 
 
+def test_a_precision_that_a_backend_has_no_choice_of_is_refused() -> None:
+    """Bug: it was dropped."""
+    with pytest.raises(UsageError, match=r"--dtype float16: identity has no choice of precision"):
+        open_model("demo", "identity", dtype="float16")
+
+
+def test_a_closed_model_says_that_it_is_closed() -> None:
+    model = open_model("demo", "identity", 64)
+    model.close()
+    model.close()
+    with pytest.raises(UsageError, match="the model is closed; open it again"):
+        model(np.zeros((64, 64, 3), np.uint8), "a cat")
+
+
 CALLS: list[tuple[str, object]] = [
     *(("prompt", value) for value in (5, None, b"a", ["a"])),
     *(("seed", value) for value in (-1, 1.5, "1", None, math.nan, True, [1])),

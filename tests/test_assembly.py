@@ -82,6 +82,16 @@ def test_entrants_have_labels_of_their_own() -> None:
     assert at_hand.keys() | missing.keys() == {"mlx", "coreml"}
 
 
+def test_what_an_entrant_would_drop_is_refused() -> None:
+    """Bugs: of two values the last one counted; a dtype that nobody takes was left out."""
+    with pytest.raises(UsageError, match="^--backend mlx:lanes=2:lanes=4: names a setting twice"):
+        entrants(["mlx:lanes=2:lanes=4"], 64)
+    with pytest.raises(UsageError, match="^--dtype float16: none of identity has a choice"):
+        entrants(["identity"], 64, "float16")
+    first, second = entrants(["identity", "mlx"], 64, "float16")
+    assert second.options == MlxOptions(64, dtype="float16") and first.backend == "identity"
+
+
 def test_a_name_that_is_nearly_right_is_named() -> None:
     with pytest.raises(UsageError, match="^--backend mxl: did you mean 'mlx'\\? expected one of"):
         spec_of("mxl")

@@ -379,8 +379,8 @@ def test_the_default_timestep_must_exist_in_the_schedule(tmp_path: Path) -> None
         (b'{"a": 1', "not readable as json"),
         (b"\xff\xfe{}", "not readable as json"),
         (b"[" * 100_000, "not readable as json"),
-        (b"[1]", "expected a json object, found list"),
-        (b"null", "expected a json object, found NoneType"),
+        (b"[1]", "expected a json object, found a list"),
+        (b"null", "expected a json object, found null"),
     ],
     ids=["empty", "cut off", "not utf-8", "deep", "list", "null"],
 )

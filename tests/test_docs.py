@@ -265,7 +265,7 @@ def test_the_workflow_runs_what_is_there_and_may_write_nothing() -> None:
     assert {each["python"] for each in matrix} == {"3.11", "3.13"}
     steps = [step for job in jobs.values() for step in job["steps"]]
     runs = [step["run"] for step in steps if "run" in step]
-    expected = {"demo", "test", "test-slow", "lint", "mac-check"}
+    expected = {"demo", "test", "test-slow", "test-faults", "lint", "mac-check"}
     assert set(runs) == {f"make {target}" for target in expected}
     assert {line.split()[1] for line in runs} <= targets()
     assert all(job["timeout-minutes"] <= 120 for job in jobs.values())

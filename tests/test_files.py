@@ -16,6 +16,7 @@ from sdxs.common import files
 from sdxs.common.errors import SinkError, UsageError, WeightsError
 from sdxs.common.files import (
     Written,
+    expanded,
     refuse_overlaps,
     sweep_partials,
     write_whole,
@@ -28,6 +29,12 @@ from sdxs.experiments.parity.pictures import PicturesOptions
 ROOT = Path(__file__).parent.parent
 CAT = ROOT / "docs" / "demo" / "cat.jpg"
 LIVE = ("live", "--model", "demo", "--backend", "identity", "--size", "64", "--headless")
+
+
+def test_the_home_of_a_user_who_is_not_here_is_a_name_as_any() -> None:
+    """Bug: `--out ~a.png` was a traceback."""
+    assert expanded("~nobody-here/a.png") == Path("~nobody-here/a.png")
+    assert expanded("~/a.png") == Path.home() / "a.png"
 
 
 def test_the_old_file_stands_until_the_new_one_is_whole(tmp_path: Path) -> None:

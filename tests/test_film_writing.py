@@ -1,5 +1,6 @@
 """Films that are written: what plays them, and what is left when disk, folder or process end."""
 
+import errno
 import os
 import re
 import resource
@@ -8,6 +9,7 @@ import signal
 import subprocess
 import sys
 import warnings
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ from browser import browser, told_by
 
 from command import Command
 from sdxs.common.backend.process.apart import run_apart
+from sdxs.common.backend.process.shared_frames import SharedFrames
 from sdxs.common.errors import SdxsWarning, SinkError, UsageError
 from sdxs.common.io.films.plan import FilmPlan
 from sdxs.common.io.films.writer import FilmWriter
@@ -282,6 +285,23 @@ def test_a_dead_encoder_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(SinkError, match=r"what was recorded until then is .*a\.mp4"):
         sink.close()
     assert sink.written == [tmp_path / "a.mp4"] == list(tmp_path.iterdir())
+
+
+def test_memory_that_cannot_be_shared_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Bug: the encoder's process showed a traceback beside the line."""
+
+    def create(planes: object) -> SharedFrames:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+
+    monkeypatch.setattr(SharedFrames, "create", create)
+    sink = VideoFileSink(tmp_path / "a.mp4", 10)
+    with pytest.raises(SinkError, match=r"no memory for pictures of .*too large\); end other"):
+        sink.write(picture(0), 0)
+    with suppress(SinkError):
+        sink.close()
+    assert "Traceback" not in capfd.readouterr().err
 
 
 PAGE = """<!doctype html><video id="video" muted src="film.mp4"></video><script>

@@ -32,6 +32,7 @@ from sdxs.common.bench.model.report import read_report
 from sdxs.common.bench.show import html, table
 from sdxs.common.checkpoint.config.controlnet import ControlNetConfig
 from sdxs.common.checkpoint.config.fields import read_json
+from sdxs.common.checkpoint.config.frame import FrameConfig
 from sdxs.common.checkpoint.config.scheduler import SchedulerConfig
 from sdxs.common.checkpoint.config.text_encoder import CLIPTextConfig
 from sdxs.common.checkpoint.config.unet import UNetConfig
@@ -201,6 +202,7 @@ CONFIGS: dict[str, tuple[Callable[[Path], object], Path]] = {
     "vae": (read_vae_config, ROOT / "weights/demo/vae/config.json"),
     "text encoder": (CLIPTextConfig.read, ROOT / "weights/demo/text_encoder/config.json"),
     "scheduler": (SchedulerConfig.read, ROOT / "weights/demo/scheduler/scheduler_config.json"),
+    "frame": (lambda path: FrameConfig.read(path, 1000), ROOT / "weights/demo/sdxs.json"),
     "controlnet": (ControlNetConfig.read, ROOT / "weights/demo-sketch/controlnet/config.json"),
 }
 

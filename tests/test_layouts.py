@@ -107,6 +107,7 @@ def test_a_changed_shard_changes_the_hash(tiny_folder: Path) -> None:
     [
         ({"a": "../../outside.safetensors"}, "expected .safetensors files beside it"),
         ({"a": "model.bin"}, "expected .safetensors files beside it"),
+        ({"a": f"{'a' * 5000}.safetensors"}, "expected .safetensors files beside it"),
         ({"a": "gone.safetensors"}, "gone.safetensors: file is missing"),
         ({"a": 3}, "damaged, or no index"),
         ({}, "damaged, or no index"),

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sdxs.common.errors import ConfigError, SdxsWarning, UsageError
+from sdxs.common.errors import ConfigError, SdxsError, SdxsWarning, UsageError
 from sdxs.common.prompt.tokenizer import ClipTokenizer
+from sdxs.common.testing.layouts import pointer
 from sdxs.mac_check.fixtures import TOKENIZER, padded_tokenizer, read_tokenizer, token_rows
 
 START, END, BANG = 8190, 8191, 0  # the demo's vocabulary
@@ -113,6 +114,21 @@ def test_files_that_do_not_fit_together_are_refused(folder: Path) -> None:
     with (folder / "merges.txt").open("a", encoding="utf-8") as file:
         file.write("zzz qqq\n")
     with pytest.raises(ConfigError, match="do not fit together"):
+        ClipTokenizer(folder)
+
+
+@pytest.mark.parametrize("name", ["vocab.json", "merges.txt"])
+def test_a_pointer_of_git_lfs_is_called_that(folder: Path, name: str) -> None:
+    """Bug: in the place of merges.txt it was files that do not fit together."""
+    pointer(folder / name)
+    with pytest.raises(SdxsError, match=f"{name}.*Git LFS pointer"):
+        ClipTokenizer(folder)
+
+
+def test_a_folder_in_the_place_of_a_file_is_no_errno(folder: Path) -> None:
+    (folder / "merges.txt").unlink()
+    (folder / "merges.txt").mkdir()
+    with pytest.raises(ConfigError, match=r"merges.txt: not readable \(Is a directory\); pull"):
         ClipTokenizer(folder)
 
 

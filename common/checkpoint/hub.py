@@ -21,7 +21,7 @@ from huggingface_hub.utils import build_hf_headers, get_session  # type: ignore[
 # The library has changed its HTTP client twice; this is the base error of each of them.
 from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled  # type: ignore[attr-defined]  # isort: skip
 
-from ..errors import WeightsError, in_a_line
+from ..errors import WeightsError, in_a_line, reason
 from ..files import best_effort
 from .alone import writing
 from .manifest import add_files, read_manifest, record_key
@@ -142,8 +142,8 @@ def pull(known: Entry, weights: Path, vae_folder: str = "vae") -> Path:
         raise WeightsError(_unreachable(known, error)) from None
     except OSError as error:
         raise WeightsError(
-            f"{known.name}: writing to {weights} failed ({in_a_line(error)}); free space or set "
-            "$SDXS_WEIGHTS, then pull again"
+            f"{known.name}: {error.filename or weights} cannot be written ({reason(error)}); free "
+            "space or set $SDXS_WEIGHTS, then pull again"
         ) from None
     return folder
 

@@ -76,8 +76,11 @@ def read_manifest(path: Path) -> dict[str, Record]:
         schema = stored["schema"]
         records = [_record(entry) for entry in stored["checkpoints"]] if schema == SCHEMA else []
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        trouble = "a value is missing or of another type"
+        if isinstance(error, OSError | ValueError):
+            trouble = reason(error)
         raise WeightsError(
-            f"{path}: damaged, or no manifest of sdxs ({reason(error)}); delete it and pull the "
+            f"{path}: damaged, or no manifest of sdxs ({trouble}); delete it and pull the "
             "checkpoints again, which downloads only missing or wrong files"
         ) from None
     if schema != SCHEMA:

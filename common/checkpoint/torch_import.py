@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import UsageError, WeightsError
+from ..errors import UsageError, WeightsError, reason
 from ..files import is_file, sweep_partials, written_whole
 from .alone import writing
 from .manifest import MODE, add_imported, read_manifest, record_key
@@ -86,8 +86,8 @@ def _writes_to(target: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise WeightsError(
-            f"{target}: cannot be written ({error}); free space, or name another place with --to, "
-            "and for the manifest with $SDXS_WEIGHTS"
+            f"{target}: cannot be written ({reason(error)}); free space, or name another place "
+            "with --to, and for the manifest with $SDXS_WEIGHTS"
         ) from None
 
 

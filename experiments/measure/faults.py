@@ -66,15 +66,6 @@ def mixed(found: Sequence[Fault], seed: int) -> list[Fault]:
     return [row[i] for i in range(most) for row in rows if i < len(row)]
 
 
-def prepare(folder: Path, console: Console) -> Samples:
-    """Make the sound files that faults are made of."""
-    samples = Samples(folder)
-    console.print("making the files that faults are made of", style="dim")
-    for name in ("tiny", "cat", "film", "still", "embeddings", "report", "programs"):
-        getattr(samples, name)
-    return samples
-
-
 def attempt(found: Sequence[Fault], options: FaultsOptions, console: Console) -> list[Outcome]:
     """Try faults, show how far that is, and say each that is not survived."""
     began = time.monotonic()
@@ -91,8 +82,8 @@ def attempt(found: Sequence[Fault], options: FaultsOptions, console: Console) ->
     ):
         folder = Path(name)
         folder.chmod(0o755)  # a fault may happen to another user
-        if not options.only:
-            prepare(folder, console)
+        samples = Samples(folder)  # the others are made by the first fault that asks
+        assert samples.tiny.exists() and samples.cat.exists()
         task = progress.add_task("faults", total=len(found))
         tried: list[Outcome] = []
 

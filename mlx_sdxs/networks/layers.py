@@ -120,6 +120,10 @@ def load_weights(model: nn.Module, path: Path, dtype: mx.Dtype) -> None:
         # number would keep the operations of every model ever built: 0.4 MB each.
         mx.eval(model.parameters(), mx.random.state)
     except (ValueError, RuntimeError) as error:
+        if any(0xDC80 <= ord(character) <= 0xDCFF for character in str(path)):
+            raise WeightsError(
+                f"{path}: MLX opens no names that are not UTF-8; rename the file or its folder"
+            ) from None
         raise shortage(error) or WeightsError(
             f"{path}: {error}; run `sdxs weights verify` or replace the file"
         ) from None

@@ -1,4 +1,4 @@
-"""Faults of checkpoints: weights, configs, tokenizers, shards, Git LFS pointers."""
+"""Faults of checkpoints: weights, pictures of theirs, shards, Git LFS pointers."""
 
 import json
 import struct
@@ -11,10 +11,10 @@ import numpy as np
 
 from ....api import open_model
 from ....common.testing import layouts
-from .damage import NOT_JSON, flipped, odd_json, overwritten, shown, write
+from .damage import flipped, write
 from .fault import ERROR, FINE, USAGE, Case, Right, kind
 from .place import Place
-from .samples import SIZE, Samples
+from .samples import SIZE
 
 VAE = "vae/diffusion_pytorch_model.safetensors"
 WEIGHTS = (layouts.UNET, VAE, layouts.TEXT)
@@ -57,7 +57,8 @@ def _joined(header: bytes, rest: bytes) -> bytes:
     return struct.pack("<Q", len(header)) + header + rest
 
 
-def _edit(place: Place, name: str, edit: Callable[[bytes], bytes], right: Right) -> None:
+def edit_file(place: Place, name: str, edit: Callable[[bytes], bytes], right: Right) -> None:
+    """Change the bytes of a file of the checkpoint, and render."""
     path = place.checkpoint() / name
     path.write_bytes(edit(path.read_bytes()))
     render(place, right)
@@ -75,14 +76,14 @@ def headers(draw: Random) -> Iterator[Case]:
 
         yield (
             f"bit {bit} at {share:.1%} of the header of {name} is flipped",
-            partial(_edit, name=name, edit=flip, right=Right(EITHER)),
+            partial(edit_file, name=name, edit=flip, right=Right(EITHER)),
         )
     for length in (0, 1, 2**40, 2**64 - 1, draw.randrange(2**20)):
         name = draw.choice(WEIGHTS)
         yield (
             f"the header of {name} says it is {length:,} bytes long",
             partial(
-                _edit,
+                edit_file,
                 name=name,
                 edit=lambda b, n=length: struct.pack("<Q", n) + b[8:],
                 right=Right(says=name.rpartition("/")[2]),
@@ -106,7 +107,7 @@ def headers(draw: Random) -> Iterator[Case]:
 
         codes = EITHER if new == b'"BF16"' else REFUSED
         what = f"{old.decode()} becomes {new.decode()} in the header of {name}"
-        yield what, partial(_edit, name=name, edit=swap, right=Right(codes))
+        yield what, partial(edit_file, name=name, edit=swap, right=Right(codes))
 
 
 @kind("bytes of safetensors")
@@ -117,7 +118,7 @@ def contents(draw: Random) -> Iterator[Case]:
         yield (
             f"{name} is cut off at {share:.1%}",
             partial(
-                _edit,
+                edit_file,
                 name=name,
                 edit=lambda b, s=share: b[: int(s * len(b))],
                 right=Right(says=name.rpartition("/")[2]),
@@ -136,19 +137,20 @@ def contents(draw: Random) -> Iterator[Case]:
         name = draw.choice(WEIGHTS)
         yield (
             f"{name} is {what}",
-            partial(_edit, name=name, edit=lambda _, c=content: c, right=Right(says=name[:4])),
+            partial(edit_file, name=name, edit=lambda _, c=content: c, right=Right(says=name[:4])),
         )
     name = draw.choice(WEIGHTS)
     yield (
         f"{name} has a megabyte behind its end",
-        partial(_edit, name=name, edit=lambda b: b + bytes(1 << 20), right=Right(REFUSED)),
+        partial(edit_file, name=name, edit=lambda b: b + bytes(1 << 20), right=Right(REFUSED)),
     )
     for name in draw.sample(WEIGHTS, 2):
-        yield f"{name} is a folder", partial(_folder_in_place, name=name, right=Right(REFUSED))
+        yield f"{name} is a folder", partial(folder_in_place, name=name, right=Right(REFUSED))
         yield f"{name} is a link to itself", partial(_linked_to_itself, name=name)
 
 
-def _folder_in_place(place: Place, name: str, right: Right) -> None:
+def folder_in_place(place: Place, name: str, right: Right) -> None:
+    """Put a folder in the place of a file of the checkpoint, and render."""
     path = place.checkpoint() / name
     path.unlink()
     path.mkdir()
@@ -171,11 +173,20 @@ def values(draw: Random) -> Iterator[Case]:
                 f"a tensor of {name} holds {value}: weights verify",
                 partial(_spoilt, name=name, value=value),
             )
+    for value in (float("nan"), 0.0):
+        name = draw.choice(WEIGHTS)
+        what = f"a tensor of {name} holds {value}: convert"
+        yield what, partial(_converted, name=name, value=value)
 
 
 def _spoilt(place: Place, name: str, value: float) -> None:
     layouts.spoil(place.checkpoint() / name, value)
     verify(place, Right(says="tiny"))
+
+
+def _converted(place: Place, name: str, value: float) -> None:
+    layouts.spoil(place.checkpoint() / name, value)
+    place.sdxs("convert", "--model", "tiny", "--size", "64", right=Right(says=name[:4]))
 
 
 @kind("pictures that are none")
@@ -241,105 +252,6 @@ def image(place: Place, right: Right, *more: str) -> None:
         *("--input", str(place.samples.cat), "--out", "a.png", *more),
         right=right,
     )
-
-
-def _sound(samples: Samples, name: str) -> str:
-    return (samples.tiny / name).read_text(encoding="utf-8")
-
-
-@kind("configs")
-def configs(draw: Random) -> Iterator[Case]:
-    """Values of wrong types, absurd counts, NaN; texts that are no JSON."""
-    for number in range(18):
-        name = CONFIGS[number % len(CONFIGS)]
-        yield f"{name}: something odd", partial(_odd_config, name=name)
-    for key, value in (
-        ("block_out_channels", [10**9] * 3),
-        ("layers_per_block", 10**9),
-        ("attention_head_dim", [0, 0, 0]),
-        ("norm_num_groups", 0),
-        ("cross_attention_dim", -64),
-        ("in_channels", 10**15),
-        ("layers_per_block", [1] * 10**5),
-    ):
-        yield (
-            f"unet/config.json: {key} is {shown(value)}",
-            partial(_set, name="unet/config.json", key=key, value=value),
-        )
-    for key, value in (("num_hidden_layers", 10**9), ("vocab_size", 10**12), ("hidden_size", 0)):
-        name = "text_encoder/config.json"
-        yield f"{name}: {key} is {value}", partial(_set, name=name, key=key, value=value)
-    for key, value in (
-        ("size", float("nan")),
-        ("size", 10**9),
-        ("timestep", -1),
-        ("timestep", "x"),
-    ):
-        what = f"sdxs.json: {key} is {value}"
-        yield what, partial(_set, name="sdxs.json", key=key, value=value)
-    for text in draw.sample(NOT_JSON, 5):
-        name = draw.choice(CONFIGS)
-        what = f"{name} is {text[:6]!r}, {len(text):,} characters"
-        codes = EITHER if text == "\ufeff{}" else REFUSED
-        yield what, partial(_texted, name=name, text=text, right=Right(codes))
-
-
-def _odd_config(place: Place, name: str) -> None:
-    path = place.checkpoint() / name
-    what, text = odd_json(json.loads(path.read_text(encoding="utf-8")), place.draw)
-    place.note(what)
-    write(path, text)
-    render(place, Right(EITHER))
-
-
-def _set(place: Place, name: str, key: str, value: object) -> None:
-    path = place.checkpoint() / name
-    given = json.loads(path.read_text(encoding="utf-8"))
-    write(path, json.dumps(given | {key: value}))
-    render(place, Right(REFUSED, says=key if key != "layers_per_block" else ""))
-
-
-def _texted(place: Place, name: str, text: str, right: Right) -> None:
-    write(place.checkpoint() / name, text)
-    render(place, right)
-
-
-@kind("tokenizers")
-def tokenizers(draw: Random) -> Iterator[Case]:
-    """Vocabularies and merges that are damaged, of another model, or no text."""
-    for text in ("", "{}", "[]", '{"a": "b"}', '{"a": -1, "b": 1e99}', "{", DEEP_VOCAB):
-        what = f"vocab.json is {text[:20]!r}"
-        yield what, partial(_texted, name=TOKENIZER[0], text=text, right=Right(REFUSED))
-    for text in ("", "#version: 0.2\n", "a b c d\n" * 3, "\0", "one\n", "zz qq\n" * 5):
-        what = f"merges.txt is {text[:20]!r}"
-        yield what, partial(_texted, name=TOKENIZER[1], text=text, right=Right(EITHER))
-    for text in ("[]", '{"pad_token": 5}', '{"pad_token": {"content": []}}', "null"):
-        what = f"special_tokens_map.json is {text}"
-        yield what, partial(_texted, name=TOKENIZER[2], text=text, right=Right(EITHER))
-    for name in TOKENIZER[:2]:
-        share = draw.random()
-        yield (
-            f"{name} is cut off at {share:.1%}",
-            partial(
-                _edit,
-                name=name,
-                edit=lambda b, s=share: b[: int(s * len(b))],
-                right=Right(REFUSED if name.endswith("json") else EITHER),
-            ),
-        )
-        yield (
-            f"{name}: bytes that are no UTF-8",
-            partial(
-                _edit,
-                name=name,
-                edit=lambda b, s=share: overwritten(b, s, b"\xff\xfe"),
-                right=Right(REFUSED),
-            ),
-        )
-        yield f"{name} is a folder", partial(_folder_in_place, name=name, right=Right(REFUSED))
-
-
-DEEP_VOCAB = '{"a":' * 50_000
 
 
 @kind("shards")

@@ -1,20 +1,24 @@
-"""Every kind of faults: importing this module fills the list."""
+"""Every kind of faults: importing this module fills the list, in the order of the page."""
 
-from . import (
-    checkpoints,
-    leaks,
-    media,
-    outputs,
-    pickles,
-    records,
-    signals,
-    stores,
-    surroundings,
-    words,
-)
+from importlib import import_module
+
 from .fault import Fault, faults
 
 ROOMS = (
-    checkpoints, pickles, stores, records, words, media, outputs, signals, surroundings, leaks
-)  # fmt: skip
-__all__ = ["ROOMS", "Fault", "faults"]
+    *(
+        "folders",
+        "checkpoints",
+        "configs",
+        "pickles",
+        "imports",
+        "pulls",
+        "stores",
+        "records",
+        "words",
+    ),
+    *("media", "outputs", "signals", "surroundings", "leaks"),
+)
+for room in ROOMS:
+    import_module(f"{__package__}.{room}")
+
+__all__ = ["Fault", "faults"]

@@ -17,6 +17,7 @@ from pathlib import Path
 from PIL import Image
 from safetensors import safe_open
 
+from ..interrupts import FAREWELL
 from .fault import FINE, Ran, Right
 
 CRASHES = (
@@ -54,6 +55,8 @@ def complaints(ran: Ran, right: Right, folder: Path, before: Mapping[str, str]) 
     `fingerprints`.
     """
     after = fingerprints(folder)
+    if ran.sent and FAREWELL in ran.err:  # the signal came while Python started: its own affair
+        return _of_files(ran, right, folder, before, after)
     return [
         *_of_its_end(ran, right),
         *(() if right.silent else _of_its_words(ran, right)),

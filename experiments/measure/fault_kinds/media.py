@@ -12,9 +12,10 @@ import numpy as np
 from PIL import Image
 
 from .checkpoints import EITHER, REFUSED
+from .command import How
 from .damage import flipped, overwritten, write
 from .fault import ERROR, FINE, LOST, Case, Right, kind
-from .place import How, Place
+from .place import Place
 
 BASE = ("--backend", "identity", "--size", "64", "--prompt", "x", "--headless")
 

@@ -8,10 +8,11 @@ from pathlib import Path
 from random import Random
 
 from .checkpoints import EITHER, REFUSED
+from .command import How
 from .damage import write
 from .fault import ERROR, FINE, USAGE, Case, Right, kind
 from .media import BASE, live
-from .place import How, Place
+from .place import Place
 
 SUFFIXES = ("mp4", "mkv", "mov", "webm", "png", "jpg", "gif", "avi")
 FILMS = ("mp4", "mkv", "mov")

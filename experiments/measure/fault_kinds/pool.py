@@ -17,6 +17,14 @@ from .fault import Fault, Outcome
 WORKER_LIMIT_S = 180.0  # of all commands of a fault
 
 
+def command_of(seed: int, folder: Path, descriptor: int) -> list[str]:
+    """Return the command line of a worker, which answers on a descriptor."""
+    return [
+        *(sys.executable, "-m", f"{__package__}.worker"),
+        *(str(seed), str(folder), str(descriptor)),
+    ]
+
+
 class Worker:
     """One worker process, which is started when it is first asked."""
 
@@ -25,7 +33,7 @@ class Worker:
         self._process: subprocess.Popen[str] | None = None
         self._answers = -1
 
-    def attempt(self, fault: Fault, limit_s: float = WORKER_LIMIT_S) -> Outcome:
+    def attempt(self, fault: Fault, limit_s: float) -> Outcome:
         """Let the worker try a fault; what it cannot answer is not survived."""
         began = time.monotonic()
         process = self._process or self._start()
@@ -60,14 +68,7 @@ class Worker:
         self._answers, given = os.pipe()
         with (self._folder / "workers.txt").open("ab") as said:
             self._process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-m",
-                    f"{__package__}.worker",
-                    str(self._seed),
-                    str(self._folder),
-                    str(given),
-                ],
+                command_of(self._seed, self._folder, given),
                 stdin=subprocess.PIPE,
                 stdout=said,
                 stderr=said,
@@ -111,7 +112,7 @@ def attempt_all(
                     if late or not waiting:
                         return
                     fault = waiting.pop(0)
-                outcome = worker.attempt(fault)
+                outcome = worker.attempt(fault, WORKER_LIMIT_S)
                 with lock:
                     found.append(outcome)
                     tell(outcome)

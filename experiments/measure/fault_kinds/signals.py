@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from functools import partial
 from random import Random
 
+from .command import How
 from .damage import write
 from .fault import ERROR, FINE, Case, Right, kind
 from .media import BASE
 from .pickles import SOUND, packed
-from .place import How, Place
+from .place import Place
 
 INT, TERM, HUP, KILL = signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL
 LONG = ("--source", "synthetic", "--frames", "100000000")

@@ -10,9 +10,10 @@ from random import Random
 
 from ....common.testing import layouts
 from .checkpoints import EITHER
+from .command import How
 from .damage import NOT_JSON, flipped, odd_json, write
 from .fault import ERROR, FINE, Case, Right, kind
-from .place import How, Place
+from .place import Place
 
 HASH = "ab" * 32
 

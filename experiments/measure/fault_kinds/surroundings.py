@@ -6,10 +6,11 @@ from functools import partial
 from random import Random
 
 from .checkpoints import EITHER, REFUSED
+from .command import How
 from .damage import write
 from .fault import ERROR, FINE, Case, Right, kind
 from .media import BASE
-from .place import NOBODY, How, Place
+from .place import NOBODY, Place
 
 ABSENT = "/nonexistent/place"
 

@@ -42,11 +42,13 @@ def _prompt_api(place: Place, text: str) -> None:
 
 
 def _prompt(place: Place, text: str, right: Right) -> None:
-    place.sdxs(
+    ran = place.sdxs(
         *("image", "--model", str(place.samples.tiny), "--backend", "mlx", "--prompt", text),
         *("--input", str(place.samples.cat), "--out", "a.png"),
         right=right,
     )
+    warned = ran.err.count("warning:")
+    place.demand(warned == ("<lora" in text), f"{warned} warnings of words that are no words here")
 
 
 @kind("lists of prompts")

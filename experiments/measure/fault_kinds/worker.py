@@ -14,10 +14,13 @@ from dataclasses import asdict
 from pathlib import Path
 from random import Random
 
+from ....common.checkpoint.find import PACKAGE_FOLDER
 from .every import faults
 from .fault import Fault, Outcome
 from .place import Place
 from .samples import Samples
+
+MOST_CHARACTERS = 300
 
 
 def attempt(fault: Fault, folder: Path, samples: Samples, seed: int) -> Outcome:
@@ -35,10 +38,25 @@ def attempt(fault: Fault, folder: Path, samples: Samples, seed: int) -> Outcome:
         fault.kind,
         ", ".join([fault.what, *place.noted]),
         last.code if last else None,
-        last.last_line[:400].replace(str(place.folder), ".") if last else "",
+        _without_places(last.last_line, place)[:MOST_CHARACTERS] if last else "",
         round(time.monotonic() - began, 2),
-        tuple(dict.fromkeys(each.replace(str(place.folder), ".") for each in place.wrong)),
+        tuple(
+            dict.fromkeys(_without_places(each, place)[:MOST_CHARACTERS] for each in place.wrong)
+        ),
     )
+
+
+def _without_places(text: str, place: Place) -> str:
+    """Return a text without the places of this machine: outcomes are passed on."""
+    for folder, name in (
+        (place.folder, "."),
+        (place.base, ".."),
+        (place.samples.folder, "samples"),
+        (PACKAGE_FOLDER, "sdxs"),
+        (sys.prefix, "venv"),
+    ):
+        text = text.replace(str(folder), name)
+    return text
 
 
 def main(seed: int, folder: Path, descriptor: int) -> None:
