@@ -72,10 +72,13 @@ def handling(
 
 
 @contextmanager
-def interrupts(stop: "Callable[[], None]") -> Iterator[list[int]]:
+def interrupts(
+    stop: "Callable[[], None]", continued: "Callable[[], None]" = lambda: None
+) -> Iterator[list[int]]:
     """Turn Ctrl-C, SIGTERM and a closed terminal into `stop`, so that files are finished.
 
-    `stop` touches no lock. Yields the signals that came.
+    Neither function touches a lock. continued: called when the process goes on after Ctrl-Z.
+    Yields the signals that came.
 
     A second one leaves at once, whatever hangs; within half a second it is taken for the first,
     as of a key that bounces or a terminal that sends two. Under nohup a closed terminal is ignored.
@@ -97,7 +100,7 @@ def interrupts(stop: "Callable[[], None]") -> Iterator[list[int]]:
 
     hung_up = signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
     numbers = (signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hung_up else []))
-    with handling(catch, *numbers):
+    with handling(catch, *numbers), handling(lambda *_: continued(), signal.SIGCONT):
         yield caught
 
 

@@ -20,7 +20,7 @@ def run_session(session: "Session", label: str = "") -> None:
     label: of one session among many, which says only what it wrote. Raises typer.Exit after a
     Ctrl-C, and what ended the session.
     """
-    with interrupts(session.loop.stop) as caught:
+    with interrupts(session.loop.stop, session.loop.continued) as caught:
         try:
             with progress(session.total, label) as report:
                 session.run(report)

@@ -118,22 +118,38 @@ class Stats:
     memory: list[dict[str, int]] = field(default_factory=list)
     first_shown_ns: int = 0
     last_shown_ns: int = 0
+    # Of Ctrl-Z and the like, which is not a part of the session; written by the main thread.
+    stopped_ns: int = 0
+    continued_ns: int = 0
+    _stopped_while_shown_ns: int = 0
     _recent_ns: deque[int] = field(default_factory=deque)
     _recent_latency_ms: deque[float] = field(default_factory=lambda: deque(maxlen=30))
 
     def frame_shown(self, frame: LiveFrame, shown_ns: int) -> None:
-        """Account for a frame that has just reached every sink."""
+        """Account for a frame that has just reached every sink.
+
+        The times of one that was under way while the process was stopped are left out.
+        """
         self.shown += 1
         self.first_shown_ns = self.first_shown_ns or shown_ns
         self.last_shown_ns = shown_ns
+        self._recent_ns.append(shown_ns)
+        while shown_ns - self._recent_ns[0] > FPS_WINDOW_S * 1e9:
+            self._recent_ns.popleft()
+        if frame.captured_ns < self.continued_ns:
+            return
         latency_ms = (shown_ns - frame.captured_ns) / 1e6
         self.latency_ms.add(latency_ms)
         self._recent_latency_ms.append(latency_ms)
         for stage, duration_ns in frame.stage_ns.items():
             self.stage_ms.setdefault(stage, Series()).add(duration_ns / 1e6)
-        self._recent_ns.append(shown_ns)
-        while shown_ns - self._recent_ns[0] > FPS_WINDOW_S * 1e9:
-            self._recent_ns.popleft()
+
+    def continued(self, since_ns: int, now_ns: int) -> None:
+        """Leave out the time in which the process was stopped. Main thread, or a signal handler."""
+        self.stopped_ns += now_ns - since_ns
+        self.continued_ns = now_ns
+        if self.first_shown_ns:
+            self._stopped_while_shown_ns += now_ns - since_ns
 
     def compared(self, first: np.ndarray, second: np.ndarray) -> None:
         """Record the PSNR of one frame by two backends; equal pictures are counted instead."""
@@ -159,10 +175,10 @@ class Stats:
         self, began_ns: int, dropped: tuple[int, int], ended: str, under_way: int = 0
     ) -> Summary:
         """Close the books."""
-        span = (self.last_shown_ns - self.first_shown_ns) / 1e9
+        span = (self.last_shown_ns - self.first_shown_ns - self._stopped_while_shown_ns) / 1e9
         return Summary(
             schema=SCHEMA,
-            seconds=round((time.perf_counter_ns() - began_ns) / 1e9, 3),
+            seconds=round((time.perf_counter_ns() - began_ns - self.stopped_ns) / 1e9, 3),
             captured=self.captured,
             dropped_before_inference=dropped[0],
             inferred=self.inferred,

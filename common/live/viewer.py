@@ -86,7 +86,7 @@ class Viewer:
         self._prompt = ""
         self._coming = ""
         self._note = ("", 0)
-        self._paused_ns, self._pause_began_ns = 0, time.perf_counter_ns()
+        self._paused_ns, self._pause_began_ns = 0, self._running_ns()
         self._drawn: tuple[object, ...] = ()
 
     def show(self, frame: LiveFrame) -> None:
@@ -100,7 +100,7 @@ class Viewer:
         for smoother, output in zip(self._smoothers, frame.outputs, strict=True):
             smoother.apply(output, frame.camera, self._values.ema, self._values.blend)
         self._stats.flicker.add(frame.camera, frame.outputs[0])
-        now = time.perf_counter_ns()
+        now = self._running_ns()
         shown = self._enlarged(frame) if self._enlarges else frame
         self._write_files(shown, frame, now - self._paused_ns)
         if self._window:
@@ -122,12 +122,16 @@ class Viewer:
 
     def use(self, values: LiveParameters) -> None:
         """Take live parameters: smoothing, blend, and pause, whose time recordings leave out."""
-        now = time.perf_counter_ns()
+        now = self._running_ns()
         if values.pause and not self._values.pause:
             self._pause_began_ns = now
         elif self._values.pause and not values.pause:
             self._paused_ns += now - self._pause_began_ns
         self._values = values
+
+    def _running_ns(self) -> int:
+        """The time now on a clock that stands while the process is stopped."""
+        return time.perf_counter_ns() - self._stats.stopped_ns
 
     @property
     def written(self) -> list[Path]:

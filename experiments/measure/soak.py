@@ -18,6 +18,7 @@ import numpy as np
 
 from ...common.backend.memory import anonymous_bytes, footprint_bytes
 from ...common.backend.process.hosted import HostedBackend
+from ...common.backend.process.starter import begin_to_start
 from ...common.backend.protocol import Backend, FrameParams
 from ...common.checkpoint.find import find
 from ...common.io.sinks.film import VideoFileSink
@@ -43,6 +44,7 @@ PATIENCE_S = 30.0  # for a thread that is still ending; one that is left behind 
 
 def soak(seconds: float, hosted: bool) -> dict[str, object]:
     """Run one session and sample the memory of its processes every second."""
+    begin_to_start()  # its thread stays for good
     threads, segments = set(threading.enumerate()), shared_memory_names()
     processes = set(multiprocessing.active_children())
     checkpoint, options = find("demo", download=False), MlxOptions(SIZE)

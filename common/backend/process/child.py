@@ -11,7 +11,6 @@ import multiprocessing
 import os
 import signal
 import threading
-import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -27,11 +26,12 @@ from ... import errors
 from ...errors import BackendError
 from ...files import working_folder_is_gone
 from ...limits import shortage
+from ...patience import Patience
 from ..home import Home
+from .starter import PARENTS_SIGNALS, die_with_starter, start_process
 
 CLOSE_TIMEOUT_S = 2.0
 LOOK_S = 0.25  # interval between checks of a child that has not answered
-PARENTS_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 START_AGAIN = "start the session again"
 BACKENDS = "the backend's process"
 REMEDIES: Mapping[int, str] = MappingProxyType(
@@ -132,11 +132,13 @@ class Child:
             held = signal.pthread_sigmask(signal.SIG_BLOCK, PARENTS_SIGNALS)
             try:
                 with _somewhere():
-                    self._process.start()
+                    start_process(self._process.start)
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, held)
                 far_end.close()
-        except OSError as error:
+        except (OSError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and not shortage(error):
+                raise
             raise BackendError(
                 f"{name}: its process cannot be started ({error}); end other programs"
             ) from error
@@ -183,8 +185,8 @@ class Child:
         """Return the answer to the last request. Raises as `ask` does."""
         warned = []
         try:
-            deadline = time.monotonic() + timeout_s
-            while isinstance(answer := self._receive(deadline), Warned | Reported):
+            patience = Patience(timeout_s)
+            while isinstance(answer := self._receive(patience), Warned | Reported):
                 if isinstance(answer, Reported):
                     self._report(answer.step, answer.done)
                 else:
@@ -213,17 +215,19 @@ class Child:
         if not self._home.here:
             return []
         said: list[object] = []
-        deadline = time.monotonic() + CLOSE_TIMEOUT_S
+        patience = Patience(CLOSE_TIMEOUT_S)
         with suppress(OSError, EOFError):  # no more answers, or the child is already dead
             self._pipe.send(closing)
-            while self._pipe.poll(max(0.0, deadline - time.monotonic())):
-                said.append(self._pipe.recv())
-        self._process.join(max(0.0, deadline - time.monotonic()))
+            while (left := patience.left_s()) > 0:
+                if self._pipe.poll(min(left, LOOK_S)):
+                    said.append(self._pipe.recv())
+        while self._process.is_alive() and (left := patience.left_s()) > 0:
+            self._process.join(min(left, LOOK_S))
         self._stop()
         self._pipe.close()
         return said
 
-    def _receive(self, deadline: float) -> object:
+    def _receive(self, patience: Patience) -> object:
         try:
             while not self._pipe.poll(LOOK_S):
                 if self._watch:
@@ -231,7 +235,7 @@ class Child:
                 # A grandchild may hold the pipe of a dead child open.
                 if not self._process.is_alive() and not self._pipe.poll():
                     raise EOFError
-                if time.monotonic() > deadline:
+                if not patience.left_s():
                     remedy = self._remedies.get(signal.SIGABRT, START_AGAIN)
                     raise BackendError(
                         f"{self._name}: {self._called} did not answer in time; {remedy}"
@@ -279,6 +283,7 @@ def settle_in() -> None:
     """
     with suppress(OSError):  # stderr may be closed
         os.dup2(2, 1)
+    die_with_starter()
     for number in PARENTS_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, PARENTS_SIGNALS)

@@ -67,3 +67,8 @@ class Admission:
         if self._last_done > submitted or not was_empty:
             self._intervals.append(now_ns - max(self._last_done, submitted))
         self._last_done = now_ns
+
+    def forget_times(self) -> None:
+        """Measure anew: the process was stopped meanwhile."""
+        self._latency = 0
+        self._intervals.clear()

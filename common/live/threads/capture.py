@@ -5,6 +5,7 @@ import time
 
 from ...errors import SourceLost
 from ...io.sources.protocol import Source, TimedSource
+from ...patience import Patience
 from ...picture.edges import Edges
 from ...picture.image import to_frame_rgb
 from ..options import LoopOptions
@@ -31,6 +32,7 @@ class Capture:
         self._edges = Edges(options.edges, options.size) if options.edges else None
         self._mirror = self._mirrored = options.mirror
         self._reading_since_ns = 0  # 0 between two reads
+        self._watched_ns, self._patience = 0, Patience()  # of the main thread, for one read
         self._turns = threading.Semaphore(0)
 
     # The main thread.
@@ -55,8 +57,10 @@ class Capture:
     def check_stall(self) -> None:
         """Raise SourceLost if a read does not return."""
         since_ns = self._reading_since_ns
-        silent_s = (time.perf_counter_ns() - since_ns) / 1e9 if since_ns else 0.0
-        if silent_s > self._options.stall_s:
+        if since_ns != self._watched_ns:
+            self._watched_ns, self._patience = since_ns, Patience()
+        silent_s = self._patience.waited_s()
+        if since_ns and silent_s > self._options.stall_s:
             self.stalled = True
             raise SourceLost(
                 f"{self._source.name} has delivered no frame for {silent_s:.0f} s; check its cable "
@@ -71,7 +75,8 @@ class Capture:
         interval_ns = round(1e9 / source.fps) if options.realtime and source.paced else 0
         if options.realtime:
             pipeline.ready.wait()  # a clip must not play away while the model loads
-        due_ns = began_ns = time.perf_counter_ns()
+        due_ns = time.perf_counter_ns()
+        began_ns = due_ns - self._stats.stopped_ns
         limit = None if options.realtime else options.frames
         while not pipeline.ending.is_set() and (limit is None or self._stats.captured < limit):
             if interval_ns and self._timed is None:
@@ -82,7 +87,7 @@ class Capture:
                 break
             if interval_ns and frame.source_ns is not None:
                 # its own time, however regular
-                due_ns = began_ns + frame.source_ns
+                due_ns = began_ns + frame.source_ns + self._stats.stopped_ns
                 pipeline.ending.wait(max(0.0, (due_ns - time.perf_counter_ns()) / 1e9))
                 frame.captured_ns = time.perf_counter_ns()
             pipeline.put(pipeline.captured, frame)

@@ -14,6 +14,7 @@ from .pipeline import Pipeline
 DISPLAY_WAIT_S = (
     0.05  # a signal sets a flag and touches no lock, so the display looks up this often
 )
+LEAST_STOP_NS = 500_000_000  # less is the display's own work
 
 
 class Display:
@@ -31,11 +32,22 @@ class Display:
         stats: Stats,
     ) -> None:
         self.wait_s = DISPLAY_WAIT_S
+        self._looked_ns = time.perf_counter_ns()
         self._capture = capture
         self._inference = inference
         self._pipeline = pipeline
         self._frames = options.frames
         self._stats = stats
+
+    def continued(self) -> None:
+        """The process was stopped, by Ctrl-Z say, and goes on; safe in a signal handler.
+
+        It was stopped since the display looked up last, or nearly.
+        """
+        now = time.perf_counter_ns()
+        if now - self._looked_ns > LEAST_STOP_NS:
+            self._stats.continued(self._looked_ns, now)
+        self._looked_ns = now
 
     def drive(
         self, guard: Guard, show: Callable[[LiveFrame], None], idle: Callable[[], None]
@@ -44,6 +56,7 @@ class Display:
         for thread in guard.threads:
             thread.start()
         while not self._pipeline.stopped:
+            self._looked_ns = time.perf_counter_ns()
             frame = self._pipeline.rendered.take(self.wait_s)
             idle()
             if frame is not None:
@@ -69,6 +82,7 @@ class Display:
             pipeline.ready.set()
             guard.threads[0].start()
             while not pipeline.stopped:
+                self._looked_ns = time.perf_counter_ns()
                 inference.apply_commands()
                 idle()
                 if pipeline.paused:
@@ -92,6 +106,7 @@ class Display:
         captured = self._pipeline.captured
         self._capture.ask()
         while not self._pipeline.stopped:
+            self._looked_ns = time.perf_counter_ns()
             frame = captured.take(self.wait_s)
             if frame is not None or captured.finished:
                 return frame

@@ -1,8 +1,9 @@
 """Failure hand-over: a thread's exception is kept for the main thread, which raises it."""
 
 import threading
-import time
 from collections.abc import Callable, Sequence
+
+from ...patience import Patience
 
 
 class Guard:
@@ -36,7 +37,7 @@ class Guard:
 
         patience_s: asked every `look_s`, because a signal may shorten it.
         """
-        began = time.perf_counter()
+        patience = Patience()
         for thread in reversed(self.threads):
-            while thread.is_alive() and (left := began + patience_s() - time.perf_counter()) > 0:
+            while thread.is_alive() and (left := patience_s() - patience.waited_s()) > 0:
                 thread.join(min(left, look_s))

@@ -74,6 +74,11 @@ class Renderer:
         self.set_prompt(self._prompts[0])
         self.set_params(self.params)
 
+    @property
+    def stopped_ns(self) -> int:
+        """How long the process was stopped so far, in ns."""
+        return self._stats.stopped_ns
+
     def turn_to(self, number: int) -> None:
         """Change to the prompt whose turn it is at frame `number`."""
         turn = number // self._hold % len(self._prompts) if self._hold else self._turn
@@ -164,6 +169,8 @@ class Renderer:
         now = time.perf_counter_ns()
         frame.stage_ns["inference"] = now - submitted_ns
         self.admission.collected(now)
+        if submitted_ns < self._stats.continued_ns:
+            self.admission.forget_times()
         self._remember(frame)
         self._stats.inferred += 1
         return frame
@@ -268,7 +275,7 @@ class Inference:
     def _frame_ns(self, frame: LiveFrame) -> int:
         """When a frame is, on the clock that transitions run on."""
         return (
-            frame.captured_ns
+            frame.captured_ns - self.renderer.stopped_ns
             if self._options.realtime
             else round(frame.id * 1e9 / self._source_fps)
         )

@@ -7,13 +7,14 @@ reach it as commands applied between frames. A thread hands its exception to `ru
 
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
 import numpy as np
 
 from ...backend.protocol import Backend, FrameParams
 from ...errors import first_of
 from ...io.sources.protocol import Source
+from ...patience import Patience
 from ..options import LoopOptions
 from ..stats import Stats, Summary
 from .capture import Capture
@@ -109,6 +110,10 @@ class Loop:
         """Ask the session to end; safe in a signal handler."""
         self._pipeline.stopped = True
 
+    def continued(self) -> None:
+        """Leave out of all times that the process was stopped until now; for a signal handler."""
+        self.display.continued()
+
     @property
     def paused(self) -> bool:
         return self._pipeline.paused
@@ -176,11 +181,13 @@ class Loop:
 
     def _join(self) -> None:
         """Wait for the threads; whatever does not end in time is left behind, see `abandoned`."""
-        began = time.perf_counter()
+        patience = Patience(JOIN_S)
         self._guard.join(self._patience_s, DISPLAY_WAIT_S)
         # A prompt under way is of no use any more, so there is no reason to wait for it any longer.
         encoding = [future for future in self._pending if not future.done()]
-        if not wait(encoding, max(0.0, began + JOIN_S - time.perf_counter())).not_done:
+        while (not_done := wait(encoding, 0).not_done) and (left := patience.left_s()) > 0:
+            wait(not_done, min(left, DISPLAY_WAIT_S), FIRST_COMPLETED)
+        if not not_done:
             self._encoder.shutdown(wait=True)  # its thread has nothing left to do
 
     def _patience_s(self) -> float:
