@@ -20,6 +20,7 @@ from ..common.backend.process.hosted import HostedBackend
 from ..common.backend.protocol import Backend
 from ..common.backend.spec import BackendSpec, spec_of, specs
 from ..common.errors import SdxsWarning, UsageError
+from ..common.files import expanded
 from ..common.io.sinks.registry import names_a_folder
 from ..common.io.sources.permission import ask_for_camera
 from ..common.io.sources.registry import source_camera, source_path
@@ -154,7 +155,7 @@ def _takes(sources: Sequence[str], session: SessionOptions, more: LiveOptions) -
             "--source names several files: --out names the folder for theirs, once; add --out "
             "folder/"
         )
-    takes, passed = takes_of(sources, Path(more.outs[0]).expanduser(), session.video_codec or "")
+    takes, passed = takes_of(sources, expanded(more.outs[0]), session.video_codec or "")
     if passed:
         err.print(escape(f"passed over: {', '.join(path.name for path in passed)}"), style="dim")
     return takes
@@ -197,7 +198,7 @@ def _refuse_overlaps(
         return
 
     prompts = more.prompts if more.prompts != "gallery" else None
-    listed = Path(prompts).expanduser() if prompts else None
+    listed = expanded(prompts) if prompts else None
     refuse_one_file_twice(source, files, [("--prompts", listed), *model.reads()])
 
 

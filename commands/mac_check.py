@@ -10,6 +10,7 @@ import typer
 from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from ..common.files import expanded
 from ..common.settings import setting
 from .console import err, handling, out
 from .options import with_settings
@@ -46,7 +47,7 @@ def mac_check(asked: MacCheckOptions) -> None:
     from ..mac_check.stored import FIXTURES
     from ..mac_check.survey import survey
 
-    path = asked.json.expanduser()
+    path = expanded(asked.json)
     read = [("the checkpoint demo,", part) for part in model_files("demo")]
     refuse_overlaps([*read, ("the stored outputs,", FIXTURES)], [Written("--json", path)])
     check_writable(path, path.absolute().parent)

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from ..common.backend.assembly import ModelOptions
 from ..common.errors import SdxsError, UsageError, WeightsError
+from ..common.files import expanded
 from ..common.settings import repeated, setting
 from .console import err, out
 from .options import described, with_settings
@@ -126,7 +127,7 @@ def weights_import(
             f"--to {asked.to}: names one file, and {len(files)} are to be imported; import them "
             "one by one"
         )
-    sources = [file.expanduser() for file in files]
+    sources = [expanded(file) for file in files]
     targets = [asked.to or target_of(source) for source in sources]
     refuse_overlaps(
         [("FILES", source) for source in sources],

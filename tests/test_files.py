@@ -16,6 +16,7 @@ from sdxs.common import files
 from sdxs.common.errors import SinkError, UsageError, WeightsError
 from sdxs.common.files import (
     Written,
+    expanded,
     refuse_overlaps,
     sweep_partials,
     write_whole,
@@ -176,6 +177,12 @@ def test_a_lock_of_another_user_can_be_taken(
     monkeypatch.setattr(os, "open", read_only)
     with locked(tmp_path / ".lock", lambda: None) as waited:
         assert not waited
+
+
+def test_a_home_of_nobody_is_a_name_like_others() -> None:
+    """Bug: `--out ~nobody-here/a.mp4` and $SDXS_WEIGHTS so were tracebacks."""
+    assert expanded("~nobody-here/a") == Path("~nobody-here/a")
+    assert expanded("~/a") == Path.home() / "a" and expanded(Path("a/~")) == Path("a/~")
 
 
 @pytest.mark.parametrize("error", [SinkError, WeightsError])

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import UsageError
+from ..files import expanded
 from ..live.threads.frames import LiveFrame
 from ..picture.draw import contact_sheet
 from .sinks.image import ImageSink
@@ -21,7 +22,7 @@ class Sheet:
 
         Raises SinkError if `path` cannot be written, UsageError if it names no image.
         """
-        path = path.expanduser()
+        path = expanded(path)
         if path.suffix.lower() not in IMAGE_SUFFIXES:
             raise UsageError(
                 f"--contact-sheet {path}: expected an image ({', '.join(IMAGE_SUFFIXES)})"
