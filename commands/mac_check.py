@@ -10,6 +10,7 @@ import typer
 from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from ..common.files import expanded
 from ..common.settings import setting
 from .console import err, handling, out
 from .options import with_settings
@@ -41,7 +42,7 @@ class MacCheckOptions:
 def mac_check(asked: MacCheckOptions) -> None:
     """Ask a Mac what only a Mac can tell: parity, units, times, memory; attach the JSON."""
     from ..common.checkpoint.find import model_files
-    from ..common.files import Written, check_writable, expanded, refuse_overlaps
+    from ..common.files import Written, check_writable, refuse_overlaps
     from ..mac_check.questions import Plan
     from ..mac_check.stored import FIXTURES
     from ..mac_check.survey import survey

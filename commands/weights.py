@@ -10,6 +10,7 @@ from rich.table import Table
 
 from ..common.backend.assembly import ModelOptions
 from ..common.errors import SdxsError, UsageError, WeightsError
+from ..common.files import expanded
 from ..common.settings import repeated, setting
 from .console import err, out
 from .options import described, with_settings
@@ -119,7 +120,7 @@ def weights_import(
     """Turn pickles into safetensors; only tensors are taken over, and nothing is run."""
     from ..common.checkpoint.find import weights_folder
     from ..common.checkpoint.torch_import import import_torch, target_of
-    from ..common.files import Written, expanded, refuse_overlaps
+    from ..common.files import Written, refuse_overlaps
 
     if asked.to and len(files) > 1:
         raise UsageError(

@@ -32,6 +32,14 @@ def home_folder() -> Path:
         return Path(os.devnull)
 
 
+def expanded(path: str | Path) -> Path:
+    """Return a path with the home for a leading `~`; one of an unknown user stays as it is.
+
+    Path.expanduser raises RuntimeError for that.
+    """
+    return Path(os.path.expanduser(path))  # noqa: PTH111
+
+
 def user_cache() -> Path:
     """Return the user's cache folder, which may not exist yet; its content can be rebuilt."""
     return Path(os.environ.get("XDG_CACHE_HOME") or home_folder() / ".cache") / "sdxs"
@@ -183,11 +191,6 @@ def is_file(path: Path) -> bool:
         return path.is_file()
     except (OSError, ValueError):
         return False
-
-
-def expanded(path: str | Path) -> Path:
-    """Return a path with its `~` replaced; one of a user who is not here stays as it is."""
-    return Path(os.path.expanduser(path))  # noqa: PTH111 - Path.expanduser raises there
 
 
 def _overwrites(written: Written, read: Path) -> bool:

@@ -185,6 +185,12 @@ def test_a_lock_of_another_user_can_be_taken(
         assert not waited
 
 
+def test_a_home_of_nobody_is_a_name_like_others() -> None:
+    """Bug: `--out ~nobody-here/a.mp4` and $SDXS_WEIGHTS so were tracebacks."""
+    assert expanded("~nobody-here/a") == Path("~nobody-here/a")
+    assert expanded("~/a") == Path.home() / "a" and expanded(Path("a/~")) == Path("a/~")
+
+
 @pytest.mark.parametrize("error", [SinkError, WeightsError])
 def test_trouble_is_told_as_the_callers_error(
     error: type[SinkError | WeightsError], tmp_path: Path

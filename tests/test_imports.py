@@ -37,7 +37,10 @@ FOREIGN = {  # third-party module -> the places that may import it
     "transformers": ("experiments/",),
     "typer": ("cli.py", "commands/"),
     "rich": ("cli.py", "commands/", "common/bench/show/table.py", "experiments/"),
-    "pickle": ("common/checkpoint/torch_pickle.py",),
+    "pickle": (
+        "common/checkpoint/torch_pickle.py",
+        "common/testing/pickles.py",  # writes some
+    ),
 }
 PACKAGE = "sdxs"
 PRINTING = {"cli.py", "commands", "experiments"}

@@ -6,6 +6,7 @@ sha256 and redirects to where they are stored; the others it knows by git's hash
 
 import hashlib
 import json
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -177,11 +178,19 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
     return Handler
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Say nothing of a client that was killed, and everything else."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)  # type: ignore[arg-type]
+
+
 @contextmanager
 def serve(hub: FakeHub) -> Iterator[None]:
     """Answer requests until the block ends."""
-    server = ThreadingHTTPServer(("127.0.0.1", hub.port), _handler(hub))
-    server.daemon_threads = True
+    server = _Server(("127.0.0.1", hub.port), _handler(hub))
     hub.port = server.server_address[1]
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
