@@ -13,7 +13,12 @@ from typer.exceptions import TyperException
 
 from .commands import console
 from .commands.console import err, out, show_warning, state
+from .commands.streams import lost_output, open_missing, unfailing, use_utf8
 from .common.errors import SdxsError, SdxsWarning
+from .common.files import working_folder_is_gone
+from .common.limits import shortage
+
+GONE = "the working folder has been removed, so a relative path leads nowhere; cd to another"
 
 
 @cache
@@ -57,6 +62,23 @@ def app() -> typer.Typer:
 
 def main() -> None:
     """Entry point: every sdxs error becomes one line on stderr and its exit code."""
+    use_utf8()
+    open_missing()
+    with unfailing() as output:
+        code = _code()
+        output.flush()
+        if output.lost:
+            err.print(f"[bold red]error:[/] {escape(lost_output(output.lost))}")
+            code = code or 1
+        if state.abandoned:
+            # A thread that never returns would keep the interpreter from ending, or crash it on
+            # the way out.
+            console.leave_at_once(code if isinstance(code, int) else 1)
+    sys.exit(code)  # type: ignore[arg-type]
+
+
+def _code() -> object:
+    """Run the command of the arguments; say what went wrong, and return the exit code."""
     warnings.simplefilter("always", SdxsWarning)
     warnings.showwarning = show_warning
     code: object = 1
@@ -75,30 +97,32 @@ def main() -> None:
         code = error.exit_code
     except SystemExit as end:
         code = end.code
-    except SdxsError as error:
+    except SdxsError as caught:
+        ours = shortage(caught) or caught
         # a name may hold a line break
-        err.print(f"[bold red]error:[/] {escape(' '.join(str(error).splitlines()))}")
-        for note in getattr(error, "__notes__", ()):
+        err.print(f"[bold red]error:[/] {escape(' '.join(str(ours).splitlines()))}")
+        for note in getattr(caught, "__notes__", ()):
             err.print(escape(note), style="dim")
-        code = error.exit_code
+        code = ours.exit_code
     except KeyboardInterrupt:
         err.print("interrupted")
         code = 130
-    except Exception:
+    except Exception as foreign:
         # A library whose import was interrupted says so with an error of its own (NumPy:
         # ImportError).
         if state.interrupted:
             err.print("interrupted")
             code = 130
+        elif ran_out := shortage(foreign):
+            err.print(f"[bold red]error:[/] {escape(str(ran_out))}")
+            code = ran_out.exit_code
+        elif working_folder_is_gone():  # a relative path leads nowhere, whoever asks for it
+            err.print(f"[bold red]error:[/] {GONE}")
         else:  # a mistake of ours: show all of it, but still end
             err.print_exception()
     finally:
         signal.signal(signal.SIGINT, before)
-    if state.abandoned:
-        # A thread that never returns would keep the interpreter from ending, or crash it on the
-        # way out.
-        console.leave_at_once(code if isinstance(code, int) else 1)
-    sys.exit(code)  # type: ignore[arg-type]
+    return code
 
 
 def _help_of(error: TyperException) -> str:

@@ -19,6 +19,7 @@ from ..common.backend.protocol import Backend, FrameParams
 from ..common.backend.spec import default_backend, spec_of, specs
 from ..common.checkpoint.find import Checkpoint
 from ..common.errors import UsageError, in_a_line
+from ..common.limits import shortages
 from ..common.live.parameters import TABLE
 from ..common.picture.edges import Edges
 from ..common.picture.size import FrameSize
@@ -70,6 +71,7 @@ class Model:
             )
         return self.frame_size.width
 
+    @shortages()
     def __call__(
         self,
         frame: np.ndarray | None,
@@ -187,6 +189,7 @@ def _check_settings(settings: object, report: object, still: object) -> None:
         raise UsageError(f"still {in_a_line(still)}: expected True or False")
 
 
+@shortages()
 def open_model(
     model: str = DEFAULT_MODEL,
     backend: str = "",

@@ -8,6 +8,7 @@ from pathlib import Path
 from ..common.backend.spec import default_backend, spec_of
 from ..common.errors import SdxsWarning, SourceError, UsageError, in_a_line
 from ..common.files import expanded, is_file, is_folder
+from ..common.limits import shortages
 from ..common.picture.record import Still
 from ..common.picture.stored import StoredRecord
 from ..common.settings import parse_texts
@@ -25,6 +26,7 @@ class Places:
     control: str = ""
 
 
+@shortages()
 def repeat_still(
     path: Path, places: Places | None = None, settings: Mapping[str, object] | None = None
 ) -> Made:

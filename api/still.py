@@ -14,6 +14,7 @@ from ..common.files import check_writable
 from ..common.io.sinks.image import save_image
 from ..common.io.sources.image import ImageFile
 from ..common.io.sources.registry import open_source
+from ..common.limits import shortages
 from ..common.picture.image import to_frame_rgb
 from ..common.picture.png_text import read_text
 from ..common.picture.record import KEYWORD, SCHEMA, Recipe, Still, stamped
@@ -55,6 +56,7 @@ class Taken:
     blend: float = 0.0
 
 
+@shortages()
 def render_still(
     still: Still,
     settings: Mapping[str, object] | None = None,
@@ -160,6 +162,7 @@ def read_picture(
     return frame, sha256(path)
 
 
+@shortages()
 def write_still(made: Made, path: Path) -> None:
     """Write a PNG with its record inside.
 

@@ -47,6 +47,10 @@ class PictureError(BackendError):
     """What was rendered is no picture; the backend goes on with the next frame."""
 
 
+class ShortageError(SdxsError):
+    """The system has no more memory, threads, processes or open files to give; see `limits`."""
+
+
 def in_a_line(value: object) -> str:
     """Return a value as a message shows it: one line, and not all of a long one."""
     try:

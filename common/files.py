@@ -24,9 +24,36 @@ LONG_NAME, LONG_SUFFIX = 64, 16  # bytes
 _TOKEN = re.compile(r"(?<=\.)[0-9a-f]{8}(?=\.partial(\.[^.]*)?$)")
 
 
+def home_folder() -> Path:
+    """Return the user's home; for a user without one, a place where nothing can be."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        return Path(os.devnull)
+
+
 def user_cache() -> Path:
     """Return the user's cache folder, which may not exist yet; its content can be rebuilt."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sdxs"
+    return Path(os.environ.get("XDG_CACHE_HOME") or home_folder() / ".cache") / "sdxs"
+
+
+def working_folder_is_gone() -> bool:
+    """Tell whether the working folder has been removed, so that relative paths lead nowhere."""
+    try:
+        Path.cwd()
+    except OSError:
+        return True
+    return False
+
+
+@contextmanager
+def best_effort(*also: type[Exception]) -> Iterator[None]:
+    """Use a cache, or clean up: what cannot be read or written there costs time, no more.
+
+    also: errors beside OSError.
+    """
+    with suppress(OSError, *also):
+        yield
 
 
 def beside(path: Path, mark: str) -> Path:
@@ -230,6 +257,16 @@ def without_folders(value: object) -> object:
     if isinstance(value, Path) or (isinstance(value, str) and value.startswith(("/", "~"))):
         return Path(value).name
     return value
+
+
+def can_write(folder: Path) -> bool:
+    """Tell whether files can be created in a folder, which is made if it is not there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
 
 
 def check_writable(path: Path, folder: Path) -> None:

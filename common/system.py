@@ -1,13 +1,17 @@
 """What the operating system knows and Python does not."""
 
 import os
+import resource
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
+from pathlib import Path
 
 ASK_S = 15.0
+# what a container may use, in its two versions
+_CONTAINER = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
 def macos_version() -> str:
@@ -27,6 +31,18 @@ def macos_major() -> int | None:
 def macos_build() -> str:
     """Return the build of macOS, for example '24F74'; '' on other systems."""
     return _sw_vers("buildVersion")
+
+
+def memory_bytes() -> int:
+    """Return how much memory this process could use at most: the machine's, or a limit below."""
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if soft != resource.RLIM_INFINITY:
+        limits.append(soft)
+    for name in _CONTAINER if sys.platform == "linux" else ():
+        with suppress(OSError, ValueError):  # no such file, or it says 'max'
+            limits.append(int(Path(name).read_text(encoding="ascii")))
+    return min(limits)
 
 
 @contextmanager

@@ -81,7 +81,8 @@ class CoreMLBackend:
         """Check the options; build nothing yet. Raises UsageError for impossible options."""
         self.options = options
         for size in self.options.sizes or (options.size,):
-            checkpoint.check_size(size)
+            # the interpreter computes in float32
+            checkpoint.check_size(size, 4 if options.runtime == "reference" else 2)
         self.checkpoint = checkpoint
         refuse_steps(checkpoint)
         if checkpoint.control:

@@ -12,18 +12,28 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from ..common.checkpoint.find import Checkpoint, weights_folder
 from ..common.checkpoint.manifest import FileRecord, remembered_sha256
 from ..common.checkpoint.tensors import sha256
-from ..common.errors import BackendError
-from ..common.files import written_whole
+from ..common.errors import BackendError, SdxsWarning
+from ..common.files import (
+    best_effort,
+    can_write,
+    is_file,
+    is_folder,
+    sweep_partials,
+    user_cache,
+    written_whole,
+)
 from ..common.locks import locked, sweep
 from ..common.system import macos_build
 from . import system_cache
@@ -103,7 +113,7 @@ class Built:
     def mark_loaded(self, stage: str, units: str, function: str | None) -> None:
         """Note a load for `was_loaded`, if the folder can be written to."""
         kept = KEPT if system_cache.holds(macos_build()) else "loaded"
-        with suppress(OSError), written_whole(self._mark(stage, units, function)) as partial:
+        with best_effort(), written_whole(self._mark(stage, units, function)) as partial:
             partial.write_text(kept, encoding="utf-8")
 
     def _mark(self, stage: str, units: str, function: str | None) -> Path:
@@ -117,8 +127,31 @@ class Built:
 
 
 def cache_folder() -> Path:
-    """Return the folder of the built programs."""
-    return weights_folder() / "coreml"
+    """Return the folder that programs are built in: the first place that can be written to."""
+    return _writable()[0]
+
+
+def _writable() -> list[Path]:
+    """Return the places that can be written to; the first place if there is none."""
+    written = [place for place in _places() if can_write(place)]
+    # again: what another user has just made is none
+    return [place for place in _places() if place in written] or _places()[:1]
+
+
+def _places() -> list[Path]:
+    """Return where built programs are looked for: beside the weights, else in a user's own place.
+
+    Weights may lie where only others write; and a user may have no home. A temporary folder that is
+    not this user's alone is none of them.
+    """
+    own = Path(tempfile.gettempdir(), f"sdxs-{os.getuid()}")
+    places = [weights_folder() / "coreml", user_cache() / "coreml"]
+    try:
+        found = own.lstat()
+    except OSError:
+        return [*places, own / "coreml"]
+    ours = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()
+    return [*places, own / "coreml"] if ours and not found.st_mode & 0o022 else places
 
 
 def key(checkpoint: Checkpoint, variant: dict[str, str], library: str) -> str:
@@ -156,24 +189,41 @@ def find_or_build(
     cache stays unchanged. force: build again. waiting: called once if another process prepares the
     same programs, before waiting for it. Raises BackendError if the disk refuses.
     """
-    folder = cache_folder() / f"{name}-{cache_key}"
-    built = Built(folder)
-    if not force and _is_finished(built, gate):
-        return built  # without a lock: the folder may be read-only
-    try:
-        cache_folder().mkdir(parents=True, exist_ok=True)
-        with locked(folder.with_name(f".{folder.name}.lock"), waiting):
-            return _find_or_build_alone(built, name, variant, build, gate, force)
-    except OSError as error:
-        raise BackendError(disk_message(folder, error)) from None
+    for place in _places():
+        built = Built(place / f"{name}-{cache_key}")
+        if not force and _is_finished(built, gate):
+            return built  # without a lock: the folder may be read-only
+    for place in (writable := _writable()):
+        folder = place / f"{name}-{cache_key}"
+        if place != _places()[0]:
+            _say_where(place)
+        try:
+            place.mkdir(parents=True, exist_ok=True)
+            with locked(folder.with_name(f".{folder.name}.lock"), waiting):
+                return _find_or_build_alone(Built(folder), name, variant, build, gate, force)
+        except PermissionError as error:  # what is there is another user's
+            if place == writable[-1]:
+                raise BackendError(disk_message(folder, error)) from None
+        except OSError as error:
+            raise BackendError(disk_message(folder, error)) from None
+    raise AssertionError("there is always a place")
+
+
+def _say_where(place: Path) -> None:
+    warnings.warn(
+        f"coreml: {_places()[0]} cannot be written to, so the program is kept in {place}; set "
+        "$SDXS_WEIGHTS to a folder that can be",
+        SdxsWarning,
+        stacklevel=2,
+    )
 
 
 def _is_finished(built: Built, gate: Gate | None) -> bool:
-    if not built.folder.exists() or find_damage(built.folder):
-        return False
     try:
+        if not built.folder.exists() or find_damage(built.folder):
+            return False
         return gate is None or set(gate.keys) <= built.record.gate_db.keys()
-    except UNREADABLE:  # another process is replacing it
+    except UNREADABLE:  # another process is replacing it, or it is another user's
         return False
 
 
@@ -248,7 +298,8 @@ def read_record(folder: Path) -> Record:
 def list_built() -> list[tuple[Path, Record | None]]:
     """Return every folder of the cache with its record, or None for a damaged record."""
     found: list[tuple[Path, Record | None]] = []
-    for folder in sorted(p for p in cache_folder().glob("[!.]*") if p.is_dir()):
+    folders = [p for place in _places() for p in place.glob("[!.]*") if is_folder(p)]
+    for folder in sorted(folders):
         try:
             found.append((folder, read_record(folder)))
         except UNREADABLE:
@@ -257,8 +308,8 @@ def list_built() -> list[tuple[Path, Record | None]]:
 
 
 def size_bytes(folder: Path) -> int:
-    """Return the total bytes of the files in a folder."""
-    return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+    """Return the total bytes of the files in a folder, as far as it can be read."""
+    return sum(p.stat().st_size for p in folder.rglob("*") if is_file(p))
 
 
 def _package_files(folder: Path) -> list[Path]:
@@ -312,6 +363,7 @@ def _aside(folder: Path) -> Path:
 
 
 def _write_json(path: Path, values: object) -> None:
+    sweep_partials(path.parent)
     with written_whole(path) as partial:
         partial.write_text(json.dumps(values, indent=1), encoding="utf-8")
 

@@ -21,6 +21,7 @@ from ..common.backend.protocol import FrameParams
 from ..common.backend.schedule import seeded_noise
 from ..common.checkpoint.find import Checkpoint
 from ..common.errors import BackendError, PictureError, UsageError
+from ..common.limits import shortage
 from ..common.locks import sweep
 from . import cache, inputs
 from .options import CoreMLOptions, Stage
@@ -129,7 +130,7 @@ class Runner:
                 self.forget()
             raise
         except Exception as error:  # coremltools raises bare RuntimeError and worse
-            raise BackendError(
+            raise shortage(error) or BackendError(
                 f"coreml: prediction failed in {self.stage} ({error}); run `sdxs convert --force`, "
                 "then `sdxs doctor`"
             ) from None
@@ -258,7 +259,7 @@ def _open_coreml(
     except OSError as error:
         raise BackendError(cache.disk_message(compiled, error)) from None
     except Exception as error:  # coremltools raises bare Exception and RuntimeError
-        raise BackendError(
+        raise shortage(error) or BackendError(
             f"coreml: {package} cannot be loaded ({error}); run `sdxs convert --force` and check "
             "`sdxs doctor`"
         ) from None

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..common.backend import copies
 from ..common.backend.description import Description
+from ..common.backend.home import Home
 from ..common.backend.process.shared_frames import Plane
 from ..common.backend.protocol import (
     Backend,
@@ -44,6 +45,7 @@ class StagesBackend:
         self._checkpoint = checkpoint
         self._runners: list[Runner] = []
         self._done: deque[tuple[np.ndarray | PictureError, StageTimes]] = deque()
+        self._home = Home()
 
     @property
     def takes(self) -> Plane:
@@ -58,6 +60,7 @@ class StagesBackend:
         self.close()
         refuse_without_runtime(self.options)
         self._checkpoint.verify()
+        self._home = Home()
         self._built = find_or_build(self._checkpoint, self.options)
         self._runners = [
             open_runner(self._built, stage, self._checkpoint, self.options) for stage in self.stages
@@ -146,6 +149,7 @@ class StagesBackend:
     def _require(self) -> None:
         if not self._runners:
             raise BackendError("coreml: backend is not loaded; call load() first")
+        self._home.check("coreml")
 
 
 def plane(what: str, checkpoint: Checkpoint, size: FrameSize) -> Plane:

@@ -8,12 +8,14 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+from ..common.files import home_folder
+
 NAME = "com.apple.e5rt.e5bundlecache"
 
 
 def sizes() -> dict[Path, int]:
     """Return the bytes in the cache of every program of this user, the largest first."""
-    home = Path.home() / "Library" / "Caches"
+    home = home_folder() / "Library" / "Caches"
     found = [folder for pattern in (f"*/{NAME}", NAME) for folder in home.glob(pattern)]
     measured = {folder: _size_bytes(folder) for folder in found}
     return dict(sorted(measured.items(), key=lambda item: -item[1]))
@@ -31,5 +33,5 @@ def _size_bytes(folder: Path) -> int:
 
 def holds(build: str) -> bool:
     """Tell whether there is a cache for a build of macOS, as '24F74'."""
-    home = Path.home() / "Library" / "Caches"
+    home = home_folder() / "Library" / "Caches"
     return any(home.glob(f"*/{NAME}/{build}")) or (home / NAME / build).exists()

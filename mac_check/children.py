@@ -17,6 +17,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
+from ..common.files import home_folder
 from .setup import Answer, Setup
 
 LAST_LINES = 40
@@ -113,6 +114,6 @@ def shareable(value: object, scratch: Path) -> object:
     if isinstance(value, list):
         return [shareable(each, scratch) for each in value]
     if isinstance(value, str):
-        for path, name in ((str(scratch), "SCRATCH"), (str(Path.home()), "~")):
+        for path, name in ((str(scratch), "SCRATCH"), (str(home_folder()), "~")):
             value = value.replace(path, name) if len(path) > 1 else value
     return value

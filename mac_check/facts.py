@@ -6,13 +6,13 @@ import time
 from contextlib import suppress
 from dataclasses import asdict
 from importlib import metadata
-from pathlib import Path
 
 from ..common.bench.measure.machine import conditions, machine
+from ..common.files import home_folder
 from ..common.system import asked, macos_build, macos_version
 from ..coreml_backend import system_cache
 
-CRASH_REPORTS = Path.home() / "Library" / "Logs" / "DiagnosticReports"
+CRASH_REPORTS = home_folder() / "Library" / "Logs" / "DiagnosticReports"
 
 
 def environment() -> dict[str, object]:

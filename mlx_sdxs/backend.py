@@ -28,6 +28,7 @@ from ..common.checkpoint.config.vae import TinyVAEConfig, VAEConfig
 from ..common.checkpoint.control import ControlNet
 from ..common.checkpoint.find import Checkpoint
 from ..common.errors import BackendError, PictureError, UsageError
+from ..common.limits import check_address_space, shortage
 from . import blas, streams
 from .fast import host_memory as residency
 from .fast.kernels import custom_kernels, use_kernels
@@ -48,6 +49,9 @@ _DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16
 CACHE_LIMIT_BYTES = 4 * 2**30
 FRAME_BYTES = 2**30  # of one SDXS frame at 512 in float16 on CUDA (kernel-gpu.json, tries)
 MOST_LANES_BY_ITSELF = 4
+# For stacks and heaps of threads. MLX and OpenBLAS end the process where they get none: two lanes
+# did with 0.6 GB left by `ulimit -v`, and did not with 0.8.
+ADDRESSES, ADDRESSES_OF_LANE = 500_000_000, 200_000_000
 
 
 class MlxBackend:
@@ -63,8 +67,8 @@ class MlxBackend:
 
         Raises UsageError for a size, dtype or setting that is impossible here.
         """
-        checkpoint.check_size(options.size)
         self.dtype_name = _dtype_name(options.dtype)
+        checkpoint.check_size(options.size, _DTYPES[self.dtype_name].size)
         self.options = options
         self.batch = options.batch
         self.lanes = options.lanes or (
@@ -86,6 +90,7 @@ class MlxBackend:
         checkpoint, dtype = self._checkpoint, _DTYPES[self.dtype_name]
         self.close()
         checkpoint.verify()
+        check_address_space("mlx", ADDRESSES + self.lanes * ADDRESSES_OF_LANE)
         self._thread = threading.get_ident()
         streams.borrow()
         mx.set_cache_limit(self._cache_limit())
@@ -307,7 +312,7 @@ class MlxBackend:
         """
         if self._thread != threading.get_ident():
             return
-        for lane in self._lanes:
+        for lane in self._lanes if not streams.is_fork() else []:
             lane.close()
         self._forget()
         streams.give_back()
@@ -326,12 +331,14 @@ class MlxBackend:
         self._last = None
         for name in ("_frames", "_encoder_hidden_states", "_control_hidden_states", "_noise"):
             self.__dict__.pop(name, None)
-        mx.clear_cache()
-        residency.forget()
+        if not streams.is_fork():
+            mx.clear_cache()
+            residency.forget()
 
     def _loaded_frame(self) -> Frame:
         if self._frame is None:
             raise BackendError("mlx: backend is not loaded; call load() first")
+        streams.check_fork()
         if threading.get_ident() != self._thread:
             raise BackendError(
                 "mlx: called from another thread than load(); MLX streams belong to one thread; "
@@ -355,6 +362,8 @@ def load_controlnet(control: ControlNet, dtype: mx.Dtype) -> ControlNetModel:
 
 
 def _failed(error: BaseException | None) -> str:
+    if error is not None and (ours := shortage(error)):
+        return f"mlx: {ours}"
     return f"mlx: a frame failed ({error}); try a smaller --size, or close what else uses the GPU"
 
 

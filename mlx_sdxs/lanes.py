@@ -162,6 +162,8 @@ _RUNNING: list[tuple[threading.Thread, Jobs]] = []
 @atexit.register
 def _end_all() -> None:
     """End the threads of lanes that nobody closed: one that still runs would abort the exit."""
+    if streams.is_fork():  # which has none of them
+        return
     for _, jobs in _RUNNING:
         jobs.put(None)
     for thread, _ in _RUNNING:

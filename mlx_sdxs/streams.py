@@ -9,6 +9,9 @@ import threading
 
 import mlx.core as mx
 
+from ..common.backend.home import Home
+
+_homes: list[Home] = []  # one: the process that used MLX first
 _free: list[mx.Stream] = []  # appending and popping are atomic
 
 
@@ -37,8 +40,9 @@ _mine = _OfThread()
 def borrow() -> None:
     """Give the calling thread a CPU stream as its default, once for all of its users.
 
-    The main thread keeps MLX's own.
+    The main thread keeps MLX's own. Raises BackendError in a fork of a process that used MLX.
     """
+    check_fork()
     if threading.current_thread() is threading.main_thread():
         return
     _mine.users += 1
@@ -49,7 +53,7 @@ def borrow() -> None:
 
 def give_back() -> None:
     """Clear MLX's streams of the calling thread after its last user, except in the main thread."""
-    if threading.current_thread() is threading.main_thread():
+    if threading.current_thread() is threading.main_thread() or is_fork():
         return
     _mine.users -= 1
     if _mine.users > 0:
@@ -59,3 +63,15 @@ def give_back() -> None:
     # Without this a thread that used MLX mostly aborted the interpreter at exit.
     mx.clear_streams()
     _mine.lent, _mine.users = None, 0
+
+
+def check_fork() -> None:
+    """Raise BackendError in a fork of a process that used MLX: every call would wait for ever."""
+    if not _homes:
+        _homes.append(Home())
+    _homes[0].check("mlx")
+
+
+def is_fork() -> bool:
+    """Tell whether this is a fork of a process that used MLX, which it must not touch."""
+    return bool(_homes) and not _homes[0].here

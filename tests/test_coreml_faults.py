@@ -1,8 +1,10 @@
 """Faults of a conversion or a built program: one clear line each, nothing half-built."""
 
+import os
 import signal
 import subprocess
 import sys
+import tempfile
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
@@ -11,7 +13,7 @@ import pytest
 
 from command import Command
 from sdxs.common.checkpoint.find import Checkpoint
-from sdxs.common.errors import BackendError
+from sdxs.common.errors import BackendError, SdxsWarning
 from sdxs.common.testing.random_checkpoint import architecture, tiny, write_checkpoint
 from sdxs.coreml_backend import cache, doctor, prepare
 from sdxs.coreml_backend.options import CoreMLOptions
@@ -218,3 +220,54 @@ def test_a_ctrl_c_that_a_library_swallows_still_ends_it(
     assert done.code == 130 and "interrupted; nothing half-built is left" in done.err
     assert left_in(weights) == []
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def build_something(partial: cache.Built) -> cache.Findings:
+    partial.package("frame").mkdir(parents=True)
+    (partial.package("frame") / "model").write_bytes(b"program")
+    return cache.Findings(0.0, 0.0)
+
+
+def test_where_the_weights_are_read_only_programs_go_to_the_users_cache(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (weights / "coreml").write_text("a file where the folder should be")
+    with pytest.warns(SdxsWarning, match="coreml cannot be written to.*SDXS_WEIGHTS"):
+        built = cache.find_or_build("demo", {"weights": ""}, "key", build_something)
+    assert built.folder == tmp_path / "cache" / "sdxs" / "coreml" / "demo-key" and built.news
+    again = cache.find_or_build("demo", {"weights": ""}, "key", build_something)
+    assert again.folder == built.folder and not again.news
+    assert [folder for folder, _ in cache.list_built()] == [built.folder]
+
+
+def test_where_nothing_but_the_temporary_folder_can_be_written_it_serves(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(weights / "coreml"))
+    (weights / "coreml").write_text("a file where the folder should be")
+    own = tmp_path / "temporary" / f"sdxs-{os.getuid()}"
+    with pytest.warns(SdxsWarning, match="coreml cannot be written to"):
+        built = cache.find_or_build("demo", {"weights": ""}, "key", build_something)
+    assert built.folder == own / "coreml" / "demo-key"
+    own.chmod(0o777)  # others could put programs there
+    with pytest.raises(BackendError, match="cannot be kept"):
+        cache.find_or_build("demo", {"weights": ""}, "key", build_something)
+
+
+def test_programs_of_another_user_that_cannot_be_read_are_built_elsewhere(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    theirs = cache.find_or_build("demo", {"weights": ""}, "key", build_something).folder
+
+    def denied(folder: Path) -> str:
+        if folder == theirs:
+            raise PermissionError(13, "Permission denied")
+        return ""
+
+    monkeypatch.setattr(cache, "find_damage", denied)
+    with pytest.warns(SdxsWarning, match="coreml cannot be written to"):
+        built = cache.find_or_build("demo", {"weights": ""}, "key", build_something)
+    assert built.folder.is_relative_to(tmp_path / "cache") and theirs.is_dir()

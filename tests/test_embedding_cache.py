@@ -109,6 +109,55 @@ def test_a_damaged_entry_is_named_ignored_and_made_again(
     assert len(encoded) == 2
 
 
+def _denied(*_: object, **__: object) -> None:
+    raise PermissionError(13, "Permission denied")
+
+
+def test_another_users_entry_is_left_and_the_prompt_encoded(
+    tiny_sdxs: Checkpoint, folder: Path, encoded: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = TextEncoder(tiny_sdxs).encode("a cat")
+    monkeypatch.setattr(embedding_cache, "safe_open", _denied)
+    monkeypatch.setattr(Path, "unlink", _denied)
+    monkeypatch.setattr(embedding_cache, "written_whole", _denied)
+    with pytest.warns(SdxsWarning, match="cannot be read .*Permission denied.*encoded again"):
+        np.testing.assert_array_equal(TextEncoder(tiny_sdxs).encode("a cat"), expected)
+    assert len(encoded) == 2 and len(entries(folder)) == 1
+
+
+def test_in_a_folder_that_cannot_be_looked_into_there_is_no_entry(
+    tiny_sdxs: Checkpoint, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = EmbeddingCache(tiny_sdxs)
+    cache.write("a cat", np.zeros((1, 77, 64), np.float32))
+    for name in ("lstat", "stat", "exists"):
+        monkeypatch.setattr(Path, name, _denied)
+    monkeypatch.setattr(embedding_cache, "safe_open", _denied)
+    assert cache.read("a cat") is None
+
+
+def test_a_folder_in_the_place_of_an_entry_is_passed_by(
+    tiny_sdxs: Checkpoint, folder: Path, encoded: list[int]
+) -> None:
+    expected = TextEncoder(tiny_sdxs).encode("a cat")
+    (entry,) = entries(folder)
+    entry.unlink()
+    (entry / "mine").mkdir(parents=True)
+    with pytest.warns(SdxsWarning, match="encoded again"):
+        np.testing.assert_array_equal(TextEncoder(tiny_sdxs).encode("a cat"), expected)
+    assert len(encoded) == 2 and (entry / "mine").is_dir()
+
+
+def test_what_a_killed_writer_left_goes(tiny_sdxs: Checkpoint, folder: Path) -> None:
+    cache = EmbeddingCache(tiny_sdxs)
+    left = cache._path("a cat").with_name(".left.00000000.partial.safetensors")
+    left.parent.mkdir(parents=True)
+    left.touch()
+    os.utime(left, ns=(1, 1))
+    cache.write("a dog", np.zeros((1, 77, 64), np.float32))
+    assert not left.exists() and len(entries(folder)) == 1
+
+
 def test_an_entry_under_another_texts_name_is_not_believed(
     tiny_sdxs: Checkpoint, folder: Path
 ) -> None:

@@ -5,7 +5,6 @@ imports real ones.
 """
 
 import collections
-import io
 import json
 import os
 import pickle
@@ -32,129 +31,17 @@ from sdxs.common.checkpoint.manifest import read_manifest
 from sdxs.common.checkpoint.tensors import sha256
 from sdxs.common.checkpoint.torch_import import import_torch, target_of
 from sdxs.common.errors import UsageError, WeightsError
-
-STORAGE = {
-    "float32": "FloatStorage",
-    "float16": "HalfStorage",
-    "int64": "LongStorage",
-    "uint16": "BFloat16Storage",
-}
-Tensors = dict[str, np.ndarray]
-
-
-class Global:
-    """Pickles as a bare name, whatever its module holds."""
-
-    def __init__(self, module: str, name: str) -> None:
-        self.module, self.name = module, name
-
-
-class Call:
-    """Pickles as a name that is called."""
-
-    def __init__(self, target: Global, *arguments: object) -> None:
-        self.target, self.arguments = target, arguments
-
-
-class Built:
-    """Pickles as a value whose state is set."""
-
-    def __init__(self, target: object, state: object) -> None:
-        self.target, self.state = target, state
-
-
-class Writer(pickle._Pickler):  # type: ignore[misc, name-defined]  # the Python one can be taught names that do not exist
-    """Writes names and calls of modules that are not installed, and storages as torch does."""
-
-    def save(self, value: object, save_persistent_id: bool = True) -> None:
-        if isinstance(value, Global):
-            self.write(b"c" + f"{value.module}\n{value.name}\n".encode())
-        elif isinstance(value, Call):
-            self.save(value.target)
-            self.save(value.arguments)
-            self.write(b"R")
-        elif isinstance(value, Built):
-            self.save(value.target)
-            self.save(value.state)
-            self.write(b"b")
-        elif isinstance(value, Stored):
-            self.save(value.reference)
-            self.write(b"Q")
-        else:
-            super().save(value, save_persistent_id)
-
-
-class Stored:
-    """A storage, which torch refers to from outside its pickle."""
-
-    def __init__(self, key: str, dtype: str, count: int, *view: object) -> None:
-        self.reference = ("storage", Global("torch", STORAGE[dtype]), key, "cpu", count, *view)
-
-
-def pickled(value: object, protocol: int = 2) -> bytes:
-    buffer = io.BytesIO()
-    Writer(buffer, protocol).dump(value)
-    return buffer.getvalue()
-
-
-def tensor(key: str, array: np.ndarray, *view: object, **changes: object) -> Call:
-    strides = tuple(stride // array.itemsize for stride in array.strides)
-    facts = {"offset": 0, "shape": array.shape, "strides": strides, "count": array.size} | changes
-    storage = Stored(key, array.dtype.name, facts["count"], *view)  # type: ignore[arg-type]
-    return Call(
-        Global("torch._utils", "_rebuild_tensor_v2"),
-        storage,
-        facts["offset"],
-        facts["shape"],
-        facts["strides"],
-        False,
-        Call(Global("collections", "OrderedDict")),
-    )
-
-
-def write_zip(
-    path: Path,
-    value: object,
-    arrays: dict[str, bytes],
-    protocol: int = 2,
-    compression: int = zipfile.ZIP_STORED,
-) -> Path:
-    with zipfile.ZipFile(path, "w", compression) as archive:
-        archive.writestr("archive/data.pkl", pickled(value, protocol))
-        archive.writestr("archive/byteorder", "little")
-        for key, content in arrays.items():
-            archive.writestr(f"archive/data/{key}", content)
-        archive.writestr("archive/version", "3\n")
-    return path
-
-
-def write_legacy(path: Path, tensors: Tensors) -> Path:
-    """torch.save before 1.6, or with _use_new_zipfile_serialization=False."""
-    keys = [str(i) for i in range(len(tensors))]
-    parts = [
-        0x1950A86A20F9469CFC6C,
-        1001,
-        {"protocol_version": 1001, "little_endian": True, "type_sizes": {"int": 4}},
-        {
-            name: tensor(key, array, None)
-            for key, (name, array) in zip(keys, tensors.items(), strict=True)
-        },
-        keys,
-    ]
-    storages = b"".join(
-        struct.pack("<q", array.size) + array.tobytes() for array in tensors.values()
-    )
-    path.write_bytes(b"".join(map(pickled, parts)) + storages)
-    return path
-
-
-def write_torch(path: Path, tensors: Tensors) -> Path:
-    """torch.save today."""
-    path.parent.mkdir(exist_ok=True)
-    state = {name: tensor(str(i), array) for i, (name, array) in enumerate(tensors.items())}
-    return write_zip(
-        path, state, {str(i): array.tobytes() for i, array in enumerate(tensors.values())}
-    )
+from sdxs.common.testing.pickles import (
+    Built,
+    Call,
+    Global,
+    Tensors,
+    pickled,
+    tensor,
+    write_legacy,
+    write_torch,
+    write_zip,
+)
 
 
 def draw() -> Tensors:

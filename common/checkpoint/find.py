@@ -17,6 +17,7 @@ from .config.text_encoder import CLIPTextConfig
 from .config.unet import UNetConfig
 from .config.vae import VAEConfig, read_vae_config
 from .control import ControlNet
+from .frame_sizes import check_memory, check_multiple
 from .layout import text_encoder_layout, unet_layout, vae_layout
 from .manifest import SUMS, verify_hashes
 from .registry import ENTRIES, Entry, entry
@@ -76,29 +77,13 @@ class Checkpoint:
             frame=self.frame.at(strength, steps, self.scheduler.num_train_timesteps, self.name),
         )
 
-    def check_size(self, size: Size) -> None:
-        """Raise UsageError unless the networks accept a frame of this size."""
-        given, multiple = FrameSize.of(size), self.size_multiple
-        nearest = FrameSize(*(_nearest(side, multiple) for side in (given.width, given.height)))
-        if nearest == given:
-            return
-        if given.square:
-            raise UsageError(
-                f"--size {given}: {self.name} needs a multiple of {multiple}; the nearest is "
-                f"{nearest}"
-            )
-        wrong = [
-            f"{what} {side} (the nearest is {valid})"
-            for what, side, valid in (
-                ("width", given.width, nearest.width),
-                ("height", given.height, nearest.height),
-            )
-            if side != valid
-        ]
-        raise UsageError(
-            f"--size {given}: {self.name} needs a multiple of {multiple} on both sides, and not "
-            f"{' and '.join(wrong)}; use --size {nearest}"
-        )
+    def check_size(self, size: Size, value_bytes: int = 2) -> None:
+        """Raise UsageError unless the networks accept a frame of this size and memory can hold it.
+
+        value_bytes: of one number in the networks.
+        """
+        check_multiple(self.name, FrameSize.of(size), self.size_multiple)
+        check_memory(self.name, self.unet, self.vae, FrameSize.of(size), value_bytes)
 
     def verify(self) -> None:
         """Check the name, shape and dtype of every tensor, then hashes. Raises WeightsError.
@@ -147,11 +132,6 @@ class Checkpoint:
             if any(k.startswith(TEXT_PREFIX) for k in read_header(self.text_encoder_weights))
             else ""
         )
-
-
-def _nearest(side: int, multiple: int) -> int:
-    """Return the multiple nearest to a side in pixels, at least one."""
-    return max(multiple, round(side / multiple) * multiple)
 
 
 def open_checkpoint(

@@ -6,7 +6,6 @@ hub's hashes. Only a complete set moves to `weights/<name>/`, so an interrupted 
 incomplete checkpoint.
 """
 
-import contextlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +21,12 @@ from huggingface_hub.utils import build_hf_headers, get_session  # type: ignore[
 # The library has changed its HTTP client twice; this is the base error of each of them.
 from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled  # type: ignore[attr-defined]  # isort: skip
 
+<<<<<<< HEAD
 from ..errors import WeightsError, in_a_line, reason
+=======
+from ..errors import WeightsError, in_a_line
+from ..files import best_effort
+>>>>>>> main
 from .alone import writing
 from .manifest import add_files, read_manifest, record_key
 from .partial import (
@@ -105,7 +109,7 @@ def record_cached(known: Entry, folder: Path, manifest: Path, vae_folder: str = 
                 )
     if digests:
         # without a record the files are hashed at every start
-        with contextlib.suppress(OSError):
+        with best_effort():
             add_files(manifest, folder, known.repo, known.revision, digests)
 
 
@@ -128,7 +132,7 @@ def pull(known: Entry, weights: Path, vae_folder: str = "vae") -> Path:
         remote = _remote_files(known, vae_folder)
         digests = {file.path: _digest(folder / file.path, file.hash) for file in remote}
         if all(digests.values()):
-            with contextlib.suppress(OSError):  # a read-only checkpoint is as sound
+            with best_effort():  # a read-only checkpoint is as sound
                 add_files(manifest, folder, known.repo, known.revision, digests)
             return folder
         with writing(folder, manifest):

@@ -15,7 +15,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from ..errors import SdxsWarning, WeightsError, in_a_line, reason
+<<<<<<< HEAD
 from ..files import is_file, sweep_partials, user_cache, written_whole
+=======
+from ..files import best_effort, is_file, sweep_partials, user_cache, written_whole
+>>>>>>> main
 from ..locks import locked
 from .tensors import sha256, sha256_of_weights
 
@@ -180,8 +184,9 @@ def _remembered(path: Path) -> str:
     if time.time_ns() - now.mtime_ns > YOUNG_NS:
         present = {file: entry for file, entry in known.items() if is_file(Path(file))}
         content = json.dumps(present | {name: asdict(replace(now, sha256=found))}, indent=1)
-        with contextlib.suppress(OSError):
+        with best_effort():
             memory.parent.mkdir(parents=True, exist_ok=True)
+            sweep_partials(memory.parent, memory)
             _write_text(memory, content)
     return found
 
@@ -206,7 +211,7 @@ def verify_hashes(folder: Path, manifest: Path, rehash: bool = False) -> int:
             _compare(path, expected.sha256)
     if now != record.files:
         # sound files with new times; without a new record they are hashed every time
-        with contextlib.suppress(OSError):
+        with best_effort():
             _renew(manifest, record, now)
     return len(record.files)
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from ..backend.protocol import FrameParams
 from ..errors import SdxsError, SinkError, UsageError
-from ..files import write_whole
+from ..files import working_folder_is_gone, write_whole
 from ..io.inputs.keys import Keys
 from ..io.sheet import Sheet
 from ..io.sinks.window import Window
@@ -89,7 +89,7 @@ class Session:
         self._keys = Keys()
         self._smoothing = values.ema or SMOOTHING
         self._asked_for: list[Path] = []
-        self._folder = Path.cwd()
+        self._folder = Path() if working_folder_is_gone() else Path.cwd()
         self._shown_prompt = ""
         # Prompts that could not be encoded, each with the values before; from the encoder's thread.
         self._not_encoded: deque[tuple[str, LiveParameters]] = deque()

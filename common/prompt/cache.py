@@ -4,7 +4,6 @@ Each entry is one safetensors file, float32, written atomically and checked agai
 read. A damaged entry causes a warning and is encoded again.
 """
 
-import contextlib
 import hashlib
 import warnings
 from pathlib import Path
@@ -16,8 +15,8 @@ from safetensors.numpy import save_file
 from ..checkpoint.find import Checkpoint
 from ..checkpoint.manifest import remembered_sha256
 from ..checkpoint.tensors import sha256
-from ..errors import SdxsWarning
-from ..files import user_cache, written_whole
+from ..errors import SdxsWarning, in_a_line
+from ..files import best_effort, sweep_partials, user_cache, written_whole
 
 FORMAT = 1  # raised when the encoder's arithmetic changes
 MOST_ENTRIES = 500  # at 315 KB for the widest encoder
@@ -38,8 +37,6 @@ class EmbeddingCache:
         Deletes a damaged entry with a warning.
         """
         path = self._path(text)
-        if not path.exists():
-            return None
         try:
             with safe_open(path, framework="numpy") as file:
                 encoder_hidden_states = file.get_tensor("states")
@@ -51,21 +48,25 @@ class EmbeddingCache:
                 and stored.get("text") == _printable(text)
             ):
                 return np.asarray(encoder_hidden_states, np.float32)
-            trouble = "its content does not match its hash"
-        except (OSError, SafetensorError, ValueError) as error:
-            trouble = str(error)
-        warnings.warn(
-            f"{path}: damaged ({trouble}); the prompt is encoded again", SdxsWarning, stacklevel=2
-        )
-        path.unlink(missing_ok=True)
+            trouble = "damaged (its content does not match its hash)"
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            if not _is_there(path):
+                return None
+            trouble = f"cannot be read ({in_a_line(error)})"
+        except (SafetensorError, ValueError) as error:
+            trouble = f"damaged ({in_a_line(error)})"
+        warnings.warn(f"{path}: {trouble}; the prompt is encoded again", SdxsWarning, stacklevel=2)
+        with best_effort():
+            path.unlink()
         return None
 
     def write(self, text: str, encoder_hidden_states: np.ndarray) -> None:
         """Store the encoder_hidden_states of a text; skip it if the disk cannot be written."""
         path = self._path(text)
         label = {"text": _printable(text), "sha256": _digest(encoder_hidden_states)}
-        # a read-only or full disk costs time, not the session
-        with contextlib.suppress(OSError, SafetensorError):
+        with best_effort(SafetensorError):
             path.parent.mkdir(parents=True, exist_ok=True)
             with written_whole(path, 0o600) as partial:  # prompts are private
                 save_file({"states": encoder_hidden_states}, partial, label)
@@ -84,7 +85,9 @@ class EmbeddingCache:
             folder.glob("[0-9a-f]*.safetensors"), key=lambda path: path.stat().st_mtime_ns
         )
         for path in entries[: max(0, len(entries) - MOST_ENTRIES)]:
-            path.unlink(missing_ok=True)
+            with best_effort():
+                path.unlink()
+        sweep_partials(folder)
 
 
 def encoder_hash(checkpoint: Checkpoint) -> str:
@@ -97,6 +100,15 @@ def encoder_hash(checkpoint: Checkpoint) -> str:
         if path.is_file():
             digest.update(f"{path.name} {sha256(path)}".encode())
     return digest.hexdigest()
+
+
+def _is_there(path: Path) -> bool:
+    """Tell whether an entry is there; in a folder that cannot be looked into, there is none."""
+    try:
+        path.lstat()
+    except OSError:
+        return False
+    return True
 
 
 def _digest(encoder_hidden_states: np.ndarray) -> str:

@@ -14,6 +14,7 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 from ..checkpoint.config.fields import read_json
 from ..checkpoint.weights_file import refuse_pointer
 from ..errors import ConfigError, SdxsWarning, UsageError, reason
+from ..limits import shortage
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 CONTEXT_LENGTH = 77
@@ -48,7 +49,7 @@ class ClipTokenizer:
             ) from None
         except Exception as error:  # `tokenizers` raises bare Exception
             refuse_pointer(merges_file)
-            raise ConfigError(
+            raise shortage(error) or ConfigError(
                 f"{folder}: vocab.json and merges.txt do not fit together ({reason(error)}); pull "
                 "or copy both again, from one checkpoint"
             ) from None

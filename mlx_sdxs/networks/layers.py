@@ -7,6 +7,7 @@ import mlx.nn as nn
 
 from ...common.checkpoint.tensors import read_header
 from ...common.errors import WeightsError
+from ...common.limits import shortage
 from ..fast.ops import on_gpu, settle, silu
 
 
@@ -123,7 +124,7 @@ def load_weights(model: nn.Module, path: Path, dtype: mx.Dtype) -> None:
             raise WeightsError(
                 f"{path}: MLX opens no names that are not UTF-8; rename the file or its folder"
             ) from None
-        raise WeightsError(
+        raise shortage(error) or WeightsError(
             f"{path}: {error}; run `sdxs weights verify` or replace the file"
         ) from None
 

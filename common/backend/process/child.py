@@ -14,8 +14,8 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import connection, reduction, resource_tracker
 from multiprocessing.context import SpawnProcess
@@ -25,6 +25,9 @@ from typing import TypeVar
 
 from ... import errors
 from ...errors import BackendError
+from ...files import working_folder_is_gone
+from ...limits import shortage
+from ..home import Home
 
 CLOSE_TIMEOUT_S = 2.0
 LOOK_S = 0.25  # interval between checks of a child that has not answered
@@ -78,6 +81,7 @@ class Failure:
     @classmethod
     def of(cls, error: BaseException, process: str = BACKENDS) -> "Failure":
         trace = "".join(traceback.format_exception(error))
+        error = shortage(error) or error
         for kind in type(error).__mro__:
             if kind.__module__ == errors.__name__ and issubclass(kind, Exception):
                 return cls(kind, str(error), trace)
@@ -110,15 +114,16 @@ class Child:
         every `Reported`. process: what messages call the child.
         """
         self.death = ""
+        self._home = Home()
         self._called = process
         self._name = name
         self._watch = watch
         self._remedies = {**REMEDIES, **(remedies or {})}
         self._report = report
         context = multiprocessing.get_context("spawn")
-        # otherwise start() runs the tracker, which unblocks the signals again
-        resource_tracker.ensure_running()
         try:
+            # otherwise start() runs the tracker, which unblocks the signals again
+            resource_tracker.ensure_running()
             self._pipe, far_end = context.Pipe()
             self._process = context.Process(
                 target=serve, args=(far_end, *arguments), name=f"sdxs-{name}"
@@ -126,7 +131,8 @@ class Child:
             # The child inherits blocked signals: Ctrl-C cannot end it before it ignores SIGINT.
             held = signal.pthread_sigmask(signal.SIG_BLOCK, PARENTS_SIGNALS)
             try:
-                self._process.start()
+                with _somewhere():
+                    self._process.start()
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, held)
                 far_end.close()
@@ -141,6 +147,7 @@ class Child:
 
     def send(self, request: object) -> None:
         """Send a request that has no answer. Raises BackendError if the child is dead."""
+        self._home.check(self._name)
         if self.death:
             raise BackendError(self.death)
         try:
@@ -156,6 +163,7 @@ class Child:
 
         Raises the child's exception, or BackendError if the child died or did not answer in time.
         """
+        self._home.check(self._name)
         try:
             self.send(request)
         except BaseException:
@@ -199,8 +207,11 @@ class Child:
     def end(self, closing: object) -> list[object]:
         """Send a last request, end the process and return its remaining answers.
 
-        A child that hangs is killed after CLOSE_TIMEOUT_S.
+        A child that hangs is killed after CLOSE_TIMEOUT_S. In a fork of this process nothing
+        happens: the child is not of the fork.
         """
+        if not self._home.here:
+            return []
         said: list[object] = []
         deadline = time.monotonic() + CLOSE_TIMEOUT_S
         with suppress(OSError, EOFError):  # no more answers, or the child is already dead
@@ -320,3 +331,21 @@ def end_with(sentinel: int) -> None:
         signal.raise_signal(signal.SIGKILL)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+@contextmanager
+def _somewhere() -> Iterator[None]:
+    """Be in the root folder for a moment if the working folder has been removed.
+
+    multiprocessing asks for it at each start, and the end of a film needs a process.
+    """
+    if not working_folder_is_gone():
+        yield
+        return
+    here = os.open(".", os.O_RDONLY)
+    try:
+        os.chdir("/")
+        yield
+    finally:
+        os.fchdir(here)
+        os.close(here)

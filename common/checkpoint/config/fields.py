@@ -168,8 +168,8 @@ def in_json(value: object) -> str:
     """Return the name that JSON has for the kind of a value."""
     if value is None or isinstance(value, bool):
         return json.dumps(value)
-    kinds = ((list, "a list"), (dict, "an object"), (str, "a text"))
-    return next((name for kind, name in kinds if isinstance(value, kind)), "a number")
+    kinds: dict[type, str] = {list: "a list", dict: "an object", str: "a text"}
+    return kinds.get(type(value), "a number")
 
 
 def block_types(fields: Fields, key: str, known: Sequence[str], blocks: int) -> tuple[str, ...]:
