@@ -1,8 +1,4 @@
-<<<<<<< HEAD
-"""The hub's own client library, pointed at the hub of `common/testing/fake_hub.py`."""
-=======
 """The hub of `sdxs.common.testing.hub` in the place of the real one, for the length of a test."""
->>>>>>> main
 
 from pathlib import Path
 
@@ -11,11 +7,7 @@ import huggingface_hub.constants
 import pytest
 
 from sdxs.common.checkpoint.registry import ENTRIES, Entry
-<<<<<<< HEAD
-from sdxs.common.testing.fake_hub import FakeHub, Json, serve
-=======
 from sdxs.common.testing.hub import FakeHub, Json, serve
->>>>>>> main
 
 __all__ = ["FakeHub", "Json", "point_client_at", "register", "serve"]
 

@@ -21,12 +21,8 @@ from huggingface_hub.utils import build_hf_headers, get_session  # type: ignore[
 # The library has changed its HTTP client twice; this is the base error of each of them.
 from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled  # type: ignore[attr-defined]  # isort: skip
 
-<<<<<<< HEAD
 from ..errors import WeightsError, in_a_line, reason
-=======
-from ..errors import WeightsError, in_a_line
 from ..files import best_effort
->>>>>>> main
 from .alone import writing
 from .manifest import add_files, read_manifest, record_key
 from .partial import (

@@ -15,11 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from ..errors import SdxsWarning, WeightsError, in_a_line, reason
-<<<<<<< HEAD
-from ..files import is_file, sweep_partials, user_cache, written_whole
-=======
 from ..files import best_effort, is_file, sweep_partials, user_cache, written_whole
->>>>>>> main
 from ..locks import locked
 from .tensors import sha256, sha256_of_weights
 

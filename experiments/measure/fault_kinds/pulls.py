@@ -9,7 +9,7 @@ from pathlib import Path
 from random import Random
 
 from ....common.checkpoint.registry import Entry
-from ....common.testing.fake_hub import FakeHub, serve
+from ....common.testing.hub import FakeHub, serve
 from .command import How
 from .damage import write
 from .fault import ERROR, FINE, Case, Right, kind
