@@ -42,6 +42,9 @@ def test_an_error_in_one_line_with_a_remedy_is_survived(tmp_path: Path) -> None:
     starting = "Fatal Python error: init_import_site: x\nTraceback (most recent call last):\n"
     assert not wrong(tmp_path, ran(1, err=starting, sent=(2,)), Right((130,)))
     assert wrong(tmp_path, ran(1, err=starting), Right((130,)))
+    importing = "Traceback (most recent call last):\nKeyboardInterrupt\n"
+    assert not wrong(tmp_path, ran(-2, err=importing, sent=(2,)), Right((130,)))
+    assert wrong(tmp_path, ran(130, err=importing, sent=(2,)), Right((130,)))
 
 
 @pytest.mark.parametrize(

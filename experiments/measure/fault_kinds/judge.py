@@ -55,7 +55,7 @@ def complaints(ran: Ran, right: Right, folder: Path, before: Mapping[str, str]) 
     `fingerprints`.
     """
     after = fingerprints(folder)
-    if ran.sent and FAREWELL in ran.err:  # the signal came while Python started: its own affair
+    if _while_python_started(ran):  # its own affair, as in `interrupts`
         return _of_files(ran, right, folder, before, after)
     return [
         *_of_its_end(ran, right),
@@ -63,6 +63,12 @@ def complaints(ran: Ran, right: Right, folder: Path, before: Mapping[str, str]) 
         *_of_claims(ran, folder),
         *_of_files(ran, right, folder, before, after),
     ]
+
+
+def _while_python_started(ran: Ran) -> bool:
+    """Tell whether a signal came before the command could handle it, and ended Python."""
+    interrupted = ran.err.rstrip().endswith("KeyboardInterrupt") and ran.code == -2
+    return bool(ran.sent) and (FAREWELL in ran.err or interrupted)
 
 
 def _of_its_end(ran: Ran, right: Right) -> list[str]:
