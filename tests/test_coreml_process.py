@@ -102,6 +102,23 @@ def test_inputs_outlive_the_backend_and_serve_the_next(
     again.close()
 
 
+def test_a_runner_that_is_dropped_unclosed_gives_its_inputs_back(
+    demo: Checkpoint, on_macos: list[str]
+) -> None:
+    """Bug: arrays that live until the process ends were lost with it, and others made."""
+    backend = CoreMLBackend(demo, OPTIONS)
+    backend.load()
+    (runner,) = backend._sections[0].runs._runners  # type: ignore[union-attr]
+    addresses = {array.ctypes.data for array in runner._inputs.values()}
+    del runner, backend
+    gc.collect()
+    again = CoreMLBackend(demo, OPTIONS)
+    again.load()
+    (used,) = again._sections[0].runs._runners  # type: ignore[union-attr]
+    assert {array.ctypes.data for array in used._inputs.values()} == addresses
+    again.close()
+
+
 def test_two_runners_never_share_an_input(demo: Checkpoint, on_macos: list[str]) -> None:
     first, second = inputs.lend((1, 4)), inputs.lend((1, 4))
     first[...] = 7
@@ -116,6 +133,7 @@ def test_the_fake_bites_who_frees_an_input(
 ) -> None:
     """Bug: arrays lived as long as the model, and Core ML lets go of them a second later."""
     monkeypatch.setattr(inputs, "lend", lambda shape: np.zeros(shape, np.float32))
+    monkeypatch.setattr(inputs, "give_back", lambda arrays: None)
     monkeypatch.setattr(Runner, "close", lambda self: None)
     backend = CoreMLBackend(demo, OPTIONS)
     backend.load()

@@ -81,10 +81,11 @@ class Failure:
     @classmethod
     def of(cls, error: BaseException, process: str = BACKENDS) -> "Failure":
         trace = "".join(traceback.format_exception(error))
-        error = shortage(error) or error
         for kind in type(error).__mro__:
             if kind.__module__ == errors.__name__ and issubclass(kind, Exception):
-                return cls(kind, str(error), trace)
+                return cls(kind, str(shortage(error) or error), trace)
+        if ours := shortage(error):
+            return cls(BackendError, f"{process}: {ours}", trace)
         return cls(BackendError, f"{type(error).__name__} in {process}: {error}", trace)
 
     def raise_here(self, process: str = BACKENDS) -> None:
