@@ -147,7 +147,7 @@ class AtOnceOptions(Options):
 
 
 def rounds_of(kind: str, count: int, generator: np.random.Generator) -> Iterator[Round]:
-    """Do one kind of work; every second round has a kill, at a moment within the first's time."""
+    """Do one kind of work; every second round has a kill, within the time of the one before."""
     typical_s = 0.0
     for number in range(count):
         killed = "" if number % 2 == 0 else ("start", "trace")[number // 2 % 2]
@@ -156,7 +156,7 @@ def rounds_of(kind: str, count: int, generator: np.random.Generator) -> Iterator
         after_s = typical_s * share * (1.0 if killed == "start" else 0.3) if killed else 0.0
         with _fresh(kind) as work:
             done = one_round(work, killed, after_s, victim)
-        typical_s = typical_s or done.seconds
+        typical_s = typical_s if killed else done.seconds
         yield done
 
 
