@@ -287,6 +287,18 @@ def test_a_dead_encoder_is_one_line(tmp_path: Path) -> None:
     assert sink.written == [tmp_path / "a.mp4"] == list(tmp_path.iterdir())
 
 
+def test_an_encoder_that_died_before_its_first_picture_leaves_no_film(tmp_path: Path) -> None:
+    """Bug: a header alone was announced as written."""
+    sink = VideoFileSink(tmp_path / "a.mp4", 10)
+    sink.write(picture(0), 0)
+    assert sink._writer is not None
+    os.kill(sink._writer._child.pid, signal.SIGKILL)
+    with pytest.raises(SinkError, match=r"a\.mp4: its process was killed by signal 9") as caught:
+        sink.close()
+    assert "until then" not in str(caught.value)
+    assert sink.written == [] == list(tmp_path.iterdir())
+
+
 def test_memory_that_cannot_be_shared_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

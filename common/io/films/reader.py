@@ -11,7 +11,7 @@ import numpy as np
 
 from ...backend.process.child import Done, settle_in
 from ...backend.process.shared_frames import SLOTS
-from ...errors import SdxsError, SourceError, SourceLost
+from ...errors import SdxsError, SinkError, SourceError, SourceLost
 from .plan import Film, FilmFacts
 from .process import Order, child_of, received, refusal, sent, shared, shared_by_parent
 
@@ -29,6 +29,21 @@ class Picture:
     stamp_s: float | None
     errors: int
     cut_off: bool
+
+
+def plays(film: Film) -> bool:
+    """Tell whether a film has a picture that decodes; True where no process could look."""
+    try:
+        child = child_of(film.name, _serve_reader, film)
+        try:
+            received(child, SinkError, FilmFacts)
+        finally:
+            child.end(Order.CLOSE)
+    except SourceError:
+        return False
+    except SdxsError:
+        pass
+    return True
 
 
 class FilmReader:

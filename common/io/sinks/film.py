@@ -13,7 +13,8 @@ import numpy as np
 from ...errors import SdxsWarning, SinkError, UsageError
 from ...files import beside, check_writable, free_name
 from ..films.formats import CONTAINERS
-from ..films.plan import FilmPlan, Sound
+from ..films.plan import Film, FilmPlan, Sound
+from ..films.reader import plays
 from ..films.writer import FilmWriter
 
 DISK_CHECK_FRAMES = 30
@@ -155,10 +156,16 @@ class VideoFileSink:
             writer.close()
 
     def _rescued(self) -> Path | None:
-        """Give a recording whose process has died its name, or one beside an earlier film."""
-        if self._kept is None and self._partial.exists() and self._partial.stat().st_size:
-            self._kept = free_name(self._path)
-            self._partial.replace(self._kept)
+        """Give a recording whose process has died its name, or one beside an earlier film.
+
+        A process that died early leaves no picture; that is no film, and is removed.
+        """
+        if self._kept is None and self._partial.exists():
+            if plays(Film(str(self._partial), self._path.name, (0, 0, 0))):
+                self._kept = free_name(self._path)
+                self._partial.replace(self._kept)
+            else:
+                self._partial.unlink()
         return self._kept
 
     def _say_that_it_takes_time(self, _step: str, _done: float) -> None:

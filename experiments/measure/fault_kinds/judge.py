@@ -36,7 +36,7 @@ BARE = re.compile(
     r"^(\(|<|\w*(Error|Exception)\b[:(]|\[Errno)|object at 0x|NoneType|<class |\[Errno "
 )
 REMEDY = re.compile(
-    r"\b(use|add|get|measure|record|repair|name|drop|expected|delete|free|run|choose|pull|write|check|install|set|give|"
+    r"\b(use|add|get|measure|record|repair|rename|load|name|drop|expected|delete|free|run|choose|pull|write|check|install|set|give|"
     r"close|connect|see|try|copy|make|create|shorten|update|open|reinstall|raise|lower|export|"
     r"convert|download|replace|remove|move|save|start|wait|allow|expects?|accepts?|needs?|takes?|"
     r"known are|reads? up to|possible|end|stop|correct|quote|spell|repeat|type|again)\b",

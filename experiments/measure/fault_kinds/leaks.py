@@ -96,4 +96,4 @@ def _prompts(place: Place) -> None:
             grown = footprint_bytes(os.getpid()) - before
             place.demand(grown < MOST_GROWTH_BYTES, f"memory grew by {grown / 1e6:.1f} MB")
 
-    place.call(many, Right((FINE, USAGE), seconds=60))
+    place.call(many, Right((FINE, USAGE), seconds=120))

@@ -9,6 +9,7 @@ from random import Random
 from .command import How
 from .damage import write
 from .fault import ERROR, FINE, Case, Right, kind
+from .judge import whole
 from .media import BASE
 from .pickles import SOUND, packed
 from .place import Place
@@ -163,10 +164,8 @@ def _killed_session(place: Place, after_s: float, name: str) -> None:
 
 
 def _whole_folder(place: Place, name: str) -> bool:
-    from .judge import whole
-
-    folder = place.folder / name
-    return not folder.exists() or not whole(folder)
+    """Tell whether each picture of a folder, which may be empty, is whole."""
+    return not any(map(whole, (place.folder / name).glob("[!.]*")))
 
 
 def _killed_command(place: Place, given: tuple[str, ...], after_s: float) -> None:

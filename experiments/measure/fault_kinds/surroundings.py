@@ -157,7 +157,7 @@ def limits(draw: Random) -> Iterator[Case]:
             f"at most {mb} MB of addresses: {command}",
             partial(_limited, limit={"AS": mb << 20}, command=command),
         )
-    for size in ("16384", "65536", "262144x64"):
+    for size in ("16384", "65536", "16777216x64"):
         yield f"image --size {size}", partial(_large, size=size)
 
 
