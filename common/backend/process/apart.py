@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from importlib import import_module
 from multiprocessing import connection
 
-from .child import Child, Failure, Reported, forward_warnings, settle_in
+from .child import Child, forward_warnings, settle_in
+from .messages import Failure, Reported
 
 Report = Callable[[str, float], None]
 

@@ -11,11 +11,9 @@ import multiprocessing
 import os
 import signal
 import threading
-import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from multiprocessing import connection, reduction, resource_tracker
 from multiprocessing.context import SpawnProcess
 from multiprocessing.util import Finalize
@@ -28,12 +26,12 @@ from ...files import working_folder_is_gone
 from ...limits import shortage
 from ...patience import Patience
 from ..home import Home
+from .messages import BACKENDS, Failure, Reported, Warned
 from .starter import PARENTS_SIGNALS, die_with_starter, start_process
 
 CLOSE_TIMEOUT_S = 2.0
 LOOK_S = 0.25  # interval between checks of a child that has not answered
 START_AGAIN = "start the session again"
-BACKENDS = "the backend's process"
 REMEDIES: Mapping[int, str] = MappingProxyType(
     {
         signal.SIGKILL: "unless someone killed it, memory ran out: end other programs or take a "
@@ -42,56 +40,6 @@ REMEDIES: Mapping[int, str] = MappingProxyType(
 )
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Done:
-    """Answer to a request that returns nothing."""
-
-
-@dataclass(frozen=True, slots=True)
-class Warned:
-    """A warning sent to the parent; it may precede any answer."""
-
-    kind: type[Warning]
-    message: str
-    filename: str
-    line: int
-
-    def warn_here(self) -> None:
-        warnings.warn_explicit(self.message, self.kind, self.filename, self.line)
-
-
-@dataclass(frozen=True, slots=True)
-class Reported:
-    """Progress sent to the parent; it may precede any answer. done: share of the step, 0 to 1."""
-
-    step: str
-    done: float
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """An exception sent to the parent, as an `SdxsError`, with the child's traceback."""
-
-    kind: type[Exception]
-    message: str
-    trace: str
-
-    @classmethod
-    def of(cls, error: BaseException, process: str = BACKENDS) -> "Failure":
-        trace = "".join(traceback.format_exception(error))
-        for kind in type(error).__mro__:
-            if kind.__module__ == errors.__name__ and issubclass(kind, Exception):
-                return cls(kind, str(shortage(error) or error), trace)
-        if ours := shortage(error):
-            return cls(BackendError, f"{process}: {ours}", trace)
-        return cls(BackendError, f"{type(error).__name__} in {process}: {error}", trace)
-
-    def raise_here(self, process: str = BACKENDS) -> None:
-        error = self.kind(self.message)
-        error.add_note(f"in {process}:\n{self.trace}")
-        raise error
 
 
 class Child:

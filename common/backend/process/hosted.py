@@ -24,7 +24,8 @@ from .. import copies
 from ..description import Description
 from ..options import BackendOptions
 from ..protocol import Backend, FrameParams, MemoryUse, StageTimes
-from .child import CLOSE_TIMEOUT_S, Child, Done, Failure, Warned, forward_warnings, settle_in
+from .child import CLOSE_TIMEOUT_S, Child, forward_warnings, settle_in
+from .messages import Done, Failure, Warned
 from .shared_frames import SLOTS, Plane, SharedFrames
 
 __all__ = ["CLOSE_TIMEOUT_S", "HostedBackend"]

@@ -16,7 +16,8 @@ from typing import Self
 
 import numpy as np
 
-from ...backend.process.child import Child, Done, settle_in
+from ...backend.process.child import Child, settle_in
+from ...backend.process.messages import Done
 
 MOST_PROCESSES = 16
 ALL_BUFFERS_BYTES = 2**30  # of all processes together

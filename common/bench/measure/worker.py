@@ -12,7 +12,8 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from ...backend.process.child import Child, Failure, forward_warnings, settle_in
+from ...backend.process.child import Child, forward_warnings, settle_in
+from ...backend.process.messages import Failure
 from ...checkpoint.find import Checkpoint
 from .requests import Bench, Close, Entrant, Request
 

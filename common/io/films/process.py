@@ -6,7 +6,8 @@ from enum import Enum, auto
 from multiprocessing import connection, reduction
 from typing import TypeVar
 
-from ...backend.process.child import Child, Failure
+from ...backend.process.child import Child
+from ...backend.process.messages import Failure
 from ...backend.process.shared_frames import Plane, Planes, SharedFrames
 from ...errors import BackendError, SdxsError, SinkError, SourceError
 

@@ -9,7 +9,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from ...backend.process.child import Done, settle_in
+from ...backend.process.child import settle_in
+from ...backend.process.messages import Done
 from ...backend.process.shared_frames import SLOTS
 from ...errors import SdxsError, SinkError, SourceError, SourceLost
 from .plan import Film, FilmFacts

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from ...backend import copies
-from ...backend.process.child import Done, Failure, Reported, forward_warnings, settle_in
+from ...backend.process.child import forward_warnings, settle_in
+from ...backend.process.messages import Done, Failure, Reported
 from ...backend.process.shared_frames import SLOTS, SharedFrames
 from ...errors import SinkError
 from .plan import FilmPlan, Sound

@@ -1,7 +1,7 @@
 """Try faults in a process of its own: ids on stdin, outcomes as JSON lines on a descriptor.
 
-`python -m sdxs.experiments.measure.fault_kinds.worker SEED FOLDER DESCRIPTOR`. Calls of the API
-happen here; who kills this process at a limit loses nothing but the fault.
+`pool.py` starts it with a seed, a folder and the descriptor. Calls of the API happen here: who
+kills this process at a limit loses nothing but the fault.
 """
 
 import json
