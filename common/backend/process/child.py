@@ -219,7 +219,8 @@ def _kill(process: SpawnProcess) -> None:
     """End a child for good, also a stopped one, which no other signal ends."""
     process.kill()
     process.join()
-    process.close()
+    with suppress(ValueError):  # a thread that waits for an answer has just reaped it
+        process.close()
 
 
 # The child's side.
