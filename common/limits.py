@@ -7,6 +7,7 @@ the API ask it at their edge, so no code between has to.
 import errno
 import re
 import resource
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -113,3 +114,25 @@ def check_address_space(name: str, least: int) -> None:
             f"memory ran out: {name} needs {least / 1e9:.1f} GB of addresses and a limit leaves "
             f"{max(0, left) / 1e9:.1f}; raise the limit (ulimit -v)"
         )
+
+
+def check_threads(name: str, least: int) -> None:
+    """Raise ShortageError if fewer than `least` further threads can be started at once.
+
+    For code that ends the process where it gets none; it is tried. name: of what needs them.
+    """
+    over, started = threading.Event(), list[threading.Thread]()
+    try:
+        for _ in range(least):
+            thread = threading.Thread(target=over.wait, daemon=True)
+            thread.start()
+            started.append(thread)
+    except RuntimeError as error:
+        raise ShortageError(
+            f"no further thread can be started ({in_a_line(error)}): {name} needs {least}, there "
+            f"are {len(started)}; end other programs, or raise the limit (ulimit -u)"
+        ) from None
+    finally:
+        over.set()
+        for thread in started:
+            thread.join()

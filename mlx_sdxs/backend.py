@@ -28,7 +28,7 @@ from ..common.checkpoint.config.vae import TinyVAEConfig, VAEConfig
 from ..common.checkpoint.control import ControlNet
 from ..common.checkpoint.find import Checkpoint
 from ..common.errors import BackendError, PictureError, UsageError
-from ..common.limits import check_address_space, shortage
+from ..common.limits import check_address_space, check_threads, shortage
 from . import blas, streams
 from .fast import host_memory as residency
 from .fast.kernels import custom_kernels, use_kernels
@@ -52,6 +52,8 @@ MOST_LANES_BY_ITSELF = 4
 # For stacks and heaps of threads. MLX and OpenBLAS end the process where they get none: two lanes
 # did with 0.6 GB left by `ulimit -v`, and did not with 0.8.
 ADDRESSES, ADDRESSES_OF_LANE = 500_000_000, 200_000_000
+# Threads that a load starts on a CPU, in this process and in MLX, which aborts where it gets none.
+THREADS, THREADS_OF_LANE = 6, 2
 
 
 class MlxBackend:
@@ -91,6 +93,7 @@ class MlxBackend:
         self.close()
         checkpoint.verify()
         check_address_space("mlx", ADDRESSES + self.lanes * ADDRESSES_OF_LANE)
+        check_threads("mlx", THREADS + self.lanes * THREADS_OF_LANE)
         self._thread = threading.get_ident()
         streams.borrow()
         mx.set_cache_limit(self._cache_limit())

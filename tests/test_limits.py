@@ -275,3 +275,23 @@ def test_a_fork_is_refused_what_its_parent_loaded_and_the_parent_goes_on(
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_threads_are_counted_before_a_library_aborts_for_want_of_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before, left = threading.active_count(), [3]
+    begin = threading.Thread.start
+
+    def start(self: threading.Thread) -> None:
+        if not left[0]:
+            raise RuntimeError("can't start new thread")
+        left[0] -= 1
+        begin(self)
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    with pytest.raises(ShortageError, match="mlx needs 4, there are 3.*ulimit -u"):
+        limits.check_threads("mlx", 4)
+    left[0] = 4
+    limits.check_threads("mlx", 4)
+    assert threading.active_count() == before and not left[0]

@@ -6,7 +6,8 @@ the thread of a session ends before a backend that is kept for the next one.
 
 macOS has no such signal. There a child learns of its parent's end from a pipe, which it cannot
 while it is stopped. Stopped by Ctrl-Z and orphaned, it gets SIGHUP and SIGCONT from the system, as
-every stopped group does, and ends. Stopped by SIGSTOP alone it stays, and ends on SIGCONT.
+every stopped group does, and ends. Stopped by SIGSTOP alone it stays, and ends on SIGCONT. So does
+the resource tracker that Python's multiprocessing starts for itself, on Linux, too.
 """
 
 import ctypes
