@@ -12,9 +12,9 @@ from ..common.checkpoint.find import Checkpoint
 from ..common.errors import UsageError
 from ..common.picture.size import FrameSize, read_size
 from ..common.settings import setting
+from ..graphs.compression import Compression
+from ..graphs.ops import AttentionForm
 
-AttentionForm = Literal["sdpa", "matmul", "split_einsum"]
-Compression = Literal["float16", "int8", "palettize8", "palettize6", "palettize4", "palettize2"]
 InputForm = Literal["float32", "image"]
 Stage = Literal["frame", "controlled", "encode", "unet", "decode"]
 Runtime = Literal["coreml", "reference"]

@@ -1,1 +1,4 @@
-"""The networks in MIL, twins of `mlx_sdxs.networks`; keys are the checkpoint's."""
+"""The networks and the frame as graphs, written once for every format; keys are the checkpoint's.
+
+The twins of `mlx_sdxs.networks`. They know `common` only: a format implements `ops.Ops`.
+"""
