@@ -70,13 +70,14 @@ def main() -> None:
             err.print("interrupted")
     except TyperException as error:  # what it refuses itself: one line, too
         # Nothing is said where the help was shown instead.
-        if said := " ".join(error.format_message().split()):
-            err.print(f"[bold red]error:[/] {escape(said)}")
+        if said := " ".join(error.format_message().split()).removesuffix("."):
+            err.print(f"[bold red]error:[/] {escape(said)}; see `{_help_of(error)}`")
         code = error.exit_code
     except SystemExit as end:
         code = end.code
     except SdxsError as error:
-        err.print(f"[bold red]error:[/] {escape(str(error))}")
+        # a name may hold a line break
+        err.print(f"[bold red]error:[/] {escape(' '.join(str(error).splitlines()))}")
         for note in getattr(error, "__notes__", ()):
             err.print(escape(note), style="dim")
         code = error.exit_code
@@ -98,6 +99,12 @@ def main() -> None:
         # way out.
         console.leave_at_once(code if isinstance(code, int) else 1)
     sys.exit(code)  # type: ignore[arg-type]
+
+
+def _help_of(error: TyperException) -> str:
+    """Return the command that shows the help of the one that was not understood."""
+    context = getattr(error, "ctx", None)
+    return f"{context.command_path if context else 'sdxs'} --help"
 
 
 def _interrupt(_number: int, _frame: object) -> None:

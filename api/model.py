@@ -53,6 +53,7 @@ class Model:
         self._drawn = np.empty(size.shape, np.uint8)
         self._prompt: str | None = None
         self._params: FrameParams | None = None
+        self._closed = False
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -84,6 +85,8 @@ class Model:
         of the last picture's latents. control_scale: by default 1 where the model was opened with
         a control. Raises SdxsError.
         """
+        if self._closed:
+            raise UsageError("the model is closed; open it again with `open_model`")
         prompt, seed, feedback, control_scale = _parameters(prompt, seed, feedback, control_scale)
         text_only = frame is None
         if text_only and not self.checkpoint.frame.noise_scale:
@@ -136,6 +139,7 @@ class Model:
 
     def close(self) -> None:
         """Free everything; calling it again does nothing."""
+        self._closed = True
         self.backend.close()
 
     def __enter__(self) -> Self:
@@ -213,6 +217,11 @@ def open_model(
         if not isinstance(value, str):
             raise UsageError(f"{option} {in_a_line(value)}: expected a text; see api.open_model")
     spec = spec_of(backend or default_backend())
+    if dtype != "auto" and not spec.obeys("dtype"):
+        raise UsageError(
+            f"--dtype {in_a_line(dtype)}: {spec.name} has no choice of precision; leave dtype "
+            "'auto', or name another backend"
+        )
     TABLE["edges"].check(edges)
     sized = None if size is None else FrameSize.from_json(_plain(size))
     chosen = ModelOptions(model, vae, sized, _plain(strength), _plain(steps), control)
@@ -222,6 +231,10 @@ def open_model(
     prepare(spec, checkpoint, options, report)
     renderer = make_backend(spec, checkpoint, options)
     encoder = TextEncoder(checkpoint)
-    renderer.load()
+    try:
+        renderer.load()
+    except BaseException:
+        renderer.close()
+        raise
     drawing = Edges(edges, frame, hysteresis=not still) if checkpoint.control else None
     return Model(checkpoint, renderer, frame, encoder, drawing)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..common.backend.spec import default_backend, spec_of
 from ..common.errors import SdxsWarning, SourceError, UsageError, in_a_line
-from ..common.files import is_file, is_folder
+from ..common.files import expanded, is_file, is_folder
 from ..common.picture.record import Still
 from ..common.picture.stored import StoredRecord
 from ..common.settings import parse_texts
@@ -97,7 +97,7 @@ def _placed(path: Path, still: Still, places: Places, origin: str) -> Still:
             f"{path}: was made with a checkpoint in a folder {model!r}, which is not here; name "
             "its place with --model"
         )
-    if control not in ("none", "sketch") and not is_folder(_expanded(control)):
+    if control not in ("none", "sketch") and not is_folder(expanded(control)):
         raise UsageError(
             f"{path}: was made with a ControlNet in a folder {control!r}, which is not here; name "
             "its place with --control"
@@ -112,13 +112,6 @@ def _placed(path: Path, still: Still, places: Places, origin: str) -> Still:
             )
         source = str(found)
     return replace(still, source=source, model=model, control=control)
-
-
-def _expanded(folder: str) -> Path:
-    try:
-        return Path(folder).expanduser()
-    except RuntimeError:  # of a user who is not here
-        return Path(folder)
 
 
 def _compare(path: Path, record: StoredRecord, made: Made) -> None:

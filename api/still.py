@@ -207,5 +207,6 @@ def stored_in(path: Path) -> tuple[StoredRecord, dict[str, object]]:
         ) from None
     except Damaged as error:
         raise SourceError(
-            f"{path}: its record is damaged ({error}); the picture cannot be repeated from it"
+            f"{path}: its record is damaged ({error}); the picture cannot be repeated from it; "
+            "take another copy of it"
         ) from None

@@ -12,6 +12,7 @@ from ..common.backend.assembly import ModelOptions
 from ..common.backend.spec import PEERS, spec_of, specs
 from ..common.bench.measure.effort import QUICK, WHOLE
 from ..common.errors import UsageError
+from ..common.files import expanded
 from ..common.live.parameters import LiveParameters
 from ..common.picture.size import FrameSize
 from ..common.settings import repeated, setting
@@ -120,7 +121,7 @@ def _refuse_overlaps(
     refuse_overlaps(
         [
             ("--show", written.show),
-            *(("--compare", path.expanduser()) for path in compared),
+            *(("--compare", expanded(path)) for path in compared),
             *ModelOptions(measured.model).reads(),
         ],
         [
@@ -137,7 +138,7 @@ def _compare(paths: tuple[Path, Path], across_machines: bool) -> None:
     from ..common.bench.model.compare import compare, cut_short
     from ..common.bench.show import table
 
-    first, second = (reports.read_report(path.expanduser()) for path in paths)
+    first, second = (reports.read_report(expanded(path)) for path in paths)
     found = compare(first, second, across_machines)
     out.print(table.changes(found, cut_short(first, second)))
 

@@ -20,6 +20,7 @@ from ..common.backend.process.hosted import HostedBackend
 from ..common.backend.protocol import Backend
 from ..common.backend.spec import BackendSpec, spec_of, specs
 from ..common.errors import SdxsWarning, UsageError
+from ..common.files import expanded
 from ..common.io.sinks.registry import names_a_folder
 from ..common.io.sources.permission import ask_for_camera
 from ..common.io.sources.registry import source_camera, source_path
@@ -82,6 +83,7 @@ def live(
     if more.compare:
         chosen.append(spec_of(more.compare, "--compare"))
     given.refuse_ignored(chosen)
+    _refuse_depth(given)
     refuse_negative(more.negative_prompt, model.model)
     prompts = (
         *given.all_texts("prompt"),
@@ -154,7 +156,7 @@ def _takes(sources: Sequence[str], session: SessionOptions, more: LiveOptions) -
             "--source names several files: --out names the folder for theirs, once; add --out "
             "folder/"
         )
-    takes, passed = takes_of(sources, Path(more.outs[0]).expanduser(), session.video_codec or "")
+    takes, passed = takes_of(sources, expanded(more.outs[0]), session.video_codec or "")
     if passed:
         err.print(escape(f"passed over: {', '.join(path.name for path in passed)}"), style="dim")
     return takes
@@ -183,6 +185,18 @@ def _refuse_contradictions(
         )
 
 
+def _refuse_depth(given: Given) -> None:
+    """Raise UsageError for more frames in flight than a session takes."""
+    from ..common.live.threads.pipeline import MOST_IN_FLIGHT
+
+    depth = given.value("depth") if "depth" in given else None
+    if isinstance(depth, int) and depth > MOST_IN_FLIGHT:
+        raise UsageError(
+            f"{given.settings['depth'].spelling} {depth}: a session has at most {MOST_IN_FLIGHT} "
+            f"frames in flight; use {MOST_IN_FLIGHT}, or `sdxs bench` for more"
+        )
+
+
 def _refuse_overlaps(
     source: str,
     files: SessionFiles,
@@ -197,7 +211,7 @@ def _refuse_overlaps(
         return
 
     prompts = more.prompts if more.prompts != "gallery" else None
-    listed = Path(prompts).expanduser() if prompts else None
+    listed = expanded(prompts) if prompts else None
     refuse_one_file_twice(source, files, [("--prompts", listed), *model.reads()])
 
 

@@ -41,12 +41,12 @@ class MacCheckOptions:
 def mac_check(asked: MacCheckOptions) -> None:
     """Ask a Mac what only a Mac can tell: parity, units, times, memory; attach the JSON."""
     from ..common.checkpoint.find import model_files
-    from ..common.files import Written, check_writable, refuse_overlaps
+    from ..common.files import Written, check_writable, expanded, refuse_overlaps
     from ..mac_check.questions import Plan
     from ..mac_check.stored import FIXTURES
     from ..mac_check.survey import survey
 
-    path = asked.json.expanduser()
+    path = expanded(asked.json)
     read = [("the checkpoint demo,", part) for part in model_files("demo")]
     refuse_overlaps([*read, ("the stored outputs,", FIXTURES)], [Written("--json", path)])
     check_writable(path, path.absolute().parent)

@@ -119,14 +119,14 @@ def weights_import(
     """Turn pickles into safetensors; only tensors are taken over, and nothing is run."""
     from ..common.checkpoint.find import weights_folder
     from ..common.checkpoint.torch_import import import_torch, target_of
-    from ..common.files import Written, refuse_overlaps
+    from ..common.files import Written, expanded, refuse_overlaps
 
     if asked.to and len(files) > 1:
         raise UsageError(
             f"--to {asked.to}: names one file, and {len(files)} are to be imported; import them "
             "one by one"
         )
-    sources = [file.expanduser() for file in files]
+    sources = [expanded(file) for file in files]
     targets = [asked.to or target_of(source) for source in sources]
     refuse_overlaps(
         [("FILES", source) for source in sources],

@@ -57,6 +57,12 @@ def in_a_line(value: object) -> str:
     return text if len(text) <= 200 else f"{text[:200]}..."
 
 
+def reason(error: BaseException) -> str:
+    """Return what an error of the system or of a library says, in a line."""
+    said = error.strerror if isinstance(error, OSError) else ""
+    return in_a_line(said or str(error) or type(error).__name__)
+
+
 def first_of(errors: list[BaseException]) -> BaseException:
     """Return the first error, with the later ones attached as notes."""
     first, *others = errors

@@ -1,18 +1,16 @@
-"""Write files atomically: under a temporary name first, then renamed; and lock what is written.
+"""Write files atomically: under a temporary name first, then renamed.
 
 `refuse_overlaps` is the one check that no command overwrites what it reads.
 """
 
 import errno
-import fcntl
 import hashlib
 import os
+import re
 import secrets
-import shutil
 import tempfile
-import time
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -20,9 +18,10 @@ from itertools import chain, count
 from pathlib import Path
 
 from .errors import SdxsError, SinkError, UsageError
+from .locks import mark_alive, remove_abandoned
 
-LOCK_LOOK_S = 0.25
 LONG_NAME, LONG_SUFFIX = 64, 16  # bytes
+_TOKEN = re.compile(r"(?<=\.)[0-9a-f]{8}(?=\.partial(\.[^.]*)?$)")
 
 
 def user_cache() -> Path:
@@ -60,14 +59,35 @@ def written_whole(path: Path, mode: int | None = None) -> Iterator[Path]:
     unchanged. The temporary name keeps the suffix: some writers choose a format by it.
     """
     partial = beside(path, f"{secrets.token_hex(4)}.partial")
-    partial.touch(0o666 if mode is None else mode, exist_ok=False)
+    # O_EXCL: a file or a link that is there is neither followed nor written to
+    descriptor = os.open(
+        partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666 if mode is None else mode
+    )
     try:
+        mark_alive(descriptor)
         yield partial
         if mode is not None:
             partial.chmod(mode)  # regardless of the umask
         partial.replace(path)
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink()
+        os.close(descriptor)
+
+
+def sweep_partials(folder: Path, target: Path | None = None) -> None:
+    """Remove what killed writers of `written_whole` have left in a folder; never raises.
+
+    target: sweep only what was to become this file; without it, the folder is one that only sdxs
+    writes. Files of living writers stay.
+    """
+    with suppress(OSError):
+        mark = f"{'0' * 8}.partial"
+        wanted = beside(target, mark).name if target else ""
+        for place in list(folder.iterdir()):
+            named, tokens = _TOKEN.subn("0" * 8, place.name)
+            if tokens and place.name.startswith(".") and named == (wanted or named):
+                remove_abandoned(place)
 
 
 def write_whole(path: Path, data: bytes, error: type[SdxsError] = SinkError) -> None:
@@ -136,6 +156,11 @@ def is_file(path: Path) -> bool:
         return path.is_file()
     except (OSError, ValueError):
         return False
+
+
+def expanded(path: str | Path) -> Path:
+    """Return a path with its `~` replaced; one of a user who is not here stays as it is."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111 - Path.expanduser raises there
 
 
 def _overwrites(written: Written, read: Path) -> bool:
@@ -234,53 +259,3 @@ def check_writable(path: Path, folder: Path) -> None:
             f"{path}: cannot be written to {folder} ({error.strerror}); create it or name another "
             "place"
         ) from None
-
-
-@contextmanager
-def locked(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
-    """Hold the lock file `path` against other processes and threads; it is removed at the end.
-
-    waiting: called once if another holds it; Ctrl-C ends the wait. The system releases the lock of
-    a process that dies. Raises OSError if the file cannot be created.
-    """
-    descriptor = _lock(path, waiting)
-    try:
-        yield
-    finally:
-        path.unlink(missing_ok=True)  # before the release: a waiting process looks for that
-        os.close(descriptor)
-
-
-def _lock(path: Path, waiting: Callable[[], None]) -> int:
-    """Return the descriptor of the locked file, which `path` still names."""
-    said = False
-    while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.samestat(os.fstat(descriptor), path.stat()):
-                return descriptor
-            os.close(descriptor)  # of a file that its last holder has removed
-        except FileNotFoundError:
-            os.close(descriptor)
-        except BlockingIOError:
-            os.close(descriptor)
-            if not said:
-                waiting()
-                said = True
-            time.sleep(LOCK_LOOK_S)
-        except BaseException:
-            os.close(descriptor)
-            raise
-
-
-def sweep(folder: Path, prefix: str) -> None:
-    """Remove the folders `<prefix><pid>-...` in `folder` whose process is gone."""
-    for place in folder.glob(f"{prefix}*"):
-        pid = place.name.removeprefix(prefix).partition("-")[0]
-        try:
-            os.kill(int(pid), 0)
-        except (ValueError, ProcessLookupError):
-            shutil.rmtree(place, ignore_errors=True)
-        except OSError:
-            continue  # a live process of another user

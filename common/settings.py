@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from .errors import UsageError, in_a_line
+from .files import expanded
 
 _KEY = "sdxs.setting"
 T = TypeVar("T")
@@ -121,7 +122,7 @@ class Setting:
         if self.kind is Path:
             if not text.strip():
                 raise UsageError(f"{where or self.spelling} is empty; name a file or a folder")
-            value = Path(text).expanduser()
+            value = expanded(text)
         try:
             if self.kind is bool:
                 value = {

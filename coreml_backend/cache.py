@@ -23,7 +23,8 @@ from ..common.checkpoint.find import Checkpoint, weights_folder
 from ..common.checkpoint.manifest import FileRecord, remembered_sha256
 from ..common.checkpoint.tensors import sha256
 from ..common.errors import BackendError
-from ..common.files import locked, sweep, written_whole
+from ..common.files import written_whole
+from ..common.locks import locked, sweep
 from ..common.system import macos_build
 from . import system_cache
 

@@ -17,7 +17,7 @@ import numpy as np
 SPARE_REFERENCES = 10_000
 
 _returned: defaultdict[tuple[int, ...], list[np.ndarray]] = defaultdict(list)
-_lock = threading.Lock()
+_lock = threading.RLock()  # a runner may be freed, and give back, within `lend`
 
 
 def lend(shape: tuple[int, ...]) -> np.ndarray:

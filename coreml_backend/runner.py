@@ -6,6 +6,7 @@
 import os
 import shutil
 import time
+import weakref
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -20,7 +21,7 @@ from ..common.backend.protocol import FrameParams
 from ..common.backend.schedule import seeded_noise
 from ..common.checkpoint.find import Checkpoint
 from ..common.errors import BackendError, PictureError, UsageError
-from ..common.files import sweep
+from ..common.locks import sweep
 from . import cache, inputs
 from .options import CoreMLOptions, Stage
 
@@ -70,6 +71,8 @@ class Runner:
             for name, shape in shapes.items()
             if not (self._image and name == "picture")
         }
+        # also without `close`: the arrays are never freed
+        self._give_back = weakref.finalize(self, inputs.give_back, list(self._inputs.values()))
         self._has_previous = False
         self._feedback = 0.0
         if self._image and options.runtime == "coreml":
@@ -106,8 +109,8 @@ class Runner:
     def close(self) -> None:
         """Release the model and return the inputs' arrays. The runner cannot be used again."""
         del self._model
-        inputs.give_back(self._inputs.values())
         self._inputs = {}
+        self._give_back()
 
     def run(self, given: np.ndarray, edges: np.ndarray | None = None) -> tuple[np.ndarray, int]:
         """Return the output of the stage for `given`, and the ns outside Core ML (0: unknown).

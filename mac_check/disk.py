@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..common.checkpoint.find import weights_folder
 from ..common.errors import SinkError
-from ..common.files import sweep
+from ..common.locks import sweep
 
 PREFIX = ".mac-check-"
 GB = 10**9

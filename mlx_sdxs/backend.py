@@ -28,7 +28,7 @@ from ..common.checkpoint.config.vae import TinyVAEConfig, VAEConfig
 from ..common.checkpoint.control import ControlNet
 from ..common.checkpoint.find import Checkpoint
 from ..common.errors import BackendError, PictureError, UsageError
-from . import blas
+from . import blas, streams
 from .fast import host_memory as residency
 from .fast.kernels import custom_kernels, use_kernels
 from .fast.ops import on_cuda, on_gpu, stepwise
@@ -84,8 +84,10 @@ class MlxBackend:
 
     def load(self) -> None:
         checkpoint, dtype = self._checkpoint, _DTYPES[self.dtype_name]
+        self.close()
         checkpoint.verify()
         self._thread = threading.get_ident()
+        streams.borrow()
         mx.set_cache_limit(self._cache_limit())
         unet = UNet2DConditionModel(checkpoint.unet)
         load_weights(unet, checkpoint.unet_weights, dtype)
@@ -307,6 +309,18 @@ class MlxBackend:
             return
         for lane in self._lanes:
             lane.close()
+        self._forget()
+        streams.give_back()
+
+    def __del__(self) -> None:
+        """Free a loaded model that nobody closed; its lanes end by themselves."""
+        if self.__dict__.get("_thread"):
+            owner = self._thread
+            self._forget()
+            if owner == threading.get_ident():
+                streams.give_back()
+
+    def _forget(self) -> None:
         self._frame, self._thread, self._lanes = None, 0, []
         self._in_flight.clear()
         self._last = None
@@ -314,9 +328,6 @@ class MlxBackend:
             self.__dict__.pop(name, None)
         mx.clear_cache()
         residency.forget()
-        # Without this a thread that used MLX mostly aborted the interpreter at exit.
-        if threading.current_thread() is not threading.main_thread():
-            mx.clear_streams()
 
     def _loaded_frame(self) -> Frame:
         if self._frame is None:
@@ -343,7 +354,7 @@ def load_controlnet(control: ControlNet, dtype: mx.Dtype) -> ControlNetModel:
     return model
 
 
-def _failed(error: Exception | None) -> str:
+def _failed(error: BaseException | None) -> str:
     return f"mlx: a frame failed ({error}); try a smaller --size, or close what else uses the GPU"
 
 

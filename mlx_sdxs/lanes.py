@@ -7,8 +7,10 @@ return in order. A lane can also batch waiting frames, because the small maps of
 multiprocessors of a GPU idle.
 """
 
+import atexit
 import queue
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +20,8 @@ import mlx.core as mx
 import numpy as np
 
 from ..common.backend import copies
+from ..common.errors import BackendError
+from . import streams
 from .fast import host_memory as residency
 
 Arrays: TypeAlias = mx.array | list[tuple[mx.array, mx.array]]
@@ -25,6 +29,7 @@ Arrays: TypeAlias = mx.array | list[tuple[mx.array, mx.array]]
 # [, edges, control scale] -> picture, x0, mean
 Render = Callable[..., tuple[mx.array, mx.array, mx.array]]
 JOIN_S = 5.0
+LOOK_S = 0.25  # interval between checks that the lane of a job still lives
 NO_PICTURE = np.empty(0, np.uint8)
 
 
@@ -49,13 +54,19 @@ class Job:
     rendered: np.ndarray | None = None
     x0: mx.array | None = None
     finite: bool = True
-    error: Exception | None = None
+    error: BaseException | None = None
     done: threading.Event = field(default_factory=threading.Event)
 
     @property
     def needed(self) -> "Job | None":
         """Return the frame before if this one mixes in its x0, else None."""
         return self.previous if self.feedback and not self.text_only else None
+
+    def fail(self, error: BaseException) -> None:
+        """End the job with an error, unless it has ended."""
+        if not self.done.is_set():
+            self.error, self.previous = error, None
+            self.done.set()
 
     def let_go(self) -> None:
         """Drop the pictures of a finished frame; its x0 stays for the next frame."""
@@ -73,6 +84,9 @@ class Job:
             and (self.edges is None) == (other.edges is None)
             and (self.control_scale, self.text_only) == (other.control_scale, other.text_only)
         )
+
+
+Jobs: TypeAlias = "queue.SimpleQueue[tuple[Job, ...] | None]"
 
 
 class Lane(Protocol):
@@ -100,7 +114,10 @@ def _start(render: Render, jobs: Sequence[Job], keep: bool) -> tuple[mx.array, m
 
 
 class LaneThread:
-    """A lane with a thread: renders jobs in order, up to `batch` waiting jobs at once."""
+    """A lane with a thread: renders jobs in order, up to `batch` waiting jobs at once.
+
+    The thread does not refer to the lane, and ends with it, closed or not.
+    """
 
     def __init__(
         self, number: int, make: Callable[[], list[Render]], batch: int = 1, keep: bool = False
@@ -110,50 +127,89 @@ class LaneThread:
         make: called in the thread; returns one render function, and with a ControlNet a second one
         for frames with edges. keep: keep pictures in host memory, see `fast.host_memory`.
         """
-        self._batch, self._keep = batch, keep
-        self._jobs: queue.SimpleQueue[tuple[Job, ...] | None] = queue.SimpleQueue()
+        self._jobs: Jobs = queue.SimpleQueue()
+        self._died_of: list[BaseException] = []
         self._thread = threading.Thread(
-            target=self._work, args=(make,), name=f"sdxs-mlx-{number}", daemon=True
+            target=_work,
+            args=(self._jobs, self._died_of, [make], batch, keep),
+            name=f"sdxs-mlx-{number}",
+            daemon=True,
         )
         self._thread.start()
+        weakref.finalize(self, self._jobs.put, None).atexit = False
+        _RUNNING[:] = [each for each in _RUNNING if each[0].is_alive()]
+        _RUNNING.append((self._thread, self._jobs))
 
     def submit(self, *jobs: Job) -> None:
         """Queue jobs; the jobs of one call are batched by `_at_once`."""
         self._jobs.put(jobs)
 
     def wait(self, job: Job) -> None:
-        """Wait until a job holds its picture or its error."""
-        job.done.wait()
+        """Wait until a job holds its picture or its error; a dead lane gives it an error."""
+        while not job.done.wait(LOOK_S):
+            if not self._thread.is_alive() and not job.done.is_set():
+                job.fail(next(iter(self._died_of), BackendError("its thread has ended")))
 
     def close(self) -> None:
         """End the thread after its queued jobs."""
         self._jobs.put(None)
         self._thread.join(JOIN_S)
 
-    def _work(self, make: Callable[[], list[Render]]) -> None:
-        renders, waiting, open_ = make(), deque[Job](), True
-        while waiting or open_:
-            while open_ and (not waiting or not self._jobs.empty()):
-                came = self._jobs.get()
-                open_ = came is not None
-                waiting.extend(came or ())
-                del came
-            if waiting:
-                jobs = [waiting.popleft() for _ in range(_at_once(waiting, self._batch))]
-                try:
-                    _render(renders[jobs[0].edges is not None], jobs, self._keep)
-                except Exception as error:  # `collect` raises it
-                    for job in jobs:
-                        job.error = error
-                finally:
-                    for job in jobs:
-                        job.previous = None  # or every frame would keep all earlier ones
-                        job.done.set()
-                    del job
-                del jobs
-        del renders
-        # Without this a thread that used MLX mostly aborted the interpreter at exit.
-        mx.clear_streams()
+
+_RUNNING: list[tuple[threading.Thread, Jobs]] = []
+
+
+@atexit.register
+def _end_all() -> None:
+    """End the threads of lanes that nobody closed: one that still runs would abort the exit."""
+    for _, jobs in _RUNNING:
+        jobs.put(None)
+    for thread, _ in _RUNNING:
+        thread.join(JOIN_S)
+
+
+def _work(
+    jobs: Jobs,
+    died_of: list[BaseException],
+    makes: list[Callable[[], list[Render]]],
+    batch: int,
+    keep: bool,
+) -> None:
+    """Render jobs until None comes. makes: one item, taken out, or the thread would keep it."""
+    waiting = deque[Job]()
+    try:
+        streams.borrow()
+        _serve(jobs, waiting, makes.pop()(), batch, keep)
+    except BaseException as error:  # `collect` raises it; nothing else could
+        died_of.append(error)
+        for job in waiting:
+            job.fail(error)
+    finally:
+        mx.clear_cache()  # of a model that was dropped this was the last reference
+        streams.give_back()
+
+
+def _serve(jobs: Jobs, waiting: deque[Job], renders: list[Render], batch: int, keep: bool) -> None:
+    open_ = True
+    while waiting or open_:
+        while open_ and (not waiting or not jobs.empty()):
+            came = jobs.get()
+            open_ = came is not None
+            waiting.extend(came or ())
+            del came
+        if waiting:
+            now = [waiting.popleft() for _ in range(_at_once(waiting, batch))]
+            try:
+                _render(renders[now[0].edges is not None], now, keep)
+            except Exception as error:  # `collect` raises it
+                for job in now:
+                    job.error = error
+            finally:
+                for job in now:
+                    job.previous = None  # or every frame would keep all earlier ones
+                    job.done.set()
+                del job
+            del now
 
 
 class CallersLane:

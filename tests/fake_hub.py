@@ -8,7 +8,7 @@ import hashlib
 import json
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
@@ -18,6 +18,8 @@ import huggingface_hub.constants
 import pytest
 
 from sdxs.common.checkpoint.registry import ENTRIES, Entry
+
+MOST_SENT = 1 << 30  # an endless answer ends here if nobody hangs up
 
 Json = dict[str, "str | int | Json"]
 
@@ -39,6 +41,8 @@ class FakeHub:
         # Files whose stored bytes are not what the hub says they are.
         self.damaged: set[str] = set()
         self.cut: dict[str, int] = {}  # file -> bytes sent before the connection breaks, once
+        self.endless: set[str] = set()  # files that are sent again and again, without a length
+        self.sent = 0  # bytes of them
         self.down_after_cut = False  # and nothing is served from then on
         self.requests: list[tuple[str, str, int]] = []  # method, path, first byte asked for
         self.authorizations: list[tuple[str, str]] = []  # path, Authorization header
@@ -130,6 +134,9 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
             if name in hub.damaged:
                 content = content[:-1] + bytes([content[-1] ^ 1])
             start = 0 if hub.ignore_range else hub.requests[-1][2]
+            if name in hub.endless:
+                self.send_without_end(content)
+                return
             self.send_response(206 if start else 200)
             if start:
                 self.send_header(
@@ -143,6 +150,14 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
                 hub.refuse_files = 503 if hub.down_after_cut else 0
             else:
                 self.wfile.write(content[start:])
+
+        def send_without_end(self, content: bytes) -> None:
+            self.send_response(200)
+            self.send_header("Connection", "close")
+            self.end_headers()
+            with suppress(ConnectionError):
+                while hub.sent < MOST_SENT:
+                    hub.sent += self.wfile.write(content)
 
         def answer(self, status: int, body: bytes, kind: str = "text/plain") -> None:
             self.send_response(status)

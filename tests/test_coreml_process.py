@@ -26,7 +26,7 @@ from fake_coreml import StrictModel, WarningModel, releases
 from sdxs.common.backend.process.apart import run_apart
 from sdxs.common.checkpoint.find import Checkpoint
 from sdxs.common.errors import BackendError, SdxsWarning
-from sdxs.common.files import locked
+from sdxs.common.locks import locked
 from sdxs.coreml_backend import cache, inputs, options, prepare, system_cache
 from sdxs.coreml_backend.backend import CoreMLBackend
 from sdxs.coreml_backend.instrument import open_model, write_copy

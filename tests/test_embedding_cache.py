@@ -145,3 +145,47 @@ def test_the_oldest_entries_go(
         os.utime(cache._path(f"prompt {number}"), ns=(number, number))
     assert len(entries(folder)) == 3
     assert cache.read("prompt 0") is None and cache.read("prompt 4") is not None
+
+
+def held(encoder: TextEncoder) -> int:
+    return sum(array.nbytes for array in encoder._recent._kept.values())
+
+
+def test_what_is_kept_in_memory_is_bounded_and_the_latest(
+    tiny_sdxs: Checkpoint, folder: Path, encoded: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bug: 2,000 prompts at width 1024 held 0.6 GB."""
+    encoder = TextEncoder(tiny_sdxs)
+    each = encoder.encode("prompt 0").nbytes
+    monkeypatch.setattr(text_encoder, "MOST_BYTES", 3 * each)
+    reads: list[str] = []
+    read = EmbeddingCache.read
+    monkeypatch.setattr(
+        EmbeddingCache, "read", lambda self, text: reads.append(text) or read(self, text)
+    )
+    for number in range(1, 8):
+        encoder.encode(f"prompt {number}")
+        encoder.encode("prompt 0")  # in use: stays
+        assert held(encoder) <= 3 * each and encoder._recent._bytes == held(encoder)
+    assert reads == [f"prompt {number}" for number in range(1, 8)]
+    encoder.encode("prompt 1")  # gone from memory, not from disk
+    assert len(encoded) == 8
+
+
+def test_the_texts_of_one_blend_stay_together_however_many(
+    tiny_sdxs: Checkpoint, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A blend whose weights change with every frame must not read the disk for each."""
+    encoder = TextEncoder(tiny_sdxs)
+    monkeypatch.setattr(text_encoder, "MOST_BYTES", 2 * encoder.encode("something").nbytes)
+    reads: list[str] = []
+    read = EmbeddingCache.read
+    monkeypatch.setattr(
+        EmbeddingCache, "read", lambda self, text: reads.append(text) or read(self, text)
+    )
+    for weight in range(1, 5):
+        encoder.encode(" and ".join(f"(part {n}:{weight + n})" for n in range(6)))
+    assert reads == [f"part {n}" for n in range(6)]
+    encoder.encode("something")
+    encoder.encode("else")
+    assert len(encoder._recent._kept) == 2

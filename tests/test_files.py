@@ -2,7 +2,10 @@
 
 import os
 import shutil
+import signal
 import stat
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +14,14 @@ import pytest
 from command import Command
 from sdxs.common import files
 from sdxs.common.errors import SinkError, UsageError, WeightsError
-from sdxs.common.files import Written, refuse_overlaps, write_whole, written_whole
+from sdxs.common.files import (
+    Written,
+    refuse_overlaps,
+    sweep_partials,
+    write_whole,
+    written_whole,
+)
+from sdxs.common.locks import locked
 from sdxs.experiments.options import parse
 from sdxs.experiments.parity.pictures import PicturesOptions
 
@@ -62,6 +72,110 @@ def test_the_mode_is_the_umasks_or_the_one_asked_for(
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == found
+
+
+def grown_old(path: Path) -> Path:
+    os.utime(path, ns=(1, 1))
+    return path
+
+
+def test_what_killed_writers_left_is_swept(tmp_path: Path) -> None:
+    whole, film = tmp_path / "hashes.json", tmp_path / "film.mp4"
+    left = files.beside(whole, "0a1b2c3d.partial")
+    left.write_bytes(b"half")
+    sweep_partials(tmp_path)
+    assert left.exists()  # it is young: its writer may not have marked it yet
+    grown_old(left)
+    kept = [whole, film, tmp_path / "0a1b2c3d.partial.json", tmp_path / ".x.0a1b.partial.json"]
+    kept.append(files.beside(film, "f00d.partial"))  # a recording, which can still be rescued
+    for path in kept:
+        path.touch()
+        grown_old(path)
+    sweep_partials(tmp_path, tmp_path / "manifest.json")
+    assert left.exists()  # it was to be another file
+    sweep_partials(tmp_path, whole)
+    assert sorted(tmp_path.iterdir()) == sorted(kept)
+
+
+def test_the_files_of_living_writers_are_not_swept(tmp_path: Path) -> None:
+    path = tmp_path / "hashes.json"
+    with written_whole(path) as partial:
+        partial.write_bytes(b"new")
+        grown_old(partial)
+        sweep_partials(tmp_path)
+        assert partial.exists()
+    assert path.read_bytes() == b"new"
+
+
+def test_the_file_of_a_killed_writer_is_swept(tmp_path: Path) -> None:
+    code = """
+import os, signal, sys
+from pathlib import Path
+from sdxs.common.files import written_whole
+with written_whole(Path(sys.argv[1])) as partial:
+    os.utime(partial, ns=(1, 1))
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    command = [sys.executable, "-c", code, str(tmp_path / ("a" * 240 + ".json"))]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    assert len(list(tmp_path.iterdir())) == 1
+    sweep_partials(tmp_path, tmp_path / ("a" * 240 + ".json"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_sweep_takes_only_plain_files_and_never_raises(tmp_path: Path) -> None:
+    (tmp_path / ".a.00000000.partial.json").mkdir()
+    (tmp_path / "mine").touch()
+    (tmp_path / ".b.00000000.partial.json").symlink_to(grown_old(tmp_path / "mine"))
+    before = sorted(tmp_path.iterdir())
+    for folder in (tmp_path, tmp_path / "absent", tmp_path / "mine"):
+        sweep_partials(folder)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_partial_file_is_not_written_through_a_link(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files.secrets, "token_hex", lambda _: "00000000")
+    (tmp_path / "mine").write_bytes(b"mine")
+    files.beside(tmp_path / "a.json", "00000000.partial").symlink_to("mine")
+    with pytest.raises(SinkError, match="File exists"):
+        write_whole(tmp_path / "a.json", b"new")
+    assert (tmp_path / "mine").read_bytes() == b"mine"
+
+
+def test_a_lock_that_cannot_be_removed_is_released_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(_: Path) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    path, waits = tmp_path / ".lock", list[bool]()
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", denied)
+        with locked(path, lambda: waits.append(True)) as waited:
+            assert not waited
+    assert path.exists()
+    with locked(path, lambda: waits.append(True)) as waited:
+        assert not waited
+    assert not waits and not path.exists()
+
+
+def test_a_lock_of_another_user_can_be_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its holder was killed, and left a file that we may only read."""
+    opened = os.open
+
+    def read_only(path: Path, flags: int, mode: int = 0o777) -> int:
+        if flags & os.O_RDWR:
+            raise PermissionError(13, "Permission denied")
+        return opened(path, flags, mode)
+
+    (tmp_path / ".lock").touch()
+    monkeypatch.setattr(os, "open", read_only)
+    with locked(tmp_path / ".lock", lambda: None) as waited:
+        assert not waited
 
 
 @pytest.mark.parametrize("error", [SinkError, WeightsError])

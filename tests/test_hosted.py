@@ -704,6 +704,15 @@ if "GIL" in sys.argv[1]:
     assert parent.end() == 0
 
 
+def test_a_backend_that_is_dropped_unclosed_ends_its_child() -> None:
+    """Bug: the handler for the exit kept the child of a dropped backend alive until then."""
+    backend = HostedBackend("fake", IDENTITY, None, BackendOptions(SIZE))
+    backend.load()
+    pid = backend.pid
+    del backend
+    assert not is_running(pid)
+
+
 def test_killed_child_is_reported_without_noise() -> None:
     parent = Parent(
         """

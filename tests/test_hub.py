@@ -2,26 +2,32 @@
 
 import errno
 import json
+import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import Queue
 from typing import NamedTuple
 
 import huggingface_hub
 import pytest
 from huggingface_hub import constants
 
+from sdxs.common.checkpoint import alone
 from sdxs.common.checkpoint import hub as hub_module
+from sdxs.common.checkpoint.alone import writing
 from sdxs.common.checkpoint.find import Checkpoint, find
 from sdxs.common.checkpoint.hub import cached_folder, pull, record_cached
 from sdxs.common.checkpoint.manifest import read_manifest
+from sdxs.common.checkpoint.partial import move
 from sdxs.common.checkpoint.registry import ENTRIES
 from sdxs.common.checkpoint.tensors import sha256
 from sdxs.common.errors import WeightsError
 
-from .fake_hub import FakeHub, point_client_at, register, serve
+from .fake_hub import FakeHub, Json, point_client_at, register, serve
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
 CHUNK = 1 << 14
@@ -166,6 +172,139 @@ def test_more_bytes_than_the_file_has_are_thrown_away(hub: FakeHub, weights: Pat
     grown.parent.mkdir(parents=True)
     grown.write_bytes(bytes(len(hub.files[UNET]) + 1))
     assert (pull(hub.known, weights) / UNET).read_bytes() == hub.files[UNET]
+
+
+def test_an_answer_without_end_is_left_soon_after_the_announced_size(
+    hub: FakeHub, weights: Path
+) -> None:
+    """An endless answer once wrote 1.76 GB."""
+    hub.endless = {UNET}
+    message = refusal(hub, weights)
+    assert f"more bytes came for {UNET} than the hub announced" in message and "proxy" in message
+    assert not list(weights.rglob("*.part"))
+    # what the sockets between hold, beside one chunk
+    assert hub.sent < len(hub.files[UNET]) + CHUNK + (32 << 20)
+    hub.endless = set()
+    assert (pull(hub.known, weights) / UNET).read_bytes() == hub.files[UNET]
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> "Queue[str]":
+    """What is said by those who wait for a lock, in whatever thread."""
+    said: Queue[str] = Queue()
+    monkeypatch.setattr(alone.warnings, "warn", lambda text, *_, **__: said.put(text))
+    return said
+
+
+def test_a_second_pull_waits_says_so_and_finds_the_work_done(
+    hub: FakeHub, weights: Path, waits: "Queue[str]", tiny_sdxs: Checkpoint
+) -> None:
+    """In 7 of 10 tries one of two said 'complete and verified' of a file twice as long."""
+    folder, manifest = weights / "test-model", weights / "manifest.json"
+    with ThreadPoolExecutor(1) as other:
+        with writing(folder, manifest):
+            pulled = other.submit(pull, hub.known, weights)
+            assert waits.get(timeout=30).startswith(f"another process writes {folder}; waiting")
+            for name in hub.known.files():  # what the first one does meanwhile
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                (folder / name).write_bytes(hub.files[name])
+        assert pulled.result(timeout=30) == folder
+    assert hub.downloads() == [] and waits.empty()
+    assert set(read_manifest(manifest)["test-model"].files) == set(hub.known.files())
+    assert sorted(p.name for p in weights.iterdir()) == ["manifest.json", "test-model"]
+
+
+def test_two_pulls_at_once_download_each_file_once(
+    hub: FakeHub, weights: Path, waits: "Queue[str]"
+) -> None:
+    with ThreadPoolExecutor(2) as both:
+        folders = [both.submit(pull, hub.known, weights) for _ in range(2)]
+        for folder in folders:
+            assert (folder.result(timeout=60) / UNET).read_bytes() == hub.files[UNET]
+    assert sorted(hub.downloads()) == sorted(hub.known.files())
+    find("test-model").verify()
+
+
+def test_what_a_killed_pull_has_locked_is_free(hub: FakeHub, weights: Path) -> None:
+    weights.mkdir()
+    (weights / ".test-model.lock").touch()
+    pull(hub.known, weights)
+    assert not (weights / ".test-model.lock").exists()
+
+
+def test_a_file_is_checked_as_it_lies_in_its_place(
+    hub: FakeHub, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def moved_and_doubled(source: Path, target: Path) -> None:
+        move(source, target)
+        (target / UNET).write_bytes(hub.files[UNET] * 2)
+
+    monkeypatch.setattr(hub_module, "move", moved_and_doubled)
+    with pytest.raises(WeightsError, match=f"{UNET}: is not what was downloaded"):
+        pull(hub.known, weights)
+    assert not (weights / "manifest.json").exists()
+
+
+def test_a_sound_checkpoint_in_a_read_only_place_is_sound(
+    hub: FakeHub, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(*_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    pull(hub.known, weights)
+    monkeypatch.setattr("sdxs.common.checkpoint.manifest.locked", denied)
+    monkeypatch.setattr(alone, "locked", denied)
+    assert pull(hub.known, weights) == weights / "test-model"
+    find("test-model").verify()
+    (weights / "test-model" / UNET).unlink()
+    with pytest.raises(WeightsError, match="Read-only file system"):
+        pull(hub.known, weights)
+
+
+@pytest.mark.parametrize(
+    ("linked", "hard"),
+    [*((name, False) for name in ("", "unet", f"{UNET}.part", UNET)), (f"{UNET}.part", True)],
+)
+def test_a_link_where_a_download_grows_is_not_followed(
+    linked: str, hard: bool, hub: FakeHub, weights: Path, tmp_path: Path
+) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "kept").write_bytes(b"mine")
+    place = weights / ".partial-test-model" / linked
+    place.parent.mkdir(parents=True)
+    if hard:
+        os.link(mine / "kept", place)
+    else:
+        place.symlink_to(mine / "kept" if linked.startswith(UNET) else mine)
+    message = refusal(hub, weights)
+    assert "a link, which is not followed; remove it" in message and str(place) in message
+    assert (mine / "kept").read_bytes() == b"mine" and len(list(mine.iterdir())) == 1
+    assert hub.downloads() == []
+
+
+def test_a_link_in_the_place_of_the_lock_is_not_followed(
+    hub: FakeHub, weights: Path, tmp_path: Path
+) -> None:
+    weights.mkdir()
+    (weights / ".test-model.lock").symlink_to(tmp_path / "mine")
+    assert "symbolic links" in refusal(hub, weights)
+    assert not (tmp_path / "mine").exists()
+
+
+@pytest.mark.parametrize(("size", "hash"), [(-1, "f" * 64), ("9", "f" * 64), (9, "fff"), (9, 7)])
+def test_what_is_no_size_and_hash_is_refused(
+    size: object, hash: object, hub: FakeHub, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    describe = hub.describe
+
+    def strange(name: str) -> Json:
+        lfs = {"oid": hash, "size": size, "pointerSize": 130}
+        return describe(name) | ({"size": size, "lfs": lfs} if name == UNET else {})  # type: ignore[return-value]
+
+    monkeypatch.setattr(hub, "describe", strange)
+    assert "is no size and hash" in refusal(hub, weights)
+    assert hub.downloads() == []
 
 
 def test_a_file_missing_in_the_repository_is_named(hub: FakeHub, weights: Path) -> None:

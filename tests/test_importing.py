@@ -12,22 +12,26 @@ import pickle
 import pickletools
 import stat
 import struct
+import tracemalloc
 import zipfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import Queue
 
 import numpy as np
 import pytest
-from safetensors import safe_open
+from safetensors import TensorSpec, safe_open, serialize_file
 from safetensors.numpy import load_file
 
 from command import Command
-from sdxs.common.checkpoint import torch_file, torch_pickle
+from sdxs.common.checkpoint import alone, torch_file, torch_pickle
+from sdxs.common.checkpoint.alone import writing
 from sdxs.common.checkpoint.find import open_checkpoint
 from sdxs.common.checkpoint.manifest import read_manifest
 from sdxs.common.checkpoint.tensors import sha256
 from sdxs.common.checkpoint.torch_import import import_torch, target_of
-from sdxs.common.errors import WeightsError
+from sdxs.common.errors import UsageError, WeightsError
 
 STORAGE = {
     "float32": "FloatStorage",
@@ -146,6 +150,7 @@ def write_legacy(path: Path, tensors: Tensors) -> Path:
 
 def write_torch(path: Path, tensors: Tensors) -> Path:
     """torch.save today."""
+    path.parent.mkdir(exist_ok=True)
     state = {name: tensor(str(i), array) for i, (name, array) in enumerate(tensors.items())}
     return write_zip(
         path, state, {str(i): array.tobytes() for i, array in enumerate(tensors.values())}
@@ -244,6 +249,185 @@ def test_both_hashes_are_recorded_and_verified(
     weights.write_bytes(content)
     with pytest.raises(WeightsError, match="sha256 is"):
         open_checkpoint(tiny_folder).verify()
+
+
+def test_the_tensors_lie_as_safetensors_itself_lays_them(tmp_path: Path) -> None:
+    arrays = draw() | {"bits": np.array([1, 2], np.uint16), "a": np.ones(2, np.float32)}
+    dtypes = {name: "bfloat16" if name == "bits" else a.dtype.name for name, a in arrays.items()}
+    specs = {
+        name: TensorSpec(
+            dtype=dtypes[name], shape=a.shape, data_ptr=a.ctypes.data, data_len=a.nbytes
+        )
+        for name, a in arrays.items()
+    }
+    source = write_torch(tmp_path / "m.bin", arrays)
+    metadata = {"format": "pt", "source_sha256": sha256(source)}
+    serialize_file(specs, tmp_path / "expected.safetensors", metadata)
+    import_torch(source, target_of(source), tmp_path / "manifest.json")
+
+    def parts(path: Path) -> tuple[dict[str, object], list[str], bytes]:
+        content = path.read_bytes()
+        length = int.from_bytes(content[:8], "little")
+        header = json.loads(content[8 : 8 + length])
+        return header, [name for name in header if name != "__metadata__"], content[8 + length :]
+
+    assert parts(tmp_path / "m.safetensors") == parts(tmp_path / "expected.safetensors")
+
+
+def test_many_views_of_one_storage_take_its_memory_once(tmp_path: Path) -> None:
+    """500 views of 32 MB once asked for 16 GB."""
+    base = np.arange(1 << 20, dtype=np.float32)
+    state = {
+        f"v{i}": tensor("0", base, offset=i, shape=(1000,), strides=(1000 if i else 0,))
+        for i in range(200)
+    }
+    source = write_zip(tmp_path / "m.pt", state, {"0": base.tobytes()})
+    tracemalloc.start()
+    try:
+        found = import_torch(source, target_of(source), tmp_path / "manifest.json")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert found.tensors == 200 and peak < 3 * source.stat().st_size
+    tensors = load_file(found.path)
+    np.testing.assert_array_equal(tensors["v0"], np.zeros(1000))
+    np.testing.assert_array_equal(tensors["v7"], np.arange(7, 1_000_000, 1000))
+
+
+def test_a_second_import_waits_and_finds_the_work_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: Queue[str] = Queue()
+    monkeypatch.setattr(alone.warnings, "warn", lambda text, *_, **__: said.put(text))
+    source, manifest = write_torch(tmp_path / "a" / "m.bin", draw()), tmp_path / "manifest.json"
+    other = write_torch(tmp_path / "a" / "other.bin", {"a": ARRAY})
+    target = target_of(source)
+    first = import_torch(source, target, manifest)
+    record, content, times = manifest.read_bytes(), target.read_bytes(), target.stat().st_mtime_ns
+    for wanted in (source, other):
+        target.unlink()
+        manifest.unlink()
+        with ThreadPoolExecutor(1) as second:
+            with writing(target.parent, manifest):
+                done = second.submit(import_torch, wanted, target, manifest)
+                assert "another process writes" in said.get(timeout=30)
+                manifest.write_bytes(record)  # what the first one does meanwhile
+                target.write_bytes(content)
+                os.utime(target, ns=(times, times))
+            if wanted == source:
+                assert done.result(timeout=30) == first
+                assert target.stat().st_mtime_ns == times  # it was not written again
+            else:
+                with pytest.raises(UsageError, match="exists already"):
+                    done.result(timeout=30)
+    assert said.empty()
+
+
+def test_an_imported_file_is_checked_as_it_lies_in_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write_torch(tmp_path / "m.bin", draw())
+    replace = Path.replace
+
+    def meanwhile(self: Path, target: Path) -> Path:
+        if target.suffix == ".safetensors":
+            self.write_bytes(self.read_bytes() * 2)
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", meanwhile)
+    with pytest.raises(WeightsError, match="is not what was written"):
+        import_torch(source, target_of(source), tmp_path / "manifest.json")
+    assert not (tmp_path / "manifest.json").exists()
+
+
+@pytest.mark.parametrize("name", ["__metadata__", "\udcff"])
+def test_a_name_that_safetensors_cannot_hold_is_refused(name: str, tmp_path: Path) -> None:
+    source = write_zip(tmp_path / "m.pt", {name: tensor("0", ARRAY)}, {"0": ARRAY.tobytes()})
+    with pytest.raises(WeightsError, match="is no name that safetensors can hold"):
+        import_torch(source, target_of(source), tmp_path / "manifest.json")
+    assert [path.name for path in tmp_path.iterdir()] == ["m.pt"]
+
+
+LOCAL, CENTRAL = b"PK\x03\x04", b"PK\x01\x02"
+
+
+def patched(content: bytes, offset: int, value: bytes) -> bytes:
+    """Change a field of every entry, in the zip's two lists. offset: in the local one."""
+    made = bytearray(content)
+    for mark, start in ((LOCAL, offset), (CENTRAL, offset + 2)):
+        place = made.find(mark)
+        while place >= 0:
+            made[place + start : place + start + len(value)] = value
+            place = made.find(mark, place + 4)
+    return bytes(made)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: patched(content, 6, b"\x01\x00"),
+        lambda content: patched(content, 6, b"\x41\x20"),
+        lambda content: patched(content, 6, b"\xff\xff"),
+        lambda content: patched(content, 4, b"\x63\x00"),
+        lambda content: patched(content, 6, b"\x00\x08").replace(b"data.pkl", b"dat\xff.pkl"),
+        lambda content: content.replace(b"archive/data/0", b"archive/\xff\xfe\x00\n/0"),
+        lambda content: patched(content, 18, b"\xff" * 8),
+        lambda content: patched(content, 26, b"\xff\xff"),
+        lambda content: content.replace(b"PK\x05\x06", b"PK\x05\x06" + b"\xff" * 16),
+    ],
+    ids=[
+        "encrypted",
+        "strongly encrypted",
+        "all flags",
+        "version 99",
+        "a name that is not UTF-8",
+        "a name with a line break",
+        "sizes of 4 GB",
+        "long names",
+        "an end beyond the end",
+    ],
+)
+def test_a_strange_zip_is_refused_in_one_line(
+    damage: Callable[[bytes], bytes], tmp_path: Path
+) -> None:
+    source = write_torch(tmp_path / "m.bin", draw())
+    source.write_bytes(damage(source.read_bytes()))
+    with pytest.raises(WeightsError) as caught:
+        import_torch(source, target_of(source), tmp_path / "manifest.json")
+    assert str(source) in str(caught.value) and "\n" not in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["m.bin"]
+
+
+@pytest.mark.parametrize(
+    ("shape", "strides"),
+    [
+        ((0, 1 << 47, 1 << 47), (1, 1, 1)),
+        ((1 << 47, 0), (1 << 47, 1 << 47)),
+        ((1 << 47,) * 8, (0,) * 8),
+        ((0,) * 8, (1 << 47,) * 8),
+        ((1 << 40,), (0,)),
+    ],
+)
+def test_an_absurd_shape_is_imported_or_refused_in_one_line(
+    shape: tuple[int, ...], strides: tuple[int, ...], tmp_path: Path
+) -> None:
+    state = {"a": tensor("0", ARRAY, shape=shape, strides=strides)}
+    source = write_zip(tmp_path / "m.pt", state, {"0": ARRAY.tobytes()})
+    try:
+        done = import_torch(source, target_of(source), tmp_path / "manifest.json")
+    except WeightsError as error:
+        assert str(tmp_path / "m") in str(error) and "\n" not in str(error)
+        assert [path.name for path in tmp_path.iterdir()] == ["m.pt"]
+    else:
+        assert 0 in shape and done.tensors == 1
+
+
+def test_a_folder_that_is_missing_is_one_line(tmp_path: Path) -> None:
+    source = write_torch(tmp_path / "m.bin", draw())
+    for target in ("absent/m.safetensors", f"{'x' * 300}.safetensors"):
+        with pytest.raises(WeightsError, match=r"cannot be written \(.*--to") as caught:
+            import_torch(source, tmp_path / target, tmp_path / "manifest.json")
+        assert "\n" not in str(caught.value)
 
 
 def test_other_users_may_read_an_imported_file(tmp_path: Path) -> None:

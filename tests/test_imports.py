@@ -28,6 +28,7 @@ FOREIGN = {  # third-party module -> the places that may import it
         "common/io/films/finish.py",
         "common/io/films/writer.py",  # its child's side
         "common/testing/films.py",
+        "experiments/measure/fault_kinds/read_film.py",
         "experiments/measure/inputs.py",
     ),
     "cv2": ("common/picture/opencv.py",),

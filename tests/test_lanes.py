@@ -2,24 +2,30 @@
 
 import gc
 import os
+import subprocess
+import sys
 import threading
 import weakref
 from dataclasses import replace
 from pathlib import Path
 
+import mlx.core as mx
 import numpy as np
 import pytest
 
+from sdxs.common.backend.memory import anonymous_bytes
 from sdxs.common.backend.protocol import FrameParams
 from sdxs.common.checkpoint.find import Checkpoint
 from sdxs.common.errors import BackendError, UsageError
 from sdxs.common.settings import parse_settings
 from sdxs.experiments.parity.control import tiny_controlled
 from sdxs.mlx_sdxs import backend as module
-from sdxs.mlx_sdxs import blas
+from sdxs.mlx_sdxs import blas, streams
 from sdxs.mlx_sdxs import lanes as lanes_module
 from sdxs.mlx_sdxs.backend import MlxBackend
 from sdxs.mlx_sdxs.lanes import Job, _at_once
+from sdxs.mlx_sdxs.networks.layers import load_weights
+from sdxs.mlx_sdxs.networks.unet import UNet2DConditionModel
 from sdxs.mlx_sdxs.options import MlxOptions
 
 SIZE = 64
@@ -152,6 +158,112 @@ def test_close_ends_every_thread(tiny_sdxs: Checkpoint) -> None:
     assert len(set(threading.enumerate()) - before) == 3
     backend.close()
     assert set(threading.enumerate()) == before
+
+
+def tasks() -> int:
+    """Threads of this process as the system counts them, those of MLX included."""
+    return len(list(Path("/proc/self/task").iterdir()))
+
+
+def load_and_close(checkpoint: Checkpoint, lanes: int = 2) -> None:
+    backend = MlxBackend(checkpoint, MlxOptions(SIZE, lanes=lanes))
+    backend.load()
+    backend.close()
+
+
+needs_proc = pytest.mark.skipif(
+    not Path("/proc/self/task").exists(), reason="only Linux lists its threads there"
+)
+
+
+@needs_proc
+def test_loading_again_and_again_leaves_no_thread_of_mlx(tiny_sdxs: Checkpoint) -> None:
+    """Bug: a CPU stream is a thread, and each lane left its own: 200 models, 200 threads."""
+    counts = []
+    for _ in range(5):
+        thread = threading.Thread(target=load_and_close, args=(tiny_sdxs,))  # as of a session
+        thread.start()
+        thread.join()
+        counts.append(tasks())
+    assert max(counts[2:]) <= max(counts[:2])
+
+
+@needs_proc
+def test_loading_again_and_again_keeps_no_memory(tiny_sdxs: Checkpoint) -> None:
+    """Bug: MLX's random key kept the operations of every model built: 0.4 MB each."""
+
+    def build(times: int) -> int:
+        for _ in range(times):
+            unet = UNet2DConditionModel(tiny_sdxs.unet)
+            load_weights(unet, tiny_sdxs.unet_weights, mx.float32)
+        del unet
+        gc.collect()
+        return anonymous_bytes()
+
+    before = build(5)
+    assert build(25) - before < 3_000_000  # 8 MB with the bug
+
+
+def test_two_models_of_a_thread_share_its_stream(tiny_sdxs: Checkpoint) -> None:
+    """Closing the first must not take the stream from under the second."""
+    outs: list[np.ndarray] = []
+
+    def work() -> None:
+        first, second = (MlxBackend(tiny_sdxs, MlxOptions(SIZE, lanes=1)) for _ in range(2))
+        first.load()
+        second.load()
+        first.close()
+        out = np.empty((SIZE, SIZE, 3), np.uint8)
+        second.submit(pictures(1)[0])
+        second.collect(out)
+        second.close()
+        outs.append(out)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert len(outs) == 1 and streams._free
+
+
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_a_model_that_is_dropped_unclosed_is_freed(tiny_sdxs: Checkpoint, lanes: int) -> None:
+    backend = MlxBackend(tiny_sdxs, MlxOptions(SIZE, lanes=lanes))
+    backend.load()
+    backend.submit(pictures(1)[0])
+    unet, threads = weakref.ref(backend._frame.unet), [t for t, _ in lanes_module._RUNNING]
+    del backend
+    for thread in threads:
+        thread.join(60)
+    assert unet() is None and not any(thread.is_alive() for thread in threads)
+
+
+def test_a_dropped_model_does_not_abort_the_exit(tiny_sdxs: Checkpoint) -> None:
+    """Bug: lanes that still end while the interpreter does aborted it, 5 times in 6."""
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from sdxs.api import open_model\n"
+        f"model = open_model({str(tiny_sdxs.folder)!r}, 'mlx', {SIZE})\n"
+        "del model\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_lane_that_cannot_begin_fails_its_jobs() -> None:
+    """Bug: it died with the traceback of its thread, and its jobs were waited for without end."""
+
+    def make() -> list[lanes_module.Render]:
+        raise MemoryError("no room for a compiled function")
+
+    lane = lanes_module.LaneThread(0, make)
+    first, later = job(), job()
+    lane.submit(first)
+    lane.wait(first)
+    lane._thread.join(60)
+    lane.submit(later)
+    lane.wait(later)
+    assert isinstance(first.error, MemoryError) and later.error is first.error
+    lane.close()
 
 
 def test_one_lane_is_the_callers_own_thread_and_may_be_fed_ahead(tiny_sdxs: Checkpoint) -> None:

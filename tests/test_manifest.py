@@ -6,8 +6,11 @@ import shutil
 import stat
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from threading import Barrier, BrokenBarrierError
 
 import pytest
 
@@ -17,6 +20,7 @@ from sdxs.common.checkpoint.manifest import (
     FileRecord,
     Record,
     add_files,
+    add_imported,
     read_manifest,
     read_sums,
     record_key,
@@ -160,7 +164,7 @@ def test_a_touched_file_in_a_read_only_place_is_only_hashed(
     def denied(*_: object) -> None:
         raise PermissionError(30, "Read-only file system")
 
-    monkeypatch.setattr(manifest_module, "write_record", denied)
+    monkeypatch.setattr(manifest_module, "locked", denied)
     os.utime(recorded, ns=(1, 1))
     assert verify_hashes(folder, manifest) == verify_hashes(folder, manifest) == 1
     assert hashed == [recorded, recorded]
@@ -401,3 +405,45 @@ def test_the_manifest_is_never_seen_half_written(
     )
     assert seen == [before]
     assert read_manifest(manifest)["model"].revision == "def"
+
+
+def test_six_imports_at_once_lose_no_record(
+    folder: Path, manifest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"unet/{number}.safetensors" for number in range(6)]
+    (folder / "unet").mkdir(exist_ok=True)
+    for name in names:
+        (folder / name).write_bytes(name.encode())
+    together, read = Barrier(len(names)), manifest_module.read_manifest
+
+    def read_together(path: Path) -> dict[str, manifest_module.Record]:
+        with suppress(BrokenBarrierError):  # where they take turns, they do not meet here
+            together.wait(0.05)
+        return read(path)
+
+    monkeypatch.setattr(manifest_module, "read_manifest", read_together)
+    monkeypatch.setattr("sdxs.common.locks.LOCK_LOOK_S", 0.001)
+    with ThreadPoolExecutor(len(names)) as all_of_them:
+        for name in names:
+            all_of_them.submit(add_imported, manifest, folder, name, "a" * 64, "b" * 64)
+    assert set(read(manifest)["model"].files) >= set(names)
+    assert not list(manifest.parent.glob(".*"))
+
+
+def test_new_times_do_not_undo_what_another_has_recorded(
+    folder: Path, manifest: Path, recorded: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`verify` hashes for seconds, between reading the manifest and writing it."""
+    other = folder / "unet" / "other.safetensors"
+    other.write_bytes(b"other")
+
+    def meanwhile(path: Path) -> str:
+        add_imported(manifest, folder, "unet/other.safetensors", "a" * 64, "b" * 64)
+        return sha256(path)
+
+    os.utime(recorded, ns=(1, 1))
+    monkeypatch.setattr(manifest_module, "sha256", meanwhile)
+    assert verify_hashes(folder, manifest) == 1
+    files = read_manifest(manifest)["model"].files
+    assert files["unet/other.safetensors"].source_sha256 == "b" * 64
+    assert files["unet/model.safetensors"].mtime_ns == 1

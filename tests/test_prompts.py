@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from sdxs.common.errors import UsageError
+from sdxs.common.live.prompt_list import MOST_TYPED, PromptList
 from sdxs.common.prompt.syntax import (
     GALLERY,
     ParsedPrompt,
@@ -152,3 +153,17 @@ def test_a_negative_prompt_is_refused_with_the_reason() -> None:
         UsageError, match="demo renders a frame in one pass without classifier-free guidance"
     ):
         refuse_negative("ugly", "demo")
+
+
+def test_new_prompts_of_a_long_session_are_forgotten_and_the_given_ones_are_not() -> None:
+    prompts = PromptList(["first", "last"])
+    for number in range(MOST_TYPED + 50):
+        prompts.use(f"typed {number}")
+        assert prompts.texts[prompts.index] == f"typed {number}"
+    prompts.rewrite("typed elsewhere")
+    assert len(prompts.texts) == MOST_TYPED + 2
+    assert prompts.texts[:2] == ["first", "typed 50"]
+    assert prompts.texts[-2:] == ["typed elsewhere", "last"]
+    for number in range(MOST_TYPED):
+        prompts.use(f"again {number}")
+    assert "typed elsewhere" not in prompts.texts

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import ConfigError, UsageError, WeightsError
-from ..files import user_cache
+from ..files import expanded, user_cache
 from ..picture.size import FrameSize, Size
 from .config.frame import FrameConfig
 from .config.scheduler import SchedulerConfig
@@ -207,7 +207,7 @@ def weights_folder() -> Path:
     It is $SDXS_WEIGHTS, or `weights/` in a source checkout, or the user's cache.
     """
     if chosen := os.environ.get("SDXS_WEIGHTS"):
-        return Path(chosen).expanduser()
+        return expanded(chosen)
     if (PACKAGE_FOLDER / "pyproject.toml").is_file():
         return PACKAGE_FOLDER / "weights"
     return user_cache() / "weights"
@@ -230,7 +230,7 @@ def local_folder(known: Entry, vae_folder: str = "vae") -> tuple[Path, str] | No
 def model_files(model: str, vae_folder: str = "vae") -> list[Path]:
     """Return the files and folders of a checkpoint by path or known name, if it is local."""
     here = None if _is_path(model) else local_folder(ENTRIES[model]) if model in ENTRIES else None
-    folder = here[0] if here else _expanded(model)
+    folder = here[0] if here else expanded(model)
     if not (folder / "unet").is_dir():
         return []
     beside = [folder / name for name in ("model_index.json", "sdxs.json", SUMS)]
@@ -241,7 +241,7 @@ def model_files(model: str, vae_folder: str = "vae") -> list[Path]:
 def control_files(model: str, control: str) -> list[Path]:
     """Return the folder of a ControlNet outside of its checkpoint's, if it is local."""
     if control not in ("none", "sketch"):
-        return [_expanded(control)]
+        return [expanded(control)]
     known = [control_folder(each) for each in ENTRIES.values() if each.controls == model]
     return [folder for folder in known if folder and control == "sketch"]
 
@@ -255,7 +255,7 @@ def with_control(checkpoint: Checkpoint, control: str) -> Checkpoint:
     if control == "none":
         return checkpoint
     if control != "sketch":
-        folder = Path(control).expanduser()
+        folder = expanded(control)
         if not (folder / "config.json").is_file():
             raise UsageError(
                 f"--control {control}: expected none, sketch, or a folder with a ControlNet's "
@@ -304,12 +304,8 @@ def _is_path(model: str) -> bool:
     return Path(model).is_dir() or len(Path(model).parts) > 1 or model.startswith(("~", "."))
 
 
-def _expanded(path: str) -> Path:
-    return Path(os.path.expanduser(path))  # noqa: PTH111 - Path.expanduser raises for an unknown user
-
-
 def _open_path(model: str, vae_folder: str) -> Checkpoint:
-    path = _expanded(model)
+    path = expanded(model)
     if not (path / "unet" / "config.json").is_file():
         raise UsageError(no_checkpoint(model, path))
     return open_checkpoint(path, vae_folder=vae_folder)

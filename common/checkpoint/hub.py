@@ -8,9 +8,7 @@ incomplete checkpoint.
 
 import contextlib
 import re
-import shutil
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 from huggingface_hub import HfApi, constants, hf_hub_url, try_to_load_from_cache
@@ -24,22 +22,24 @@ from huggingface_hub.utils import build_hf_headers, get_session  # type: ignore[
 # The library has changed its HTTP client twice; this is the base error of each of them.
 from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled  # type: ignore[attr-defined]  # isort: skip
 
-from ..errors import WeightsError
+from ..errors import WeightsError, in_a_line
+from .alone import writing
 from .manifest import add_files, read_manifest, record_key
+from .partial import (
+    Announced,
+    RemoteFile,
+    TooLong,
+    check_space,
+    growing_file,
+    move,
+    refuse_links,
+    remove_strays,
+)
 from .registry import ENTRIES, Entry
 from .tensors import git_blob_sha1, sha256
 from .whereabouts import checkpoints_in
 
 _HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
-
-
-@dataclass(frozen=True, slots=True)
-class RemoteFile:
-    """Describe a file on the hub. hash: sha256 of a large file, git's sha1 of a small one."""
-
-    path: str
-    size: int
-    hash: str
 
 
 def cached_folder(known: Entry, vae_folder: str = "vae") -> Path | None:
@@ -122,32 +122,52 @@ def pull(known: Entry, weights: Path, vae_folder: str = "vae") -> Path:
         raise WeightsError(
             f"{known.name} comes with the code and cannot be pulled; reinstall sdxs to restore it"
         )
-    folder, partial, manifest = (
-        weights / known.name,
-        weights / f".partial-{known.name}",
-        weights / "manifest.json",
-    )
+    folder, manifest = weights / known.name, weights / "manifest.json"
     read_manifest(manifest)  # reports a damaged manifest before the download
     try:
         remote = _remote_files(known, vae_folder)
         digests = {file.path: _digest(folder / file.path, file.hash) for file in remote}
-        wanted = [file for file in remote if not digests[file.path]]
-        if wanted:
-            partial.mkdir(parents=True, exist_ok=True)
-            _check_space(partial, wanted)
-            for file in wanted:
-                digests[file.path] = _fetch(known, file, partial)
-            _remove_strays(partial, digests)
-            _move(partial, folder)
-        add_files(manifest, folder, known.repo, known.revision, digests)
+        if all(digests.values()):
+            with contextlib.suppress(OSError):  # a read-only checkpoint is as sound
+                add_files(manifest, folder, known.repo, known.revision, digests)
+            return folder
+        with writing(folder, manifest):
+            for file in remote:  # another process may have been before us
+                digests[file.path] = digests[file.path] or _digest(folder / file.path, file.hash)
+            if not all(digests.values()):
+                _complete(known, folder, [file for file in remote if not digests[file.path]])
+                digests = {file.path: _placed(folder, file) for file in remote}
+            add_files(manifest, folder, known.repo, known.revision, digests)
     except (HTTPError, OfflineModeIsEnabled) as error:
         raise WeightsError(_unreachable(known, error)) from None
     except OSError as error:
         raise WeightsError(
-            f"{known.name}: writing to {weights} failed ({error}); free space or set "
+            f"{known.name}: writing to {weights} failed ({in_a_line(error)}); free space or set "
             "$SDXS_WEIGHTS, then pull again"
         ) from None
     return folder
+
+
+def _complete(known: Entry, folder: Path, wanted: Sequence[RemoteFile]) -> None:
+    """Download files and move them into place, under the lock of `writing`."""
+    partial = folder.with_name(f".partial-{known.name}")
+    refuse_links(partial)
+    partial.mkdir(parents=True, exist_ok=True)
+    check_space(partial, wanted)
+    for file in wanted:
+        _fetch(known, file, partial)
+    remove_strays(partial, [file.path for file in wanted])
+    move(partial, folder)
+
+
+def _placed(folder: Path, file: RemoteFile) -> str:
+    """Return the sha256 of a file as it lies in its place. Raises WeightsError."""
+    if digest := _digest(folder / file.path, file.hash):
+        return digest
+    raise WeightsError(
+        f"{folder / file.path}: is not what was downloaded (its hash differs from the hub's); does "
+        "another program write there, or is the disk failing? Pull again"
+    )
 
 
 def reachable(timeout_s: float = 3.0) -> str:
@@ -189,10 +209,17 @@ def _remote_files(known: Entry, vae_folder: str) -> list[RemoteFile]:
                 f"{known.name}: {known.repo} at revision {known.revision[:12]} has no {name}; "
                 "this VAE does not exist there, or the repository has changed"
             )
-    return [
+    remote = [
         RemoteFile(n, files[n].size, lfs.sha256 if (lfs := files[n].lfs) else files[n].blob_id)
         for n in names
     ]
+    for file in remote:
+        if not (isinstance(file.size, int) and file.size >= 0 and _HASH.fullmatch(str(file.hash))):
+            raise WeightsError(
+                f"{known.name}: the hub says {in_a_line(file)}, which is no size and hash; is "
+                "there a proxy between? Pull again"
+            )
+    return remote
 
 
 def _digest(path: Path, expected: str) -> str:
@@ -203,32 +230,13 @@ def _digest(path: Path, expected: str) -> str:
     return digest if (digest if len(expected) == 64 else git_blob_sha1(path)) == expected else ""
 
 
-def _growing(partial: Path, file: RemoteFile) -> Path:
-    return partial / f"{file.path}.part"
-
-
-def _check_space(partial: Path, wanted: Sequence[RemoteFile]) -> None:
-    needed = 0
-    for file in wanted:
-        present = [
-            p.stat().st_size for p in (partial / file.path, _growing(partial, file)) if p.is_file()
-        ]
-        needed += max(0, file.size - sum(present))
-    free = shutil.disk_usage(partial).free
-    if needed > free:
-        raise WeightsError(
-            f"{partial}: {needed / 1e9:.1f} GB still to download, {free / 1e9:.1f} GB free; "
-            "free space or set $SDXS_WEIGHTS to a folder on another disk"
-        )
-
-
 def _fetch(known: Entry, file: RemoteFile, partial: Path) -> str:
     """Download one file into `partial`, resuming an earlier attempt; return its sha256."""
-    path, growing = partial / file.path, _growing(partial, file)
+    path, growing = partial / file.path, growing_file(partial, file)
     if digest := _digest(path, file.hash):
         return digest
     path.parent.mkdir(parents=True, exist_ok=True)
-    with growing.open("ab") as target:
+    with Announced(growing, file.size) as target:
         if target.tell() > file.size:
             target.seek(0)
             target.truncate()
@@ -243,6 +251,13 @@ def _fetch(known: Entry, file: RemoteFile, partial: Path) -> str:
                     library_name="sdxs", headers={"Accept-Encoding": "identity"}
                 ),
             )
+        except TooLong:
+            growing.unlink()
+            raise WeightsError(
+                f"{known.name}: more bytes came for {file.path} than the hub announced "
+                f"({file.size:,}), and the download has been removed; is there a proxy between? "
+                "Pull again"
+            ) from None
         except OSError as error:
             if error.errno is not None or isinstance(error, HTTPError):
                 raise
@@ -256,23 +271,6 @@ def _fetch(known: Entry, file: RemoteFile, partial: Path) -> str:
         )
     growing.replace(path)
     return digest
-
-
-def _remove_strays(partial: Path, names: Collection[str]) -> None:
-    """Delete the files of an interrupted pull with another VAE."""
-    for path in partial.rglob("*"):
-        if path.is_file() and path.relative_to(partial).as_posix() not in names:
-            path.unlink()
-
-
-def _move(source: Path, target: Path) -> None:
-    """Move a tree into place by renaming; merge folders that exist in the target."""
-    if not (source.is_dir() and target.is_dir()):
-        source.replace(target)
-        return
-    for child in sorted(source.iterdir()):
-        _move(child, target / child.name)
-    source.rmdir()
 
 
 def _unreachable(known: Entry, error: Exception) -> str:

@@ -9,16 +9,20 @@ import contextlib
 import json
 import string
 import time
+import warnings
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from ..errors import WeightsError, in_a_line
-from ..files import is_file, user_cache, written_whole
+from ..errors import SdxsWarning, WeightsError, in_a_line, reason
+from ..files import is_file, sweep_partials, user_cache, written_whole
+from ..locks import locked
 from .tensors import sha256, sha256_of_weights
 
 SCHEMA = 1
 SUMS = "SHA256SUMS"
 MODE = 0o644  # readable by the other users of the machine, regardless of the umask
+PATIENCE_S = 2.0  # a manifest is written in milliseconds: a shorter wait is not told
 YOUNG_NS = 2_000_000_000  # the coarsest clock of a file system ticks every two seconds
 
 
@@ -73,8 +77,8 @@ def read_manifest(path: Path) -> dict[str, Record]:
         records = [_record(entry) for entry in stored["checkpoints"]] if schema == SCHEMA else []
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise WeightsError(
-            f"{path}: damaged ({error!r}); delete it and pull the checkpoints again, "
-            "which downloads only missing or wrong files"
+            f"{path}: damaged, or no manifest of sdxs ({reason(error)}); delete it and pull the "
+            "checkpoints again, which downloads only missing or wrong files"
         ) from None
     if schema != SCHEMA:
         raise WeightsError(
@@ -100,10 +104,29 @@ def _record(stored: dict[str, dict[str, dict[str, str]]]) -> Record:
 
 def write_record(path: Path, record: Record) -> None:
     """Add or replace one record, atomically."""
-    records = read_manifest(path) | {record.folder: record}
-    stored = {"schema": SCHEMA, "checkpoints": [asdict(r) for r in records.values()]}
+    with _changing(path) as records:
+        records[record.folder] = record
+
+
+@contextlib.contextmanager
+def _changing(path: Path) -> Iterator[dict[str, Record]]:
+    """Yield the records to be changed, and write them; others wait, so none of theirs is lost.
+
+    Raises OSError, and WeightsError for a damaged manifest.
+    """
+
+    def waiting() -> None:
+        warnings.warn(
+            f"another process writes {path}; waiting until it is done", SdxsWarning, stacklevel=2
+        )
+
     path.parent.mkdir(parents=True, exist_ok=True)
-    _write_text(path, json.dumps(stored, indent=1))
+    with locked(path.with_name(f".{path.name}.lock"), waiting, PATIENCE_S):
+        records = read_manifest(path)
+        yield records
+        stored = {"schema": SCHEMA, "checkpoints": [asdict(r) for r in records.values()]}
+        sweep_partials(path.parent, path)
+        _write_text(path, json.dumps(stored, indent=1))
 
 
 def add_files(
@@ -111,20 +134,21 @@ def add_files(
 ) -> None:
     """Add verified files to a folder's record; files of another revision are dropped."""
     key = record_key(folder, manifest)
-    earlier = read_manifest(manifest).get(key)
-    files = (
-        earlier.files if earlier and (earlier.repo, earlier.revision) == (repo, revision) else {}
-    )
     verified = {name: FileRecord.of(folder / name, digest) for name, digest in digests.items()}
-    write_record(manifest, Record(key, repo, revision, files | verified))
+    with _changing(manifest) as records:
+        earlier = records.get(key)
+        same = earlier and (earlier.repo, earlier.revision) == (repo, revision)
+        files = earlier.files if earlier and same else {}
+        records[key] = Record(key, repo, revision, files | verified)
 
 
 def add_imported(manifest: Path, folder: Path, name: str, digest: str, source_digest: str) -> None:
     """Add a file imported from a pickle to its checkpoint's record."""
     key = record_key(folder, manifest)
-    earlier = read_manifest(manifest).get(key) or Record(key, "imported", "", {})
     made = FileRecord.of(folder / name, digest, source_digest)
-    write_record(manifest, replace(earlier, files=earlier.files | {name: made}))
+    with _changing(manifest) as records:
+        earlier = records.get(key) or Record(key, "imported", "", {})
+        records[key] = replace(earlier, files=earlier.files | {name: made})
 
 
 def remembered_sha256(path: Path) -> str:
@@ -180,8 +204,19 @@ def verify_hashes(folder: Path, manifest: Path, rehash: bool = False) -> int:
     if now != record.files:
         # sound files with new times; without a new record they are hashed every time
         with contextlib.suppress(OSError):
-            write_record(manifest, replace(record, files=now))
+            _renew(manifest, record, now)
     return len(record.files)
+
+
+def _renew(manifest: Path, seen: Record, now: dict[str, FileRecord]) -> None:
+    """Record new times of verified files, but of none that another process has recorded since."""
+    with _changing(manifest) as records:
+        if stored := records.get(seen.folder):
+            files = {
+                name: now[name] if name in now and file == seen.files[name] else file
+                for name, file in stored.files.items()
+            }
+            records[seen.folder] = replace(stored, files=files)
 
 
 def read_sums(folder: Path) -> dict[str, str]:
@@ -192,7 +227,7 @@ def read_sums(folder: Path) -> dict[str, str]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise WeightsError(f"{path}: not readable ({error}); restore the file") from None
+        raise WeightsError(f"{path}: not readable ({reason(error)}); restore the file") from None
     sums = {}
     for line in lines:
         digest, separator, name = line[:64], line[64:66], line[66:]

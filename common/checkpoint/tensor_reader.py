@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import WeightsError
+from ..errors import WeightsError, reason
 from .tensors import TensorInfo, read_header
 
 _DTYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
@@ -91,7 +91,7 @@ class TensorReader:
             return np.memmap(info.file, _DTYPES[info.dtype], "r", start, info.shape or (1,))
         except (OSError, ValueError) as error:
             raise WeightsError(
-                f"{info.file}: {name} cannot be read ({error}); pull the checkpoint again"
+                f"{info.file}: {name} cannot be read ({reason(error)}); pull the checkpoint again"
             ) from None
 
 

@@ -28,6 +28,7 @@ from .torch_pickle import (
 
 UNREADABLE = (OverflowError, RuntimeError, struct.error)
 MOST_FILE_BYTES = 32 << 30
+METADATA = "__metadata__"  # what a safetensors header keeps for itself
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
 
@@ -43,18 +44,31 @@ class TorchFile:
     ignored: tuple[str, ...]
     read: Callable[[Storage], bytes]
 
-    def scalars(self, name: str) -> np.ndarray:
-        """Return the scalars of one tensor as raw items, little-endian, C-contiguous."""
-        tensor = self.tensors[name]
-        flat = np.frombuffer(self.read(tensor.storage), dtype=f"V{tensor.storage.item_bytes}")
-        size = tensor.storage.item_bytes
-        view = np.lib.stride_tricks.as_strided(
-            flat[tensor.offset :],
-            tensor.shape,
-            [stride * size for stride in tensor.strides],
-            writeable=False,
-        )
-        return np.ascontiguousarray(view)
+    def by_storage(self) -> Iterator[tuple[str, np.ndarray]]:
+        """Yield every tensor: its name and its bytes in order, little-endian, uint8.
+
+        Each storage is read once, and one is held at a time: tensors share them.
+        """
+        sharing: dict[Storage, list[str]] = {}
+        for name, tensor in self.tensors.items():
+            if tensor.bytes:
+                sharing.setdefault(tensor.storage, []).append(name)
+        for storage, names in sharing.items():
+            flat = np.frombuffer(self.read(storage), dtype=f"V{storage.item_bytes}")
+            for name in names:
+                yield name, _bytes(flat, self.tensors[name])
+
+
+def _bytes(flat: np.ndarray, tensor: StoredTensor) -> np.ndarray:
+    """Return the bytes of a view of a storage; a copy only if they do not lie in order."""
+    size = tensor.storage.item_bytes
+    view = np.lib.stride_tricks.as_strided(
+        flat[tensor.offset :],
+        tensor.shape,
+        [stride * size for stride in tensor.strides],
+        writeable=False,
+    )
+    return np.ascontiguousarray(view).reshape(-1).view(np.uint8)
 
 
 @contextmanager
@@ -186,9 +200,16 @@ def _tensors(top: object, size: int) -> tuple[dict[str, StoredTensor], tuple[str
     for name, value in top.items():
         if not isinstance(name, str) or not isinstance(value, StoredTensor):
             raise Refused(f"{str(name)[:80]!r} is {described(value)}, not a tensor")
+        if name == METADATA or _is_half_a_character(name):
+            raise Refused(f"{name[:80]!r} is no name that safetensors can hold")
         tensors[name] = value
     total = sum(tensor.bytes for tensor in tensors.values())
     # a view with stride 0 can claim any size; tied weights at most double it
     if total > 2 * size:
         raise Refused(f"its tensors claim {total:,} bytes, the file has {size:,}")
     return tensors, tuple(ignored)
+
+
+def _is_half_a_character(name: str) -> bool:
+    """Tell whether a name holds lone surrogates, which are no UTF-8."""
+    return any("\ud800" <= character <= "\udfff" for character in name)

@@ -15,6 +15,7 @@ MOST_INDEX_BYTES = 32 << 20
 _INDEX = f"{SUFFIX}.index"
 _POINTER = b"version https://git-lfs.github.com/spec/"
 _MOST_POINTER_BYTES = 1024
+_LONGEST_NAME = 255  # of a file, on every system
 _NAMED = 6  # files of a folder that a message names
 
 
@@ -60,7 +61,7 @@ def files_of(path: Path) -> list[Path]:
             "again with its shards"
         ) from None
     for name in names:
-        if Path(name).name != name or not name.endswith(SUFFIX):
+        if Path(name).name != name or not name.endswith(SUFFIX) or len(name) > _LONGEST_NAME:
             raise WeightsError(
                 f"{path}: names {name[:80]!r}, expected {SUFFIX} files beside it; copy it again "
                 "with its shards"

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ..errors import UsageError
+from ..files import expanded
 
 _KIND = re.compile(r"([a-z][a-z0-9]+):(?!//)(.*)", re.DOTALL)
 
@@ -47,4 +48,4 @@ def path_after(option: str, kind: str, rest: str) -> Path:
     """Return the path after the colon. Raises UsageError if there is none."""
     if not rest.strip():
         raise UsageError(f"{option} {kind}: expected a path after the colon")
-    return Path(rest).expanduser()
+    return expanded(rest)

@@ -7,7 +7,7 @@ from pathlib import Path
 from ..backend.protocol import Backend
 from ..checkpoint.find import Checkpoint
 from ..errors import SdxsError, UsageError
-from ..files import Written, check_writable, refuse_overlaps, without_folders
+from ..files import Written, check_writable, expanded, refuse_overlaps, without_folders
 from ..io.kinds import split_kind
 from ..io.sheet import Sheet
 from ..io.sinks.film import VideoFileSink
@@ -218,6 +218,6 @@ def refuse_one_file_twice(
         [("--source", source_path(source)), *reads],
         [
             *map(written_by, files.outs),
-            *(Written(option, path.expanduser()) for option, path in named if path),
+            *(Written(option, expanded(path)) for option, path in named if path),
         ],
     )

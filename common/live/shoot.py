@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import SdxsError, UsageError
-from ..files import is_folder
+from ..files import expanded, is_folder
 from ..io.films.formats import suffix_for
 from ..io.kinds import split_kind
 from ..io.sources.place import STANDARD_INPUT, is_url, without_password
@@ -26,9 +26,7 @@ class Take:
 
 def is_shoot(sources: Sequence[str]) -> bool:
     """Tell whether `--source` names more than one file: it is repeated, or a folder."""
-    return len(sources) > 1 or any(
-        each.strip() and is_folder(Path(each).expanduser()) for each in sources
-    )
+    return len(sources) > 1 or any(each.strip() and is_folder(expanded(each)) for each in sources)
 
 
 def takes_of(sources: Sequence[str], out: Path, codec: str) -> tuple[list[Take], list[Path]]:
@@ -46,8 +44,8 @@ def takes_of(sources: Sequence[str], out: Path, codec: str) -> tuple[list[Take],
     found: list[Path] = []
     passed: list[Path] = []
     for each in sources:
-        path = Path(each).expanduser()
-        if not is_folder(Path(each).expanduser()):
+        path = expanded(each)
+        if not is_folder(expanded(each)):
             found.append(path)
             continue
         inside = sorted(

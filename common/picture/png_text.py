@@ -71,7 +71,8 @@ def read_text(path: Path, keyword: str) -> str | None:
                 (stored,) = struct.unpack(">I", png[place + 8 + length : place + 12 + length])
                 if stored != zlib.crc32(kind + content):
                     raise SourceError(
-                        f"{path}: its text is damaged; the picture may still be sound"
+                        f"{path}: its text is damaged, and the picture may still be sound; take "
+                        "another copy of it"
                     )
                 compressed = content[len(wanted)]
                 text = content[len(wanted) + 2 :].split(b"\0", 2)[2]

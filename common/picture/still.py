@@ -81,7 +81,7 @@ def why_not_a_file(path: Path) -> str:
             return "is a folder, expected a file"
         if not path.is_file():
             return "no such file"
-        return "is empty (0 bytes)" if path.stat().st_size == 0 else ""
+        return "is empty (0 bytes), copy it again" if path.stat().st_size == 0 else ""
     except OSError as error:  # a name that is too long, a folder that may not be entered
         return f"cannot be read ({error.strerror})"
     except ValueError:  # a zero byte in the name

@@ -10,7 +10,7 @@ from functools import cache
 from typing import TYPE_CHECKING, TypeVar, get_type_hints
 
 from ..damage import damage
-from ..errors import UsageError
+from ..errors import UsageError, reason
 from .record import SCHEMA, Still
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def read_stored(text: str) -> tuple[StoredRecord, dict[str, object]]:
     try:
         values = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise Damaged(f"it is not json: {error}") from None
+        raise Damaged(f"it is not json: {reason(error)}") from None
     if not isinstance(values, dict):
         raise Damaged(f"record is {type(values).__name__}, expected dict")
     schema = values.get("schema")

@@ -14,9 +14,9 @@ import math
 import re
 import unicodedata
 from dataclasses import dataclass
-from pathlib import Path
 
-from ..errors import UsageError
+from ..errors import UsageError, reason
+from ..files import expanded
 
 GALLERY = (
     "an oil painting",
@@ -199,16 +199,16 @@ def read_prompts(name: str) -> tuple[str, ...]:
     if name == "gallery":
         return GALLERY
     try:
-        with Path(name).expanduser().open("rb") as file:
+        with expanded(name).open("rb") as file:
             stored = file.read(MOST_LIST_BYTES + 1)
         lines = stored.decode("utf-8-sig").splitlines()
     except UnicodeDecodeError:
         raise UsageError(
             f"--prompts {name}: is not UTF-8 text; save it as UTF-8, or name 'gallery'"
         ) from None
-    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: of expanduser
+    except (OSError, ValueError) as error:
         raise UsageError(
-            f"--prompts {name}: not readable ({error}); expected 'gallery' or a text file"
+            f"--prompts {name}: not readable ({reason(error)}); expected 'gallery' or a text file"
         ) from None
     if len(stored) > MOST_LIST_BYTES or any(
         unicodedata.category(character) == "Cc" and character != "\t"

@@ -6,7 +6,9 @@ at a time from the file: a 1.4 GB encoder needs the memory of one layer. Blends 
 """
 
 import math
+import threading
 import warnings
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,39 @@ from .cache import EmbeddingCache
 from .syntax import foreign_syntax, parse_prompt
 from .tokenizer import ClipTokenizer
 
+MOST_BYTES = 64 << 20  # kept in memory: 213 texts of width 1024
+
+
+class _Recent:
+    """The encoder_hidden_states used last, up to `MOST_BYTES`. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, np.ndarray] = {}  # the one used last comes last
+        self._bytes = 0
+        self._lock = threading.Lock()
+
+    def get(self, text: str) -> np.ndarray | None:
+        with self._lock:
+            found = self._kept.pop(text, None)
+            if found is not None:
+                self._kept[text] = found
+            return found
+
+    def put(self, text: str, encoded: np.ndarray, needed: Collection[str]) -> None:
+        """Keep what was encoded.
+
+        needed: texts that stay, however many: those of one blend are needed together, and again
+        for the next frame.
+        """
+        with self._lock:
+            before = self._kept.pop(text, None)
+            self._kept[text] = encoded
+            self._bytes += encoded.nbytes - (0 if before is None else before.nbytes)
+            for old in [each for each in self._kept if each not in needed and each != text]:
+                if self._bytes <= MOST_BYTES:
+                    break
+                self._bytes -= self._kept.pop(old).nbytes
+
 
 class TextEncoder:
     """Encode prompts of one checkpoint."""
@@ -32,18 +67,19 @@ class TextEncoder:
         self._path = checkpoint.text_encoder_weights
         self._prefix = checkpoint.text_prefix()
         self._cache = EmbeddingCache(checkpoint)
-        self._encoded: dict[str, np.ndarray] = {}
-        self._told: set[str] = set()
+        self._recent = _Recent()
+        self._told: set[str] = set()  # of four at most
 
     def encode(self, prompt: str) -> np.ndarray:
         """Return encoder_hidden_states of a prompt, float32 (1, 77, hidden_size), read-only.
 
-        Thread-safe. Known texts come from memory or disk. Warns of a text that is too long. Raises
-        UsageError for a malformed blend or bank.
+        Thread-safe. Known texts come from memory, if used lately, or from disk. Warns of a text
+        that is too long. Raises UsageError for a malformed blend or bank.
         """
         parsed = parse_prompt(prompt)
         self._tell_of_words(prompt)
-        return combine(parsed, self._encode_text)
+        texts = set(parsed.texts)
+        return combine(parsed, lambda text: self._encode_text(text, texts))
 
     def _tell_of_words(self, prompt: str) -> None:
         """Warn, once for each, of what another program would take for an instruction."""
@@ -57,8 +93,10 @@ class TextEncoder:
                 stacklevel=3,
             )
 
-    def _encode_text(self, text: str) -> np.ndarray:
-        if text not in self._encoded:
+    def _encode_text(self, text: str, together: Collection[str]) -> np.ndarray:
+        """together: the texts of its prompt."""
+        encoder_hidden_states = self._recent.get(text)
+        if encoder_hidden_states is None:
             # before the cache: a text that is too long must cause a warning every time
             ids = self._tokenizer.encode(text)
             encoder_hidden_states = self._cache.read(text)
@@ -66,8 +104,8 @@ class TextEncoder:
                 self._check()
                 encoder_hidden_states = encode_tokens(ids, self._config, self._path, self._prefix)
                 self._cache.write(text, encoder_hidden_states)
-            self._encoded[text] = encoder_hidden_states
-        return self._encoded[text]
+            self._recent.put(text, encoder_hidden_states, together)
+        return encoder_hidden_states
 
     def _check(self) -> None:
         """Check the file once before it is read. Raises WeightsError."""

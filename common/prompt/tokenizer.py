@@ -12,7 +12,8 @@ import numpy as np
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
 from ..checkpoint.config.fields import read_json
-from ..errors import ConfigError, SdxsWarning, UsageError, in_a_line
+from ..checkpoint.weights_file import refuse_pointer
+from ..errors import ConfigError, SdxsWarning, UsageError, reason
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 CONTEXT_LENGTH = 77
@@ -26,9 +27,9 @@ class ClipTokenizer:
 
     def __init__(self, folder: Path) -> None:
         """Read the `tokenizer/` folder of a checkpoint. Raises ConfigError."""
-        vocab = read_json(folder / "vocab.json").values
+        vocab, merges_file = read_json(folder / "vocab.json").values, folder / "merges.txt"
         try:
-            lines = (folder / "merges.txt").read_text(encoding="utf-8").strip().split("\n")
+            lines = merges_file.read_text(encoding="utf-8").strip().split("\n")
             merges = [tuple(line.split()) for line in lines if not line.startswith("#version")]
             model = models.BPE(
                 cast("dict[str, int]", vocab),  # BPE raises for any other type
@@ -37,13 +38,19 @@ class ClipTokenizer:
                 end_of_word_suffix="</w>",
                 unk_token=END,
             )
-        except FileNotFoundError as error:
+        except FileNotFoundError:
             raise ConfigError(
-                f"{error.filename}: file is missing; the tokenizer needs it"
+                f"{merges_file}: file is missing; the tokenizer needs it, pull or copy it again"
+            ) from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(
+                f"{merges_file}: not readable ({reason(error)}); pull or copy the file again"
             ) from None
         except Exception as error:  # `tokenizers` raises bare Exception
+            refuse_pointer(merges_file)
             raise ConfigError(
-                f"{folder}: vocab.json and merges.txt do not fit together ({in_a_line(error)})"
+                f"{folder}: vocab.json and merges.txt do not fit together ({reason(error)}); pull "
+                "or copy both again, from one checkpoint"
             ) from None
         self._tokenizer = Tokenizer(model)
         self._tokenizer.normalizer = normalizers.Sequence(

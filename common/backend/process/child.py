@@ -5,7 +5,6 @@ decides when it ends, and it never outlives its parent. The parent raises the ch
 repeats its warnings.
 """
 
-import atexit
 import ctypes
 import fcntl
 import multiprocessing
@@ -19,6 +18,8 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import connection, reduction, resource_tracker
+from multiprocessing.context import SpawnProcess
+from multiprocessing.util import Finalize
 from types import MappingProxyType
 from typing import TypeVar
 
@@ -134,8 +135,9 @@ class Child:
                 f"{name}: its process cannot be started ({error}); end other programs"
             ) from error
         self.pid = self._process.pid or 0
-        # fallback if `end()` is never called: multiprocessing would join the child forever
-        atexit.register(self._process.kill)
+        # If `end()` is never called, when nobody has this object any more, or at exit, where
+        # multiprocessing would join the child forever. Does nothing in a fork of this process.
+        self._stop = Finalize(self, _kill, (self._process,), exitpriority=0)
 
     def send(self, request: object) -> None:
         """Send a request that has no answer. Raises BackendError if the child is dead."""
@@ -206,10 +208,7 @@ class Child:
             while self._pipe.poll(max(0.0, deadline - time.monotonic())):
                 said.append(self._pipe.recv())
         self._process.join(max(0.0, deadline - time.monotonic()))
-        self._process.kill()
-        self._process.join()
-        atexit.unregister(self._process.kill)
-        self._process.close()
+        self._stop()
         self._pipe.close()
         return said
 
@@ -250,6 +249,13 @@ class Child:
             remedy = self._remedies.get(-code, START_AGAIN)
         self.death = f"{self._name}: {self._called} {how}; {remedy}"
         return BackendError(self.death)
+
+
+def _kill(process: SpawnProcess) -> None:
+    """End a child for good, also a stopped one, which no other signal ends."""
+    process.kill()
+    process.join()
+    process.close()
 
 
 # The child's side.

@@ -5,6 +5,7 @@ from importlib.util import find_spec
 
 from ...backend.assembly import options_for
 from ...backend.spec import PEERS, spec_of, specs
+from ...errors import UsageError
 from ...picture.size import Size
 from ...settings import parse_texts
 from .requests import Entrant
@@ -27,12 +28,21 @@ def entrants(
     dtype: for every backend that has a choice. Raises UsageError, also for times that would mean
     nothing.
     """
+    if dtype != "auto" and not any(
+        spec_of(text.partition(":")[0], peers=True).obeys("dtype") for text in chosen
+    ):
+        raise UsageError(
+            f"--dtype {dtype}: none of {', '.join(chosen)} has a choice of precision; drop it, or "
+            "name another --backend"
+        )
     made: list[Entrant] = []
     seen: dict[str, int] = {}
     for text in chosen:
         name, *parts = text.split(":")
         spec = spec_of(name, peers=True)
         texts = dict(part.partition("=")[::2] for part in parts)
+        if len(texts) < len(parts):
+            raise UsageError(f"--backend {text}: names a setting twice; drop one of the two")
         own = parse_texts(spec.options, texts, name)
         options = options_for(spec, size, {"dtype": dtype}, own)
         spec.check_timed(options)

@@ -58,7 +58,10 @@ def git_revision() -> str:
         return os.environ.get("SDXS_GIT_REVISION", "")
     commit = asked("git", "-C", str(PACKAGE_FOLDER), "rev-parse", "--short=12", "HEAD")
     changed = asked(
-        "git", "-C", str(PACKAGE_FOLDER), "status", "--porcelain", "--untracked-files=no"
+        # it may be stopped at any time, and would leave its lock
+        *("git", "--no-optional-locks", "-C", str(PACKAGE_FOLDER), "status"),
+        "--porcelain",
+        "--untracked-files=no",
     )
     return f"{commit}{'+changes' if changed else ''}"
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...damage import damage
-from ...errors import UsageError
+from ...errors import UsageError, reason
 from ...picture.size import FrameSize
 from .sound import unsound
 from .statistics import FrameSummary, Interval, summary
@@ -298,8 +298,8 @@ def read_report(path: Path) -> Report:
         values = json.loads(text, object_hook=_without_retired)
     except (OSError, ValueError, RecursionError) as error:
         raise UsageError(
-            f"{path}: not readable as json ({error}); expected a file that `sdxs bench --json` "
-            "wrote"
+            f"{path}: not readable as json ({reason(error)}); expected a file that `sdxs "
+            "bench --json` wrote"
         ) from None
     schema = values.get("schema") if isinstance(values, dict) else None
     if schema != SCHEMA:

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ...errors import ConfigError
+from ...errors import ConfigError, reason
 from ..weights_file import pointer_note
 
 # Above any real network by far; what a config asks for is computed and built before it is compared.
@@ -153,16 +153,23 @@ def read_json(path: Path) -> Fields:
             f"{path}: file is missing; a checkpoint needs it, pull or copy it again"
         ) from None
     except (OSError, ValueError, RecursionError) as error:
-        trouble = pointer_note(path) or f" ({error})"
+        trouble = pointer_note(path) or f" ({reason(error)})"
         raise ConfigError(
             f"{path}: not readable as json{trouble}; pull or copy the file again"
         ) from None
     if not isinstance(values, dict):
         raise ConfigError(
-            f"{path}: expected a json object, found {type(values).__name__}; pull or copy the file "
-            "again"
+            f"{path}: expected a json object, found {in_json(values)}; pull or copy the file again"
         )
     return Fields(values, str(path))
+
+
+def in_json(value: object) -> str:
+    """Return the name that JSON has for the kind of a value."""
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    kinds: dict[type, str] = {list: "a list", dict: "an object", str: "a text"}
+    return kinds.get(type(value), "a number")
 
 
 def block_types(fields: Fields, key: str, known: Sequence[str], blocks: int) -> tuple[str, ...]:

@@ -52,10 +52,10 @@ class Decoder:
         decoded = self._decoded
         first = next(decoded, None)
         if first is None:
-            pipe = "; of a pipe, .mp4 and .mov need their index in front: pipe .mkv or .ts, or name"
+            pipe = "; of a pipe, .mp4 and .mov need their index in front: pipe .mkv or .ts"
             raise SourceError(
                 f"{film.name}: holds no frames that can be decoded; it was cut off, or is neither "
-                f"a video nor an image{f'{pipe} the file' if _is_pipe(film.place) else ''}"
+                f"a video nor an image{pipe if _is_pipe(film.place) else ''}; name another file"
             )
         self._decoded = itertools.chain([first], decoded)
         self._display = Display(first, self._stream, film.background)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
+from multiprocessing import connection, reduction
 from typing import TypeVar
 
 from ...backend.process.child import Child, Failure
@@ -64,11 +65,22 @@ def shared(child: Child, shape: tuple[int, ...], made: bool) -> SharedFrames:
     except OSError as error:
         kind = SourceError if made else SinkError
         raise kind(
-            f"no memory for pictures of {shape[1]} x {shape[0]} ({error.strerror})"
+            f"no memory for pictures of {shape[1]} x {shape[0]} ({error.strerror}); end "
+            "other programs, or choose a smaller --size"
         ) from None
     child.send_descriptor(memory.descriptor)
     memory.close_descriptor()
     return memory
+
+
+def shared_by_parent(
+    pipe: connection.Connection, shape: tuple[int, ...], made: bool
+) -> SharedFrames:
+    """Return the memory that the parent shares. Raises EOFError if it could not make any."""
+    try:
+        return SharedFrames(planes(shape, made), reduction.recv_handle(pipe))
+    except RuntimeError:  # no descriptor came: the parent closes this process
+        raise EOFError from None
 
 
 def planes(shape: tuple[int, ...], made: bool) -> Planes:

@@ -4,16 +4,16 @@ import weakref
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing import connection, reduction
+from multiprocessing import connection
 from typing import TypeVar
 
 import numpy as np
 
 from ...backend.process.child import Done, settle_in
-from ...backend.process.shared_frames import SLOTS, SharedFrames
+from ...backend.process.shared_frames import SLOTS
 from ...errors import SdxsError, SourceError, SourceLost
 from .plan import Film, FilmFacts
-from .process import Order, child_of, planes, received, refusal, sent, shared
+from .process import Order, child_of, received, refusal, sent, shared, shared_by_parent
 
 AHEAD = SLOTS - 1  # pictures that are decoded ahead; one is with the reader
 T = TypeVar("T")
@@ -96,7 +96,7 @@ def _serve_reader(pipe: connection.Connection, film: Film) -> None:
             return
         pipe.send(decoder.facts)
         shape = (decoder.facts.height, decoder.facts.width, 3)
-        memory = SharedFrames(planes(shape, made=True), reduction.recv_handle(pipe))
+        memory = shared_by_parent(pipe, shape, made=True)
         while (request := pipe.recv()) is not Order.CLOSE:
             try:
                 if request is Order.REWIND:

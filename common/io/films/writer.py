@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing import connection, reduction
+from multiprocessing import connection
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -16,7 +16,7 @@ from ...backend.process.child import Done, Failure, Reported, forward_warnings, 
 from ...backend.process.shared_frames import SLOTS, SharedFrames
 from ...errors import SinkError
 from .plan import FilmPlan, Sound
-from .process import Order, Refused, child_of, planes, received, refusal, sent, shared
+from .process import Order, Refused, child_of, received, refusal, sent, shared, shared_by_parent
 
 if TYPE_CHECKING:
     from .encode import Encoder
@@ -158,9 +158,7 @@ def _serve_writer(pipe: connection.Connection) -> None:
         plan = pipe.recv()
         if plan is Order.CLOSE:
             return
-        memory = SharedFrames(
-            planes((plan.height, plan.width, 3), made=False), reduction.recv_handle(pipe)
-        )
+        memory = shared_by_parent(pipe, (plan.height, plan.width, 3), made=False)
         try:
             encoder = Encoder(plan)
         except Exception as error:

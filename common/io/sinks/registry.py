@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ...errors import SdxsWarning, UsageError
-from ...files import Written
+from ...files import Written, expanded
 from ..films.formats import CONTAINERS
 from ..kinds import nothing_after, path_after, split_kind, unknown_kind
 from ..sources.image import IMAGE_SUFFIXES
@@ -67,7 +67,7 @@ def is_film(spec: str) -> bool:
 
 def names_a_folder(spec: str) -> bool:
     """Whether a name can only be that of a folder: no kind, no suffix of a film or an image."""
-    path = Path(spec).expanduser()
+    path = expanded(spec)
     known = path.suffix.lower() in (*CONTAINERS, *IMAGE_SUFFIXES)
     return path.is_dir() or not (known or split_kind(spec))
 
@@ -80,7 +80,7 @@ def is_window(spec: str) -> bool:
 def sink_path(spec: str) -> Path | None:
     """The file or folder that a sink writes, if it does."""
     kind, rest = split_kind(spec) or ("folder", spec)
-    return Path(rest).expanduser() if kind in _OF_FILES else None
+    return expanded(rest) if kind in _OF_FILES else None
 
 
 def warn_of_silence(source: SoundingSource, outs: Sequence[str], by_source: bool) -> None:
@@ -122,7 +122,7 @@ def _kind_of(spec: str) -> tuple[str, str]:
     """Return kind and rest of any spec. Raises UsageError for a suffix that no sink writes."""
     if named := split_kind(spec):
         return named
-    path = Path(spec).expanduser()
+    path = expanded(spec)
     suffix = path.suffix.lower()
     if path.name.lower() in (*CONTAINERS, *IMAGE_SUFFIXES) and not path.is_dir():
         raise UsageError(f"--out {path}: is a suffix without a name; write out{path.name}")

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ...errors import SdxsWarning, SourceError, UsageError
+from ...files import expanded
 from ...picture.size import FrameSize, Size
 from ...picture.still import BACKGROUND, colour_of, frame_count, why_not_a_file
 from ..films.plan import PIPE
@@ -127,7 +128,7 @@ def source_path(spec: str) -> Path | None:
     kind, rest = split_kind(spec) or ("film", spec)
     if is_url(rest):
         return path_of_url(rest)
-    return Path(rest).expanduser() if kind in _OF_FILES else None
+    return expanded(rest) if kind in _OF_FILES else None
 
 
 def _kind_of(spec: str) -> tuple[str, str]:
@@ -140,7 +141,7 @@ def _kind_of(spec: str) -> tuple[str, str]:
         return named
     if spec == STANDARD_INPUT or is_url(spec):
         return "film", spec
-    path = Path(spec).expanduser()
+    path = expanded(spec)
     camera = camera_of_device(path)
     if camera is not None:
         return "camera", str(camera)
