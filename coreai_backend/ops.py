@@ -63,9 +63,7 @@ class CoreAIOps(Ops):
             h = x.value
             if any(pad):
                 h = authoring.pad(h, _sizes(0, 0, 0, 0, *pad), x.dtype(0))
-            y = authoring.conv2d(
-                h, kernel, _sizes(stride, stride), _sizes(1, 1), np.uint32(1)
-            )
+            y = authoring.conv2d(h, kernel, _sizes(stride, stride), _sizes(1, 1), np.uint32(1))
             if bias is not None:
                 given = self.rounded(bias, name)[None, :, None, None]
                 y = authoring.broadcasting_add(y, given)
@@ -74,7 +72,7 @@ class CoreAIOps(Ops):
     def project(
         self, x: Tensor, kernel: Value | np.ndarray, bias: np.ndarray | None, name: str
     ) -> Tensor:
-        """Multiply in rank 3: of rank 2 the Neural Engine was seen to be 4 % off (coreai-torch#51)."""
+        """Multiply in rank 3: rank 2 was seen 4 % off on the Neural Engine (coreai-torch#51)."""
         with _named(name):
             if isinstance(kernel, np.ndarray):
                 columns: Value | np.ndarray = np.ascontiguousarray(kernel.T)[None]
@@ -168,7 +166,9 @@ class CoreAIOps(Ops):
         scaled = self.affine(query, scale=width**-0.5)
         outputs = []
         for q, k, v in zip(*(_in_heads(x.value, heads) for x in (scaled, key, value)), strict=True):
-            turned = authoring.transpose(authoring.reshape(k, _sizes(1, width, keys)), _sizes(0, 2, 1))
+            turned = authoring.transpose(
+                authoring.reshape(k, _sizes(1, width, keys)), _sizes(0, 2, 1)
+            )
             flat = authoring.reshape(q, _sizes(1, width, queries))
             weights = authoring.softmax(
                 authoring.broadcasting_batch_matmul(turned, flat), np.int32(1)
@@ -221,9 +221,7 @@ class CoreAIOps(Ops):
         count, channels, height, width = x.shape
         shape = np.array((count, channels, 2 * height, 2 * width), np.int32)
         scales, offsets = np.array((1, 1, 2, 2), np.float32), np.zeros(4, np.float32)
-        return Tensor(
-            authoring.interpolate(x.value, shape, scales, offsets, "nearest_neighbor")
-        )
+        return Tensor(authoring.interpolate(x.value, shape, scales, offsets, "nearest_neighbor"))
 
     def reshape(self, x: Tensor, shape: Sequence[int]) -> Tensor:
         return Tensor(authoring.reshape(x.value, _sizes(*shape)))

@@ -1,38 +1,33 @@
-"""Cache built programs under weights/coreml/, keyed by their inputs.
+"""Cache built programs under weights/<format>/, keyed by their inputs.
 
 The key hashes weights, configs, variant and builder version, so a stale program is never found. A
-folder's record.json lists the files of its packages. A damaged package is detected before Core ML
-loads it, and rebuilt with a rebuild reason.
+folder's record.json lists the files of its programs with their hashes. A damaged one is detected
+before a runtime loads it, and rebuilt with a rebuild reason.
 
-Core ML keeps what it prepares under the path of a program. So a package is compiled, checked and
-loaded in its final folder, and the record is written last: a folder without one is unfinished.
+A runtime may keep what it prepares under the path of a program. So a program is compiled, checked
+and loaded in its final folder, and the record is written last: a folder without one is unfinished.
 """
 
 import hashlib
 import json
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from ..common.checkpoint.find import Checkpoint, weights_folder
-from ..common.checkpoint.manifest import FileRecord, remembered_sha256
-from ..common.checkpoint.tensors import sha256
-from ..common.errors import BackendError
-from ..common.files import written_whole
-from ..common.locks import locked, sweep
-from ..common.system import macos_build
-from . import system_cache
+from ..checkpoint.find import Checkpoint, weights_folder
+from ..checkpoint.manifest import FileRecord, remembered_sha256
+from ..checkpoint.tensors import sha256
+from ..errors import BackendError
+from ..files import written_whole
+from ..locks import locked, sweep
 
-BUILDER_VERSION = 4  # increment when the same weights give another program
 SCHEMA = 2
 RECORD = "record.json"
 PARTIAL = ".partial-"
-KEPT = "loaded, and in macOS's cache"
 # the exceptions that a damaged record.json can raise
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError)
 
@@ -53,16 +48,16 @@ class Gate:
     """
 
     keys: Collection[str]
-    check: "Callable[[Built], dict[str, float]]"
+    check: Callable[[Path], dict[str, float]]
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
     """The content of record.json.
 
-    variant: `CoreMLOptions.identity`. seconds: of the build. gate_db: PSNR in dB of a probe frame
-    against the reference, by `prepare.gate_key`; empty before the first gate. weights_error:
-    relative error of the compressed weights, 0 without compression.
+    variant: what identifies the program among those of its checkpoint. seconds: of the build.
+    gate_db: PSNR in dB of a probe frame against the reference, by size and runtime; empty before
+    the first gate. weights_error: relative error of the compressed weights, 0 without compression.
     """
 
     schema: int
@@ -74,59 +69,13 @@ class Record:
     files: dict[str, FileRecord]
 
 
-@dataclass(frozen=True, slots=True)
-class Built:
-    """A folder of the cache. news: the rebuild reason, or '' if it was cached."""
-
-    folder: Path
-    news: str = ""
-
-    def package(self, stage: str) -> Path:
-        return self.folder / f"{stage}.mlpackage"
-
-    def compiled(self, stage: str) -> Path:
-        """Return the path of Core ML's compiled form, kept for later starts."""
-        return self.folder / f"{stage}.mlmodelc"
-
-    def was_loaded(self, stage: str, units: str, function: str | None) -> bool:
-        """Tell whether this Python on this build of macOS has loaded the program before.
-
-        The first load is slow. Core ML keeps its preparation by system build and executable, and
-        macOS may remove it.
-        """
-        try:
-            noted = self._mark(stage, units, function).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError):
-            return False
-        return noted != KEPT or system_cache.holds(macos_build())
-
-    def mark_loaded(self, stage: str, units: str, function: str | None) -> None:
-        """Note a load for `was_loaded`, if the folder can be written to."""
-        kept = KEPT if system_cache.holds(macos_build()) else "loaded"
-        with suppress(OSError), written_whole(self._mark(stage, units, function)) as partial:
-            partial.write_text(kept, encoding="utf-8")
-
-    def _mark(self, stage: str, units: str, function: str | None) -> Path:
-        loader = f"{macos_build()} {sys.executable}"
-        named = hashlib.sha256(loader.encode()).hexdigest()[:8]
-        return self.folder / ".".join(filter(None, (stage, function, units, named, "loaded")))
-
-    @property
-    def record(self) -> Record:
-        return read_record(self.folder)
-
-
-def cache_folder() -> Path:
-    """Return the folder of the built programs."""
-    return weights_folder() / "coreml"
-
-
-def key(checkpoint: Checkpoint, variant: dict[str, str], library: str) -> str:
+def key(checkpoint: Checkpoint, variant: dict[str, str], builder: str) -> str:
     """Hash every input of a build to 16 hex digits.
 
-    library: version of coremltools, because its passes change the program.
+    builder: versions of the builder and of its library, whose passes change the program. variant:
+    with 'control' if the program contains the ControlNet.
     """
-    digest = hashlib.sha256(f"{BUILDER_VERSION} {library} {sorted(variant.items())}".encode())
+    digest = hashlib.sha256(f"{builder} {sorted(variant.items())}".encode())
     for path in (checkpoint.unet_weights, checkpoint.vae_weights):
         digest.update(remembered_sha256(path).encode())
     if checkpoint.control and "control" in variant:
@@ -140,98 +89,140 @@ def key(checkpoint: Checkpoint, variant: dict[str, str], library: str) -> str:
     return digest.hexdigest()[:16]
 
 
-def find_or_build(
-    name: str,
-    variant: dict[str, str],
-    cache_key: str,
-    build: Callable[[Built], Findings],
-    gate: Gate | None = None,
-    force: bool = False,
-    waiting: Callable[[], None] = lambda: None,
-) -> Built:
-    """Return the cached programs, or build, check and cache them.
+class ProgramCache:
+    """The programs of one format.
 
-    build: writes the packages into a folder and returns its findings. gate: checks them in their
-    final folder; cached programs without its results are checked, too. If one of them raises, the
-    cache stays unchanged. force: build again. waiting: called once if another process prepares the
-    same programs, before waiting for it. Raises BackendError if the disk refuses.
+    name: its folder in the weights folder. suffix: of a program, a folder such as
+    'frame.mlpackage'.
     """
-    folder = cache_folder() / f"{name}-{cache_key}"
-    built = Built(folder)
-    if not force and _is_finished(built, gate):
-        return built  # without a lock: the folder may be read-only
-    try:
-        cache_folder().mkdir(parents=True, exist_ok=True)
-        with locked(folder.with_name(f".{folder.name}.lock"), waiting):
-            return _find_or_build_alone(built, name, variant, build, gate, force)
-    except OSError as error:
-        raise BackendError(disk_message(folder, error)) from None
 
+    def __init__(self, name: str, suffix: str) -> None:
+        self.name = name
+        self.suffix = suffix
 
-def _is_finished(built: Built, gate: Gate | None) -> bool:
-    if not built.folder.exists() or find_damage(built.folder):
-        return False
-    try:
-        return gate is None or set(gate.keys) <= built.record.gate_db.keys()
-    except UNREADABLE:  # another process is replacing it
-        return False
+    @property
+    def folder(self) -> Path:
+        """Return the folder of the built programs."""
+        return weights_folder() / self.name
 
+    def find_or_build(
+        self,
+        name: str,
+        variant: dict[str, str],
+        cache_key: str,
+        build: Callable[[Path], Findings],
+        gate: Gate | None = None,
+        force: bool = False,
+        waiting: Callable[[], None] = lambda: None,
+    ) -> tuple[Path, str]:
+        """Build, check and cache programs unless they are cached.
 
-def _find_or_build_alone(
-    built: Built,
-    name: str,
-    variant: dict[str, str],
-    build: Callable[[Built], Findings],
-    gate: Gate | None,
-    force: bool,
-) -> Built:
-    """Do the work of `find_or_build` under its lock."""
-    folder = built.folder
-    _restore(folder)
-    asked = "asked to build it again" if force and folder.exists() else ""
-    trouble = asked or find_damage(folder)
-    if folder.exists() and not trouble:
-        if not _is_finished(built, gate):
-            assert gate is not None
-            _add_gate(built, gate.check(built))
-        return built
-    sweep(cache_folder(), PARTIAL)
-    partial = Path(tempfile.mkdtemp(prefix=f"{PARTIAL}{os.getpid()}-", dir=cache_folder()))
-    try:
-        found = build(Built(partial))
-        with _swapped(partial, folder):
-            gate_db = gate.check(built) if gate else {}
-            _write_record(folder, name, variant, found, gate_db)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return Built(folder, trouble or "not built before")
+        build: writes the programs into a folder and returns its findings. gate: checks them in
+        their final folder; cached programs without its results are checked, too. If one of them
+        raises, the cache stays unchanged. force: build again. waiting: called once if another
+        process prepares the same programs, before waiting for it. Returns the folder, and the
+        rebuild reason or '' if it was cached. Raises BackendError if the disk refuses.
+        """
+        folder = self.folder / f"{name}-{cache_key}"
+        if not force and self._is_finished(folder, gate):
+            return folder, ""  # without a lock: the folder may be read-only
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with locked(folder.with_name(f".{folder.name}.lock"), waiting):
+                return folder, self._find_or_build_alone(folder, name, variant, build, gate, force)
+        except OSError as error:
+            raise BackendError(disk_message(folder, error)) from None
 
+    def _is_finished(self, folder: Path, gate: Gate | None) -> bool:
+        if not folder.exists() or self.find_damage(folder):
+            return False
+        try:
+            return gate is None or set(gate.keys) <= read_record(folder).gate_db.keys()
+        except UNREADABLE:  # another process is replacing it
+            return False
 
-def _add_gate(built: Built, gate_db: dict[str, float]) -> None:
-    """Add the results of a gate to the record. Raises OSError."""
-    record = built.record
-    _write_json(built.folder / RECORD, asdict(replace(record, gate_db=record.gate_db | gate_db)))
+    def _find_or_build_alone(
+        self,
+        folder: Path,
+        name: str,
+        variant: dict[str, str],
+        build: Callable[[Path], Findings],
+        gate: Gate | None,
+        force: bool,
+    ) -> str:
+        """Do the work of `find_or_build` under its lock; return the rebuild reason."""
+        _restore(folder)
+        asked = "asked to build it again" if force and folder.exists() else ""
+        trouble = asked or self.find_damage(folder)
+        if folder.exists() and not trouble:
+            if not self._is_finished(folder, gate):
+                assert gate is not None
+                _add_gate(folder, gate.check(folder))
+            return ""
+        sweep(self.folder, PARTIAL)
+        partial = Path(tempfile.mkdtemp(prefix=f"{PARTIAL}{os.getpid()}-", dir=self.folder))
+        try:
+            found = build(partial)
+            with _swapped(partial, folder):
+                gate_db = gate.check(folder) if gate else {}
+                self._write_record(folder, name, variant, found, gate_db)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+        return trouble or "not built before"
 
-
-def find_damage(folder: Path) -> str:
-    """Return the damage of a cached folder as a rebuild reason, or '' if intact or absent."""
-    if not folder.exists():
+    def find_damage(self, folder: Path) -> str:
+        """Return the damage of a cached folder as a rebuild reason, or '' if intact or absent."""
+        if not folder.exists():
+            return ""
+        if not (folder / RECORD).exists():
+            return "it was not finished"
+        try:
+            record = read_record(folder)
+        except UNREADABLE:
+            return "its record is damaged"
+        there = {path.relative_to(folder).as_posix() for path in self._files(folder)}
+        if there != set(record.files):
+            return "files are missing or were added"
+        for file, expected in record.files.items():
+            path = folder / file
+            if not expected.stands_for(path) and sha256(path) != expected.sha256:
+                return f"{Path(file).name} is damaged"
         return ""
-    if not (folder / RECORD).exists():
-        return "it was not finished"
-    try:
-        record = read_record(folder)
-    except UNREADABLE:
-        return "its record is damaged"
-    if {path.relative_to(folder).as_posix() for path in _package_files(folder)} != set(
-        record.files
-    ):
-        return "files are missing or were added"
-    for file, expected in record.files.items():
-        path = folder / file
-        if not expected.stands_for(path) and sha256(path) != expected.sha256:
-            return f"{Path(file).name} is damaged"
-    return ""
+
+    def listed(self) -> list[tuple[Path, Record | None]]:
+        """Return every folder of the cache with its record, or None for a damaged record."""
+        found: list[tuple[Path, Record | None]] = []
+        for folder in sorted(p for p in self.folder.glob("[!.]*") if p.is_dir()):
+            try:
+                found.append((folder, read_record(folder)))
+            except UNREADABLE:
+                found.append((folder, None))
+        return found
+
+    def _files(self, folder: Path) -> list[Path]:
+        programs = folder.glob(f"*{self.suffix}")
+        return [path for program in programs for path in program.rglob("*") if path.is_file()]
+
+    def _write_record(
+        self,
+        folder: Path,
+        name: str,
+        variant: dict[str, str],
+        found: Findings,
+        gate_db: dict[str, float],
+    ) -> None:
+        files = {
+            path.relative_to(folder).as_posix(): FileRecord.of(path, sha256(path))
+            for path in self._files(folder)
+        }
+        record = Record(SCHEMA, name, variant, found.seconds, gate_db, found.weights_error, files)
+        _write_json(folder / RECORD, asdict(record))
+
+
+def _add_gate(folder: Path, gate_db: dict[str, float]) -> None:
+    """Add the results of a gate to the record. Raises OSError."""
+    record = read_record(folder)
+    _write_json(folder / RECORD, asdict(replace(record, gate_db=record.gate_db | gate_db)))
 
 
 def read_record(folder: Path) -> Record:
@@ -245,40 +236,9 @@ def read_record(folder: Path) -> Record:
     return Record(SCHEMA, str(stored["name"]), dict(stored["variant"]), *figures, files)
 
 
-def list_built() -> list[tuple[Path, Record | None]]:
-    """Return every folder of the cache with its record, or None for a damaged record."""
-    found: list[tuple[Path, Record | None]] = []
-    for folder in sorted(p for p in cache_folder().glob("[!.]*") if p.is_dir()):
-        try:
-            found.append((folder, read_record(folder)))
-        except UNREADABLE:
-            found.append((folder, None))
-    return found
-
-
 def size_bytes(folder: Path) -> int:
     """Return the total bytes of the files in a folder."""
     return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
-
-
-def _package_files(folder: Path) -> list[Path]:
-    return [
-        path
-        for package in folder.glob("*.mlpackage")
-        for path in package.rglob("*")
-        if path.is_file()
-    ]
-
-
-def _write_record(
-    folder: Path, name: str, variant: dict[str, str], found: Findings, gate_db: dict[str, float]
-) -> None:
-    files = {
-        path.relative_to(folder).as_posix(): FileRecord.of(path, sha256(path))
-        for path in _package_files(folder)
-    }
-    record = Record(SCHEMA, name, variant, found.seconds, gate_db, found.weights_error, files)
-    _write_json(folder / RECORD, asdict(record))
 
 
 @contextmanager
