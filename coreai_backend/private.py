@@ -138,4 +138,5 @@ def writable(array: NDArray) -> np.ndarray:
     """Return the memory of an NDArray that stays an input, as bytes to write into."""
     seen = np.frombuffer(memoryview(array._tensor), np.uint8)
     address = seen.ctypes.data
-    return np.frombuffer((ctypes.c_uint8 * seen.nbytes).from_address(address), np.uint8)
+    memory = (ctypes.c_uint8 * seen.nbytes).from_address(address)
+    return np.frombuffer(memoryview(memory), np.uint8)
