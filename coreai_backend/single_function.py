@@ -42,28 +42,40 @@ def write_program(
 
 
 def call(
-    asset: Path, given: Mapping[str, np.ndarray], wishes: SpecializationOptions | None = None
-) -> np.ndarray:
-    """Run such a program once and return y. wishes: of the compute unit, on macOS 27."""
+    asset: Path,
+    given: Mapping[str, np.ndarray],
+    state: Mapping[str, np.ndarray] | None = None,
+    function: str = FUNCTION,
+    wishes: SpecializationOptions | None = None,
+) -> dict[str, np.ndarray]:
+    """Run a function of a program once; return copies of its outputs.
+
+    state: its value before. wishes: of the compute unit, on macOS 27.
+    """
     with tempfile.TemporaryDirectory() as folder:
         path = asset
         if not has_framework():
             path = Path(folder) / f"{asset.stem}.aimodelx"
             path.mkdir()
             compile_for_linux(asset, path)
-        return asyncio.run(_called(path, given, wishes))
+        return asyncio.run(_called(path, given, state or {}, function, wishes))
 
 
 async def _called(
-    path: Path, given: Mapping[str, np.ndarray], wishes: SpecializationOptions | None
-) -> np.ndarray:
+    path: Path,
+    given: Mapping[str, np.ndarray],
+    state: Mapping[str, np.ndarray],
+    name: str,
+    wishes: SpecializationOptions | None,
+) -> dict[str, np.ndarray]:
     model = await AIModel.load(path, wishes) if wishes else await AIModel.load(path)
-    function: InferenceFunction | None = model.load_function(FUNCTION)
+    function: InferenceFunction | None = model.load_function(name)
     assert function is not None
-    made = await function({name: NDArray(value) for name, value in given.items()})
-    y = view(made["y"]).copy()
+    inputs, states = ({key: NDArray(value) for key, value in of.items()} for of in (given, state))
+    made = await function(inputs, states) if states else await function(inputs)
+    found = {key: view(value).copy() for key, value in made.items()}
     # while a model lives, the end of the interpreter may abort
-    del made, function, model
+    del made, inputs, states, function, model
     gc.collect()
     await asyncio.sleep(0)
-    return y
+    return found

@@ -204,7 +204,7 @@ def compare(operation: Operation, folder: Path) -> dict[str, object]:
                 ops,
                 operation.result,
             )
-            made[name] = call(asset, given)
+            made[name] = call(asset, given)["y"]
     size = np.abs(made.get("exact", made["runtime"])).max()
     figures: dict[str, object] = {"operation": operation.name, "largest": float(size)}
     for name, (one, other) in {
