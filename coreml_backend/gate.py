@@ -1,33 +1,25 @@
-"""The gate: compare the probe frame of a built program with an independent reference.
+"""The gate of Core ML programs: their probe frame, see `common/backend/gate.py`."""
 
-The reference shares no code with the program.
-"""
-
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from ..common.backend import gate
+from ..common.backend.gate import (
+    LEAST_PSNR_DB,
+    MOST_PSNR_DB,
+    PROBE_SEED,
+    Reference,
+    probe,
+    probe_edges,
+)
 from ..common.backend.protocol import FrameParams
-from ..common.checkpoint.config.text_encoder import PROMPT_TOKENS
 from ..common.checkpoint.find import Checkpoint
-from ..common.errors import BackendError
-from ..common.io.sinks.image import save_image
-from ..common.io.sources.synthetic import Synthetic
-from ..common.picture.edges import Edges
-from ..common.picture.image import to_frame_rgb
-from ..common.picture.size import FrameSize, Size
-from ..common.picture.temporal import psnr
 from .options import CoreMLOptions
 from .runner import Runner
 
-LEAST_PSNR_DB = 35.0
-MOST_PSNR_DB = 99.0  # of equal pictures, because JSON has no infinity
-PROBE_SEED = 7
-
-# renders the probe frame: picture uint8 (H, W, 3), encoder_hidden_states float32 (1, 77, D), noise
-# seed -> picture
-Reference = Callable[[np.ndarray, np.ndarray, int], np.ndarray]
+__all__ = ["LEAST_PSNR_DB", "MOST_PSNR_DB", "PROBE_SEED", "Reference", "probe", "probe_edges"]
 
 
 def render(checkpoint: Checkpoint, runners: Sequence[Runner], options: CoreMLOptions) -> np.ndarray:
@@ -59,34 +51,5 @@ def check(
 
     Below 35 dB it saves both pictures in `folder` and raises BackendError.
     """
-    picture, encoder_hidden_states = probe(checkpoint, options.size)
-    expected = reference(picture, encoder_hidden_states, probe_seed(options))
-    quality = min(psnr(rendered, expected), MOST_PSNR_DB)
-    if not quality >= LEAST_PSNR_DB:
-        names = [
-            folder / f"refused-{checkpoint.name}-{what}.png" for what in ("program", "reference")
-        ]
-        save_image(names[0], rendered)
-        save_image(names[1], expected)
-        raise BackendError(
-            f"coreml: the program built for {checkpoint.name} renders a probe frame "
-            f"at {quality:.1f} dB from the reference, expected at least {LEAST_PSNR_DB:.0f}; it is "
-            f"not used; compare {names[0]} and {names[1].name}"
-        )
-    return quality
-
-
-def probe_edges(picture: np.ndarray) -> np.ndarray:
-    """Return the edges of the probe frame for a program with a ControlNet, uint8 (H, W)."""
-    edges = np.empty(picture.shape[:2], np.uint8)
-    Edges("canny", FrameSize.of_picture(picture)).draw(picture, edges)
-    return edges
-
-
-def probe(checkpoint: Checkpoint, size: Size) -> tuple[np.ndarray, np.ndarray]:
-    """Return the probe frame, uint8 (H, W, 3), and random encoder_hidden_states (1, 77, D)."""
-    picture = np.empty((*FrameSize.of(size).shape, 3), np.uint8)
-    to_frame_rgb(Synthetic(size).read(), picture)
-    generator = np.random.Generator(np.random.PCG64(PROBE_SEED))
-    width = checkpoint.unet.cross_attention_dim
-    return picture, generator.standard_normal((1, PROMPT_TOKENS, width), dtype=np.float32)
+    seed = probe_seed(options)
+    return gate.check("coreml", checkpoint, rendered, reference, folder, options.size, seed)

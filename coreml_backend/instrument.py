@@ -21,10 +21,11 @@ from ..common.bench.measure.instrument import Peaks, StageCost
 from ..common.checkpoint.find import Checkpoint
 from ..common.errors import BackendError, UsageError
 from ..common.picture.size import FrameSize, Size
+from ..graphs.ops import AttentionForm
 from . import inputs
 from .backend import CoreMLBackend
 from .compute_plan import describe
-from .networks.ops import AttentionForm, Var, mb
+from .ops import Var, mb
 from .options import STAGES, UNITS, Variant
 from .prepare import find_or_build
 from .program import mil_program

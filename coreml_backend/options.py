@@ -10,11 +10,11 @@ from typing import Literal, get_args
 from ..common.backend.options import BackendOptions
 from ..common.checkpoint.find import Checkpoint
 from ..common.errors import UsageError
-from ..common.picture.size import FrameSize, read_size
+from ..common.picture.size import FrameSize, parse_sizes, sizes_text
 from ..common.settings import setting
+from ..graphs.compression import Compression
+from ..graphs.ops import AttentionForm
 
-AttentionForm = Literal["sdpa", "matmul", "split_einsum"]
-Compression = Literal["float16", "int8", "palettize8", "palettize6", "palettize4", "palettize2"]
 InputForm = Literal["float32", "image"]
 Stage = Literal["frame", "controlled", "encode", "unet", "decode"]
 Runtime = Literal["coreml", "reference"]
@@ -92,26 +92,6 @@ def parse_placement(text: str) -> tuple[str, ...]:
 def placement_text(placement: tuple[str, ...]) -> str:
     """Format ('ne', 'gpu', 'ne') as 'encode=ne,unet=gpu,decode=ne'."""
     return ",".join(f"{stage}={unit}" for stage, unit in zip(STAGES, placement, strict=False))
-
-
-def parse_sizes(text: str) -> tuple[FrameSize, ...]:
-    """Parse '512,256' to the two squares, smallest first, and '' to (). Raises UsageError."""
-    if not text:
-        return ()
-    try:
-        sizes = [read_size(part) for part in text.split(",")]
-    except UsageError:
-        sizes = []
-    if not sizes or len(set(sizes)) != len(sizes):
-        raise UsageError(
-            f"--sizes {text}: expected different sizes in pixels, as 256,512 or 256,512x288"
-        )
-    return tuple(sorted(sizes))
-
-
-def sizes_text(sizes: tuple[FrameSize, ...]) -> str:
-    """Format sizes as `parse_sizes` reads them: '256,512'."""
-    return ",".join(map(str, sizes))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,6 @@
 """Write a checkpoint as an ML Program with the MIL builder, straight from its safetensors files.
 
-The twin of `mlx_sdxs/frame.py`: one program per frame, or one per stage. Networks are float16;
-mixing, x0 and pictures are float32, with casts between. In the form of the Neural Engine
-('split_einsum'), pictures are float16 as well.
+`graphs/frame.py` describes the frame: one program for it, or one per stage.
 
     function   inputs                                                        outputs
     frame      picture, encoder_hidden_states, noise, previous, feedback     image, image_mean, x0
@@ -21,35 +19,21 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 
-from ..common.backend.schedule import OneStep, one_step, seeded_noise
+from ..common.backend.schedule import seeded_noise
 from ..common.checkpoint.config.text_encoder import PROMPT_TOKENS
-from ..common.checkpoint.config.vae import TinyVAEConfig
 from ..common.checkpoint.find import Checkpoint
 from ..common.checkpoint.manifest import remembered_sha256
 from ..common.errors import BackendError, UsageError
 from ..common.picture.size import FrameSize, Size
-from .networks import ops
-from .networks.autoencoder_kl import AutoencoderKL
-from .networks.controlnet import ControlNetModel
-from .networks.ops import (
-    Function,
-    Program,
-    Var,
-    affine,
-    ct,
-    mb,
-    pass_pipeline,
-    types,
-)
-from .networks.taesd import AutoencoderTiny
-from .networks.unet import UNet2DConditionModel
-from .networks.weights import Store, Weights
-from .options import AttentionForm, Stage, Variant, refuse_steps
+from ..graphs.frame import Frame, frame_of
+from ..graphs.weights import Store, Weights
+from .ops import Function, MilOps, Program, ct, mb, pass_pipeline, types
+from .options import Stage, Variant, refuse_steps
 
 Progress = Callable[[str, float], None]
 METADATA_PREFIX = "sdxs."
@@ -130,31 +114,27 @@ def mil_program(checkpoint: Checkpoint, variant: Variant) -> tuple[Program, tupl
             f"Core ML stage 'controlled': {checkpoint.name} was opened without a ControlNet; add "
             "--control sketch"
         )
-    config, blockwise = checkpoint.vae, _target(variant) >= ct.target.iOS18
+    config = checkpoint.vae
     noise = seeded_noise(
         variant.noise_seed or 0, *variant.size.divided(config.reduction), config.latent_channels
     ).transpose(0, 3, 1, 2)
     with (
-        Store(checkpoint.unet_weights, variant.weights, blockwise) as unet,
-        Store(checkpoint.vae_weights, variant.weights, blockwise) as vae,
-        Store(control.weights, variant.weights, blockwise)
+        Store(checkpoint.unet_weights, variant.weights) as unet,
+        Store(checkpoint.vae_weights, variant.weights) as vae,
+        Store(control.weights, variant.weights)
         if control
         else contextlib.nullcontext() as control_store,
     ):
-        frame, shapes = (
-            _frame(checkpoint, variant.attention, Weights(unet), Weights(vae)),
-            input_shapes(checkpoint, variant),
-        )
-        stores: tuple[Store, ...] = (unet, vae)
-        if control and control_store:
-            stores = (*stores, control_store)
-            network = ControlNetModel(
-                control.config, Weights(control_store, prefix="control_"), variant.attention
-            )
-            frame = replace(frame, controlnet=network)
+        ops = MilOps(variant.attention, blockwise=_target(variant) >= ct.target.iOS18)
+        controlled = Weights(control_store, prefix="control_") if control_store else None
+        frame = frame_of(ops, checkpoint, Weights(unet), Weights(vae), controlled)
         return _program(
-            frame, shapes, variant.stage, _target(variant), np.ascontiguousarray(noise)
-        ), stores
+            frame,
+            input_shapes(checkpoint, variant),
+            variant.stage,
+            _target(variant),
+            np.ascontiguousarray(noise),
+        ), (unet, vae, *([control_store] if control_store else []))
 
 
 def build_sizes(
@@ -204,128 +184,6 @@ def read_metadata(path: Path) -> dict[str, str]:
         for key in stored
         if key.startswith(METADATA_PREFIX)
     }
-
-
-@dataclass(frozen=True)
-class Frame:
-    """One diffusion step between two pictures as MIL operations; twin of `mlx_sdxs.frame.Frame`.
-
-    half_pictures: encode and decode without a float32 operation, which the Neural Engine leaves to
-    the CPU; whole numbers up to 255 are exact in float16.
-    """
-
-    unet: UNet2DConditionModel
-    vae: AutoencoderTiny | AutoencoderKL
-    step: OneStep
-    scaling_factor: float
-    half_pictures: bool = False
-    controlnet: ControlNetModel | None = None
-
-    def encode(self, picture: Var) -> Var:
-        """Encode float32 (1, 3, H, W) in 0..255 to scaled latents, float32 (1, C, H/8, W/8)."""
-        if self.half_pictures:
-            latents = self.vae.encode(affine(x=_to16(picture), scale=1 / 127.5, offset=-1))
-            return _to32(affine(x=latents, scale=self.scaling_factor), name="latents")
-        image = _to16(affine(x=picture, scale=1 / 127.5, offset=-1))
-        return mb.mul(
-            x=_to32(self.vae.encode(image)), y=np.float32(self.scaling_factor), name="latents"
-        )
-
-    def denoise(
-        self,
-        latents: Var,
-        encoder_hidden_states: Var,
-        noise: Var | np.ndarray,
-        previous: Var,
-        feedback: Var,
-        edges: Var | None = None,
-        scale: Var | None = None,
-    ) -> Var:
-        """Denoise latents (1, C, H/8, W/8) to x0 of the same shape, both float32.
-
-        previous: x0 of the last frame. feedback: share of `previous` in the latents, (1,). edges:
-        input of the ControlNet, float32 (1, 1, H, W) in 0..255. scale: control scale, (1,).
-        """
-        step = self.step
-        latents = mb.add(x=latents, y=mb.mul(x=feedback, y=mb.sub(x=previous, y=latents)))
-        noise = mb.mul(x=noise, y=np.float32(step.noise_scale))
-        sample = mb.add(
-            x=affine(x=latents, scale=step.sqrt_alpha),
-            y=affine(x=noise, scale=step.sqrt_one_minus_alpha),
-        )
-        sample, encoder_hidden_states, timestep = (
-            _to16(sample),
-            _to16(encoder_hidden_states),
-            float(step.timestep),
-        )
-        residuals = None
-        if self.controlnet:
-            condition = _to16(affine(x=edges, scale=1 / 255))
-            residuals = self.controlnet(
-                sample, timestep, encoder_hidden_states, condition, _to16(scale)
-            )
-        features = self.unet.features(sample, timestep, encoder_hidden_states, residuals)
-        difference = _to32(self._noise_minus_eps(features, _to16(noise)))
-        return mb.add(x=latents, y=affine(x=difference, scale=step.ratio), name="x0")
-
-    def decode(self, x0: Var) -> tuple[Var, Var]:
-        """Decode x0, float32 (1, C, H/8, W/8), to the picture and its mean.
-
-        Returns float32 (1, 3, H, W), whole numbers in 0..255, and float32 (1, 1, 1, 1), the mean
-        before they are clipped, in about [-1, 1]: not finite if float16 overflowed.
-        """
-        scale = 1 / self.scaling_factor
-        if self.half_pictures:
-            image = self.vae.decode(affine(x=_to16(x0), scale=scale))
-        else:
-            image = _to32(self.vae.decode(_to16(affine(x=x0, scale=scale))))
-        dtype = np.float16 if self.half_pictures else np.float32
-        levels = mb.round(x=affine(x=affine(x=image, offset=1), scale=127.5))
-        named = [{}, {}] if self.half_pictures else [{"name": "image"}, {"name": "image_mean"}]
-        levels = mb.clip(x=levels, alpha=dtype(0), beta=dtype(255), **named[0])
-        # a maximum may drop NaN; axis by axis, no sum leaves float16
-        rows = mb.reduce_mean(x=image, axes=[3], keep_dims=True)
-        channels = mb.reduce_mean(x=rows, axes=[2], keep_dims=True)
-        mean = mb.reduce_mean(x=channels, axes=[1], keep_dims=True, **named[1])
-        if self.half_pictures:
-            return _to32(levels, name="image"), _to32(mean, name="image_mean")
-        return levels, mean
-
-    def _noise_minus_eps(self, features: Var, noise: Var) -> Var:
-        # One convolution over [features, n] with weights [-W | identity] subtracts in the
-        # accumulator; see mlx_sdxs/frame.py. Compression would make the identity inexact.
-        layer = self.unet.weights["conv_out"]
-        kernel = layer.float32("weight")
-        identity = np.zeros((kernel.shape[0], kernel.shape[0], 3, 3), np.float32)
-        identity[:, :, 1, 1] = np.eye(kernel.shape[0])
-        return ops.convolve(
-            x=mb.concat(values=[features, noise], axis=1),
-            kernel=ops.half(np.concatenate([-kernel, identity], axis=1), layer.name),
-            bias=-layer.float32("bias"),
-            pad=(1, 1, 1, 1),
-            name=layer.label,
-        )
-
-
-def _to16(x: Var) -> Var:
-    return mb.cast(x=x, dtype="fp16")
-
-
-def _to32(x: Var, **named: str) -> Var:
-    return mb.cast(x=x, dtype="fp32", **named)
-
-
-def _frame(checkpoint: Checkpoint, form: AttentionForm, unet: Weights, vae: Weights) -> Frame:
-    config = checkpoint.vae
-    return Frame(
-        unet=UNet2DConditionModel(checkpoint.unet, unet, form),
-        vae=AutoencoderTiny(config, vae)
-        if isinstance(config, TinyVAEConfig)
-        else AutoencoderKL(config, vae, form),
-        step=one_step(checkpoint.scheduler, checkpoint.frame),
-        scaling_factor=config.scaling_factor,
-        half_pictures=form == "split_einsum",
-    )
 
 
 def input_shapes(checkpoint: Checkpoint, variant: Variant) -> dict[str, tuple[int, ...]]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import coremltools as ct
 import numpy as np
 
-from .networks.ops import Function, Program, Var, mb, types
+from .ops import Function, Program, Var, mb, types
 from .program import _quiet
 
 

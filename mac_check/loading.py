@@ -11,7 +11,7 @@ from ..common.checkpoint.find import weights_folder
 from ..common.picture.temporal import psnr
 from ..coreml_backend.cache import Built
 from ..coreml_backend.gate import MOST_PSNR_DB, probe
-from ..coreml_backend.networks.ops import ct
+from ..coreml_backend.ops import ct
 from ..coreml_backend.prepare import find_or_build
 from ..coreml_backend.runner import Model, Runner
 from .coreml import hosted_backend, nearness, probe_params, render, spread

@@ -10,12 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from ..coreml_backend.inputs import kept
-from ..coreml_backend.networks import ops
-from ..coreml_backend.networks.ops import Var, ct
-from ..coreml_backend.networks.weights import Weights
-from ..coreml_backend.options import AttentionForm
+from ..coreml_backend.ops import MilOps, Var, ct
 from ..coreml_backend.runner import Model
 from ..coreml_backend.single_function import write_program
+from ..graphs.ops import AttentionForm
+from ..graphs.weights import Weights
 from .setup import Answer, Setup
 
 NORM_SHAPE = (1, 960, 64, 64)  # in 32 groups: 122,880 elements each, the largest of SDXS at 512
@@ -45,7 +44,7 @@ def ask_group_norm(setup: Setup) -> Answer:
     model = _open(
         setup,
         {"x": shape},
-        lambda x: ops.group_norm(x=x["x"], weights=weights, groups=GROUPS, eps=EPS),
+        lambda x: MilOps("sdpa").group_norm(x["x"], weights, GROUPS, EPS),
     )
     generator = np.random.default_rng(0)
     errors = {}
@@ -81,7 +80,7 @@ def ask_attention(setup: Setup) -> Answer:
     model = _open(
         setup,
         {name: x.shape for name, x in given.items()},
-        lambda x: ops.attention(query=x["q"], key=x["k"], value=x["v"], heads=HEADS, form=form),
+        lambda x: MilOps(form).attention(x["q"], x["k"], x["v"], HEADS),
         ct.target.iOS18 if form == "sdpa" else ct.target.iOS17,
     )
     error = _error(_run(model, given), _tokens(attention(q, k, v), form))

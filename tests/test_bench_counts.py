@@ -24,8 +24,8 @@ from sdxs.coreml_backend.instrument import (
     write_copy,
     write_product,
 )
-from sdxs.coreml_backend.networks.ops import AttentionForm
 from sdxs.coreml_backend.options import CoreMLOptions
+from sdxs.graphs.ops import AttentionForm
 from sdxs.mlx_sdxs.backend import MlxBackend
 from sdxs.mlx_sdxs.instrument import MlxInstrument
 from sdxs.mlx_sdxs.options import MlxOptions

@@ -14,8 +14,7 @@ from sdxs.common.picture.temporal import psnr
 from sdxs.common.testing.random_checkpoint import architecture, tiny, write_checkpoint
 from sdxs.coreml_backend import prepare
 from sdxs.coreml_backend.interpreter.interpreter import Interpreter
-from sdxs.coreml_backend.networks import ops
-from sdxs.coreml_backend.networks.ops import Var, types
+from sdxs.coreml_backend.ops import MilOps, Var, types
 from sdxs.coreml_backend.options import CoreMLOptions, parse_placement
 from sdxs.coreml_backend.program import Variant, mil_program
 from sdxs.coreml_backend.single_function import write_program
@@ -121,7 +120,7 @@ def attend(tmp_path: Path) -> Callable[[str], Interpreter]:
         write_program(
             path,
             dict.fromkeys("qkv", shape),
-            lambda x: ops.attention(query=x["q"], key=x["k"], value=x["v"], heads=1, form=form),  # type: ignore[arg-type]
+            lambda x: MilOps(form).attention(x["q"], x["k"], x["v"], heads=1),  # type: ignore[arg-type]
             ct.target.iOS18,
         )
         return Interpreter(path, round_float16=True)

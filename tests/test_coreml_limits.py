@@ -21,7 +21,7 @@ from sdxs.common.checkpoint.config.vae import read_vae_config
 from sdxs.common.checkpoint.find import Checkpoint, open_checkpoint, with_control
 from sdxs.common.checkpoint.layout import Layout, controlnet_layout, unet_layout, vae_layout
 from sdxs.common.testing.random_checkpoint import architecture, control_config
-from sdxs.coreml_backend.networks.ops import Program, Var
+from sdxs.coreml_backend.ops import Program, Var
 from sdxs.coreml_backend.program import Variant, mil_program
 
 MOST_RANK, MOST_INNER, MOST_ANY = 5, 16_384, 65_536

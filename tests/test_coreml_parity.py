@@ -12,8 +12,10 @@ from safetensors.numpy import load_file
 
 from sdxs.common.checkpoint.find import Checkpoint, open_checkpoint
 from sdxs.common.picture.size import FrameSize
-from sdxs.coreml_backend.networks import ops, unet
+from sdxs.coreml_backend.ops import MilOps, Var
 from sdxs.experiments.parity.coreml import MLX_LIMIT_DB, agrees, run_program
+from sdxs.graphs import layers, unet
+from sdxs.graphs.weights import Weights
 from sdxs.mac_check.fixtures import (
     FIXTURES,
     SHAPES,
@@ -85,18 +87,15 @@ def test_the_program_equals_mlx_on_the_demo(demo: Checkpoint) -> None:
 
 def wrong_heads(monkeypatch: pytest.MonkeyPatch) -> None:
     """The number of heads read as their dimension."""
-    right = unet.attention
-    monkeypatch.setattr(
-        unet,
-        "attention",
-        lambda *, query, key, value, heads, form: right(
-            query=query,
-            key=key,
-            value=value,
-            heads=(query.shape[2] if form != "split_einsum" else query.shape[1]) // heads,
-            form=form,
-        ),
-    )
+    right = MilOps.attention
+
+    def attention(
+        self: MilOps, query: Var, key: Var, value: Var, heads: int, form: str | None = None
+    ) -> Var:
+        channels = query.shape[1 if self.form == "split_einsum" else 2]
+        return right(self, query, key, value, channels // heads, form)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(MilOps, "attention", attention)
 
 
 def wrong_timestep(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,39 +108,37 @@ def wrong_timestep(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def wrong_padding(monkeypatch: pytest.MonkeyPatch) -> None:
     """TensorFlow's 'same' at stride 2: bottom and right only."""
-    right = ops.Downsample.__init__
+    right = layers.Downsample.__init__
     monkeypatch.setattr(
-        ops.Downsample,
+        layers.Downsample,
         "__init__",
-        lambda self, weights, symmetric=True: right(self, weights, False),
+        lambda self, ops, weights, symmetric=True: right(self, ops, weights, False),
     )
 
 
 def swapped_scale(monkeypatch: pytest.MonkeyPatch) -> None:
     """Gain and shift of a norm in each other's place."""
-    right = ops.Weights.float32
+    right = Weights.float32
 
-    def float32(self: ops.Weights, name: str) -> np.ndarray:
+    def float32(self: Weights, name: str) -> np.ndarray:
         if "norm" in self.name.rpartition(".")[2]:
             name = {"weight": "bias", "bias": "weight"}[name]
         return right(self, name)
 
-    monkeypatch.setattr(ops.Weights, "float32", float32)
+    monkeypatch.setattr(Weights, "float32", float32)
 
 
 def missing_projection(monkeypatch: pytest.MonkeyPatch) -> None:
     """Attention without its output projection."""
 
-    def forward(
-        self: unet.Attention, x: ops.Var, context: ops.Var | None, norm: ops.Weights
-    ) -> ops.Var:
-        w, source = self.weights, x if context is None else context
-        query = ops.linear(x=x, weights=w["to_q"], norm=norm)
+    def forward(self: unet.Attention, x: Var, context: Var | None, norm: Weights) -> Var:
+        ops, w, source = self.ops, self.weights, x if context is None else context
+        query = ops.linear(x, w["to_q"], norm=norm)
         key, value = (
-            ops.linear(x=source, weights=w[name], norm=norm if context is None else None)
+            ops.linear(source, w[name], norm=norm if context is None else None)
             for name in ("to_k", "to_v")
         )
-        return ops.attention(query=query, key=key, value=value, heads=self.heads, form=self.form)
+        return ops.attention(query, key, value, self.heads)
 
     monkeypatch.setattr(unet.Attention, "__call__", forward)
 

@@ -18,9 +18,7 @@ from sdxs.common.checkpoint.layout import unet_layout, vae_layout
 from sdxs.common.errors import UsageError, WeightsError
 from sdxs.common.testing.random_checkpoint import architecture, tiny, write_checkpoint
 from sdxs.coreml_backend.interpreter.interpreter import Interpreter
-from sdxs.coreml_backend.networks import compression, weights
-from sdxs.coreml_backend.networks.compression import cluster
-from sdxs.coreml_backend.networks.ops import ct
+from sdxs.coreml_backend.ops import MilOps, ct
 from sdxs.coreml_backend.options import Variant
 from sdxs.coreml_backend.program import (
     build,
@@ -29,6 +27,8 @@ from sdxs.coreml_backend.program import (
     mil_program,
     read_metadata,
 )
+from sdxs.graphs import compression, weights
+from sdxs.graphs.compression import cluster
 from sdxs.mlx_sdxs.backend import load_vae, load_weights
 from sdxs.mlx_sdxs.frame import Frame
 from sdxs.mlx_sdxs.networks.unet import UNet2DConditionModel
@@ -571,7 +571,7 @@ def test_a_size_that_cannot_be_is_refused(checkpoint: Open, tmp_path: Path) -> N
 
 def test_weights_beyond_float16_are_refused() -> None:
     with pytest.raises(WeightsError, match="float16 cannot"):
-        weights.half(np.array([1e6], np.float32), "unet.conv_in")
+        MilOps("sdpa").rounded(np.array([1e6], np.float32), "unet.conv_in")
 
 
 def test_bfloat16_weights_are_read_exactly(tmp_path: Path) -> None:

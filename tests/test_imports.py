@@ -11,10 +11,11 @@ ROOT = Path(__file__).parent.parent
 ALLOWED = {
     "common": {"common"},
     "mlx_sdxs": {"mlx_sdxs", "common"},
-    "coreml_backend": {"coreml_backend", "common"},
+    "graphs": {"graphs", "common"},
+    "coreml_backend": {"coreml_backend", "graphs", "common"},
     "api": {"api", "common"},  # backends by name only
     "commands": {"commands", "api", "common", "mlx_sdxs", "coreml_backend", "mac_check"},
-    "mac_check": {"mac_check", "common", "mlx_sdxs", "coreml_backend"},
+    "mac_check": {"mac_check", "common", "mlx_sdxs", "coreml_backend", "graphs"},
 }
 FOREIGN = {  # third-party module -> the places that may import it
     "mlx": ("mlx_sdxs/", "mac_check/", "experiments/"),

@@ -71,7 +71,7 @@ def test_bfloat16_renders_as_the_same_numbers_in_float32(tmp_path: Path, tiny_fo
 def test_core_ml_and_the_text_encoder_read_the_same(
     name: str, tiny_folder: Path, tiny_sdxs: Checkpoint
 ) -> None:
-    from sdxs.coreml_backend.networks.weights import Store
+    from sdxs.graphs.weights import Store
 
     SAME[name](tiny_folder)
     found, expected = (open_checkpoint(f, vae_folder=KL) for f in (tiny_folder, tiny_sdxs.folder))

@@ -20,7 +20,7 @@ from sdxs.common.io.sources import permission
 from sdxs.common.io.sources.permission import Permission
 from sdxs.coreml_backend.cache import Built
 from sdxs.coreml_backend.inputs import SPARE_REFERENCES
-from sdxs.coreml_backend.networks.ops import ct
+from sdxs.coreml_backend.ops import ct
 from sdxs.mac_check import (
     behaviour,
     camera,

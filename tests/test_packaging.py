@@ -58,7 +58,7 @@ def test_wheel_holds_one_import_name_and_the_demo(wheel: Path) -> None:
         next(n for n in names if ".dist-info" in n).split("/")[0],
     }
     held = set(names)
-    houses = ("common", "mlx_sdxs", "coreml_backend", "mac_check", "api", "commands")
+    houses = ("common", "mlx_sdxs", "graphs", "coreml_backend", "mac_check", "api", "commands")
     for path in [ROOT / "cli.py", *(p for house in houses for p in (ROOT / house).rglob("*.py"))]:
         assert f"sdxs/{path.relative_to(ROOT).as_posix()}" in held
     for path in (

@@ -99,3 +99,23 @@ def read_size(text: str, where: str = "--size") -> FrameSize:
         )
     width, height = written.groups()
     return FrameSize(int(width), int(height or width))
+
+
+def parse_sizes(text: str) -> tuple[FrameSize, ...]:
+    """Parse '512,256' to the two squares, smallest first, and '' to (). Raises UsageError."""
+    if not text:
+        return ()
+    try:
+        sizes = [read_size(part) for part in text.split(",")]
+    except UsageError:
+        sizes = []
+    if not sizes or len(set(sizes)) != len(sizes):
+        raise UsageError(
+            f"--sizes {text}: expected different sizes in pixels, as 256,512 or 256,512x288"
+        )
+    return tuple(sorted(sizes))
+
+
+def sizes_text(sizes: tuple[FrameSize, ...]) -> str:
+    """Format sizes as `parse_sizes` reads them: '256,512'."""
+    return ",".join(map(str, sizes))

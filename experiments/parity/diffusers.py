@@ -15,7 +15,7 @@ import json
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from shutil import copytree, rmtree
@@ -45,6 +45,7 @@ from ...common.checkpoint.torch_import import import_torch, target_of
 from ...common.picture.size import FrameSize
 from ...common.settings import setting
 from ...common.testing.random_checkpoint import Architecture, architecture, tiny
+from ...coreai_backend.prepare import coreai_version, obstacle_here
 from ...mac_check.fixtures import (
     NAMES,
     PADDINGS,
@@ -76,6 +77,7 @@ FULL = Sizes(batch=1, latents=(64, 64), picture=(256, 256), frame=512, timesteps
 # size.
 FULL_KL = Sizes(batch=1, latents=(64, 64), picture=(256, 256), frame=256, timesteps=(999,))
 WITH_COREML = ("demo", "sdxs-512")
+COREAI_SIDE = 256
 _ONE_FILE = "100GB"  # keeps save_pretrained from splitting
 
 
@@ -271,6 +273,7 @@ def check_folder(name: str, folder: Path, sizes: Sizes, seed: int) -> Iterator[P
             yield ParityCheck(name, named, found, limit(what), time.perf_counter() - started, note)
         if part == "frame" and name.startswith(WITH_COREML):
             yield from check_coreml(name, checkpoint, inputs, oracle, ours)
+            yield from check_coreai(name, checkpoint, inputs, oracle)
 
 
 def check_coreml(
@@ -307,6 +310,42 @@ def check_coreml(
             10 ** (-least / 20),
             seconds,
             note,
+        )
+
+
+def check_coreai(
+    name: str, checkpoint: Checkpoint, inputs: Inputs, oracle: Arrays
+) -> Iterator[ParityCheck]:
+    """Compare the Core AI program on Apple's CPU runtime with diffusers, in both precisions.
+
+    A frame over 256 x 256 is compared at that size, where it takes two minutes and not twenty.
+    """
+    if obstacle := obstacle_here() or ("" if coreai_version() else "coreai-core is not installed"):
+        print(f"{name}: no Core AI here: {obstacle}")
+        return
+    from .coreai import LIMITS
+    from .coreai import run_program as run_coreai
+
+    if inputs.frame.shape[0] > COREAI_SIDE:
+        sizes = replace(FULL, frame=COREAI_SIDE)
+        inputs = inputs_of("frame", draw_inputs(checkpoint, sizes, inputs.seed))
+        oracle = ORACLE["frame"](checkpoint, inputs)
+        gc.collect()
+    size = FrameSize.of_picture(inputs.frame)
+    shape = "" if size.square else f" {size}"
+    for dtype, (most, least) in LIMITS.items():
+        started = time.perf_counter()
+        relative, quality = distances(run_coreai(checkpoint, inputs, dtype), oracle)
+        seconds = time.perf_counter() - started
+        note = f"relative L2, {size.words}, Apple's CPU runtime"
+        yield ParityCheck(name, f"Core AI {dtype} x0{shape}", relative, most, seconds, note)
+        yield ParityCheck(
+            name,
+            f"Core AI {dtype} picture{shape}",
+            10 ** (-quality / 20),
+            10 ** (-least / 20),
+            seconds,
+            f"{quality:.1f} dB, {size.words}",
         )
 
 

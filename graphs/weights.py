@@ -1,4 +1,4 @@
-"""Read a checkpoint's tensors for the networks, and check their rounding to float16."""
+"""Read a checkpoint's tensors for the graphs."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,9 +7,8 @@ from typing import Self
 
 import numpy as np
 
-from ...common.checkpoint.tensor_reader import TensorReader
-from ...common.errors import WeightsError
-from ..options import Compression
+from ..common.checkpoint.tensor_reader import TensorReader
+from .compression import Compression
 
 
 @dataclass
@@ -17,13 +16,11 @@ class Store:
     """An open weights file, the compression of its large tensors, and the compression error.
 
     read: names of the tensors read so far. error, energy: sums of squared differences and of
-    squares over the compressed tensors. blockwise: macOS 15's compression operations, not macOS
-    13's.
+    squares over the compressed tensors.
     """
 
     path: Path
     compression: Compression = "float16"
-    blockwise: bool = True
     read: set[str] = field(default_factory=set)
     error: float = 0.0
     energy: float = 0.0
@@ -47,6 +44,12 @@ class Store:
         self.read.add(name)
         return self._file.array(name)
 
+    def note_error(self, rebuilt: np.ndarray, values: np.ndarray) -> None:
+        """Add the compression error of one tensor."""
+        difference = rebuilt.astype(np.float32) - values
+        self.error += float(np.sum(np.square(difference), dtype=np.float64))
+        self.energy += float(np.sum(np.square(values), dtype=np.float64))
+
 
 @dataclass(frozen=True)
 class Weights:
@@ -64,7 +67,7 @@ class Weights:
 
     @property
     def label(self) -> str:
-        """Return the key as a MIL name."""
+        """Return the key as the name of an operation."""
         return self.prefix + self.name.replace(".", "_")
 
     def float32(self, name: str) -> np.ndarray:
@@ -73,15 +76,3 @@ class Weights:
     def bias(self) -> np.ndarray | None:
         """Return the float32 bias, or None if the checkpoint has none."""
         return self.float32("bias") if "bias" in self else None
-
-
-def half(values: np.ndarray, name: str) -> np.ndarray:
-    """Round to float16. Raises WeightsError if a result is not finite."""
-    with np.errstate(over="ignore"):
-        rounded = values.astype(np.float16)
-    if not np.isfinite(rounded).all():
-        raise WeightsError(
-            f"{name}: holds values that float16 cannot; Core ML computes in float16, use "
-            "`--backend mlx --dtype float32`"
-        )
-    return rounded

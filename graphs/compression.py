@@ -1,70 +1,64 @@
-"""Compress large tensors to int8 or a palette; Core ML decompresses them when it loads.
+"""Compress large tensors to int8 or a palette, which a program decompresses when it is loaded.
 
-int8 has one scale per output channel, a palette one table per tensor. macOS 14 and 15 have
-different operations for both. The tensor's `Store` sums the compression error.
+int8 has one scale per output channel, a palette one table per tensor.
 """
 
+from dataclasses import dataclass
+from typing import Literal
+
 import numpy as np
-from coremltools.converters.mil.mil import Builder as mb
-from coremltools.converters.mil.mil import Var, types
 
-from .weights import Weights, half
+Compression = Literal["float16", "int8", "palettize8", "palettize6", "palettize4", "palettize2"]
 
-# Smaller tensors stay float16: they save few bytes and lose most accuracy.
+# Smaller tensors stay as they are: they save few bytes and lose most accuracy.
 COMPRESSION_THRESHOLD = 10_000  # scalars
 _KMEANS_ROUNDS = 30
 _KMEANS_BINS = 1024
 
 
-def stored(values: np.ndarray, weights: Weights) -> Var | np.ndarray:
-    """Return the tensor for the program: a float16 array, or the operation that decompresses it."""
-    store, rounded = weights.store, half(values, weights.name)
-    if store.compression == "float16" or rounded.size <= COMPRESSION_THRESHOLD:
-        return rounded
-    if store.compression == "int8":
-        var, rebuilt = _int8(values, store.blockwise)
-    else:
-        var, rebuilt = _palettized(
-            rounded, int(store.compression.removeprefix("palettize")), store.blockwise
-        )
-    store.error += float(np.sum(np.square(rebuilt.astype(np.float32) - values), dtype=np.float64))
-    store.energy += float(np.sum(np.square(values), dtype=np.float64))
-    return var
+@dataclass(frozen=True, slots=True)
+class Compressed:
+    """A compressed tensor.
+
+    codes: int8 levels, or uint8 indices into `table`, of the shape of the tensor. scale: float16
+    (O, 1, ...), one per output channel, with int8. table: float16 (2 ** bits,), ascending, with a
+    palette. rebuilt: the tensor as the program sees it, float16.
+    """
+
+    codes: np.ndarray
+    rebuilt: np.ndarray
+    scale: np.ndarray | None = None
+    table: np.ndarray | None = None
+
+    @property
+    def bits(self) -> int:
+        """Return the bits of a code."""
+        return 8 if self.table is None else len(self.table).bit_length() - 1
 
 
-def _int8(values: np.ndarray, blockwise: bool) -> tuple[Var, np.ndarray]:
+def compress(
+    values: np.ndarray, rounded: np.ndarray, compression: Compression
+) -> Compressed | None:
+    """Compress a tensor; None if it stays as it is. values: float32. rounded: the same, float16."""
+    if compression == "float16" or rounded.size <= COMPRESSION_THRESHOLD:
+        return None
+    if compression == "int8":
+        return _int8(values)
+    return _palettized(rounded, int(compression.removeprefix("palettize")))
+
+
+def _int8(values: np.ndarray) -> Compressed:
     """Quantise symmetrically to int8, one scale per output channel."""
     peak = np.abs(values).max(axis=tuple(range(1, values.ndim)), keepdims=True)
     scale = np.maximum(peak / 127, np.finfo(np.float16).smallest_subnormal).astype(np.float16)
     levels = np.clip(np.round(values / scale.astype(np.float32)), -127, 127).astype(np.int8)
-    rebuilt = levels.astype(np.float16) * scale
-    if blockwise:
-        return mb.constexpr_blockwise_shift_scale(data=levels, scale=scale), rebuilt
-    # GPU and Neural Engine misread signed data in this operation (coremltools#2114, #2675). uint8
-    # with zero point 128 holds the same values.
-    unsigned = (levels.astype(np.int16) + 128).astype(np.uint8)
-    return mb.constexpr_affine_dequantize(
-        quantized_data=unsigned,
-        zero_point=np.uint8(128),
-        scale=scale.reshape(-1),
-        axis=np.int32(0),
-    ), rebuilt
+    return Compressed(levels, levels.astype(np.float16) * scale, scale=scale)
 
 
-def _palettized(values: np.ndarray, bits: int, blockwise: bool) -> tuple[Var, np.ndarray]:
+def _palettized(values: np.ndarray, bits: int) -> Compressed:
     """Replace every scalar by an index into one table of 2 ** bits values."""
     table, indices = cluster(values, 2**bits)
-    rebuilt = table[indices]
-    if blockwise:
-        subbyte = types.nptype_from_builtin(types.string_to_builtin(f"uint{bits}"))
-        lut = table.reshape(*[1] * values.ndim, -1, 1)
-        return mb.constexpr_lut_to_dense(indices=indices.astype(subbyte), lut=lut), rebuilt
-    flags = indices.reshape(-1, 1) >> np.arange(bits, dtype=np.uint8) & 1
-    # lowest bit first, across bytes
-    packed = np.packbits(flags.astype(np.uint8), bitorder="little")
-    return mb.constexpr_lut_to_dense(
-        indices=packed, lut=table, shape=np.array(values.shape, np.uint32)
-    ), rebuilt
+    return Compressed(indices, table[indices], table=table)
 
 
 def cluster(values: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:

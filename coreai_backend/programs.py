@@ -1,0 +1,81 @@
+"""Prepare Core AI programs before a session: build, gate, and check the compute unit."""
+
+from pathlib import Path
+
+import numpy as np
+
+from ..common.backend.options import BackendOptions
+from ..common.backend.program_cache import Record, size_bytes
+from ..common.backend.programs import Prepared, Progress, Reference
+from ..common.backend.protocol import FrameParams
+from ..common.checkpoint.find import Checkpoint
+from ..common.system import macos_build
+from .backend import CoreAIBackend, controlled
+from .cache import PROGRAMS, Built
+from .options import CoreAIOptions, has_framework
+from .prepare import find_or_build, refuse_without_runtime, run_task
+
+
+class CoreAIPrograms:
+    """The Core AI implementation of `common.backend.programs.Programs`."""
+
+    def prepare(
+        self,
+        checkpoint: Checkpoint,
+        options: BackendOptions,
+        reference: Reference,
+        report: Progress,
+        force: bool,
+    ) -> list[Prepared]:
+        assert isinstance(options, CoreAIOptions)
+        CoreAIBackend(checkpoint, options)  # raises for impossible options
+        refuse_without_runtime()
+        # a frame under control needs a second program
+        needed = [options, *([controlled(options)] if checkpoint.control else [])]
+        return [_prepared(checkpoint, each, reference, report, force) for each in needed]
+
+    def listed(self) -> list[Prepared]:
+        return [_found(Built(folder), record) for folder, record in PROGRAMS.listed()]
+
+
+def _prepared(
+    checkpoint: Checkpoint,
+    options: CoreAIOptions,
+    reference: Reference,
+    report: Progress,
+    force: bool,
+) -> Prepared:
+    def render(picture: np.ndarray, encoder_hidden_states: np.ndarray, seed: int) -> np.ndarray:
+        edges = None
+        if options.control:
+            from ..common.backend.gate import probe_edges  # imports OpenCV, which must follow MLX
+
+            edges = probe_edges(picture)
+        params = FrameParams(seed, control_scale=float(options.control))
+        return reference(picture, encoder_hidden_states, params, edges)
+
+    built = find_or_build(checkpoint, options, render, report, force)
+    if has_framework() and options.used_unit != "cpu":
+        mark = built.mark(options.stage, options.used_unit, macos_build())
+        if not mark.exists():
+            run_task(options, "check_unit", built, checkpoint, options, report=report)
+    record = dict(PROGRAMS.listed()).get(built.folder)
+    return _found(built, record)
+
+
+def _found(built: Built, record: Record | None) -> Prepared:
+    folder: Path = built.folder
+    if record is None:
+        return Prepared(folder, size_bytes(folder), damaged=True)
+    return Prepared(
+        folder,
+        size_bytes(folder),
+        record.name,
+        tuple(record.variant.values()),
+        record.seconds,
+        record.gate_db,
+        record.variant["weights"],
+        record.weights_error,
+        news=built.news,
+        judge="Core AI" if has_framework() else "Apple's CPU runtime",
+    )
