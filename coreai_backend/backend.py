@@ -29,7 +29,6 @@ from .runner import Runner
 
 STAND_IN = "Apple's CPU runtime, one core"
 REMEDY = "check the weights with `sdxs weights verify`, or take --dtype float32"
-Done = tuple[np.ndarray | PictureError, StageTimes]
 
 
 class CoreAIBackend:
@@ -48,7 +47,7 @@ class CoreAIBackend:
         self._runners: list[Runner] = []  # the frame's, and with a ControlNet the controlled one's
         self._built: list[Built] = []
         self._params = FrameParams()
-        self._done: deque[tuple[np.ndarray | None, Done]] = deque()
+        self._done: deque[tuple[np.ndarray | PictureError, StageTimes]] = deque()
 
     def load(self) -> None:
         """Build what is not cached, open it and render a blank frame. Raises SdxsError."""
@@ -98,13 +97,13 @@ class CoreAIBackend:
         except PictureError as error:  # `collect` raises it
             made = error
             runner.forget()
-        self._done.append((given, (made, StageTimes(time.perf_counter_ns() - submitted_ns))))
+        self._done.append((made, StageTimes(time.perf_counter_ns() - submitted_ns)))
 
     def collect(self, out: np.ndarray) -> StageTimes:
         self._loaded()
         if not self._done:
             raise BackendError("coreai: collect() without a submitted frame")
-        _, (made, times) = self._done.popleft()
+        made, times = self._done.popleft()
         if isinstance(made, PictureError):
             raise made
         np.copyto(out, made)

@@ -1,11 +1,9 @@
 """Prepare Core AI programs before a session: build, gate, and check the compute unit."""
 
-from pathlib import Path
-
 import numpy as np
 
 from ..common.backend.options import BackendOptions
-from ..common.backend.program_cache import Record, size_bytes
+from ..common.backend.program_cache import Record, read_record, size_bytes
 from ..common.backend.programs import Prepared, Progress, Reference
 from ..common.backend.protocol import FrameParams
 from ..common.checkpoint.find import Checkpoint
@@ -59,12 +57,11 @@ def _prepared(
         mark = built.mark(options.stage, options.used_unit, macos_build())
         if not mark.exists():
             run_task(options, "check_unit", built, checkpoint, options, report=report)
-    record = dict(PROGRAMS.listed()).get(built.folder)
-    return _found(built, record)
+    return _found(built, read_record(built.folder))
 
 
 def _found(built: Built, record: Record | None) -> Prepared:
-    folder: Path = built.folder
+    folder = built.folder
     if record is None:
         return Prepared(folder, size_bytes(folder), damaged=True)
     return Prepared(
