@@ -14,11 +14,12 @@ from safetensors.numpy import load_file
 
 import coreai_here  # noqa: F401 - skips this file where Apple's runtime cannot run
 from planted import PLANTS, Plant
-from sdxs.common.backend.gate import probe
+from sdxs.common.backend.gate import probe, probe_edges
 from sdxs.common.backend.protocol import FrameParams
 from sdxs.common.checkpoint.find import Checkpoint, find, open_checkpoint, with_control
 from sdxs.common.picture.size import FrameSize
 from sdxs.common.picture.temporal import psnr
+from sdxs.common.prompt.text_encoder import TextEncoder
 from sdxs.coreai_backend.ops import CoreAIOps
 from sdxs.experiments.parity.control import (
     CONTROL_FIXTURES,
@@ -142,12 +143,20 @@ def test_a_frame_under_control_equals_diffusers(tmp_path: Path, name: str, scale
 
 
 @pytest.mark.parametrize(
-    ("dtype", "most", "least_db"), [("float32", 3e-4, 80.0), slow("float16", 8e-2, 40.0)]
+    ("dtype", "most", "least_db"), [("float32", 1e-4, 75.0), slow("float16", 6e-2, 42.0)]
 )
 def test_demo_sketch_under_control_equals_mlx(dtype: str, most: float, least_db: float) -> None:
-    """Its x0 is badly conditioned: in float16, Core ML's interpreter is as far off, 3.9e-2."""
+    """Seen: 1.2e-5 and 81 dB, 2.1e-2 and 45 dB. Its x0 is badly conditioned: in float16, Core ML's
+    interpreter is as far off.
+    """
     sketch = with_control(find("demo-sketch", download=False), "sketch")
-    inputs = draw_control_inputs(sketch, 96, seed=7)
+    picture, _ = probe(sketch, 96)
+    inputs = replace(
+        draw_control_inputs(sketch, 96, seed=7),
+        picture=picture,
+        edges=probe_edges(picture),
+        encoder_hidden_states=TextEncoder(sketch).encode("a pencil sketch"),
+    )
     wanted = run_control(sketch, inputs)
     made = run_control_program(sketch, inputs, 7, SCALE, dtype)
     off = {
