@@ -3,6 +3,9 @@
 It runs on Linux with glibc 2.34 and on macOS 26, where the extra `coreai` is installed.
 """
 
+import os
+from pathlib import Path
+
 import pytest
 
 from sdxs.coreai_backend import apart, prepare
@@ -24,3 +27,11 @@ def build_here(monkeypatch: pytest.MonkeyPatch) -> None:
         return getattr(apart, task)(*arguments, report)
 
     monkeypatch.setattr(prepare, "run_task", call)
+
+
+def shared_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A weights folder for all of Core AI's tests; workers of pytest-xdist share it."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "coreai-weights"
+    folder.mkdir(exist_ok=True)
+    return folder

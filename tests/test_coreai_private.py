@@ -30,6 +30,7 @@ from sdxs.coreai_backend.private import (
 )
 from sdxs.coreai_backend.program import AIProgram, Module
 from sdxs.coreai_backend.runner import AIModel
+from sdxs.graphs.compression import compress
 
 ROW = TensorType((1, 4), np.float32)
 Arrays = Mapping[str, np.ndarray]
@@ -223,3 +224,22 @@ def test_what_is_written_into_an_input_is_what_the_next_call_reads(tmp_path: Pat
         assert np.array_equal(view(made["y"]), np.maximum(values, 0))
     del model, function, made
     gc.collect()
+
+
+@pytest.mark.parametrize("compression", ["int8", "palettize8", "palettize4", "palettize2"])
+def test_a_layer_computes_with_its_decompressed_weights(compression: str, tmp_path: Path) -> None:
+    ops = CoreAIOps("sdpa", np.float16)
+    values = np.random.default_rng(1).standard_normal((64, 192)).astype(np.float32)
+    compressed = compress(values, values.astype(np.float16), compression)
+    assert compressed is not None
+    x = np.random.default_rng(2).standard_normal((1, 3, 192)).astype(np.float16)
+
+    def body(given: Value) -> Value:
+        return ops.project(Tensor(given), ops.decompress(compressed), None, "layer").value
+
+    kinds = [TensorType(shape, np.float16) for shape in (x.shape, (1, 3, 64))]
+    made = run(module_of(body, {"x": kinds[0]}, {"y": kinds[1]}), {"x": x}, tmp_path)["y"]
+    wanted = x.astype(np.float32) @ compressed.rebuilt.astype(np.float32).T
+    # this runtime sums products of float16 in float16: 2.2e-3 was seen
+    assert np.linalg.norm(made - wanted) / np.linalg.norm(wanted) < 5e-3
+    assert np.linalg.norm(made - x @ values.T) > 0
