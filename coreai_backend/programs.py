@@ -1,4 +1,7 @@
-"""Prepare Core AI programs before a session: build, gate, and check the compute unit."""
+"""Prepare Core AI programs before a session: build, gate, and check the compute unit.
+
+Imports nothing of Apple's package, so that a missing one is a message of ours.
+"""
 
 import numpy as np
 
@@ -8,9 +11,8 @@ from ..common.backend.programs import Prepared, Progress, Reference
 from ..common.backend.protocol import FrameParams
 from ..common.checkpoint.find import Checkpoint
 from ..common.system import macos_build
-from .backend import CoreAIBackend, controlled
 from .cache import PROGRAMS, Built
-from .options import CoreAIOptions, has_framework
+from .options import CoreAIOptions, check_options, has_framework
 from .prepare import find_or_build, refuse_without_runtime, run_task
 
 
@@ -26,10 +28,10 @@ class CoreAIPrograms:
         force: bool,
     ) -> list[Prepared]:
         assert isinstance(options, CoreAIOptions)
-        CoreAIBackend(checkpoint, options)  # raises for impossible options
+        check_options(checkpoint, options)
         refuse_without_runtime()
         # a frame under control needs a second program
-        needed = [options, *([controlled(options)] if checkpoint.control else [])]
+        needed = [options, *([options.controlled()] if checkpoint.control else [])]
         return [_prepared(checkpoint, each, reference, report, force) for each in needed]
 
     def listed(self) -> list[Prepared]:
