@@ -40,10 +40,11 @@ test-all: .venv/test.stamp
 # Linux in the shape of macOS. The first line leaves out the files that only compute, which ask a system
 # nothing, and those of the second line, where MLX goes its ways on a GPU.
 COMPUTING := averaging bench_counts bench_page bench_runner bench_statistics controlnet conv_gradient \
-	coreai_backend coreai_commands coreai_faults coreai_parity coreai_private coreml_control coreml_faults \
-	coreml_forms coreml_limits coreml_parity coreml_placement coreml_program coreml_variants distill docs evaluate experiments film_files film_roads \
-	foreign_bytes interpreter layouts mac_check_answers packaging photographs shapes size \
-	sketch styles teachers third_backend torch_peer
+	coreai_backend coreai_commands coreai_faults coreai_parity coreai_private coreml_control \
+	coreml_faults coreml_forms coreml_limits coreml_parity coreml_placement coreml_program \
+	coreml_variants distill docs evaluate experiments film_files film_roads foreign_bytes \
+	interpreter layouts mac_check_answers packaging photographs shapes size sketch styles teachers \
+	third_backend torch_peer
 ON_A_GPU := api backend camera control_live conv doctor fold kernels lanes levers live ops parity steps \
 	still temporal
 SHAPE := $(ONE_THREAD) tests/macos_shape

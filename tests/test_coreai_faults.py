@@ -27,7 +27,7 @@ from sdxs.coreai_backend.prepare import find_or_build, run_task
 from sdxs.coreai_backend.programs import CoreAIPrograms
 from sdxs.coreai_backend.runner import Runner
 
-SIZE = 64
+SIZE = 32
 OPTIONS = CoreAIOptions(SIZE, dtype="float32")
 LOCATION = f"{CoreAIBackend.__module__}:{CoreAIBackend.__name__}"
 
@@ -252,7 +252,7 @@ def test_the_gate_opens_a_program_before_its_record_is_written(
     built = find_or_build(demo, OPTIONS, reference)
     assert seen == [False] and copies == ["build", "render_probe"]
     (record,) = (record for folder, record in PROGRAMS.listed() if folder == built.folder)
-    assert record and record.gate_db == {"64 by cpu": 99.0}
+    assert record and record.gate_db == {"32 by cpu": 99.0}
 
 
 def test_a_program_without_a_gate_is_checked_before_it_counts_as_prepared(
@@ -265,7 +265,7 @@ def test_a_program_without_a_gate_is_checked_before_it_counts_as_prepared(
 
     (made,) = CoreAIPrograms().prepare(demo, OPTIONS, reference, quiet, False)
     assert copies == ["build", "render_probe"]
-    assert made.quality_db == {"64 by cpu": 99.0} and made.judge == "Apple's CPU runtime"
+    assert made.quality_db == {"32 by cpu": 99.0} and made.judge == "Apple's CPU runtime"
     assert [each.folder for each in CoreAIPrograms().listed()] == [made.folder]
 
 
@@ -370,7 +370,7 @@ def test_a_unit_is_checked_against_the_cpu_once(
         return CoreAIPrograms().prepare(demo, options, lambda *_: picture(), quiet, False)
 
     if agrees:
-        assert prepared()[0].quality_db == {"64 by gpu": 99.0}
+        assert prepared()[0].quality_db == {"32 by gpu": 99.0}
         prepared()
         assert asked == ["gpu", "gpu", "cpu"] and copies == ["build", "render_probe", "check_unit"]
         monkeypatch.setattr(programs_module, "macos_build", lambda: "26B200")
