@@ -135,8 +135,9 @@ def view(array: NDArray) -> np.ndarray:
 
 
 def writable(array: NDArray) -> np.ndarray:
-    """Return the memory of an NDArray that stays an input, as bytes to write into."""
+    """Return the memory of an NDArray as bytes to write into; they keep the NDArray alive."""
     seen = np.frombuffer(memoryview(array._tensor), np.uint8)
     address = seen.ctypes.data
     memory = (ctypes.c_uint8 * seen.nbytes).from_address(address)
+    memory.owner = array  # type: ignore[attr-defined]
     return np.frombuffer(memoryview(memory), np.uint8)

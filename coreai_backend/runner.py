@@ -27,7 +27,10 @@ SETTLE_S = 0.05  # for Apple's threads to let go of a model before the interpret
 
 
 class Runner:
-    """One function of a program, loaded. Pictures are uint8 (H, W, 3), latents float32."""
+    """One function of a program, loaded. Pictures are uint8 (H, W, 3), latents float32.
+
+    arrays: inputs and state, as Core AI has them. in_place: whether NumPy writes into their memory.
+    """
 
     def __init__(
         self, built: Built, checkpoint: Checkpoint, options: CoreAIOptions, unit: Unit
@@ -41,7 +44,7 @@ class Runner:
         self._model: AIModel | None = None
         self._function: InferenceFunction | None = None
         self._given: dict[str, np.ndarray] = {}
-        self._arrays: dict[str, NDArray] = {}
+        self.arrays: dict[str, NDArray] = {}
         self._stale: set[str] = set()  # inputs that changed since the last frame
         self.in_place = True
         try:
@@ -88,7 +91,7 @@ class Runner:
             self.in_place = False
             seen = np.empty(shape, dtype)
         seen[...] = 0
-        self._given[name], self._arrays[name] = seen, array
+        self._given[name], self.arrays[name] = seen, array
         self._stale.add(name)
 
     def set_conditioning(self, encoder_hidden_states: np.ndarray) -> None:
@@ -119,8 +122,7 @@ class Runner:
         edges: uint8 (H, W), for a program with a ControlNet. Raises BackendError if the call fails,
         PictureError if the result is not finite; then the next frame has no feedback.
         """
-        if self._function is None:
-            raise BackendError("coreai: the program is closed; load it again")
+        self._require()
         self._put("picture", picture)
         copies.count("backend in", picture.nbytes)
         if edges is not None and "edges" in self._given:
@@ -130,19 +132,7 @@ class Runner:
             self.forget()
             feedback = 1.0  # replaces the latents by these zeros
         self._put("feedback", np.float32(feedback))
-        if not self.in_place:
-            for name in self._stale:
-                self._arrays[name] = NDArray(self._given[name])
-        self._stale.clear()
-        inputs = {name: each for name, each in self._arrays.items() if name != STATE}
-        try:
-            made = self._wait(self._function(inputs, {STATE: self._arrays[STATE]}))
-        except RuntimeError as error:
-            raise BackendError(
-                f"coreai: a frame failed ({error}); run `sdxs convert --backend coreai --force`, "
-                "then `sdxs doctor`"
-            ) from None
-        found = {name: view(array) for name, array in made.items()}
+        found = {name: view(array) for name, array in self.call().items()}
         if not (np.isfinite(found["x0"]).all() and np.isfinite(found["image_mean"]).all()):
             self.forget()
             raise PictureError(
@@ -152,6 +142,22 @@ class Runner:
         self._has_previous = True
         return found
 
+    def call(self) -> dict[str, NDArray]:
+        """Run the program on its inputs as they are; return its outputs. Raises BackendError."""
+        function = self._require()
+        if not self.in_place:
+            for name in self._stale:
+                self.arrays[name] = NDArray(self._given[name])
+        self._stale.clear()
+        inputs = {name: each for name, each in self.arrays.items() if name != STATE}
+        try:
+            return self._wait(function(inputs, {STATE: self.arrays[STATE]}))
+        except RuntimeError as error:
+            raise BackendError(
+                f"coreai: a frame failed ({error}); run `sdxs convert --backend coreai --force`, "
+                "then `sdxs doctor`"
+            ) from None
+
     def close(self) -> None:
         """Release the model; a second call does nothing.
 
@@ -160,12 +166,17 @@ class Runner:
         """
         if self._loop.is_closed():
             return
-        self._given, self._arrays = {}, {}
+        self._given, self.arrays = {}, {}
         self._function = None
         self._model = None
         gc.collect()
         self._wait(asyncio.sleep(SETTLE_S))
         self._loop.close()
+
+    def _require(self) -> InferenceFunction:
+        if self._function is None:
+            raise BackendError("coreai: the program is closed; load it again")
+        return self._function
 
     def _wait(self, call: Coroutine[Any, Any, T]) -> T:
         return self._loop.run_until_complete(call)

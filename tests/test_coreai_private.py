@@ -6,6 +6,7 @@ If one of these fails under another version, that version cannot be allowed.
 import asyncio
 import gc
 import re
+import weakref
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -213,6 +214,20 @@ def test_a_view_of_padded_rows_is_a_copy_of_them() -> None:
             return np.arange(6, dtype=np.float32).reshape(2, 3)
 
     assert np.array_equal(view(Padded()), [[0, 1, 2], [3, 4, 5]])  # type: ignore[arg-type]
+
+
+def test_memory_to_write_into_keeps_its_array_alive() -> None:
+    """Bug: an input that was replaced by a copy was freed, and written to all the same."""
+    array = NDArray(row(1, 2, 3, 4))
+    seen = writable(array)
+    alive = weakref.ref(array)
+    del array
+    gc.collect()
+    assert alive() is not None
+    assert np.array_equal(seen.view(np.float32), row(1, 2, 3, 4)[0])
+    del seen
+    gc.collect()
+    assert alive() is None
 
 
 def test_what_is_written_into_an_input_is_what_the_next_call_reads(tmp_path: Path) -> None:
