@@ -98,10 +98,10 @@ def test_a_float32_program_equals_diffusers(
 
 @pytest.mark.parametrize(
     ("name", "label"),
-    [(SDXS[0], "frame 96x64"), slow(SDXS[0], "frame"), slow(SDXS[1], "frame")],
+    [(SDXS[0], "frame 96x64"), *(slow(name, "frame") for name in NAMES)],
 )
 def test_a_float16_program_is_near_diffusers(checkpoint: Open, name: str, label: str) -> None:
-    """In the form that is the default on a CPU."""
+    """In the form that is the default on a CPU, and the exactest there."""
     given = checkpoint(name)
     inputs = inputs_of(label, tiny_inputs(given))
     ours, wanted = run_program(given, inputs, dtype="float16"), oracle(name, label)
@@ -109,17 +109,16 @@ def test_a_float16_program_is_near_diffusers(checkpoint: Open, name: str, label:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("attention", FORMS)
+@pytest.mark.parametrize("attention", ["sdpa", "matmul"])
 @pytest.mark.parametrize("name", NAMES)
-def test_every_form_in_float16_is_as_near_as_core_ml_may_be(
+def test_the_other_forms_in_float16_are_as_near_as_core_ml_may_be(
     checkpoint: Open, name: str, attention: str
 ) -> None:
-    """sdpa and matmul lose more than split_einsum: up to 2.3e-3 of x0 with these weights."""
+    """This runtime sums their products in float16, and loses up to 2.3e-3 of x0."""
     given = checkpoint(name)
     relative, quality = distances(
         run_program(given, tiny_inputs(given), attention, "float16"), oracle(name)
     )
-    print("MEASURED", name, attention, relative, quality)
     assert relative < X0_LIMIT and quality > PICTURE_LIMIT_DB
 
 
