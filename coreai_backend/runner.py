@@ -120,7 +120,7 @@ class Runner:
         """Render a frame: 'image' uint8 (H, W, 3), 'x0' float32 (1, C, H/8, W/8), read-only.
 
         edges: uint8 (H, W), for a program with a ControlNet. Raises BackendError if the call fails,
-        PictureError if the result is not finite; then the next frame has no feedback.
+        PictureError if the result is not finite: then `forget` it.
         """
         self._require()
         self._put("picture", picture)
@@ -134,7 +134,6 @@ class Runner:
         self._put("feedback", np.float32(feedback))
         found = {name: view(array) for name, array in self.call().items()}
         if not (np.isfinite(found["x0"]).all() and np.isfinite(found["image_mean"]).all()):
-            self.forget()
             raise PictureError(
                 "coreai: the picture is not finite: numbers overflowed, or the weights are damaged;"
                 " check the weights with `sdxs weights verify`, or take --dtype float32"
