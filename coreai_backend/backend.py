@@ -117,7 +117,7 @@ class CoreAIBackend:
         options = self.options
         facts: tuple[tuple[str, str], ...] = (
             ("attention", options.form),
-            ("weights", options.weights),
+            ("weights", options.stored),
             ("coreai-core", coreai_version()),
         )
         if self._runners:

@@ -131,6 +131,11 @@ class CoreAIOptions(BackendOptions):
         return "float16" if self.dtype == "auto" else self.dtype
 
     @property
+    def stored(self) -> str:
+        """Return the storage of the weights: the precision, unless they are compressed."""
+        return self.precision if self.weights == "float16" else self.weights
+
+    @property
     def function(self) -> str:
         """Return the function of the program to run."""
         return function_of(self.size)
@@ -149,7 +154,7 @@ class CoreAIOptions(BackendOptions):
             "sizes": "+".join(map(str, self.sizes or (self.size,))),
             "attention": self.form,
             "dtype": self.precision,
-            "weights": self.weights,
+            "weights": self.stored,
         }
         return facts | ({"control": "built in"} if self.control else {})
 

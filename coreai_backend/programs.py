@@ -70,7 +70,7 @@ def _found(built: Built, record: Record | None) -> Prepared:
         folder,
         size_bytes(folder),
         record.name,
-        tuple(record.variant.values()),
+        tuple(dict.fromkeys(record.variant.values())),
         record.seconds,
         record.gate_db,
         record.variant["weights"],

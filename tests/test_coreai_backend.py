@@ -328,6 +328,7 @@ def test_the_description_says_that_it_stands_in(demo: Checkpoint, opened: Open) 
     assert (said.backend, said.device, said.dtype) == ("coreai", "CPU", "float32")
     assert "no speed of Core AI" in dict(said.facts)["runtime"]
     assert dict(said.facts)["attention"] == "split_einsum"
+    assert dict(said.facts)["weights"] == "float32"
 
 
 def test_a_closed_backend_loads_again(demo: Checkpoint, opened: Open) -> None:

@@ -343,7 +343,7 @@ def test_the_framework_opens_the_program_itself_with_the_chosen_unit(
     assert FakeModel.loaded == [(tmp_path / "frame.aimodel", "prefers ne")]
 
 
-@pytest.mark.parametrize(("scale", "agrees"), [(1.001, True), (1.1, False), (np.nan, False)])
+@pytest.mark.parametrize(("scale", "agrees"), [(1.08, True), (1.3, False), (np.nan, False)])
 def test_a_unit_is_checked_against_the_cpu_once(
     demo: Checkpoint,
     copies: list[str],
@@ -376,6 +376,9 @@ def test_a_unit_is_checked_against_the_cpu_once(
         monkeypatch.setattr(programs_module, "macos_build", lambda: "26B200")
         prepared()
         assert copies[3:] == ["check_unit"], "an update of macOS may change a unit"
+        monkeypatch.setattr(Built, "mark", lambda self, *_: self.folder / "no" / "folder")
+        prepared()
+        assert copies[4:] == ["check_unit"], "a folder that takes no mark is checked each time"
         return
     with pytest.raises(BackendError, match="on gpu the latents.*--dtype float32 or --backend mlx"):
         prepared()
