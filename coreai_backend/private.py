@@ -6,6 +6,7 @@ The package calls `coreai.authoring` and `coreai.runtime` its supported surface,
 
 import ctypes
 import inspect
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -126,7 +127,7 @@ def view(array: NDArray) -> np.ndarray:
 
     Where rows are padded, it is a copy.
     """
-    packed = tuple(int(np.prod(array.shape[axis + 1 :])) for axis in range(len(array.shape)))
+    packed = tuple(math.prod(array.shape[axis + 1 :]) for axis in range(len(array.shape)))
     if tuple(array.strides) != packed:
         padded: np.ndarray = array.numpy()
         return padded

@@ -35,6 +35,8 @@ from sdxs.experiments.parity.coreml import PICTURE_LIMIT_DB, X0_LIMIT
 from sdxs.mac_check.fixtures import (
     FIXTURES,
     NAMES,
+    Arrays,
+    Inputs,
     distances,
     inputs_of,
     run_frame,
@@ -124,7 +126,7 @@ def test_the_other_forms_in_float16_are_as_near_as_core_ml_may_be(
 
 @pytest.mark.parametrize("dtype", LIMITS)
 def test_the_program_equals_mlx_on_the_demo(demo: Checkpoint, dtype: str) -> None:
-    inputs = replace(tiny_inputs(demo), frame=probe(demo, 96)[0])
+    inputs = replace(tiny_inputs(demo), frame=probe(demo, 64)[0])
     ours, wanted = run_program(demo, inputs, dtype=dtype), run_frame(demo, inputs)
     assert agrees(ours, wanted, dtype), distances(ours, wanted)
 
@@ -185,11 +187,37 @@ def mlx_picture(checkpoint: Checkpoint, inputs: ControlInputs) -> np.ndarray:
         backend.close()
 
 
+@pytest.fixture(scope="module")
+def by_mlx(demo: Checkpoint) -> tuple[Inputs, Arrays]:
+    """A frame of 32 x 32 pixels and what MLX makes of it."""
+    inputs = replace(tiny_inputs(demo), frame=probe(demo, 32)[0])
+    return inputs, run_frame(demo, inputs)
+
+
 @pytest.mark.parametrize("plant", PLANTS)
 def test_a_planted_error_is_caught(
-    checkpoint: Open, plant: Plant, monkeypatch: pytest.MonkeyPatch
+    demo: Checkpoint,
+    by_mlx: tuple[Inputs, Arrays],
+    plant: Plant,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    given, label = checkpoint(SDXS[0]), "frame 96x64"
+    inputs, wanted = by_mlx
+    plant(monkeypatch, CoreAIOps)
+    assert not agrees(run_program(demo, inputs, "sdpa"), wanted)
+
+
+def test_without_an_error_none_is_seen(demo: Checkpoint, by_mlx: tuple[Inputs, Arrays]) -> None:
+    inputs, wanted = by_mlx
+    assert agrees(run_program(demo, inputs, "sdpa"), wanted)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("plant", PLANTS)
+@pytest.mark.parametrize("name", SDXS)
+def test_a_planted_error_is_caught_by_diffusers(
+    checkpoint: Open, name: str, plant: Plant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given, label = checkpoint(name), "frame 96x64"
     inputs = inputs_of(label, tiny_inputs(given))
     plant(monkeypatch, CoreAIOps)
-    assert not agrees(run_program(given, inputs), oracle(SDXS[0], label))
+    assert not agrees(run_program(given, inputs), oracle(name, label))
