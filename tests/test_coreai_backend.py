@@ -34,7 +34,7 @@ Open = Callable[..., Backend]
 
 
 @pytest.fixture(autouse=True)
-def weights(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+def own_weights(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = shared_weights(tmp_path_factory)
     monkeypatch.setenv("SDXS_WEIGHTS", str(folder))
     build_here(monkeypatch)
@@ -164,14 +164,14 @@ def test_the_controlled_program_takes_over_and_gives_back(
 
 @pytest.mark.slow  # a layer of each is tested in test_coreai_private
 @pytest.mark.parametrize(
-    ("weights", "share"),
+    ("storage", "share"),
     [("int8", 0.6), ("palettize8", 0.6), ("palettize4", 0.35), ("palettize2", 0.25)],
 )
 def test_a_compressed_program_computes_with_the_values_that_were_stored(
-    demo: Checkpoint, weights: str, share: float, monkeypatch: pytest.MonkeyPatch
+    demo: Checkpoint, storage: str, share: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Against the program of those values in float16: nothing is left but compression's error."""
-    x0, stored = x0_of(demo, options := CoreAIOptions(SIZE, weights=weights))
+    x0, stored = x0_of(demo, options := CoreAIOptions(SIZE, weights=storage))
     exact, whole = x0_of(demo, CoreAIOptions(SIZE))
     monkeypatch.setattr(CoreAIOps, "decompress", lambda self, given: given.rebuilt)
     monkeypatch.setenv("SDXS_WEIGHTS", str(PROGRAMS.folder / "plain"))
