@@ -44,10 +44,11 @@ test-faults: .venv/run.stamp
 # Linux in the shape of macOS. The first line leaves out the files that only compute, which ask a system
 # nothing, and those of the second line, where MLX goes its ways on a GPU.
 COMPUTING := averaging bench_counts bench_page bench_runner bench_statistics controlnet conv_gradient \
-	coreml_control coreml_faults coreml_forms coreml_limits coreml_parity coreml_placement \
-	coreml_program coreml_variants distill docs evaluate experiments faults film_files \
-	film_roads foreign_bytes interpreter layouts mac_check_answers packaging photographs shapes size \
-	sketch styles teachers third_backend torch_peer
+	coreai_backend coreai_commands coreai_faults coreai_parity coreai_private coreml_control \
+	coreml_faults coreml_forms coreml_limits coreml_parity coreml_placement coreml_program \
+	coreml_variants distill docs evaluate experiments faults film_files film_roads foreign_bytes \
+	interpreter layouts mac_check_answers packaging photographs shapes size sketch styles teachers \
+	third_backend torch_peer
 ON_A_GPU := api backend camera control_live conv doctor fold kernels lanes levers live ops parity steps \
 	still temporal
 SHAPE := $(ONE_THREAD) tests/macos_shape
@@ -85,6 +86,16 @@ clean:
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || \
 		{ rm -rf .venv; echo "error: $(PYTHON) cannot make a virtual environment; on Debian: apt install python3-venv"; exit 1; }
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	@touch $@
+
+# Apple's Core AI where its wheel fits: pip has no marker for a version of glibc or macOS.
+.venv/test.stamp .venv/parity.stamp: .venv/coreai.stamp
+
+.venv/coreai.stamp: .venv/run.stamp
+	@why="$$($(BIN)/python -c 'from sdxs.coreai_backend.prepare import obstacle_here; print(obstacle_here())')"; \
+		test -n "$$why" || $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[coreai]" || \
+			why="coreai-core cannot be installed"; \
+		test -z "$$why" || echo "make goes on without Core AI, and skips its tests: $$why"
 	@touch $@
 
 .venv/%.stamp: .venv/run.stamp

@@ -16,7 +16,7 @@ from .console import err, handling, out
 from .options import with_settings
 
 if TYPE_CHECKING:
-    from ..mac_check.questions import Question
+    from ..mac_check.question import Question
     from ..mac_check.setup import Answer
 
 
@@ -43,7 +43,7 @@ def mac_check(asked: MacCheckOptions) -> None:
     """Ask a Mac what only a Mac can tell: parity, units, times, memory; attach the JSON."""
     from ..common.checkpoint.find import model_files
     from ..common.files import Written, check_writable, refuse_overlaps
-    from ..mac_check.questions import Plan
+    from ..mac_check.question import Plan
     from ..mac_check.stored import FIXTURES
     from ..mac_check.survey import survey
 

@@ -1,5 +1,6 @@
 """What calls Core AI before a session, as functions for a child process (`prepare.py`)."""
 
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,9 @@ from ..common.system import macos_build
 from .cache import Built
 from .options import CoreAIOptions, Unit, has_framework
 
-SELF_CHECK_LIMIT = 2e-2  # relative L2 of x0 between a unit and the CPU, both float16
+# Relative L2 of x0 between a unit and the CPU. Rounding to float16 alone moves x0 of demo-sketch by
+# 8e-2; the gate holds the picture to MLX besides.
+SELF_CHECK_LIMIT = 0.2
 
 
 def build(checkpoint: Checkpoint, options: CoreAIOptions, folder: Path, report: Progress) -> float:
@@ -74,5 +77,6 @@ def check_unit(
             f"of the CPU, expected at most {SELF_CHECK_LIMIT:.0%}; use another --coreai-unit, "
             "--dtype float32 or --backend mlx"
         )
-    built.mark(options.stage, options.used_unit, macos_build()).write_text(f"{off:.3g}")
+    with suppress(OSError):  # a folder that takes no mark is checked each time
+        built.mark(options.stage, options.used_unit, macos_build()).write_text(f"{off:.3g}")
     return off

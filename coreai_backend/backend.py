@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 
@@ -23,13 +23,12 @@ from ..common.backend.protocol import (
 from ..common.checkpoint.find import Checkpoint
 from ..common.errors import BackendError, PictureError
 from .cache import Built
-from .options import CoreAIOptions, has_framework, refuse_steps
+from .options import CoreAIOptions, Stage, check_options, has_framework
 from .prepare import coreai_version, find_or_build, refuse_without_runtime
 from .runner import Runner
 
 STAND_IN = "Apple's CPU runtime, one core"
 REMEDY = "check the weights with `sdxs weights verify`, or take --dtype float32"
-Done = tuple[np.ndarray | PictureError, StageTimes]
 
 
 class CoreAIBackend:
@@ -40,21 +39,19 @@ class CoreAIBackend:
 
     def __init__(self, checkpoint: Checkpoint, options: CoreAIOptions) -> None:
         """Check the options; build nothing yet. Raises UsageError for impossible options."""
-        for size in options.sizes or (options.size,):
-            checkpoint.check_size(size)
-        refuse_steps(checkpoint)
+        check_options(checkpoint, options)
         self.checkpoint = checkpoint
         self.options = options
         self._runners: list[Runner] = []  # the frame's, and with a ControlNet the controlled one's
         self._built: list[Built] = []
         self._params = FrameParams()
-        self._done: deque[tuple[np.ndarray | None, Done]] = deque()
+        self._done: deque[tuple[np.ndarray | PictureError, StageTimes]] = deque()
 
     def load(self) -> None:
         """Build what is not cached, open it and render a blank frame. Raises SdxsError."""
         self.close()
         refuse_without_runtime()
-        needed = [self.options, *([controlled(self.options)] if self.checkpoint.control else [])]
+        needed = [self.options, *([self.options.controlled()] if self.checkpoint.control else [])]
         try:
             for options in needed:
                 self._built.append(find_or_build(self.checkpoint, options))
@@ -98,13 +95,13 @@ class CoreAIBackend:
         except PictureError as error:  # `collect` raises it
             made = error
             runner.forget()
-        self._done.append((given, (made, StageTimes(time.perf_counter_ns() - submitted_ns))))
+        self._done.append((made, StageTimes(time.perf_counter_ns() - submitted_ns)))
 
     def collect(self, out: np.ndarray) -> StageTimes:
         self._loaded()
         if not self._done:
             raise BackendError("coreai: collect() without a submitted frame")
-        _, (made, times) = self._done.popleft()
+        made, times = self._done.popleft()
         if isinstance(made, PictureError):
             raise made
         np.copyto(out, made)
@@ -113,15 +110,14 @@ class CoreAIBackend:
 
     def memory(self) -> MemoryUse:
         """Return the programs' bytes as model_bytes; Core AI's own memory is only in footprints."""
-        stages = [self.options.stage, controlled(self.options).stage]
-        pairs = zip(self._built, stages, strict=False)
-        return MemoryUse(0, 0, 0, sum(size_bytes(each.source(stage)) for each, stage in pairs))
+        stages = zip(self._built, get_args(Stage), strict=False)
+        return MemoryUse(0, 0, 0, sum(size_bytes(each.source(stage)) for each, stage in stages))
 
     def describe(self) -> Description:
         options = self.options
         facts: tuple[tuple[str, str], ...] = (
             ("attention", options.form),
-            ("weights", options.weights),
+            ("weights", options.stored),
             ("coreai-core", coreai_version()),
         )
         if self._runners:
@@ -144,11 +140,6 @@ class CoreAIBackend:
         if not self._runners:
             raise BackendError("coreai: backend is not loaded; call load() first")
         return self._runners
-
-
-def controlled(options: CoreAIOptions) -> CoreAIOptions:
-    """Return these options for the program with the ControlNet."""
-    return replace(options, control=True)
 
 
 _KEPT: type[Backend] = CoreAIBackend  # mypy holds it to the protocol

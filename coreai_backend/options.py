@@ -3,7 +3,7 @@
 import signal
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Literal, get_args
 
@@ -85,7 +85,7 @@ class CoreAIOptions(BackendOptions):
     )
     sizes: tuple[FrameSize, ...] = setting(
         (),
-        "sizes in pixels that one package supports, as 256,512 or 256,512x288",
+        "sizes in pixels that one program supports, as 256,512 or 256,512x288",
         shown="--size alone",
         read=parse_sizes,
         write=sizes_text,
@@ -131,9 +131,18 @@ class CoreAIOptions(BackendOptions):
         return "float16" if self.dtype == "auto" else self.dtype
 
     @property
+    def stored(self) -> str:
+        """Return the storage of the weights: the precision, unless they are compressed."""
+        return self.precision if self.weights == "float16" else self.weights
+
+    @property
     def function(self) -> str:
         """Return the function of the program to run."""
         return function_of(self.size)
+
+    def controlled(self) -> "CoreAIOptions":
+        """Return these options for the program with the ControlNet."""
+        return replace(self, control=True)
 
     def variant(self) -> Variant:
         sizes = self.sizes or (self.size,)
@@ -145,7 +154,7 @@ class CoreAIOptions(BackendOptions):
             "sizes": "+".join(map(str, self.sizes or (self.size,))),
             "attention": self.form,
             "dtype": self.precision,
-            "weights": self.weights,
+            "weights": self.stored,
         }
         return facts | ({"control": "built in"} if self.control else {})
 
@@ -182,6 +191,13 @@ def check_timed(_: BackendOptions) -> None:
             f"so bench rejects them; measure Core AI on macOS {FRAMEWORK_MACOS}, or watch its "
             "pictures with `sdxs live --backend coreai`"
         )
+
+
+def check_options(checkpoint: Checkpoint, options: CoreAIOptions) -> None:
+    """Raise UsageError for a size or steps that a program of `checkpoint` cannot have."""
+    for size in options.sizes or (options.size,):
+        checkpoint.check_size(size)
+    refuse_steps(checkpoint)
 
 
 def refuse_steps(checkpoint: Checkpoint) -> None:

@@ -6,6 +6,7 @@ The package calls `coreai.authoring` and `coreai.runtime` its supported surface,
 
 import ctypes
 import inspect
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -126,7 +127,7 @@ def view(array: NDArray) -> np.ndarray:
 
     Where rows are padded, it is a copy.
     """
-    packed = tuple(int(np.prod(array.shape[axis + 1 :])) for axis in range(len(array.shape)))
+    packed = tuple(math.prod(array.shape[axis + 1 :]) for axis in range(len(array.shape)))
     if tuple(array.strides) != packed:
         padded: np.ndarray = array.numpy()
         return padded
@@ -135,8 +136,9 @@ def view(array: NDArray) -> np.ndarray:
 
 
 def writable(array: NDArray) -> np.ndarray:
-    """Return the memory of an NDArray that stays an input, as bytes to write into."""
+    """Return the memory of an NDArray as bytes to write into; they keep the NDArray alive."""
     seen = np.frombuffer(memoryview(array._tensor), np.uint8)
     address = seen.ctypes.data
     memory = (ctypes.c_uint8 * seen.nbytes).from_address(address)
+    memory.owner = array  # type: ignore[attr-defined]
     return np.frombuffer(memoryview(memory), np.uint8)

@@ -61,10 +61,13 @@ def build(
     return error
 
 
-def author(checkpoint: Checkpoint, variant: Variant) -> tuple[AIProgram, float]:
+def author(
+    checkpoint: Checkpoint, variant: Variant, kind: type[CoreAIOps] = CoreAIOps
+) -> tuple[AIProgram, float]:
     """Return the program, and the relative error of its compressed weights.
 
-    Raises UsageError for a 'controlled' stage without a ControlNet, or for more than one step.
+    kind: its operations. Raises UsageError for a 'controlled' stage without a ControlNet, or for
+    more than one step.
     """
     refuse_steps(checkpoint)
     control = checkpoint.control if variant.stage == "controlled" else None
@@ -85,7 +88,7 @@ def author(checkpoint: Checkpoint, variant: Variant) -> tuple[AIProgram, float]:
         controlled = Weights(control_store, prefix="control_") if control_store else None
         try:
             with module:
-                ops = CoreAIOps(variant.attention, variant.numpy_dtype)
+                ops = kind(variant.attention, variant.numpy_dtype)
                 frame = frame_of(ops, checkpoint, Weights(unet), Weights(vae), controlled)
                 for size in variant.sizes:
                     _add_function(frame, checkpoint, size, controlled is not None)

@@ -1,18 +1,18 @@
-"""Prepare Core AI programs before a session: build, gate, and check the compute unit."""
+"""Prepare Core AI programs before a session: build, gate, and check the compute unit.
 
-from pathlib import Path
+Imports nothing of Apple's package, so that a missing one is a message of ours.
+"""
 
 import numpy as np
 
 from ..common.backend.options import BackendOptions
-from ..common.backend.program_cache import Record, size_bytes
+from ..common.backend.program_cache import Record, read_record, size_bytes
 from ..common.backend.programs import Prepared, Progress, Reference
 from ..common.backend.protocol import FrameParams
 from ..common.checkpoint.find import Checkpoint
 from ..common.system import macos_build
-from .backend import CoreAIBackend, controlled
 from .cache import PROGRAMS, Built
-from .options import CoreAIOptions, has_framework
+from .options import CoreAIOptions, check_options, has_framework
 from .prepare import find_or_build, refuse_without_runtime, run_task
 
 
@@ -28,10 +28,10 @@ class CoreAIPrograms:
         force: bool,
     ) -> list[Prepared]:
         assert isinstance(options, CoreAIOptions)
-        CoreAIBackend(checkpoint, options)  # raises for impossible options
+        check_options(checkpoint, options)
         refuse_without_runtime()
         # a frame under control needs a second program
-        needed = [options, *([controlled(options)] if checkpoint.control else [])]
+        needed = [options, *([options.controlled()] if checkpoint.control else [])]
         return [_prepared(checkpoint, each, reference, report, force) for each in needed]
 
     def listed(self) -> list[Prepared]:
@@ -59,19 +59,18 @@ def _prepared(
         mark = built.mark(options.stage, options.used_unit, macos_build())
         if not mark.exists():
             run_task(options, "check_unit", built, checkpoint, options, report=report)
-    record = dict(PROGRAMS.listed()).get(built.folder)
-    return _found(built, record)
+    return _found(built, read_record(built.folder))
 
 
 def _found(built: Built, record: Record | None) -> Prepared:
-    folder: Path = built.folder
+    folder = built.folder
     if record is None:
         return Prepared(folder, size_bytes(folder), damaged=True)
     return Prepared(
         folder,
         size_bytes(folder),
         record.name,
-        tuple(record.variant.values()),
+        tuple(dict.fromkeys(record.variant.values())),
         record.seconds,
         record.gate_db,
         record.variant["weights"],

@@ -1,21 +1,17 @@
 """The table of mac-check's questions: what is asked, of which model, on which unit, how long.
 
-A question names its function as a text, so that this process loads neither MLX nor Core ML. Order:
-MLX first; then Core ML on the GPU, the CPU, all units and the Neural Engine, since each is likelier
-to end its process than the one before.
+A question names its function as a text, so that this process loads no framework. Order: MLX first;
+then Core ML and Core AI on the GPU, the CPU, all units and the Neural Engine, since each is
+likelier to end its process than the one before.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
+from .coreai_questions import MACOS, is_core_ai, of_core_ai, without_core_ai
 from .models import DEMO, DREAMSHAPER, FULL, LARGE_VAE, SKETCH, WIDE, Model
+from .question import COMPUTE_UNITS, ORDER, Plan, Question, Unit
 
-Unit = Literal["machine", "mlx", "gpu", "cpu", "all", "ne"]
-ORDER: tuple[Unit, ...] = ("machine", "mlx", "gpu", "cpu", "all", "ne")
-COMPUTE_UNITS = {"gpu": "cpu_and_gpu", "cpu": "cpu_only", "all": "all", "ne": "cpu_and_ne"}
-LIMITS_S = {"machine": 60.0, "mlx": 600.0, "gpu": 600.0, "cpu": 600.0, "all": 900.0, "ne": 900.0}
-NAMED = {"noise_seed", "sizes"}  # options whose value alone says little
 NE_GPU_NE = "encode=ne,unet=gpu,decode=ne"
 SDPA_MACOS = 15  # scaled_dot_product_attention, and packages of several sizes
 # MLX reads these when it starts. TF32 is the default of float32 on an M5.
@@ -23,94 +19,26 @@ EXACT_FLOAT32 = {"MLX_ENABLE_TF32": "0"}
 _HERE = __package__
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """How much is asked. runtime: 'coreml', or 'reference' for a rehearsal.
-
-    size: of the demo; None for its own. soak_s: seconds of the soak; None for the plan's own.
-    """
-
-    quick: bool = False
-    soak_s: float | None = None
-    frames: int = 60
-    runtime: str = "coreml"
-    size: int | None = None
-
-    @property
-    def rehearsed(self) -> bool:
-        return self.runtime == "reference"
-
-    @property
-    def soak_seconds(self) -> float:
-        return self.soak_s if self.soak_s is not None else 20.0 if self.quick else 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """One question, asked in a child process of its own.
-
-    group: its key in the JSON. ask: 'module:function'. model: None for one about the machine.
-    chosen: options of the Core ML backend. values: other numbers. variant: it is one of several
-    answers of its group. expected_s: an estimate, not a measurement. title: names it in a line
-    where its options do not. skip: why it is not asked.
-    """
-
-    group: str
-    ask: str
-    unit: Unit
-    model: Model | None = None
-    chosen: Mapping[str, str] = field(default_factory=dict)
-    values: Mapping[str, float | str] = field(default_factory=dict)
-    environment: Mapping[str, str] = field(default_factory=dict)
-    variant: bool = False
-    quick: bool = False
-    needs_exact: bool = False
-    expected_s: float = 10.0
-    limit_s: float | None = None
-    title: str = ""
-    skip: str = ""
-
-    @property
-    def limit(self) -> float:
-        return LIMITS_S[self.unit] if self.limit_s is None else self.limit_s
-
-    @property
-    def label(self) -> str:
-        """The question in one line: 'demo, core ml: sdpa gpu'."""
-        units = COMPUTE_UNITS.values()
-        facts = [
-            self.unit if text in units else f"{name} {text}" if name in NAMED else text
-            for name, text in self.chosen.items()
-        ]
-        facts = [self.title] if self.title else facts if self.variant else []
-        subject = f"{self.model.name}, " if self.model else ""
-        return f"{subject}{self.group}{': ' if facts else ''}{' '.join(facts)}"
-
-    @property
-    def form(self) -> str:
-        """What its packages are built from; questions of one form share them."""
-        model = (self.model.base, self.model.vae, self.model.wide) if self.model else ()
-        facts = sorted(item for item in self.chosen.items() if item[0] != "compute_units")
-        return repr((model, facts)) if self.chosen else ""
-
-
 def table(plan: Plan, macos: int | None = None) -> list[Question]:
     """Return the questions of a plan in their order.
 
     macos: major version; None is taken for the newest. Before macOS 15 the matmul form is used
-    where no form is asked for, and a question that needs 15 has `skip`.
+    where no form is asked for, and a question that needs a later macOS has `skip`.
     """
     plain = "sdpa" if macos is None or macos >= SDPA_MACOS else "matmul"
     asked = [each for each in _all(plan, plain) if each.quick or not plan.quick]
     asked.sort(key=lambda each: ORDER.index(each.unit))  # stable: the table's order within a unit
     if plain == "matmul":
         asked = [_without_macos_15(each) for each in asked]
+    asked = [without_core_ai(each, macos or MACOS) for each in asked]
     return list(_with_preparations(asked, plan, plain))
 
 
 def _without_macos_15(question: Question) -> Question:
     sdpa = "sdpa" in (question.chosen.get("attention"), question.values.get("form"))
     hint = bool(question.values.get("hint"))
+    if is_core_ai(question):
+        return question  # needs a later one in any case
     if sdpa or hint or "sizes" in question.chosen:
         return replace(question, skip=f"needs macOS {SDPA_MACOS}")
     return question
@@ -148,6 +76,7 @@ def _all(plan: Plan, plain: str) -> Iterator[Question]:
     yield from _of_forms(plan, plain)
     yield from _of_operations()
     yield from _of_behaviour(plan, plain)
+    yield from of_core_ai(_sizes(plan))
 
 
 def _of_the_machine() -> Iterator[Question]:

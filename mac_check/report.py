@@ -33,7 +33,7 @@ from pathlib import Path
 
 from ..common.files import write_whole
 from .facts import core_ml_cache_bytes, crash_reports, environment, now, power, system
-from .questions import Plan, Question
+from .question import Plan, Question
 from .setup import Answer
 
 SCHEMA = 2

@@ -17,7 +17,8 @@ from ..common.system import awake, macos_major
 from .children import run_question
 from .disk import FULL_GB, QUICK_GB, scratch_folder
 from .models import Model
-from .questions import Plan, Question, table
+from .question import Plan, Question
+from .questions import table
 from .report import Report
 from .setup import Answer, Setup
 from .stored import refuse_without_stored_outputs

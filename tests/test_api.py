@@ -112,7 +112,7 @@ def test_every_call_is_its_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"backend": "tpu"}, "--backend tpu: expected one of mlx, coreml, identity"),
+        ({"backend": "tpu"}, "--backend tpu: expected one of mlx, coreml, coreai, identity"),
         ({"model": "sdxl"}, "unknown model 'sdxl'"),
         ({"size": 63}, "needs a multiple of"),
         ({"edges": "hed"}, "--edges hed"),

@@ -20,6 +20,7 @@ from sdxs.common.errors import UsageError
 from sdxs.common.live.parameters import LiveParameters
 from sdxs.common.picture.size import FrameSize
 from sdxs.common.settings import changed_texts, parse_settings, settings_of
+from sdxs.coreai_backend.options import CoreAIOptions
 from sdxs.coreml_backend.options import CoreMLOptions
 from sdxs.mlx_sdxs.options import MlxOptions
 
@@ -37,17 +38,24 @@ def test_a_description_is_whole(spec: BackendSpec) -> None:
     assert {f.name for f in fields(options)} >= {each.name for each in settings_of(spec.options)}
 
 
-def test_no_two_settings_of_installed_backends_share_a_spelling_but_dtype() -> None:
+def test_settings_of_installed_backends_share_a_spelling_only_where_they_mean_the_same() -> None:
     """A flag means one thing, whichever backends are chosen."""
-    seen = [each.parameter for spec in specs().values() for each in settings_of(spec.options)]
-    assert {name for name in seen if seen.count(name) > 1} == {"dtype"}
+    owners: dict[str, list[str]] = {}
+    for name, spec in specs().items():
+        for each in settings_of(spec.options):
+            owners.setdefault(each.parameter, []).append(name)
+    shared = {name: each for name, each in owners.items() if len(each) > 1}
+    programs = ["coreml", "coreai"]
+    assert shared.pop("dtype") == ["mlx", *programs]
+    assert shared == {name: programs for name in ("attention", "weights", "sizes")}
 
 
 def test_each_backend_takes_its_own_of_what_was_given() -> None:
     given = {"dtype": "auto", "lanes": 2, "attention": "matmul", "coreml_runtime": "reference"}
-    mlx, coreml, identity = (options_for(spec, 64, given) for spec in specs().values())
+    mlx, coreml, coreai, identity = (options_for(spec, 64, given) for spec in specs().values())
     assert mlx == MlxOptions(64, lanes=2)
     assert coreml == CoreMLOptions(64, runtime="reference", attention="matmul")
+    assert coreai == CoreAIOptions(64, attention="matmul")
     assert identity == BackendOptions(64)
 
 

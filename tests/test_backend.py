@@ -8,6 +8,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -251,7 +252,13 @@ thread.join()
 
 def every_backend() -> list[type[Backend]]:
     """Backends, hosts and fakes; mypy holds each to the protocol."""
+    optional: list[type[Backend]] = []
+    with suppress(ModuleNotFoundError):  # the extra
+        from sdxs.coreai_backend.backend import CoreAIBackend
+
+        optional.append(CoreAIBackend)
     return [
+        *optional,
         MlxBackend,
         IdentityBackend,
         HostedBackend,

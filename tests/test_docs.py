@@ -102,7 +102,7 @@ def test_every_figures_file_is_there_and_every_file_is_named() -> None:
 @pytest.mark.parametrize("path", DOCS, ids=names(DOCS))
 def test_every_file_of_this_repository_is_there(path: Path) -> None:
     houses = ("common", "commands", "mlx_sdxs", "coreml_backend", "mac_check", "api")
-    houses += ("experiments", "tests")
+    houses += ("coreai_backend", "graphs", "experiments", "tests")
     for span in code(path):
         is_path = re.fullmatch(r"[\w./-]+", span) and "/" in span and "NAME" not in span
         if is_path and span.split("/")[0] in houses:

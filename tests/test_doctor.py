@@ -40,6 +40,7 @@ def test_table_and_exit_code(command: Command) -> None:
         "hub",
         "mlx",
         "coreml",
+        "coreai",
     ):
         assert name in done.out
 

@@ -13,13 +13,15 @@ ALLOWED = {
     "mlx_sdxs": {"mlx_sdxs", "common"},
     "graphs": {"graphs", "common"},
     "coreml_backend": {"coreml_backend", "graphs", "common"},
+    "coreai_backend": {"coreai_backend", "graphs", "common"},
     "api": {"api", "common"},  # backends by name only
     "commands": {"commands", "api", "common", "mlx_sdxs", "coreml_backend", "mac_check"},
-    "mac_check": {"mac_check", "common", "mlx_sdxs", "coreml_backend", "graphs"},
+    "mac_check": {"mac_check", "common", "mlx_sdxs", "coreml_backend", "coreai_backend", "graphs"},
 }
 FOREIGN = {  # third-party module -> the places that may import it
     "mlx": ("mlx_sdxs/", "mac_check/", "experiments/"),
     "coremltools": ("coreml_backend/", "experiments/"),
+    "coreai": ("coreai_backend/", "experiments/", "mac_check/"),
     "huggingface_hub": ("common/checkpoint/hub.py",),
     # in a process without cv2: each has its own libavdevice
     "av": (
@@ -231,7 +233,7 @@ def names_a_backend(path: Path) -> list[str]:
     return [
         node.value
         for node in ast.walk(tree)
-        if isinstance(node, ast.Constant) and node.value in ("mlx", "coreml")
+        if isinstance(node, ast.Constant) and node.value in ("mlx", "coreml", "coreai")
     ]
 
 

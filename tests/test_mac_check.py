@@ -17,7 +17,8 @@ from sdxs.common.picture.size import FrameSize
 from sdxs.mac_check import children, disk, report, stored, survey
 from sdxs.mac_check.children import run_question
 from sdxs.mac_check.models import DEMO, FULL, WIDE
-from sdxs.mac_check.questions import ORDER, Plan, Question, table
+from sdxs.mac_check.question import ORDER, Plan, Question
+from sdxs.mac_check.questions import table
 from sdxs.mac_check.setup import Answer, Setup
 
 STUBS = """
@@ -180,8 +181,30 @@ def test_macos_14_gets_the_matmul_form_and_skips_what_needs_15() -> None:
     assert {each.chosen["attention"] for each in formless} == {"matmul"}
     # palettes in macOS 14's operations
     assert any(each.chosen.get("weights") == "palettize6" for each in asked)
-    assert {each.skip for each in old} == {"", "needs macOS 15"}
-    assert not any(each.skip for each in table(Plan(), macos=15))
+    of_core_ai = {"needs macOS 26", "needs macOS 27"}
+    assert {each.skip for each in old} == {"", "needs macOS 15", *of_core_ai}
+    assert {each.skip for each in table(Plan(), macos=15)} == {"", *of_core_ai}
+
+
+def test_core_ai_is_asked_from_macos_27_and_its_package_from_26() -> None:
+    def asked(macos: int | None) -> set[str]:
+        return {
+            each.unit for each in table(Plan(), macos) if ".coreai:" in each.ask and not each.skip
+        }
+
+    assert asked(25) == set() and asked(26) == {"cpu"}
+    assert asked(27) == asked(None) == {"gpu", "cpu", "all", "ne"}
+    assert not any(each.skip for each in table(Plan(), macos=27))
+    quick = [each.group for each in table(Plan(quick=True), 27) if ".coreai:" in each.ask]
+    assert quick == ["core ai", "core ai"]
+
+
+def test_units_of_core_ai_share_a_program() -> None:
+    forms: dict[str, set[str]] = {}
+    for each in table(Plan()):
+        if each.group == "core ai" and each.model is DEMO:
+            forms.setdefault(each.form, set()).add(each.unit)
+    assert {"gpu", "all"} in forms.values() and {"gpu", "cpu", "ne"} in forms.values()
 
 
 def test_every_form_names_its_attention() -> None:

@@ -1,6 +1,8 @@
 """macOS brings GNU make 3.81 and BSD's tools: the Makefile and CI's commands keep to them."""
 
+import os
 import re
+import shutil
 import subprocess
 import unicodedata
 from pathlib import Path
@@ -138,3 +140,46 @@ def test_no_two_names_are_one_on_macos() -> None:
 def test_the_check_sees_two_names_in_one() -> None:
     assert clashing(["a/b.py", "A/c.py"]) == {"a"}
     assert clashing(["caf\u00e9", "cafe\u0301", "cafe"]) == {"caf\u00e9"}
+
+
+PYTHON = """#!/bin/sh
+case "$*" in
+    *obstacle_here*) echo "$OBSTACLE" ;;
+    *".[coreai]"*) echo "coreai" >>installed; exit $PIP ;;
+    *) echo "others" >>installed ;;
+esac
+"""
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="there is no make")
+@pytest.mark.parametrize(
+    ("obstacle", "pip", "installed", "says"),
+    [
+        ("", 0, ["coreai", "others"], ""),
+        ("needs glibc 2.34, this is 2.31", 0, ["others"], "needs glibc 2.34, this is 2.31"),
+        ("", 1, ["coreai", "others"], "coreai-core cannot be installed"),
+    ],
+)
+def test_a_wheel_of_core_ai_that_does_not_fit_stops_nobody(
+    obstacle: str, pip: int, installed: list[str], says: str, tmp_path: Path
+) -> None:
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(PYTHON)
+    python.chmod(0o755)
+    (tmp_path / ".venv" / "run.stamp").touch()
+    environment = {**os.environ, "OBSTACLE": obstacle, "PIP": str(pip)}
+    done = subprocess.run(
+        ["make", ".venv/test.stamp"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "installed").read_text().split() == installed
+    said = [line for line in done.stdout.splitlines() if "Core AI" in line]
+    assert said == ([f"make goes on without Core AI, and skips its tests: {says}"] if says else [])

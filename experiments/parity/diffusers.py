@@ -335,7 +335,7 @@ def check_coreai(
     shape = "" if size.square else f" {size}"
     for dtype, (most, least) in LIMITS.items():
         started = time.perf_counter()
-        relative, quality = distances(run_coreai(checkpoint, inputs, dtype), oracle)
+        relative, quality = distances(run_coreai(checkpoint, inputs, dtype=dtype), oracle)
         seconds = time.perf_counter() - started
         note = f"relative L2, {size.words}, Apple's CPU runtime"
         yield ParityCheck(name, f"Core AI {dtype} x0{shape}", relative, most, seconds, note)
