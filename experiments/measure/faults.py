@@ -145,7 +145,7 @@ HEAD = """# Faults that were tried
 
 `python -m sdxs.experiments faults --table docs/faults.md --json docs/results/faults.json` draws
 these faults from a seed, tries each on the command or the API, judges what it got, and writes this
-page. `--share 120` tries a share of two minutes, as CI does; `--only ID` repeats one.
+page. `faults --share 120` tries a share of two minutes, as CI does; `faults --only ID` repeats one.
 
 Survived means all of these: the exit code is 0, 1, 2 or 3, or 128 and the number of the signal
 sent. A failure says one line with what, where, and a remedy. Nothing hangs or crashes. Success is
