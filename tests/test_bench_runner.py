@@ -496,4 +496,4 @@ def test_backends_with_programs_are_measured_first(monkeypatch: pytest.MonkeyPat
         name: replace(spec, runs_here=lambda: True) for name, spec in entrants.specs().items()
     }
     monkeypatch.setattr(entrants, "specs", lambda: everywhere)
-    assert entrants.default_names() == ["coreml", "mlx", "identity"]
+    assert entrants.default_names() == ["coreml", "coreai", "mlx", "identity"]

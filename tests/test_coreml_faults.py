@@ -267,7 +267,7 @@ def test_programs_of_another_user_that_cannot_be_read_are_built_elsewhere(
             raise PermissionError(13, "Permission denied")
         return ""
 
-    monkeypatch.setattr(cache, "find_damage", denied)
+    monkeypatch.setattr(cache.PROGRAMS, "find_damage", denied)
     with pytest.warns(SdxsWarning, match="coreml cannot be written to"):
         built = cache.find_or_build("demo", {"weights": ""}, "key", build_something)
     assert built.folder.is_relative_to(tmp_path / "cache") and theirs.is_dir()

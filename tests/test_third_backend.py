@@ -142,7 +142,8 @@ def test_live_runs_it_with_options_that_nobody_listed(package: Path, tmp_path: P
     shown, _ = live(package, tmp_path / "o.png", "--seed", 3, "--dtype", "float32")
     assert "backend inverse" in shown and "form subtract" in shown
     _, said = live(package, tmp_path / "p.png", "--feedback", 0.5, code=2)
-    assert "--feedback: only for --backend mlx and --backend coreml; inverse" in said
+    feeding = "--backend mlx and --backend coreml and --backend coreai"
+    assert f"--feedback: only for {feeding}; inverse" in said
 
 
 def test_live_takes_its_own_options(package: Path, tmp_path: Path) -> None:

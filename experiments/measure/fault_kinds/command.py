@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -72,6 +73,9 @@ class Command:
             told = json.dumps(dict(how.lacks))
             command = [sys.executable, "-I", "-S", str(LAUNCH), told, *command]
         self.began = time.monotonic()
+        # a child begins as a copy of this process, and the system counts that as its peak
+        self._inherited_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        self._seen_kb = 0
         self.process = subprocess.Popen(
             [os.fsencode(each) for each in command],
             stdin=subprocess.PIPE if how.stdin else subprocess.DEVNULL,
@@ -130,6 +134,7 @@ class Command:
             elif time.monotonic() - self.began > self.how.limit_s:
                 break
             else:
+                self._look_at_memory()
                 self._send_due()
                 time.sleep(0.001 if self._left else 0.01)
         seconds = time.monotonic() - self.began
@@ -142,8 +147,17 @@ class Command:
         for each in self._heard:
             each.thread.join(GRACE_S)
         out, err = (each.text() for each in self._heard)
-        peak = usage.ru_maxrss / (1 << 10) if usage and status is not None else 0.0
-        return Ran(status, out, err, seconds, peak, tuple(self.sent), left)
+        peak_kb = usage.ru_maxrss if usage and status is not None else 0
+        if peak_kb <= self._inherited_kb:
+            peak_kb = self._seen_kb
+        return Ran(status, out, err, seconds, peak_kb / (1 << 10), tuple(self.sent), left)
+
+    def _look_at_memory(self) -> None:
+        """Note the peak of its memory since it became the command, in kB."""
+        with suppress(OSError):
+            status = Path(f"/proc/{self.process.pid}/status").read_text(errors="replace")
+            peaks = [line.split()[1] for line in status.splitlines() if line[:6] == "VmHWM:"]
+            self._seen_kb = max(self._seen_kb, *map(int, peaks), 0)
 
     def schedule(self, signals: Sequence[tuple[float | str, float, int]]) -> None:
         """Send signals: each so long after a time since the start, or after a text is said."""
