@@ -47,7 +47,7 @@ COMPUTING := at_once averaging bench_counts bench_page bench_runner bench_statis
 	coreai_backend coreai_commands coreai_faults coreai_parity coreai_private coreml_control \
 	coreml_faults coreml_forms coreml_limits coreml_parity coreml_placement coreml_program \
 	coreml_variants distill docs evaluate experiments faults film_files film_roads foreign_bytes \
-	interpreter layouts mac_check_answers packaging photographs shapes size sketch styles teachers \
+	interpreter layouts mac_check_answers operations packaging photographs shapes size sketch styles teachers \
 	third_backend torch_peer
 ON_A_GPU := api backend camera control_live conv doctor fold kernels lanes levers live ops parity steps \
 	still temporal
