@@ -27,12 +27,13 @@ live: .venv/run.stamp
 ONE_THREAD := OPENBLAS_NUM_THREADS=1 $(BIN)/python
 TWO_WORKERS := -m pytest -n 2 --dist worksteal
 PYTEST := $(ONE_THREAD) $(TWO_WORKERS)
+FAST := not slow and not thorough
 
 test: .venv/test.stamp
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "$(FAST)"
 
 test-slow: .venv/test.stamp
-	$(PYTEST) -m slow
+	$(PYTEST) -m "slow and not thorough"
 
 test-all: .venv/test.stamp
 	$(PYTEST)
@@ -55,8 +56,8 @@ SHAPE := $(ONE_THREAD) tests/macos_shape
 ELSEWHERE := $(COMPUTING:%=--ignore=tests/test_%.py) $(ON_A_GPU:%=--ignore=tests/test_%.py)
 
 test-macos-shape: .venv/test.stamp
-	$(SHAPE) $(TWO_WORKERS) -m "not slow" $(ELSEWHERE)
-	$(SHAPE) --gpu $(TWO_WORKERS) -m "not slow" $(ON_A_GPU:%=tests/test_%.py)
+	$(SHAPE) $(TWO_WORKERS) -m "$(FAST)" $(ELSEWHERE)
+	$(SHAPE) --gpu $(TWO_WORKERS) -m "$(FAST)" $(ON_A_GPU:%=tests/test_%.py)
 
 parity: .venv/parity.stamp
 	$(BIN)/python -m sdxs.experiments diffusers --json results/parity.json
