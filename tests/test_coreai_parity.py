@@ -69,6 +69,10 @@ def slow(*values: object) -> object:
     return pytest.param(*values, marks=pytest.mark.slow)
 
 
+def thorough(*values: object) -> object:
+    return pytest.param(*values, marks=pytest.mark.thorough)
+
+
 @pytest.mark.parametrize(
     ("name", "label", "attention"),
     [
@@ -78,7 +82,8 @@ def slow(*values: object) -> object:
         ("sd-turbo", "frame 128x64", "sdpa"),
         ("tiny-sd", "frame 96x64", "split_einsum"),
         ("small-sd", "frame 128x64", "matmul"),
-        *(slow(name, "frame", form) for name in NAMES for form in ("sdpa", "split_einsum")),
+        *(slow(name, "frame", "sdpa") for name in NAMES),
+        *(thorough(name, "frame", "split_einsum") for name in NAMES),
     ],
 )
 def test_a_float32_program_equals_diffusers(
@@ -91,8 +96,7 @@ def test_a_float32_program_equals_diffusers(
     assert agrees(ours, wanted), distances(ours, wanted)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*map(slow, NAMES[:3]), *map(thorough, NAMES[3:])])
 def test_a_float16_program_is_near_diffusers(checkpoint: Open, name: str) -> None:
     """In the form that is the default on a CPU, and the exactest there."""
     given = checkpoint(name)
@@ -100,8 +104,7 @@ def test_a_float16_program_is_near_diffusers(checkpoint: Open, name: str) -> Non
     assert agrees(ours, wanted, "float16"), distances(ours, wanted)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [slow(NAMES[0]), *map(thorough, NAMES[1:])])
 def test_sdpa_in_float16_is_as_near_as_core_ml_may_be(checkpoint: Open, name: str) -> None:
     """This runtime sums its products in float16, and loses up to 2.3e-3 of x0; so does matmul."""
     given = checkpoint(name)
@@ -175,7 +178,7 @@ def test_without_an_error_none_is_seen(demo: Checkpoint, by_mlx: tuple[Inputs, A
     assert agrees(run_program(demo, inputs, "sdpa"), wanted)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("plant", PLANTS)
 def test_a_planted_error_is_caught_by_diffusers(
     checkpoint: Open, plant: Plant, monkeypatch: pytest.MonkeyPatch

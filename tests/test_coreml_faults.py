@@ -59,7 +59,14 @@ def start_convert(*arguments: str, largest_file: int | None = None) -> subproces
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-@pytest.mark.parametrize("moment", ["build frame", "write frame", f"check at {SIZE} x {SIZE}"])
+@pytest.mark.parametrize(
+    "moment",
+    [
+        "build frame",
+        pytest.param("write frame", marks=pytest.mark.thorough),
+        f"check at {SIZE} x {SIZE}",
+    ],
+)
 def test_an_interrupted_conversion_leaves_nothing(weights: Path, moment: str) -> None:
     """Ctrl-C in a real process, as soon as it says that it has come so far."""
     process = start_convert("--model", "demo")
