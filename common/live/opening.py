@@ -24,9 +24,10 @@ from ..prompt.text_encoder import TextEncoder
 from .look import Look, View
 from .options import LoopOptions, SessionFiles, SessionOptions
 from .parameters import OF_CONTROL, LiveParameters, with_prompt
+from .parts import SessionParts
 from .prompt_list import PromptList
 from .record import SessionRecord, SourceFacts
-from .session import NO_EDGES, Session, SessionParts, frame_params
+from .session import NO_EDGES, Session, frame_params
 from .threads.loop import Loop, Prompt
 from .viewer import Viewer
 

@@ -70,7 +70,12 @@ class Loop:
     # Live changes, from the main thread.
 
     def set_prompt(self, text: str) -> "Future[None]":
-        """Encode a prompt beside the running session, then switch to it between two frames."""
+        """Encode a prompt beside the running session, then switch to it between two frames.
+
+        One that still waits for its turn to be encoded is given up, so that a flood ends somewhere.
+        """
+        for each in self._pending:
+            each.cancel()
         self._pending = [future for future in self._pending if not future.done()]
         self._pending.append(self._encoder.submit(self._encode_prompt, text))
         return self._pending[-1]
