@@ -28,8 +28,10 @@ from ..common.live.options import SessionFiles, SessionOptions, two_sources
 from ..common.live.parameters import DEFAULT_PROMPT, OF_CONTROL, LiveParameters
 from ..common.prompt.syntax import read_prompts, refuse_negative
 from ..common.settings import changed_texts, setting
+from ..common.web.address import WebOptions
 from .console import err
 from .options import BackendChoice, Given, with_settings
+from .page import page_for, present
 from .programs import build, quality
 from .sessions import run_session, run_shoot
 
@@ -73,10 +75,11 @@ def live(
     model: ModelOptions,
     start: LiveParameters,
     more: LiveOptions,
+    web: WebOptions,
     given: Given,
 ) -> None:
     """Render a camera, a video or an image under a prompt, live. Key h shows the keys."""
-    _refuse_contradictions(session, start, more)
+    _refuse_contradictions(session, start, more, web)
     if session.camera is not None and "source" in given:
         raise two_sources(session.camera, session.source)  # also where it is the default
     chosen = [spec_of(choice.backend)]
@@ -94,6 +97,7 @@ def live(
     files = SessionFiles(more.outs, more.contact_sheet, more.stats)
     _refuse_overlaps(session.reads, files, model, more, takes)
     _ask_for_camera(session, takes)
+    page = None if takes else page_for(web, session, files)
     checkpoint = open_checkpoint_for(model)
     size = model.size_of(checkpoint)
     _warn_of_seed(checkpoint, start, given)
@@ -106,7 +110,7 @@ def live(
         one: SessionOptions, written: SessionFiles, backends: Sequence[Backend]
     ) -> "Session":
         recipe = _recipe_of(checkpoint, options[0], chosen[0], model, one)
-        return open_session(one, start, written, size, checkpoint, backends, prompts, recipe)
+        return open_session(one, start, written, size, checkpoint, backends, prompts, recipe, page)
 
     if takes:
         kept = [
@@ -125,6 +129,8 @@ def live(
     err.print(
         escape(f"{checkpoint.name} ({checkpoint.origin}) at {size.words}; source {one.source.name}")
     )
+    if page:
+        present(page, one, checkpoint, renderers, session)
     run_session(one)
 
 
@@ -169,12 +175,12 @@ def _one_of(take: "Take", session: SessionOptions) -> tuple[SessionOptions, Sess
 
 
 def _refuse_contradictions(
-    session: SessionOptions, start: LiveParameters, more: LiveOptions
+    session: SessionOptions, start: LiveParameters, more: LiveOptions, web: WebOptions
 ) -> None:
     """Raise UsageError for options that leave nothing to do or exclude each other."""
     if not all(out.strip() for out in more.outs):
         raise UsageError("--out is empty; name a file or a folder")
-    if session.headless and not (more.outs or more.contact_sheet or more.stats):
+    if session.headless and not (more.outs or more.contact_sheet or more.stats or web.web):
         raise UsageError(
             "--headless shows nothing and there is no --out; add --out FILE, or drop --headless"
         )

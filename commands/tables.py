@@ -11,6 +11,7 @@ from ..common.backend.spec import PEERS, specs
 from ..common.live.options import SessionOptions
 from ..common.live.parameters import TABLE
 from ..common.settings import Setting, settings_of
+from ..common.web.address import WebOptions
 from .console import out
 from .live import LiveOptions
 from .options import BackendChoice, as_typed, backend_settings, metavar
@@ -33,7 +34,7 @@ def render() -> str:
         "## A session\n",
         _table(
             each
-            for cls in (BackendChoice, ModelOptions, SessionOptions, LiveOptions)
+            for cls in (BackendChoice, ModelOptions, SessionOptions, LiveOptions, WebOptions)
             for each in settings_of(cls)
             if each.name not in TABLE
         ),
