@@ -7,6 +7,7 @@ import subprocess
 import tempfile
 import time
 from base64 import b64decode
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -120,7 +121,9 @@ class Chromium:
         self._process = subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment
         )
-        self._socket = connect(self._url(), max_size=None, open_timeout=ANSWER_S)
+        self._open = ExitStack()
+        connection = connect(self._url(), max_size=None, open_timeout=ANSWER_S)
+        self._socket = self._open.enter_context(connection)
 
     def __enter__(self) -> "Chromium":
         return self
@@ -131,16 +134,21 @@ class Chromium:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._socket.close()
+        self._open.close()
         self._process.kill()
         self._process.wait()
         self._folder.cleanup()
 
     def open(self, url: str) -> Tab:
         """Open a page in a tab of its own."""
-        target = self.call("Target.createTarget", url=url)["targetId"]
+        target = self.call("Target.createTarget", url="about:blank")["targetId"]
         session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        return Tab(self, session, target)
+        tab = Tab(self, session, target)
+        said = self.call("Page.navigate", session, url=url)
+        if "errorText" in said:
+            raise SdxsError(f"{url}: {said['errorText']}")
+        tab.until("document.readyState === 'complete'")
+        return tab
 
     def call(self, method: str, session: str = "", **values: object) -> dict[str, Any]:
         """Call a method of the protocol. Raises SdxsError."""

@@ -138,13 +138,16 @@ class App:
             message = await socket.receive()
             if message["type"] == "websocket.disconnect":
                 return
+            asked: object = None
             try:
                 if (text := message.get("text")) is not None:
-                    self._hub.hear(client, read(Message, text))
+                    asked = read(Message, text)
+                    self._hub.hear(client, asked)
                 else:
                     self._take(client, message["bytes"])
             except UsageError as error:
-                client.answer({"type": "answer", "id": None, "error": str(error)})
+                number = getattr(asked, "id", None)
+                client.answer({"type": "answer", "id": number, "error": str(error)})
         client.ended.set()
 
     def _take(self, client: Client, data: bytes) -> None:

@@ -15,6 +15,7 @@ export class Parameters {
     this.#rows.clear();
     // the prompt and its position have their own place on the page
     const drawn = rows.filter((row) => row.kind !== "text" && row.name !== "position");
+    drawn.sort((a, b) => Boolean(a.unusable) - Boolean(b.unusable));
     this.place.replaceChildren(...drawn.map((row) => this.#draw(row)));
   }
 
