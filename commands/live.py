@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from ..common.live.session import Session
     from ..common.live.shoot import Take
     from ..common.picture.record import Recipe
+    from ..common.web.server import PageServer
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,10 +96,28 @@ def live(
     ) or (DEFAULT_PROMPT,)
     _refuse_edges(model, given)
     takes = _takes(given.all_texts("source"), session, more)
+    if takes and web.web:
+        raise UsageError("--web shows one session, and --source names several files; drop it")
     files = SessionFiles(more.outs, more.contact_sheet, more.stats)
     _refuse_overlaps(session.reads, files, model, more, takes)
     _ask_for_camera(session, takes)
-    page = None if takes else page_for(web, session, files)
+    with nullcontext() if takes else page_for(web, session, files) as page:
+        _render(chosen, session, model, start, more, given, prompts, files, takes, page)
+
+
+def _render(
+    chosen: Sequence[BackendSpec],
+    session: SessionOptions,
+    model: ModelOptions,
+    start: LiveParameters,
+    more: LiveOptions,
+    given: Given,
+    prompts: Sequence[str],
+    files: SessionFiles,
+    takes: "Sequence[Take]",
+    page: "PageServer | None",
+) -> None:
+    """Open the model and the session, or one for each file, and run it."""
     checkpoint = open_checkpoint_for(model)
     size = model.size_of(checkpoint)
     _warn_of_seed(checkpoint, start, given)

@@ -1,6 +1,8 @@
 """The page of `sdxs live`: where it is opened, and what the command says of it."""
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -23,18 +25,23 @@ NEEDS = ("starlette", "uvicorn", "websockets", "segno")
 INSTALL = "install sdxs[web], or run `make live`"
 
 
-def page_for(web: WebOptions, session: SessionOptions, files: SessionFiles) -> "PageServer | None":
-    """Open the page that was asked for, or one in place of a window; None for none.
+@contextmanager
+def page_for(
+    web: WebOptions, session: SessionOptions, files: SessionFiles
+) -> "Iterator[PageServer | None]":
+    """Open the page that was asked for, or one in place of a window, for a block; None for none.
 
     A window that was not refused, and of which nothing was said, may be impossible. In a terminal a
     page takes its place then, and this says so. Raises SinkError, UsageError.
     """
     window = not session.headless and not any(is_window(each) for each in files.outs)
     if web.web is None and not (window and out.is_terminal):
-        return None
+        yield None
+        return
     obstacle = window_obstacle() if window else ""
     if web.web is None and not obstacle:
-        return None
+        yield None
+        return
     if missing := [each for each in NEEDS if find_spec(each) is None]:
         if web.web is None:
             raise SinkError(
@@ -50,7 +57,10 @@ def page_for(web: WebOptions, session: SessionOptions, files: SessionFiles) -> "
         err.print(
             escape(f"no window can be shown: {obstacle}; a page in the browser takes its place")
         )
-    return page
+    try:
+        yield page
+    finally:
+        page.close()
 
 
 def present(

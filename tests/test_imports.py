@@ -38,6 +38,10 @@ FOREIGN = {  # third-party module -> the places that may import it
     "torch": ("experiments/",),
     "diffusers": ("experiments/",),
     "transformers": ("experiments/",),
+    "starlette": ("common/web/app.py", "common/web/guard.py"),
+    "uvicorn": ("common/web/server.py",),
+    "websockets": ("common/testing/chromium.py", "experiments/"),
+    "segno": ("commands/page.py",),
     "typer": ("cli.py", "commands/"),
     "rich": ("cli.py", "commands/", "common/bench/show/table.py", "experiments/"),
     "pickle": (

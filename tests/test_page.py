@@ -7,9 +7,9 @@ import cv2
 import jsonschema
 import numpy as np
 import pytest
+from page_stage import Stage, picture_message
 
 from fake_session import SIZE
-from page_stage import Stage, picture_message
 from sdxs.common.io.inputs.reading import EVENTS
 from sdxs.common.live.parameters import TABLE
 from sdxs.common.live.standing import standing
@@ -118,7 +118,13 @@ def test_what_is_said_keeps_to_the_schema_and_so_must_what_is_sent() -> None:
             assert stage.http(f"/api/{path}")[0] == 200
     for said in client.heard:
         check(said, "said")
-    assert {said["type"] for said in client.heard} >= {"hello", "values", "people", "taken", "figures"}
+    assert {said["type"] for said in client.heard} >= {
+        "hello",
+        "values",
+        "people",
+        "taken",
+        "figures",
+    }
     for name in ("set", "step", "event", "cue"):
         with pytest.raises(jsonschema.ValidationError):
             check({"do": name, "name": "no such thing", "more": 1}, "sent")
