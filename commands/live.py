@@ -24,6 +24,7 @@ from ..common.files import expanded
 from ..common.io.sinks.registry import names_a_folder
 from ..common.io.sources.permission import ask_for_camera
 from ..common.io.sources.registry import source_camera, source_path
+from ..common.live.inputs import InputOptions
 from ..common.live.options import SessionFiles, SessionOptions, two_sources
 from ..common.live.parameters import DEFAULT_PROMPT, OF_CONTROL, LiveParameters
 from ..common.prompt.syntax import read_prompts, refuse_negative
@@ -72,6 +73,7 @@ def live(
     session: SessionOptions,
     model: ModelOptions,
     start: LiveParameters,
+    stage: InputOptions,
     more: LiveOptions,
     given: Given,
 ) -> None:
@@ -92,7 +94,7 @@ def live(
     _refuse_edges(model, given)
     takes = _takes(given.all_texts("source"), session, more)
     files = SessionFiles(more.outs, more.contact_sheet, more.stats)
-    _refuse_overlaps(session.reads, files, model, more, takes)
+    _refuse_overlaps(session.reads, files, model, more, stage, takes)
     _ask_for_camera(session, takes)
     checkpoint = open_checkpoint_for(model)
     size = model.size_of(checkpoint)
@@ -106,7 +108,8 @@ def live(
         one: SessionOptions, written: SessionFiles, backends: Sequence[Backend]
     ) -> "Session":
         recipe = _recipe_of(checkpoint, options[0], chosen[0], model, one)
-        return open_session(one, start, written, size, checkpoint, backends, prompts, recipe)
+        of_all = (size, checkpoint, backends, prompts, recipe, stage)
+        return open_session(one, start, written, *of_all)
 
     if takes:
         kept = [
@@ -202,6 +205,7 @@ def _refuse_overlaps(
     files: SessionFiles,
     model: ModelOptions,
     more: LiveOptions,
+    inputs: InputOptions,
     takes: "Sequence[Take]",
 ) -> None:
     """Raise UsageError if a file would be written that the session reads, or written twice."""
@@ -212,7 +216,8 @@ def _refuse_overlaps(
 
     prompts = more.prompts if more.prompts != "gallery" else None
     listed = expanded(prompts) if prompts else None
-    refuse_one_file_twice(source, files, [("--prompts", listed), *model.reads()])
+    reads = [("--prompts", listed), ("--schedule", inputs.schedule)]
+    refuse_one_file_twice(source, files, [*reads, *model.reads()])
 
 
 def _refuse_edges(model: ModelOptions, given: Given) -> None:

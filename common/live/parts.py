@@ -11,6 +11,7 @@ from ..io.sinks.window import Window
 from ..io.sources.protocol import Source
 from .options import SessionFiles
 from .prompt_list import PromptList
+from .stage import Stage
 from .threads.loop import Loop
 from .viewer import Viewer
 
@@ -22,6 +23,7 @@ class SessionParts:
     total: frames that the session will have, if that is known. follows: prompts take turns by
     themselves. unusable: parameters and events without effect, each with the reason. encode: keeps
     what it has encoded, so that a prompt's second turn costs nothing. inputs: besides the keys.
+    stage: beat and schedule, by default a beat without one.
     """
 
     source: Source
@@ -36,3 +38,4 @@ class SessionParts:
     total: int | None = None
     follows: bool = False
     inputs: Sequence[Input] = ()
+    stage: Stage | None = None
