@@ -87,10 +87,7 @@ def live(
     given.refuse_ignored(chosen)
     _refuse_depth(given)
     refuse_negative(more.negative_prompt, model.model)
-    prompts = (
-        *given.all_texts("prompt"),
-        *(read_prompts(more.prompts) if more.prompts else ()),
-    ) or (DEFAULT_PROMPT,)
+    prompts = _prompts(given, more)
     _refuse_edges(model, given)
     takes = _takes(given.all_texts("source"), session, more)
     files = SessionFiles(more.outs, more.contact_sheet, more.stats)
@@ -129,6 +126,12 @@ def live(
         escape(f"{checkpoint.name} ({checkpoint.origin}) at {size.words}; source {one.source.name}")
     )
     run_session(one)
+
+
+def _prompts(given: Given, more: LiveOptions) -> tuple[str, ...]:
+    """Return the prompts of options and list, or the default one. Raises UsageError."""
+    listed = read_prompts(more.prompts) if more.prompts else ()
+    return (*given.all_texts("prompt"), *listed) or (DEFAULT_PROMPT,)
 
 
 def _ask_for_camera(session: SessionOptions, takes: "Sequence[Take]") -> None:
