@@ -78,7 +78,7 @@ class Incoming:
         if beats >= self._held_until or beats < self._held_since:
             self._held_since = beats
             self._held_until = (math.floor(beats / quantum) + 1) * quantum
-        self._held.offer(request.change, request.origin, request.answer)
+        self._held.offer(request.change, request.origin, request.reply)
 
     def go_to(self, cue: Cue) -> None:
         """Jump to a cue of the schedule. Raises UsageError."""
@@ -116,9 +116,9 @@ class Incoming:
             apply(request.change, request.origin)
         except UsageError as error:
             self._controls.refused()
-            request.answer(str(error))
+            request.reply(str(error))
         else:
-            request.answer("")
+            request.reply("")
 
     def _let_go(self, news: News) -> None:
         """Whoever takes a knob has it, until the schedule sets it again."""

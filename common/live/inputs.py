@@ -1,11 +1,13 @@
 """Make what moves a session from the options it is started with: schedule, beat, controllers."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import UsageError
+from ..io.inputs.address import read_address
 from ..io.inputs.controls import Input
+from ..io.inputs.extras import needing
 from ..io.inputs.schedule import Schedule, read_schedule
 from ..io.inputs.tempo import FASTEST, SLOWEST, Tempo
 from ..settings import check_settings, setting
@@ -42,8 +44,17 @@ class InputOptions:
         unit="beats",
     )
 
+    osc: str | None = setting(
+        None,
+        "port, or HOST:PORT, to take OSC messages at, such as /sdxs/blend 0.5; a port alone is "
+        "open to this machine only",
+    )
+    osc_to: tuple[str, ...] = setting((), "HOST:PORT to tell of every change by OSC")
+
     def __post_init__(self) -> None:
         check_settings(self)
+        if self.osc_to and self.osc is None:
+            raise UsageError("--osc-to: is part of --osc; add --osc PORT")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +86,32 @@ def make_stage(
     time. takes_turns: prompts change by themselves. Raises UsageError.
     """
     stage = Stage(Tempo(options.tempo, clock_s()), options.on_beat)
+    staged = _scheduled(options, stage, values, unusable, realtime, by_film, takes_turns, encode)
+    return replace(staged, inputs=_inputs(options, stage))
+
+
+def _inputs(options: InputOptions, stage: Stage) -> list[Input]:
+    """Open what controllers reach; the first that cannot be opened closes the others."""
+    found: list[Input] = []
+    if options.osc is not None:
+        with needing("--osc", "osc"):
+            from ..io.inputs.osc import OscInput
+        told = [read_address("--osc-to", each) for each in options.osc_to]
+        listen = read_address("--osc", options.osc)
+        found.append(OscInput(listen, told, stage.tempo, stage.clock))
+    return found
+
+
+def _scheduled(
+    options: InputOptions,
+    stage: Stage,
+    values: LiveParameters,
+    unusable: dict[str, str],
+    realtime: bool,
+    by_film: bool,
+    takes_turns: bool,
+    encode: Callable[[str], object],
+) -> Staged:
     if options.schedule is None:
         return Staged(stage, None, (), {})
     schedule = read_schedule(options.schedule)

@@ -89,6 +89,7 @@ def open_session(
         encoded = [
             Prompt(text, encoder.encode(text)) for text in (texts if options.hold else texts[:1])
         ]
+        window = Window() if windowed else None
         unusable = _unusable(options, checkpoint)
         staged = make_stage(
             inputs or InputOptions(),
@@ -99,7 +100,6 @@ def open_session(
             bool(options.hold),
             encoder.encode,
         )
-        window = Window() if windowed else None
     except SdxsError:
         source.close()
         raise

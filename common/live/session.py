@@ -307,4 +307,7 @@ class Session:
         path, summary = self._parts.files.stats, self.loop.summary
         if path and summary:
             figures = summary.as_json() | {"parameters": asdict(self.values)}
+            counts = self.controls.counts
+            if counts.offered or counts.malformed:
+                figures["inputs"] = asdict(counts)
             write_whole(path, (json.dumps(figures, indent=1) + "\n").encode())
