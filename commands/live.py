@@ -25,6 +25,7 @@ from ..common.files import expanded
 from ..common.io.sinks.registry import names_a_folder
 from ..common.io.sources.permission import ask_for_camera
 from ..common.io.sources.registry import source_camera, source_path
+from ..common.live.inputs import InputOptions
 from ..common.live.options import SessionFiles, SessionOptions, two_sources
 from ..common.live.parameters import DEFAULT_PROMPT, OF_CONTROL, LiveParameters
 from ..common.prompt.syntax import read_prompts, refuse_negative
@@ -76,6 +77,7 @@ def live(
     session: SessionOptions,
     model: ModelOptions,
     start: LiveParameters,
+    stage: InputOptions,
     more: LiveOptions,
     web: WebOptions,
     given: Given,
@@ -90,19 +92,16 @@ def live(
     given.refuse_ignored(chosen)
     _refuse_depth(given)
     refuse_negative(more.negative_prompt, model.model)
-    prompts = (
-        *given.all_texts("prompt"),
-        *(read_prompts(more.prompts) if more.prompts else ()),
-    ) or (DEFAULT_PROMPT,)
+    prompts = _prompts(given, more)
     _refuse_edges(model, given)
     takes = _takes(given.all_texts("source"), session, more)
     if takes and web.web:
         raise UsageError("--web shows one session, and --source names several files; drop it")
     files = SessionFiles(more.outs, more.contact_sheet, more.stats)
-    _refuse_overlaps(session.reads, files, model, more, takes)
+    _refuse_overlaps(session.reads, files, model, more, stage, takes)
     _ask_for_camera(session, takes)
     with nullcontext() if takes else page_for(web, session, files) as page:
-        _render(chosen, session, model, start, more, given, prompts, files, takes, page)
+        _render(chosen, session, model, start, stage, more, given, prompts, files, takes, page)
 
 
 def _render(
@@ -110,6 +109,7 @@ def _render(
     session: SessionOptions,
     model: ModelOptions,
     start: LiveParameters,
+    stage: InputOptions,
     more: LiveOptions,
     given: Given,
     prompts: Sequence[str],
@@ -130,7 +130,8 @@ def _render(
         one: SessionOptions, written: SessionFiles, backends: Sequence[Backend]
     ) -> "Session":
         recipe = _recipe_of(checkpoint, options[0], chosen[0], model, one)
-        return open_session(one, start, written, size, checkpoint, backends, prompts, recipe, page)
+        of_all = (size, checkpoint, backends, prompts, recipe, stage, page)
+        return open_session(one, start, written, *of_all)
 
     if takes:
         kept = [
@@ -152,6 +153,12 @@ def _render(
     if page:
         present(page, one, checkpoint, renderers, session)
     run_session(one)
+
+
+def _prompts(given: Given, more: LiveOptions) -> tuple[str, ...]:
+    """Return the prompts of options and list, or the default one. Raises UsageError."""
+    listed = read_prompts(more.prompts) if more.prompts else ()
+    return (*given.all_texts("prompt"), *listed) or (DEFAULT_PROMPT,)
 
 
 def _ask_for_camera(session: SessionOptions, takes: "Sequence[Take]") -> None:
@@ -228,6 +235,7 @@ def _refuse_overlaps(
     files: SessionFiles,
     model: ModelOptions,
     more: LiveOptions,
+    inputs: InputOptions,
     takes: "Sequence[Take]",
 ) -> None:
     """Raise UsageError if a file would be written that the session reads, or written twice."""
@@ -238,7 +246,8 @@ def _refuse_overlaps(
 
     prompts = more.prompts if more.prompts != "gallery" else None
     listed = expanded(prompts) if prompts else None
-    refuse_one_file_twice(source, files, [("--prompts", listed), *model.reads()])
+    reads = [("--prompts", listed), ("--schedule", inputs.schedule)]
+    refuse_one_file_twice(source, files, [*reads, *model.reads()])
 
 
 def _refuse_edges(model: ModelOptions, given: Given) -> None:

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 
 from ..common.errors import SinkError, UsageError
+from ..common.io.inputs.address import LOOPBACK, Address
 from ..common.io.sinks.registry import is_window
 from ..common.io.sinks.window import window_obstacle
 from ..common.live.options import SessionFiles, SessionOptions
-from ..common.web.address import LOOPBACK, PORT, Address, WebOptions
+from ..common.web.address import PORT, WebOptions
 from .console import err, out
 
 if TYPE_CHECKING:

@@ -14,6 +14,7 @@ from sdxs.common.live.parameters import OF_CONTROL, LiveParameters, with_prompt
 from sdxs.common.live.parts import SessionParts
 from sdxs.common.live.prompt_list import PromptList
 from sdxs.common.live.session import NO_EDGES, Session
+from sdxs.common.live.stage import Stage
 from sdxs.common.live.stats import Stats
 from sdxs.common.live.viewer import Viewer
 
@@ -65,6 +66,7 @@ class FakeSession(Session):
         *prompts: str,
         control: bool = False,
         inputs: Sequence[Input] = (),
+        stage: Stage | None = None,
         **values: object,
     ) -> None:
         texts = prompts or ("a", "b", "c")
@@ -81,6 +83,7 @@ class FakeSession(Session):
             lambda text: np.zeros((1, 77, 4), np.float32),
             {} if control else dict.fromkeys(OF_CONTROL, NO_EDGES),
             inputs=inputs,
+            stage=stage,
         )
         super().__init__(parts, made)
         self.calls = loop.calls

@@ -12,10 +12,11 @@ import numpy as np
 from websockets.sync.client import connect
 
 from fake_session import SIZE, FakeSession
+from sdxs.common.io.inputs.address import Address
 from sdxs.common.io.sources.browser import BrowserCamera
 from sdxs.common.live.threads.frames import LiveFrame
 from sdxs.common.picture.size import FrameSize
-from sdxs.common.web.address import Address, WebOptions
+from sdxs.common.web.address import WebOptions
 from sdxs.common.web.hub import Facts
 from sdxs.common.web.server import PageServer
 

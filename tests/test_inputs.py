@@ -1,8 +1,11 @@
 """The way in for everything that changes a running session: queue, readers, glides, news."""
 
+import json
 import math
 import random
 import threading
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -19,6 +22,7 @@ from sdxs.common.io.inputs.controls import (
 )
 from sdxs.common.io.inputs.reading import read_change, read_event
 from sdxs.common.live.glides import Glide, Glides
+from sdxs.common.live.options import SessionFiles
 from sdxs.common.live.parameters import (
     TABLE,
     Change,
@@ -122,7 +126,8 @@ def test_many_threads_offer_and_nothing_is_lost_or_grows() -> None:
     counts = controls.counts
     assert counts.offered == 2000
     assert len(taken) == counts.offered - counts.merged - counts.dropped - counts.refused
-    assert len(answers) == counts.offered - len(taken)
+    waiting = sum(1 + len(each.others) for each in taken)
+    assert len(answers) + waiting == counts.offered
 
 
 def test_a_session_takes_what_was_offered_and_answers() -> None:
@@ -173,6 +178,18 @@ def test_inputs_are_started_once_and_closed_and_their_failure_is_raised() -> Non
         session._idle()
     session._finish()
     assert calls[-1] == "closed"
+
+
+def test_what_inputs_asked_is_counted_in_the_figures(tmp_path: Path) -> None:
+    session = FakeSession()
+    session.loop.summary = session.loop.stats.summary(0, (0, 0), "stopped")
+    session._parts = replace(session._parts, files=SessionFiles(stats=tmp_path / "s.json"))
+    session._write_stats()
+    assert "inputs" not in json.loads((tmp_path / "s.json").read_text())
+    session.controls.malformed()
+    session._write_stats()
+    kept = json.loads((tmp_path / "s.json").read_text())["inputs"]
+    assert kept["malformed"] == 1 and kept["offered"] == 0
 
 
 # Glides.

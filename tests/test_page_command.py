@@ -143,7 +143,8 @@ def test_a_session_that_fails_frees_the_port(command: Command) -> None:
 def test_a_certificate_makes_the_page_https(tmp_path: Path) -> None:
     assert ssl.OPENSSL_VERSION
     with pytest.raises(Exception, match="expected a PEM file"):
-        from sdxs.common.web.address import Address, WebOptions
+        from sdxs.common.io.inputs.address import Address
+        from sdxs.common.web.address import WebOptions
 
         empty = tmp_path / "empty.pem"
         empty.write_text("")

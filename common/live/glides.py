@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from .parameters import Set
+from .parameters import DECIMALS, Set
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +19,7 @@ class Glide:
         share = (now_s - self.began_s) / self.over_s if self.over_s else 1.0
         if share >= 1:
             return self.end
-        return self.start + (self.end - self.start) * max(0.0, share)
+        return round(self.start + (self.end - self.start) * max(0.0, share), DECIMALS)
 
 
 class Glides:

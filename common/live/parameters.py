@@ -157,7 +157,7 @@ LONGEST_GLIDE_S = 3600.0
 # Where steps end before the range does; only a Set goes on. With more feedback than this the
 # picture hardly follows the camera.
 _STEPS_END = {"feedback": 0.9}
-_DECIMALS = 6  # 0.1 + 0.2 is 0.30000000000000004
+DECIMALS = 6  # 0.1 + 0.2 is 0.30000000000000004
 
 
 def row_of(name: str) -> Setting:
@@ -238,7 +238,7 @@ def _stepped(values: LiveParameters, row: Setting, delta: float) -> object:
     # A session may have begun beyond the end of the steps; a step towards it must not jump back.
     high = max(_STEPS_END.get(row.name, high), now)
     moved = min(high, max(low, now + delta))
-    return round(moved) if row.kind is int else round(moved, _DECIMALS)
+    return round(moved) if row.kind is int else round(moved, DECIMALS)
 
 
 def _last_stop(values: LiveParameters) -> int:

@@ -12,6 +12,7 @@ from ..io.sinks.window import Window
 from ..io.sources.protocol import Source
 from .options import SessionFiles
 from .prompt_list import PromptList
+from .stage import Stage
 from .standing import Standing
 from .threads.frames import LiveFrame
 from .threads.loop import Loop
@@ -40,7 +41,7 @@ class SessionParts:
     total: frames that the session will have, if that is known. follows: prompts take turns by
     themselves. unusable: parameters and events without effect, each with the reason. encode: keeps
     what it has encoded, so that a prompt's second turn costs nothing. inputs: besides the keys and
-    the page.
+    the page. stage: beat and schedule, by default a beat without one.
     """
 
     source: Source
@@ -56,3 +57,4 @@ class SessionParts:
     follows: bool = False
     inputs: Sequence[Input] = ()
     page: Page | None = None
+    stage: Stage | None = None

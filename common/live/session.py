@@ -9,18 +9,18 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import asdict, replace
 from itertools import count
 from pathlib import Path
 
-from ..backend.protocol import FrameParams
 from ..errors import SdxsError, SinkError, UsageError
 from ..files import working_folder_is_gone, write_whole
-from ..io.inputs.controls import Controls
+from ..io.inputs.controls import Controls, Request
 from ..io.inputs.keys import Keys
 from ..system import awake
+from .effects import pass_on
 from .incoming import Incoming
 from .look import View
 from .parameters import (
@@ -35,6 +35,8 @@ from .parameters import (
     with_prompt,
 )
 from .parts import SessionParts
+from .plan import Planned
+from .stage import SCHEDULE, Stage
 from .standing import EVERY_S, standing
 from .stats import Summary
 from .threads.display import DISPLAY_WAIT_S
@@ -44,7 +46,6 @@ AHEAD_JOIN_S = 0.2
 TYPING_WAIT_S = 0.005  # Qt keeps only the last key between two polls
 SMOOTHING = 0.6  # of `Event.SMOOTHING` in a session that began without any
 GLIDE = "glide"  # the origin of values on their way
-NO_SCHEDULE = "there is no schedule in this session; start it with --schedule FILE"
 NO_EDGES = "nothing reads edges in this session; start it with --control sketch"
 
 
@@ -67,7 +68,7 @@ class Session:
         self._window = parts.window
         self._keys = Keys()
         inputs = [*parts.inputs, *([parts.page] if parts.page else [])]
-        self._incoming = Incoming(self.controls, inputs, self._now_s)
+        self._incoming = Incoming(self.controls, inputs, self._now_s, parts.stage or Stage())
         self._told_s = -math.inf
         self._smoothing = values.ema or SMOOTHING
         self._asked_for: list[Path] = []
@@ -98,7 +99,12 @@ class Session:
         """
 
         def show(frame: LiveFrame) -> None:
+            self._incoming.saw(frame.source_ns)
+            if frame.planned:
+                self._obey(frame.planned)
             self._viewer.show(frame)
+            for event in frame.planned.events if frame.planned else ():
+                self.apply(event, SCHEDULE)
             if self._parts.sheet:
                 self._parts.sheet.add(frame)
             if self._parts.page:
@@ -133,7 +139,7 @@ class Session:
                 raise UsageError(self._parts.unusable[change.value])
             self._happen(change)
         elif isinstance(change, Cue):
-            raise UsageError(NO_SCHEDULE)
+            self._incoming.go_to(change)
         elif isinstance(change, Set) and change.over_s:
             self._incoming.glide(
                 change, self.values, apply(self.values, change, self._parts.unusable)
@@ -146,6 +152,13 @@ class Session:
     def _now_s(self) -> float:
         return (time.perf_counter_ns() - self.loop.stats.stopped_ns) / 1e9
 
+    def _obey(self, planned: Planned) -> None:
+        """Take what the schedule of a file says from this frame on; the threads have it already."""
+        changed = {name: getattr(planned.values, name) for name in planned.names}
+        self.values = replace(self.values, **changed)
+        self._viewer.use(self.values)
+        self.controls.publish(self.values, SCHEDULE)
+
     def _change(self, change: Set | Step) -> None:
         before = self.values
         self.values = apply(before, change, self._parts.unusable)
@@ -154,7 +167,7 @@ class Session:
         if change.name in ("prompt", "position"):
             self._change_prompt(change, before)
         else:
-            self._pass_on(change.name)
+            pass_on(change.name, self.values, self._parts)
 
     def _change_prompt(self, change: Set | Step, before: LiveParameters) -> None:
         text = self.values.written_prompt
@@ -167,31 +180,6 @@ class Session:
         self._viewer.announce(text)
         done = self.loop.set_prompt(text)
         done.add_done_callback(lambda done: self._note_failure(done, text, before))
-
-    def _pass_on(self, name: str) -> None:
-        """Let a changed value take effect, and say it."""
-        values, loop, note = self.values, self.loop, f"{name} {_said(getattr(self.values, name))}"
-        match name:
-            case "seed" | "feedback" | "control_scale":
-                loop.set_params(frame_params(values, self._parts.unusable))
-            case "edges":
-                loop.set_edges(values.edges)
-            case "skip":
-                loop.set_skip(values.skip)
-            case "transition":
-                loop.set_transition(values.transition)
-            case "mirror":
-                loop.set_mirror(values.mirror)
-            case "pause":
-                loop.pause(values.pause)
-        if name in ("feedback", "control_scale"):
-            note = f"feedback {values.feedback:.1f}"
-            if "control_scale" not in self._parts.unusable:
-                note += f" \u00b7 control {values.control_scale:.1f}"
-        elif name in ("ema", "blend"):
-            note = f"smoothing {values.ema:.1f} \u00b7 camera {values.blend:.1f}"
-        if name != "pause":  # which is said as long as it lasts
-            self._viewer.say(note)
 
     def _happen(self, event: Event) -> None:
         viewer, look = self._viewer, self._viewer.look
@@ -227,8 +215,8 @@ class Session:
                     self._window.toggle_full_screen()
             case _ if event in PROMPT_EVENTS:
                 self._go_to(PROMPT_EVENTS.index(event))
-            case _:  # told to the inputs that watch
-                pass
+            case _:
+                self._incoming.happen(event)
 
     def _go_to(self, index: int) -> None:
         """Go to a prompt of the list; nothing happens if it has not so many."""
@@ -244,7 +232,7 @@ class Session:
             if self.values.written_prompt == text:
                 self.values = replace(self.values, prompt=before.prompt, position=before.position)
                 self.controls.publish(self.values)
-        self._incoming.take(self._change, self.apply)
+        self._incoming.take(self.values, self._change, self.apply)
         self.controls.publish(self.values, GLIDE)
         if self._parts.page and (now := time.monotonic()) - self._told_s >= EVERY_S:
             self._told_s = now
@@ -263,11 +251,13 @@ class Session:
         change = self._keys.press(key)
         if change is None:
             return
-        try:
-            self.apply(change, "key")
-        except UsageError as error:
+
+        def say(why: str) -> None:
             typed = isinstance(change, Set) and change.name == "prompt"
-            self._viewer.say(f"prompt not changed: {error}" if typed else str(error))
+            if why:
+                self._viewer.say(f"prompt not changed: {why}" if typed else why)
+
+        self._incoming.ask(Request(change, "key", say), self.apply)
 
     def _follow(self, prompt: str) -> None:
         """Keep the values true where prompts take turns by themselves."""
@@ -326,16 +316,7 @@ class Session:
         path, summary = self._parts.files.stats, self.loop.summary
         if path and summary:
             figures = summary.as_json() | {"parameters": asdict(self.values)}
+            counts = self.controls.counts
+            if counts.offered or counts.malformed:
+                figures["inputs"] = asdict(counts)
             write_whole(path, (json.dumps(figures, indent=1) + "\n").encode())
-
-
-def frame_params(values: LiveParameters, unusable: Mapping[str, str]) -> FrameParams:
-    """What backends take of the live parameters with each frame."""
-    usable = "control_scale" not in unusable
-    return FrameParams(values.seed, values.feedback, values.control_scale if usable else 0.0)
-
-
-def _said(value: object) -> str:
-    if isinstance(value, bool):
-        return "on" if value else "off"
-    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,51 +1,17 @@
 """Where the page is served: `[HOST:]PORT`, its token, and the addresses to open."""
 
-import ipaddress
 import secrets
 import socket
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import SinkError, UsageError, reason
+from ..io.inputs.address import Address, read_address
 from ..settings import setting
 
-LOOPBACK = "127.0.0.1"
 PORT = 8512  # of a page that starts by itself
 LEAST_TOKEN = 16  # characters
 MOST_TOKEN_FILE = 4096
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """Where to listen. host: a name or an IP address, IPv6 without brackets."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"{bracketed(self.host)}:{self.port}"
-
-    @property
-    def is_loopback(self) -> bool:
-        """Whether only this machine can reach it."""
-        if self.host == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return False
-
-
-def read_address(text: str) -> Address:
-    """Read `[HOST:]PORT`; without a host it is this machine's alone. Raises UsageError."""
-    host, _, port = text.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not (port.isascii() and port.isdecimal() and int(port) < 65536) or host != host.strip():
-        raise UsageError(
-            f"--web {text}: expected a port such as {PORT}, or HOST:PORT such as 0.0.0.0:{PORT} "
-            "for other machines"
-        )
-    return Address(host or LOOPBACK, int(port))
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +23,7 @@ class WebOptions:
         "show a page in the browser, at [HOST:]PORT; a HOST of other than this machine needs the "
         "token that is printed",
         shown="no page; where no window is possible, one in a terminal",
-        read=read_address,
+        read=lambda text: read_address("--web", text, least=0),
         write=str,
     )
     web_token: Path | None = setting(
@@ -98,12 +64,9 @@ def token_of(address: Address, file: Path | None) -> str:
 
 def listening(address: Address) -> socket.socket:
     """Return a socket that listens there. Raises SinkError."""
+    place = (address.host, address.port)
     try:
-        found = socket.getaddrinfo(
-            address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )
-        family, _, _, _, place = found[0]
-        return socket.create_server(place, family=family, backlog=64)
+        return socket.create_server(place, family=address.family, backlog=64)
     except OSError as error:
         raise SinkError(
             f"--web {address}: cannot listen there ({reason(error)}); name another port, or 0 for "
@@ -117,7 +80,7 @@ def urls(address: Address, port: int, token: str, secure: bool) -> list[str]:
     The token stands behind the #, which a browser sends to nobody.
     """
     scheme, end = ("https" if secure else "http"), f":{port}/" + (f"#{token}" if token else "")
-    hosts = [address.host]
+    hosts = [address.name or address.host]
     if address.host in ("0.0.0.0", "::"):
         hosts = ["localhost", *_reached_as()]
     return [f"{scheme}://{bracketed(host)}{end}" for host in hosts]
@@ -128,7 +91,7 @@ def own_names(address: Address) -> frozenset[str]:
 
     An IP address is always right: a foreign page reaches this machine only by a name of its own.
     """
-    names = {"localhost", address.host.lower()}
+    names = {"localhost", *([address.name] if address.name else [])}
     if not address.is_loopback:
         own = socket.gethostname().lower()
         names |= {own, f"{own.partition('.')[0]}.local"}

@@ -15,11 +15,12 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ..backend.memory import footprint_bytes
 from ..errors import SdxsError, SinkError, UsageError, reason
+from ..io.inputs.address import Address
 from ..io.inputs.controls import Controls, News
 from ..io.sources.browser import BrowserCamera
 from ..live.standing import Standing
 from ..live.threads.frames import LiveFrame
-from .address import Address, WebOptions, listening, own_names, token_of, urls
+from .address import WebOptions, listening, own_names, token_of, urls
 from .app import App
 from .client import Client
 from .frames import Encoded, Screen

@@ -39,8 +39,8 @@ FULL = f"{MOST_WAITING} changes wait already and this one is dropped; send fewer
 # Once between two frames is as good as twice.
 _ONCE = {Event.SNAPSHOT, Event.QUIT, Event.RESTART, Event.LEARN, *PROMPT_EVENTS}
 
-# Called once: with '' when a change was applied, or a later one took its place, else with the
-# reason why not. Any thread; must return at once and raise nothing.
+# Called once: with '' when a change was applied, or when a later one has taken its place, else with
+# the reason why not. Any thread; must return at once and raise nothing.
 Answer = Callable[[str], None]
 
 
@@ -50,11 +50,21 @@ def unheard(_: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A change that waits. origin: the input that asks, 'osc' say, for messages."""
+    """A change that waits. origin: the input that asks, 'osc' say.
+
+    others: of other origins, by origin; this one takes the place of theirs, and they hear when.
+    """
 
     change: Change
     origin: str = ""
     answer: Answer = unheard
+    others: Mapping[str, Answer] = field(default_factory=dict)
+
+    def reply(self, why: str) -> None:
+        """Answer everybody who waits for this change."""
+        self.answer(why)
+        for each in self.others.values():
+            each("")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +88,15 @@ Watcher = Callable[[News], None]  # main thread; must return at once and raise n
 class Counts:
     """Changes so far. Those neither merged, dropped nor refused were applied, or still wait.
 
-    merged: a later change took their place. dropped: too many waited. refused: invalid.
+    merged: a later change took their place. dropped: too many waited. refused: invalid. malformed:
+    messages that no change could be read from; they were not offered.
     """
 
     offered: int = 0
     merged: int = 0
     dropped: int = 0
     refused: int = 0
+    malformed: int = 0
 
 
 class Input(Protocol):
@@ -126,7 +138,7 @@ class Controls:
         Values are checked when it is applied, so this says nothing of them.
         """
         said = ""
-        replaced: list[Request] = []
+        replaced: list[Answer] = []
         with self._lock:
             self._count(offered=1)
             try:
@@ -137,7 +149,7 @@ class Controls:
             else:
                 said, replaced = self._queue(Request(change, origin, answer))
         for each in replaced:
-            each.answer("")
+            each("")
         if said:
             answer(said)
 
@@ -156,6 +168,11 @@ class Controls:
         """Hand over what ended an input's thread; the session raises it."""
         with self._lock:
             self._waiting.failure = self._waiting.failure or error
+
+    def malformed(self) -> None:
+        """Count a message that no change could be read from."""
+        with self._lock:
+            self._count(malformed=1)
 
     @property
     def counts(self) -> Counts:
@@ -193,25 +210,26 @@ class Controls:
             self._waiting.closed = True
             left, self._waiting.requests = self._waiting.requests, []
         for each in left:
-            each.answer(OVER)
+            each.reply(OVER)
 
     # With the lock.
 
-    def _queue(self, request: Request) -> tuple[str, list[Request]]:
-        """Let a request wait; return why not, and the requests whose place it took."""
+    def _queue(self, request: Request) -> tuple[str, list[Answer]]:
+        """Let a request wait; return why not, and those who need not wait any longer."""
         waiting = self._waiting.requests
         if self._waiting.closed:
             self._count(refused=1)
             return OVER, []
-        merged, replaced = _merged(waiting, request)
+        request, replaced = _merged(waiting, request)
+        request, mine = _heard_with(request, replaced)
         for each in replaced:
             del waiting[next(i for i, one in enumerate(waiting) if one is each)]
         if len(waiting) >= MOST_WAITING:
             self._count(dropped=1)
-            return FULL, replaced
-        waiting.append(merged)
+            return FULL, []
+        waiting.append(request)
         self._count(merged=len(replaced))
-        return "", replaced
+        return "", mine
 
     def _count(self, **more: int) -> None:
         counts = self._waiting.counts
@@ -252,6 +270,24 @@ def _merged(waiting: list[Request], request: Request) -> tuple[Request, list[Req
         return request, []
     summed = Step(change.name, last.change.delta + change.delta)
     return replace(request, change=summed), [last]
+
+
+def _heard_with(request: Request, replaced: list[Request]) -> tuple[Request, list[Answer]]:
+    """Return the request with those of other origins that it is to answer, and the other answers.
+
+    Of each origin one waits, so that a flood ends somewhere.
+    """
+    others: dict[str, Answer] = {}
+    done: list[Answer] = []
+    for each in replaced:
+        for origin, answer in [*each.others.items(), (each.origin, each.answer)]:
+            if origin == request.origin:
+                done.append(answer)
+                continue
+            if origin in others:
+                done.append(others[origin])
+            others[origin] = answer
+    return replace(request, others=others), done
 
 
 def _adds_up(first: Step, second: Step) -> bool:

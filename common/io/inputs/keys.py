@@ -51,6 +51,8 @@ ROWS = (
         "more / less of the camera in the picture",
         {"]": Step("blend", STEP), "[": Step("blend", -STEP)},
     ),
+    KeyRow("tap the beat", {"b": Event.TAP}),
+    KeyRow("next / previous cue of the schedule", {"v": Event.NEXT_CUE, "z": Event.PREVIOUS_CUE}),
     KeyRow("smoothing over time on / off", {"e": Event.SMOOTHING}),
     KeyRow("camera beside the picture / picture only", {"d": Event.SIDE_BY_SIDE}),
     KeyRow("compare: camera on the left half", {"c": Event.SPLIT}),

@@ -22,8 +22,9 @@ from .capture import Capture
 from .display import DISPLAY_WAIT_S, Display
 from .frames import LiveFrame
 from .guard import Guard
-from .inference import Inference, Prompt, Renderer
+from .inference import Inference, Renderer
 from .pipeline import Pipeline
+from .prompt import Prompt
 
 __all__ = ["Loop", "LoopOptions", "Prompt"]
 
@@ -57,7 +58,7 @@ class Loop:
         self._captured, self._rendered = self._pipeline.captured, self._pipeline.rendered
         self._capture = Capture(source, self._pipeline, options, self.stats)
         self._renderer = Renderer(backends, prompts, params, options, self.stats)
-        self._inference = Inference(self._renderer, self._pipeline, options, source.fps)
+        self._inference = Inference(self._renderer, self._pipeline, options, source.fps, encode)
         self.display = Display(self._capture, self._inference, self._pipeline, options, self.stats)
         reading = self._capture.run_in_turn if options.sequential else self._capture.run
         self._guard = Guard(

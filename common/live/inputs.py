@@ -1,0 +1,134 @@
+"""Make what moves a session from the options it is started with: schedule, beat, controllers."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ..errors import UsageError
+from ..io.inputs.address import read_address
+from ..io.inputs.controls import Input
+from ..io.inputs.extras import needing
+from ..io.inputs.schedule import Schedule, read_schedule
+from ..io.inputs.tempo import FASTEST, SLOWEST, Tempo
+from ..settings import check_settings, setting
+from .parameters import Event, LiveParameters
+from .plan import NOT_IN_FILMS, FilmPlan
+from .stage import TEMPO, Playing, Stage, clock_s
+
+NO_JUMPS = (
+    "a file that is rendered frame by frame keeps its own time, and its schedule with it; jump in "
+    "a window, or with --realtime"
+)
+JUMPS = (Event.NEXT_CUE, Event.PREVIOUS_CUE, Event.RESTART)
+
+
+@dataclass(frozen=True, slots=True)
+class InputOptions:
+    """What moves a session besides its keys. Raises UsageError."""
+
+    schedule: Path | None = setting(
+        None, "text file that says what changes when: lines of time, parameter, value"
+    )
+    tempo: float = setting(
+        TEMPO,
+        "beats a minute at the start; a tap (key b) or a MIDI clock changes it",
+        minimum=SLOWEST,
+        maximum=FASTEST,
+    )
+    on_beat: float = setting(
+        0.0,
+        "hold changes that cannot glide (prompts, switches, choices) until every so many beats; "
+        "0: at once",
+        minimum=0,
+        maximum=64,
+        unit="beats",
+    )
+
+    osc: str | None = setting(
+        None,
+        "port, or HOST:PORT, to take OSC messages at, such as /sdxs/blend 0.5; a port alone is "
+        "open to this machine only",
+    )
+    osc_to: tuple[str, ...] = setting((), "HOST:PORT to tell of every change by OSC")
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+        if self.osc_to and self.osc is None:
+            raise UsageError("--osc-to: is part of --osc; add --osc PORT")
+
+
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """What a session gets: a stage on a clock, or a plan by the frames of a file.
+
+    unusable: events without effect, each with the reason.
+    """
+
+    stage: Stage
+    plan: FilmPlan | None
+    inputs: Sequence[Input]
+    unusable: dict[str, str]
+
+
+def make_stage(
+    options: InputOptions,
+    values: LiveParameters,
+    unusable: dict[str, str],
+    realtime: bool,
+    by_film: bool,
+    takes_turns: bool,
+    encode: Callable[[str], object],
+) -> Staged:
+    """Read and check what the options name, and start nothing yet.
+
+    values: of the start. unusable: parameters and events without effect, each with the reason.
+    realtime: otherwise every frame is rendered, by its own time. by_film: frames have their own
+    time. takes_turns: prompts change by themselves. Raises UsageError.
+    """
+    stage = Stage(Tempo(options.tempo, clock_s()), options.on_beat)
+    staged = _scheduled(options, stage, values, unusable, realtime, by_film, takes_turns, encode)
+    return replace(staged, inputs=_inputs(options, stage))
+
+
+def _inputs(options: InputOptions, stage: Stage) -> list[Input]:
+    """Open what controllers reach; the first that cannot be opened closes the others."""
+    found: list[Input] = []
+    if options.osc is not None:
+        with needing("--osc", "osc"):
+            from ..io.inputs.osc import OscInput
+        told = [read_address("--osc-to", each) for each in options.osc_to]
+        listen = read_address("--osc", options.osc)
+        found.append(OscInput(listen, told, stage.tempo, stage.clock))
+    return found
+
+
+def _scheduled(
+    options: InputOptions,
+    stage: Stage,
+    values: LiveParameters,
+    unusable: dict[str, str],
+    realtime: bool,
+    by_film: bool,
+    takes_turns: bool,
+    encode: Callable[[str], object],
+) -> Staged:
+    if options.schedule is None:
+        return Staged(stage, None, (), {})
+    schedule = read_schedule(options.schedule)
+    schedule.check(values, unusable | ({} if realtime else NOT_IN_FILMS))
+    _refuse_turns(schedule, takes_turns)
+    for prompt in schedule.prompts:
+        encode(prompt)  # the last of them may be met in an hour
+    if realtime:
+        stage.playing = Playing(schedule, by_film)
+        return Staged(stage, None, (), {})
+    plan = FilmPlan(schedule, values, options.tempo)
+    return Staged(stage, plan, (), {each.value: NO_JUMPS for each in JUMPS})
+
+
+def _refuse_turns(schedule: Schedule, takes_turns: bool) -> None:
+    if takes_turns and schedule.names & {"prompt", "position"}:
+        raise UsageError(
+            f"{schedule.name} sets prompts, and the prompts given take turns by themselves; give "
+            "one --prompt and drop --hold"
+        )
