@@ -1,6 +1,7 @@
 """The page's server and API: values, frames, steering, and the schema that describes them."""
 
 import json
+import re
 from pathlib import Path
 
 import cv2
@@ -15,11 +16,13 @@ from sdxs.common.live.parameters import TABLE
 from sdxs.common.live.standing import standing
 from sdxs.common.settings import Setting
 from sdxs.common.web import hub as hub_module
+from sdxs.common.web.app import files
 from sdxs.common.web.client import MOST_ANSWERS, Client
 from sdxs.common.web.frames import PICTURE, Encoded
 from sdxs.common.web.messages import MOST_CREDIT
 from sdxs.common.web.schema import schema
 
+NO_SCHEDULE = "there is no schedule in this session; start it with --schedule FILE"
 CREDIT_2 = {"do": "show", "layers": ["picture"], "credit": 2}
 
 
@@ -70,7 +73,7 @@ def test_every_event_of_a_key_is_a_message(tmp_path: Path, monkeypatch: pytest.M
         asked = [each for each in changes if each["do"] != "event" or each["name"] != "quit"]
         assert {each["name"] for each in asked if each["do"] == "event"} <= EVENTS.keys()
         for change in asked:
-            assert client.ask(change) == "", change
+            assert client.ask(change) in ("", NO_SCHEDULE), change
         assert client.ask({"do": "event", "name": "quit"}) == ""
         assert stage.session.calls[-1] == ("stop", None)
 
@@ -265,3 +268,10 @@ def test_the_end_is_told_and_the_port_is_free_again() -> None:
     client.of("over")
     with Stage(port=port) as again, again.client() as client:
         assert client.of("hello")["you"] == 1
+
+
+def test_what_the_page_does_itself_are_events_of_the_window() -> None:
+    page = files()["/page.js"][0].decode()
+    (own,) = re.findall(r"const LOCAL = \{(.*?)\n\};", page, re.DOTALL)
+    names = set(re.findall(r"^  (\w+): ", own, re.MULTILINE))
+    assert len(names) == 8 and names <= EVENTS.keys()

@@ -12,7 +12,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import numpy as np
+
 from ..errors import SdxsError
+from ..io.sources.synthetic import write_counter
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 ANSWER_S = 60.0
@@ -175,3 +178,18 @@ class Chromium:
                 return f"ws://127.0.0.1:{lines[0]}{lines[1]}"
             time.sleep(0.02)
         raise SdxsError("the browser did not start")
+
+
+def write_camera(path: Path, width: int, height: int, frames: int, fps: int = 30) -> None:
+    """Write a film for Chromium's fake camera (.y4m, I420) whose frames carry their number.
+
+    The numbers are read back by `read_counter`, also after lossy coding.
+    """
+    with path.open("wb") as file:
+        file.write(f"YUV4MPEG2 W{width} H{height} F{fps}:1 Ip A1:1 C420jpeg\n".encode())
+        luma = np.tile(np.linspace(40, 200, width, dtype=np.uint8), (height, 1))
+        chroma = np.full(width * height // 4, 160, np.uint8).tobytes()
+        for number in range(frames):
+            picture = np.repeat(luma[..., None], 3, axis=-1)
+            write_counter(picture, number)
+            file.write(b"FRAME\n" + picture[..., 0].tobytes() + chroma + chroma[::-1])

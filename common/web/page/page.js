@@ -102,7 +102,7 @@ function begin(message) {
 
 const LOCAL = {
   quit: () => find("quit").showModal(),
-  type_prompt: () => {
+  type_a_prompt: () => {
     find("prompt").focus();
     find("prompt").select();
   },

@@ -1,6 +1,6 @@
 // Every live parameter as a slider, a switch, a choice or a field, as the table says.
 
-const WIDEST_SLIDER = 100, STEPS = 100, SEND_MS = 33, SETTLE_MS = 400;
+const WIDEST_SLIDER = 100, DECIMALS = 3, SEND_MS = 33, SETTLE_MS = 400;
 
 export class Parameters {
   #rows = new Map();
@@ -83,7 +83,7 @@ function fieldOf(row, id) {
   if (row.minimum !== null) field.min = row.minimum;
   if (row.maximum !== null) field.max = row.maximum;
   const whole = row.kind === "integer";
-  field.step = whole ? 1 : slides ? (row.maximum - row.minimum) / STEPS : "any";
+  field.step = whole ? 1 : "any"; // a step would round what others have set
   const output = element("output", {});
   output.htmlFor = id;
   return [field, slides ? output : null];
@@ -91,7 +91,7 @@ function fieldOf(row, id) {
 
 function valueOf(row, field) {
   if (row.kind === "switch") return field.checked;
-  return row.kind === "choice" ? field.value : Number(field.value);
+  return row.kind === "choice" ? field.value : Number(Number(field.value).toFixed(DECIMALS));
 }
 
 function show(row, field, extra, value) {
