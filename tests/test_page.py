@@ -101,7 +101,8 @@ def test_what_is_said_keeps_to_the_schema_and_so_must_what_is_sent() -> None:
     jsonschema.Draft202012Validator.check_schema(schema())
 
     def check(message: object, name: str) -> None:
-        jsonschema.validate(message, {"$ref": f"#/$defs/{name}", "$defs": schema()["$defs"]})
+        one = {"$ref": f"#/$defs/{name}", "$defs": schema()["$defs"]}
+        jsonschema.Draft202012Validator(one).validate(message)
 
     with Stage(camera=True) as stage, stage.client() as client, stage.client() as second:
         asked = {"do": "set", "name": "blend", "value": 0.5}

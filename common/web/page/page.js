@@ -97,7 +97,7 @@ function begin(message) {
   find("camera").hidden = !message.camera;
   describe(message.keys, find("help-rows").tBodies[0]);
   document.onkeydown = listen(message.keys, LOCAL, change, () => find("keys-on").checked);
-  if (camera.on) startCamera();
+  if (camera.on && !message.camera) stopCamera();
 }
 
 const LOCAL = {
@@ -135,7 +135,7 @@ function steer({ steers, asking, here }) {
   find("ask").textContent = asking.includes(hello.you) ? "Asked; take it back" : "Ask to steer";
   find("ask").onclick = () => socket.send({ do: asking.includes(hello.you) ? "withdraw" : "ask" });
   find("asking").replaceChildren(...(steering ? asking.flatMap(question) : []));
-  if (!steering && camera.on) stopCamera();
+  if (!steering && steers !== null && camera.on) stopCamera(); // lost, it waits
 }
 
 function question(number) {
