@@ -14,13 +14,20 @@ from fake_session import SIZE
 from sdxs.common.io.inputs.reading import EVENTS
 from sdxs.common.live.parameters import TABLE
 from sdxs.common.live.standing import standing
+from sdxs.common.picture.size import FrameSize
 from sdxs.common.settings import Setting
 from sdxs.common.web import hub as hub_module
-from sdxs.common.web.app import files
-from sdxs.common.web.client import MOST_ANSWERS, Client
-from sdxs.common.web.frames import PICTURE, Encoded
-from sdxs.common.web.messages import MOST_CREDIT
+from sdxs.common.web.app import App, files
+from sdxs.common.web.client import MESSAGES_PER_S, MOST_ANSWERS, SENDS_PER_S, Client
+from sdxs.common.web.frames import PICTURE, Encoded, Screen
+from sdxs.common.web.hub import MOST_CLIENTS, Facts, Hub
+from sdxs.common.web.messages import MOST_CREDIT, MOST_MESSAGE
 from sdxs.common.web.schema import schema
+from sdxs.common.web.server import MOST_BYTES, MOST_CONNECTIONS
+
+ROOT = Path(__file__).parent.parent
+FACTS = Facts("fake", FrameSize.of(SIZE), 1.0, False)
+SCREEN = Screen(FACTS.size, 1, False)
 
 NO_SCHEDULE = "there is no schedule in this session; start it with --schedule FILE"
 CREDIT_2 = {"do": "show", "layers": ["picture"], "credit": 2}
@@ -276,3 +283,32 @@ def test_what_the_page_does_itself_are_events_of_the_window() -> None:
     (own,) = re.findall(r"const LOCAL = \{(.*?)\n\};", page, re.DOTALL)
     names = set(re.findall(r"^  (\w+): ", own, re.MULTILINE))
     assert len(names) == 8 and names <= EVENTS.keys()
+
+
+def test_the_schema_of_the_docs_is_the_servers_own() -> None:
+    """`python -m sdxs.commands.tables` writes it."""
+    held = json.loads((ROOT / "docs" / "web-schema.json").read_text())
+    assert held == json.loads(json.dumps(schema()))
+
+
+def test_the_docs_name_every_path_of_the_api_and_the_bounds() -> None:
+    text = (ROOT / "docs" / "web.md").read_text()
+    named = set(re.findall(r"`(?:GET|POST) (/api/\w+)`", text)) | {"/api/socket"}
+    served = {route.path for route in App(Hub(FACTS, SCREEN)).asgi().routes}
+    assert named == {path for path in served if path.startswith("/api")}
+    for bound in (MOST_CLIENTS, MOST_CONNECTIONS, MOST_BYTES >> 20, f"{MOST_MESSAGE:,}"):
+        assert str(bound) in text
+    assert f"{SENDS_PER_S:.0f} frames" in text and f"{MESSAGES_PER_S:.0f} messages" in text
+
+
+def test_the_client_of_the_docs_moves_a_slider_and_sees_a_frame() -> None:
+    (sample,) = re.findall(
+        r"```python\n(.*?)```", (ROOT / "docs" / "web.md").read_text(), re.DOTALL
+    )
+    assert len([line for line in sample.splitlines() if line.strip()]) <= 11
+    with Stage() as stage:
+        stage.show(120)
+        found: dict[str, object] = {}
+        exec(sample.replace("127.0.0.1:8512", stage.url.removeprefix("http://")), found)
+        picture = cv2.imdecode(np.frombuffer(found["jpeg"], np.uint8), cv2.IMREAD_COLOR)
+        assert abs(picture.mean() - 120) < 2 and stage.session.values.blend == 0.3

@@ -19,8 +19,8 @@ from ..errors import SdxsError, UsageError
 from ..io.inputs.reading import EVENTS, read_event, read_set
 from ..io.sources.browser import BrowserCamera, SentPicture
 from ..live.parameters import Change, Cue, Set
-from ..picture.opencv import cv2
 from .client import Client, Pace
+from .frames import jpeg, png
 from .guard import SOCKET_PROTOCOL
 from .hub import MOST_CLIENTS, Hub
 from .messages import (
@@ -65,6 +65,7 @@ class App:
         self._hub = hub
         self._camera = camera
         self._over = asyncio.Event()
+        self._one_at_a_time = asyncio.Semaphore(1)  # a PNG takes 10 ms of a core
 
     def asgi(self) -> Starlette:
         """Return the application."""
@@ -214,14 +215,13 @@ class App:
         return await self._ask(Cue(await _name(request)))
 
     async def _picture(self, request: Request) -> Response:
-        picture = await asyncio.to_thread(self._hub.screen.newest)
-        if picture is None:
-            return JSONResponse({"error": "there is no picture yet"}, 503)
-        suffix = ".jpg" if "jpeg" in request.headers.get("accept", "") else ".png"
-        turned = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
-        _, packed_picture = await asyncio.to_thread(cv2.imencode, suffix, turned)
-        kind = "image/jpeg" if suffix == ".jpg" else "image/png"
-        return Response(bytes(packed_picture), media_type=kind)
+        kind = "image/jpeg" if "jpeg" in request.headers.get("accept", "") else "image/png"
+        encode = jpeg if kind == "image/jpeg" else png
+        async with self._one_at_a_time:
+            picture = await asyncio.to_thread(self._hub.screen.newest)
+            if picture is None:
+                return JSONResponse({"error": "there is no picture yet"}, 503)
+            return Response(await asyncio.to_thread(encode, picture), media_type=kind)
 
     async def _snapshot(self, _: Request) -> Response:
         return await self._ask(EVENTS["snapshot"])

@@ -16,7 +16,7 @@ from .messages import MOST_CREDIT
 MOST_ANSWERS = 256
 MESSAGES_PER_S, BURST = 200.0, 400.0
 MOST_LATE = 2000  # messages in a row beyond the rate; then the client is left
-SENDS_PER_S = 600.0  # of frames, of all clients together
+SENDS_PER_S = 400.0  # of frames, of all clients together
 
 
 class Wire(Protocol):

@@ -182,3 +182,9 @@ def jpeg(picture: np.ndarray) -> bytes:
     turned = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR) if picture.ndim == 3 else picture
     _, packed = cv2.imencode(".jpg", turned, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
     return bytes(packed)
+
+
+def png(picture: np.ndarray) -> bytes:
+    """Encode uint8 (H, W, 3) RGB without loss."""
+    _, packed = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+    return bytes(packed)
