@@ -24,7 +24,7 @@ from ..common.files import expanded
 from ..common.io.sinks.registry import names_a_folder
 from ..common.io.sources.permission import ask_for_camera
 from ..common.io.sources.registry import source_camera, source_path
-from ..common.live.inputs import InputOptions
+from ..common.live.inputs import InputOptions, check_inputs
 from ..common.live.options import SessionFiles, SessionOptions, two_sources
 from ..common.live.parameters import DEFAULT_PROMPT, OF_CONTROL, LiveParameters
 from ..common.prompt.syntax import read_prompts, refuse_negative
@@ -92,6 +92,7 @@ def live(
     takes = _takes(given.all_texts("source"), session, more)
     files = SessionFiles(more.outs, more.contact_sheet, more.stats)
     _refuse_overlaps(session.reads, files, model, more, stage, takes)
+    check_inputs(stage)
     _ask_for_camera(session, takes)
     checkpoint = open_checkpoint_for(model)
     size = model.size_of(checkpoint)

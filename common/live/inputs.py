@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..errors import SdxsError, UsageError
 from ..files import user_config
-from ..io.inputs.address import read_address
+from ..io.inputs.address import Address, read_address
 from ..io.inputs.controls import Input
 from ..io.inputs.extras import NO_WHEEL, needing
 from ..io.inputs.schedule import Schedule, read_schedule
@@ -81,6 +81,24 @@ class Staged:
     unusable: dict[str, str]
 
 
+def check_inputs(options: InputOptions) -> None:
+    """Check what needs no session, before anything is downloaded. Raises UsageError."""
+    if options.schedule is not None:
+        read_schedule(options.schedule)
+    if options.osc is not None:
+        _addresses(options, options.osc)
+        with needing("--osc", "osc"):
+            from ..io.inputs.osc_wire import decode  # noqa: F401
+    if options.midi is not None:
+        with needing("--midi", "midi", NO_WHEEL):
+            from ..io.inputs.midi import find_port  # noqa: F401
+
+
+def _addresses(options: InputOptions, listen: str) -> tuple[Address, list[Address]]:
+    told = [read_address("--osc-to", each) for each in options.osc_to]
+    return read_address("--osc", listen), told
+
+
 def make_stage(
     options: InputOptions,
     values: LiveParameters,
@@ -108,9 +126,7 @@ def _inputs(options: InputOptions, stage: Stage) -> list[Input]:
     if options.osc is not None:
         with needing("--osc", "osc"):
             from ..io.inputs.osc import OscInput
-        told = [read_address("--osc-to", each) for each in options.osc_to]
-        listen = read_address("--osc", options.osc)
-        found.append(OscInput(listen, told, stage.tempo, stage.clock))
+        found.append(OscInput(*_addresses(options, options.osc), stage.tempo, stage.clock))
     if options.midi is not None:
         try:
             found.append(_midi(options.midi, options.midi_map, stage))
