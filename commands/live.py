@@ -110,10 +110,9 @@ def live(
         return open_session(one, start, written, *of_all)
 
     if takes:
+        fed_back = start.feedback > 0 or stage.schedule is not None  # which may set feedback
         kept = [
-            KeptBackend(
-                HostedBackend(spec.name, spec.location, checkpoint, own), start.feedback > 0
-            )
+            KeptBackend(HostedBackend(spec.name, spec.location, checkpoint, own), fed_back)
             for spec, own in zip(chosen, options, strict=True)
         ]
         run_shoot(takes, lambda take: opened(*_one_of(take, session), kept), lambda: end_all(kept))
