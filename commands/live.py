@@ -25,7 +25,7 @@ from ..common.files import expanded
 from ..common.io.sinks.registry import names_a_folder
 from ..common.io.sources.permission import ask_for_camera
 from ..common.io.sources.registry import source_camera, source_path
-from ..common.live.inputs import InputOptions
+from ..common.live.inputs import InputOptions, check_inputs
 from ..common.live.options import SessionFiles, SessionOptions, two_sources
 from ..common.live.parameters import DEFAULT_PROMPT, OF_CONTROL, LiveParameters
 from ..common.prompt.syntax import read_prompts, refuse_negative
@@ -99,6 +99,7 @@ def live(
         raise UsageError("--web shows one session, and --source names several files; drop it")
     files = SessionFiles(more.outs, more.contact_sheet, more.stats)
     _refuse_overlaps(session.reads, files, model, more, stage, takes)
+    check_inputs(stage)
     _ask_for_camera(session, takes)
     with nullcontext() if takes else page_for(web, session, files) as page:
         _render(chosen, session, model, start, stage, more, given, prompts, files, takes, page)
@@ -134,10 +135,9 @@ def _render(
         return open_session(one, start, written, *of_all)
 
     if takes:
+        fed_back = start.feedback > 0 or stage.schedule is not None  # which may set feedback
         kept = [
-            KeptBackend(
-                HostedBackend(spec.name, spec.location, checkpoint, own), start.feedback > 0
-            )
+            KeptBackend(HostedBackend(spec.name, spec.location, checkpoint, own), fed_back)
             for spec, own in zip(chosen, options, strict=True)
         ]
         run_shoot(takes, lambda take: opened(*_one_of(take, session), kept), lambda: end_all(kept))

@@ -36,6 +36,7 @@ def press(keys: Keys, pressed: str) -> list[Change | None]:
         ("[", Step("blend", -0.1)),
         ("e", Event.SMOOTHING),
         ("b", Event.TAP),
+        ("m", Event.LEARN),
         ("v", Event.NEXT_CUE),
         ("z", Event.PREVIOUS_CUE),
         ("d", Event.SIDE_BY_SIDE),

@@ -15,8 +15,8 @@ pytest.importorskip("pythonosc", reason="python-osc is not installed: pip instal
 
 from fake_session import FakeSession
 from sdxs.common.errors import UsageError
-from sdxs.common.io.inputs import osc as osc_module
 from sdxs.common.io.inputs.address import Address, read_address
+from sdxs.common.io.inputs.budget import Budget
 from sdxs.common.io.inputs.controls import MOST_WAITING
 from sdxs.common.io.inputs.osc import ERRORS_A_SECOND, MOST_PEERS, OscInput
 from sdxs.common.io.inputs.osc_wire import MOST_ARGUMENTS, OscMessage, decode, encode
@@ -277,8 +277,31 @@ def test_controllers_that_come_and_go_are_forgotten(stage: Stage) -> None:
     stage.session.press("]")  # nobody is there to be told
 
 
-def test_errors_are_answered_up_to_a_rate(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(osc_module.time, "monotonic", lambda: 5.0)
+def test_a_budget_grants_so_many_a_second() -> None:
+    now = [0.0]
+    budget = Budget(10, 3, lambda: now[0])
+    assert [budget.wait_s() for _ in range(3)] == [0, 0, 0]
+    assert budget.wait_s() == pytest.approx(0.1)
+    now[0] = 0.1
+    assert budget.wait_s() == 0 and budget.wait_s() > 0
+    now[0] = 99.0
+    assert [budget.wait_s() for _ in range(4)] == [0, 0, 0, pytest.approx(0.1)]
+
+
+def test_a_flood_is_read_at_a_rate_and_a_session_ends_in_its_midst() -> None:
+    stage = Stage()
+    stage.osc._datagrams = Budget(1e-3, 5)
+    controller = stage.controller()
+    for _ in range(20):
+        controller.send("/sdxs/step", "blend", 0.01)
+    stage.pump(lambda: stage.session.controls.counts.offered == 5)
+    stage.session._finish()
+    assert stage.session.controls.counts.offered == 5
+    controller.socket.close()
+
+
+def test_errors_are_answered_up_to_a_rate(stage: Stage) -> None:
+    stage.osc._errors = Budget(1e-9, ERRORS_A_SECOND)
     controller = stage.controller()
     for _ in range(3 * ERRORS_A_SECOND):
         controller.send("/sdxs/speed", 1.0)
@@ -311,6 +334,7 @@ def random_datagram(chance: random.Random) -> bytes:
 
 def test_ten_thousand_random_messages_stop_and_leak_nothing(stage: Stage) -> None:
     chance, controller, other = random.Random(18), stage.controller(), stage.controller()
+    stage.osc._datagrams = Budget(1e9, 1e9)
     other.settle()
     handles = len(list(Path("/proc/self/fd").iterdir())) if Path("/proc/self/fd").exists() else 0
     threads, most = threading.active_count(), 0

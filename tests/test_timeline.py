@@ -300,6 +300,28 @@ def test_a_schedule_moves_a_session_and_answers_to_cues() -> None:
         session.apply(Cue("none"))
 
 
+def test_with_a_film_in_a_window_seconds_are_the_films() -> None:
+    session = Clocked(None)
+    playing = Playing(written("0 blend 0", "2 blend 1 over 4"), by_film=True)
+    session._incoming._stage.playing = playing
+    seen = []
+    for source_s in (0.0, 2.0, 4.0, 9.0):
+        session.now += 0.01  # whatever a clock says
+        session._incoming.saw(round(source_s * 1e9))
+        session._idle()
+        seen.append(session.values.blend)
+    assert seen == [0, 0, 0.5, 1]
+
+
+def test_taps_of_a_key_set_the_beat() -> None:
+    session = Clocked(None)
+    for now in (0.0, 0.5, 1.0):
+        session.at(now)
+        session.press("b")
+    assert session._incoming._stage.tempo.bpm == pytest.approx(120)
+    assert session.notes[-1] == "tempo 120.0 beats a minute"
+
+
 def test_without_a_schedule_cues_are_refused() -> None:
     session = Clocked(None)
     for change in (Cue("a"), Event.NEXT_CUE, Event.RESTART):

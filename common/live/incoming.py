@@ -91,8 +91,8 @@ class Incoming:
 
         Raises UsageError.
         """
-        if event is Event.TAP:
-            self._stage.tempo.tap(self._stage.clock())
+        if event is Event.TAP and (bpm := self._stage.tempo.tap(self._stage.clock())):
+            self._controls.say(f"tempo {bpm:.1f} beats a minute")
         if event not in (Event.NEXT_CUE, Event.PREVIOUS_CUE, Event.RESTART):
             return
         if self._stage.playing is None:

@@ -4,10 +4,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..errors import UsageError
-from ..io.inputs.address import read_address
+from ..errors import SdxsError, UsageError
+from ..files import user_config
+from ..io.inputs.address import Address, read_address
 from ..io.inputs.controls import Input
-from ..io.inputs.extras import needing
+from ..io.inputs.extras import NO_WHEEL, needing
 from ..io.inputs.schedule import Schedule, read_schedule
 from ..io.inputs.tempo import FASTEST, SLOWEST, Tempo
 from ..settings import check_settings, setting
@@ -19,6 +20,7 @@ NO_JUMPS = (
     "a file that is rendered frame by frame keeps its own time, and its schedule with it; jump in "
     "a window, or with --realtime"
 )
+NO_MIDI = "learn: there is no MIDI in this session; start it with --midi NAME"
 JUMPS = (Event.NEXT_CUE, Event.PREVIOUS_CUE, Event.RESTART)
 
 
@@ -51,10 +53,19 @@ class InputOptions:
     )
     osc_to: tuple[str, ...] = setting((), "HOST:PORT to tell of every change by OSC")
 
+    midi: str | None = setting(
+        None, "MIDI input whose controls move parameters, by a part of its name"
+    )
+    midi_map: Path | None = setting(
+        None, "file that keeps which MIDI control moves what", shown="midi.json, see docs/live.md"
+    )
+
     def __post_init__(self) -> None:
         check_settings(self)
         if self.osc_to and self.osc is None:
             raise UsageError("--osc-to: is part of --osc; add --osc PORT")
+        if self.midi_map and self.midi is None:
+            raise UsageError("--midi-map: is part of --midi; add --midi NAME")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +79,24 @@ class Staged:
     plan: FilmPlan | None
     inputs: Sequence[Input]
     unusable: dict[str, str]
+
+
+def check_inputs(options: InputOptions) -> None:
+    """Check what needs no session, before anything is downloaded. Raises UsageError."""
+    if options.schedule is not None:
+        read_schedule(options.schedule)
+    if options.osc is not None:
+        _addresses(options, options.osc)
+        with needing("--osc", "osc"):
+            from ..io.inputs.osc_wire import decode  # noqa: F401
+    if options.midi is not None:
+        with needing("--midi", "midi", NO_WHEEL):
+            from ..io.inputs.midi import find_port  # noqa: F401
+
+
+def _addresses(options: InputOptions, listen: str) -> tuple[Address, list[Address]]:
+    told = [read_address("--osc-to", each) for each in options.osc_to]
+    return read_address("--osc", listen), told
 
 
 def make_stage(
@@ -87,7 +116,8 @@ def make_stage(
     """
     stage = Stage(Tempo(options.tempo, clock_s()), options.on_beat)
     staged = _scheduled(options, stage, values, unusable, realtime, by_film, takes_turns, encode)
-    return replace(staged, inputs=_inputs(options, stage))
+    none = {} if options.midi else {Event.LEARN.value: NO_MIDI}
+    return replace(staged, inputs=_inputs(options, stage), unusable=staged.unusable | none)
 
 
 def _inputs(options: InputOptions, stage: Stage) -> list[Input]:
@@ -96,10 +126,24 @@ def _inputs(options: InputOptions, stage: Stage) -> list[Input]:
     if options.osc is not None:
         with needing("--osc", "osc"):
             from ..io.inputs.osc import OscInput
-        told = [read_address("--osc-to", each) for each in options.osc_to]
-        listen = read_address("--osc", options.osc)
-        found.append(OscInput(listen, told, stage.tempo, stage.clock))
+        found.append(OscInput(*_addresses(options, options.osc), stage.tempo, stage.clock))
+    if options.midi is not None:
+        try:
+            found.append(_midi(options.midi, options.midi_map, stage))
+        except SdxsError:
+            for each in found:
+                each.close()
+            raise
     return found
+
+
+def _midi(name: str, path: Path | None, stage: Stage) -> Input:
+    with needing("--midi", "midi", NO_WHEEL):
+        from ..io.inputs.midi import MidiInput
+        from ..io.inputs.midi_map import MidiMap
+
+        kept = MidiMap(path or user_config() / "midi.json")
+        return MidiInput(name, kept, stage.tempo, stage.clock)
 
 
 def _scheduled(

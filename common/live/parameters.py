@@ -193,7 +193,7 @@ def apply(
     if row.name == "prompt":
         return with_prompt(values, str(value))
     if row.name == "position":
-        last = _last_stop(values)
+        last = last_stop(values)
         if not isinstance(value, float) or value > last:
             raise UsageError(
                 f"position {value}: expected a number from 0 to {last}, the last stop of "
@@ -234,14 +234,15 @@ def _stepped(values: LiveParameters, row: Setting, delta: float) -> object:
     low = -math.inf if row.minimum is None else row.minimum
     high = math.inf if row.maximum is None else row.maximum
     if row.name == "position":
-        high = _last_stop(values)
+        high = last_stop(values)
     # A session may have begun beyond the end of the steps; a step towards it must not jump back.
     high = max(_STEPS_END.get(row.name, high), now)
     moved = min(high, max(low, now + delta))
     return round(moved) if row.kind is int else round(moved, DECIMALS)
 
 
-def _last_stop(values: LiveParameters) -> int:
+def last_stop(values: LiveParameters) -> int:
+    """Return the largest position that the prompt of these values has."""
     return len(parse_prompt(values.prompt).stops) - 1
 
 

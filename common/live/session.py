@@ -61,7 +61,7 @@ class Session:
         self.source = parts.source
         self.loop = parts.loop
         self.prompts = parts.prompts
-        self.controls = Controls(values, parts.unusable)
+        self.controls = Controls(values, parts.unusable, lambda note: parts.viewer.say(note))
         self.total = parts.total
         self._parts = parts
         self._viewer = parts.viewer

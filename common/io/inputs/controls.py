@@ -121,9 +121,16 @@ class Controls:
     """The way into one session. Any thread, but for `take`, `publish` and `close`."""
 
     def __init__(
-        self, values: LiveParameters, unusable: Mapping[str, str] = MappingProxyType({})
+        self,
+        values: LiveParameters,
+        unusable: Mapping[str, str] = MappingProxyType({}),
+        say: Callable[[str], None] = unheard,
     ) -> None:
-        """unusable: parameters without effect in this session, each with the reason."""
+        """unusable: parameters and events without effect in this session, each with the reason.
+
+        say: shows a note to whoever sits at the window; any thread.
+        """
+        self.say = say
         self.values = values  # replaced whole, never changed
         self.unusable = unusable
         self._lock = threading.Lock()

@@ -53,6 +53,7 @@ ROWS = (
     ),
     KeyRow("tap the beat", {"b": Event.TAP}),
     KeyRow("next / previous cue of the schedule", {"v": Event.NEXT_CUE, "z": Event.PREVIOUS_CUE}),
+    KeyRow("learn: the MIDI control moved next moves what was changed last", {"m": Event.LEARN}),
     KeyRow("smoothing over time on / off", {"e": Event.SMOOTHING}),
     KeyRow("camera beside the picture / picture only", {"d": Event.SIDE_BY_SIDE}),
     KeyRow("compare: camera on the left half", {"c": Event.SPLIT}),
