@@ -3,7 +3,6 @@
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from rich.markup import escape
@@ -14,6 +13,7 @@ from ..common.io.sinks.registry import is_window
 from ..common.io.sinks.window import window_obstacle
 from ..common.live.options import SessionFiles, SessionOptions
 from ..common.web.address import PORT, WebOptions
+from ..common.web.here import INSTALL, missing
 from .console import err, out
 
 if TYPE_CHECKING:
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     from ..common.checkpoint.find import Checkpoint
     from ..common.live.session import Session
     from ..common.web.server import PageServer
-
-NEEDS = ("starlette", "uvicorn", "websockets", "segno")
-INSTALL = "install sdxs[web], or run `make live`"
 
 
 @contextmanager
@@ -43,13 +40,13 @@ def page_for(
     if web.web is None and not obstacle:
         yield None
         return
-    if missing := [each for each in NEEDS if find_spec(each) is None]:
+    if lacking := missing():
         if web.web is None:
             raise SinkError(
                 f"no window can be shown: {obstacle}; add --headless and --out FILE, or, for a "
                 f"page in the browser, {INSTALL}"
             )
-        raise UsageError(f"--web {web.web}: {', '.join(missing)} is missing; {INSTALL}")
+        raise UsageError(f"--web {web.web}: {', '.join(lacking)} is missing; {INSTALL}")
     from ..common.web.server import open_page
 
     page = open_page(web, Address(LOOPBACK, PORT))

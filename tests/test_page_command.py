@@ -10,6 +10,7 @@ import pytest
 
 from command import Command
 from sdxs.commands import console, page
+from sdxs.common.web import here
 from sdxs.common.web.server import PageServer
 
 LIVE = ("live", "--backend", "identity", "--model", "demo", "--source", "synthetic", "--size", "64")
@@ -74,12 +75,19 @@ def test_a_script_without_a_window_fails_as_ever_but_not_with_a_page(command: Co
 def test_a_package_that_is_missing_is_named(
     command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(page, "find_spec", lambda name: None if name == "uvicorn" else name)
+    monkeypatch.setattr(here, "find_spec", lambda name: None if name == "uvicorn" else name)
+    assert here.page_here() == (
+        None,
+        "not installed: uvicorn",
+        "pip install 'sdxs[web]', for --web",
+    )
     done = command(*LIVE, "--web", "0")
-    assert done.code == 2 and "uvicorn is missing; install sdxs[web]" in done.err
+    assert done.code == 2 and "uvicorn is missing; pip install 'sdxs[web]'" in done.err
     done = command(*LIVE)
     assert done.code == 1 and "add --headless and --out FILE, or" in done.err
-    assert "install sdxs[web]" in done.err
+    assert "pip install 'sdxs[web]'" in done.err
+    monkeypatch.undo()
+    assert here.page_here()[0] is True
 
 
 @pytest.mark.parametrize(
