@@ -80,10 +80,10 @@ socket.addEventListener("figures", ({ detail }) => {
   find("record").setAttribute("aria-pressed", String(detail.recording));
   find("record").textContent = detail.recording ? "Stop recording" : "Record";
   prompts.list(detail.prompts, detail.index);
-  const text = detail.loading ? "loading the model\u2026" : detail.note || (detail.coming && `next: ${detail.coming}`);
+  const text = detail.loading ? "loading the model\u2026" : detail.note || (detail.coming ? `next: ${detail.coming}` : "");
   if (text !== lastNote) {
+    if (text || find("note").textContent === lastNote) note(text);
     lastNote = text;
-    if (text) note(text);
   }
 });
 
@@ -177,7 +177,8 @@ function look(view) {
 
 function fullScreen() {
   if (document.fullscreenElement) document.exitFullscreen();
-  else find("screen").requestFullscreen?.().catch((error) => note(`no full screen: ${error.message}`));
+  else if (!document.fullscreenEnabled) note("this browser has no full screen for pages");
+  else find("screen").requestFullscreen().catch((error) => note(`no full screen: ${error.message}`));
 }
 
 function drawCamera() {
