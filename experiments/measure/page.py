@@ -50,7 +50,12 @@ WATCH = """(() => {
   const seen = new Map(), ages = [];
   let last = -1;
   const camera = () => {
-    if (video.videoWidth) seen.set(number(video, video.videoWidth), performance.now());
+    if (video.videoWidth) {
+      const now = number(video, video.videoWidth);
+      seen.set(now, performance.now());
+      // the film begins again: what lies ahead is of the last time
+      for (let ahead = 1; ahead <= FRAMES / 2; ahead++) seen.delete((now + ahead) % FRAMES);
+    }
     video.requestVideoFrameCallback(camera);
   };
   const screen = () => {
@@ -62,7 +67,7 @@ WATCH = """(() => {
   video.requestVideoFrameCallback(camera);
   requestAnimationFrame(screen);
   window.measured = { ages, began: performance.now(), shown: sdxs.shown };
-})()"""
+})()""".replace("FRAMES", str(CAMERA_FRAMES))
 VIEWER = """
 import asyncio, json, sys
 from websockets.asyncio.client import connect
@@ -186,8 +191,9 @@ def with_viewers(count: int, seconds: float, size: int) -> dict[str, object]:
                 while len(state(address)["people"]["here"]) < count and viewers.poll() is None:
                     time.sleep(0.1)
                 time.sleep(WARM_UP_S)
-                watched = rate(address, seconds)
                 here = len(state(address)["people"]["here"])
+                watched = rate(address, seconds)
+                stayed = len(state(address)["people"]["here"])
                 held = footprint_bytes(pid) - before
             finally:
                 viewers.kill()
@@ -197,6 +203,7 @@ def with_viewers(count: int, seconds: float, size: int) -> dict[str, object]:
         left = footprint_bytes(pid) - before
     return {
         "viewers": here,
+        "stayed": stayed,  # one that never reads is left after 40 s
         "fps_alone": alone,
         "fps_watched": watched,
         "fps_after": after,
