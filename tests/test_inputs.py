@@ -7,9 +7,13 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from fake_session import FakeSession
+from sdxs.common.backend.identity import IdentityBackend
+from sdxs.common.backend.options import BackendOptions
+from sdxs.common.backend.protocol import FrameParams
 from sdxs.common.errors import UsageError
 from sdxs.common.io.inputs.controls import (
     FULL,
@@ -21,6 +25,7 @@ from sdxs.common.io.inputs.controls import (
     Request,
 )
 from sdxs.common.io.inputs.reading import read_change, read_event
+from sdxs.common.io.sources.synthetic import Synthetic
 from sdxs.common.live.glides import Glide, Glides
 from sdxs.common.live.options import SessionFiles
 from sdxs.common.live.parameters import (
@@ -33,6 +38,7 @@ from sdxs.common.live.parameters import (
     Step,
     apply,
 )
+from sdxs.common.live.threads.loop import Loop, LoopOptions
 
 
 def offered(*changes: Change) -> tuple[Controls, list[Change]]:
@@ -101,6 +107,41 @@ def test_whoever_is_replaced_or_too_late_is_answered() -> None:
     controls.close()
     controls.offer(Set("ema", 0.3), answer=lambda why: said.append(f"third {why}"))
     assert said == ["first ", f"second {OVER}", f"third {OVER}"]
+
+
+def test_of_each_origin_one_waits_for_the_change_that_took_its_place() -> None:
+    controls, said = Controls(LiveParameters()), list[str]()
+    for number in range(100):
+        origin = ("a", "b")[number % 2] if number < 99 else "c"
+        controls.offer(
+            Set("ema", number / 1000),
+            origin,
+            lambda why, number=number: said.append(f"{number}{why}"),  # type: ignore[misc]
+        )
+    (left,) = controls.take()
+    assert left.others.keys() == {"a", "b"} and len(said) == 97
+    left.reply("no")
+    assert set(said[97:]) == {"97", "98", "99no"}
+
+
+def test_a_flood_of_prompts_encodes_the_first_and_the_last() -> None:
+    begun, goes_on, encoded = threading.Event(), threading.Event(), list[str]()
+
+    def encode(text: str) -> np.ndarray:
+        begun.set()
+        assert goes_on.wait(30)
+        encoded.append(text)
+        return np.zeros((1, 77, 4), np.float32)
+
+    backend = IdentityBackend(None, BackendOptions(64))
+    loop = Loop(Synthetic(64), [backend], LoopOptions(64), [], FrameParams(), encode)
+    asked = [loop.set_prompt("first")]
+    assert begun.wait(30)
+    asked += [loop.set_prompt(str(number)) for number in range(50)]
+    goes_on.set()
+    asked[-1].result(30)
+    loop._encoder.shutdown()
+    assert encoded == ["first", "49"] and len(loop._pending) <= 2
 
 
 def test_many_threads_offer_and_nothing_is_lost_or_grows() -> None:

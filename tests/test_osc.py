@@ -316,11 +316,12 @@ def random_datagram(chance: random.Random) -> bytes:
     if kind < 0.1:
         return chance.randbytes(chance.randrange(200))
     value: bool | int | float | str = chance.choice(
-        [0.5, 1, -1, True, 2**62, float("nan"), float("inf"), -1e38, "on", "x" * 5000, "a >> b"]
+        [0.5, 1, -1, True, 2**62, float("nan"), float("inf"), -1e38, "on", "", "a >> b"]
     )
     names = [*TABLE, "tap", "overlay", "side_by_side", "step", "cue", "tempo", "cue/x", "\u00e9"]
-    many = 1 if value == "x" * 5000 else 16
-    values = [value] * min(many, chance.choice([0, 1, 1, 1, 1, 2, 3, 16]))
+    values = [value] * chance.choice([0, 1, 1, 1, 1, 2, 3, 16])
+    if chance.random() < 0.01:
+        values = ["x" * 5000]
     made = encode(f"/sdxs/{chance.choice(names)}", *values)
     if kind < 0.2:
         made = made[: chance.randrange(len(made))]
@@ -340,7 +341,7 @@ def test_ten_thousand_random_messages_stop_and_leak_nothing(stage: Stage) -> Non
     threads, most = threading.active_count(), 0
     for number in range(10_000):
         controller.send_bytes(random_datagram(chance))
-        if number % 25 == 24:  # no more than a socket's buffer holds
+        if number % 100 == 99:  # no more than a socket's buffer holds
             other.send("/sdxs/state")
             while other.told()[0] != "/sdxs/tempo":
                 pass

@@ -58,7 +58,7 @@ def test_what_cannot_be_is_refused_in_one_line(
     Path("prompts.txt").write_text("0 prompt x\n")
     Path("control.txt").write_text("0 control_scale 1\n")
     outs = () if "--out" in options else ("--out", "o.mp4")
-    done = command(*LIVE, "--source", CLIP, *outs, *options)
+    done = command(*LIVE, "--source", "synthetic", "--frames", 2, *outs, *options)
     assert done.code == 2 and done.err.count("error:") == 1 and says in done.err
     assert not Path("o.mp4").exists() and Path("bad.txt").read_text().startswith("0 blend")
 
@@ -79,6 +79,6 @@ def test_without_its_package_an_option_says_how_to_get_it(
         if name.split(".")[0] == package or name.endswith(("inputs.osc_wire", "inputs.midi")):
             monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, package, None)
-    done = command(*LIVE, "--source", CLIP, "--out", tmp_path / "o.mp4", option, "9000")
+    done = command(*LIVE, "--source", "synthetic", "--out", tmp_path / "o.mp4", option, "9000")
     assert done.code == 2 and f"{option}: {package!r} is not installed" in done.err
     assert remedy in done.err

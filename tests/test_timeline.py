@@ -22,11 +22,13 @@ from sdxs.common.io.inputs.schedule import (
     read_schedule,
 )
 from sdxs.common.io.inputs.tempo import FASTEST, SLOWEST, Tempo
+from sdxs.common.io.sources.synthetic import Synthetic
 from sdxs.common.live import opening
 from sdxs.common.live.inputs import InputOptions
 from sdxs.common.live.opening import open_session
 from sdxs.common.live.options import SessionFiles, SessionOptions
 from sdxs.common.live.parameters import Cue, Event, LiveParameters, Set, apply
+from sdxs.common.live.plan import NOT_IN_FILMS
 from sdxs.common.live.stage import Playing, Stage
 
 ROOT = Path(__file__).parent.parent
@@ -212,6 +214,11 @@ def test_whoever_takes_a_knob_has_it_until_the_schedule_sets_it_again() -> None:
     player.forget("blend")
     assert player.advance(2, LiveParameters()) == []
     assert player.advance(5, LiveParameters()) == [Set("blend", 0.2)]
+
+
+def test_a_glide_arrives_also_where_the_round_ends() -> None:
+    seen = play(written("0 ema 0.1", "1 blend 1 over 1", "2 loop"), [0, 1.7, 2.5])
+    assert [each.blend for each in seen] == [0, 0.7, 1]
 
 
 def test_rounds_that_nobody_asked_for_are_left_out() -> None:
@@ -401,17 +408,30 @@ SHOW = (
 )
 
 
+class Cards(Synthetic):
+    """Test cards at 20 a second, as many as the clip has."""
+
+    fps = 20.0
+
+    def read(self) -> np.ndarray:
+        return super().read() if self._number < 60 else None  # type: ignore[return-value]
+
+
 @pytest.fixture
 def film(
     demo: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., tuple[Noting, Kept, LiveParameters]]:
-    def run(*lines: str, loop: str = "threaded") -> tuple[Noting, Kept, LiveParameters]:
+    def run(
+        *lines: str, loop: str = "threaded", source: str = "synthetic"
+    ) -> tuple[Noting, Kept, LiveParameters]:
         path = tmp_path / "show.txt"
         path.write_text("\n".join(lines))
         backend, sink = Noting(), Kept()
         monkeypatch.setattr(opening, "open_sink", lambda *_: sink)
+        if source == "synthetic":
+            monkeypatch.setattr(opening, "open_source", lambda *_: Cards(SIZE))
         session = open_session(
-            SessionOptions("docs/demo/clip.mp4", headless=True, loop=loop),  # type: ignore[arg-type]
+            SessionOptions(source, headless=True, loop=loop),  # type: ignore[arg-type]
             LiveParameters(skip=-1.0),
             SessionFiles(("shown.png",)),
             SIZE,
@@ -422,15 +442,17 @@ def film(
         session.run(lambda *_: None)
         return backend, sink, session.values
 
-    monkeypatch.chdir(ROOT)
     return run
 
 
-def test_a_film_is_the_same_twice_and_by_its_own_time(
-    film: Callable[..., tuple[Noting, Kept, LiveParameters]],
+@pytest.mark.parametrize(
+    "source", ["synthetic", str(ROOT / "docs" / "demo" / "clip.mp4")], ids=["cards", "clip"]
+)
+def test_a_film_is_rendered_by_the_time_of_its_frames(
+    film: Callable[..., tuple[Noting, Kept, LiveParameters]], source: str
 ) -> None:
-    """The clip has 60 frames at 20 a second; frame 30 is at 1.5 s, whatever the machine does."""
-    backend, sink, values = film(*SHOW)
+    """There are 60 frames at 20 a second; frame 30 is at 1.5 s, whatever the machine does."""
+    backend, sink, values = film(*SHOW, source=source)
     params = [each[0] for each in backend.seen]
     assert len(params) == len(sink.pictures) == 60
     assert [each.seed for each in params] == [0] * 5 + [9] * 55
@@ -440,38 +462,42 @@ def test_a_film_is_the_same_twice_and_by_its_own_time(
     texts = [each[1] for each in backend.seen]
     assert len(set(texts[:10])) == 1 and len(set(texts[10:31])) == 21
     assert len(set(texts[31:40])) == 1 and len(set(texts[40:50])) > 5
-    for number in (0, 19, 20, 29, 30, 59):
-        rendered, shown = backend.seen[number][2], sink.pictures[number]
-        assert np.array_equal(shown, rendered), "what is rendered is the camera, also with blend"
-    again, other, _ = film(*SHOW)
-    in_turn, _, _ = film(*SHOW, loop="sequential")
-    assert [each[:2] for each in again.seen] == [each[:2] for each in backend.seen]
-    assert [each[:2] for each in in_turn.seen] == [each[:2] for each in backend.seen]
-    assert all(
-        np.array_equal(one, two) for one, two in zip(sink.pictures, other.pictures, strict=True)
-    )
     assert values.mirror and values.seed == 9 and values.prompt == "a >> b"
 
 
-def test_the_mirror_turns_at_its_frame(
+def test_a_film_is_the_same_twice_and_in_turn(
     film: Callable[..., tuple[Noting, Kept, LiveParameters]],
 ) -> None:
-    plain = film("0 ema 0")[0]
-    turned = film("1 mirror on")[0]
-    for number in (0, 19, 20, 59):
-        expected = plain.seen[number][2]
+    backend, sink, _ = film(*SHOW)
+    for loop in ("threaded", "sequential"):
+        again, other, _ = film(*SHOW, loop=loop)
+        assert [each[:2] for each in again.seen] == [each[:2] for each in backend.seen]
+        for one, two in zip(sink.pictures, other.pictures, strict=True):
+            assert np.array_equal(one, two)
+
+
+def test_the_mirror_turns_and_the_film_ends_at_their_frames(
+    film: Callable[..., tuple[Noting, Kept, LiveParameters]],
+) -> None:
+    backend, sink, _ = film("0.5 ema 0.5", "1 mirror on", "2 quit")
+    assert len(sink.pictures) == 41, "the frame at 2 s is the last that is shown"
+    cards = Cards(SIZE)
+    for number in range(41):
+        expected = cards.read()[..., ::-1]
         expected = expected[:, ::-1] if number >= 20 else expected
-        assert np.array_equal(turned.seen[number][2], expected), number
+        assert np.array_equal(backend.seen[number][2], expected), number
+        smoothed = not np.array_equal(sink.pictures[number], expected)
+        assert smoothed is (number > 10), "smoothing begins with the frame at 0.5 s"
 
 
-def test_a_film_has_no_line_that_needs_a_clock(
-    film: Callable[..., tuple[Noting, Kept, LiveParameters]],
-) -> None:
-    for line, says in (
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
         ("1 pause on", "line 1: pause: would stop the film"),
         ("1 next_prompt", "line 1: next prompt: happens at no exact frame"),
-    ):
-        with pytest.raises(UsageError, match=says):
-            film(line)
-    backend, _, _ = film("0.25 quit")
-    assert len(backend.seen) >= 6 and len(backend.seen) < 60
+    ],
+)
+def test_a_film_has_no_line_that_needs_a_clock(line: str, says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        written(line).check(LiveParameters(), NOT_IN_FILMS)
+    written("1 snapshot").check(LiveParameters(), NOT_IN_FILMS)
