@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from .coreai_questions import MACOS, is_core_ai, of_core_ai, without_core_ai
 from .models import DEMO, DREAMSHAPER, FULL, LARGE_VAE, SKETCH, WIDE, Model
-from .question import COMPUTE_UNITS, ORDER, Plan, Question, Unit
+from .question import COMPUTE_UNITS, CONV_FORMS, ORDER, Plan, Question, Unit
 from .setup import WAYS
 from .verdict import WAYS_GROUP
 
@@ -112,6 +112,10 @@ def _of_mlx() -> Iterator[Question]:
             variant=True,
             title=f"MLX_CONV_WINOGRAD={winograd}",
         )
+    for model in (DEMO, FULL, DREAMSHAPER):
+        forms = mlx(CONV_FORMS, "ask_conv_forms", model, environment=exact)
+        forms = replace(forms, ask=f"{_HERE}.conv_forms:ask_conv_forms", needs_exact=True)
+        yield replace(forms, expected_s=10.0 if model is DEMO else 60.0)
     yield mlx("mlx", "ask_frame", FULL, s=40, needs_exact=True)
     yield mlx("mlx", "ask_frame", DREAMSHAPER, s=40, needs_exact=True)
 

@@ -27,7 +27,9 @@ answer:
                     that takes as long was probably computed there, whatever the plan says
 
 The question `ways` has a `verdict`, too: which way to call Core ML should be the default, by what
-rule, and why not the others (`mac_check/verdict.py`).
+rule, and why not the others (`mac_check/verdict.py`). `conv forms` has the microseconds and the
+error of every form of every convolution in `rows`, what was chosen in `forms`, whether it pays in a
+frame, and whether the table was written (`table_written`) for this machine's MLX to use.
 """
 
 import json

@@ -379,6 +379,7 @@ def test_facts_and_hosting(demo: Checkpoint) -> None:
 def test_without_pyobjc_or_off_macos_it_is_refused(
     demo: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(prepare, "sys", type("System", (), {"platform": "linux"}))
     with pytest.raises(UsageError, match="Core ML needs macOS"):
         CoreMLBackend(demo, HERE).load()
     monkeypatch.setattr(prepare, "sys", type("System", (), {"platform": "darwin"}))
