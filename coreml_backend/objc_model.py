@@ -32,12 +32,14 @@ from . import inputs
 from .objc_values import (
     Frameworks,
     Pixels,
+    dictionary_of,
     frameworks,
     give_back_pixels,
     lend_pixels,
     read,
     read_foreign,
     said,
+    text_of,
     wrap,
 )
 
@@ -253,7 +255,9 @@ class PyObjCModel:
                 for name, value in data.items()
             }
             made = self._tools.coreml.MLDictionaryFeatureProvider.alloc()
-            provider, error = made.initWithDictionary_error_(values, None)
+            provider, error = made.initWithDictionary_error_(
+                dictionary_of(self._tools, values), None
+            )
             if provider is None:
                 raise BackendError(f"coreml: Core ML refused the inputs ({said(error)})")
             self._providers[key] = provider
@@ -300,12 +304,11 @@ class PyObjCModel:
 
     def _offer(self, backings: Mapping[str, np.ndarray | Pixels]) -> Any:
         options = self._tools.coreml.MLPredictionOptions.alloc().init()
-        options.setOutputBackings_(
-            {
-                name: each.buffer if isinstance(each, Pixels) else self._wrap(each)
-                for name, each in backings.items()
-            }
-        )
+        offered = {
+            name: each.buffer if isinstance(each, Pixels) else self._wrap(each)
+            for name, each in backings.items()
+        }
+        options.setOutputBackings_(dictionary_of(self._tools, offered))
         return options
 
 
@@ -313,7 +316,7 @@ def _load(tools: Frameworks, compiled: Path, units: str, function: str | None) -
     configuration = tools.coreml.MLModelConfiguration.alloc().init()
     configuration.setComputeUnits_(UNITS[units])
     if function is not None:
-        configuration.setFunctionName_(function)
+        configuration.setFunctionName_(text_of(tools, function))
     url = tools.foundation.NSURL.fileURLWithPath_(str(compiled))
     model, error = tools.coreml.MLModel.modelWithContentsOfURL_configuration_error_(
         url, configuration, None

@@ -2,7 +2,9 @@
 
 PyObjC hands on the address of a contiguous buffer, and lets go of the buffer when the call ends. So
 only arrays of `inputs.lend` are wrapped, which are never freed: Core ML needs no deallocator, and
-none of its threads ever has to call into an interpreter that may be gone.
+none of its threads ever has to call into an interpreter that may be gone. For the same reason it
+gets no list, dict, int or str of Python, which PyObjC would hand on as objects that ask Python for
+every element, under its lock: `array_of` and `dictionary_of` make Foundation's own.
 
 Two ways to hand on a picture were possible. A pixel buffer around our own bytes needs no IOSurface
 and is what PyObjC tests. One with an IOSurface may be faster for the GPU and the Neural Engine;
@@ -12,6 +14,7 @@ only a Mac can tell.
 import sys
 import threading
 from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -74,6 +77,27 @@ def said(error: Any) -> str:
     return str(error.localizedDescription()) if error is not None else "no reason given"
 
 
+def array_of(tools: Frameworks, numbers: Iterable[int]) -> Any:
+    """Return an NSArray of NSNumbers."""
+    made = tools.foundation.NSMutableArray.array()
+    for each in numbers:
+        made.addObject_(tools.foundation.NSNumber.numberWithLongLong_(int(each)))
+    return made
+
+
+def text_of(tools: Frameworks, text: str) -> Any:
+    """Return an NSString."""
+    return tools.foundation.NSString.stringWithUTF8String_(text.encode())
+
+
+def dictionary_of(tools: Frameworks, values: Mapping[str, Any]) -> Any:
+    """Return an NSDictionary of Objective-C objects by NSString."""
+    made = tools.foundation.NSMutableDictionary.dictionary()
+    for name, value in values.items():
+        made.setObject_forKey_(value, text_of(tools, name))
+    return made
+
+
 def wrap(tools: Frameworks, array: np.ndarray) -> Any:
     """Return an MLMultiArray over the memory of an array of `inputs.lend`.
 
@@ -87,7 +111,12 @@ def wrap(tools: Frameworks, array: np.ndarray) -> Any:
     strides = [step // array.itemsize for step in array.strides]  # in elements
     init = "initWithDataPointer_shape_dataType_strides_deallocator_error_"
     made, error = getattr(tools.coreml.MLMultiArray.alloc(), init)(
-        array, list(array.shape), DATA_TYPES[array.dtype.name], strides, None, None
+        array,
+        array_of(tools, array.shape),
+        DATA_TYPES[array.dtype.name],
+        array_of(tools, strides),
+        None,
+        None,
     )
     if made is None:
         raise BackendError(f"coreml: Core ML refused an array of {array.shape} ({said(error)})")

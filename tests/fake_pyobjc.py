@@ -2,9 +2,11 @@
 
 What the real ones punish with a crash, a wrong picture or not at all is noted in `World.broken`:
 memory that was freed or changed while Core ML held it, buffers in two predictions at once, a pixel
-buffer that is locked or was written without a lock, a call outside of an autorelease pool. Errors
-come back as the second value of a pair, as PyObjC returns an NSError's out-parameter. Results are
-written, and completion handlers called, by a queue of the fake's own, never by the caller's thread.
+buffer that is locked or was written without a lock, a call outside of an autorelease pool.
+Containers, numbers and strings of Python that Core ML would keep are noted, too: its threads would
+wait for Python's lock to read them. Errors come back as the second value of a pair, as PyObjC
+returns an NSError's out-parameter. Results are written, and completion handlers called, by a queue
+of the fake's own, never by the caller's thread.
 """
 
 import sys
@@ -147,6 +149,46 @@ def _bytes_of(owner: np.ndarray) -> np.ndarray:
     return owner.reshape(-1).view(np.uint8)
 
 
+class NSNumber(int):
+    @staticmethod
+    def numberWithLongLong_(number: int) -> "NSNumber":
+        assert type(number) is int
+        return NSNumber(number)
+
+
+class NSString(str):
+    @staticmethod
+    def stringWithUTF8String_(text: bytes) -> "NSString":
+        return NSString(text.decode())
+
+
+class NSMutableArray(list[NSNumber]):
+    @staticmethod
+    def array() -> "NSMutableArray":
+        return NSMutableArray()
+
+    def addObject_(self, item: NSNumber) -> None:
+        self.append(item)
+
+
+class NSMutableDictionary(dict[NSString, Any]):
+    @staticmethod
+    def dictionary() -> "NSMutableDictionary":
+        return NSMutableDictionary()
+
+    def setObject_forKey_(self, value: Any, key: NSString) -> None:
+        self[key] = value
+
+
+def check_native(*values: object) -> None:
+    """Note what is Python's within Core ML."""
+    for value in values:
+        if isinstance(value, dict) or isinstance(value, list):
+            check_native(*value)
+        if not isinstance(value, NSNumber | NSString | NSMutableArray | NSMutableDictionary):
+            WORLD.broken.append(f"a {type(value).__name__} of Python within Core ML")
+
+
 class MLMultiArray(NSObject):
     """Memory of the caller's, of which only the address is known."""
 
@@ -161,9 +203,10 @@ class MLMultiArray(NSObject):
     ) -> tuple[Any, NSError | None]:
         assert error is None, "an out-parameter is given None"
         memoryview(pointer).cast("B")  # PyObjC takes contiguous buffers only
-        numbers = [*shape, *strides, data_type]
-        if not all(type(each) is int for each in numbers):
-            raise TypeError("no NSNumber")  # NumPy's are none
+        if any(isinstance(each, np.generic) for each in (*shape, *strides)):
+            raise TypeError("no NSNumber")
+        check_native(shape, strides)
+        assert type(data_type) is int
         if data_type not in DTYPES or len(shape) != len(strides):
             return None, NSError("the array's description is invalid")
         self.dtype = np.dtype(DTYPES[data_type])
@@ -313,6 +356,7 @@ class MLDictionaryFeatureProvider(NSObject):
         self, values: dict[str, MLFeatureValue], error: None
     ) -> tuple[Any, NSError | None]:
         assert error is None
+        check_native(values)
         if not all(isinstance(each, MLFeatureValue) for each in values.values()):
             return None, NSError("not a feature value")
         self.values = dict(values)
@@ -331,6 +375,7 @@ class MLPredictionOptions(NSObject):
         return super().init()
 
     def setOutputBackings_(self, backings: dict[str, Any]) -> None:
+        check_native(backings)
         self.backings = dict(backings)  # the property copies
 
 
@@ -344,6 +389,7 @@ class MLModelConfiguration(NSObject):
         self.units = units
 
     def setFunctionName_(self, name: str) -> None:
+        check_native(name)
         self.function = name  # type: ignore[assignment]
 
 
@@ -599,7 +645,8 @@ def install(patch: pytest.MonkeyPatch) -> World:
         patch.setitem(sys.modules, name, made)
 
     module("objc", autorelease_pool=autorelease_pool, error=ObjCError)
-    module("Foundation", NSURL=NSURL)
+    foundation = (NSURL, NSNumber, NSString, NSMutableArray, NSMutableDictionary)
+    module("Foundation", **{each.__name__: each for each in foundation})
     classes = (
         MLMultiArray,
         MLFeatureValue,

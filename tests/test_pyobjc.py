@@ -306,6 +306,14 @@ def test_pictures_in_pixel_buffers(world: World, tmp_path: Path, elsewhere: bool
     assert world.settle() == []
 
 
+def test_units_and_function_are_configured(world: World, tmp_path: Path) -> None:
+    open_program(world, tmp_path)
+    for units, number in objc_model.UNITS.items():
+        PyObjCModel(tmp_path / "sums.mlmodelc", units, "size_64").close()
+        assert world.made[-1].units == number and world.made[-1].function == "size_64"
+    assert world.settle() == []
+
+
 def test_what_is_no_program_cannot_be_loaded(world: World, tmp_path: Path) -> None:
     (tmp_path / "empty.mlmodelc").mkdir()
     with pytest.raises(BackendError, match=r"cannot be loaded \(empty.mlmodelc is not a compiled"):
@@ -395,12 +403,25 @@ def test_without_pyobjc_or_off_macos_it_is_refused(
 # The fake: every rule, broken by a caller
 
 
+def native(numbers: Any) -> Any:
+    made = fake_pyobjc.NSMutableArray.array()
+    for each in numbers:
+        made.addObject_(fake_pyobjc.NSNumber.numberWithLongLong_(each))
+    return made
+
+
+def named(values: Mapping[str, Any]) -> Any:
+    made = fake_pyobjc.NSMutableDictionary.dictionary()
+    for name, value in values.items():
+        made.setObject_forKey_(value, fake_pyobjc.NSString.stringWithUTF8String_(name.encode()))
+    return made
+
+
 def raw(array: np.ndarray, strides: Any = None, kind: int = 0x10020) -> Any:
-    steps = [each // array.itemsize for each in array.strides] if strides is None else strides
-    made, _ = (
-        fake_pyobjc.MLMultiArray.alloc().initWithDataPointer_shape_dataType_strides_deallocator_error_(
-            array, list(array.shape), kind, steps, None, None
-        )
+    steps = [each // array.itemsize for each in array.strides]
+    init = "initWithDataPointer_shape_dataType_strides_deallocator_error_"
+    made, _ = getattr(fake_pyobjc.MLMultiArray.alloc(), init)(
+        array, native(array.shape), kind, native(steps) if strides is None else strides, None, None
     )
     return made
 
@@ -417,13 +438,13 @@ class Caller:
     def provider(self, **values: Any) -> Any:
         value = fake_pyobjc.MLFeatureValue.featureValueWithMultiArray_
         arrays = {"x": raw(self.x), "shift": raw(self.shift)} | values
-        return fake_pyobjc.MLDictionaryFeatureProvider.alloc().initWithDictionary_error_(
-            {name: value(each) for name, each in arrays.items()}, None
-        )[0]
+        made = fake_pyobjc.MLDictionaryFeatureProvider.alloc()
+        values = named({name: value(each) for name, each in arrays.items()})
+        return made.initWithDictionary_error_(values, None)[0]
 
     def options(self, **backings: Any) -> Any:
         made = fake_pyobjc.MLPredictionOptions.alloc().init()
-        made.setOutputBackings_(backings)
+        made.setOutputBackings_(named(backings))
         return made
 
     def ask(self, provider: Any, options: Any, handler: Any = None) -> None:
@@ -462,7 +483,15 @@ def changed(caller: Caller) -> None:
 
 
 def strides_in_bytes(caller: Caller) -> None:
-    raw(caller.x, list(caller.x.strides))
+    raw(caller.x, native(caller.x.strides))
+
+
+def strides_of_python(caller: Caller) -> None:
+    raw(caller.x, [30, 15, 5, 1])
+
+
+def backings_of_python(caller: Caller) -> None:
+    fake_pyobjc.MLPredictionOptions.alloc().init().setOutputBackings_({"y": raw(caller.x)})
 
 
 def shared(caller: Caller) -> None:
@@ -555,6 +584,10 @@ def wait(caller: Caller) -> None:
         (result_freed, "memory freed before it was written"),
         (changed, "x changed in a prediction"),
         (strides_in_bytes, "strides that reach beyond the memory"),
+        (strides_of_python, "a list of Python within Core ML"),
+        (strides_of_python, "a int of Python within Core ML"),
+        (backings_of_python, "a dict of Python within Core ML"),
+        (backings_of_python, "a str of Python within Core ML"),
         (shared, "memory in two predictions at once"),
         (aliased, "memory twice in one prediction"),
         (no_output, "a backing for 'z', which is no output"),
