@@ -183,7 +183,7 @@ class NSMutableDictionary(dict[NSString, Any]):
 def check_native(*values: object) -> None:
     """Note what is Python's within Core ML."""
     for value in values:
-        if isinstance(value, dict) or isinstance(value, list):
+        if isinstance(value, dict | list):
             check_native(*value)
         if not isinstance(value, NSNumber | NSString | NSMutableArray | NSMutableDictionary):
             WORLD.broken.append(f"a {type(value).__name__} of Python within Core ML")
