@@ -129,9 +129,17 @@ def wrap(tools: Frameworks, array: np.ndarray) -> Any:
 
 
 def read(multi: Any) -> np.ndarray:
-    """Return a view of an MLMultiArray, with its strides; valid as long as the MLMultiArray."""
+    """Return a view of an MLMultiArray, with its strides; valid as long as the MLMultiArray.
+
+    Raises BackendError for a type of numbers that no program of ours has.
+    """
     kind = int(multi.dataType())
-    dtype = np.dtype(next(name for name, value in DATA_TYPES.items() if value == kind))
+    names = [name for name, value in DATA_TYPES.items() if value == kind]
+    if not names:
+        raise BackendError(
+            f"coreml: a result has the data type {kind:#x}; expected one of {', '.join(DATA_TYPES)}"
+        )
+    dtype = np.dtype(names[0])
     shape = tuple(map(int, multi.shape()))
     strides = tuple(int(step) * dtype.itemsize for step in multi.strides())
     span = dtype.itemsize + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))

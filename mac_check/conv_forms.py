@@ -14,9 +14,10 @@ from dataclasses import asdict, dataclass
 import mlx.core as mx
 import numpy as np
 
+from ..common.system import macos_version
 from ..mlx_sdxs.backend import MlxBackend
 from ..mlx_sdxs.fast import products
-from ..mlx_sdxs.fast.conv_table import FORMS, choose, shape_key, store, table_path
+from ..mlx_sdxs.fast.conv_table import FORMS, choose, shape_key, store, table_path, unit
 from ..mlx_sdxs.fast.products import ProductConv, convolve, maker
 from ..mlx_sdxs.options import MlxOptions
 from .coreml import nearness, render, spread
@@ -26,7 +27,7 @@ from .setup import Answer, Setup
 OWN_FACTOR = 2.0  # what a form may err more than MLX's own
 EXACT = 1e-6  # and what it may err in any case, relative L2
 ROUNDS = 5
-HELD_BYTES = 1 << 28  # of results in one chain
+HELD_BYTES = 1 << 28  # of gathered windows in one chain
 MOST_CHAIN = 20
 
 
@@ -64,6 +65,7 @@ def ask_conv_forms(setup: Setup) -> Answer:
         **with_table,
         "ok": bool(with_table["ok"]) or not own["ok"],
         "maker": asdict(maker()),
+        "matrix_unit": unit(str(mx.device_info().get("architecture", "")), macos_version()),
         "forms": forms,
         "rows": rows,
         "own_psnr_db": own["psnr_db"],
@@ -111,7 +113,8 @@ def measured(shape: Shape) -> Answer:
     }
     limit = max(EXACT, OWN_FACTOR * error["direct"])
     us = dict.fromkeys(shape.forms, math.inf)
-    chain = max(1, min(MOST_CHAIN, HELD_BYTES // (exact.size * x.itemsize)))
+    gathered = math.prod(shape.weight[1:3]) * x.nbytes // shape.stride**2
+    chain = max(1, min(MOST_CHAIN, HELD_BYTES // gathered))
     for _ in range(ROUNDS):
         for form in us:
             us[form] = min(us[form], _chain_us(x, weight, form, shape.stride, chain))

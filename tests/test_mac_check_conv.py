@@ -79,7 +79,7 @@ def test_the_whole_frame_decides(
     assert f"1 x {SIZE} x {SIZE}, 3 -> 24, 3 x 3, stride 1, {conv_forms._dtype()}" in forms
     assert seen == [None, Table(products.maker(), forms)], "without a table, then with it"
     assert answer["psnr_db"] > 45 and not cache.exists()  # type: ignore[operator]
-    assert answer["maker"] == asdict(products.maker())
+    assert answer["maker"] == asdict(products.maker()) and answer["matrix_unit"]
 
 
 def test_forms_are_timed_and_compared(monkeypatch: pytest.MonkeyPatch) -> None:

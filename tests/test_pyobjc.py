@@ -306,6 +306,15 @@ def test_pictures_in_pixel_buffers(world: World, tmp_path: Path, elsewhere: bool
     assert world.settle() == []
 
 
+def test_a_result_of_another_type_is_named(world: World, tmp_path: Path) -> None:
+    model = open_program(world, tmp_path)
+    result = fake_pyobjc.MLMultiArray.of_core_ml(np.zeros(2, np.float32))
+    result.dataType = lambda: 0x20008  # int8  # type: ignore[method-assign]
+    with pytest.raises(BackendError, match="data type 0x20008; expected one of float64, float32"):
+        objc_values.read(result)
+    model.close()
+
+
 def test_units_and_function_are_configured(world: World, tmp_path: Path) -> None:
     open_program(world, tmp_path)
     for units, number in objc_model.UNITS.items():
