@@ -68,7 +68,7 @@ bench: .venv/parity.stamp
 	$(BIN)/python -m sdxs.experiments loop --json results/loop.json
 	$(BIN)/python -m sdxs.experiments coreml-build --json results/coreml-build.json
 
-mac-check: .venv/test.stamp
+mac-check: .venv/test.stamp .venv/pyobjc.stamp
 	$(BIN)/sdxs mac-check
 
 lint: .venv/lint.stamp
