@@ -4,6 +4,7 @@ import numpy as np
 
 from sdxs.common.bench.measure.instrument import Peaks, StageCost
 from sdxs.common.bench.model import statistics
+from sdxs.common.bench.model.pictures import PictureCheck
 from sdxs.common.bench.model.report import (
     SCHEMA,
     BackendReport,
@@ -54,6 +55,9 @@ def backend(
     frames_seen = list(range(0, 310, 10))
     used = [10**8 + 100 * f for f in frames_seen]
     made.memory_over_time = MemoryOverTime(frames_seen, used, statistics.growth(frames_seen, used))
+    made.picture = PictureCheck(
+        "MLX in float32", 4, [55.5, 54.2, 54.9, 54.8], [0.999] * 4, [0.2] * 3, [1.0, 1.1]
+    )
     made.copies = {"backend in": 196608.0, "backend out": 196608.0}
     shares = {"encode": 0.2, "unet": 0.6, "decode": 0.2}
     made.stages_ms = {

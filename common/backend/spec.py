@@ -52,7 +52,9 @@ class BackendSpec:
     versions, environment: further packages, and prefixes of variables, that affect its speed.
     doctor: place of a function that returns its `doctor.Check`s.
     programs: place of its `programs.Programs`, built before the backend loads.
-    reference: backend that its programs are checked against.
+    reference: backend that its programs, and in `bench` its pictures, are checked against.
+    exact, exact_environment: its options' values, by field, and the variables of its process with
+    which its own pictures are exact, for a backend that others are checked against.
     building: its options' values, by field, with which `convert` builds on this machine.
     runs_here: whether `bench` measures it by default on this machine.
     check_timed: raises UsageError for options that make timings meaningless.
@@ -73,6 +75,8 @@ class BackendSpec:
     doctor: str = ""
     programs: str = ""
     reference: str = ""
+    exact: Callable[[], Mapping[str, object]] = dict
+    exact_environment: tuple[tuple[str, str], ...] = ()
     building: Callable[[], Mapping[str, object]] = dict
     runs_here: Callable[[], bool] = _always
     check_timed: Callable[[BackendOptions], None] = _anything

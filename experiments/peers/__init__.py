@@ -12,6 +12,7 @@ SPEC = BackendSpec(
     options=TorchOptions,
     parameters=frozenset({"seed"}),
     package="torch",
+    reference="mlx",
     instrument=f"{__name__}.torch_instrument:TorchInstrument",
     versions=("diffusers",),
     environment=("PYTORCH_", "TORCH"),

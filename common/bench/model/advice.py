@@ -4,6 +4,7 @@ import re
 from statistics import median
 
 from . import statistics
+from .picture_advice import of_a_picture
 from .report import BackendReport, Report
 
 BUSY = 0.5  # load average per core before the run
@@ -30,7 +31,8 @@ def warnings(report: Report) -> list[str]:
         )
     found += _of_the_machine(report)
     for backend in report.backends:
-        found += _of_a_backend(backend)
+        found += of_a_picture(backend)
+        found += [] if backend.wrong else _of_a_backend(backend)
     for count in report.counts:
         values = list(count.flops.values())
         if len(values) > 1 and max(values) > (1 + AGREE) * min(values):

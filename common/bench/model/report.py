@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from ...damage import damage
 from ...errors import UsageError, reason
 from ...picture.size import FrameSize
+from .pictures import PictureCheck
 from .sound import unsound
 from .statistics import FrameSummary, Interval, summary
 
@@ -200,6 +201,12 @@ class BackendReport:
     notes: list[str] = field(default_factory=list)
     roofline: Roofline | None = None
     contention: Contention | None = None
+    picture: PictureCheck | None = None
+
+    @property
+    def wrong(self) -> str:
+        """Why its picture is wrong, so that its times are none of the work; '' if nothing is."""
+        return self.picture.failed if self.picture else ""
 
     @property
     def latency(self) -> FrameSummary | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from ..model import advice, paper
 from ..model.report import Report
 from . import svg
+from .pictures import HEADS, picture_rows, picture_title
 from .plots import Figure, figures
 from .table import SPEED_HEADS, in_words, ms, speed_cells
 
@@ -29,6 +30,7 @@ def render(report: Report) -> str:
         ),
         *(f'<p class="lead">{escape(line)}</p>' for line in _lead(report)),
         _speed(report),
+        _pictures(report),
         *(_figure(figure) for figure in figures(report)),
         _verdicts(report),
         _memory(report),
@@ -72,6 +74,11 @@ def _speed(report: Report) -> str:
         [speed_cells(backend) for backend in report.backends],
         "Time that a frame takes of a stream, and from submit to collect (latency)",
     )
+
+
+def _pictures(report: Report) -> str:
+    title = picture_title(report)
+    return _table(HEADS, picture_rows(report), title[:1].upper() + title[1:]) if title else ""
 
 
 def _figure(figure: Figure) -> str:
