@@ -25,6 +25,7 @@ PLOTS = (
     "contention",
     "memory",
     "copies",
+    "bytes",
 )
 WIDTH, HEIGHT = 900, 5000
 

@@ -18,6 +18,9 @@ from ...picture.size import FrameSize
 from .pictures import PictureCheck
 from .sound import unsound
 from .statistics import FrameSummary, Interval, summary
+from .unified import Account
+from .unified import Contention as Contention
+from .unified import ContentionPoint as ContentionPoint
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -159,26 +162,6 @@ class Roofline:
 
 
 @dataclass(slots=True)
-class ContentionPoint:
-    """One backend while other processes move memory.
-
-    cached: the control, equally busy within the cache.
-    """
-
-    wanted_share: float
-    cached: bool
-    traffic_bytes_per_s: float
-    frame_ms: list[float]
-
-
-@dataclass(slots=True)
-class Contention:
-    processes: int
-    saturation_bytes_per_s: float
-    points: list[ContentionPoint]
-
-
-@dataclass(slots=True)
 class BackendReport:
     """Everything about one entrant.
 
@@ -202,6 +185,7 @@ class BackendReport:
     roofline: Roofline | None = None
     contention: Contention | None = None
     picture: PictureCheck | None = None
+    account: Account | None = None
 
     @property
     def wrong(self) -> str:

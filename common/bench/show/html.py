@@ -10,6 +10,7 @@ from . import svg
 from .pictures import HEADS, picture_rows, picture_title
 from .plots import Figure, figures
 from .table import SPEED_HEADS, in_words, ms, speed_cells
+from .unified import TITLE, unified_heads, unified_rows
 
 TIMES = "\u00d7"
 STYLE = Path(__file__).with_name("report.css")
@@ -34,6 +35,7 @@ def render(report: Report) -> str:
         *(_figure(figure) for figure in figures(report)),
         _verdicts(report),
         _memory(report),
+        _unified(report),
         _paper(report),
         _notes(report),
         _environment(report),
@@ -160,6 +162,12 @@ def _memory(report: Report) -> str:
         ]
         text += f"<p>Resident and running at once: {escape('; '.join(told))}.</p>"
     return text
+
+
+def _unified(report: Report) -> str:
+    rows = unified_rows(report)
+    title = TITLE[:1].upper() + TITLE[1:]
+    return _table(unified_heads(report), rows, title) if rows else ""
 
 
 def _paper(report: Report) -> str:

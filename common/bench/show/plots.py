@@ -10,6 +10,7 @@ from .figure import Figure, rows_plot
 from .pictures import picture_figure
 from .svg import Axis, Plot, axis_for, colour
 from .table import contention_points, interval, ms
+from .unified import flow_figure
 
 BINS = 60
 WIDE = 20  # a span of more than this many times is shown on a logarithmic axis
@@ -31,6 +32,7 @@ def figures(report: Report) -> list[Figure]:
         _contention(report, styles),
         _memory(report, styles),
         _copies(report),
+        flow_figure(report),
     )
     return [figure for figure in made if figure is not None]
 

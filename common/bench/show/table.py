@@ -12,6 +12,7 @@ from ..model.compare import Change
 from ..model.report import BackendReport, Report
 from ..model.statistics import Interval
 from .pictures import FAILED, HEADS, picture_cell, picture_rows, picture_title
+from .unified import TITLE, unified_heads, unified_rows
 
 
 def render(report: Report) -> RenderableType:
@@ -36,6 +37,7 @@ def render(report: Report) -> RenderableType:
             _roofline(report),
             _memory(report),
             _copies(report),
+            _unified(report),
         )
         if part
     ]
@@ -217,6 +219,16 @@ def _copies(report: Report) -> Table | None:
             hand, *(f"{b.copies[hand] / 1e3:.0f}" if hand in b.copies else "" for b in shown)
         )
     table.add_row("[bold]in all[/]", *(f"{sum(b.copies.values()) / 1e3:.0f}" for b in shown))
+    return table
+
+
+def _unified(report: Report) -> Table | None:
+    rows = unified_rows(report)
+    if not rows:
+        return None
+    table = Table(*map(escape, unified_heads(report)), title=TITLE, title_justify="left")
+    for row in rows:
+        table.add_row(*map(escape, row))
     return table
 
 
