@@ -5,6 +5,7 @@ on a Mac yet. `mac-check` asks it there.
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 SURFACES = ("iosurface",)
@@ -26,6 +27,9 @@ class Regions:
     compressed_bytes: int | None
     surface_bytes: int
     metal_bytes: int
+
+
+Reader = Callable[[str], Regions | None]
 
 
 def bytes_of(text: str) -> int:
