@@ -33,4 +33,12 @@ SPEC = BackendSpec(
     exact_environment=(("MLX_ENABLE_TF32", "0"),),
     versions=("mlx-metal", "mlx-cpu", "mlx-cuda-13"),
     environment=("MLX_", "SDXS_BLAS"),
+    published=(
+        "MLX_CONV_WINOGRAD",
+        "MLX_ENABLE_TF32",
+        "MLX_MAX_MB_PER_BUFFER",
+        "MLX_MAX_OPS_PER_BUFFER",
+        "MLX_METAL_FAST_SYNCH",
+        "MLX_USE_CUDA_GRAPHS",
+    ),
 )

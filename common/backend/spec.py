@@ -50,6 +50,7 @@ class BackendSpec:
     instrument: place of its `bench.measure.instrument.Instrument`.
     counts: package that its instrument needs to count a frame's operations; '' if it cannot.
     versions, environment: further packages, and prefixes of variables, that affect its speed.
+    published: variables whose values `bench --submit` may show to others.
     doctor: place of a function that returns its `doctor.Check`s.
     programs: place of its `programs.Programs`, built before the backend loads.
     reference: backend that its programs, and in `bench` its pictures, are checked against.
@@ -72,6 +73,7 @@ class BackendSpec:
     counts: str = ""
     versions: tuple[str, ...] = ()
     environment: tuple[str, ...] = ()
+    published: tuple[str, ...] = ()
     doctor: str = ""
     programs: str = ""
     reference: str = ""

@@ -16,4 +16,5 @@ SPEC = BackendSpec(
     instrument=f"{__name__}.torch_instrument:TorchInstrument",
     versions=("diffusers",),
     environment=("PYTORCH_", "TORCH"),
+    published=("PYTORCH_ENABLE_MPS_FALLBACK", "PYTORCH_MPS_HIGH_WATERMARK_RATIO"),
 )
