@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from statistics import median
 
+from ..common.bench.model.ratios import FLOOR_DTYPE
 from ..common.bench.model.submission import Result, Submission, read_submission
 from ..common.picture.size import FrameSize
 from .console import out
@@ -46,7 +47,10 @@ def render(folder: Path = FOLDER) -> str:
     for chip in sorted(by_chip):
         parts.append(f"## {chip}\n")
         rows = [
-            _row(name, found, result) for name, found in by_chip[chip] for result in found.results
+            _row(name, found, result)
+            for name, found in by_chip[chip]
+            for result in found.results
+            if result.describe.get("dtype") != FLOOR_DTYPE
         ]
         parts.append("\n".join([_line(HEADS), _line(["---"] * len(HEADS)), *rows]) + "\n")
     return "\n".join(parts)
@@ -67,6 +71,7 @@ def _row(name: str, found: Submission, result: Result) -> str:
     picture = result.picture
     footprint = result.memory.get("footprint")
     day = found.date + ("" if found.complete else ", not complete")
+    day += ", beside other programs" if found.busy else ""
     return _line(
         (
             f"{found.model}, {size}",

@@ -59,6 +59,7 @@ def test_the_figures_of_a_run_come_back_from_its_file(written: Path) -> None:
     assert mlx.account is not None and mlx.account.device_bytes == 3 * 10**8
     assert mlx.stolen is not None and mlx.stolen.traffic == pytest.approx(0.8)
     assert mlx.peak_flops_per_s == 1e12 and mlx.stages_ms["unet"] == pytest.approx(12)
+    assert found.load == 0.1 and not found.busy
     assert (found.machine.chip, found.machine.git) == ("Apple M9 Pro", "0123456789ab")
     assert found.model == submission.ANOTHER and found.date == "2026-01-01"
 
@@ -250,7 +251,7 @@ def test_the_page_lists_by_chip_and_gives_a_failed_picture_no_rate(tmp_path: Pat
         assert made.results[0].picture
         made.results[0].picture.passed = False
 
-    submitted(tmp_path, "one.json", lambda made: None)
+    submitted(tmp_path, "one.json", lambda made: setattr(made, "load", 4.1))
     submitted(tmp_path, "two.json", fails)
     page = community.render(tmp_path)
     heads = re.findall(r"^## (.*)$", page, re.MULTILINE)
@@ -258,6 +259,7 @@ def test_the_page_lists_by_chip_and_gives_a_failed_picture_no_rate(tmp_path: Pat
     rows = [line for line in page.splitlines() if ".json](" in line]
     assert len(rows) == 4 and [row.count(" | ") for row in rows] == [9] * 4
     assert "| picture failed |  | 54 dB |" in rows[0] and "| 49." in rows[2]
+    assert "beside other programs" in rows[2] and "beside" not in rows[0]  # 4.1 of 8 cores
     (tmp_path / "three.json").write_text("{}")
     with pytest.raises(UsageError, match=r"three\.json: submission None"):
         community.render(tmp_path)

@@ -19,6 +19,7 @@ from ...errors import UsageError, reason
 from ...picture.size import FrameSize
 from ...settings import settings_of
 from . import public
+from .advice import BUSY, load_of
 from .report import BackendReport, Machine, Report
 from .sound import unsound
 from .unified import Account, Stolen, stolen
@@ -81,7 +82,11 @@ class Result:
 
 @dataclass(slots=True)
 class Submission:
-    """A run for others. failures: how many there were; what they said is not in here."""
+    """A run for others.
+
+    failures: how many there were; what they said is not in here. load: average of the minute before
+    the run; None if unknown.
+    """
 
     __pydantic_config__ = {"strict": True, "extra": "forbid"}  # noqa: RUF012 - of those within, too
 
@@ -91,6 +96,7 @@ class Submission:
     failures: int
     machine: Machine
     power: str
+    load: float | None
     model: str
     unet_parameters: int
     size: int | str
@@ -101,6 +107,11 @@ class Submission:
     results: list[Result]
     together_fps: list[float] = field(default_factory=list)
     together_alone_fps: list[float] = field(default_factory=list)
+
+    @property
+    def busy(self) -> bool:
+        """Whether other programs kept the machine from measuring."""
+        return self.load is not None and self.load > BUSY * self.machine.cores
 
     def as_json(self) -> str:
         return json.dumps(asdict(self), indent=1, allow_nan=False) + "\n"
@@ -113,14 +124,15 @@ def submission_of(report: Report) -> Submission:
     if not results:
         raise UsageError("--submit: the run has no result to pass on; measure again")
     work, settings, both = report.work, report.settings, report.together
-    power = report.conditions[0].get("power", "") if report.conditions else ""
+    conditions = report.conditions[0] if report.conditions else {}
     return Submission(
         SUBMISSION,
         report.began[:10],
         report.complete,
         len(report.failures),
         _machine(report.machine, names),
-        public.shown(power, names),
+        public.shown(conditions.get("power", ""), names),
+        load_of(conditions),
         work.model if work.model in ENTRIES else ANOTHER,
         work.unet_parameters,
         work.size,

@@ -25,6 +25,7 @@ _ACCOUNT = (
     ("a GPU's own memory", "device_bytes"),
 )
 HALF, LEAST = 0.28, 0.05  # of a bar's height in rows: of the most bytes, and of none
+LOWERED = 0.08  # rows, to make room for the row's name
 FLOW = colour(5)  # grey
 
 
@@ -59,7 +60,7 @@ def flow_figure(report: Report) -> Figure | None:
     x = Stations("from the camera to the display or the file", -0.6, len(STATIONS) - 0.4)
     plot = rows_plot([b.label for b in shown], "bytes", x)
     for row, backend in enumerate(shown[::-1]):
-        _draw(plot, row, backend, flows[backend.label], most)
+        _draw(plot, row - LOWERED, backend, flows[backend.label], most)
     caption = (
         "MB of one frame: copied by the host, of a 1280 x 720 camera into a video file, and read "
         "and written by the networks, weights and activations each once, which is the least. Bars "
@@ -70,7 +71,7 @@ def flow_figure(report: Report) -> Figure | None:
 
 
 def _draw(
-    plot: Plot, row: int, backend: BackendReport, flow: dict[str, float], most: float
+    plot: Plot, row: float, backend: BackendReport, flow: dict[str, float], most: float
 ) -> None:
     edges: list[tuple[float, float]] = []
     for name, size in flow.items():
@@ -86,7 +87,7 @@ def _draw(
         sites = [f"{s} {b / 1e6:.3f}" for s, b in backend.copies.items() if _at(s) == name]
         told += f" ({', '.join(sites)})" if sites else ""
         plot.bar(station - 0.3, station + 0.3, row, 2 * half, colour(station), told)
-        plot.text(station - 0.36, row - 0.46, f"{megabytes(size)} MB")
+        plot.text(station - 0.36, row - 0.4, f"{megabytes(size)} MB")
 
 
 def _half(size: float, most: float) -> float:
