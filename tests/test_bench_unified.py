@@ -231,6 +231,7 @@ def test_the_control_copies_too_and_moves_nothing(monkeypatch: pytest.MonkeyPatc
         assert traffic.rates() == (0, 0)
 
 
+@pytest.mark.not_in_macos_shape(reason="its resource usage holds the footprint alone")
 def test_a_run_takes_the_account_of_its_backends(tiny_sdxs: Checkpoint) -> None:
     who = Entrant("a", "sdxs.common.backend.identity:IdentityBackend", BackendOptions(64))
     quick = {"rounds": 1, "turns": 1, "turn_s": 0.01, "fresh": False, "memory_s": 0.05}
