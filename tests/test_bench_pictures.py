@@ -33,6 +33,7 @@ from sdxs.common.bench.model.report import Report, read_report
 from sdxs.common.bench.show import html, plots, table
 from sdxs.common.checkpoint.find import Checkpoint
 from sdxs.common.errors import UsageError
+from sdxs.common.io.sources.synthetic import read_counter
 from sdxs.mlx_sdxs.options import MlxOptions
 
 SIZE = 64
@@ -88,6 +89,8 @@ def test_no_fresh_frame_comes_twice_and_none_was_timed() -> None:
     assert [frame.tobytes() for frame in clip(SIZE, 2, 6)] == fresh[12:]  # seeded
     longer = [frame.tobytes() for frame in clip(SIZE, 2, 9)]
     assert longer[:6] == fresh[12:]  # a longer clip begins as the shorter
+    numbers = [read_counter(frame) for number in (0, 2) for frame in clip(128, number, 3)]
+    assert numbers == [0, 1, 2, 2000, 2001, 2002]  # told apart wherever nothing moves, too
 
 
 def test_frames_move_enough_that_one_is_not_taken_for_the_next() -> None:
@@ -184,7 +187,7 @@ def test_a_run_shows_a_wrong_picture_as_failed_and_makes_no_ratio_of_it(
     tiny_sdxs: Checkpoint,
 ) -> None:
     asked = BenchPlan(
-        (entrant(IDENTITY, "right"), entrant("fake_pictures:Previous", "wrong")),
+        (entrant("fake_pictures:Working", "right"), entrant("fake_pictures:Previous", "wrong")),
         {},
         rounds=2,
         turns=1,
