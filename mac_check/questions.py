@@ -12,6 +12,7 @@ from .coreai_questions import MACOS, is_core_ai, of_core_ai, without_core_ai
 from .models import DEMO, DREAMSHAPER, FULL, LARGE_VAE, SKETCH, WIDE, Model
 from .question import COMPUTE_UNITS, CONV_FORMS, ORDER, Plan, Question, Unit
 from .setup import WAYS
+from .unified import of_unified_memory
 from .verdict import WAYS_GROUP
 
 NE_GPU_NE = "encode=ne,unet=gpu,decode=ne"
@@ -78,6 +79,7 @@ def _all(plan: Plan, plain: str) -> Iterator[Question]:
     yield from _of_forms(plan, plain)
     yield from _of_operations()
     yield from _of_behaviour(plan, plain)
+    yield from of_unified_memory(plain)
     yield from of_core_ai(_sizes(plan))
 
 

@@ -12,7 +12,9 @@ SPEC = BackendSpec(
     options=TorchOptions,
     parameters=frozenset({"seed"}),
     package="torch",
+    reference="mlx",
     instrument=f"{__name__}.torch_instrument:TorchInstrument",
     versions=("diffusers",),
     environment=("PYTORCH_", "TORCH"),
+    published=("PYTORCH_ENABLE_MPS_FALLBACK", "PYTORCH_MPS_HIGH_WATERMARK_RATIO"),
 )

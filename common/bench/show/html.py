@@ -7,8 +7,10 @@ from pathlib import Path
 from ..model import advice, paper
 from ..model.report import Report
 from . import svg
+from .pictures import HEADS, picture_rows, picture_title
 from .plots import Figure, figures
 from .table import SPEED_HEADS, in_words, ms, speed_cells
+from .unified import TITLE, unified_heads, unified_rows
 
 TIMES = "\u00d7"
 STYLE = Path(__file__).with_name("report.css")
@@ -29,9 +31,11 @@ def render(report: Report) -> str:
         ),
         *(f'<p class="lead">{escape(line)}</p>' for line in _lead(report)),
         _speed(report),
+        _pictures(report),
         *(_figure(figure) for figure in figures(report)),
         _verdicts(report),
         _memory(report),
+        _unified(report),
         _paper(report),
         _notes(report),
         _environment(report),
@@ -72,6 +76,11 @@ def _speed(report: Report) -> str:
         [speed_cells(backend) for backend in report.backends],
         "Time that a frame takes of a stream, and from submit to collect (latency)",
     )
+
+
+def _pictures(report: Report) -> str:
+    title = picture_title(report)
+    return _table(HEADS, picture_rows(report), title[:1].upper() + title[1:]) if title else ""
 
 
 def _figure(figure: Figure) -> str:
@@ -153,6 +162,12 @@ def _memory(report: Report) -> str:
         ]
         text += f"<p>Resident and running at once: {escape('; '.join(told))}.</p>"
     return text
+
+
+def _unified(report: Report) -> str:
+    rows = unified_rows(report)
+    title = TITLE[:1].upper() + TITLE[1:]
+    return _table(unified_heads(report), rows, title) if rows else ""
 
 
 def _paper(report: Report) -> str:
