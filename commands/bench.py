@@ -56,6 +56,13 @@ class BenchOptions:
         "load each backend once, not in every round: for one that takes minutes to load",
     )
     isolate: bool = setting(False, "time what hosting in a process of its own costs, too")
+    drift: float = setting(
+        0.0,
+        "minutes that each backend renders without a pause, first against last minute; from 3 on",
+        minimum=0,
+        maximum=120,
+        unit="minutes",
+    )
     seed: int = repeated(LiveParameters, "seed")
 
 
@@ -178,6 +185,7 @@ def _plan(measured: BenchOptions, checkpoint: "Checkpoint") -> "BenchPlan":
         profile=not measured.quick if measured.profile is None else measured.profile,
         memory_s=effort.memory_s,
         sweeps=effort.sweeps,
+        drift=measured.drift,
     )
 
 

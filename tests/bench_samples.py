@@ -6,6 +6,7 @@ import numpy as np
 
 from sdxs.common.bench.measure.instrument import Peaks, StageCost
 from sdxs.common.bench.model import statistics
+from sdxs.common.bench.model.pairs import Ratio, Together
 from sdxs.common.bench.model.pictures import PictureCheck
 from sdxs.common.bench.model.report import (
     SCHEMA,
@@ -16,11 +17,9 @@ from sdxs.common.bench.model.report import (
     Machine,
     MemoryOverTime,
     MemoryPoint,
-    Ratio,
     Report,
     Round,
     RunSettings,
-    Together,
     Work,
 )
 from sdxs.common.bench.model.roofline import roofline

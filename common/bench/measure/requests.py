@@ -76,9 +76,10 @@ class Use:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """What a backend says of itself, and what loading took and cost."""
+    """What a backend says of itself, and what loading took and cost. depth: frames in flight."""
 
     describe: Description
+    depth: int
     load_s: float
     use: Use
 
@@ -141,7 +142,7 @@ class Load(Request[Loaded]):
         bench.backend.set_params(FrameParams(bench.seed))
         loaded_s = time.perf_counter() - began
         bench.pictures = _pictures(entrant.options.size)
-        return Loaded(bench.backend.describe(), loaded_s, bench.use())
+        return Loaded(bench.backend.describe(), bench.backend.depth, loaded_s, bench.use())
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,7 +37,8 @@ class BenchPlan:
 
     Seconds are per turn, per level of traffic and per memory pass; see `RunSettings` for the rest.
 
-    counters: ways of counting a frame's work, by name -> 'module:Class' of an Instrument.
+    counters: ways of counting a frame's work, by name -> 'module:Class' of an Instrument. drift:
+    minutes without a pause for each backend.
     """
 
     entrants: tuple[Entrant, ...]
@@ -56,6 +57,7 @@ class BenchPlan:
     profile_frames: int = 20
     seed: int = 0
     prompt: str = DEFAULT_PROMPT
+    drift: float = 0.0
 
 
 class Stopped(BaseException):

@@ -14,12 +14,15 @@ from ..model.report import (
     Report,
     Round,
 )
+from ..model.terms import IN_FLIGHT
 from .crew import Failed
 from .each_alone import each_alone
+from .heat import thermal_state
 from .judging import Gallery, judge, render_fresh
 from .machine import conditions
 from .requests import Loaded, Run
 from .run_state import BenchPlan, RunState, Stopped
+from .sustained import sustain
 from .under_load import both_at_once, contend
 from .worker import Worker
 
@@ -67,6 +70,8 @@ class Runner:
                 both_at_once(state)
             if self._run.plan.contention:
                 contend(state)
+            if self._run.plan.drift:
+                sustain(state)
             ended = "finished"
         except Stopped:
             ended = "interrupted"
@@ -86,13 +91,15 @@ class Runner:
             self._run.say(f"round {number + 1} of {plan.rounds}")
             during = f"round {number + 1}"
             with self._run.crew.of(plan.entrants, during) as crew:
+                heat = thermal_state()
                 records = {
-                    label: Round(number, [], [], [], loaded.load_s)
+                    label: Round(number, [], [], [], loaded.load_s, heat=heat)
                     for label, (_, loaded) in crew.items()
                 }
                 for label, (_, loaded) in crew.items():
                     # a process id differs each time and says nothing
-                    self._run.of[label].describe = replace(loaded.describe, processes=()).as_dict()
+                    told = replace(loaded.describe, processes=()).as_dict()
+                    self._run.of[label].describe = told | {IN_FLIGHT: str(loaded.depth)}
                 for entrant in plan.entrants:
                     if entrant.label not in crew:
                         self._run.of[entrant.label].rounds.append(
@@ -111,9 +118,10 @@ class Runner:
         self, crew: Mapping[str, tuple[Worker, Loaded]], records: Mapping[str, Round], during: str
     ) -> None:
         """Measure A B A B, in reverse order in every second round, so that neighbours change."""
+        number = min((record.number for record in records.values()), default=0)
         for turn in range(self._run.plan.turns):
             order = list(records)
-            for label in order if next(iter(records.values())).number % 2 == 0 else order[::-1]:
+            for label in order if number % 2 == 0 else order[::-1]:
                 record = records[label]
                 if record.error:
                     continue

@@ -3,11 +3,11 @@
 import time
 
 from ..model import statistics
+from ..model.pairs import Together
 from ..model.ratios import FLOOR_DTYPE
 from ..model.report import (
     Contention,
     ContentionPoint,
-    Together,
 )
 from .contention import Traffic
 from .crew import Failed

@@ -12,6 +12,7 @@ BUSY = 0.5  # load average per core before the run
 P99_FRAMES = 100
 APART = 1.5  # how much longer the stages may take one by one than the frame
 INSIDE = ("in", "encode", "unet", "decode", "out")
+HOT = ("serious", "critical")
 AGREE = 0.02  # two ways of counting the same work
 
 
@@ -52,6 +53,13 @@ def _of_the_machine(report: Report) -> list[str]:
         found.append(
             f"load average was {load:.1f} on {cores} cores at the start: end other programs, then "
             "repeat"
+        )
+    hot = [r.number + 1 for b in report.backends for r in b.rounds if r.heat in HOT]
+    if hot:
+        rounds = ", ".join(map(str, sorted(set(hot))))
+        found.append(
+            f"macOS called its thermal state serious or worse in rounds {rounds}: let the machine "
+            "cool, then repeat"
         )
     if any("attery" in c.get("power", "") for c in report.conditions):
         found.append("ran on battery: plug the machine in, most slow down without it")

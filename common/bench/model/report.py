@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING
 from ...damage import damage
 from ...errors import UsageError, reason
 from ...picture.size import FrameSize
+from .pairs import Ratio, Together
 from .pictures import PictureCheck
 from .sound import unsound
 from .statistics import FrameSummary, Interval, summary
+from .sustained import Sustained
 from .unified import Account
 from .unified import Contention as Contention
 from .unified import ContentionPoint as ContentionPoint
@@ -80,7 +82,10 @@ class RunSettings:
 
 @dataclass(slots=True)
 class Round:
-    """One backend's part of a round; `error` says how it failed, then there may be no times."""
+    """One backend's part of a round; `error` says how it failed, then there may be no times.
+
+    heat: what macOS called its thermal state when the round began; '' where nothing tells.
+    """
 
     number: int
     warm_ms: list[float]
@@ -88,6 +93,7 @@ class Round:
     latency_ms: list[float]
     load_s: float
     error: str = ""
+    heat: str = ""
 
 
 @dataclass(slots=True)
@@ -186,6 +192,7 @@ class BackendReport:
     contention: Contention | None = None
     picture: PictureCheck | None = None
     account: Account | None = None
+    sustained: Sustained | None = None
 
     @property
     def wrong(self) -> str:
@@ -201,26 +208,6 @@ class BackendReport:
     def frames(self) -> list[list[float]]:
         """Frame times of the rounds that have any."""
         return [r.frame_ms for r in self.rounds if r.frame_ms]
-
-
-@dataclass(slots=True)
-class Ratio:
-    """The frame time of `first` over that of `second`; `refused` says why there is none."""
-
-    first: str
-    second: str
-    ratio: Interval | None
-    refused: str = ""
-
-
-@dataclass(slots=True)
-class Together:
-    """Two backends running at once, against each alone just before. Rates in frames a second."""
-
-    labels: list[str]
-    alone_fps: list[float]
-    together_fps: list[float]
-    footprint_bytes: list[int]
 
 
 @dataclass(slots=True)

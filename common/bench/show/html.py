@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from ..model import advice, paper
+from ..model import advice, others, paper
 from ..model.report import Report
 from . import svg
 from .pictures import HEADS, picture_rows, picture_title
 from .plots import Figure, figures
+from .sustained import sustained_lines
 from .table import SPEED_HEADS, in_words, ms, speed_cells
 from .unified import TITLE, unified_heads, unified_rows
 
@@ -36,7 +37,9 @@ def render(report: Report) -> str:
         _verdicts(report),
         _memory(report),
         _unified(report),
+        *(f"<p>{escape(line)}</p>" for line in sustained_lines(report)),
         _paper(report),
+        _others(report),
         _notes(report),
         _environment(report),
     ]
@@ -52,7 +55,7 @@ def render(report: Report) -> str:
 
 def _lead(report: Report) -> list[str]:
     return [
-        f"{in_words(r.first, r.second, r.ratio)}."
+        f"{in_words(r, r.ratio, report.settings.fresh)}."
         if r.ratio
         else f"{r.first} and {r.second} are not compared: {r.refused}."
         for r in report.ratios
@@ -73,7 +76,7 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], caption: str) ->
 def _speed(report: Report) -> str:
     return _table(
         SPEED_HEADS,
-        [speed_cells(backend) for backend in report.backends],
+        [speed_cells(backend, report.settings.fresh) for backend in report.backends],
         "Time that a frame takes of a stream, and from submit to collect (latency)",
     )
 
@@ -184,6 +187,11 @@ def _paper(report: Report) -> str:
     ]
     heads = ("work", "paper, its machine", *(f"{label}, this machine" for label in labels))
     return _table(heads, rows, f"Beside the paper, {paper.NOT_THE_SAME_MACHINE}. {paper.source()}")
+
+
+def _others(report: Report) -> str:
+    rows = others.published(report.work)
+    return _table(others.HEADS, rows, others.TITLE.capitalize()) if rows else ""
 
 
 def _notes(report: Report) -> str:

@@ -82,15 +82,13 @@ def _ratios(report: Report, styles: dict[str, str]) -> Figure | None:
         return None
     ends = [end for _, i in shown for end in (i.low, i.high, 1.0)]
     x = axis_for("times as long", ends, log=max(ends) > 3 or min(ends) < 1 / 3)
-    labels = [f"{r.first} / {r.second}" for r, _ in shown]
+    labels = [" / ".join(r.names) for r, _ in shown]
     plot = rows_plot(labels, "ratios", x)
     plot.line([(1.0, -0.5), (1.0, len(shown) - 0.5)], "roof", "equally fast")
     for row, (ratio, found) in enumerate(shown[::-1]):
         style = styles[ratio.second]
         plot.line([(found.low, row - 0.15), (found.high, row - 0.15)], style, interval(found))
-        plot.dot(
-            found.value, row - 0.15, style, f"{ratio.first} / {ratio.second}: {interval(found)}"
-        )
+        plot.dot(found.value, row - 0.15, style, f"{' / '.join(ratio.names)}: {interval(found)}")
     return Figure(
         "How many times as long",
         "95 % intervals over rounds; one that holds 1 (dashed) shows no difference.",

@@ -7,11 +7,14 @@ from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from ..model import advice, paper
+from ..model import advice, others, paper, statistics
 from ..model.compare import Change
+from ..model.pairs import Ratio
 from ..model.report import BackendReport, Report
 from ..model.statistics import Interval
+from ..model.terms import terms_of
 from .pictures import FAILED, HEADS, picture_cell, picture_rows, picture_title
+from .sustained import sustained_lines
 from .unified import TITLE, unified_heads, unified_rows
 
 
@@ -24,7 +27,7 @@ def render(report: Report) -> RenderableType:
     parts: list[RenderableType] = [_speed(report, escape(title))]
     for ratio in report.ratios:
         told = (
-            in_words(ratio.first, ratio.second, ratio.ratio)
+            in_words(ratio, ratio.ratio, report.settings.fresh)
             if ratio.ratio
             else f"not compared: {ratio.refused}"
         )
@@ -42,7 +45,14 @@ def render(report: Report) -> RenderableType:
         if part
     ]
     parts += [escape(f"{b.label}: {note}") for b in report.backends for note in b.notes]
-    parts += [part for part in (_contention(report), _together(report), _paper(report)) if part]
+    last = (
+        _contention(report),
+        _together(report),
+        *sustained_lines(report),
+        _paper(report),
+        _others(report),
+    )
+    parts += [part for part in last if part]
     parts += [f"[yellow]warning:[/] {escape(line)}" for line in advice.warnings(report)]
     parts += [f"[red]failed:[/] {escape(line)}" for line in report.failures]
     return Group(*parts)
@@ -77,11 +87,16 @@ def _plain(value: float) -> str:
     return f"{float(f'{value:.3g}'):,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
-def in_words(first: str, second: str, ratio: Interval) -> str:
-    """A ratio as a sentence that claims no more than its interval."""
+def in_words(pair: Ratio, ratio: Interval, fresh: bool) -> str:
+    """A ratio as a sentence that claims no more than its interval.
+
+    fresh: whether the interval holds how much starts differ.
+    """
+    first, second = pair.names
+    left_out = "" if fresh else ", which leaves out how much starts differ"
     times = (
         f"{_plain(ratio.value)} times as long as {second} (95 % interval {_plain(ratio.low)} "
-        f"to {_plain(ratio.high)})"
+        f"to {_plain(ratio.high)}{left_out})"
     )
     if ratio.contains(1):
         return f"{first} takes {times}, which holds 1: no difference shown"
@@ -94,6 +109,7 @@ SPEED_HEADS = (
     "p95",
     "p99",
     "frames/s",
+    "starts differ",
     "latency",
     "p95",
     "frames",
@@ -102,26 +118,38 @@ SPEED_HEADS = (
 )
 
 
-def speed_cells(backend: BackendReport) -> list[str]:
+def speed_cells(backend: BackendReport, fresh: bool) -> list[str]:
     """Return a backend's row under `SPEED_HEADS`; of one that failed the second cell says so.
 
-    One with a wrong picture has no times: they are none of this work.
+    One with a wrong picture has no times: they are none of this work. fresh: whether each round was
+    a start of its own.
     """
     found, latency, facts = backend.summary, backend.latency, backend.describe
-    cells = ["failed", "", "", "", "", "", "0"]
+    cells = ["failed", *[""] * 6, "0"]
     if found and latency:
         cells = [ms(found.median), ms(found.p95), ms(found.p99), f"{found.fps:.1f}"]
+        cells.append(_between_starts(backend, fresh))
         cells += [ms(latency.median), ms(latency.p95), str(found.frames)]
-        cells = [FAILED, *[""] * 5, cells[-1]] if backend.wrong else cells
+        cells = [FAILED, *[""] * 6, cells[-1]] if backend.wrong else cells
     names = ("device", "dtype", "lanes", "mode", "blas")
     cells.append(picture_cell(backend))
-    return [backend.label, *cells, ", ".join(facts[name] for name in names if name in facts)]
+    told = [facts[name] for name in names if name in facts]
+    told += [str(terms)] if (terms := terms_of(facts)) else []
+    return [backend.label, *cells, ", ".join(told)]
+
+
+def _between_starts(backend: BackendReport, fresh: bool) -> str:
+    """How much starts differ from each other, standard deviation as a share of the time."""
+    if not fresh:
+        return "left out"
+    spread = statistics.between_rounds(backend.frames)
+    return f"{spread:.1%}" if spread is not None else ""
 
 
 def _speed(report: Report, title: str) -> Table:
     table = Table(*SPEED_HEADS, title=title, title_justify="left")
     for backend in report.backends:
-        label, first, *others = map(escape, speed_cells(backend))
+        label, first, *others = map(escape, speed_cells(backend, report.settings.fresh))
         table.add_row(label, f"[red]{first}[/]" if first in ("failed", FAILED) else first, *others)
     return table
 
@@ -285,6 +313,14 @@ def _together(report: Report) -> str | None:
         )
     ]
     return escape(f"both at once: {'; '.join(told)}")
+
+
+def _others(report: Report) -> Table | None:
+    rows = others.published(report.work)
+    table = Table(*others.HEADS, title=others.TITLE, title_justify="left")
+    for row in rows:
+        table.add_row(*map(escape, row))
+    return table if rows else None
 
 
 def _paper(report: Report) -> Table | None:
