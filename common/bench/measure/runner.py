@@ -16,6 +16,7 @@ from ..model.report import (
 )
 from .crew import Failed
 from .each_alone import each_alone
+from .energy import measure_energy
 from .machine import conditions
 from .requests import Loaded, Run
 from .run_state import BenchPlan, RunState, Stopped
@@ -64,6 +65,8 @@ class Runner:
                 both_at_once(state)
             if self._run.plan.contention:
                 contend(state)
+            if self._run.plan.energy:
+                measure_energy(state)
             ended = "finished"
         except Stopped:
             ended = "interrupted"

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from ...damage import damage
 from ...errors import UsageError, reason
 from ...picture.size import FrameSize
+from .energy import Energy
 from .sound import unsound
 from .statistics import FrameSummary, Interval, summary
 
@@ -200,6 +201,7 @@ class BackendReport:
     notes: list[str] = field(default_factory=list)
     roofline: Roofline | None = None
     contention: Contention | None = None
+    energy: Energy | None = None
 
     @property
     def latency(self) -> FrameSummary | None:

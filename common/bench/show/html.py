@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..model import advice, paper
 from ..model.report import Report
-from . import svg
+from . import energy, svg
 from .plots import Figure, figures
 from .table import SPEED_HEADS, in_words, ms, speed_cells
 
@@ -32,6 +32,7 @@ def render(report: Report) -> str:
         *(_figure(figure) for figure in figures(report)),
         _verdicts(report),
         _memory(report),
+        _energy(report),
         _paper(report),
         _notes(report),
         _environment(report),
@@ -153,6 +154,12 @@ def _memory(report: Report) -> str:
         ]
         text += f"<p>Resident and running at once: {escape('; '.join(told))}.</p>"
     return text
+
+
+def _energy(report: Report) -> str:
+    rows, title = energy.energy_rows(report), energy.energy_title(report)
+    table = _table(energy.HEADS, rows, title[:1].upper() + title[1:]) if rows else ""
+    return table + "".join(f"<p>{escape(line)}.</p>" for line in energy.energy_notes(report))
 
 
 def _paper(report: Report) -> str:

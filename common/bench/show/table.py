@@ -11,6 +11,8 @@ from ..model import advice, paper
 from ..model.compare import Change
 from ..model.report import BackendReport, Report
 from ..model.statistics import Interval
+from . import energy
+from .numbers import three as _plain
 
 
 def render(report: Report) -> RenderableType:
@@ -34,6 +36,7 @@ def render(report: Report) -> RenderableType:
     ]
     parts += [escape(f"{b.label}: {note}") for b in report.backends for note in b.notes]
     parts += [part for part in (_contention(report), _together(report), _paper(report)) if part]
+    parts += _energy(report)
     parts += [f"[yellow]warning:[/] {escape(line)}" for line in advice.warnings(report)]
     parts += [f"[red]failed:[/] {escape(line)}" for line in report.failures]
     return Group(*parts)
@@ -62,10 +65,6 @@ def ms(value: float) -> str:
 
 def interval(found: Interval) -> str:
     return f"{_plain(found.value)} ({_plain(found.low)} to {_plain(found.high)})"
-
-
-def _plain(value: float) -> str:
-    return f"{float(f'{value:.3g}'):,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
 def in_words(first: str, second: str, ratio: Interval) -> str:
@@ -235,6 +234,14 @@ def _contention(report: Report) -> Table | None:
                 f"{1000 / median(times):.1f}",
             )
     return table
+
+
+def _energy(report: Report) -> list[RenderableType]:
+    rows = energy.energy_rows(report)
+    table = Table(*energy.HEADS, title=energy.energy_title(report), title_justify="left")
+    for row in rows:
+        table.add_row(*map(escape, row))
+    return [*([table] if rows else []), *map(escape, energy.energy_notes(report))]
 
 
 def _together(report: Report) -> str | None:
