@@ -59,6 +59,12 @@ class BenchOptions:
         maximum=3600,
         unit="seconds",
     )
+    cold_start: int = setting(
+        0,
+        "starts of every backend with emptied caches, each followed by one with kept caches",
+        minimum=0,
+        maximum=1000,
+    )
     quick: bool = setting(False, "measure fewer and shorter rounds, no stages")
     keep: bool = setting(
         False,
@@ -176,6 +182,7 @@ def _plan(measured: BenchOptions, checkpoint: "Checkpoint") -> "BenchPlan":
         contention=measured.contention,
         energy=measured.energy,
         energy_s=measured.energy_s,
+        cold_start=measured.cold_start,
         seed=measured.seed,
         profile=not measured.quick if measured.profile is None else measured.profile,
         memory_s=effort.memory_s,

@@ -4,6 +4,7 @@ import os
 
 from ..common.backend.spec import BackendSpec
 from . import blas
+from .compiled import compile_cache
 from .options import MlxOptions
 
 __all__ = ["SPEC"]
@@ -30,4 +31,5 @@ SPEC = BackendSpec(
     doctor=f"{__name__}.doctor:checks",
     versions=("mlx-metal", "mlx-cpu", "mlx-cuda-13"),
     environment=("MLX_", "SDXS_BLAS"),
+    compile_cache=compile_cache,
 )

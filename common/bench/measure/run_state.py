@@ -53,6 +53,7 @@ class BenchPlan:
     memory: bool = True
     energy: bool = False
     energy_s: float = LEAST_WINDOW_S
+    cold_start: int = 0
     memory_s: float = WHOLE.memory_s
     contention_s: float = 1.0
     sweeps: int = WHOLE.sweeps

@@ -20,6 +20,7 @@ from .energy import measure_energy
 from .machine import conditions
 from .requests import Loaded, Run
 from .run_state import BenchPlan, RunState, Stopped
+from .start import measure_starts
 from .under_load import both_at_once, contend
 from .worker import Worker
 
@@ -67,6 +68,8 @@ class Runner:
                 contend(state)
             if self._run.plan.energy:
                 measure_energy(state)
+            if self._run.plan.cold_start:
+                measure_starts(state)
             ended = "finished"
         except Stopped:
             ended = "interrupted"

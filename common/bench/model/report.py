@@ -17,6 +17,7 @@ from ...errors import UsageError, reason
 from ...picture.size import FrameSize
 from .energy import Energy
 from .sound import unsound
+from .start import Starts
 from .statistics import FrameSummary, Interval, summary
 
 if TYPE_CHECKING:
@@ -202,6 +203,7 @@ class BackendReport:
     roofline: Roofline | None = None
     contention: Contention | None = None
     energy: Energy | None = None
+    starts: Starts | None = None
 
     @property
     def latency(self) -> FrameSummary | None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..model import advice, paper
 from ..model.report import Report
-from . import energy, svg
+from . import energy, start, svg
 from .plots import Figure, figures
 from .table import SPEED_HEADS, in_words, ms, speed_cells
 
@@ -33,6 +33,7 @@ def render(report: Report) -> str:
         _verdicts(report),
         _memory(report),
         _energy(report),
+        _starts(report),
         _paper(report),
         _notes(report),
         _environment(report),
@@ -160,6 +161,13 @@ def _energy(report: Report) -> str:
     rows, title = energy.energy_rows(report), energy.energy_title(report)
     table = _table(energy.HEADS, rows, title[:1].upper() + title[1:]) if rows else ""
     return table + "".join(f"<p>{escape(line)}.</p>" for line in energy.energy_notes(report))
+
+
+def _starts(report: Report) -> str:
+    rows, title = start.start_rows(report), start.TITLE
+    heads = start.start_heads(report)
+    table = _table(heads, rows, title[:1].upper() + title[1:]) if rows else ""
+    return table + "".join(f"<p>{escape(line)}.</p>" for line in start.start_notes(report))
 
 
 def _paper(report: Report) -> str:

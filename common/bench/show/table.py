@@ -11,7 +11,7 @@ from ..model import advice, paper
 from ..model.compare import Change
 from ..model.report import BackendReport, Report
 from ..model.statistics import Interval
-from . import energy
+from . import energy, start
 from .numbers import three as _plain
 
 
@@ -36,7 +36,7 @@ def render(report: Report) -> RenderableType:
     ]
     parts += [escape(f"{b.label}: {note}") for b in report.backends for note in b.notes]
     parts += [part for part in (_contention(report), _together(report), _paper(report)) if part]
-    parts += _energy(report)
+    parts += [*_energy(report), *_starts(report)]
     parts += [f"[yellow]warning:[/] {escape(line)}" for line in advice.warnings(report)]
     parts += [f"[red]failed:[/] {escape(line)}" for line in report.failures]
     return Group(*parts)
@@ -242,6 +242,14 @@ def _energy(report: Report) -> list[RenderableType]:
     for row in rows:
         table.add_row(*map(escape, row))
     return [*([table] if rows else []), *map(escape, energy.energy_notes(report))]
+
+
+def _starts(report: Report) -> list[RenderableType]:
+    rows = start.start_rows(report)
+    table = Table(*start.start_heads(report), title=start.TITLE, title_justify="left")
+    for row in rows:
+        table.add_row(*map(escape, row))
+    return [*([table] if rows else []), *map(escape, start.start_notes(report))]
 
 
 def _together(report: Report) -> str | None:
