@@ -3,22 +3,26 @@
 import io
 import math
 import re
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import bench_samples
+import numpy as np
 import pytest
 from fake_sensors import FakeNvml, FakeSensor
 from rich.console import Console
 
 from command import Command
+from sdxs.common.backend.identity import IdentityBackend
 from sdxs.common.backend.options import BackendOptions
 from sdxs.common.backend.process import child
+from sdxs.common.backend.protocol import StageTimes
 from sdxs.common.bench.measure import energy as energy_pass
-from sdxs.common.bench.measure.energy import Spent, Watcher, energy
-from sdxs.common.bench.measure.requests import Entrant
+from sdxs.common.bench.measure.energy import Spend, Spent, Watcher, energy
+from sdxs.common.bench.measure.requests import Bench, Entrant
 from sdxs.common.bench.measure.runner import BenchPlan, Runner
 from sdxs.common.bench.measure.sensors import registry
 from sdxs.common.bench.measure.sensors.apple import Apple
@@ -275,6 +279,38 @@ def test_a_failed_reading_is_kept_as_one() -> None:
     watcher.look()
     (found,) = watcher.windows(0, 9)
     assert [reading.lost for reading in found.readings] == ["", "the driver was unloaded"]
+
+
+class Piped(IdentityBackend):
+    """Three frames in flight; notes when each was submitted and collected."""
+
+    depth = 3
+
+    def __init__(self, checkpoint: object, options: BackendOptions) -> None:
+        super().__init__(checkpoint, options)
+        self.submitted: list[int] = []
+        self.collected: list[int] = []
+
+    def submit(self, frame: np.ndarray, edges: np.ndarray | None = None) -> None:
+        self.submitted.append(time.perf_counter_ns())
+        super().submit(frame, edges)
+
+    def collect(self, out: np.ndarray) -> StageTimes:
+        times = super().collect(out)
+        self.collected.append(time.perf_counter_ns())
+        return times
+
+
+def test_frames_of_a_window_are_those_that_began_and_ended_in_it(tiny_sdxs: Checkpoint) -> None:
+    entrant = Entrant("a", "nowhere:Piped", BackendOptions(64))
+    backend = Piped(tiny_sdxs, BackendOptions(64))
+    bench = Bench(entrant, tiny_sdxs, np.zeros((1, 77, 8), np.float32), 0, backend)
+    bench.paint()
+    spent = Spend(0.01).do(bench)
+    began = [at for at in backend.submitted if at >= spent.began_ns]
+    assert len(began) == spent.frames > 5
+    assert len(backend.submitted) == len(backend.collected) > spent.frames + 3
+    assert backend.collected[-1] <= spent.ended_ns
 
 
 def run(

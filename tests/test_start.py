@@ -7,6 +7,7 @@ from pathlib import Path
 
 import bench_samples
 import fake_starts
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -21,6 +22,8 @@ from sdxs.common.bench.model.report import Report
 from sdxs.common.bench.model.start import COLD, KEPT, Start, Starts, middle
 from sdxs.common.bench.show import html, plots, table
 from sdxs.common.checkpoint.find import Checkpoint
+from sdxs.common.prompt.cache import EmbeddingCache
+from sdxs.common.prompt.text_encoder import TextEncoder
 
 IDENTITY = "sdxs.common.backend.identity:IdentityBackend"
 PHASES = ["process", "import", "weights", "compile and warm-up", "prompt", "first frame"]
@@ -100,12 +103,24 @@ def test_a_start_that_fails_is_said_so_and_the_next_is_made(run: Callable[..., R
     assert not found.of(COLD) and len(found.of(KEPT)) == 1
 
 
+def test_prompts_of_a_start_are_kept_in_the_folder_it_names(
+    tiny_sdxs: Checkpoint, tmp_path: Path
+) -> None:
+    first, again = (
+        TextEncoder(tiny_sdxs, EmbeddingCache(tiny_sdxs, tmp_path)).encode("a start")
+        for _ in range(2)
+    )
+    assert len(list(tmp_path.iterdir())) == 1 and np.array_equal(first, again)
+
+
 def test_phases_follow_from_their_ends_and_a_repeated_one_adds_up() -> None:
     ends = [("process", 3_000_000), ("weights", 5_000_000), ("weights", 6_500_000)]
     assert phases(1_000_000, ends) == {"process": 2.0, "weights": 3.5}
 
 
-def test_a_file_is_in_the_page_cache_until_it_is_dropped(tmp_path: Path) -> None:
+def test_a_file_is_in_the_page_cache_until_it_is_dropped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "weights"
     path.write_bytes(bytes(1_000_000))
     empty = tmp_path / "empty"
@@ -114,7 +129,16 @@ def test_a_file_is_in_the_page_cache_until_it_is_dropped(tmp_path: Path) -> None
         assert page_cache.resident([path]) is None
         return
     assert page_cache.resident([path, empty]) == 1
+    asked: list[tuple[int, ...]] = []
+    original = os.posix_fadvise
+
+    def advise(descriptor: int, *others: int) -> None:
+        asked.append(others)
+        original(descriptor, *others)
+
+    monkeypatch.setattr(os, "posix_fadvise", advise)
     page_cache.drop([path, tmp_path / "missing"])
+    assert asked == [(0, 0, os.POSIX_FADV_DONTNEED)]
     if page_cache.resident([path]):
         pytest.skip("this file system keeps its files in memory")
     assert page_cache.resident([path]) == 0

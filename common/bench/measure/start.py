@@ -1,8 +1,8 @@
 """The pass of starts: each in a process of its own, from the request for it to the first picture.
 
-A cold start finds an empty folder where its framework keeps what it compiles, and weights that are
-not in the page cache. The kept one after it finds what the cold one left. Folders of the user are
-not touched. Times are of the clock that all processes share.
+A cold start finds an empty folder where its framework keeps what it compiles, a prompt that nobody
+has encoded, and weights that are not in the page cache. The kept one after it finds what the cold
+one left. Folders of the user are not touched. Times are of the clock that all processes share.
 """
 
 import time
@@ -32,7 +32,7 @@ def measure_starts(run: RunState) -> None:
             run.say(f"{entrant.label}: start {number + 1} of {run.plan.cold_start}")
             with TemporaryDirectory(prefix="sdxs-bench-", ignore_cleanup_errors=True) as folder:
                 for kind in (COLD, KEPT) if is_cold(found) else (KEPT,):
-                    found.starts.append(_start(run, entrant, spec, kind, Path(folder)))
+                    found.starts.append(_start(run, entrant, spec, found, kind, Path(folder)))
             run.save_now()
 
 
@@ -64,15 +64,20 @@ def is_cold(plan: Starts) -> bool:
 
 
 def weights_of(checkpoint: Checkpoint) -> list[Path]:
-    """Return the files that a backend reads; the prompt is encoded beforehand."""
-    files = [checkpoint.unet_weights, checkpoint.vae_weights]
+    """Return the files of weights that a start reads."""
+    files = [checkpoint.unet_weights, checkpoint.vae_weights, checkpoint.text_encoder_weights]
     if checkpoint.control:
         files.append(checkpoint.control.weights)
     return [path.resolve() for path in files]
 
 
 def _start(
-    run: RunState, entrant: Entrant, spec: BackendSpec | None, kind: str, folder: Path
+    run: RunState,
+    entrant: Entrant,
+    spec: BackendSpec | None,
+    plan: Starts,
+    kind: str,
+    folder: Path,
 ) -> Start:
     files = weights_of(run.checkpoint)
     if kind == COLD and not (spec and spec.programs):
@@ -83,7 +88,8 @@ def _start(
         place.mkdir(exist_ok=True)
     order = Order(
         run.checkpoint,
-        run.encoder_hidden_states,
+        run.plan.prompt,
+        folder / "prompts" if is_cold(plan) else None,
         run.plan.seed,
         run.plan.turn_s,
         {name: str(place) for name, place in moved.items()},
@@ -104,7 +110,9 @@ def _start(
     start.whole_ms = (begun.ends[-1][1] - began_ns) / 1e6
     start.steady_ms = begun.steady_ms
     if moved:
-        start.compiled_files = sum(1 for path in folder.rglob("*") if path.is_file())
+        start.compiled_files = sum(
+            path.is_file() for place in moved.values() for path in place.rglob("*")
+        )
     return start
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import connection
+from pathlib import Path
 from statistics import median
 
 import numpy as np
@@ -18,6 +19,8 @@ from ...backend.process.child import forward_warnings, settle_in
 from ...backend.process.messages import Failure
 from ...backend.protocol import FrameParams
 from ...checkpoint.find import Checkpoint
+from ...prompt.cache import EmbeddingCache
+from ...prompt.text_encoder import TextEncoder
 from .requests import Bench, Close, Run, backend_of
 
 PROCESS, IMPORT, PROMPT, FIRST = "process", "import", "prompt", "first frame"
@@ -38,10 +41,12 @@ class Order:
     """What a starting process is given at once; nothing in it imports a backend.
 
     The entrant follows over the pipe: to receive it is to import its package, which is timed.
+    prompts: folder of encoded prompts; None for the user's.
     """
 
     checkpoint: Checkpoint
-    encoder_hidden_states: np.ndarray
+    prompt: str
+    prompts: Path | None
     seed: int
     steady_s: float
     environment: Mapping[str, str]
@@ -56,8 +61,8 @@ def serve(pipe: connection.Connection, order: Order) -> None:
         forward_warnings(pipe.send)
         try:
             os.environ.update(order.environment)
-            bench = Bench(pipe.recv(), order.checkpoint, order.encoder_hidden_states, order.seed)
-            _begin(bench, ends)
+            bench = Bench(pipe.recv(), order.checkpoint, np.zeros(0, np.float32), order.seed)
+            _begin(bench, order, ends)
             steady_ms = median(Run(order.steady_s).do(bench).frame_ms)
             answer: object = Begun(tuple(ends), steady_ms)
         except BaseException as error:  # whatever it is, the parent must hear of it
@@ -69,8 +74,8 @@ def serve(pipe: connection.Connection, order: Order) -> None:
                 Close().do(bench)
 
 
-def _begin(bench: Bench, ends: list[tuple[str, int]]) -> None:
-    """Import, load, condition, and render one frame; note the end of each."""
+def _begin(bench: Bench, order: Order, ends: list[tuple[str, int]]) -> None:
+    """Import, load, encode the prompt, and render one frame; note the end of each."""
     made = backend_of(bench.entrant)
     ends.append((IMPORT, time.perf_counter_ns()))
     take()
@@ -79,7 +84,8 @@ def _begin(bench: Bench, ends: list[tuple[str, int]]) -> None:
     loaded_ns = time.perf_counter_ns()
     told = take()
     ends += [*told, (COMPILE if told else TOGETHER, loaded_ns)]
-    backend.set_conditioning(bench.encoder_hidden_states)
+    prompts = EmbeddingCache(order.checkpoint, order.prompts)
+    backend.set_conditioning(TextEncoder(order.checkpoint, prompts).encode(order.prompt))
     backend.set_params(FrameParams(bench.seed))
     ends.append((PROMPT, time.perf_counter_ns()))
     picture = np.zeros((*bench.entrant.options.size.shape, 3), np.uint8)
