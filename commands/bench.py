@@ -87,6 +87,11 @@ class ReportOptions:
         None,
         "measure nothing; show a file that --json wrote, and write --html or --png of it",
     )
+    submit: Path | None = setting(
+        None,
+        "file to write for others to see: this machine and the figures, nothing private; attach "
+        "it to an issue",
+    )
     across_machines: bool = setting(False, "let --compare take different machines")
 
 
@@ -108,12 +113,14 @@ def bench(
         return
     plotter = _plotter(written.png)
     if written.show:
-        _show_report(reports.read_report(written.show), written.html, plotter)
+        shown = reports.read_report(written.show)
+        _show_report(shown, written.html, plotter)
+        _submit(shown, written.submit)
         return
     from ..common.checkpoint.find import find
     from ..common.files import check_writable
 
-    for path in filter(None, (written.json, written.html)):
+    for path in filter(None, (written.json, written.html, written.submit)):
         check_writable(path, path.absolute().parent)
     checkpoint = find(measured.model)
     plan = _plan(measured, checkpoint)
@@ -121,6 +128,7 @@ def bench(
     _show_report(report, written.html, plotter)
     if written.json:
         out.print(f"wrote {escape(str(written.json))}")
+    _submit(report, written.submit)
     if caught:
         raise typer.Exit(128 + caught[0])
     if report.failures:
@@ -142,6 +150,7 @@ def _refuse_overlaps(
         [
             Written("--json", written.json) if written.json else None,
             Written("--html", written.html) if written.html else None,
+            Written("--submit", written.submit) if written.submit else None,
             Written("--png", written.png, "*.png") if written.png else None,
         ],
     )
@@ -224,6 +233,17 @@ def _show_report(
         written.append(html)
     for path in [*written, *(plotter(report) if plotter else [])]:
         out.print(f"wrote {escape(str(path))}")
+
+
+def _submit(report: "Report", path: Path | None) -> None:
+    """Write what others may see of a run. Raises UsageError for a run without a result."""
+    if path is None:
+        return
+    from ..common.bench.model.submission import submission_of
+    from ..common.files import write_whole
+
+    write_whole(path, submission_of(report).as_json().encode())
+    out.print(f"wrote {escape(str(path))}: no names, paths or prompts are in it; have a look")
 
 
 def _plotter(folder: Path | None) -> "Callable[[Report], list[Path]] | None":

@@ -11,6 +11,7 @@ from dataclasses import replace
 from .coreai_questions import MACOS, is_core_ai, of_core_ai, without_core_ai
 from .models import DEMO, DREAMSHAPER, FULL, LARGE_VAE, SKETCH, WIDE, Model
 from .question import COMPUTE_UNITS, ORDER, Plan, Question, Unit
+from .unified import of_unified_memory
 
 NE_GPU_NE = "encode=ne,unet=gpu,decode=ne"
 SDPA_MACOS = 15  # scaled_dot_product_attention, and packages of several sizes
@@ -76,6 +77,7 @@ def _all(plan: Plan, plain: str) -> Iterator[Question]:
     yield from _of_forms(plan, plain)
     yield from _of_operations()
     yield from _of_behaviour(plan, plain)
+    yield from of_unified_memory(plain)
     yield from of_core_ai(_sizes(plan))
 
 

@@ -19,8 +19,10 @@ SPEC = BackendSpec(
     options=TorchOptions,
     parameters=frozenset({"seed"}),
     package="torch",
+    reference="mlx",
     instrument=f"{__name__}.torch_instrument:TorchInstrument",
     versions=("diffusers",),
     environment=("PYTORCH_", "TORCH"),
     compile_cache=_compile_cache,
+    published=("PYTORCH_ENABLE_MPS_FALLBACK", "PYTORCH_MPS_HIGH_WATERMARK_RATIO"),
 )

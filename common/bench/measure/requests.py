@@ -35,6 +35,8 @@ class Entrant:
     name of its `BackendSpec`, if it has one.
 
     isolated: hosted once more in a process of its own, so that its figures hold what hosting costs.
+    reference: renders what its pictures are judged by; None: they are not judged. environment:
+    variables that its process sets before its backend is imported.
     """
 
     label: str
@@ -43,6 +45,8 @@ class Entrant:
     instrument: str = ""
     isolated: bool = False
     backend: str = ""
+    reference: "Entrant | None" = None
+    environment: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +131,7 @@ class Load(Request[Loaded]):
         All imports happen here, the backend's module first.
         """
         entrant = bench.entrant
+        os.environ.update(entrant.environment)
         made = _named(entrant.location)
         began = time.perf_counter()
         if entrant.isolated:

@@ -127,8 +127,9 @@ class RunState:
             self.meanwhile()
 
     def able(self) -> list[Entrant]:
-        """Entrants that rendered something."""
-        return [e for e in self.plan.entrants if self.of[e.label].frames]
+        """Entrants that rendered something, and no wrong picture."""
+        found = [(e, self.of[e.label]) for e in self.plan.entrants]
+        return [e for e, backend in found if backend.frames and not backend.wrong]
 
     def save_now(self) -> None:
         """Work out what follows from the raw times until now, and hand the report on."""

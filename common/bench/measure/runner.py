@@ -17,6 +17,7 @@ from ..model.report import (
 from .crew import Failed
 from .each_alone import each_alone
 from .energy import measure_energy
+from .judging import Gallery, judge, render_fresh
 from .machine import conditions
 from .requests import Loaded, Run
 from .run_state import BenchPlan, RunState, Stopped
@@ -39,6 +40,7 @@ class Runner:
     ) -> None:
         """Take the plan; see `RunState`. Raises UsageError, ConfigError, WeightsError."""
         self._run = RunState(plan, checkpoint, save, say)
+        self._gallery = Gallery()
 
     @property
     def report(self) -> Report:
@@ -61,6 +63,7 @@ class Runner:
         ended, state = "failed", self._run
         try:
             self._rounds()
+            judge(state, self._gallery)
             each_alone(state)
             if self._run.plan.together:
                 both_at_once(state)
@@ -75,6 +78,7 @@ class Runner:
             ended = "interrupted"
         finally:
             self._run.crew.end()
+            self._gallery.close()
             self._run.report.complete = ended == "finished" and not self._run.report.failures
             self._run.report.ended = ended
             self._run.report.conditions.append(conditions())
@@ -102,6 +106,8 @@ class Runner:
                         )
                 try:
                     self._turns(crew, records, during)
+                    for label, record in records.items():
+                        render_fresh(self._run, self._gallery, crew[label][0], record)
                 finally:
                     for label, record in records.items():
                         self._run.of[label].rounds.append(record)

@@ -11,7 +11,7 @@ FLOOR_DTYPE = "uint8"  # the identity backend's, which computes nothing
 def ratios(backends: Sequence[BackendReport]) -> list[Ratio]:
     """Compare the first backend with each other one.
 
-    Another precision is refused, and the floor is no rival.
+    Another precision is refused, a wrong picture too, and the floor is no rival.
     """
     made = []
     for second in backends[1:]:
@@ -24,6 +24,10 @@ def ratios(backends: Sequence[BackendReport]) -> list[Ratio]:
                 f"{first.label} computes in {dtypes[0]}, {second.label} in {dtypes[1]}; give both "
                 "the same --dtype"
             )
+            made.append(Ratio(first.label, second.label, None, refused))
+            continue
+        if wrong := next((b for b in (first, second) if b.wrong), None):
+            refused = f"the picture of {wrong.label} failed: {wrong.wrong}"
             made.append(Ratio(first.label, second.label, None, refused))
             continue
         common = [  # rounds that both finished

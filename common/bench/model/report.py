@@ -16,9 +16,13 @@ from ...damage import damage
 from ...errors import UsageError, reason
 from ...picture.size import FrameSize
 from .energy import Energy
+from .pictures import PictureCheck
 from .sound import unsound
 from .start import Starts
 from .statistics import FrameSummary, Interval, summary
+from .unified import Account
+from .unified import Contention as Contention
+from .unified import ContentionPoint as ContentionPoint
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -160,26 +164,6 @@ class Roofline:
 
 
 @dataclass(slots=True)
-class ContentionPoint:
-    """One backend while other processes move memory.
-
-    cached: the control, equally busy within the cache.
-    """
-
-    wanted_share: float
-    cached: bool
-    traffic_bytes_per_s: float
-    frame_ms: list[float]
-
-
-@dataclass(slots=True)
-class Contention:
-    processes: int
-    saturation_bytes_per_s: float
-    points: list[ContentionPoint]
-
-
-@dataclass(slots=True)
 class BackendReport:
     """Everything about one entrant.
 
@@ -202,8 +186,15 @@ class BackendReport:
     notes: list[str] = field(default_factory=list)
     roofline: Roofline | None = None
     contention: Contention | None = None
+    picture: PictureCheck | None = None
+    account: Account | None = None
     energy: Energy | None = None
     starts: Starts | None = None
+
+    @property
+    def wrong(self) -> str:
+        """Why its picture is wrong, so that its times are none of the work; '' if nothing is."""
+        return self.picture.failed if self.picture else ""
 
     @property
     def latency(self) -> FrameSummary | None:

@@ -7,8 +7,10 @@ from pathlib import Path
 from ..model import advice, paper
 from ..model.report import Report
 from . import energy, start, svg
+from .pictures import HEADS, picture_rows, picture_title
 from .plots import Figure, figures
 from .table import SPEED_HEADS, in_words, ms, speed_cells
+from .unified import TITLE, unified_heads, unified_rows
 
 TIMES = "\u00d7"
 STYLE = Path(__file__).with_name("report.css")
@@ -29,11 +31,13 @@ def render(report: Report) -> str:
         ),
         *(f'<p class="lead">{escape(line)}</p>' for line in _lead(report)),
         _speed(report),
+        _pictures(report),
         *(_figure(figure) for figure in figures(report)),
         _verdicts(report),
         _memory(report),
         _energy(report),
         _starts(report),
+        _unified(report),
         _paper(report),
         _notes(report),
         _environment(report),
@@ -74,6 +78,11 @@ def _speed(report: Report) -> str:
         [speed_cells(backend) for backend in report.backends],
         "Time that a frame takes of a stream, and from submit to collect (latency)",
     )
+
+
+def _pictures(report: Report) -> str:
+    title = picture_title(report)
+    return _table(HEADS, picture_rows(report), title[:1].upper() + title[1:]) if title else ""
 
 
 def _figure(figure: Figure) -> str:
@@ -168,6 +177,12 @@ def _starts(report: Report) -> str:
     heads = start.start_heads(report)
     table = _table(heads, rows, title[:1].upper() + title[1:]) if rows else ""
     return table + "".join(f"<p>{escape(line)}.</p>" for line in start.start_notes(report))
+
+
+def _unified(report: Report) -> str:
+    rows = unified_rows(report)
+    title = TITLE[:1].upper() + TITLE[1:]
+    return _table(unified_heads(report), rows, title) if rows else ""
 
 
 def _paper(report: Report) -> str:

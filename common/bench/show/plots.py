@@ -7,9 +7,11 @@ import numpy as np
 
 from ..model.report import BackendReport, Report
 from .figure import Figure, rows_plot
+from .pictures import picture_figure
 from .start import start_figure
 from .svg import Axis, Plot, axis_for, colour
 from .table import contention_points, interval, ms
+from .unified import flow_figure
 
 BINS = 60
 WIDE = 20  # a span of more than this many times is shown on a logarithmic axis
@@ -24,6 +26,7 @@ def figures(report: Report) -> list[Figure]:
     made = (
         _latency(report, styles),
         _ratios(report, styles),
+        picture_figure(report, styles),
         _rounds(report, styles),
         _stages(report),
         _roofline(report, styles),
@@ -31,6 +34,7 @@ def figures(report: Report) -> list[Figure]:
         _memory(report, styles),
         _copies(report),
         start_figure(report),
+        flow_figure(report),
     )
     return [figure for figure in made if figure is not None]
 
@@ -40,7 +44,7 @@ def _keys(backends: Sequence[BackendReport], styles: dict[str, str]) -> tuple[tu
 
 
 def _latency(report: Report, styles: dict[str, str]) -> Figure | None:
-    shown = [b for b in report.backends if b.frames]
+    shown = [b for b in report.backends if b.frames and not b.wrong]
     if not shown:
         return None
     times = {b.label: np.concatenate([np.asarray(r) for r in b.frames]) for b in shown}
@@ -98,7 +102,7 @@ def _ratios(report: Report, styles: dict[str, str]) -> Figure | None:
 
 
 def _rounds(report: Report, styles: dict[str, str]) -> Figure | None:
-    shown = [b for b in report.backends if len(b.frames) > 1]
+    shown = [b for b in report.backends if len(b.frames) > 1 and not b.wrong]
     if not shown:
         return None
     series = {

@@ -13,6 +13,8 @@ from ..model.report import BackendReport, Report
 from ..model.statistics import Interval
 from . import energy, start
 from .numbers import three as _plain
+from .pictures import FAILED, HEADS, picture_cell, picture_rows, picture_title
+from .unified import TITLE, unified_heads, unified_rows
 
 
 def render(report: Report) -> RenderableType:
@@ -31,7 +33,14 @@ def render(report: Report) -> RenderableType:
         parts.append(escape(told))
     parts += [
         part
-        for part in (_stages(report), _roofline(report), _memory(report), _copies(report))
+        for part in (
+            _pictures(report),
+            _stages(report),
+            _roofline(report),
+            _memory(report),
+            _copies(report),
+            _unified(report),
+        )
         if part
     ]
     parts += [escape(f"{b.label}: {note}") for b in report.backends for note in b.notes]
@@ -87,18 +96,24 @@ SPEED_HEADS = (
     "latency",
     "p95",
     "frames",
+    "picture",
     "what",
 )
 
 
 def speed_cells(backend: BackendReport) -> list[str]:
-    """Return a backend's row under `SPEED_HEADS`; of one that failed the second cell says so."""
+    """Return a backend's row under `SPEED_HEADS`; of one that failed the second cell says so.
+
+    One with a wrong picture has no times: they are none of this work.
+    """
     found, latency, facts = backend.summary, backend.latency, backend.describe
     cells = ["failed", "", "", "", "", "", "0"]
     if found and latency:
         cells = [ms(found.median), ms(found.p95), ms(found.p99), f"{found.fps:.1f}"]
         cells += [ms(latency.median), ms(latency.p95), str(found.frames)]
+        cells = [FAILED, *[""] * 5, cells[-1]] if backend.wrong else cells
     names = ("device", "dtype", "lanes", "mode", "blas")
+    cells.append(picture_cell(backend))
     return [backend.label, *cells, ", ".join(facts[name] for name in names if name in facts)]
 
 
@@ -106,7 +121,18 @@ def _speed(report: Report, title: str) -> Table:
     table = Table(*SPEED_HEADS, title=title, title_justify="left")
     for backend in report.backends:
         label, first, *others = map(escape, speed_cells(backend))
-        table.add_row(label, "[red]failed[/]" if first == "failed" else first, *others)
+        table.add_row(label, f"[red]{first}[/]" if first in ("failed", FAILED) else first, *others)
+    return table
+
+
+def _pictures(report: Report) -> Table | None:
+    title = picture_title(report)
+    if not title:
+        return None
+    table = Table(*HEADS, title=escape(title), title_justify="left")
+    for row in picture_rows(report):
+        label, verdict, *others = map(escape, row)
+        table.add_row(label, f"[red]{verdict}[/]" if verdict == "FAILED" else verdict, *others)
     return table
 
 
@@ -192,6 +218,16 @@ def _copies(report: Report) -> Table | None:
             hand, *(f"{b.copies[hand] / 1e3:.0f}" if hand in b.copies else "" for b in shown)
         )
     table.add_row("[bold]in all[/]", *(f"{sum(b.copies.values()) / 1e3:.0f}" for b in shown))
+    return table
+
+
+def _unified(report: Report) -> Table | None:
+    rows = unified_rows(report)
+    if not rows:
+        return None
+    table = Table(*map(escape, unified_heads(report)), title=TITLE, title_justify="left")
+    for row in rows:
+        table.add_row(*map(escape, row))
     return table
 
 
