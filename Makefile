@@ -27,12 +27,13 @@ live: .venv/run.stamp
 ONE_THREAD := OPENBLAS_NUM_THREADS=1 $(BIN)/python
 TWO_WORKERS := -m pytest -n 2 --dist worksteal
 PYTEST := $(ONE_THREAD) $(TWO_WORKERS)
+FAST := not slow and not thorough
 
 test: .venv/test.stamp
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "$(FAST)"
 
 test-slow: .venv/test.stamp
-	$(PYTEST) -m slow
+	$(PYTEST) -m "slow and not thorough"
 
 test-all: .venv/test.stamp
 	$(PYTEST)
@@ -47,7 +48,7 @@ COMPUTING := at_once averaging bench_counts bench_page bench_pictures bench_runn
 	coreai_backend coreai_commands coreai_faults coreai_parity coreai_private coreml_control \
 	coreml_faults coreml_forms coreml_limits coreml_parity coreml_placement coreml_program \
 	coreml_variants distill docs evaluate experiments faults film_files film_roads foreign_bytes \
-	interpreter layouts mac_check_answers packaging photographs shapes size sketch styles teachers \
+	interpreter layouts mac_check_answers operations packaging photographs shapes size sketch styles teachers \
 	third_backend torch_peer
 ON_A_GPU := api backend camera control_live conv doctor fold kernels lanes levers live ops parity steps \
 	still temporal
@@ -55,8 +56,8 @@ SHAPE := $(ONE_THREAD) tests/macos_shape
 ELSEWHERE := $(COMPUTING:%=--ignore=tests/test_%.py) $(ON_A_GPU:%=--ignore=tests/test_%.py)
 
 test-macos-shape: .venv/test.stamp
-	$(SHAPE) $(TWO_WORKERS) -m "not slow" $(ELSEWHERE)
-	$(SHAPE) --gpu $(TWO_WORKERS) -m "not slow" $(ON_A_GPU:%=tests/test_%.py)
+	$(SHAPE) $(TWO_WORKERS) -m "$(FAST)" $(ELSEWHERE)
+	$(SHAPE) --gpu $(TWO_WORKERS) -m "$(FAST)" $(ON_A_GPU:%=tests/test_%.py)
 
 parity: .venv/parity.stamp
 	$(BIN)/python -m sdxs.experiments diffusers --json results/parity.json
@@ -67,7 +68,7 @@ bench: .venv/parity.stamp
 	$(BIN)/python -m sdxs.experiments loop --json results/loop.json
 	$(BIN)/python -m sdxs.experiments coreml-build --json results/coreml-build.json
 
-mac-check: .venv/test.stamp
+mac-check: .venv/test.stamp .venv/pyobjc.stamp
 	$(BIN)/sdxs mac-check
 
 lint: .venv/lint.stamp

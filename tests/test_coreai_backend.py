@@ -165,7 +165,12 @@ def test_the_controlled_program_takes_over_and_gives_back(
 @pytest.mark.slow  # a layer of each is tested in test_coreai_private
 @pytest.mark.parametrize(
     ("storage", "share"),
-    [("int8", 0.6), ("palettize8", 0.6), ("palettize4", 0.35), ("palettize2", 0.25)],
+    [
+        ("int8", 0.6),
+        ("palettize4", 0.35),
+        pytest.param("palettize8", 0.6, marks=pytest.mark.thorough),
+        pytest.param("palettize2", 0.25, marks=pytest.mark.thorough),
+    ],
 )
 def test_a_compressed_program_computes_with_the_values_that_were_stored(
     demo: Checkpoint, storage: str, share: float, monkeypatch: pytest.MonkeyPatch

@@ -85,8 +85,15 @@ def mlx_picture(checkpoint: Checkpoint, inputs: ControlInputs, scale: float) -> 
 
 @pytest.mark.parametrize(
     ("name", "attention"),
-    [(DREAMSHAPER, "sdpa"), (DREAMSHAPER, "split_einsum"), ("sd-turbo", "matmul")]
-    + [(f"{DREAMSHAPER} {WIDE}", "sdpa"), (f"{DREAMSHAPER} {WIDE}", "split_einsum")],
+    [(DREAMSHAPER, "sdpa"), (f"{DREAMSHAPER} {WIDE}", "split_einsum")]
+    + [
+        pytest.param(*each, marks=pytest.mark.thorough)
+        for each in (
+            ("sd-turbo", "matmul"),
+            (DREAMSHAPER, "split_einsum"),
+            (f"{DREAMSHAPER} {WIDE}", "sdpa"),
+        )
+    ],
 )
 def test_the_program_computes_what_diffusers_and_mlx_compute(
     name: str, attention: str, checkpoints: Callable[[str], Checkpoint]

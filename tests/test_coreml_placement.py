@@ -130,7 +130,7 @@ def expected(demo: Checkpoint, shared_weights: Path) -> list[np.ndarray]:
     ("placement", "depth"),
     [
         (NE_GPU_NE, 3),
-        ("encode=ne,unet=gpu,decode=gpu", 3),
+        pytest.param("encode=ne,unet=gpu,decode=gpu", 3, marks=pytest.mark.thorough),
         ("encode=cpu,unet=gpu,decode=ne", 3),
         ("encode=ne,unet=ne,decode=ne", 1),
     ],
@@ -187,8 +187,15 @@ def test_hosted_it_is_one_backend_of_depth_three_over_two_processes(
     until(lambda: not any(map(is_running, pids)), "both processes to end")
 
 
-@pytest.mark.parametrize("victim", ["process", "process of unet"])
-@pytest.mark.parametrize("busy", [True, False], ids=["busy", "idle"])
+@pytest.mark.parametrize(
+    ("victim", "busy"),
+    [
+        ("process", True),
+        ("process of unet", False),
+        pytest.param("process", False, marks=pytest.mark.thorough),
+        pytest.param("process of unet", True, marks=pytest.mark.thorough),
+    ],
+)
 def test_a_killed_child_is_one_clear_line_and_leaves_no_orphan(
     demo: Checkpoint, victim: str, busy: bool
 ) -> None:

@@ -153,9 +153,19 @@ def test_the_fake_bites_who_frees_an_input(
     ("dies", "units", "says"),
     [
         ("load SIGABRT", "cpu_and_ne", "SIGABRT.*--compute-units cpu_and_gpu"),
-        ("predict SIGKILL", "cpu_and_ne", "SIGKILL.*Neural Engine.*--compute-units cpu_and_gpu"),
+        pytest.param(
+            "predict SIGKILL",
+            "cpu_and_ne",
+            "SIGKILL.*Neural Engine.*--compute-units cpu_and_gpu",
+            marks=pytest.mark.thorough,
+        ),
         ("predict SIGSEGV", "cpu_and_gpu", "SIGSEGV.*--attention matmul or --backend mlx"),
-        ("predict SIGSEGV", "cpu_only", "SIGSEGV.*program: use --backend mlx$"),
+        pytest.param(
+            "predict SIGSEGV",
+            "cpu_only",
+            "SIGSEGV.*program: use --backend mlx$",
+            marks=pytest.mark.thorough,
+        ),
         ("predict SIGKILL", "cpu_and_gpu", "SIGKILL.*memory ran out"),
     ],
 )
@@ -448,13 +458,19 @@ def test_a_compilation_beside_another_takes_the_faster_ones(
     ("chosen", "says"),
     [
         ({"weights": "int8", "compute_units": "cpu_and_ne"}, "int8 weights do not run"),
-        ({"weights": "int8", "compute_units": "all"}, "int8 weights do not run"),
+        pytest.param(
+            {"weights": "int8", "compute_units": "all"},
+            "int8 weights do not run",
+            marks=pytest.mark.thorough,
+        ),
         (
             {"weights": "int8", "placement": parse_placement("encode=ne,unet=gpu,decode=gpu")},
             "int8 weights do not run",
         ),
         ({"weights": "int8"}, ""),
-        ({"weights": "palettize8", "compute_units": "cpu_and_ne"}, ""),
+        pytest.param(
+            {"weights": "palettize8", "compute_units": "cpu_and_ne"}, "", marks=pytest.mark.thorough
+        ),
     ],
 )
 def test_int8_on_the_neural_engine_is_said(

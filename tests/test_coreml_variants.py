@@ -251,8 +251,11 @@ def test_a_squares_package_keeps_its_key() -> None:
     "chosen",
     [
         {"placement": "encode=ne,unet=gpu,decode=ne"},
-        {"placement": "encode=ne,unet=ne,decode=ne", "input": "image"},
-        {"noise_seed": "3", "attention": "matmul"},
+        pytest.param(
+            {"placement": "encode=ne,unet=ne,decode=ne", "input": "image"},
+            marks=pytest.mark.thorough,
+        ),
+        pytest.param({"noise_seed": "3", "attention": "matmul"}, marks=pytest.mark.thorough),
     ],
     ids=["placed", "images", "noise built in"],
 )
@@ -380,8 +383,8 @@ def test_too_much_compression_is_refused_with_both_pictures(
     [
         (("--input", "image"), 64),
         (("--sizes", "64,128", "--size", 128), 128),
-        (("--weights", "palettize8"), 64),
-        (("--fixed-noise", "--seed", 5), 64),
+        pytest.param(("--weights", "palettize8"), 64, marks=pytest.mark.thorough),
+        pytest.param(("--fixed-noise", "--seed", 5), 64, marks=pytest.mark.thorough),
         (("--attention", "split_einsum"), 64),
     ],
     ids=["image", "sizes", "weights", "noise", "attention"],

@@ -26,7 +26,7 @@ DOCS = sorted(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELO
     (ROOT / "docs").glob("*.md")
 )
 RESULTS = ROOT / "docs" / "results"
-WRITTEN_BY_COMMANDS = {"mac-check.json", "session.json", "a.json", "b.json"}
+WRITTEN_BY_COMMANDS = {"mac-check.json", "conv-table.json", "session.json", "a.json", "b.json"}
 SAMPLE_BACKEND = "dim"  # known only where its package is installed
 SIZE = 64
 

@@ -69,7 +69,11 @@ def test_pythons_own_farewell_is_right_and_any_other_code_1_is_not() -> None:
 
 @pytest.mark.parametrize("isolate", [False, True])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("after_s", [0.02, 0.1, 0.6, 1.3, 2.5])
+@pytest.mark.parametrize(
+    "after_s",
+    [0.02, 0.1, pytest.param(0.6, marks=pytest.mark.thorough), 1.3]
+    + [pytest.param(2.5, marks=pytest.mark.thorough)],
+)
 def test_a_signal_at_any_moment(after_s: float, number: signal.Signals, isolate: bool) -> None:
     outcome = interrupt(number, after_s, isolate)
     # `python -m sdxs.experiments interrupts` holds it to the one second of the README; a

@@ -385,7 +385,7 @@ def test_noise_of_any_shape_is_drawn_in_rows() -> None:
     np.testing.assert_array_equal(wide, drawn.astype(np.float16).astype(np.float32))
 
 
-@pytest.mark.parametrize("size", [SIZE, TALL])
+@pytest.mark.parametrize("size", [SIZE, pytest.param(TALL, marks=pytest.mark.thorough)])
 def test_lanes_and_batches_change_no_picture(tiny_sdxs: Checkpoint, size: FrameSize) -> None:
     frames = [picture(size, seed) for seed in range(5)]
     alone = render(MlxBackend(tiny_sdxs, MlxOptions(size, lanes=1)), *frames)

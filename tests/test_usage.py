@@ -260,7 +260,17 @@ cli.main()
 """
 
 
-@pytest.mark.parametrize("mode", [(), ("--every-frame",), ("--loop", "sequential")], ids=str)
+@pytest.mark.parametrize(
+    "mode",
+    [
+        (),
+        *(
+            pytest.param(each, marks=pytest.mark.thorough)
+            for each in (("--every-frame",), ("--loop", "sequential"))
+        ),
+    ],
+    ids=str,
+)
 def test_a_camera_whose_read_never_returns_ends_with_code_3(
     tmp_path: Path, mode: tuple[str, ...]
 ) -> None:

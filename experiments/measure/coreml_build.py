@@ -10,6 +10,7 @@ tried each time, on a tiny model.
 """
 
 import json
+import multiprocessing
 import os
 import statistics
 import subprocess
@@ -20,6 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...common.errors import SinkError
 from ...common.settings import setting
 from ...common.testing.random_checkpoint import architecture, tiny, write_checkpoint
 from .. import record
@@ -147,9 +149,27 @@ CHILDREN = {
 }
 
 
-def measure(route: str, folder: Path, size: int, package: Path) -> Figures:
-    """Run one route in a child: its figures, wall time, peak memory, size, or its failure."""
-    command = [sys.executable, "-m", __name__, route, str(folder), str(size), str(package)]
+def write_apart(folder: Path, name: str) -> Path:
+    """Write a checkpoint with random weights in a process of its own; return `folder`.
+
+    The kernel counts the peak of the process that starts a child as the child's.
+    """
+    process = multiprocessing.get_context("spawn").Process(
+        target=write_checkpoint, args=(folder, architecture(name))
+    )
+    process.start()
+    process.join()
+    if process.exitcode:
+        raise SinkError(f"{folder}: the weights could not be written")
+    return folder
+
+
+def measure(route: str, folder: Path, size: int, package: Path, module: str = __name__) -> Figures:
+    """Run one route in a child: its figures, wall time, peak memory, size, or its failure.
+
+    module: its `__main__` takes ROUTE FOLDER SIZE PACKAGE and prints the route's figures as JSON.
+    """
+    command = [sys.executable, "-m", module, route, str(folder), str(size), str(package)]
     began = time.perf_counter()
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         process = subprocess.Popen(command, stdout=out, stderr=err)
@@ -183,7 +203,7 @@ def compare(name: str, size: int, rounds: int, say: Callable[[str], None]) -> di
         small = write_checkpoint(base / "tiny", tiny(architecture(name)))
         released = measure("traced as released", small, 64, base / "released.mlpackage")
         say(f"traced as released, tiny: {released.get('error', 'works')}")
-        folder = write_checkpoint(base / name, architecture(name))
+        folder = write_apart(base / name, name)
         runs = []
         for number in range(rounds):
             for route in ("built", "traced"):
@@ -199,12 +219,12 @@ def compare(name: str, size: int, rounds: int, say: Callable[[str], None]) -> di
         "repair": REPAIR,
         "runs": runs,
         "medians": {
-            route: _medians(runs, route) for route in ("built", "traced", "built for three sizes")
+            route: medians(runs, route) for route in ("built", "traced", "built for three sizes")
         },
     }
 
 
-def _medians(runs: list[Figures], route: str) -> dict[str, float]:
+def medians(runs: list[Figures], route: str) -> dict[str, float]:
     good = [run for run in runs if run["route"] == route and run["exit_code"] == 0]
     keys = ("wall_s", "cpu_s", "peak_rss_bytes", "package_bytes")
     if not good:

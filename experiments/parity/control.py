@@ -147,14 +147,21 @@ def run_control_program(
 def oracle_control(checkpoint: Checkpoint, inputs: ControlInputs, exact: bool = False) -> Arrays:
     """Twin of `run_control`, by diffusers; networks in float64 if `exact`, arithmetic always."""
     import torch
-    from diffusers import ControlNetModel
 
-    from .torch_networks import dtype_of, encode, open_unet, open_vae, to_numpy, to_torch
+    from .torch_networks import (
+        dtype_of,
+        encode,
+        open_controlnet,
+        open_unet,
+        open_vae,
+        to_numpy,
+        to_torch,
+    )
 
     assert checkpoint.control is not None
     with torch.no_grad():
         dtype, (step,) = dtype_of(exact), frame_steps(checkpoint.scheduler, checkpoint.frame)
-        controlnet = ControlNetModel.from_pretrained(checkpoint.control.folder).eval().to(dtype)
+        controlnet = open_controlnet(checkpoint, exact)
         unet, vae = open_unet(checkpoint, exact), open_vae(checkpoint, exact)
         noise, encoder_hidden_states = (
             to_torch(inputs.noise, torch.float64),

@@ -34,6 +34,7 @@ from ...mac_check.fixtures import (
 )
 from ..options import Options
 from .control import write_control_fixtures
+from .demos import write_demo_fixtures
 from .diffusers import ORACLE, clip_ids, hush
 
 
@@ -74,5 +75,6 @@ def run(options: MakeFixturesOptions) -> None:
                         stored[f"{name}/{label}/{what}"] = np.ascontiguousarray(kept)
             print(f"{name}: done")
         write_control_fixtures(Path(temporary))
+    write_demo_fixtures()
     save_file(stored, FIXTURES / STORED)
     _write_tokenizer(FIXTURES / "tokenizer.json.gz")

@@ -1,8 +1,11 @@
 """A checkpoint's networks as diffusers opens them, and arrays on their way to torch and back."""
 
+import json
+
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
+from diffusers import AutoencoderKL, AutoencoderTiny, ControlNetModel, UNet2DConditionModel
+from safetensors.torch import load_file
 
 from ...common.checkpoint.config.vae import TinyVAEConfig
 from ...common.checkpoint.find import Checkpoint
@@ -36,6 +39,24 @@ def open_vae(checkpoint: Checkpoint, exact: bool) -> AutoencoderTiny | Autoencod
     return (
         kind.from_pretrained(checkpoint.folder / checkpoint.vae_folder).eval().to(dtype_of(exact))
     )
+
+
+def open_controlnet(checkpoint: Checkpoint, exact: bool) -> ControlNetModel:
+    """Open a checkpoint's ControlNet; float64 if `exact`, else float32.
+
+    diffusers' constructor refuses one without a mid block, which its `forward` can run: there the
+    mid block is taken out afterwards, and the weights must fit what is left.
+    """
+    assert checkpoint.control is not None
+    folder = checkpoint.control.folder
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if config["mid_block_type"] is not None:
+        controlnet = ControlNetModel.from_pretrained(folder)
+    else:
+        controlnet = ControlNetModel.from_config(config | {"mid_block_type": "UNetMidBlock2D"})
+        controlnet.mid_block = None
+        controlnet.load_state_dict(load_file(checkpoint.control.weights), strict=True)
+    return controlnet.eval().to(dtype_of(exact))
 
 
 def encode(vae: AutoencoderTiny | AutoencoderKL, picture: torch.Tensor) -> torch.Tensor:
