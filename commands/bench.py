@@ -11,6 +11,7 @@ from rich.markup import escape
 from ..common.backend.assembly import ModelOptions
 from ..common.backend.spec import PEERS, spec_of, specs
 from ..common.bench.measure.effort import QUICK, WHOLE
+from ..common.bench.model.energy import LEAST_WINDOW_S
 from ..common.errors import UsageError
 from ..common.files import expanded
 from ..common.live.parameters import LiveParameters
@@ -50,6 +51,20 @@ class BenchOptions:
         None, "measure stages and roofline", flag="--profile/--no-profile", shown="unless quick"
     )
     contention: bool = setting(False, "measure rates under rising memory traffic")
+    energy: bool = setting(False, "measure the energy of a frame, where the system tells it")
+    energy_s: float = setting(
+        LEAST_WINDOW_S,
+        "length of each window of --energy, idle and rendering",
+        minimum=LEAST_WINDOW_S,
+        maximum=3600,
+        unit="seconds",
+    )
+    cold_start: int = setting(
+        0,
+        "starts of every backend with emptied caches, each followed by one with kept caches",
+        minimum=0,
+        maximum=1000,
+    )
     quick: bool = setting(False, "measure fewer and shorter rounds, no stages")
     keep: bool = setting(
         False,
@@ -181,6 +196,9 @@ def _plan(measured: BenchOptions, checkpoint: "Checkpoint") -> "BenchPlan":
         turn_s=effort.turn_s,
         fresh=not measured.keep,
         contention=measured.contention,
+        energy=measured.energy,
+        energy_s=measured.energy_s,
+        cold_start=measured.cold_start,
         seed=measured.seed,
         profile=not measured.quick if measured.profile is None else measured.profile,
         memory_s=effort.memory_s,

@@ -4,6 +4,7 @@ import os
 
 from ..common.backend.spec import BackendSpec
 from . import blas
+from .compiled import compile_cache
 from .options import MlxOptions, exact
 
 __all__ = ["SPEC"]
@@ -33,6 +34,7 @@ SPEC = BackendSpec(
     exact_environment=(("MLX_ENABLE_TF32", "0"),),
     versions=("mlx-metal", "mlx-cpu", "mlx-cuda-13"),
     environment=("MLX_", "SDXS_BLAS"),
+    compile_cache=compile_cache,
     published=(
         "MLX_CONV_WINOGRAD",
         "MLX_ENABLE_TF32",

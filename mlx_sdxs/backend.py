@@ -9,7 +9,7 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
-from ..common.backend import copies
+from ..common.backend import copies, phases
 from ..common.backend.description import Description
 from ..common.backend.protocol import (
     Backend,
@@ -119,6 +119,7 @@ class MlxBackend:
                 use_products(model, self._table.form)
         # evaluate: a lazy array belongs to this thread alone
         mx.eval([model.parameters() for model in models])
+        phases.reached(phases.WEIGHTS)
         self._frame, self._last = frame, None
         # control scale 0 uses a function without the ControlNet, at no cost
         self._frames = [frame.without_control(), *([frame] if controlnet else [])]

@@ -18,6 +18,7 @@ from importlib import import_module, metadata
 
 from ..errors import BackendError, UsageError
 from ..settings import settings_of
+from .compile_cache import CompileCache, unknown
 from .options import BackendOptions
 
 GROUP, PEERS = "sdxs.backends", "sdxs.peers"
@@ -59,6 +60,7 @@ class BackendSpec:
     building: its options' values, by field, with which `convert` builds on this machine.
     runs_here: whether `bench` measures it by default on this machine.
     check_timed: raises UsageError for options that make timings meaningless.
+    compile_cache: where its framework keeps what it compiles on this machine.
     """
 
     name: str
@@ -82,6 +84,7 @@ class BackendSpec:
     building: Callable[[], Mapping[str, object]] = dict
     runs_here: Callable[[], bool] = _always
     check_timed: Callable[[BackendOptions], None] = _anything
+    compile_cache: Callable[[], CompileCache] = unknown
 
     def obeys(self, name: str) -> bool:
         """Tell whether the backend uses a live parameter or option.

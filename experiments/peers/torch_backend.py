@@ -18,7 +18,7 @@ import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
 from diffusers.utils import logging
 
-from ...common.backend import copies
+from ...common.backend import copies, phases
 from ...common.backend.description import Description
 from ...common.backend.protocol import (
     FrameParams,
@@ -194,6 +194,7 @@ class TorchBackend:
             # can hold
             torch.tensor(c.frame.timestep, device=self.device),
         )
+        phases.reached(phases.WEIGHTS)
         self.encoder_hidden_states = torch.zeros(
             1, PROMPT_TOKENS, c.unet.cross_attention_dim, device=self.device, dtype=self._dtype
         )

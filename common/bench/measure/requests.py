@@ -104,6 +104,10 @@ class Bench:
         processes = {os.getpid(), *backend.describe().process_ids}
         return Use(sum(footprint_bytes(pid) for pid in processes), backend.memory())
 
+    def paint(self) -> None:
+        """Make the pictures that timed frames are rendered from."""
+        self.pictures = _pictures(self.entrant.options.size)
+
     def instrument(self) -> Instrument:
         if not self.entrant.instrument:
             raise UsageError(
@@ -141,7 +145,7 @@ class Load(Request[Loaded]):
         bench.backend.set_conditioning(bench.encoder_hidden_states)
         bench.backend.set_params(FrameParams(bench.seed))
         loaded_s = time.perf_counter() - began
-        bench.pictures = _pictures(entrant.options.size)
+        bench.paint()
         return Loaded(bench.backend.describe(), bench.backend.depth, loaded_s, bench.use())
 
 
@@ -292,6 +296,12 @@ class Close(Request[None]):
     def do(self, bench: Bench) -> None:
         if bench.backend is not None:
             bench.backend.close()
+
+
+def backend_of(entrant: Entrant) -> Callable[..., Backend]:
+    """Import the module of an entrant's backend and return its class."""
+    made: Callable[..., Backend] = _named(entrant.location)
+    return made
 
 
 def _named(location: str) -> Callable[..., T]:

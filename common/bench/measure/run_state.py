@@ -15,6 +15,7 @@ from ...picture.size import FrameSize
 from ...prompt.text_encoder import TextEncoder
 from ...settings import changed_texts
 from ..model import advice, paper, statistics
+from ..model.energy import LEAST_WINDOW_S
 from ..model.ratios import ratios
 from ..model.report import (
     SCHEMA,
@@ -51,6 +52,9 @@ class BenchPlan:
     contention: bool = False
     together: bool = True
     memory: bool = True
+    energy: bool = False
+    energy_s: float = LEAST_WINDOW_S
+    cold_start: int = 0
     memory_s: float = WHOLE.memory_s
     contention_s: float = 1.0
     sweeps: int = WHOLE.sweeps
@@ -88,6 +92,7 @@ class RunState:
         checkpoint.verify()
         self.encoder_hidden_states = TextEncoder(checkpoint).encode(plan.prompt)
         self.stopped = False
+        self.meanwhile: Callable[[], None] | None = None  # called while a worker is waited for
         self.costs: dict[str, list[StageCost]] = {}
         self.peaks: dict[tuple[str, str], Peaks] = {}
         self._began = time.perf_counter()
@@ -120,6 +125,8 @@ class RunState:
         """Raise Stopped once the user has asked for the end."""
         if self.stopped:
             raise Stopped
+        if self.meanwhile:
+            self.meanwhile()
 
     def able(self) -> list[Entrant]:
         """Entrants that rendered something, and no wrong picture."""

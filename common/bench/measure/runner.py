@@ -17,11 +17,13 @@ from ..model.report import (
 from ..model.terms import IN_FLIGHT
 from .crew import Failed
 from .each_alone import each_alone
+from .energy import measure_energy
 from .heat import thermal_state
 from .judging import Gallery, judge, render_fresh
 from .machine import conditions
 from .requests import Loaded, Run
 from .run_state import BenchPlan, RunState, Stopped
+from .start import measure_starts
 from .sustained import sustain
 from .under_load import both_at_once, contend
 from .worker import Worker
@@ -72,6 +74,10 @@ class Runner:
                 contend(state)
             if self._run.plan.drift:
                 sustain(state)
+            if self._run.plan.energy:
+                measure_energy(state)
+            if self._run.plan.cold_start:
+                measure_starts(state)
             ended = "finished"
         except Stopped:
             ended = "interrupted"

@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING
 from ...damage import damage
 from ...errors import UsageError, reason
 from ...picture.size import FrameSize
+from .energy import Energy
 from .pairs import Ratio, Together
 from .pictures import PictureCheck
 from .sound import unsound
+from .start import Starts
 from .statistics import FrameSummary, Interval, summary
 from .sustained import Sustained
 from .unified import Account
@@ -193,6 +195,8 @@ class BackendReport:
     picture: PictureCheck | None = None
     account: Account | None = None
     sustained: Sustained | None = None
+    energy: Energy | None = None
+    starts: Starts | None = None
 
     @property
     def wrong(self) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..model import advice, others, paper
 from ..model.report import Report
-from . import svg
+from . import energy, start, svg
 from .pictures import HEADS, picture_rows, picture_title
 from .plots import Figure, figures
 from .sustained import sustained_lines
@@ -36,6 +36,8 @@ def render(report: Report) -> str:
         *(_figure(figure) for figure in figures(report)),
         _verdicts(report),
         _memory(report),
+        _energy(report),
+        _starts(report),
         _unified(report),
         *(f"<p>{escape(line)}</p>" for line in sustained_lines(report)),
         _paper(report),
@@ -165,6 +167,19 @@ def _memory(report: Report) -> str:
         ]
         text += f"<p>Resident and running at once: {escape('; '.join(told))}.</p>"
     return text
+
+
+def _energy(report: Report) -> str:
+    rows, title = energy.energy_rows(report), energy.energy_title(report)
+    table = _table(energy.HEADS, rows, title[:1].upper() + title[1:]) if rows else ""
+    return table + "".join(f"<p>{escape(line)}.</p>" for line in energy.energy_notes(report))
+
+
+def _starts(report: Report) -> str:
+    rows, title = start.start_rows(report), start.TITLE
+    heads = start.start_heads(report)
+    table = _table(heads, rows, title[:1].upper() + title[1:]) if rows else ""
+    return table + "".join(f"<p>{escape(line)}.</p>" for line in start.start_notes(report))
 
 
 def _unified(report: Report) -> str:

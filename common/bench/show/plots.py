@@ -8,6 +8,7 @@ import numpy as np
 from ..model.report import BackendReport, Report
 from .figure import Figure, rows_plot
 from .pictures import picture_figure
+from .start import start_figure
 from .svg import Axis, Plot, axis_for, colour
 from .table import contention_points, interval, ms
 from .unified import flow_figure
@@ -32,6 +33,7 @@ def figures(report: Report) -> list[Figure]:
         _contention(report, styles),
         _memory(report, styles),
         _copies(report),
+        start_figure(report),
         flow_figure(report),
     )
     return [figure for figure in made if figure is not None]

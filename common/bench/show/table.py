@@ -13,6 +13,8 @@ from ..model.pairs import Ratio
 from ..model.report import BackendReport, Report
 from ..model.statistics import Interval
 from ..model.terms import terms_of
+from . import energy, start
+from .numbers import three as _plain
 from .pictures import FAILED, HEADS, picture_cell, picture_rows, picture_title
 from .sustained import sustained_lines
 from .unified import TITLE, unified_heads, unified_rows
@@ -53,6 +55,7 @@ def render(report: Report) -> RenderableType:
         _others(report),
     )
     parts += [part for part in last if part]
+    parts += [*_energy(report), *_starts(report)]
     parts += [f"[yellow]warning:[/] {escape(line)}" for line in advice.warnings(report)]
     parts += [f"[red]failed:[/] {escape(line)}" for line in report.failures]
     return Group(*parts)
@@ -81,10 +84,6 @@ def ms(value: float) -> str:
 
 def interval(found: Interval) -> str:
     return f"{_plain(found.value)} ({_plain(found.low)} to {_plain(found.high)})"
-
-
-def _plain(value: float) -> str:
-    return f"{float(f'{value:.3g}'):,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
 def in_words(pair: Ratio, ratio: Interval, fresh: bool) -> str:
@@ -299,6 +298,22 @@ def _contention(report: Report) -> Table | None:
                 f"{1000 / median(times):.1f}",
             )
     return table
+
+
+def _energy(report: Report) -> list[RenderableType]:
+    rows = energy.energy_rows(report)
+    table = Table(*energy.HEADS, title=energy.energy_title(report), title_justify="left")
+    for row in rows:
+        table.add_row(*map(escape, row))
+    return [*([table] if rows else []), *map(escape, energy.energy_notes(report))]
+
+
+def _starts(report: Report) -> list[RenderableType]:
+    rows = start.start_rows(report)
+    table = Table(*start.start_heads(report), title=start.TITLE, title_justify="left")
+    for row in rows:
+        table.add_row(*map(escape, row))
+    return [*([table] if rows else []), *map(escape, start.start_notes(report))]
 
 
 def _together(report: Report) -> str | None:
