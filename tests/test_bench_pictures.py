@@ -30,7 +30,7 @@ from sdxs.common.bench.model.pictures import (
 )
 from sdxs.common.bench.model.ratios import ratios
 from sdxs.common.bench.model.report import Report, read_report
-from sdxs.common.bench.show import html, plots, table
+from sdxs.common.bench.show import html, plots, speed, table
 from sdxs.common.checkpoint.find import Checkpoint
 from sdxs.common.errors import UsageError
 from sdxs.common.io.sources.synthetic import read_counter
@@ -257,7 +257,7 @@ def test_a_failed_picture_is_shown_as_failed_and_not_as_fast() -> None:
         assert "picture failed" in shown and "FAILED 12 dB" in shown
         assert "the picture of two failed: 12.5 dB" in shown and "times as long as" not in shown
         assert "its times are not those of this work" in shown
-    row = table.speed_cells(report.backends[1], True)
+    row = speed.speed_cells(report.backends[1], True)
     assert row[:9] == ["two", "picture failed", *[""] * 6, "160"]
     names = [figure.plot.name for figure in plots.figures(report)]
     assert "picture" in names and "ratios" not in names
@@ -269,10 +269,10 @@ def test_a_failed_picture_is_shown_as_failed_and_not_as_fast() -> None:
 
 def test_a_good_picture_stands_beside_the_speed() -> None:
     report = bench_samples.report()
-    assert table.speed_cells(report.backends[0], True)[9] == "54 dB"
+    assert speed.speed_cells(report.backends[0], True)[9] == "54 dB"
     assert "54.8 dB" in told(report) and "54.8 dB" in html.render(report)
     report.backends[0].picture = None
-    assert table.speed_cells(report.backends[0], True)[9] == "not checked"
+    assert speed.speed_cells(report.backends[0], True)[9] == "not checked"
 
 
 def test_compare_leaves_a_failed_picture_out(tmp_path: object) -> None:

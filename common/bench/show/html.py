@@ -7,10 +7,12 @@ from pathlib import Path
 from ..model import advice, others, paper
 from ..model.report import Report
 from . import energy, start, svg
+from .numbers import ms
 from .pictures import HEADS, picture_rows, picture_title
 from .plots import Figure, figures
+from .speed import SPEED_HEADS, speed_cells
 from .sustained import sustained_lines
-from .table import SPEED_HEADS, in_words, ms, speed_cells
+from .table import in_words
 from .unified import TITLE, unified_heads, unified_rows
 
 TIMES = "\u00d7"

@@ -7,10 +7,11 @@ import numpy as np
 
 from ..model.report import BackendReport, Report
 from .figure import Figure, rows_plot
+from .numbers import ms
 from .pictures import picture_figure
 from .start import start_figure
 from .svg import Axis, Plot, axis_for, colour
-from .table import contention_points, interval, ms
+from .table import contention_points, interval
 from .unified import flow_figure
 
 BINS = 60

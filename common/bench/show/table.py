@@ -7,15 +7,16 @@ from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from ..model import advice, others, paper, statistics
+from ..model import advice, others, paper
 from ..model.compare import Change
 from ..model.pairs import Ratio
 from ..model.report import BackendReport, Report
 from ..model.statistics import Interval
-from ..model.terms import terms_of
 from . import energy, start
+from .numbers import ms
 from .numbers import three as _plain
-from .pictures import FAILED, HEADS, picture_cell, picture_rows, picture_title
+from .pictures import FAILED, HEADS, picture_rows, picture_title
+from .speed import SPEED_HEADS, speed_cells
 from .sustained import sustained_lines
 from .unified import TITLE, unified_heads, unified_rows
 
@@ -75,13 +76,6 @@ def changes(found: Sequence[Change], notes: Sequence[str] = ()) -> RenderableTyp
     return Group(table, *(f"[yellow]warning:[/] {escape(line)}" for line in notes))
 
 
-def ms(value: float) -> str:
-    """Milliseconds to three figures."""
-    return (
-        f"{value:.3f} ms" if value < 1 else f"{value:.2f} ms" if value < 100 else f"{value:.0f} ms"
-    )
-
-
 def interval(found: Interval) -> str:
     return f"{_plain(found.value)} ({_plain(found.low)} to {_plain(found.high)})"
 
@@ -100,49 +94,6 @@ def in_words(pair: Ratio, ratio: Interval, fresh: bool) -> str:
     if ratio.contains(1):
         return f"{first} takes {times}, which holds 1: no difference shown"
     return f"{first} takes {times}"
-
-
-SPEED_HEADS = (
-    "backend",
-    "a frame takes",
-    "p95",
-    "p99",
-    "frames/s",
-    "starts differ",
-    "latency",
-    "p95",
-    "frames",
-    "picture",
-    "what",
-)
-
-
-def speed_cells(backend: BackendReport, fresh: bool) -> list[str]:
-    """Return a backend's row under `SPEED_HEADS`; of one that failed the second cell says so.
-
-    One with a wrong picture has no times: they are none of this work. fresh: whether each round was
-    a start of its own.
-    """
-    found, latency, facts = backend.summary, backend.latency, backend.describe
-    cells = ["failed", *[""] * 6, "0"]
-    if found and latency:
-        cells = [ms(found.median), ms(found.p95), ms(found.p99), f"{found.fps:.1f}"]
-        cells.append(_between_starts(backend, fresh))
-        cells += [ms(latency.median), ms(latency.p95), str(found.frames)]
-        cells = [FAILED, *[""] * 6, cells[-1]] if backend.wrong else cells
-    names = ("device", "dtype", "lanes", "mode", "blas")
-    cells.append(picture_cell(backend))
-    told = [facts[name] for name in names if name in facts]
-    told += [str(terms)] if (terms := terms_of(facts)) else []
-    return [backend.label, *cells, ", ".join(told)]
-
-
-def _between_starts(backend: BackendReport, fresh: bool) -> str:
-    """How much starts differ from each other, standard deviation as a share of the time."""
-    if not fresh:
-        return "left out"
-    spread = statistics.between_rounds(backend.frames)
-    return f"{spread:.1%}" if spread is not None else ""
 
 
 def _speed(report: Report, title: str) -> Table:
