@@ -238,18 +238,24 @@ class TorchBackend:
         def render() -> torch.Tensor:
             return decode(denoise(encode(slot.picture), self.encoder_hidden_states, self.noise))
 
-        slot.render = self.captured(render) if self.graphed else render
+        slot.render = self.captured(render, slot.stream) if self.graphed else render
         return slot
 
-    def captured(self, render: Callable[[], torch.Tensor]) -> Callable[[], torch.Tensor]:
-        """Warm up and capture a CUDA graph of `render`; return its replay into the same tensor."""
-        aside = torch.cuda.Stream()
+    def captured(
+        self, render: Callable[[], torch.Tensor], stream: "torch.cuda.Stream | None" = None
+    ) -> Callable[[], torch.Tensor]:
+        """Warm up and capture a CUDA graph of `render`; return its replay into the same tensor.
+
+        stream: where it will run. cuBLAS has its scratch memory by stream, so graphs that are to
+        run at once must be captured in different ones.
+        """
+        aside = stream or torch.cuda.Stream()
         with torch.cuda.stream(aside):
             for _ in range(_WARM_UP):
                 render()
         torch.cuda.current_stream().wait_stream(aside)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, stream=aside):
             rendered = render()
 
         def replay() -> torch.Tensor:
