@@ -44,7 +44,7 @@ test-faults: .venv/run.stamp
 
 # Linux in the shape of macOS. The first line leaves out the files that only compute, which ask a system
 # nothing, and those of the second line, where MLX goes its ways on a GPU.
-COMPUTING := at_once averaging bench_counts bench_page bench_runner bench_statistics controlnet conv_gradient \
+COMPUTING := at_once averaging bench_counts bench_page bench_pictures bench_runner bench_statistics controlnet conv_gradient \
 	coreai_backend coreai_commands coreai_faults coreai_parity coreai_private coreml_control \
 	coreml_faults coreml_forms coreml_limits coreml_parity coreml_placement coreml_program \
 	coreml_variants distill docs evaluate experiments faults film_files film_roads foreign_bytes \
@@ -68,7 +68,7 @@ bench: .venv/parity.stamp
 	$(BIN)/python -m sdxs.experiments loop --json results/loop.json
 	$(BIN)/python -m sdxs.experiments coreml-build --json results/coreml-build.json
 
-mac-check: .venv/test.stamp
+mac-check: .venv/test.stamp .venv/pyobjc.stamp
 	$(BIN)/sdxs mac-check
 
 lint: .venv/lint.stamp

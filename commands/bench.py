@@ -11,6 +11,7 @@ from rich.markup import escape
 from ..common.backend.assembly import ModelOptions
 from ..common.backend.spec import PEERS, spec_of, specs
 from ..common.bench.measure.effort import QUICK, WHOLE
+from ..common.bench.model.energy import LEAST_WINDOW_S
 from ..common.errors import UsageError
 from ..common.files import expanded
 from ..common.live.parameters import LiveParameters
@@ -50,12 +51,33 @@ class BenchOptions:
         None, "measure stages and roofline", flag="--profile/--no-profile", shown="unless quick"
     )
     contention: bool = setting(False, "measure rates under rising memory traffic")
+    energy: bool = setting(False, "measure the energy of a frame, where the system tells it")
+    energy_s: float = setting(
+        LEAST_WINDOW_S,
+        "length of each window of --energy, idle and rendering",
+        minimum=LEAST_WINDOW_S,
+        maximum=3600,
+        unit="seconds",
+    )
+    cold_start: int = setting(
+        0,
+        "starts of every backend with emptied caches, each followed by one with kept caches",
+        minimum=0,
+        maximum=1000,
+    )
     quick: bool = setting(False, "measure fewer and shorter rounds, no stages")
     keep: bool = setting(
         False,
         "load each backend once, not in every round: for one that takes minutes to load",
     )
     isolate: bool = setting(False, "time what hosting in a process of its own costs, too")
+    drift: float = setting(
+        0.0,
+        "minutes that each backend renders without a pause, first against last minute; from 3 on",
+        minimum=0,
+        maximum=120,
+        unit="minutes",
+    )
     seed: int = repeated(LiveParameters, "seed")
 
 
@@ -71,6 +93,11 @@ class ReportOptions:
     show: Path | None = setting(
         None,
         "measure nothing; show a file that --json wrote, and write --html or --png of it",
+    )
+    submit: Path | None = setting(
+        None,
+        "file to write for others to see: this machine and the figures, nothing private; attach "
+        "it to an issue",
     )
     across_machines: bool = setting(False, "let --compare take different machines")
 
@@ -93,12 +120,14 @@ def bench(
         return
     plotter = _plotter(written.png)
     if written.show:
-        _show_report(reports.read_report(written.show), written.html, plotter)
+        shown = reports.read_report(written.show)
+        _show_report(shown, written.html, plotter)
+        _submit(shown, written.submit)
         return
     from ..common.checkpoint.find import find
     from ..common.files import check_writable
 
-    for path in filter(None, (written.json, written.html)):
+    for path in filter(None, (written.json, written.html, written.submit)):
         check_writable(path, path.absolute().parent)
     checkpoint = find(measured.model)
     plan = _plan(measured, checkpoint)
@@ -106,6 +135,7 @@ def bench(
     _show_report(report, written.html, plotter)
     if written.json:
         out.print(f"wrote {escape(str(written.json))}")
+    _submit(report, written.submit)
     if caught:
         raise typer.Exit(128 + caught[0])
     if report.failures:
@@ -127,6 +157,7 @@ def _refuse_overlaps(
         [
             Written("--json", written.json) if written.json else None,
             Written("--html", written.html) if written.html else None,
+            Written("--submit", written.submit) if written.submit else None,
             Written("--png", written.png, "*.png") if written.png else None,
         ],
     )
@@ -165,10 +196,14 @@ def _plan(measured: BenchOptions, checkpoint: "Checkpoint") -> "BenchPlan":
         turn_s=effort.turn_s,
         fresh=not measured.keep,
         contention=measured.contention,
+        energy=measured.energy,
+        energy_s=measured.energy_s,
+        cold_start=measured.cold_start,
         seed=measured.seed,
         profile=not measured.quick if measured.profile is None else measured.profile,
         memory_s=effort.memory_s,
         sweeps=effort.sweeps,
+        drift=measured.drift,
     )
 
 
@@ -206,6 +241,17 @@ def _show_report(
         written.append(html)
     for path in [*written, *(plotter(report) if plotter else [])]:
         out.print(f"wrote {escape(str(path))}")
+
+
+def _submit(report: "Report", path: Path | None) -> None:
+    """Write what others may see of a run. Raises UsageError for a run without a result."""
+    if path is None:
+        return
+    from ..common.bench.model.submission import submission_of
+    from ..common.files import write_whole
+
+    write_whole(path, submission_of(report).as_json().encode())
+    out.print(f"wrote {escape(str(path))}: no names, paths or prompts are in it; have a look")
 
 
 def _plotter(folder: Path | None) -> "Callable[[Report], list[Path]] | None":

@@ -47,6 +47,10 @@ class PictureError(BackendError):
     """What was rendered is no picture; the backend goes on with the next frame."""
 
 
+class SensorError(SdxsError):
+    """A sensor of energy is not available, or no longer answers."""
+
+
 class ShortageError(SdxsError):
     """The system has no more memory, threads, processes or open files to give; see `limits`."""
 

@@ -4,6 +4,7 @@ On macOS 26 and on Linux the package's own runtime computes on one CPU core: rig
 of speed.
 """
 
+from ..common.backend.compile_cache import programs as compile_cache
 from ..common.backend.spec import BackendSpec
 from .options import CoreAIOptions, check_timed, has_framework, is_hosted
 
@@ -23,4 +24,5 @@ SPEC = BackendSpec(
     reference="mlx",
     runs_here=has_framework,
     check_timed=check_timed,
+    compile_cache=compile_cache,
 )

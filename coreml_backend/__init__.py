@@ -5,6 +5,7 @@ Core ML executes them on macOS; the reference interpreter executes them everywhe
 
 import logging
 
+from ..common.backend.compile_cache import programs as compile_cache
 from ..common.backend.spec import BackendSpec
 from .options import CoreMLOptions, building, check_timed, is_hosted, runs_here
 
@@ -34,4 +35,5 @@ SPEC = BackendSpec(
     building=building,
     runs_here=runs_here,
     check_timed=check_timed,
+    compile_cache=compile_cache,
 )

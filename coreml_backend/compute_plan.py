@@ -124,7 +124,7 @@ def count(
 
 def plans(built: Built, options: CoreMLOptions) -> list[PlanSummary]:
     """Return the plan of every program of these options; [] on the reference interpreter."""
-    if options.runtime == "reference":
+    if not options.on_core_ml:
         return []
     return [
         summarise(built.compiled(stage), stage, options.units(stage), options.function)
@@ -134,7 +134,7 @@ def plans(built: Built, options: CoreMLOptions) -> list[PlanSummary]:
 
 def describe(built: Built, options: CoreMLOptions) -> list[str]:
     """Return `plans` as lines of text, or the operation counts of the reference interpreter."""
-    if options.runtime == "coreml":
+    if options.on_core_ml:
         return [f"compute plan, {plan}" for plan in plans(built, options)]
     from .interpreter.interpreter import Interpreter
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..common.doctor import Check
 from ..common.system import macos_major, macos_version
-from . import system_cache
+from . import objc_values, system_cache
 from .prepare import (
     BEST_MACOS,
     COREMLTOOLS_REMEDY,
@@ -20,7 +20,7 @@ LARGE_CACHE_GB = 20.0
 
 
 def checks() -> list[Check]:
-    """Return a check named coreml and, on macOS, one of Core ML's cache."""
+    """Return a check named coreml and, on macOS, one of PyObjC and one of Core ML's cache."""
     try:
         version = metadata.version("coremltools")
     except metadata.PackageNotFoundError:
@@ -54,8 +54,18 @@ def checks() -> list[Check]:
     finding = f"{tools}, macOS {system}"
     if major < BEST_MACOS:
         remedy = f"macOS {BEST_MACOS} brings faster attention"
-        return [Check("coreml", None, finding, remedy), *caches()]
-    return [Check("coreml", True, finding), *caches()]
+        return [Check("coreml", None, finding, remedy), pyobjc(), *caches()]
+    return [Check("coreml", True, finding), pyobjc(), *caches()]
+
+
+def pyobjc() -> Check:
+    """Tell whether `--coreml-runtime pyobjc` can be used; nobody needs it."""
+    lacking = objc_values.missing(images=True)
+    if lacking:
+        finding = f"{' and '.join(lacking)} missing: --coreml-runtime pyobjc is not available"
+        return Check("coreml pyobjc", None, finding, objc_values.remedy(lacking))
+    version = metadata.version(objc_values.PACKAGES["CoreML"])
+    return Check("coreml pyobjc", True, f"{version}: --coreml-runtime pyobjc is available")
 
 
 def caches() -> list[Check]:

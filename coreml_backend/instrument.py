@@ -79,7 +79,7 @@ class CoreMLInstrument:
         """Return Core ML's plan: the work per compute unit, and what its memory leaves out."""
         loaded = _coreml(backend)
         lines = describe(find_or_build(loaded.checkpoint, loaded.options), loaded.options)
-        if loaded.options.on_neural_engine and loaded.options.runtime == "coreml":
+        if loaded.options.on_neural_engine and loaded.options.on_core_ml:
             lines.append(
                 "memory of the Neural Engine is another process's, so its footprint is too small"
             )

@@ -17,7 +17,8 @@ from ..graphs.ops import AttentionForm
 
 InputForm = Literal["float32", "image"]
 Stage = Literal["frame", "controlled", "encode", "unet", "decode"]
-Runtime = Literal["coreml", "reference"]
+Runtime = Literal["coreml", "pyobjc", "reference"]
+Process = Literal["child", "here"]
 ComputeUnits = Literal["cpu_and_gpu", "cpu_and_ne", "all", "cpu_only"]
 
 DEFAULT_UNITS: ComputeUnits = "cpu_and_gpu"
@@ -110,9 +111,15 @@ class CoreMLOptions(BackendOptions):
     )
     runtime: Runtime = setting(
         "coreml",
-        "runtime of the program: coreml, or reference, a slow NumPy interpreter whose times say "
-        "nothing about Core ML",
+        "runtime of the program: coreml by coremltools, pyobjc straight by PyObjC, or reference, a "
+        "slow NumPy interpreter whose times say nothing about Core ML",
         flag="--coreml-runtime",
+    )
+    process: Process = setting(
+        "child",
+        "where Core ML runs: in a child process, or here, which needs --coreml-runtime pyobjc: "
+        "coremltools' calls stop every thread of their process",
+        flag="--coreml-process",
     )
     compute_units: ComputeUnits | None = setting(
         None, "compute units for Core ML", shown=DEFAULT_UNITS
@@ -165,11 +172,21 @@ class CoreMLOptions(BackendOptions):
                 f"--size {self.size}: is not among --sizes {sizes_text(self.sizes)}; add it there "
                 "or use one of them"
             )
+        if self.process == "here" and self.runtime == "coreml":
+            raise UsageError(
+                "--coreml-process here: coremltools' calls stop every thread of their process; use "
+                "--coreml-runtime pyobjc, or --coreml-process child"
+            )
         if self.control and self.placement:
             raise UsageError(
                 "--placement: a frame under --control is one program and runs on one unit; use "
                 "--compute-units"
             )
+
+    @property
+    def on_core_ml(self) -> bool:
+        """Tell whether Core ML executes the programs, by either of its runtimes."""
+        return self.runtime != "reference"
 
     @property
     def stages(self) -> tuple[Stage, ...]:
@@ -247,9 +264,13 @@ class CoreMLOptions(BackendOptions):
 
 
 def is_hosted(options: BackendOptions) -> bool:
-    """Tell whether the default is a separate process, because Core ML's bridge holds the GIL."""
+    """Tell whether these options ask for a separate process: the bridge of coremltools needs one.
+
+    PyObjC's calls let go of the GIL. Its default is a child, too, until a Mac has said otherwise
+    (`ways` in the JSON of `sdxs mac-check`).
+    """
     assert isinstance(options, CoreMLOptions)
-    return options.runtime == "coreml" or bool(options.placement)
+    return (options.on_core_ml and options.process == "child") or bool(options.placement)
 
 
 def runs_here() -> bool:

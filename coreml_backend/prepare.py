@@ -23,6 +23,7 @@ from ..common.errors import UsageError
 from ..common.picture.size import FrameSize
 from ..common.system import macos_major, macos_version
 from . import apart, cache
+from .objc_values import frameworks
 from .options import CoreMLOptions
 from .runner import Progress, require_pillow
 
@@ -44,13 +45,15 @@ COREMLTOOLS_REMEDY = (
 
 def refuse_without_runtime(options: CoreMLOptions) -> None:
     """Raise UsageError if Core ML cannot run here or coremltools is missing."""
-    if options.runtime == "coreml" and sys.platform != "darwin":
+    if options.on_core_ml and sys.platform != "darwin":
         raise UsageError(
             "--backend coreml: Core ML needs macOS; use --backend mlx, or --coreml-runtime "
             "reference, a slow interpreter that computes the same pictures"
         )
     coremltools_version()
     _refuse_old_system(options)
+    if options.runtime == "pyobjc":
+        frameworks(images=options.input == "image")
     if options.runtime == "coreml" and options.input == "image":
         require_pillow()
 
@@ -58,7 +61,7 @@ def refuse_without_runtime(options: CoreMLOptions) -> None:
 def _refuse_old_system(options: CoreMLOptions) -> None:
     """Raise UsageError if this macOS is too old for these options."""
     system = macos_major()
-    if options.runtime != "coreml" or system is None:
+    if not options.on_core_ml or system is None:
         return
     needs = [
         (LEAST_MACOS, "Core ML as sdxs uses it", "--backend mlx"),
@@ -130,9 +133,10 @@ def find_or_build(
 
 
 def gate_key(options: CoreMLOptions, size: FrameSize) -> str:
-    """Name a gate by size and compute units, because units differ in their results."""
+    """Name a gate by size, compute units and runtime: what differs may differ in its results."""
     where = "+".join(dict.fromkeys(options.units(stage) for stage in options.stages))
-    return f"{size} by {where if options.runtime == 'coreml' else 'the interpreter'}"
+    where += " through PyObjC" * (options.runtime == "pyobjc")
+    return f"{size} by {where if options.on_core_ml else 'the interpreter'}"
 
 
 def _sizes(options: CoreMLOptions) -> tuple[FrameSize, ...]:
@@ -170,7 +174,7 @@ def warm_up(
     Core ML keeps its preparation for the Neural Engine, which takes up to minutes. Does nothing
     after the first time, or on the reference interpreter.
     """
-    if options.runtime == "coreml" and not all(
+    if options.on_core_ml and not all(
         built.compiled(stage).exists()
         and built.was_loaded(stage, options.units(stage), options.function)
         for stage in options.stages
@@ -196,7 +200,7 @@ def _run(
     report: Progress,
 ) -> object:
     """Call `task(*arguments, report)`: in a child process if it calls Core ML, else here."""
-    if options.runtime != "coreml":
+    if not options.on_core_ml:
         return task(*arguments, report)
     temporary = _temporary_folder()
     try:

@@ -42,7 +42,7 @@ class CoreMLPrograms:
 
 def _warn_of_neural_engine(checkpoint: Checkpoint, options: CoreMLOptions) -> None:
     """Warn of what was reported not to run on the Neural Engine."""
-    if options.runtime != "coreml" or not options.on_neural_engine:
+    if not options.on_core_ml or not options.on_neural_engine:
         return
     if options.weights == "int8":
         warnings.warn(
@@ -77,7 +77,7 @@ def _prepared(
     built = find_or_build(checkpoint, options, render, report, force)
     warm_up(checkpoint, options, built, report)
 
-    judge = "Core ML" if options.runtime == "coreml" else "the reference interpreter"
+    judge = "Core ML" if options.on_core_ml else "the reference interpreter"
     return _found(built.folder, built.record, built.news, judge, lambda: plan_lines(built, options))
 
 

@@ -1,6 +1,7 @@
 """Run a built program on Core ML or on the reference interpreter, with its input arrays.
 
-`predict` holds the GIL throughout. Core ML keeps its inputs after it returns, see `inputs.py`.
+coremltools' `predict` holds the GIL throughout; PyObjC's calls (`objc_model.py`) do not. Core ML
+keeps its inputs after a prediction, see `inputs.py`.
 """
 
 import os
@@ -20,10 +21,11 @@ from ..common.backend import copies
 from ..common.backend.protocol import FrameParams
 from ..common.backend.schedule import seeded_noise
 from ..common.checkpoint.find import Checkpoint
-from ..common.errors import BackendError, PictureError, UsageError
+from ..common.errors import BackendError, PictureError, SdxsError, UsageError
 from ..common.limits import shortage
 from ..common.locks import sweep
 from . import cache, inputs
+from .objc_model import PyObjCModel, compile_package
 from .options import CoreMLOptions, Stage
 
 if TYPE_CHECKING:
@@ -47,7 +49,7 @@ GIVES: Mapping[str, str] = MappingProxyType(
 
 
 class Model(Protocol):
-    """A runtime with a loaded program: Core ML's compiled model or the reference interpreter."""
+    """A runtime with a loaded program: Core ML's, by coremltools or PyObjC, or the interpreter."""
 
     def predict(self, data: "Mapping[str, Value]") -> "Mapping[str, Value]":
         """Run the program once."""
@@ -109,6 +111,8 @@ class Runner:
 
     def close(self) -> None:
         """Release the model and return the inputs' arrays. The runner cannot be used again."""
+        if isinstance(self._model, PyObjCModel):
+            self._model.close()
         del self._model
         self._inputs = {}
         self._give_back()
@@ -163,7 +167,7 @@ class Runner:
         return dict(self._inputs)
 
     def _as_image(self, picture: np.ndarray) -> "Value":
-        if self._options.runtime == "reference":
+        if self._options.runtime != "coreml":
             return picture
         from PIL import Image
 
@@ -180,9 +184,13 @@ class Runner:
                 f"compute unit; try {first}--backend mlx --dtype float32"
             )
         if "previous" in self._inputs:
+            self._has_previous = True
+            fits = x0.shape == self._inputs["previous"].shape and inputs.is_lent(x0)
+            if fits and getattr(self._model, "alternates", False):
+                self._inputs["previous"] = x0  # the next prediction reads it in place
+                return
             np.copyto(self._inputs["previous"], x0.reshape(self._inputs["previous"].shape))
             copies.count("previous x0", x0.nbytes)
-            self._has_previous = True
 
     def _picture(self, made: "Value") -> np.ndarray:
         """Convert an image, or float32 (1, 3, H, W) of whole numbers, to uint8 (H, W, 3)."""
@@ -194,6 +202,8 @@ class Runner:
         return np.asarray(made.convert("RGB"))  # Core ML's bridge returns RGBA
 
     def _bridge_ns(self, total_ns: int) -> int:
+        if isinstance(self._model, PyObjCModel):
+            return max(0, total_ns - self._model.inside_ns)
         # CompiledMLModel lacks the public accessor of MLModel (coremltools 9.0)
         proxy = getattr(self._model, "_proxy", None)
         inside = getattr(proxy, "get_last_predict_duration_in_nano_seconds", lambda: None)()
@@ -239,23 +249,22 @@ def _open_reference(built: cache.Built, stage: Stage, options: CoreMLOptions) ->
 def _open_coreml(
     built: cache.Built, stage: Stage, options: CoreMLOptions, report: Progress
 ) -> Model:
-    import coremltools as ct
-
     package, compiled, units = built.package(stage), built.compiled(stage), options.units(stage)
+    straight = options.runtime == "pyobjc"
     try:
         if not compiled.exists():
             report(f"Core ML compiles {stage}", 0.0)
-            _compile(package, compiled)
+            _compile(package, compiled, compile_package if straight else _by_bridge)
         if not built.was_loaded(stage, units, options.function):
             report(
                 f"Core ML prepares {stage} for {units}; a first load takes half a minute to "
                 "several minutes",
                 0.5,
             )
-        model: Model = ct.models.CompiledMLModel(
-            str(compiled), ct.ComputeUnit[units.upper()], options.function
-        )
+        model = (PyObjCModel if straight else _bridged)(compiled, units, options.function)
         built.mark_loaded(stage, units, options.function)
+    except SdxsError:
+        raise
     except OSError as error:
         raise BackendError(cache.disk_message(compiled, error)) from None
     except Exception as error:  # coremltools raises bare Exception and RuntimeError
@@ -266,15 +275,26 @@ def _open_coreml(
     return model
 
 
-def _compile(package: Path, compiled: Path) -> None:
-    """Compile a package under a name of this process, then rename it: a kill leaves no half."""
+def _bridged(compiled: Path, units: str, function: str | None) -> Model:
     import coremltools as ct
 
+    model: Model = ct.models.CompiledMLModel(str(compiled), ct.ComputeUnit[units.upper()], function)
+    return model
+
+
+def _by_bridge(package: Path, destination: Path) -> None:
+    import coremltools as ct
+
+    ct.models.utils.compile_model(str(package), str(destination))
+
+
+def _compile(package: Path, compiled: Path, compiler: Callable[[Path, Path], None]) -> None:
+    """Compile a package under a name of this process, then rename it: a kill leaves no half."""
     sweep(compiled.parent, cache.PARTIAL)
     partial = compiled.with_name(f"{cache.PARTIAL}{os.getpid()}-{compiled.name}")
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        ct.models.utils.compile_model(str(package), str(partial))
+        compiler(package, partial)
         # if another process was faster, its program is as good
         with suppress(OSError):
             partial.rename(compiled)

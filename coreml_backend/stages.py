@@ -134,7 +134,9 @@ class StagesBackend:
             ("attention", options.forms),
             ("input", options.input),
         )
-        if options.runtime == "coreml":
+        if options.runtime == "pyobjc":
+            facts = (("runtime", "PyObjC"), *facts)
+        if options.on_core_ml:
             return Description(self.name, device, options.weights, facts)
         runtime = ("runtime", f"{STAND_IN}; its times are no speed of Core ML")
         facts = (runtime, *facts)

@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from importlib import metadata
 
+from ..common.bench.measure.heat import thermal_state
 from ..common.bench.measure.machine import conditions, machine
 from ..common.files import home_folder
 from ..common.system import asked, macos_build, macos_version
@@ -50,7 +51,7 @@ def core_ml_cache_bytes() -> int:
 
 def power() -> dict[str, str]:
     """Return load, power source and thermal state, as they are now."""
-    return conditions()
+    return conditions() | {"thermal state": thermal_state()}
 
 
 def wheel_tag(package: str) -> str:

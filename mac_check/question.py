@@ -10,6 +10,7 @@ Unit = Literal["machine", "mlx", "gpu", "cpu", "all", "ne"]
 ORDER: tuple[Unit, ...] = ("machine", "mlx", "gpu", "cpu", "all", "ne")
 COMPUTE_UNITS = {"gpu": "cpu_and_gpu", "cpu": "cpu_only", "all": "all", "ne": "cpu_and_ne"}
 LIMITS_S = {"machine": 60.0, "mlx": 600.0, "gpu": 600.0, "cpu": 600.0, "all": 900.0, "ne": 900.0}
+CONV_FORMS = "conv forms"
 NAMED = {"noise_seed", "sizes"}  # options whose value alone says little
 
 

@@ -5,12 +5,15 @@ then Core ML and Core AI on the GPU, the CPU, all units and the Neural Engine, s
 likelier to end its process than the one before.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from .coreai_questions import MACOS, is_core_ai, of_core_ai, without_core_ai
 from .models import DEMO, DREAMSHAPER, FULL, LARGE_VAE, SKETCH, WIDE, Model
-from .question import COMPUTE_UNITS, ORDER, Plan, Question, Unit
+from .question import COMPUTE_UNITS, CONV_FORMS, ORDER, Plan, Question, Unit
+from .setup import WAYS
+from .unified import of_unified_memory
+from .verdict import WAYS_GROUP
 
 NE_GPU_NE = "encode=ne,unet=gpu,decode=ne"
 SDPA_MACOS = 15  # scaled_dot_product_attention, and packages of several sizes
@@ -76,6 +79,7 @@ def _all(plan: Plan, plain: str) -> Iterator[Question]:
     yield from _of_forms(plan, plain)
     yield from _of_operations()
     yield from _of_behaviour(plan, plain)
+    yield from of_unified_memory(plain)
     yield from of_core_ai(_sizes(plan))
 
 
@@ -110,6 +114,10 @@ def _of_mlx() -> Iterator[Question]:
             variant=True,
             title=f"MLX_CONV_WINOGRAD={winograd}",
         )
+    for model in (DEMO, FULL, DREAMSHAPER):
+        forms = mlx(CONV_FORMS, "ask_conv_forms", model, environment=exact)
+        forms = replace(forms, ask=f"{_HERE}.conv_forms:ask_conv_forms", needs_exact=True)
+        yield replace(forms, expected_s=10.0 if model is DEMO else 60.0)
     yield mlx("mlx", "ask_frame", FULL, s=40, needs_exact=True)
     yield mlx("mlx", "ask_frame", DREAMSHAPER, s=40, needs_exact=True)
 
@@ -205,6 +213,7 @@ def _of_behaviour(plan: Plan, plain: str) -> Iterator[Question]:
         chosen = gpu if unit == "gpu" else ne
         return Question(name, ask, unit, DEMO, chosen, variant=True, needs_exact=exact)
 
+    yield from _of_ways(gpu)
     yield replace(asked("image rounding", "gpu"), variant=False, quick=True)
     yield replace(asked("gil", "gpu"), variant=False)
     units: tuple[Unit, ...] = ("gpu", "ne")
@@ -224,6 +233,21 @@ def _of_behaviour(plan: Plan, plain: str) -> Iterator[Question]:
     soak_s = plan.soak_seconds
     soak = replace(asked("soak", "gpu"), variant=False, quick=True, values={"soak_s": soak_s})
     yield replace(soak, limit_s=soak_s + 600, expected_s=soak_s + 10)
+
+
+def _of_ways(gpu: Mapping[str, str]) -> Iterator[Question]:
+    """The ways to call Core ML; and of PyObjC's, what was asked of coremltools' bridge."""
+    for model in (DEMO, FULL):
+        for way in WAYS:
+            values: dict[str, float | str] = {"way": way, "cycles": 5}
+            made = Question(WAYS_GROUP, f"{_HERE}.ways:ask_way", "gpu", model, gpu, values)
+            made = replace(made, variant=True, needs_exact=True, quick=model is DEMO, title=way)
+            yield replace(made, expected_s=10.0 if model is DEMO else 90.0)
+    for name in ("feedback", "overflow", "prompt change", "idle predictions"):
+        values = {"way": "pyobjc here", "idle_s": 1.5, "times": 20}
+        ask = f"{_HERE}.ways:ask_{name.replace(' ', '_')}"
+        made = Question(f"{name} through pyobjc", ask, "gpu", DEMO, gpu, values, needs_exact=True)
+        yield replace(made, expected_s=40.0 if "idle" in name else 10.0)
 
 
 def _loads(asked: Question, model: Model) -> Iterator[Question]:

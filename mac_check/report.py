@@ -25,6 +25,11 @@ answer:
     stderr          last lines of its output; E5RT and ANECCompile tell of failed compiles
     cpu_only_ms     frame time of the same program on the CPU alone, from another question: a frame
                     that takes as long was probably computed there, whatever the plan says
+
+The question `ways` has a `verdict`, too: which way to call Core ML should be the default, by what
+rule, and why not the others (`mac_check/verdict.py`). `conv forms` has the microseconds and the
+error of every form of every convolution in `rows`, what was chosen in `forms`, whether it pays in a
+frame, and whether the table was written (`table_written`) for this machine's MLX to use.
 """
 
 import json
@@ -35,6 +40,7 @@ from ..common.files import write_whole
 from .facts import core_ml_cache_bytes, crash_reports, environment, now, power, system
 from .question import Plan, Question
 from .setup import Answer
+from .verdict import WAYS_GROUP, verdict
 
 SCHEMA = 2
 REHEARSAL = "by the reference interpreter, NOT Core ML: no figure here is one of a Mac"
@@ -77,6 +83,10 @@ class Report:
             group["variants"].append(_told(question) | answer)
             group["ok"] = all(each["ok"] for each in group["variants"])
             _compare_with_cpu(group["variants"])
+            if question.group == WAYS_GROUP:
+                group["verdict"] = verdict(
+                    group["variants"], self._content["rehearsal"] is not None
+                )
         self.write()
 
     def finish(self) -> None:

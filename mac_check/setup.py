@@ -14,6 +14,12 @@ if TYPE_CHECKING:
     from ..coreml_backend.options import CoreMLOptions
 
 Answer = dict[str, object]
+# Ways to call Core ML: options of the backend. A question names one in `values`.
+WAYS: Mapping[str, Mapping[str, str]] = {
+    "predict here": {"runtime": "coreml"},
+    "predict hosted": {"runtime": "coreml"},
+    "pyobjc here": {"runtime": "pyobjc", "process": "here"},
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +60,8 @@ class Setup:
         from ..common.settings import parse_settings
         from ..coreml_backend.options import CoreMLOptions
 
-        texts = {"runtime": self.runtime, **self.chosen, **(more or {})}
+        way = WAYS.get(self.text("way"), {}) if self.runtime != "reference" else {}
+        texts = {"runtime": self.runtime, **self.chosen, **way, **(more or {})}
         return parse_settings(CoreMLOptions, texts, "coreml", size=self.frame)
 
     def number(self, name: str, default: float) -> float:

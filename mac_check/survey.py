@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Protocol
 
 from ..common.checkpoint.find import find
-from ..common.errors import UsageError
+from ..common.errors import SinkError, UsageError
 from ..common.picture.size import FrameSize
 from ..common.system import awake, macos_major
 from .children import run_question
 from .disk import FULL_GB, QUICK_GB, scratch_folder
 from .models import Model
-from .question import Plan, Question
+from .question import CONV_FORMS, Plan, Question
 from .questions import table
 from .report import Report
 from .setup import Answer, Setup
@@ -82,6 +82,8 @@ def survey(
                     question, interview.size(question.model), {"ok": False, "interrupted": True}
                 )
                 raise
+            if question.group == CONV_FORMS and not plan.rehearsed:
+                answer |= keep_table(answer)
             report.add(question, interview.size(question.model), answer)
             watcher.end(index + 1, question, answer)
             interview.drop_after(index)
@@ -185,6 +187,21 @@ class _Interview:
             question.chosen,
             question.values,
         )
+
+
+def keep_table(answer: Answer) -> Answer:
+    """Write the forms of convolutions that paid in a whole frame, where MLX will look for them."""
+    from ..mlx_sdxs.fast.conv_table import Maker, store
+
+    forms, maker = answer.get("forms"), answer.get("maker")
+    if not (answer["ok"] and answer.get("pays") and isinstance(maker, dict)):
+        return {}
+    assert isinstance(forms, dict)
+    try:
+        store(forms, Maker(maker["machine"], maker["mlx"], maker["form_version"]))
+    except (OSError, SinkError) as error:
+        return {"table_written": False, "table_error": f"{type(error).__name__}: {error}"}
+    return {"table_written": True}
 
 
 def failed_compile(answer: Answer) -> bool:

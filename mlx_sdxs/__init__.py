@@ -4,7 +4,8 @@ import os
 
 from ..common.backend.spec import BackendSpec
 from . import blas
-from .options import MlxOptions
+from .compiled import compile_cache
+from .options import MlxOptions, exact
 
 __all__ = ["SPEC"]
 
@@ -28,6 +29,18 @@ SPEC = BackendSpec(
     instrument=f"{__name__}.instrument:MlxInstrument",
     counts="mlx",
     doctor=f"{__name__}.doctor:checks",
+    reference="mlx",
+    exact=exact,
+    exact_environment=(("MLX_ENABLE_TF32", "0"),),
     versions=("mlx-metal", "mlx-cpu", "mlx-cuda-13"),
     environment=("MLX_", "SDXS_BLAS"),
+    compile_cache=compile_cache,
+    published=(
+        "MLX_CONV_WINOGRAD",
+        "MLX_ENABLE_TF32",
+        "MLX_MAX_MB_PER_BUFFER",
+        "MLX_MAX_OPS_PER_BUFFER",
+        "MLX_METAL_FAST_SYNCH",
+        "MLX_USE_CUDA_GRAPHS",
+    ),
 )

@@ -9,7 +9,7 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
-from ..common.backend import copies
+from ..common.backend import copies, phases
 from ..common.backend.description import Description
 from ..common.backend.protocol import (
     Backend,
@@ -31,8 +31,10 @@ from ..common.errors import BackendError, PictureError, UsageError
 from ..common.limits import check_address_space, check_threads, shortage
 from . import blas, streams
 from .fast import host_memory as residency
+from .fast.conv_table import Table
 from .fast.kernels import custom_kernels, use_kernels
 from .fast.ops import on_cuda, on_gpu, stepwise
+from .fast.products import on_metal, use_products, valid_table
 from .frame import Frame
 from .lanes import CallersLane, Job, Lane, LaneThread, Render
 from .networks.autoencoder_kl import AutoencoderKL
@@ -82,6 +84,7 @@ class MlxBackend:
         self._size = options.size
         self._refuse_what_cannot_be()
         self._frame: Frame | None = None
+        self._table: Table | None = None
         self._thread = 0
         self._lanes: list[Lane] = []
         self._turn = 0
@@ -110,8 +113,13 @@ class MlxBackend:
             for network in frame.networks:
                 use_kernels(network)
         models = [model for model in (unet, vae, controlnet) if model is not None]
+        self._table = valid_table() if on_metal() else None
+        if self._table:
+            for model in models:
+                use_products(model, self._table.form)
         # evaluate: a lazy array belongs to this thread alone
         mx.eval([model.parameters() for model in models])
+        phases.reached(phases.WEIGHTS)
         self._frame, self._last = frame, None
         # control scale 0 uses a function without the ControlNet, at no cost
         self._frames = [frame.without_control(), *([frame] if controlnet else [])]
@@ -305,8 +313,15 @@ class MlxBackend:
                     "in the host's memory" if self._keeps_pictures() else "as MLX has them",
                 ),
                 ("blas", f"{library.origin} ({library.core})" if library else "MLX's own"),
+                *self._products(),
             ),
         )
+
+    def _products(self) -> tuple[tuple[str, str], ...]:
+        """Return what a table changes, nothing without one."""
+        if not self._table:
+            return ()
+        return (("convolutions", f"{self._table.as_products} shapes as products"),)
 
     def close(self) -> None:
         """Free the model, also after a failed load.

@@ -4,10 +4,14 @@ import os
 import platform
 import sys
 import time
+from collections.abc import Mapping
 from importlib import metadata
 
 from ..common.doctor import Check
+from ..common.errors import WeightsError
+from ..common.system import macos_version
 from . import blas
+from .fast.conv_table import Maker, mismatch, read_table, table_path, unit
 
 BLAS_SIDE = 1024
 SLOW_GFLOPS = 20.0
@@ -38,6 +42,8 @@ def checks() -> list[Check]:
         ),
         _gpu(on_gpu),
     ]
+    if on_gpu and not mx.cuda.is_available():
+        found.append(matrix_unit(mx.device_info()))
     return found if on_gpu or not blas.is_needed() else [*found, _blas()]
 
 
@@ -61,6 +67,29 @@ def _gpu(on_gpu: bool) -> Check:
     return Check(
         "gpu", True, f"{name}, {working_set / 1e9:.1f} GB for models" if working_set else name
     )
+
+
+def matrix_unit(info: Mapping[str, object]) -> Check:
+    """Tell whether an M5's matrix unit is there, and whether convolutions are products for it.
+
+    info: of `mx.device_info()`. Whether a run used the unit is not to be known: only times tell.
+    """
+    name, here = "matrix unit", Maker.of(info, metadata.version("mlx"))
+    found = unit(str(info.get("architecture", "")), macos_version())
+    again = "run `sdxs mac-check`, which measures every convolution and writes the table"
+    try:
+        table = read_table()
+    except WeightsError as error:
+        return Check(name, None, f"{found}; {error}", again)
+    if table and (why := mismatch(table, here)):
+        return Check(name, None, f"{found}; the table of convolutions is unused: {why}", again)
+    if table:
+        counted = f"{table.as_products} of {len(table.forms)} shapes of convolutions are products"
+        return Check(name, True, f"{found}; {counted} by {table_path()}")
+    if found != "there":
+        return Check(name, True, f"{found}; convolutions are MLX's own")
+    finding = f"{found}, for products and attention; convolutions as products are not measured"
+    return Check(name, None, finding, again)
 
 
 def _blas() -> Check:

@@ -1,5 +1,6 @@
 """The options of the MLX backend; imports no MLX, because the help needs them."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -68,3 +69,8 @@ class MlxOptions(BackendOptions):
                 f"mlx: depth {self.depth}: no batch of {self.batch} would ever be full; expected "
                 f"at least {self.batch}"
             )
+
+
+def exact() -> Mapping[str, object]:
+    """Return the values of the options with which MLX is a reference: float32, MLX's own forms."""
+    return {"dtype": "float32", "kernels": "off", "attention": "fused"}

@@ -1,9 +1,13 @@
 """A complete report of bench for tests of its readers. The numbers are arbitrary but consistent."""
 
+from pathlib import Path
+
 import numpy as np
 
 from sdxs.common.bench.measure.instrument import Peaks, StageCost
 from sdxs.common.bench.model import statistics
+from sdxs.common.bench.model.pairs import Ratio, Together
+from sdxs.common.bench.model.pictures import PictureCheck
 from sdxs.common.bench.model.report import (
     SCHEMA,
     BackendReport,
@@ -13,15 +17,15 @@ from sdxs.common.bench.model.report import (
     Machine,
     MemoryOverTime,
     MemoryPoint,
-    Ratio,
     Report,
     Round,
     RunSettings,
-    Together,
     Work,
 )
 from sdxs.common.bench.model.roofline import roofline
+from sdxs.common.bench.model.unified import Account
 
+RESULTS = Path(__file__).parent.parent / "docs" / "results"
 COSTS = [
     StageCost("encode", 10**9, 10**5, 10**7),
     StageCost("unet", 4 * 10**9, 10**7, 10**7),
@@ -54,7 +58,13 @@ def backend(
     frames_seen = list(range(0, 310, 10))
     used = [10**8 + 100 * f for f in frames_seen]
     made.memory_over_time = MemoryOverTime(frames_seen, used, statistics.growth(frames_seen, used))
-    made.copies = {"backend in": 196608.0, "backend out": 196608.0}
+    made.picture = PictureCheck(
+        "MLX in float32", 4, [55.5, 54.2, 54.9, 54.8], [0.999] * 4, [0.2] * 3, [1.0, 1.1]
+    )
+    made.account = Account(
+        "smaps_rollup", 1, 15 * 10**7, 9 * 10**7, 0, 2 * 10**6, device_bytes=3 * 10**8
+    )
+    made.copies = {"source": 2764800.0, "backend in": 196608.0, "backend out": 196608.0}
     shares = {"encode": 0.2, "unet": 0.6, "decode": 0.2}
     made.stages_ms = {
         "pre": [1.0],
@@ -62,11 +72,18 @@ def backend(
     }
     made.roofline = roofline(COSTS, PEAKS, made.stages_ms, milliseconds, "float16")
     points = [
-        ContentionPoint(share, False, share * 1e10, [milliseconds * (1 + share)] * 3)
+        ContentionPoint(
+            share,
+            False,
+            share * 1e10,
+            [milliseconds * (1 + share)] * 3,
+            share * 1.25e10,
+            share * 1e10,
+        )
         for share in (0.0, 0.5, 1.0)
     ]
     made.contention = Contention(
-        3, 1e10, [*points, ContentionPoint(1.0, True, 0.0, [milliseconds * 1.1] * 3)]
+        3, 1e10, [*points, ContentionPoint(1.0, True, 0.0, [milliseconds * 1.25] * 3, 4e10, 3.8e10)]
     )
     return made
 

@@ -15,7 +15,18 @@ from sdxs.common.bench.model.paper import beside
 from sdxs.common.bench.show import html, plots, svg
 from sdxs.common.bench.show.svg import Axis
 
-PLOTS = ("latency", "ratios", "rounds", "stages", "roofline", "contention", "memory", "copies")
+PLOTS = (
+    "latency",
+    "ratios",
+    "picture",
+    "rounds",
+    "stages",
+    "roofline",
+    "contention",
+    "memory",
+    "copies",
+    "bytes",
+)
 WIDTH, HEIGHT = 900, 5000
 
 
@@ -65,7 +76,7 @@ def test_the_page_has_a_plot_for_everything_measured_and_none_for_nothing() -> N
     assert [figure.plot.name for figure in plots.figures(report)] == list(PLOTS)
     for backend in report.backends:
         backend.contention = backend.memory_over_time = backend.roofline = None
-        backend.copies, backend.stages_ms = {}, {}
+        backend.copies, backend.stages_ms, backend.picture = {}, {}, None
     assert [figure.plot.name for figure in plots.figures(report)] == ["latency", "ratios", "rounds"]
     for backend in report.backends:
         backend.rounds.clear()
@@ -104,7 +115,7 @@ def drawn(figure: plots.Figure, family: str | None = None) -> np.ndarray:
 
 
 def test_an_image_has_the_colours_and_the_words_of_the_page() -> None:
-    figure = plots.figures(bench_samples.report())[2]
+    figure = plots.figures(bench_samples.report())[3]
     picture = drawn(figure)
     for colour in ((0x1F, 0x6F, 0xEB), (0xC2, 0x41, 0x0C)):  # --c0 and --c1 of report.css, light
         assert (picture == colour).all(axis=2).sum() > 500

@@ -267,6 +267,8 @@ def test_contention_measures_its_traffic_and_has_a_control(tiny_sdxs: Checkpoint
     rates = [p.traffic_bytes_per_s for p in curve.points]
     assert rates[0] == 0 and rates[5] == 0 and min(rates[1:5]) > 0
     assert all(p.frame_ms for p in curve.points)
+    both = [(p.alone_bytes_per_s, p.beside_bytes_per_s) for p in curve.points]
+    assert both[0] == (0, 0) and all(alone and beside for alone, beside in both[4:])
 
 
 def test_traffic_keeps_to_its_rate() -> None:

@@ -139,7 +139,7 @@ def test_without_macos_one_clear_line(command: Command, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"runtime": "fast"}, "coreml:runtime=fast: expected one of coreml, reference"),
+        ({"runtime": "fast"}, "coreml:runtime=fast: expected one of coreml, pyobjc, reference"),
         ({"attention": "flash"}, "coreml:attention=flash"),
         ({"colour": "red"}, "unknown setting 'colour'"),
     ],

@@ -278,3 +278,24 @@ def test_programs_of_another_user_that_cannot_be_read_are_built_elsewhere(
     with pytest.warns(SdxsWarning, match="coreml cannot be written to"):
         built = cache.find_or_build("demo", {"weights": ""}, "key", build_something)
     assert built.folder.is_relative_to(tmp_path / "cache") and theirs.is_dir()
+
+
+@pytest.mark.parametrize("missing", [(), ("pyobjc-framework-CoreML",)])
+def test_doctor_says_whether_pyobjc_is_available(
+    monkeypatch: pytest.MonkeyPatch, missing: tuple[str, ...]
+) -> None:
+    right = metadata.version
+    monkeypatch.setattr(doctor.sys, "platform", "darwin")
+    monkeypatch.setattr(doctor, "macos_major", lambda: 15)
+    monkeypatch.setattr(doctor, "macos_version", lambda: "15.5")
+    monkeypatch.setattr(doctor, "_has_runtime", lambda: True)
+    monkeypatch.setattr(doctor.objc_values, "missing", lambda images: list(missing))
+    monkeypatch.setattr(
+        metadata, "version", lambda name: "12.2" if "pyobjc" in name else right(name)
+    )
+    check = next(each for each in doctor.checks() if each.name == "coreml pyobjc")
+    if missing:
+        assert check.ok is None and "not available" in check.finding
+        assert check.remedy == "pip install 'pyobjc-framework-CoreML>=12'"
+    else:
+        assert check.ok and check.finding == "12.2: --coreml-runtime pyobjc is available"

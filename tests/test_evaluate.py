@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from sdxs.common.picture.nearness import ssim
 from sdxs.common.prompt.syntax import GALLERY
 from sdxs.experiments.distill.judge import evaluate
 from sdxs.experiments.distill.material import clips, phrases, teachers
@@ -17,9 +18,9 @@ def pictures() -> list[np.ndarray]:
 
 def test_similarity_is_one_for_equals_and_less_otherwise(pictures: list[np.ndarray]) -> None:
     cat, coffee = pictures[1], pictures[2]
-    assert evaluate.ssim(cat, cat) == pytest.approx(1)
-    assert evaluate.ssim(cat, coffee) < 0.5
-    assert 0.5 < evaluate.ssim(cat, (cat * 0.8).astype(np.uint8)) < 0.999
+    assert ssim(cat, cat) == pytest.approx(1)
+    assert ssim(cat, coffee) < 0.5
+    assert 0.5 < ssim(cat, (cat * 0.8).astype(np.uint8)) < 0.999
 
 
 def test_full_marks_for_the_teachers_themselves_and_none_for_shuffled_prompts(

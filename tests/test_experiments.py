@@ -20,7 +20,6 @@ from sdxs.experiments import options as options_module
 from sdxs.experiments import record
 from sdxs.experiments.__main__ import main
 from sdxs.experiments.catalogue import ROOMS, Experiment, experiments
-from sdxs.experiments.measure import start_up
 from sdxs.experiments.measure.soak import SoakOptions
 from sdxs.experiments.options import Options, argument, option, parse, parser_of
 from sdxs.experiments.parity import pictures
@@ -190,13 +189,6 @@ def test_a_file_that_is_added_to_keeps_its_own_facts(tmp_path: Path) -> None:
     path = tmp_path / "result.json"
     record.write(path, {"machine": {"system": "another"}, "rows": []}, Sample(Path("p")))
     assert json.loads(path.read_text(encoding="utf-8"))["machine"] == {"system": "another"}
-
-
-def test_a_measured_process_is_started_as_the_module_itself(tmp_path: Path) -> None:
-    path = tmp_path / "start.json"
-    start_up.run(start_up.StartUpOptions(("demo",), size=64, rounds=1, json=path))
-    (row,) = json.loads(path.read_text(encoding="utf-8"))["rows"]
-    assert row["model"] == "demo" and row["median"]["first frame"] > 0
 
 
 # --- pictures

@@ -21,6 +21,10 @@ ALLOWED = {
 FOREIGN = {  # third-party module -> the places that may import it
     "mlx": ("mlx_sdxs/", "mac_check/", "experiments/"),
     "coremltools": ("coreml_backend/", "experiments/"),
+    "objc": ("coreml_backend/objc_values.py",),
+    "CoreML": ("coreml_backend/objc_values.py",),
+    "Foundation": ("coreml_backend/objc_values.py",),
+    "Quartz": ("coreml_backend/objc_values.py",),
     "coreai": ("coreai_backend/", "experiments/", "mac_check/"),
     "huggingface_hub": ("common/checkpoint/hub.py",),
     # in a process without cv2: each has its own libavdevice

@@ -15,6 +15,7 @@ import pytest
 from fake_coreml import StrictModel, compile_model
 from sdxs.common import system
 from sdxs.common.backend.protocol import StageTimes
+from sdxs.common.bench.measure import mac_tools
 from sdxs.common.checkpoint.find import find
 from sdxs.common.io.sources import permission
 from sdxs.common.io.sources.permission import Permission
@@ -32,6 +33,7 @@ from sdxs.mac_check import (
     mlx,
     models,
     operations,
+    unified,
 )
 from sdxs.mac_check.child import plain
 from sdxs.mac_check.models import DEMO, DREAMSHAPER, SKETCH
@@ -180,6 +182,26 @@ def test_an_overflow_is_noticed_and_forgotten(
     assert answer["largest_difference"] == 0
     monkeypatch.setattr("sdxs.mac_check.coreml.OVERFLOWS", 1.0)
     assert module.ask_overflow(setup(scratch))["ok"] is False, "nothing was noticed"
+
+
+def test_unified_memory_is_read_of_both_frameworks(scratch: Path) -> None:
+    for chosen in ({}, {"attention": "matmul", "compute_units": "cpu_and_gpu"}):
+        asked = replace(setup(scratch), chosen=chosen)
+        answer = unified.ask_accounts(asked)
+        account, framework = answer["account"], answer["framework"]
+        assert isinstance(account, dict) and isinstance(framework, dict)
+        assert account["told_by"] and account["resident_bytes"] > 10_000_000
+        assert framework["model_bytes"] > 1_000_000
+        if sys.platform == "linux":  # what a Mac's tools print is the question itself
+            assert answer["ok"] is True and answer["explained"] is not None
+
+
+def test_a_tool_whose_table_is_unknown_is_shown_as_it_begins(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(unified, "asked", lambda *command: "vmmap: another table")
+    read = unified._read(mac_tools.from_vmmap, "vmmap")
+    assert read["read"] is False and read["begins"] == "vmmap: another table"
 
 
 def test_a_prompt_is_changed_and_changed_back(scratch: Path) -> None:

@@ -106,7 +106,8 @@ def test_a_graph_needs_cuda(mode: str, tiny_sdxs: Checkpoint) -> None:
     ("settings", "says"),
     [
         ({"mode": "fast"}, "torch:mode=fast: expected one of eager"),
-        ({"colour": "red"}, "torch: unknown setting 'colour'; known are dtype, mode"),
+        ({"batch": "4", "depth": "2"}, "torch: depth 2: no batch of 4 would ever be full"),
+        ({"colour": "red"}, "torch: unknown setting 'colour'; known are dtype, mode, batch, depth"),
     ],
 )
 def test_unknown_settings_are_refused(settings: dict[str, str], says: str) -> None:
@@ -124,5 +125,72 @@ def test_what_the_peer_cannot_is_refused(
     with pytest.raises(BackendError, match="without a submitted frame"):
         backend.collect(picture)
     backend.submit(picture)
-    with pytest.raises(BackendError, match="in flight already"):
+    with pytest.raises(BackendError, match="1 of 1 frames are in flight"):
         backend.submit(picture)
+
+
+@pytest.mark.parametrize(("depth", "batch"), [(None, 1), (3, 1), (None, 2), (2, 2), (5, 2), (9, 4)])
+def test_frames_in_flight_and_batches_change_no_picture(
+    tiny_sdxs: Checkpoint, prompt: np.ndarray, depth: int | None, batch: int
+) -> None:
+    """Another prompt from the eighth frame on; the last frames fill no batch."""
+    given = np.random.default_rng(4).integers(0, 256, (11, SIZE, SIZE, 3), dtype=np.uint8)
+    alone = _stream(tiny_sdxs, TorchOptions(SIZE, dtype="float32"), prompt, given)
+    options = TorchOptions(SIZE, dtype="float32", depth=depth, batch=batch)
+    made = _stream(tiny_sdxs, options, prompt, given)
+    # sums in another order move a value in the middle between two levels
+    assert np.abs(alone.astype(int) - made.astype(int)).max() <= 1
+    assert not np.array_equal(alone[6], alone[7])
+
+
+def _stream(
+    checkpoint: Checkpoint, options: TorchOptions, prompt: np.ndarray, given: np.ndarray
+) -> np.ndarray:
+    """Render pictures as a loop does, as many in flight as the backend takes."""
+    backend = TorchBackend(checkpoint, options)
+    backend.load()
+    backend.set_conditioning(prompt)
+    backend.set_params(FrameParams(3))
+    facts = dict(backend.describe().facts)
+    assert facts["in flight"] == str(backend.depth) and facts["batch"] == str(options.batch)
+    assert backend.depth == options.depth or options.depth is None
+    made, waiting = [], 0
+
+    def collect() -> None:
+        made.append(np.empty_like(given[0]))
+        backend.collect(made[-1])
+
+    for number, picture in enumerate(given):
+        if number == 7:
+            backend.set_conditioning(-prompt)
+        backend.submit(picture)
+        waiting += 1
+        if waiting == backend.depth:
+            collect()
+            waiting -= 1
+    for _ in range(waiting):
+        collect()
+    backend.close()
+    return np.stack(made)
+
+
+def test_prompts_that_break_every_batch_off_lose_no_frame(
+    tiny_sdxs: Checkpoint, prompt: np.ndarray
+) -> None:
+    given = np.random.default_rng(5).integers(0, 256, (4, SIZE, SIZE, 3), dtype=np.uint8)
+    backend = TorchBackend(tiny_sdxs, TorchOptions(SIZE, dtype="float32", depth=4, batch=4))
+    backend.load()
+    for number, picture in enumerate(given):
+        backend.set_conditioning(prompt * number)
+        backend.submit(picture)
+    with pytest.raises(BackendError, match="4 of 4 frames are in flight"):
+        backend.submit(given[0])
+    for number, picture in enumerate(given):
+        out, wanted = np.empty_like(picture), np.empty_like(picture)
+        backend.collect(out)
+        other = TorchBackend(tiny_sdxs, TorchOptions(SIZE, dtype="float32"))
+        other.load()
+        other.set_conditioning(prompt * number)
+        other.submit(picture)
+        other.collect(wanted)
+        assert np.abs(out.astype(int) - wanted.astype(int)).max() <= 1

@@ -16,6 +16,7 @@ from ..errors import SdxsError
 _RUSAGE_INFO_V2 = 2
 # struct rusage_info_v2: a uuid and seven 64-bit counters precede it
 _PHYS_FOOTPRINT_OFFSET = 16 + 7 * 8
+_WIRED_OFFSET, _RESIDENT_OFFSET = 16 + 5 * 8, 16 + 6 * 8
 _RUSAGE_BYTES = 1024
 
 
@@ -49,10 +50,18 @@ def _from_smaps(pid: int, *keys: str) -> int:
         ) from None
 
 
+def wired_and_resident(pid: int) -> tuple[int, int]:
+    """Return the wired and the resident bytes of a process on macOS. Raises SdxsError."""
+    wired, resident = _from_rusage(pid, _WIRED_OFFSET, _RESIDENT_OFFSET)
+    return wired, resident
+
+
 def _phys_footprint(pid: int) -> int:
+    return _from_rusage(pid, _PHYS_FOOTPRINT_OFFSET)[0]
+
+
+def _from_rusage(pid: int, *offsets: int) -> list[int]:
     info = ctypes.create_string_buffer(_RUSAGE_BYTES)
     if ctypes.CDLL(None).proc_pid_rusage(pid, _RUSAGE_INFO_V2, info) != 0:
         raise SdxsError(f"memory of process {pid} cannot be read; has it ended?")
-    return int.from_bytes(
-        info.raw[_PHYS_FOOTPRINT_OFFSET : _PHYS_FOOTPRINT_OFFSET + 8], sys.byteorder
-    )
+    return [int.from_bytes(info.raw[at : at + 8], sys.byteorder) for at in offsets]

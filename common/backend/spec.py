@@ -18,6 +18,7 @@ from importlib import import_module, metadata
 
 from ..errors import BackendError, UsageError
 from ..settings import settings_of
+from .compile_cache import CompileCache, unknown
 from .options import BackendOptions
 
 GROUP, PEERS = "sdxs.backends", "sdxs.peers"
@@ -50,12 +51,16 @@ class BackendSpec:
     instrument: place of its `bench.measure.instrument.Instrument`.
     counts: package that its instrument needs to count a frame's operations; '' if it cannot.
     versions, environment: further packages, and prefixes of variables, that affect its speed.
+    published: variables whose values `bench --submit` may show to others.
     doctor: place of a function that returns its `doctor.Check`s.
     programs: place of its `programs.Programs`, built before the backend loads.
-    reference: backend that its programs are checked against.
+    reference: backend that its programs, and in `bench` its pictures, are checked against.
+    exact, exact_environment: its options' values, by field, and the variables of its process with
+    which its own pictures are exact, for a backend that others are checked against.
     building: its options' values, by field, with which `convert` builds on this machine.
     runs_here: whether `bench` measures it by default on this machine.
     check_timed: raises UsageError for options that make timings meaningless.
+    compile_cache: where its framework keeps what it compiles on this machine.
     """
 
     name: str
@@ -70,12 +75,16 @@ class BackendSpec:
     counts: str = ""
     versions: tuple[str, ...] = ()
     environment: tuple[str, ...] = ()
+    published: tuple[str, ...] = ()
     doctor: str = ""
     programs: str = ""
     reference: str = ""
+    exact: Callable[[], Mapping[str, object]] = dict
+    exact_environment: tuple[tuple[str, str], ...] = ()
     building: Callable[[], Mapping[str, object]] = dict
     runs_here: Callable[[], bool] = _always
     check_timed: Callable[[BackendOptions], None] = _anything
+    compile_cache: Callable[[], CompileCache] = unknown
 
     def obeys(self, name: str) -> bool:
         """Tell whether the backend uses a live parameter or option.

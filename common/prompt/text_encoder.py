@@ -59,14 +59,17 @@ class _Recent:
 class TextEncoder:
     """Encode prompts of one checkpoint."""
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        """Read the tokenizer; `encode` reads the weights. Raises ConfigError, WeightsError."""
+    def __init__(self, checkpoint: Checkpoint, cache: EmbeddingCache | None = None) -> None:
+        """Read the tokenizer; `encode` reads the weights. Raises ConfigError, WeightsError.
+
+        cache: of encoded prompts; None for the user's.
+        """
         self._checkpoint, self._checked = checkpoint, False
         self._tokenizer = ClipTokenizer(checkpoint.folder / "tokenizer")
         self._config = checkpoint.text_encoder
         self._path = checkpoint.text_encoder_weights
         self._prefix = checkpoint.text_prefix()
-        self._cache = EmbeddingCache(checkpoint)
+        self._cache = cache or EmbeddingCache(checkpoint)
         self._recent = _Recent()
         self._told: set[str] = set()  # of four at most
 

@@ -25,13 +25,14 @@ import mlx.nn as nn
 import numpy as np
 
 from ...common.backend.schedule import one_step
+from ...common.picture.nearness import luma, ssim
 from ...common.picture.opencv import cv2
 from ...common.picture.temporal import psnr
 from ...common.prompt.syntax import GALLERY
 from ...common.settings import setting
 from .. import record
 from ..distill import architecture, recipe, stages
-from ..distill.judge.evaluate import DEMO_PICTURES, nearest, ssim
+from ..distill.judge.evaluate import DEMO_PICTURES, nearest
 from ..distill.material import photographs, teachers
 from ..distill.material.pairs import PairRequest, make_pairs
 from ..distill.text_model import CLIPTextModel
@@ -188,8 +189,7 @@ def judge(
         for style, prompt in enumerate(GALLERY):
             made = render(prompt, picture)
             spread = (
-                teachers.luma(made.astype(np.float32)).std()
-                / teachers.luma(wanted[style].astype(np.float32)).std()
+                luma(made.astype(np.float32)).std() / luma(wanted[style].astype(np.float32)).std()
             )
             right = nearest(made, [w.astype(np.float32) for w in wanted]) == style
             rows.append(

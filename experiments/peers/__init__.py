@@ -1,9 +1,16 @@
 """Other implementations, wrapped as backends that bench can measure beside ours."""
 
+from ...common.backend.compile_cache import CompileCache
 from ...common.backend.spec import BackendSpec
 from .options import TorchOptions
 
 __all__ = ["SPEC"]
+
+
+def _compile_cache() -> CompileCache:
+    """Return the folders of torch.compile, of Triton's kernels, and of the driver's."""
+    return CompileCache(("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "CUDA_CACHE_PATH"))
+
 
 SPEC = BackendSpec(
     name="torch",
@@ -12,7 +19,10 @@ SPEC = BackendSpec(
     options=TorchOptions,
     parameters=frozenset({"seed"}),
     package="torch",
+    reference="mlx",
     instrument=f"{__name__}.torch_instrument:TorchInstrument",
     versions=("diffusers",),
     environment=("PYTORCH_", "TORCH"),
+    compile_cache=_compile_cache,
+    published=("PYTORCH_ENABLE_MPS_FALLBACK", "PYTORCH_MPS_HIGH_WATERMARK_RATIO"),
 )

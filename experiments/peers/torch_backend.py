@@ -1,21 +1,24 @@
 """diffusers in PyTorch behind the Backend protocol: the paper's Phase 1, and bench's peer.
 
-The textbook frame in five forms, from what a user of diffusers writes first to the fastest that
-PyTorch offers (`mode`, a setting). Needs the `parity` extra. Never run in one process with
-`mlx_sdxs`: its BLAS takes over PyTorch's as well and halves its speed.
+The textbook frame in several forms, from what a user of diffusers writes first to the fastest that
+PyTorch offers (`mode`, a setting), with as many frames in flight and in a batch as asked for.
+Needs the `parity` extra. Never run in one process with `mlx_sdxs`: its BLAS takes over PyTorch's
+as well and halves its speed. On MPS it is float16 with channels last, as Apple's users run it, and
+`compile` is torch.compile's own way there; no Mac was at hand to try it.
 """
 
 import time
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
 from diffusers.utils import logging
 
-from ...common.backend import copies
+from ...common.backend import copies, phases
 from ...common.backend.description import Description
 from ...common.backend.protocol import (
     FrameParams,
@@ -39,13 +42,16 @@ _DTYPES = {
     "float16": torch.float16,
     "bfloat16": torch.bfloat16,
 }
-# mode: channels last, torch.compile, replay of a CUDA graph
-MODES = {
-    "eager": (False, False, False),
-    "channels_last": (True, False, False),
-    "compile": (True, True, False),
-    "graph": (True, False, True),
-    "compile+graph": (True, True, True),
+# mode: channels last, the mode of torch.compile ('' is without), replay of a CUDA graph
+_AUTOTUNE = "max-autotune-no-cudagraphs"  # its own graphs would share one buffer for all frames
+MODES: Mapping[str, tuple[bool, str, bool]] = {
+    "eager": (False, "", False),
+    "channels_last": (True, "", False),
+    "compile": (True, "default", False),
+    "max-autotune": (True, _AUTOTUNE, False),
+    "graph": (True, "", True),
+    "compile+graph": (True, "default", True),
+    "max-autotune+graph": (True, _AUTOTUNE, True),
 }
 _WARM_UP = 3
 
@@ -63,8 +69,8 @@ class TorchFrame:
     timestep: torch.Tensor
 
     def encode(self, frame: torch.Tensor) -> torch.Tensor:
-        """uint8 (H, W, 3) -> float32 latents (1, C, H/8, W/8)."""
-        image = frame.permute(2, 0, 1)[None].to(self.dtype) / 127.5 - 1
+        """uint8 (B, H, W, 3) -> float32 latents (B, C, H/8, W/8)."""
+        image = frame.permute(0, 3, 1, 2).to(self.dtype) / 127.5 - 1
         encoded = self.vae.encode(image.contiguous(memory_format=self.memory_format))
         return (
             encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mode()
@@ -73,37 +79,79 @@ class TorchFrame:
     def denoise(
         self, latents: torch.Tensor, encoder_hidden_states: torch.Tensor, noise: torch.Tensor
     ) -> torch.Tensor:
-        """float32 latents -> x0, float32 of the same shape."""
+        """float32 latents -> x0, float32 of the same shape; one prompt and noise for all."""
         step = self.step
         x_t = step.sqrt_alpha * latents + step.sqrt_one_minus_alpha * step.noise_scale * noise
-        eps = self.unet(x_t.to(self.dtype), self.timestep, encoder_hidden_states).sample.float()
+        prompts = encoder_hidden_states.expand(len(latents), -1, -1)
+        eps = self.unet(x_t.to(self.dtype), self.timestep, prompts).sample.float()
         return (x_t - step.sqrt_one_minus_alpha * eps) / step.sqrt_alpha
 
     def decode(self, x0: torch.Tensor) -> torch.Tensor:
-        """float32 x0 -> uint8 (H, W, 3)."""
+        """float32 x0 -> uint8 (B, H, W, 3)."""
         image = self.vae.decode((x0 / self.scaling).to(self.dtype)).sample.float()
-        return (
-            ((image[0] + 1) * 127.5)
-            .round()
-            .clamp(0, 255)
-            .to(torch.uint8)
-            .permute(1, 2, 0)
-            .contiguous()
-        )
+        levels = ((image + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+        return levels.permute(0, 2, 3, 1).contiguous()
+
+
+@dataclass
+class Slot:
+    """A batch on its way: memory of its own, and on CUDA a stream, so that batches overlap.
+
+    host_in, host_out: uint8 (B, H, W, 3), pinned on CUDA. picture: the same on the device. render:
+    picture -> tensor of the same shape on the device. given, left: frames put in, and not yet
+    collected.
+    """
+
+    host_in: torch.Tensor
+    host_out: torch.Tensor
+    picture: torch.Tensor
+    stream: "torch.cuda.Stream | None" = None
+    done: "torch.cuda.Event | None" = None
+    render: Callable[[], torch.Tensor] = field(default=lambda: torch.empty(0))
+    given: int = 0
+    left: int = 0
+    launched: bool = False
+
+    @contextmanager
+    def on_its_stream(self) -> Iterator[None]:
+        """Let what is called inside run in this slot's stream, after what was asked before."""
+        if self.stream is None:
+            yield
+            return
+        self.stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self.stream):
+            yield
+
+    def launch(self) -> None:
+        """Start computing what was put in; returns before it is done on a GPU."""
+        self.launched = True
+        with self.on_its_stream():
+            self.picture.copy_(self.host_in, non_blocking=True)
+            self.host_out.copy_(self.render(), non_blocking=True)
+            if self.done is not None:
+                self.done.record()
+
+    def wait(self) -> None:
+        """Until `host_out` holds the pictures."""
+        if self.done is not None:
+            self.done.synchronize()
+        elif self.picture.device.type == "mps":
+            torch.mps.synchronize()
 
 
 class TorchBackend:
     """Backend on CUDA, MPS or the CPU, whichever there is; float16 on a GPU, float32 on the CPU.
 
-    Setting `mode`: one of MODES, 'channels_last' by default; 'graph' needs CUDA.
+    Setting `mode`: one of MODES, 'channels_last' by default; 'graph' needs CUDA. depth, batch: the
+    values in use. A batch is computed when it is full, or when its first frame is collected.
     """
 
     name = "torch"
-    depth = 1
 
     def __init__(self, checkpoint: Checkpoint, options: TorchOptions) -> None:
         checkpoint.check_size(options.size)
-        self.mode = options.mode
+        self.mode, self.batch = options.mode, options.batch
+        self.depth = options.depth or (1 if self.batch == 1 else 2 * self.batch)
         self._checkpoint = checkpoint
         self._size = options.size
         self.device = (
@@ -113,7 +161,7 @@ class TorchBackend:
             if torch.backends.mps.is_available()
             else "cpu"
         )
-        self._channels_last, self._compiled, self.graphed = MODES[self.mode]
+        self._channels_last, self._compile_mode, self.graphed = MODES[self.mode]
         if self.graphed and self.device != "cuda":
             raise UsageError(
                 f"torch: mode {self.mode} needs CUDA; there is only {self.device} here"
@@ -121,7 +169,8 @@ class TorchBackend:
         self._dtype = _DTYPES[options.dtype] or (
             torch.float32 if self.device == "cpu" else torch.float16
         )
-        self._in_flight: deque[int] = deque()
+        self._slots: list[Slot] = []
+        self._in_flight: deque[tuple[Slot, int, int]] = deque()  # slot, row in it, submitted (ns)
 
     @torch.inference_mode()
     def load(self) -> None:
@@ -145,47 +194,68 @@ class TorchBackend:
             # can hold
             torch.tensor(c.frame.timestep, device=self.device),
         )
+        phases.reached(phases.WEIGHTS)
         self.encoder_hidden_states = torch.zeros(
             1, PROMPT_TOKENS, c.unet.cross_attention_dim, device=self.device, dtype=self._dtype
         )
         self.noise = torch.zeros(
             1, c.vae.latent_channels, *self._size.divided(c.vae.reduction), device=self.device
         )
-        pinned = self.device == "cuda"
-        self._host_in = torch.zeros(*self._size.shape, 3, dtype=torch.uint8, pin_memory=pinned)
-        self._host_out = torch.zeros(*self._size.shape, 3, dtype=torch.uint8, pin_memory=pinned)
-        self.picture = self._host_in.to(self.device, copy=True)
-        self.set_params(FrameParams())
         # compiled stage by stage: a profile then runs the very functions that the frame consists of
         stages = (self.frame.encode, self.frame.denoise, self.frame.decode)
-        self.stages = (
-            [torch.compile(stage, dynamic=False) for stage in stages]
-            if self._compiled
-            else list(stages)
-        )
-        self._render = self._prepared()
+        self.stages = [
+            torch.compile(stage, dynamic=False, mode=self._compile_mode)
+            if self._compile_mode
+            else stage
+            for stage in stages
+        ]
+        self.set_params(FrameParams())
+        # Frames of a batch are collected one by one while the next batches fill up.
+        batches = -(-self.depth // self.batch)
+        self._slots = [self._slot() for _ in range(batches + (self.batch > 1))]
         blank = np.zeros((*self._size.shape, 3), np.uint8)
-        self.submit(blank)
-        self.collect(blank)
+        for _ in range(self.batch):
+            self.submit(blank)
+        for _ in range(self.batch):
+            self.collect(blank)
 
-    def _prepared(self) -> Callable[[], torch.Tensor]:
-        """The frame from buffer to buffer; as a graph, warmed up and captured."""
+    @property
+    def picture(self) -> torch.Tensor:
+        """The first slot's memory on the device, uint8 (B, H, W, 3), for a profile."""
+        return self._slots[0].picture
+
+    def _slot(self) -> Slot:
+        """Make one; on CUDA with a stream and, where the mode says so, a captured graph."""
+        shape, cuda = (self.batch, *self._size.shape, 3), self.device == "cuda"
+        host_in, host_out = (
+            torch.zeros(shape, dtype=torch.uint8, pin_memory=cuda) for _ in range(2)
+        )
+        slot = Slot(host_in, host_out, host_in.to(self.device, copy=True))
+        if cuda:
+            slot.stream, slot.done = torch.cuda.Stream(), torch.cuda.Event()
         encode, denoise, decode = self.stages
 
         def render() -> torch.Tensor:
-            return decode(denoise(encode(self.picture), self.encoder_hidden_states, self.noise))
+            return decode(denoise(encode(slot.picture), self.encoder_hidden_states, self.noise))
 
-        return self.captured(render) if self.graphed else render
+        slot.render = self.captured(render, slot.stream) if self.graphed else render
+        return slot
 
-    def captured(self, render: Callable[[], torch.Tensor]) -> Callable[[], torch.Tensor]:
-        """Warm up and capture a CUDA graph of `render`; return its replay into the same tensor."""
-        aside = torch.cuda.Stream()
+    def captured(
+        self, render: Callable[[], torch.Tensor], stream: "torch.cuda.Stream | None" = None
+    ) -> Callable[[], torch.Tensor]:
+        """Warm up and capture a CUDA graph of `render`; return its replay into the same tensor.
+
+        stream: where it will run. cuBLAS has its scratch memory by stream, so graphs that are to
+        run at once must be captured in different ones.
+        """
+        aside = stream or torch.cuda.Stream()
         with torch.cuda.stream(aside):
             for _ in range(_WARM_UP):
                 render()
         torch.cuda.current_stream().wait_stream(aside)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, stream=aside):
             rendered = render()
 
         def replay() -> torch.Tensor:
@@ -197,6 +267,7 @@ class TorchBackend:
     @torch.inference_mode()
     def set_conditioning(self, encoder_hidden_states: np.ndarray) -> None:
         check_conditioning(encoder_hidden_states, self._checkpoint.unet.cross_attention_dim)
+        self._finish()
         # In place: a captured graph reads this very memory.
         self.encoder_hidden_states.copy_(torch.tensor(encoder_hidden_states))
 
@@ -204,30 +275,62 @@ class TorchBackend:
     def set_params(self, params: FrameParams) -> None:
         if params.feedback:
             raise UsageError("torch: this peer has no latent feedback")
+        self._finish()
         vae = self._checkpoint.vae
         noise = seeded_noise(params.seed, *self._size.divided(vae.reduction), vae.latent_channels)
         self.noise.copy_(torch.from_numpy(noise.transpose(0, 3, 1, 2).copy()))
+
+    def _finish(self) -> None:
+        """Compute what was submitted, before something changes that it reads."""
+        for slot in self._slots:
+            if slot.given and not slot.launched:
+                slot.launch()
+            if slot.launched:
+                slot.wait()
 
     @torch.inference_mode()
     def submit(self, frame: np.ndarray, edges: np.ndarray | None = None) -> None:
         check_frame(frame, (*self._size.shape, 3))
         submitted_ns = time.perf_counter_ns()
-        if self._in_flight:
-            raise BackendError("torch: a frame is in flight already; collect it first")
-        np.copyto(self._host_in.numpy(), frame)
+        if len(self._in_flight) >= self.depth:
+            raise BackendError(
+                f"torch: {self.depth} of {self.depth} frames are in flight; collect one first"
+            )
+        slot = self._open_slot()
+        np.copyto(slot.host_in[slot.given].numpy(), frame)
         # Into the staging memory, and from there to the device.
         copies.count("backend in", 2 * frame.nbytes)
-        self.picture.copy_(self._host_in, non_blocking=True)
-        self._host_out.copy_(self._render(), non_blocking=True)
-        self._in_flight.append(submitted_ns)
+        self._in_flight.append((slot, slot.given, submitted_ns))
+        slot.given += 1
+        slot.left += 1
+        if slot.given == self.batch:
+            slot.launch()
 
+    def _open_slot(self) -> Slot:
+        """Return the slot that is being filled, or an empty one.
+
+        Changes of prompt or seed break batches off; where that took every slot, one more is made.
+        """
+        filling = [slot for slot in self._slots if slot.given and not slot.launched]
+        found = filling or [slot for slot in self._slots if not slot.given]
+        if not found:
+            found = [self._slot()]
+            self._slots += found
+        return found[0]
+
+    @torch.inference_mode()
     def collect(self, out: np.ndarray) -> StageTimes:
         if not self._in_flight:
             raise BackendError("torch: collect() without a submitted frame")
-        submitted_ns = self._in_flight.popleft()
-        self.wait()
-        np.copyto(out, self._host_out.numpy())
+        slot, row, submitted_ns = self._in_flight.popleft()
+        if not slot.launched:  # no more frames came: the rest of the batch is computed for nothing
+            slot.launch()
+        slot.wait()
+        np.copyto(out, slot.host_out[row].numpy())
         copies.count("backend out", 2 * out.nbytes)
+        slot.left -= 1
+        if not slot.left:
+            slot.given, slot.launched = 0, False
         return StageTimes(time.perf_counter_ns() - submitted_ns)
 
     def wait(self) -> None:
@@ -248,10 +351,16 @@ class TorchBackend:
 
     def describe(self) -> Description:
         device = torch.cuda.get_device_name() if self.device == "cuda" else self.device
-        facts = (("mode", self.mode), ("threads", str(torch.get_num_threads())))
+        facts = (
+            ("mode", self.mode),
+            ("batch", str(self.batch)),
+            ("in flight", str(self.depth)),
+            ("threads", str(torch.get_num_threads())),
+        )
         return Description(self.name, device, str(self._dtype).removeprefix("torch."), facts)
 
     def close(self) -> None:
         self._in_flight.clear()
-        for name in ("_render", "stages", "frame"):
+        self._slots = []
+        for name in ("stages", "frame"):
             self.__dict__.pop(name, None)

@@ -61,6 +61,7 @@ class TorchInstrument:
         }
         if backend.graphed:
             calls = _captured(backend, calls)
+        pictures = torch.from_numpy(np.stack([picture] * backend.batch))
         times: dict[str, list[float]] = {name: [] for name in ("in", *STAGES, "out")}
         for number in range(frames + 3):
             stamps = [time.perf_counter_ns()]
@@ -70,14 +71,14 @@ class TorchInstrument:
                 stamps.append(time.perf_counter_ns())
                 return x
 
-            x = done(torch.from_numpy(picture).to(backend.device))
+            x = done(pictures.to(backend.device))
             for name in STAGES:
                 x = done(calls[name](x))
             x.cpu()
             stamps.append(time.perf_counter_ns())
             if number >= 3:
                 for name, began, ended in zip(times, stamps[:-1], stamps[1:], strict=True):
-                    times[name].append((ended - began) / 1e6)
+                    times[name].append((ended - began) / 1e6 / backend.batch)
         return times
 
 

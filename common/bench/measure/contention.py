@@ -40,9 +40,13 @@ class SetRate:
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """Bytes since the process began, and when that was looked at."""
+    """Bytes since the process began, and when that was looked at.
+
+    copied_bytes: those of the control, within the cache, too.
+    """
 
     moved_bytes: int
+    copied_bytes: int
     at_ns: int
 
 
@@ -77,9 +81,25 @@ class Traffic:
 
     def measured_rate(self) -> float:
         """Bytes a second since `set_rate`; 0 for the control, which moves none."""
-        return sum(
-            (now.moved_bytes - before.moved_bytes) / max(1, now.at_ns - before.at_ns) * 1e9
-            for now, before in zip(self._moved(), self._before, strict=True)
+        return self._rates()[0]
+
+    def rates(self) -> tuple[float, float]:
+        """Bytes a second since `set_rate` or the last call: moved, and copied with the control's.
+
+        Begins to count anew.
+        """
+        rates = self._rates()
+        self._before = self._moved()
+        return rates
+
+    def _rates(self) -> tuple[float, float]:
+        spans = list(zip(self._moved(), self._before, strict=True))
+        seconds = [max(1, now.at_ns - before.at_ns) / 1e9 for now, before in spans]
+        moved = [now.moved_bytes - before.moved_bytes for now, before in spans]
+        copied = [now.copied_bytes - before.copied_bytes for now, before in spans]
+        return (
+            sum(size / s for size, s in zip(moved, seconds, strict=True)),
+            sum(size / s for size, s in zip(copied, seconds, strict=True)),
         )
 
     def saturation(self, seconds: float = 1.0) -> float:
@@ -106,7 +126,7 @@ class _Copier(threading.Thread):
         self._cached = np.ones((2, CACHED_BYTES), np.uint8)
         self._rate = SetRate(0)
         self._changed = threading.Event()
-        self.moved_bytes = 0
+        self.moved_bytes = self.copied_bytes = 0
 
     def set_rate(self, rate: SetRate) -> None:
         self._rate = rate
@@ -128,6 +148,7 @@ class _Copier(threading.Thread):
                 np.copyto(self._target[number], self._source[number])
                 number = (number + 1) % len(self._source)
                 self.moved_bytes += 2 * BLOCK_BYTES
+            self.copied_bytes += 2 * BLOCK_BYTES
             due = max(due + 2 * BLOCK_BYTES / rate.bytes_per_s, time.perf_counter() - CATCH_UP_S)
             pause = due - time.perf_counter()
             if pause > 0:
@@ -146,4 +167,5 @@ def serve(pipe: connection.Connection, buffer_bytes: int) -> None:
                 copier.set_rate(request)
                 pipe.send(Done())
             else:
-                pipe.send(Moved(copier.moved_bytes, time.perf_counter_ns()))
+                moved, copied = copier.moved_bytes, copier.copied_bytes
+                pipe.send(Moved(moved, copied, time.perf_counter_ns()))

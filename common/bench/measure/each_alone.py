@@ -7,6 +7,7 @@ from ..model.report import (
     MemoryPoint,
 )
 from ..model.roofline import roofline
+from .accounts import take_account
 from .contention import Traffic
 from .crew import Failed
 from .instrument import ITEM_BYTES, Peaks
@@ -37,7 +38,8 @@ def each_alone(run: RunState) -> None:
         run.say(f"{entrant.label}: memory and copies")
         with run.crew.of([entrant], "the memory pass") as crew:
             for worker, loaded in crew.values():
-                if _memory(run, worker, loaded) and _copies(run, worker) and run.plan.profile:
+                measured = _memory(run, worker, loaded) and take_account(run, worker, loaded)
+                if measured and _copies(run, worker) and run.plan.profile:
                     _profile(run, worker)
         run.save_now()
 

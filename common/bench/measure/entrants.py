@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 
 from ...backend.assembly import options_for
-from ...backend.spec import PEERS, spec_of, specs
+from ...backend.spec import PEERS, BackendSpec, spec_of, specs
 from ...errors import UsageError
 from ...picture.size import Size
 from ...settings import parse_texts
@@ -48,8 +48,19 @@ def entrants(
         spec.check_timed(options)
         seen[text] = seen.get(text, 0) + 1
         label = text if seen[text] == 1 else f"{text} ({seen[text]})"
-        made.append(Entrant(label, spec.location, options, spec.instrument, isolated, name))
+        judge = reference(spec, size)
+        made.append(Entrant(label, spec.location, options, spec.instrument, isolated, name, judge))
     return made
+
+
+def reference(spec: BackendSpec, size: Size) -> Entrant | None:
+    """Return the backend that a backend's pictures are judged by, at its most exact, or None."""
+    if not spec.reference:
+        return None
+    judge = spec_of(spec.reference)
+    options = options_for(judge, size, {}, judge.exact())
+    label = f"{judge.title} in float32"
+    return Entrant(label, judge.location, options, environment=judge.exact_environment)
 
 
 def counters() -> tuple[dict[str, str], dict[str, str]]:

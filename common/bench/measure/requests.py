@@ -35,6 +35,8 @@ class Entrant:
     name of its `BackendSpec`, if it has one.
 
     isolated: hosted once more in a process of its own, so that its figures hold what hosting costs.
+    reference: renders what its pictures are judged by; None: they are not judged. environment:
+    variables that its process sets before its backend is imported.
     """
 
     label: str
@@ -43,6 +45,8 @@ class Entrant:
     instrument: str = ""
     isolated: bool = False
     backend: str = ""
+    reference: "Entrant | None" = None
+    environment: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +76,10 @@ class Use:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """What a backend says of itself, and what loading took and cost."""
+    """What a backend says of itself, and what loading took and cost. depth: frames in flight."""
 
     describe: Description
+    depth: int
     load_s: float
     use: Use
 
@@ -98,6 +103,10 @@ class Bench:
         backend = self.loaded()
         processes = {os.getpid(), *backend.describe().process_ids}
         return Use(sum(footprint_bytes(pid) for pid in processes), backend.memory())
+
+    def paint(self) -> None:
+        """Make the pictures that timed frames are rendered from."""
+        self.pictures = _pictures(self.entrant.options.size)
 
     def instrument(self) -> Instrument:
         if not self.entrant.instrument:
@@ -123,6 +132,7 @@ class Load(Request[Loaded]):
         All imports happen here, the backend's module first.
         """
         entrant = bench.entrant
+        os.environ.update(entrant.environment)
         made = _named(entrant.location)
         began = time.perf_counter()
         if entrant.isolated:
@@ -135,8 +145,8 @@ class Load(Request[Loaded]):
         bench.backend.set_conditioning(bench.encoder_hidden_states)
         bench.backend.set_params(FrameParams(bench.seed))
         loaded_s = time.perf_counter() - began
-        bench.pictures = _pictures(entrant.options.size)
-        return Loaded(bench.backend.describe(), loaded_s, bench.use())
+        bench.paint()
+        return Loaded(bench.backend.describe(), bench.backend.depth, loaded_s, bench.use())
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,6 +296,12 @@ class Close(Request[None]):
     def do(self, bench: Bench) -> None:
         if bench.backend is not None:
             bench.backend.close()
+
+
+def backend_of(entrant: Entrant) -> Callable[..., Backend]:
+    """Import the module of an entrant's backend and return its class."""
+    made: Callable[..., Backend] = _named(entrant.location)
+    return made
 
 
 def _named(location: str) -> Callable[..., T]:

@@ -15,6 +15,7 @@ from ...picture.size import FrameSize
 from ...prompt.text_encoder import TextEncoder
 from ...settings import changed_texts
 from ..model import advice, paper, statistics
+from ..model.energy import LEAST_WINDOW_S
 from ..model.ratios import ratios
 from ..model.report import (
     SCHEMA,
@@ -37,7 +38,8 @@ class BenchPlan:
 
     Seconds are per turn, per level of traffic and per memory pass; see `RunSettings` for the rest.
 
-    counters: ways of counting a frame's work, by name -> 'module:Class' of an Instrument.
+    counters: ways of counting a frame's work, by name -> 'module:Class' of an Instrument. drift:
+    minutes without a pause for each backend.
     """
 
     entrants: tuple[Entrant, ...]
@@ -50,12 +52,16 @@ class BenchPlan:
     contention: bool = False
     together: bool = True
     memory: bool = True
+    energy: bool = False
+    energy_s: float = LEAST_WINDOW_S
+    cold_start: int = 0
     memory_s: float = WHOLE.memory_s
     contention_s: float = 1.0
     sweeps: int = WHOLE.sweeps
     profile_frames: int = 20
     seed: int = 0
     prompt: str = DEFAULT_PROMPT
+    drift: float = 0.0
 
 
 class Stopped(BaseException):
@@ -86,6 +92,7 @@ class RunState:
         checkpoint.verify()
         self.encoder_hidden_states = TextEncoder(checkpoint).encode(plan.prompt)
         self.stopped = False
+        self.meanwhile: Callable[[], None] | None = None  # called while a worker is waited for
         self.costs: dict[str, list[StageCost]] = {}
         self.peaks: dict[tuple[str, str], Peaks] = {}
         self._began = time.perf_counter()
@@ -118,10 +125,13 @@ class RunState:
         """Raise Stopped once the user has asked for the end."""
         if self.stopped:
             raise Stopped
+        if self.meanwhile:
+            self.meanwhile()
 
     def able(self) -> list[Entrant]:
-        """Entrants that rendered something."""
-        return [e for e in self.plan.entrants if self.of[e.label].frames]
+        """Entrants that rendered something, and no wrong picture."""
+        found = [(e, self.of[e.label]) for e in self.plan.entrants]
+        return [e for e, backend in found if backend.frames and not backend.wrong]
 
     def save_now(self) -> None:
         """Work out what follows from the raw times until now, and hand the report on."""

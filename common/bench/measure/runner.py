@@ -14,11 +14,17 @@ from ..model.report import (
     Report,
     Round,
 )
+from ..model.terms import IN_FLIGHT
 from .crew import Failed
 from .each_alone import each_alone
+from .energy import measure_energy
+from .heat import thermal_state
+from .judging import Gallery, judge, render_fresh
 from .machine import conditions
 from .requests import Loaded, Run
 from .run_state import BenchPlan, RunState, Stopped
+from .start import measure_starts
+from .sustained import sustain
 from .under_load import both_at_once, contend
 from .worker import Worker
 
@@ -37,6 +43,7 @@ class Runner:
     ) -> None:
         """Take the plan; see `RunState`. Raises UsageError, ConfigError, WeightsError."""
         self._run = RunState(plan, checkpoint, save, say)
+        self._gallery = Gallery()
 
     @property
     def report(self) -> Report:
@@ -59,16 +66,24 @@ class Runner:
         ended, state = "failed", self._run
         try:
             self._rounds()
+            judge(state, self._gallery)
             each_alone(state)
             if self._run.plan.together:
                 both_at_once(state)
             if self._run.plan.contention:
                 contend(state)
+            if self._run.plan.drift:
+                sustain(state)
+            if self._run.plan.energy:
+                measure_energy(state)
+            if self._run.plan.cold_start:
+                measure_starts(state)
             ended = "finished"
         except Stopped:
             ended = "interrupted"
         finally:
             self._run.crew.end()
+            self._gallery.close()
             self._run.report.complete = ended == "finished" and not self._run.report.failures
             self._run.report.ended = ended
             self._run.report.conditions.append(conditions())
@@ -82,13 +97,15 @@ class Runner:
             self._run.say(f"round {number + 1} of {plan.rounds}")
             during = f"round {number + 1}"
             with self._run.crew.of(plan.entrants, during) as crew:
+                heat = thermal_state()
                 records = {
-                    label: Round(number, [], [], [], loaded.load_s)
+                    label: Round(number, [], [], [], loaded.load_s, heat=heat)
                     for label, (_, loaded) in crew.items()
                 }
                 for label, (_, loaded) in crew.items():
                     # a process id differs each time and says nothing
-                    self._run.of[label].describe = replace(loaded.describe, processes=()).as_dict()
+                    told = replace(loaded.describe, processes=()).as_dict()
+                    self._run.of[label].describe = told | {IN_FLIGHT: str(loaded.depth)}
                 for entrant in plan.entrants:
                     if entrant.label not in crew:
                         self._run.of[entrant.label].rounds.append(
@@ -96,6 +113,8 @@ class Runner:
                         )
                 try:
                     self._turns(crew, records, during)
+                    for label, record in records.items():
+                        render_fresh(self._run, self._gallery, crew[label][0], record)
                 finally:
                     for label, record in records.items():
                         self._run.of[label].rounds.append(record)
@@ -105,9 +124,10 @@ class Runner:
         self, crew: Mapping[str, tuple[Worker, Loaded]], records: Mapping[str, Round], during: str
     ) -> None:
         """Measure A B A B, in reverse order in every second round, so that neighbours change."""
+        number = min((record.number for record in records.values()), default=0)
         for turn in range(self._run.plan.turns):
             order = list(records)
-            for label in order if next(iter(records.values())).number % 2 == 0 else order[::-1]:
+            for label in order if number % 2 == 0 else order[::-1]:
                 record = records[label]
                 if record.error:
                     continue

@@ -1,11 +1,13 @@
 """The passes under load: two backends at once, and each under memory traffic."""
 
+import time
+
 from ..model import statistics
+from ..model.pairs import Together
 from ..model.ratios import FLOOR_DTYPE
 from ..model.report import (
     Contention,
     ContentionPoint,
-    Together,
 )
 from .contention import Traffic
 from .crew import Failed
@@ -71,11 +73,14 @@ def _sweep(run: RunState, worker: Worker, traffic: Traffic, curve: Contention) -
             traffic.set_rate(
                 float("inf") if level == 1 else level * curve.saturation_bytes_per_s, cached
             )
+            time.sleep(run.plan.contention_s if level else 0)
+            alone = traffic.rates()[1]
             timed = run.crew.ask(worker, Run(run.plan.contention_s, warm=1), "contention")
             if isinstance(timed, Failed):
                 return
+            moved, beside = traffic.rates()
             curve.points.append(
-                ContentionPoint(level, cached, traffic.measured_rate(), timed.frame_ms)
+                ContentionPoint(level, cached, moved, timed.frame_ms, alone, beside)
             )
 
 

@@ -1,15 +1,18 @@
 """What a report must be read with: each warning says what was seen and what to do about it."""
 
 import re
+from collections.abc import Mapping
 from statistics import median
 
 from . import statistics
+from .picture_advice import of_a_picture
 from .report import BackendReport, Report
 
 BUSY = 0.5  # load average per core before the run
 P99_FRAMES = 100
 APART = 1.5  # how much longer the stages may take one by one than the frame
 INSIDE = ("in", "encode", "unet", "decode", "out")
+HOT = ("serious", "critical")
 AGREE = 0.02  # two ways of counting the same work
 
 
@@ -30,7 +33,8 @@ def warnings(report: Report) -> list[str]:
         )
     found += _of_the_machine(report)
     for backend in report.backends:
-        found += _of_a_backend(backend)
+        found += of_a_picture(backend)
+        found += [] if backend.wrong else _of_a_backend(backend)
     for count in report.counts:
         values = list(count.flops.values())
         if len(values) > 1 and max(values) > (1 + AGREE) * min(values):
@@ -43,13 +47,19 @@ def warnings(report: Report) -> list[str]:
 
 def _of_the_machine(report: Report) -> list[str]:
     found, first = [], report.conditions[0] if report.conditions else {}
-    loads = re.match(r"\s*(\d{1,9}(?:\.\d*)?)", first.get("load", ""))
-    load = float(loads[1]) if loads else 0.0
+    load = load_of(first) or 0.0
     if load > BUSY * report.machine.cores:
         cores = report.machine.cores
         found.append(
             f"load average was {load:.1f} on {cores} cores at the start: end other programs, then "
             "repeat"
+        )
+    hot = [r.number + 1 for b in report.backends for r in b.rounds if r.heat in HOT]
+    if hot:
+        rounds = ", ".join(map(str, sorted(set(hot))))
+        found.append(
+            f"macOS called its thermal state serious or worse in rounds {rounds}: let the machine "
+            "cool, then repeat"
         )
     if any("attery" in c.get("power", "") for c in report.conditions):
         found.append("ran on battery: plug the machine in, most slow down without it")
@@ -60,6 +70,12 @@ def _of_the_machine(report: Report) -> list[str]:
             "rounds"
         )
     return found
+
+
+def load_of(conditions: Mapping[str, str]) -> float | None:
+    """Return the load average of the last minute; None if the system did not tell."""
+    loads = re.match(r"\s*(\d{1,9}(?:\.\d*)?)", conditions.get("load", ""))
+    return float(loads[1]) if loads else None
 
 
 def _of_a_backend(backend: BackendReport) -> list[str]:

@@ -47,7 +47,7 @@ def compare(first: Report, second: Report, across_machines: bool = False) -> lis
     changes = []
     for backend in first.backends:
         other = others.get(backend.label)
-        if other is None or not backend.frames or not other.frames:
+        if other is None or not backend.frames or not other.frames or backend.wrong or other.wrong:
             continue
         _refuse_other_precision(backend, other)
         before, after = (
@@ -72,9 +72,18 @@ def compare(first: Report, second: Report, across_machines: bool = False) -> lis
 
 
 def cut_short(first: Report, second: Report) -> list[str]:
-    """Return a line for each run that is not whole: its figures are of fewer rounds or passes."""
+    """Return a line for each run that is not whole: its figures are of fewer rounds or passes.
+
+    And one for each backend whose picture failed, which is not compared.
+    """
     ends = {"running": "was killed, or runs still", "finished": "had failures"}
-    return [
+    wrong = [
+        f"{b.label} is left out: its picture failed in the {which} run ({b.wrong})"
+        for which, report in (("first", first), ("second", second))
+        for b in report.backends
+        if b.wrong
+    ]
+    return wrong + [
         f"the {which} run {ends.get(report.ended, f'was {report.ended}')}: its figures are of "
         "what was measured until then"
         for which, report in (("first", first), ("second", second))

@@ -30,7 +30,8 @@ def beside(work: Work, backends: list[BackendReport]) -> list[PaperRow]:
         if not same or work.size != stored["resolution"]:
             continue
         for stage, paper_ms in paper_work["milliseconds"].items():
-            ours = {b.label: found for b in backends if (found := _ours(b, stage)) is not None}
+            right = [b for b in backends if not b.wrong]
+            ours = {b.label: found for b in right if (found := _ours(b, stage)) is not None}
             if ours:
                 rows.append(PaperRow(f"{paper_work['name']}: {stage}", paper_ms, ours))
     return rows

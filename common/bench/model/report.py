@@ -15,8 +15,16 @@ from typing import TYPE_CHECKING
 from ...damage import damage
 from ...errors import UsageError, reason
 from ...picture.size import FrameSize
+from .energy import Energy
+from .pairs import Ratio, Together
+from .pictures import PictureCheck
 from .sound import unsound
+from .start import Starts
 from .statistics import FrameSummary, Interval, summary
+from .sustained import Sustained
+from .unified import Account
+from .unified import Contention as Contention
+from .unified import ContentionPoint as ContentionPoint
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -76,7 +84,10 @@ class RunSettings:
 
 @dataclass(slots=True)
 class Round:
-    """One backend's part of a round; `error` says how it failed, then there may be no times."""
+    """One backend's part of a round; `error` says how it failed, then there may be no times.
+
+    heat: what macOS called its thermal state when the round began; '' where nothing tells.
+    """
 
     number: int
     warm_ms: list[float]
@@ -84,6 +95,7 @@ class Round:
     latency_ms: list[float]
     load_s: float
     error: str = ""
+    heat: str = ""
 
 
 @dataclass(slots=True)
@@ -158,26 +170,6 @@ class Roofline:
 
 
 @dataclass(slots=True)
-class ContentionPoint:
-    """One backend while other processes move memory.
-
-    cached: the control, equally busy within the cache.
-    """
-
-    wanted_share: float
-    cached: bool
-    traffic_bytes_per_s: float
-    frame_ms: list[float]
-
-
-@dataclass(slots=True)
-class Contention:
-    processes: int
-    saturation_bytes_per_s: float
-    points: list[ContentionPoint]
-
-
-@dataclass(slots=True)
 class BackendReport:
     """Everything about one entrant.
 
@@ -200,6 +192,16 @@ class BackendReport:
     notes: list[str] = field(default_factory=list)
     roofline: Roofline | None = None
     contention: Contention | None = None
+    picture: PictureCheck | None = None
+    account: Account | None = None
+    sustained: Sustained | None = None
+    energy: Energy | None = None
+    starts: Starts | None = None
+
+    @property
+    def wrong(self) -> str:
+        """Why its picture is wrong, so that its times are none of the work; '' if nothing is."""
+        return self.picture.failed if self.picture else ""
 
     @property
     def latency(self) -> FrameSummary | None:
@@ -210,26 +212,6 @@ class BackendReport:
     def frames(self) -> list[list[float]]:
         """Frame times of the rounds that have any."""
         return [r.frame_ms for r in self.rounds if r.frame_ms]
-
-
-@dataclass(slots=True)
-class Ratio:
-    """The frame time of `first` over that of `second`; `refused` says why there is none."""
-
-    first: str
-    second: str
-    ratio: Interval | None
-    refused: str = ""
-
-
-@dataclass(slots=True)
-class Together:
-    """Two backends running at once, against each alone just before. Rates in frames a second."""
-
-    labels: list[str]
-    alone_fps: list[float]
-    together_fps: list[float]
-    footprint_bytes: list[int]
 
 
 @dataclass(slots=True)

@@ -7,7 +7,7 @@ from dataclasses import fields, is_dataclass
 MOST = 1e15  # of any figure: bytes, FLOPs a second of 1,000 accelerators, milliseconds of an age
 LEAST_MS = 1e-6
 _TIMES = ("frame_ms", "warm_ms", "latency_ms", "stages_ms", "median", "p95", "p99", "measured_ms")
-_SIGNED = ("growth",)  # memory may shrink
+_SIGNED = ("growth", "ssim")  # memory may shrink, pictures may be opposites
 
 
 def unsound(report: object) -> str:

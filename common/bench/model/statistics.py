@@ -128,6 +128,16 @@ def _t975(freedom: int) -> float:
     return z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
 
 
+def between_rounds(rounds: Rounds) -> float | None:
+    """Return how much the rounds' medians differ: the standard deviation of their logarithms.
+
+    Where each round is a start of its own, that is the spread between starts. None with fewer than
+    two rounds.
+    """
+    logs = [math.log(float(np.median(r))) for r in rounds if len(r)]
+    return float(np.std(logs, ddof=1)) if len(logs) > 1 else None
+
+
 def drift(rounds: Rounds) -> float:
     """Return the median's relative change from the first third of the rounds to the last.
 

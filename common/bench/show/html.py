@@ -4,11 +4,16 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from ..model import advice, paper
+from ..model import advice, others, paper
 from ..model.report import Report
-from . import svg
+from . import energy, start, svg
+from .numbers import ms
+from .pictures import HEADS, picture_rows, picture_title
 from .plots import Figure, figures
-from .table import SPEED_HEADS, in_words, ms, speed_cells
+from .speed import SPEED_HEADS, speed_cells
+from .sustained import sustained_lines
+from .table import in_words
+from .unified import TITLE, unified_heads, unified_rows
 
 TIMES = "\u00d7"
 STYLE = Path(__file__).with_name("report.css")
@@ -29,10 +34,16 @@ def render(report: Report) -> str:
         ),
         *(f'<p class="lead">{escape(line)}</p>' for line in _lead(report)),
         _speed(report),
+        _pictures(report),
         *(_figure(figure) for figure in figures(report)),
         _verdicts(report),
         _memory(report),
+        _energy(report),
+        _starts(report),
+        _unified(report),
+        *(f"<p>{escape(line)}</p>" for line in sustained_lines(report)),
         _paper(report),
+        _others(report),
         _notes(report),
         _environment(report),
     ]
@@ -48,7 +59,7 @@ def render(report: Report) -> str:
 
 def _lead(report: Report) -> list[str]:
     return [
-        f"{in_words(r.first, r.second, r.ratio)}."
+        f"{in_words(r, r.ratio, report.settings.fresh)}."
         if r.ratio
         else f"{r.first} and {r.second} are not compared: {r.refused}."
         for r in report.ratios
@@ -69,9 +80,14 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], caption: str) ->
 def _speed(report: Report) -> str:
     return _table(
         SPEED_HEADS,
-        [speed_cells(backend) for backend in report.backends],
+        [speed_cells(backend, report.settings.fresh) for backend in report.backends],
         "Time that a frame takes of a stream, and from submit to collect (latency)",
     )
+
+
+def _pictures(report: Report) -> str:
+    title = picture_title(report)
+    return _table(HEADS, picture_rows(report), title[:1].upper() + title[1:]) if title else ""
 
 
 def _figure(figure: Figure) -> str:
@@ -155,6 +171,25 @@ def _memory(report: Report) -> str:
     return text
 
 
+def _energy(report: Report) -> str:
+    rows, title = energy.energy_rows(report), energy.energy_title(report)
+    table = _table(energy.HEADS, rows, title[:1].upper() + title[1:]) if rows else ""
+    return table + "".join(f"<p>{escape(line)}.</p>" for line in energy.energy_notes(report))
+
+
+def _starts(report: Report) -> str:
+    rows, title = start.start_rows(report), start.TITLE
+    heads = start.start_heads(report)
+    table = _table(heads, rows, title[:1].upper() + title[1:]) if rows else ""
+    return table + "".join(f"<p>{escape(line)}.</p>" for line in start.start_notes(report))
+
+
+def _unified(report: Report) -> str:
+    rows = unified_rows(report)
+    title = TITLE[:1].upper() + TITLE[1:]
+    return _table(unified_heads(report), rows, title) if rows else ""
+
+
 def _paper(report: Report) -> str:
     if not report.paper:
         return "<p>The paper has no figure for this work (another UNet, or another size).</p>"
@@ -169,6 +204,11 @@ def _paper(report: Report) -> str:
     ]
     heads = ("work", "paper, its machine", *(f"{label}, this machine" for label in labels))
     return _table(heads, rows, f"Beside the paper, {paper.NOT_THE_SAME_MACHINE}. {paper.source()}")
+
+
+def _others(report: Report) -> str:
+    rows = others.published(report.work)
+    return _table(others.HEADS, rows, others.TITLE.capitalize()) if rows else ""
 
 
 def _notes(report: Report) -> str:

@@ -1,28 +1,24 @@
 """The figures of a report as data: subject, caption and marks. `svg` draws them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from statistics import median
 
 import numpy as np
 
 from ..model.report import BackendReport, Report
+from .figure import Figure, rows_plot
+from .numbers import ms
+from .pictures import picture_figure
+from .start import start_figure
 from .svg import Axis, Plot, axis_for, colour
-from .table import contention_points, interval, ms
+from .table import contention_points, interval
+from .unified import flow_figure
 
-ROW_HEIGHT, FRAME = 58, 62
 BINS = 60
 WIDE = 20  # a span of more than this many times is shown on a logarithmic axis
 
 
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """legend: (what, CSS class)."""
-
-    title: str
-    caption: str
-    plot: Plot
-    legend: tuple[tuple[str, str], ...]
+__all__ = ["Figure", "figures"]
 
 
 def figures(report: Report) -> list[Figure]:
@@ -31,21 +27,17 @@ def figures(report: Report) -> list[Figure]:
     made = (
         _latency(report, styles),
         _ratios(report, styles),
+        picture_figure(report, styles),
         _rounds(report, styles),
         _stages(report),
         _roofline(report, styles),
         _contention(report, styles),
         _memory(report, styles),
         _copies(report),
+        start_figure(report),
+        flow_figure(report),
     )
     return [figure for figure in made if figure is not None]
-
-
-def _rows(labels: Sequence[str], name: str, x: Axis) -> Plot:
-    """A plot with a row for each label, the first on top."""
-    return Plot(
-        name, x, Axis("", -0.5, len(labels) - 0.5), FRAME + ROW_HEIGHT * len(labels), labels[::-1]
-    )
 
 
 def _keys(backends: Sequence[BackendReport], styles: dict[str, str]) -> tuple[tuple[str, str], ...]:
@@ -53,14 +45,14 @@ def _keys(backends: Sequence[BackendReport], styles: dict[str, str]) -> tuple[tu
 
 
 def _latency(report: Report, styles: dict[str, str]) -> Figure | None:
-    shown = [b for b in report.backends if b.frames]
+    shown = [b for b in report.backends if b.frames and not b.wrong]
     if not shown:
         return None
     times = {b.label: np.concatenate([np.asarray(r) for r in b.frames]) for b in shown}
     everything = np.concatenate(list(times.values()))
     log = bool(everything.max() > WIDE * everything.min())
     x = axis_for("milliseconds a frame", [float(everything.min()), float(everything.max())], log)
-    plot = _rows([b.label for b in shown], "latency", x)
+    plot = rows_plot([b.label for b in shown], "latency", x)
     for row, backend in enumerate(shown[::-1]):
         values, style = times[backend.label], styles[backend.label]
         edges = (
@@ -93,15 +85,13 @@ def _ratios(report: Report, styles: dict[str, str]) -> Figure | None:
         return None
     ends = [end for _, i in shown for end in (i.low, i.high, 1.0)]
     x = axis_for("times as long", ends, log=max(ends) > 3 or min(ends) < 1 / 3)
-    labels = [f"{r.first} / {r.second}" for r, _ in shown]
-    plot = _rows(labels, "ratios", x)
+    labels = [" / ".join(r.names) for r, _ in shown]
+    plot = rows_plot(labels, "ratios", x)
     plot.line([(1.0, -0.5), (1.0, len(shown) - 0.5)], "roof", "equally fast")
     for row, (ratio, found) in enumerate(shown[::-1]):
         style = styles[ratio.second]
         plot.line([(found.low, row - 0.15), (found.high, row - 0.15)], style, interval(found))
-        plot.dot(
-            found.value, row - 0.15, style, f"{ratio.first} / {ratio.second}: {interval(found)}"
-        )
+        plot.dot(found.value, row - 0.15, style, f"{' / '.join(ratio.names)}: {interval(found)}")
     return Figure(
         "How many times as long",
         "95 % intervals over rounds; one that holds 1 (dashed) shows no difference.",
@@ -111,7 +101,7 @@ def _ratios(report: Report, styles: dict[str, str]) -> Figure | None:
 
 
 def _rounds(report: Report, styles: dict[str, str]) -> Figure | None:
-    shown = [b for b in report.backends if len(b.frames) > 1]
+    shown = [b for b in report.backends if len(b.frames) > 1 and not b.wrong]
     if not shown:
         return None
     series = {
@@ -145,7 +135,7 @@ def _stages(report: Report) -> Figure | None:
         return None
     names = list(dict.fromkeys(name for b in shown for name in b.stages_ms))
     total = max(sum(median(t) for t in b.stages_ms.values()) for b in shown)
-    plot = _rows([b.label for b in shown], "stages", Axis("milliseconds", 0, 1.02 * total))
+    plot = rows_plot([b.label for b in shown], "stages", Axis("milliseconds", 0, 1.02 * total))
     for row, backend in enumerate(shown[::-1]):
         at = 0.0
         for name, times in backend.stages_ms.items():
@@ -293,7 +283,7 @@ def _copies(report: Report) -> Figure | None:
         return None
     hands = list(dict.fromkeys(hand for b in shown for hand in b.copies))
     total = max(sum(b.copies.values()) for b in shown) / 1e6
-    plot = _rows([b.label for b in shown], "copies", Axis("MB a frame", 0, 1.02 * total))
+    plot = rows_plot([b.label for b in shown], "copies", Axis("MB a frame", 0, 1.02 * total))
     for row, backend in enumerate(shown[::-1]):
         at = 0.0
         for hand, copied in backend.copies.items():

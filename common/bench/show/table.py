@@ -7,10 +7,18 @@ from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from ..model import advice, paper
+from ..model import advice, others, paper
 from ..model.compare import Change
+from ..model.pairs import Ratio
 from ..model.report import BackendReport, Report
 from ..model.statistics import Interval
+from . import energy, start
+from .numbers import ms
+from .numbers import three as _plain
+from .pictures import FAILED, HEADS, picture_rows, picture_title
+from .speed import SPEED_HEADS, speed_cells
+from .sustained import sustained_lines
+from .unified import TITLE, unified_heads, unified_rows
 
 
 def render(report: Report) -> RenderableType:
@@ -22,18 +30,33 @@ def render(report: Report) -> RenderableType:
     parts: list[RenderableType] = [_speed(report, escape(title))]
     for ratio in report.ratios:
         told = (
-            in_words(ratio.first, ratio.second, ratio.ratio)
+            in_words(ratio, ratio.ratio, report.settings.fresh)
             if ratio.ratio
             else f"not compared: {ratio.refused}"
         )
         parts.append(escape(told))
     parts += [
         part
-        for part in (_stages(report), _roofline(report), _memory(report), _copies(report))
+        for part in (
+            _pictures(report),
+            _stages(report),
+            _roofline(report),
+            _memory(report),
+            _copies(report),
+            _unified(report),
+        )
         if part
     ]
     parts += [escape(f"{b.label}: {note}") for b in report.backends for note in b.notes]
-    parts += [part for part in (_contention(report), _together(report), _paper(report)) if part]
+    last = (
+        _contention(report),
+        _together(report),
+        *sustained_lines(report),
+        _paper(report),
+        _others(report),
+    )
+    parts += [part for part in last if part]
+    parts += [*_energy(report), *_starts(report)]
     parts += [f"[yellow]warning:[/] {escape(line)}" for line in advice.warnings(report)]
     parts += [f"[red]failed:[/] {escape(line)}" for line in report.failures]
     return Group(*parts)
@@ -53,61 +76,42 @@ def changes(found: Sequence[Change], notes: Sequence[str] = ()) -> RenderableTyp
     return Group(table, *(f"[yellow]warning:[/] {escape(line)}" for line in notes))
 
 
-def ms(value: float) -> str:
-    """Milliseconds to three figures."""
-    return (
-        f"{value:.3f} ms" if value < 1 else f"{value:.2f} ms" if value < 100 else f"{value:.0f} ms"
-    )
-
-
 def interval(found: Interval) -> str:
     return f"{_plain(found.value)} ({_plain(found.low)} to {_plain(found.high)})"
 
 
-def _plain(value: float) -> str:
-    return f"{float(f'{value:.3g}'):,.0f}" if value >= 1000 else f"{value:.3g}"
+def in_words(pair: Ratio, ratio: Interval, fresh: bool) -> str:
+    """A ratio as a sentence that claims no more than its interval.
 
-
-def in_words(first: str, second: str, ratio: Interval) -> str:
-    """A ratio as a sentence that claims no more than its interval."""
+    fresh: whether the interval holds how much starts differ.
+    """
+    first, second = pair.names
+    left_out = "" if fresh else ", which leaves out how much starts differ"
     times = (
         f"{_plain(ratio.value)} times as long as {second} (95 % interval {_plain(ratio.low)} "
-        f"to {_plain(ratio.high)})"
+        f"to {_plain(ratio.high)}{left_out})"
     )
     if ratio.contains(1):
         return f"{first} takes {times}, which holds 1: no difference shown"
     return f"{first} takes {times}"
 
 
-SPEED_HEADS = (
-    "backend",
-    "a frame takes",
-    "p95",
-    "p99",
-    "frames/s",
-    "latency",
-    "p95",
-    "frames",
-    "what",
-)
-
-
-def speed_cells(backend: BackendReport) -> list[str]:
-    """Return a backend's row under `SPEED_HEADS`; of one that failed the second cell says so."""
-    found, latency, facts = backend.summary, backend.latency, backend.describe
-    cells = ["failed", "", "", "", "", "", "0"]
-    if found and latency:
-        cells = [ms(found.median), ms(found.p95), ms(found.p99), f"{found.fps:.1f}"]
-        cells += [ms(latency.median), ms(latency.p95), str(found.frames)]
-    names = ("device", "dtype", "lanes", "mode", "blas")
-    return [backend.label, *cells, ", ".join(facts[name] for name in names if name in facts)]
-
-
 def _speed(report: Report, title: str) -> Table:
     table = Table(*SPEED_HEADS, title=title, title_justify="left")
     for backend in report.backends:
-        label, first, *others = map(escape, speed_cells(backend))
-        table.add_row(label, "[red]failed[/]" if first == "failed" else first, *others)
+        label, first, *others = map(escape, speed_cells(backend, report.settings.fresh))
+        table.add_row(label, f"[red]{first}[/]" if first in ("failed", FAILED) else first, *others)
+    return table
+
+
+def _pictures(report: Report) -> Table | None:
+    title = picture_title(report)
+    if not title:
+        return None
+    table = Table(*HEADS, title=escape(title), title_justify="left")
+    for row in picture_rows(report):
+        label, verdict, *others = map(escape, row)
+        table.add_row(label, f"[red]{verdict}[/]" if verdict == "FAILED" else verdict, *others)
     return table
 
 
@@ -196,6 +200,16 @@ def _copies(report: Report) -> Table | None:
     return table
 
 
+def _unified(report: Report) -> Table | None:
+    rows = unified_rows(report)
+    if not rows:
+        return None
+    table = Table(*map(escape, unified_heads(report)), title=TITLE, title_justify="left")
+    for row in rows:
+        table.add_row(*map(escape, row))
+    return table
+
+
 def contention_points(backend: BackendReport) -> list[tuple[float, bool, float, list[float]]]:
     """Collect (share wanted, control?, GB/s measured, frame times) by level, over all sweeps."""
     curve = backend.contention
@@ -237,6 +251,22 @@ def _contention(report: Report) -> Table | None:
     return table
 
 
+def _energy(report: Report) -> list[RenderableType]:
+    rows = energy.energy_rows(report)
+    table = Table(*energy.HEADS, title=energy.energy_title(report), title_justify="left")
+    for row in rows:
+        table.add_row(*map(escape, row))
+    return [*([table] if rows else []), *map(escape, energy.energy_notes(report))]
+
+
+def _starts(report: Report) -> list[RenderableType]:
+    rows = start.start_rows(report)
+    table = Table(*start.start_heads(report), title=start.TITLE, title_justify="left")
+    for row in rows:
+        table.add_row(*map(escape, row))
+    return [*([table] if rows else []), *map(escape, start.start_notes(report))]
+
+
 def _together(report: Report) -> str | None:
     both = report.together
     if both is None:
@@ -249,6 +279,14 @@ def _together(report: Report) -> str | None:
         )
     ]
     return escape(f"both at once: {'; '.join(told)}")
+
+
+def _others(report: Report) -> Table | None:
+    rows = others.published(report.work)
+    table = Table(*others.HEADS, title=others.TITLE, title_justify="left")
+    for row in rows:
+        table.add_row(*map(escape, row))
+    return table if rows else None
 
 
 def _paper(report: Report) -> Table | None:

@@ -16,7 +16,7 @@ import numpy as np
 
 from ....common.backend.protocol import FrameParams
 from ....common.checkpoint.find import PACKAGE_FOLDER, Checkpoint, find
-from ....common.picture.opencv import cv2
+from ....common.picture.nearness import ssim
 from ....common.picture.temporal import Flicker, psnr
 from ....common.prompt.syntax import GALLERY
 from ....common.prompt.text_encoder import TextEncoder
@@ -69,21 +69,6 @@ class BackendPainter:
         image = mx.array(picture[None]).astype(mx.float32) / 127.5 - 1
         made = np.array(self._vae.decode(self._vae.encode(image)))[0]
         return np.clip(np.round((made + 1) * 127.5), 0, 255).astype(np.uint8)
-
-
-def ssim(a: np.ndarray, b: np.ndarray) -> float:
-    """Return the structural similarity of brightness (Wang et al. 2004), window 11, sigma 1.5."""
-    x, y = (teachers.luma(p.astype(np.float32)).astype(np.float64) for p in (a, b))
-
-    def mean(plane: np.ndarray) -> np.ndarray:
-        return cv2.GaussianBlur(plane, (11, 11), 1.5)
-
-    mean_x, mean_y = mean(x), mean(y)
-    var_x, var_y = mean(x * x) - mean_x**2, mean(y * y) - mean_y**2
-    both = mean(x * y) - mean_x * mean_y
-    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
-    light = (2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)
-    return float((light * (2 * both + c2) / (var_x + var_y + c2)).mean())
 
 
 def judge_quality(painter: BackendPainter, pictures: Sequence[np.ndarray]) -> Values:

@@ -10,17 +10,12 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from ....common.picture.nearness import luma
 from ....common.picture.opencv import cv2
 from ....common.prompt.syntax import GALLERY
 
 Picture = np.ndarray
 Teacher = Callable[[Picture], Picture]
-_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
-
-
-def luma(picture: Picture) -> np.ndarray:
-    """Brightness, float32 (H, W)."""
-    return picture @ _LUMA
 
 
 def blur(picture: np.ndarray, sigma: float) -> np.ndarray:

@@ -1,0 +1,1 @@
+"""Sensors of energy, one file a source."""
