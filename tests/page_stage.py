@@ -6,6 +6,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from contextlib import ExitStack
+from pathlib import Path
 from types import TracebackType
 
 import numpy as np
@@ -27,10 +28,16 @@ class Stage:
     """Serves a page at any free port; `session` takes the changes, on a thread of its own."""
 
     def __init__(
-        self, token: str = "", camera: bool = False, port: int = 0, **session: object
+        self,
+        token: str = "",
+        camera: bool = False,
+        port: int = 0,
+        cert: Path | None = None,
+        **session: object,
     ) -> None:
         self.session = FakeSession(**session)  # type: ignore[arg-type]
-        self.page = PageServer(WebOptions(), Address("127.0.0.1", port))
+        address = Address("127.0.0.1", port)
+        self.page = PageServer(WebOptions(web=address, web_cert=cert), address)
         self.page.token = token
         size = FrameSize.of(SIZE)
         self.camera = BrowserCamera(size) if camera else None

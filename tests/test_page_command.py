@@ -2,7 +2,6 @@
 
 import hashlib
 import socket
-import ssl
 import threading
 from pathlib import Path
 
@@ -11,7 +10,6 @@ import pytest
 from command import Command
 from sdxs.commands import console, page
 from sdxs.common.web import here
-from sdxs.common.web.server import PageServer
 
 LIVE = ("live", "--backend", "identity", "--model", "demo", "--source", "synthetic", "--size", "64")
 NO_SCREEN = "there is no screen on this stage"
@@ -146,15 +144,3 @@ def test_a_session_that_fails_frees_the_port(command: Command) -> None:
     for _ in range(2):
         done = command(*LIVE[:5], "--source", "none.mp4", "--headless", "--web", port)
         assert done.code == 1 and "none.mp4" in done.err
-
-
-def test_a_certificate_makes_the_page_https(tmp_path: Path) -> None:
-    assert ssl.OPENSSL_VERSION
-    with pytest.raises(Exception, match="expected a PEM file"):
-        from sdxs.common.io.inputs.address import Address
-        from sdxs.common.web.address import WebOptions
-
-        empty = tmp_path / "empty.pem"
-        empty.write_text("")
-        address = Address("127.0.0.1", 0)
-        PageServer(WebOptions(web=address, web_cert=empty), address)

@@ -4,12 +4,16 @@ import asyncio
 import contextlib
 import json
 import random
+import shutil
 import socket
+import ssl
 import string
+import subprocess
+import urllib.request
 from pathlib import Path
 
 import pytest
-from page_stage import Stage
+from page_stage import Caller, Stage
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from sdxs.common.errors import SinkError, UsageError
@@ -304,6 +308,27 @@ def test_the_token_stands_behind_the_hash() -> None:
     assert urls(named, 8512, "", False) == ["http://stage.lan:8512/"]
     assert own_names(Address("127.0.0.1", 1)) == {"localhost"}
     assert {"localhost", "stage.lan"} < own_names(named)
+
+
+def test_a_certificate_makes_the_page_https(tmp_path: Path) -> None:
+    openssl = shutil.which("openssl") or pytest.skip("there is no openssl to make a certificate")
+    pem, bad = tmp_path / "both.pem", tmp_path / "bad.pem"
+    made = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+    place = ["-subj", "/CN=localhost", "-keyout", pem, "-out", tmp_path / "cert.pem"]
+    subprocess.run([openssl, *made, *place], check=True, capture_output=True)
+    bad.write_text("no certificate")
+    pem.write_bytes(pem.read_bytes() + (tmp_path / "cert.pem").read_bytes())
+    trusting = ssl.create_default_context(cafile=str(pem))
+    with Stage(cert=pem, camera=True) as stage:
+        assert stage.url.startswith("https://127.0.0.1:")
+        trusting.check_hostname = False  # it names localhost
+        with urllib.request.urlopen(stage.url, timeout=30, context=trusting) as said:
+            assert said.status == 200
+        origin = {"origin": stage.url}
+        with Caller(stage.url, ssl=trusting, **origin) as client:
+            assert client.ask({"do": "set", "name": "blend", "value": 0.5}) == ""
+    with pytest.raises(UsageError, match="expected a PEM file"):
+        Stage(cert=bad)
 
 
 def test_a_port_that_is_taken_is_an_error_where_it_was_named() -> None:
