@@ -24,6 +24,7 @@ from ..common.files import expanded
 from ..common.io.sinks.registry import names_a_folder
 from ..common.io.sources.permission import ask_for_camera
 from ..common.io.sources.registry import source_camera, source_path
+from ..common.live.inputs import InputOptions, check_inputs
 from ..common.live.options import SessionFiles, SessionOptions, two_sources
 from ..common.live.parameters import DEFAULT_PROMPT, OF_CONTROL, LiveParameters
 from ..common.prompt.syntax import read_prompts, refuse_negative
@@ -72,6 +73,7 @@ def live(
     session: SessionOptions,
     model: ModelOptions,
     start: LiveParameters,
+    stage: InputOptions,
     more: LiveOptions,
     given: Given,
 ) -> None:
@@ -85,14 +87,12 @@ def live(
     given.refuse_ignored(chosen)
     _refuse_depth(given)
     refuse_negative(more.negative_prompt, model.model)
-    prompts = (
-        *given.all_texts("prompt"),
-        *(read_prompts(more.prompts) if more.prompts else ()),
-    ) or (DEFAULT_PROMPT,)
+    prompts = _prompts(given, more)
     _refuse_edges(model, given)
     takes = _takes(given.all_texts("source"), session, more)
     files = SessionFiles(more.outs, more.contact_sheet, more.stats)
-    _refuse_overlaps(session.reads, files, model, more, takes)
+    _refuse_overlaps(session.reads, files, model, more, stage, takes)
+    check_inputs(stage)
     _ask_for_camera(session, takes)
     checkpoint = open_checkpoint_for(model)
     size = model.size_of(checkpoint)
@@ -106,13 +106,13 @@ def live(
         one: SessionOptions, written: SessionFiles, backends: Sequence[Backend]
     ) -> "Session":
         recipe = _recipe_of(checkpoint, options[0], chosen[0], model, one)
-        return open_session(one, start, written, size, checkpoint, backends, prompts, recipe)
+        of_all = (size, checkpoint, backends, prompts, recipe, stage)
+        return open_session(one, start, written, *of_all)
 
     if takes:
+        fed_back = start.feedback > 0 or stage.schedule is not None  # which may set feedback
         kept = [
-            KeptBackend(
-                HostedBackend(spec.name, spec.location, checkpoint, own), start.feedback > 0
-            )
+            KeptBackend(HostedBackend(spec.name, spec.location, checkpoint, own), fed_back)
             for spec, own in zip(chosen, options, strict=True)
         ]
         run_shoot(takes, lambda take: opened(*_one_of(take, session), kept), lambda: end_all(kept))
@@ -126,6 +126,12 @@ def live(
         escape(f"{checkpoint.name} ({checkpoint.origin}) at {size.words}; source {one.source.name}")
     )
     run_session(one)
+
+
+def _prompts(given: Given, more: LiveOptions) -> tuple[str, ...]:
+    """Return the prompts of options and list, or the default one. Raises UsageError."""
+    listed = read_prompts(more.prompts) if more.prompts else ()
+    return (*given.all_texts("prompt"), *listed) or (DEFAULT_PROMPT,)
 
 
 def _ask_for_camera(session: SessionOptions, takes: "Sequence[Take]") -> None:
@@ -202,6 +208,7 @@ def _refuse_overlaps(
     files: SessionFiles,
     model: ModelOptions,
     more: LiveOptions,
+    inputs: InputOptions,
     takes: "Sequence[Take]",
 ) -> None:
     """Raise UsageError if a file would be written that the session reads, or written twice."""
@@ -212,7 +219,8 @@ def _refuse_overlaps(
 
     prompts = more.prompts if more.prompts != "gallery" else None
     listed = expanded(prompts) if prompts else None
-    refuse_one_file_twice(source, files, [("--prompts", listed), *model.reads()])
+    reads = [("--prompts", listed), ("--schedule", inputs.schedule)]
+    refuse_one_file_twice(source, files, [*reads, *model.reads()])
 
 
 def _refuse_edges(model: ModelOptions, given: Given) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..common.backend.assembly import ModelOptions
 from ..common.backend.spec import PEERS, specs
+from ..common.live.inputs import InputOptions
 from ..common.live.options import SessionOptions
 from ..common.live.parameters import TABLE
 from ..common.settings import Setting, settings_of
@@ -33,7 +34,7 @@ def render() -> str:
         "## A session\n",
         _table(
             each
-            for cls in (BackendChoice, ModelOptions, SessionOptions, LiveOptions)
+            for cls in (BackendChoice, ModelOptions, SessionOptions, InputOptions, LiveOptions)
             for each in settings_of(cls)
             if each.name not in TABLE
         ),

@@ -44,6 +44,8 @@ FOREIGN = {  # third-party module -> the places that may import it
     "transformers": ("experiments/",),
     "typer": ("cli.py", "commands/"),
     "rich": ("cli.py", "commands/", "common/bench/show/table.py", "experiments/"),
+    "pythonosc": ("common/io/inputs/osc_wire.py",),
+    "mido": ("common/io/inputs/midi.py",),
     "pickle": (
         "common/checkpoint/torch_pickle.py",
         "common/testing/pickles.py",  # writes some

@@ -21,12 +21,15 @@ from ..picture.record import Recipe
 from ..picture.size import FrameSize
 from ..prompt.syntax import GALLERY, parse_prompt
 from ..prompt.text_encoder import TextEncoder
+from .effects import frame_params
+from .inputs import InputOptions, make_stage
 from .look import Look, View
 from .options import LoopOptions, SessionFiles, SessionOptions
 from .parameters import OF_CONTROL, LiveParameters, with_prompt
+from .parts import SessionParts
 from .prompt_list import PromptList
 from .record import SessionRecord, SourceFacts
-from .session import NO_EDGES, Session, SessionParts, frame_params
+from .session import NO_EDGES, Session
 from .threads.loop import Loop, Prompt
 from .viewer import Viewer
 
@@ -43,13 +46,14 @@ def open_session(
     backends: Sequence[Backend],
     prompts: Sequence[str] = (),
     recipe: Recipe | None = None,
+    inputs: InputOptions | None = None,
 ) -> Session:
     """Open the source, every sink and the text encoder; write nothing and load no backend yet.
 
     size: of the frames. prompts: the list to go through, by default the one prompt of
     `values`; the session begins with its first. recipe: what the records of PNGs say of model and
-    backend; without one, PNGs carry none. Raises SourceError, SinkError, UsageError,
-    ConfigError.
+    backend; without one, PNGs carry none. inputs: what moves the session besides its keys. Raises
+    SourceError, SinkError, UsageError, ConfigError.
     """
     refuse_one_file_twice(options.reads, files)
     _refuse_show_size(options.show_size, size)
@@ -86,14 +90,23 @@ def open_session(
             Prompt(text, encoder.encode(text)) for text in (texts if options.hold else texts[:1])
         ]
         window = Window() if windowed else None
+        unusable = _unusable(options, checkpoint)
+        staged = make_stage(
+            inputs or InputOptions(),
+            values,
+            unusable,
+            realtime,
+            isinstance(source, TimedSource) and source.paced,
+            bool(options.hold),
+            encoder.encode,
+        )
     except SdxsError:
         source.close()
         raise
-    unusable = _unusable(options, checkpoint)
     loop = Loop(
         source,
         backends,
-        _loop_options(options, values, size, checkpoint),
+        replace(_loop_options(options, values, size, checkpoint), plan=staged.plan),
         encoded,
         frame_params(values, unusable),
         encoder.encode,
@@ -129,11 +142,13 @@ def open_session(
         PromptList(reachable),
         files,
         encoder.encode,
-        unusable,
+        unusable | staged.unusable,
         window,
         sheet,
         source.length if options.frames is None and options.headless else options.frames,
         follows=bool(options.hold),
+        inputs=staged.inputs,
+        stage=staged.stage,
     )
     return Session(parts, values)
 
