@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,8 +30,10 @@ from ..common.live.options import SessionFiles, SessionOptions, two_sources
 from ..common.live.parameters import DEFAULT_PROMPT, OF_CONTROL, LiveParameters
 from ..common.prompt.syntax import read_prompts, refuse_negative
 from ..common.settings import changed_texts, setting
+from ..common.web.address import WebOptions
 from .console import err
 from .options import BackendChoice, Given, with_settings
+from .page import page_for, present
 from .programs import build, quality
 from .sessions import run_session, run_shoot
 
@@ -39,6 +42,7 @@ if TYPE_CHECKING:
     from ..common.live.session import Session
     from ..common.live.shoot import Take
     from ..common.picture.record import Recipe
+    from ..common.web.server import PageServer
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +79,11 @@ def live(
     start: LiveParameters,
     stage: InputOptions,
     more: LiveOptions,
+    web: WebOptions,
     given: Given,
 ) -> None:
     """Render a camera, a video or an image under a prompt, live. Key h shows the keys."""
-    _refuse_contradictions(session, start, more)
+    _refuse_contradictions(session, start, more, web)
     if session.camera is not None and "source" in given:
         raise two_sources(session.camera, session.source)  # also where it is the default
     chosen = [spec_of(choice.backend)]
@@ -90,10 +95,30 @@ def live(
     prompts = _prompts(given, more)
     _refuse_edges(model, given)
     takes = _takes(given.all_texts("source"), session, more)
+    if takes and web.web:
+        raise UsageError("--web shows one session, and --source names several files; drop it")
     files = SessionFiles(more.outs, more.contact_sheet, more.stats)
     _refuse_overlaps(session.reads, files, model, more, stage, takes)
     check_inputs(stage)
     _ask_for_camera(session, takes)
+    with nullcontext() if takes else page_for(web, session, files) as page:
+        _render(chosen, session, model, start, stage, more, given, prompts, files, takes, page)
+
+
+def _render(
+    chosen: Sequence[BackendSpec],
+    session: SessionOptions,
+    model: ModelOptions,
+    start: LiveParameters,
+    stage: InputOptions,
+    more: LiveOptions,
+    given: Given,
+    prompts: Sequence[str],
+    files: SessionFiles,
+    takes: "Sequence[Take]",
+    page: "PageServer | None",
+) -> None:
+    """Open the model and the session, or one for each file, and run it."""
     checkpoint = open_checkpoint_for(model)
     size = model.size_of(checkpoint)
     _warn_of_seed(checkpoint, start, given)
@@ -106,7 +131,7 @@ def live(
         one: SessionOptions, written: SessionFiles, backends: Sequence[Backend]
     ) -> "Session":
         recipe = _recipe_of(checkpoint, options[0], chosen[0], model, one)
-        of_all = (size, checkpoint, backends, prompts, recipe, stage)
+        of_all = (size, checkpoint, backends, prompts, recipe, stage, page)
         return open_session(one, start, written, *of_all)
 
     if takes:
@@ -125,6 +150,8 @@ def live(
     err.print(
         escape(f"{checkpoint.name} ({checkpoint.origin}) at {size.words}; source {one.source.name}")
     )
+    if page:
+        present(page, one, checkpoint, renderers, session)
     run_session(one)
 
 
@@ -175,12 +202,12 @@ def _one_of(take: "Take", session: SessionOptions) -> tuple[SessionOptions, Sess
 
 
 def _refuse_contradictions(
-    session: SessionOptions, start: LiveParameters, more: LiveOptions
+    session: SessionOptions, start: LiveParameters, more: LiveOptions, web: WebOptions
 ) -> None:
     """Raise UsageError for options that leave nothing to do or exclude each other."""
     if not all(out.strip() for out in more.outs):
         raise UsageError("--out is empty; name a file or a folder")
-    if session.headless and not (more.outs or more.contact_sheet or more.stats):
+    if session.headless and not (more.outs or more.contact_sheet or more.stats or web.web):
         raise UsageError(
             "--headless shows nothing and there is no --out; add --out FILE, or drop --headless"
         )

@@ -28,6 +28,7 @@ from .io.sinks.window import window_obstacle
 from .io.sources import permission
 from .io.sources.camera import Camera
 from .io.sources.permission import Permission
+from .web.here import page_here
 
 PYTHONS = ((3, 11), (3, 12), (3, 13))
 PACKAGES = ("sdxs", "numpy", "tokenizers", "safetensors", "huggingface-hub")
@@ -85,6 +86,7 @@ def probes(camera: int) -> list[tuple[str, Probe]]:
         ("camera", lambda: [look_at_camera(camera)]),
         ("osc", lambda: [Check("osc", *osc_here())]),
         ("midi", lambda: [Check("midi", *midi_here())]),
+        ("page", lambda: [Check("page", *page_here())]),
         ("hub", lambda: [hub()]),
     ]
 

@@ -27,6 +27,7 @@ class FakeLoop:
     def __init__(self) -> None:
         self.calls: list[tuple[str, object]] = []
         self.stats = Stats()
+        self.dropped = 0
         self.display = SimpleNamespace(wait_s=0.0)
 
     def set_prompt(self, text: str) -> "Future[None]":

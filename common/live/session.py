@@ -5,6 +5,7 @@ the other inputs have offered to `Session.controls` from their threads.
 """
 
 import json
+import math
 import threading
 import time
 from collections import deque
@@ -36,6 +37,7 @@ from .parameters import (
 from .parts import SessionParts
 from .plan import Planned
 from .stage import SCHEDULE, Stage
+from .standing import EVERY_S, standing
 from .stats import Summary
 from .threads.display import DISPLAY_WAIT_S
 from .threads.frames import LiveFrame
@@ -65,7 +67,9 @@ class Session:
         self._viewer = parts.viewer
         self._window = parts.window
         self._keys = Keys()
-        self._incoming = Incoming(self.controls, parts.inputs, self._now_s, parts.stage or Stage())
+        inputs = [*parts.inputs, *([parts.page] if parts.page else [])]
+        self._incoming = Incoming(self.controls, inputs, self._now_s, parts.stage or Stage())
+        self._told_s = -math.inf
         self._smoothing = values.ema or SMOOTHING
         self._asked_for: list[Path] = []
         self._folder = Path() if working_folder_is_gone() else Path.cwd()
@@ -103,7 +107,9 @@ class Session:
                 self.apply(event, SCHEDULE)
             if self._parts.sheet:
                 self._parts.sheet.add(frame)
-            if self._window and self._ahead.ident is None:
+            if self._parts.page:
+                self._parts.page.show(frame)
+            if (self._window or self._parts.page) and self._ahead.ident is None:
                 self._ahead.start()
             self._follow(frame.prompt)
             report(self.loop.stats.shown + 1, frame.prompt)
@@ -228,6 +234,9 @@ class Session:
                 self.controls.publish(self.values)
         self._incoming.take(self.values, self._change, self.apply)
         self.controls.publish(self.values, GLIDE)
+        if self._parts.page and (now := time.monotonic()) - self._told_s >= EVERY_S:
+            self._told_s = now
+            self._parts.page.tell(standing(self.loop, self._viewer, self.prompts))
         if self._window is None:
             return
         while (key := self._window.key()) is not None:

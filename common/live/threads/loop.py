@@ -15,6 +15,7 @@ from ...backend.protocol import Backend, FrameParams
 from ...errors import first_of
 from ...io.sources.protocol import Source
 from ...patience import Patience
+from ...picture.size import FrameSize
 from ..options import LoopOptions
 from ..stats import Stats, Summary
 from .capture import Capture
@@ -119,6 +120,16 @@ class Loop:
     def continued(self) -> None:
         """Leave out of all times that the process was stopped until now; for a signal handler."""
         self.display.continued()
+
+    @property
+    def size(self) -> FrameSize:
+        """The size of the frames."""
+        return FrameSize.of(self._options.size)
+
+    @property
+    def dropped(self) -> int:
+        """Frames so far that a newer one replaced, before inference or before display."""
+        return self._captured.dropped + self._rendered.dropped
 
     @property
     def paused(self) -> bool:
