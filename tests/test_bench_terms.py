@@ -54,6 +54,7 @@ def test_on_equal_terms_the_labels_are_enough() -> None:
 
 def test_terms_that_one_does_not_tell_are_said() -> None:
     silent = bench_samples.backend("silent", 10.0, 1)
+    del silent.describe["in flight"]
     (ratio,) = ratios([on_terms("one", 2), silent])
     assert ratio.names == ("one (2 in flight)", "silent (terms not told)")
     assert terms_of({"in flight": "-1"}) is None and terms_of({"in flight": "3"}) == Terms(3, 1)
