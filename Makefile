@@ -49,7 +49,7 @@ COMPUTING := at_once averaging bench_counts bench_page bench_pictures bench_runn
 	coreml_faults coreml_forms coreml_limits coreml_parity coreml_placement coreml_program \
 	coreml_variants distill docs evaluate experiments faults film_files film_roads foreign_bytes \
 	interpreter layouts mac_check_answers operations packaging photographs shapes size sketch styles teachers \
-	third_backend torch_peer
+	third_backend torch_peer torch_slots
 ON_A_GPU := api backend camera control_live conv doctor fold kernels lanes levers live ops parity steps \
 	still temporal
 SHAPE := $(ONE_THREAD) tests/macos_shape
