@@ -100,7 +100,7 @@ clean:
 	@"$(PYTHON)" -c '$(FITS)' || { echo "error: $(PYTHON) is not what sdxs runs on: Python 3.11 to 3.13 with venv and, on a Mac, Apple silicon and macOS 14 or later"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || \
 		{ rm -rf .venv; echo "error: $(PYTHON) cannot make a virtual environment; on Debian: apt install python3-venv"; exit 1; }
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[web]"
 	@touch $@
 
 # Apple's Core AI where its wheel fits: pip has no marker for a version of glibc or macOS.

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,12 +25,15 @@ from ..common.files import expanded
 from ..common.io.sinks.registry import names_a_folder
 from ..common.io.sources.permission import ask_for_camera
 from ..common.io.sources.registry import source_camera, source_path
+from ..common.live.inputs import InputOptions, check_inputs
 from ..common.live.options import SessionFiles, SessionOptions, two_sources
 from ..common.live.parameters import DEFAULT_PROMPT, OF_CONTROL, LiveParameters
 from ..common.prompt.syntax import read_prompts, refuse_negative
 from ..common.settings import changed_texts, setting
+from ..common.web.address import WebOptions
 from .console import err
 from .options import BackendChoice, Given, with_settings
+from .page import page_for, present
 from .programs import build, quality
 from .sessions import run_session, run_shoot
 
@@ -38,6 +42,7 @@ if TYPE_CHECKING:
     from ..common.live.session import Session
     from ..common.live.shoot import Take
     from ..common.picture.record import Recipe
+    from ..common.web.server import PageServer
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +77,13 @@ def live(
     session: SessionOptions,
     model: ModelOptions,
     start: LiveParameters,
+    stage: InputOptions,
     more: LiveOptions,
+    web: WebOptions,
     given: Given,
 ) -> None:
     """Render a camera, a video or an image under a prompt, live. Key h shows the keys."""
-    _refuse_contradictions(session, start, more)
+    _refuse_contradictions(session, start, more, web)
     if session.camera is not None and "source" in given:
         raise two_sources(session.camera, session.source)  # also where it is the default
     chosen = [spec_of(choice.backend)]
@@ -85,15 +92,33 @@ def live(
     given.refuse_ignored(chosen)
     _refuse_depth(given)
     refuse_negative(more.negative_prompt, model.model)
-    prompts = (
-        *given.all_texts("prompt"),
-        *(read_prompts(more.prompts) if more.prompts else ()),
-    ) or (DEFAULT_PROMPT,)
+    prompts = _prompts(given, more)
     _refuse_edges(model, given)
     takes = _takes(given.all_texts("source"), session, more)
+    if takes and web.web:
+        raise UsageError("--web shows one session, and --source names several files; drop it")
     files = SessionFiles(more.outs, more.contact_sheet, more.stats)
-    _refuse_overlaps(session.reads, files, model, more, takes)
+    _refuse_overlaps(session.reads, files, model, more, stage, takes)
+    check_inputs(stage)
     _ask_for_camera(session, takes)
+    with nullcontext() if takes else page_for(web, session, files) as page:
+        _render(chosen, session, model, start, stage, more, given, prompts, files, takes, page)
+
+
+def _render(
+    chosen: Sequence[BackendSpec],
+    session: SessionOptions,
+    model: ModelOptions,
+    start: LiveParameters,
+    stage: InputOptions,
+    more: LiveOptions,
+    given: Given,
+    prompts: Sequence[str],
+    files: SessionFiles,
+    takes: "Sequence[Take]",
+    page: "PageServer | None",
+) -> None:
+    """Open the model and the session, or one for each file, and run it."""
     checkpoint = open_checkpoint_for(model)
     size = model.size_of(checkpoint)
     _warn_of_seed(checkpoint, start, given)
@@ -106,13 +131,13 @@ def live(
         one: SessionOptions, written: SessionFiles, backends: Sequence[Backend]
     ) -> "Session":
         recipe = _recipe_of(checkpoint, options[0], chosen[0], model, one)
-        return open_session(one, start, written, size, checkpoint, backends, prompts, recipe)
+        of_all = (size, checkpoint, backends, prompts, recipe, stage, page)
+        return open_session(one, start, written, *of_all)
 
     if takes:
+        fed_back = start.feedback > 0 or stage.schedule is not None  # which may set feedback
         kept = [
-            KeptBackend(
-                HostedBackend(spec.name, spec.location, checkpoint, own), start.feedback > 0
-            )
+            KeptBackend(HostedBackend(spec.name, spec.location, checkpoint, own), fed_back)
             for spec, own in zip(chosen, options, strict=True)
         ]
         run_shoot(takes, lambda take: opened(*_one_of(take, session), kept), lambda: end_all(kept))
@@ -125,7 +150,15 @@ def live(
     err.print(
         escape(f"{checkpoint.name} ({checkpoint.origin}) at {size.words}; source {one.source.name}")
     )
+    if page:
+        present(page, one, checkpoint, renderers, session)
     run_session(one)
+
+
+def _prompts(given: Given, more: LiveOptions) -> tuple[str, ...]:
+    """Return the prompts of options and list, or the default one. Raises UsageError."""
+    listed = read_prompts(more.prompts) if more.prompts else ()
+    return (*given.all_texts("prompt"), *listed) or (DEFAULT_PROMPT,)
 
 
 def _ask_for_camera(session: SessionOptions, takes: "Sequence[Take]") -> None:
@@ -169,12 +202,12 @@ def _one_of(take: "Take", session: SessionOptions) -> tuple[SessionOptions, Sess
 
 
 def _refuse_contradictions(
-    session: SessionOptions, start: LiveParameters, more: LiveOptions
+    session: SessionOptions, start: LiveParameters, more: LiveOptions, web: WebOptions
 ) -> None:
     """Raise UsageError for options that leave nothing to do or exclude each other."""
     if not all(out.strip() for out in more.outs):
         raise UsageError("--out is empty; name a file or a folder")
-    if session.headless and not (more.outs or more.contact_sheet or more.stats):
+    if session.headless and not (more.outs or more.contact_sheet or more.stats or web.web):
         raise UsageError(
             "--headless shows nothing and there is no --out; add --out FILE, or drop --headless"
         )
@@ -202,6 +235,7 @@ def _refuse_overlaps(
     files: SessionFiles,
     model: ModelOptions,
     more: LiveOptions,
+    inputs: InputOptions,
     takes: "Sequence[Take]",
 ) -> None:
     """Raise UsageError if a file would be written that the session reads, or written twice."""
@@ -212,7 +246,8 @@ def _refuse_overlaps(
 
     prompts = more.prompts if more.prompts != "gallery" else None
     listed = expanded(prompts) if prompts else None
-    refuse_one_file_twice(source, files, [("--prompts", listed), *model.reads()])
+    reads = [("--prompts", listed), ("--schedule", inputs.schedule)]
+    refuse_one_file_twice(source, files, [*reads, *model.reads()])
 
 
 def _refuse_edges(model: ModelOptions, given: Given) -> None:

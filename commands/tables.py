@@ -1,21 +1,27 @@
-"""All settings as Markdown: `python -m sdxs.commands.tables` writes docs/settings.md.
+"""All settings as Markdown, and the schema of the page's API, into docs/.
+
+`python -m sdxs.commands.tables` writes settings.md and web-schema.json.
 
 A test holds the file to what this renders, so the tables of the docs are never typed.
 """
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 
 from ..common.backend.assembly import ModelOptions
 from ..common.backend.spec import PEERS, specs
+from ..common.live.inputs import InputOptions
 from ..common.live.options import SessionOptions
 from ..common.live.parameters import TABLE
 from ..common.settings import Setting, settings_of
+from ..common.web.address import WebOptions
 from .console import out
 from .live import LiveOptions
 from .options import BackendChoice, as_typed, backend_settings, metavar
 
 PAGE = Path(__file__).parent.parent / "docs" / "settings.md"
+SCHEMA = PAGE.with_name("web-schema.json")
 HEAD = """# Settings
 
 Written by `python -m sdxs.commands.tables` from the code; edit the code and write it again.
@@ -33,7 +39,14 @@ def render() -> str:
         "## A session\n",
         _table(
             each
-            for cls in (BackendChoice, ModelOptions, SessionOptions, LiveOptions)
+            for cls in (
+                BackendChoice,
+                ModelOptions,
+                SessionOptions,
+                InputOptions,
+                LiveOptions,
+                WebOptions,
+            )
             for each in settings_of(cls)
             if each.name not in TABLE
         ),
@@ -83,8 +96,11 @@ def _changes(row: Setting) -> str:
 
 
 def main() -> None:
-    PAGE.write_text(render())
-    out.print(f"wrote {PAGE}")
+    from ..common.web.schema import schema
+
+    for path, text in ((PAGE, render()), (SCHEMA, json.dumps(schema(), indent=1) + "\n")):
+        path.write_text(text)
+        out.print(f"wrote {path}")
 
 
 if __name__ == "__main__":

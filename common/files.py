@@ -45,6 +45,11 @@ def user_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or home_folder() / ".cache") / "sdxs"
 
 
+def user_config() -> Path:
+    """Return the user's folder of settings, which may not exist yet."""
+    return Path(os.environ.get("XDG_CONFIG_HOME") or home_folder() / ".config") / "sdxs"
+
+
 def working_folder_is_gone() -> bool:
     """Tell whether the working folder has been removed, so that relative paths lead nowhere."""
     try:

@@ -1,16 +1,20 @@
 """A session whose loop only writes down what it is told: no thread, no backend, no file."""
 
+from collections.abc import Sequence
 from concurrent.futures import Future
 from types import SimpleNamespace
 
 import numpy as np
 
 from sdxs.common.backend.protocol import FrameParams
+from sdxs.common.io.inputs.controls import Input
 from sdxs.common.live.look import Look
 from sdxs.common.live.options import SessionFiles
 from sdxs.common.live.parameters import OF_CONTROL, LiveParameters, with_prompt
+from sdxs.common.live.parts import SessionParts
 from sdxs.common.live.prompt_list import PromptList
-from sdxs.common.live.session import NO_EDGES, Session, SessionParts
+from sdxs.common.live.session import NO_EDGES, Session
+from sdxs.common.live.stage import Stage
 from sdxs.common.live.stats import Stats
 from sdxs.common.live.viewer import Viewer
 
@@ -23,6 +27,7 @@ class FakeLoop:
     def __init__(self) -> None:
         self.calls: list[tuple[str, object]] = []
         self.stats = Stats()
+        self.dropped = 0
         self.display = SimpleNamespace(wait_s=0.0)
 
     def set_prompt(self, text: str) -> "Future[None]":
@@ -56,7 +61,14 @@ class FakeLoop:
 class FakeSession(Session):
     """Takes keys as text; `calls` are what the loop was told, `notes` what the window says."""
 
-    def __init__(self, *prompts: str, control: bool = False, **values: object) -> None:
+    def __init__(
+        self,
+        *prompts: str,
+        control: bool = False,
+        inputs: Sequence[Input] = (),
+        stage: Stage | None = None,
+        **values: object,
+    ) -> None:
         texts = prompts or ("a", "b", "c")
         made = with_prompt(LiveParameters(**values), texts[0])  # type: ignore[arg-type]
         loop, self.notes = FakeLoop(), list[str]()
@@ -70,6 +82,8 @@ class FakeSession(Session):
             SessionFiles(),
             lambda text: np.zeros((1, 77, 4), np.float32),
             {} if control else dict.fromkeys(OF_CONTROL, NO_EDGES),
+            inputs=inputs,
+            stage=stage,
         )
         super().__init__(parts, made)
         self.calls = loop.calls

@@ -42,8 +42,14 @@ FOREIGN = {  # third-party module -> the places that may import it
     "torch": ("experiments/",),
     "diffusers": ("experiments/",),
     "transformers": ("experiments/",),
+    "starlette": ("common/web/app.py", "common/web/guard.py"),
+    "uvicorn": ("common/web/server.py",),
+    "websockets": ("common/testing/chromium.py", "experiments/"),
+    "segno": ("commands/page.py",),
     "typer": ("cli.py", "commands/"),
     "rich": ("cli.py", "commands/", "common/bench/show/table.py", "experiments/"),
+    "pythonosc": ("common/io/inputs/osc_wire.py",),
+    "mido": ("common/io/inputs/midi.py",),
     "pickle": (
         "common/checkpoint/torch_pickle.py",
         "common/testing/pickles.py",  # writes some

@@ -68,6 +68,8 @@ def test_wheel_holds_one_import_name_and_the_demo(wheel: Path) -> None:
         if p.is_file()
     ):
         assert f"sdxs/{path.relative_to(ROOT).as_posix()}" in held
+    for path in (ROOT / "common" / "web" / "page").iterdir():
+        assert f"sdxs/common/web/page/{path.name}" in held
     assert not [name for name in names if "/tests/" in name or name.endswith(".mp4")]
 
 

@@ -14,6 +14,7 @@ from ..io.sinks.film import VideoFileSink
 from ..io.sinks.protocol import StampedSink
 from ..io.sinks.registry import is_film, is_window, open_sink, warn_of_silence, written_by
 from ..io.sinks.window import Window
+from ..io.sources.browser import BrowserCamera
 from ..io.sources.image import ImageFile
 from ..io.sources.protocol import SoundingSource, Source, TimedSource
 from ..io.sources.registry import open_source, source_camera, source_path
@@ -21,12 +22,15 @@ from ..picture.record import Recipe
 from ..picture.size import FrameSize
 from ..prompt.syntax import GALLERY, parse_prompt
 from ..prompt.text_encoder import TextEncoder
+from .effects import frame_params
+from .inputs import InputOptions, make_stage
 from .look import Look, View
 from .options import LoopOptions, SessionFiles, SessionOptions
 from .parameters import OF_CONTROL, LiveParameters, with_prompt
+from .parts import Page, SessionParts
 from .prompt_list import PromptList
 from .record import SessionRecord, SourceFacts
-from .session import NO_EDGES, Session, SessionParts, frame_params
+from .session import NO_EDGES, Session
 from .threads.loop import Loop, Prompt
 from .viewer import Viewer
 
@@ -43,13 +47,16 @@ def open_session(
     backends: Sequence[Backend],
     prompts: Sequence[str] = (),
     recipe: Recipe | None = None,
+    inputs: InputOptions | None = None,
+    page: Page | None = None,
 ) -> Session:
     """Open the source, every sink and the text encoder; write nothing and load no backend yet.
 
     size: of the frames. prompts: the list to go through, by default the one prompt of
     `values`; the session begins with its first. recipe: what the records of PNGs say of model and
-    backend; without one, PNGs carry none. Raises SourceError, SinkError, UsageError,
-    ConfigError.
+    backend; without one, PNGs carry none. inputs: what moves the session besides its keys. page:
+    shows the session too, as a window does if nothing is written. Raises SourceError, SinkError,
+    UsageError, ConfigError.
     """
     refuse_one_file_twice(options.reads, files)
     _refuse_show_size(options.show_size, size)
@@ -58,15 +65,17 @@ def open_session(
         parse_prompt(text)  # the last of them may be met in an hour
     values = with_prompt(values, texts[0])
     windowed = not options.headless or any(is_window(out) for out in files.outs)
-    options = replace(options, headless=not windowed)
+    options = replace(options, headless=not (windowed or _is_watched(page, files)))
     one_pass = options.frames is None and options.headless and len(texts) == 1
     source = open_source(options.reads, size, not one_pass, options.background, options.request)
+    if isinstance(source, BrowserCamera) and page is None:
+        raise UsageError("--source browser: is the camera of a page; add --web PORT")
     try:
         options = _decide(options, source, len(texts))
         realtime = bool(options.realtime)
         named = [out for out in files.outs if not is_window(out)]
         codec = options.video_codec or ""
-        if codec and not (windowed or any(is_film(out) for out in named)):
+        if codec and not (windowed or page or any(is_film(out) for out in named)):
             raise UsageError(
                 f"--video-codec {codec}: no film is written; add --out FILM, or drop it"
             )
@@ -85,15 +94,24 @@ def open_session(
         encoded = [
             Prompt(text, encoder.encode(text)) for text in (texts if options.hold else texts[:1])
         ]
-        window = Window() if windowed else None
+        window = Window() if windowed and not (page and page.replaces_window) else None
+        unusable = _unusable(options, checkpoint)
+        staged = make_stage(
+            inputs or InputOptions(),
+            values,
+            unusable,
+            realtime,
+            isinstance(source, TimedSource) and source.paced,
+            bool(options.hold),
+            encoder.encode,
+        )
     except SdxsError:
         source.close()
         raise
-    unusable = _unusable(options, checkpoint)
     loop = Loop(
         source,
         backends,
-        _loop_options(options, values, size, checkpoint),
+        replace(_loop_options(options, values, size, checkpoint), plan=staged.plan),
         encoded,
         frame_params(values, unusable),
         encoder.encode,
@@ -104,12 +122,12 @@ def open_session(
         facts = _facts_of(options.reads, source)
         enlarged = str(options.show_size) if options.show_size not in (None, size) else ""
         record = SessionRecord(recipe, facts, lambda: loop.stats.backends, enlarged)
-        if window or any(isinstance(sink, StampedSink) for sink in sinks):
+        if window or page or any(isinstance(sink, StampedSink) for sink in sinks):
             record.prepare()
     beside = options.side_by_side or len(backends) > 1
     look = Look(View.SIDE_BY_SIDE if beside else View.OUTPUT, options.overlay)
     # In a window the keys lead through the user's prompts and on through the gallery.
-    reachable = tuple(dict.fromkeys((*texts, *(GALLERY if windowed else ()))))
+    reachable = tuple(dict.fromkeys((*texts, *(GALLERY if windowed or page else ()))))
     parts = SessionParts(
         source,
         loop,
@@ -125,17 +143,26 @@ def open_session(
             codec,
             options.show_size,
             "stretch" if options.fit == "stretch" else "pad",  # which takes the distortion back
+            keeps=page is not None,
         ),
         PromptList(reachable),
         files,
         encoder.encode,
-        unusable,
+        unusable | staged.unusable,
         window,
         sheet,
         source.length if options.frames is None and options.headless else options.frames,
         follows=bool(options.hold),
+        inputs=staged.inputs,
+        stage=staged.stage,
+        page=page,
     )
     return Session(parts, values)
+
+
+def _is_watched(page: Page | None, files: SessionFiles) -> bool:
+    """Whether a page is what the session is for; beside files it looks on."""
+    return page is not None and not (files.outs or files.contact_sheet)
 
 
 def _facts_of(spec: str, source: Source) -> SourceFacts:

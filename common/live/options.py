@@ -11,6 +11,7 @@ from ..io.sources.place import without_password
 from ..picture.size import Fit, FrameSize, read_size
 from ..picture.still import BACKGROUND
 from ..settings import check_settings, setting
+from .plan import Plan
 
 CAMERA = "0"
 
@@ -140,6 +141,7 @@ class LoopOptions:
     file's. edges: the kind that is drawn of every frame for a ControlNet, see `edges.py`, or none.
     mirror: mirror the camera. The last four are only where a session begins. fit: how a picture of
     other proportions fills the frame, see `to_frame_rgb`. size: an int is the side of a square.
+    plan: what changes with which frame, where every frame is rendered.
     """
 
     size: FrameSize
@@ -153,6 +155,7 @@ class LoopOptions:
     edges: str = ""
     mirror: bool = False
     fit: Fit = "crop"
+    plan: Plan | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "size", FrameSize.of(self.size))

@@ -3,7 +3,7 @@
 `LiveParameters` is the table: every field has type, range, unit, default and a line of help, and
 says whether it glides. Keys, pages, controllers, schedules, session files, the API and the command
 line's options read it through `TABLE`; nobody keeps a second list of names, ranges or defaults.
-A change is a `Set`, a `Step` or an `Event`; `apply` makes new values of the first two.
+A change is a `Set`, a `Step`, an `Event` or a `Cue`; `apply` makes new values of the first two.
 
 What one window shows (view, figures, help, a text being typed) is no parameter: it changes no
 frame, and a second window or a page has its own. Its changes are events.
@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from types import MappingProxyType
 
-from ..errors import UsageError
+from ..errors import UsageError, in_a_line
 from ..picture.edge_kinds import EdgeKind
 from ..prompt.syntax import parse_prompt, split_place, with_place
 from ..settings import Setting, check_settings, setting, settings_of
@@ -95,10 +95,11 @@ TABLE = {each.name: each for each in settings_of(LiveParameters)}
 
 @dataclass(frozen=True, slots=True)
 class Set:
-    """Give a parameter a value."""
+    """Give a parameter a value; one that glides may take `over_s` seconds to get there."""
 
     name: str
     value: object
+    over_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +128,11 @@ class Event(Enum):
     PROMPT_8 = "prompt 8"
     PROMPT_9 = "prompt 9"
     SMOOTHING = "smoothing"
+    TAP = "tap"  # a beat, now
+    NEXT_CUE = "next cue"
+    PREVIOUS_CUE = "previous cue"
+    RESTART = "restart"  # the schedule
+    LEARN = "learn"  # which MIDI control moves the parameter that was changed last
     # of the window alone
     TYPE_PROMPT = "type a prompt"
     SIDE_BY_SIDE = "side by side"
@@ -137,13 +143,29 @@ class Event(Enum):
     HELP = "help"
 
 
+@dataclass(frozen=True, slots=True)
+class Cue:
+    """Go to a place of the schedule, by the name that it has there."""
+
+    name: str
+
+
 PROMPT_EVENTS = tuple(each for each in Event if each.value.startswith("prompt "))
-Change = Set | Step | Event
+Change = Set | Step | Event | Cue
+LONGEST_GLIDE_S = 3600.0
 
 # Where steps end before the range does; only a Set goes on. With more feedback than this the
 # picture hardly follows the camera.
 _STEPS_END = {"feedback": 0.9}
-_DECIMALS = 6  # 0.1 + 0.2 is 0.30000000000000004
+DECIMALS = 6  # 0.1 + 0.2 is 0.30000000000000004
+
+
+def row_of(name: str) -> Setting:
+    """Return the row of a parameter. Raises UsageError, which lists them, for an unknown name."""
+    row = TABLE.get(name)
+    if row is None:
+        raise UsageError(f"unknown parameter {in_a_line(name)!r}; known are {', '.join(TABLE)}")
+    return row
 
 
 def apply(
@@ -157,9 +179,9 @@ def apply(
     this session, each with the reason. Raises UsageError for these, for an unknown name, for a
     value out of range and for a parameter that is fixed at the start.
     """
-    row = TABLE.get(change.name)
-    if row is None:
-        raise UsageError(f"unknown parameter {change.name!r}; known are {', '.join(TABLE)}")
+    row = row_of(change.name)
+    if isinstance(change, Set) and change.over_s:
+        _check_glide(row, change.over_s)
     if row.at_start:
         raise UsageError(f"{row.name}: is fixed once a session runs; start it with {row.flag}")
     if row.name in unusable:
@@ -171,13 +193,23 @@ def apply(
     if row.name == "prompt":
         return with_prompt(values, str(value))
     if row.name == "position":
-        last = _last_stop(values)
+        last = last_stop(values)
         if not isinstance(value, float) or value > last:
             raise UsageError(
                 f"position {value}: expected a number from 0 to {last}, the last stop of "
                 f"{values.prompt[:60]!r}; banks are written 'a sketch >> pop art'"
             )
     return _replaced(values, row.name, value)
+
+
+def _check_glide(row: Setting, over_s: float) -> None:
+    if not row.glides:
+        gliding = ", ".join(each.name for each in TABLE.values() if each.glides)
+        raise UsageError(f"{row.name}: does not glide; those that do are {gliding}")
+    if not 0 < over_s <= LONGEST_GLIDE_S:
+        raise UsageError(
+            f"{row.name}: a glide of {over_s:g} s; expected seconds from 0 to {LONGEST_GLIDE_S:g}"
+        )
 
 
 def with_prompt(values: LiveParameters, text: str) -> LiveParameters:
@@ -202,14 +234,15 @@ def _stepped(values: LiveParameters, row: Setting, delta: float) -> object:
     low = -math.inf if row.minimum is None else row.minimum
     high = math.inf if row.maximum is None else row.maximum
     if row.name == "position":
-        high = _last_stop(values)
+        high = last_stop(values)
     # A session may have begun beyond the end of the steps; a step towards it must not jump back.
     high = max(_STEPS_END.get(row.name, high), now)
     moved = min(high, max(low, now + delta))
-    return round(moved) if row.kind is int else round(moved, _DECIMALS)
+    return round(moved) if row.kind is int else round(moved, DECIMALS)
 
 
-def _last_stop(values: LiveParameters) -> int:
+def last_stop(values: LiveParameters) -> int:
+    """Return the largest position that the prompt of these values has."""
     return len(parse_prompt(values.prompt).stops) - 1
 
 

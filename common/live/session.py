@@ -1,34 +1,32 @@
 """A session as a user has it: the loop, what it shows, the changes it takes, the files it leaves.
 
-Whatever changes a running session goes through `Session.apply`, on the main thread: keys now, and
-every other input.
+Whatever changes a running session goes through `Session.apply`, on the main thread: keys, and what
+the other inputs have offered to `Session.controls` from their threads.
 """
 
 import json
+import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from itertools import count
 from pathlib import Path
 
-import numpy as np
-
-from ..backend.protocol import FrameParams
 from ..errors import SdxsError, SinkError, UsageError
 from ..files import working_folder_is_gone, write_whole
+from ..io.inputs.controls import Controls, Request
 from ..io.inputs.keys import Keys
-from ..io.sheet import Sheet
-from ..io.sinks.window import Window
-from ..io.sources.protocol import Source
 from ..system import awake
+from .effects import pass_on
+from .incoming import Incoming
 from .look import View
-from .options import SessionFiles
 from .parameters import (
     PROMPT_EVENTS,
     Change,
+    Cue,
     Event,
     LiveParameters,
     Set,
@@ -36,45 +34,26 @@ from .parameters import (
     apply,
     with_prompt,
 )
-from .prompt_list import PromptList
+from .parts import SessionParts
+from .plan import Planned
+from .stage import SCHEDULE, Stage
+from .standing import EVERY_S, standing
 from .stats import Summary
 from .threads.display import DISPLAY_WAIT_S
 from .threads.frames import LiveFrame
-from .threads.loop import Loop
-from .viewer import Viewer
 
 AHEAD_JOIN_S = 0.2
 TYPING_WAIT_S = 0.005  # Qt keeps only the last key between two polls
 SMOOTHING = 0.6  # of `Event.SMOOTHING` in a session that began without any
+GLIDE = "glide"  # the origin of values on their way
 NO_EDGES = "nothing reads edges in this session; start it with --control sketch"
-
-
-@dataclass(frozen=True, slots=True)
-class SessionParts:
-    """What a session is put together from.
-
-    total: frames that the session will have, if that is known. follows: prompts take turns by
-    themselves. unusable: parameters without effect, each with the reason. encode: keeps what it has
-    encoded, so that a prompt's second turn costs nothing.
-    """
-
-    source: Source
-    loop: Loop
-    viewer: Viewer
-    prompts: PromptList
-    files: SessionFiles
-    encode: Callable[[str], np.ndarray]
-    unusable: Mapping[str, str]
-    window: Window | None = None
-    sheet: Sheet | None = None
-    total: int | None = None
-    follows: bool = False
 
 
 class Session:
     """Applies changes, feeds sinks, keeps the files. Built and run on the main thread.
 
     values: of the live parameters now; the prompt is the one asked for, which may still be encoded.
+    controls: the way in for every input that is not a key, from any thread.
     """
 
     def __init__(self, parts: SessionParts, values: LiveParameters) -> None:
@@ -82,11 +61,15 @@ class Session:
         self.source = parts.source
         self.loop = parts.loop
         self.prompts = parts.prompts
+        self.controls = Controls(values, parts.unusable, lambda note: parts.viewer.say(note))
         self.total = parts.total
         self._parts = parts
         self._viewer = parts.viewer
         self._window = parts.window
         self._keys = Keys()
+        inputs = [*parts.inputs, *([parts.page] if parts.page else [])]
+        self._incoming = Incoming(self.controls, inputs, self._now_s, parts.stage or Stage())
+        self._told_s = -math.inf
         self._smoothing = values.ema or SMOOTHING
         self._asked_for: list[Path] = []
         self._folder = Path() if working_folder_is_gone() else Path.cwd()
@@ -116,10 +99,17 @@ class Session:
         """
 
         def show(frame: LiveFrame) -> None:
+            self._incoming.saw(frame.source_ns)
+            if frame.planned:
+                self._obey(frame.planned)
             self._viewer.show(frame)
+            for event in frame.planned.events if frame.planned else ():
+                self.apply(event, SCHEDULE)
             if self._parts.sheet:
                 self._parts.sheet.add(frame)
-            if self._window and self._ahead.ident is None:
+            if self._parts.page:
+                self._parts.page.show(frame)
+            if (self._window or self._parts.page) and self._ahead.ident is None:
                 self._ahead.start()
             self._follow(frame.prompt)
             report(self.loop.stats.shown + 1, frame.prompt)
@@ -138,14 +128,38 @@ class Session:
 
     # Changes.
 
-    def apply(self, change: Change) -> None:
+    def apply(self, change: Change, origin: str = "") -> None:
         """Apply one change to the running session; the one way in for every input. Main thread.
 
-        Raises UsageError if it cannot be, and has changed nothing then.
+        origin: the input that asks, for those that watch. Raises UsageError if it cannot be, and
+        has changed nothing then.
         """
         if isinstance(change, Event):
+            if change.value in self._parts.unusable:
+                raise UsageError(self._parts.unusable[change.value])
             self._happen(change)
-            return
+        elif isinstance(change, Cue):
+            self._incoming.go_to(change)
+        elif isinstance(change, Set) and change.over_s:
+            self._incoming.glide(
+                change, self.values, apply(self.values, change, self._parts.unusable)
+            )
+        else:
+            self._change(change)
+            self._incoming.glides.forget(change.name)
+        self.controls.publish(self.values, origin, change if isinstance(change, Event) else None)
+
+    def _now_s(self) -> float:
+        return (time.perf_counter_ns() - self.loop.stats.stopped_ns) / 1e9
+
+    def _obey(self, planned: Planned) -> None:
+        """Take what the schedule of a file says from this frame on; the threads have it already."""
+        changed = {name: getattr(planned.values, name) for name in planned.names}
+        self.values = replace(self.values, **changed)
+        self._viewer.use(self.values)
+        self.controls.publish(self.values, SCHEDULE)
+
+    def _change(self, change: Set | Step) -> None:
         before = self.values
         self.values = apply(before, change, self._parts.unusable)
         self._smoothing = self.values.ema or self._smoothing
@@ -153,7 +167,7 @@ class Session:
         if change.name in ("prompt", "position"):
             self._change_prompt(change, before)
         else:
-            self._pass_on(change.name)
+            pass_on(change.name, self.values, self._parts)
 
     def _change_prompt(self, change: Set | Step, before: LiveParameters) -> None:
         text = self.values.written_prompt
@@ -166,31 +180,6 @@ class Session:
         self._viewer.announce(text)
         done = self.loop.set_prompt(text)
         done.add_done_callback(lambda done: self._note_failure(done, text, before))
-
-    def _pass_on(self, name: str) -> None:
-        """Let a changed value take effect, and say it."""
-        values, loop, note = self.values, self.loop, f"{name} {_said(getattr(self.values, name))}"
-        match name:
-            case "seed" | "feedback" | "control_scale":
-                loop.set_params(frame_params(values, self._parts.unusable))
-            case "edges":
-                loop.set_edges(values.edges)
-            case "skip":
-                loop.set_skip(values.skip)
-            case "transition":
-                loop.set_transition(values.transition)
-            case "mirror":
-                loop.set_mirror(values.mirror)
-            case "pause":
-                loop.pause(values.pause)
-        if name in ("feedback", "control_scale"):
-            note = f"feedback {values.feedback:.1f}"
-            if "control_scale" not in self._parts.unusable:
-                note += f" \u00b7 control {values.control_scale:.1f}"
-        elif name in ("ema", "blend"):
-            note = f"smoothing {values.ema:.1f} \u00b7 camera {values.blend:.1f}"
-        if name != "pause":  # which is said as long as it lasts
-            self._viewer.say(note)
 
     def _happen(self, event: Event) -> None:
         viewer, look = self._viewer, self._viewer.look
@@ -216,8 +205,6 @@ class Session:
             case Event.SPLIT:
                 look.toggle(View.SPLIT)
             case Event.EDGES:
-                if "edges" in self._parts.unusable:
-                    raise UsageError(self._parts.unusable["edges"])
                 look.toggle(View.EDGES)
             case Event.OVERLAY:
                 look.overlay = not look.overlay
@@ -226,8 +213,10 @@ class Session:
             case Event.FULL_SCREEN:
                 if self._window:
                     self._window.toggle_full_screen()
-            case _:
+            case _ if event in PROMPT_EVENTS:
                 self._go_to(PROMPT_EVENTS.index(event))
+            case _:
+                self._incoming.happen(event)
 
     def _go_to(self, index: int) -> None:
         """Go to a prompt of the list; nothing happens if it has not so many."""
@@ -242,6 +231,12 @@ class Session:
             text, before = self._not_encoded.popleft()
             if self.values.written_prompt == text:
                 self.values = replace(self.values, prompt=before.prompt, position=before.position)
+                self.controls.publish(self.values)
+        self._incoming.take(self.values, self._change, self.apply)
+        self.controls.publish(self.values, GLIDE)
+        if self._parts.page and (now := time.monotonic()) - self._told_s >= EVERY_S:
+            self._told_s = now
+            self._parts.page.tell(standing(self.loop, self._viewer, self.prompts))
         if self._window is None:
             return
         while (key := self._window.key()) is not None:
@@ -256,16 +251,19 @@ class Session:
         change = self._keys.press(key)
         if change is None:
             return
-        try:
-            self.apply(change)
-        except UsageError as error:
+
+        def say(why: str) -> None:
             typed = isinstance(change, Set) and change.name == "prompt"
-            self._viewer.say(f"prompt not changed: {error}" if typed else str(error))
+            if why:
+                self._viewer.say(f"prompt not changed: {why}" if typed else why)
+
+        self._incoming.ask(Request(change, "key", say), self.apply)
 
     def _follow(self, prompt: str) -> None:
         """Keep the values true where prompts take turns by themselves."""
         if self._parts.follows and prompt != self._shown_prompt:
             self.values = with_prompt(self.values, prompt)
+            self.controls.publish(self.values)
         self._shown_prompt = prompt
 
     def _new_path(self, suffix: str) -> Path:
@@ -301,6 +299,12 @@ class Session:
     def _finish(self) -> None:
         self._over.set()
         try:
+            self._incoming.close()
+        finally:
+            self._close_files()
+
+    def _close_files(self) -> None:
+        try:
             self._viewer.close()
         finally:
             if self._parts.sheet:
@@ -312,16 +316,7 @@ class Session:
         path, summary = self._parts.files.stats, self.loop.summary
         if path and summary:
             figures = summary.as_json() | {"parameters": asdict(self.values)}
+            counts = self.controls.counts
+            if counts.offered or counts.malformed:
+                figures["inputs"] = asdict(counts)
             write_whole(path, (json.dumps(figures, indent=1) + "\n").encode())
-
-
-def frame_params(values: LiveParameters, unusable: Mapping[str, str]) -> FrameParams:
-    """What backends take of the live parameters with each frame."""
-    usable = "control_scale" not in unusable
-    return FrameParams(values.seed, values.feedback, values.control_scale if usable else 0.0)
-
-
-def _said(value: object) -> str:
-    if isinstance(value, bool):
-        return "on" if value else "off"
-    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -6,7 +6,7 @@ into a file; the window can be redrawn while no frame arrives.
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +33,16 @@ NOTE_S = 4.0
 LEAST_HEIGHT, WIDEST = 720, 1440  # of the window's picture, in pixels
 
 
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What a window would write over the picture."""
+
+    prompt: str
+    coming: str
+    note: str
+    recording: bool
+
+
 class Viewer:
     """Composes frames and feeds the sinks; a window also shows the overlay.
 
@@ -54,12 +64,14 @@ class Viewer:
         codec: str = "",
         show_size: FrameSize | None = None,
         fit: Fit = "pad",
+        keeps: bool = False,
     ) -> None:
         """size: of the frames. values: by default those of the table.
 
         by_source: sinks take a source's own time. show_size: enlarge pictures to this size. fit:
         how, where its proportions are others. record: of the PNGs, which otherwise carry none.
-        codec: of recordings, see `VideoFileSink`.
+        codec: of recordings, see `VideoFileSink`. keeps: the last picture is kept for a snapshot
+        without a window too.
         """
         self.look = look
         self._values = values or LiveParameters()
@@ -71,6 +83,7 @@ class Viewer:
         self._by_source = by_source
         self._sinks_view = look.view
         self._window = window
+        self._keeps = keeps or window is not None
         self._recording: VideoFileSink | None = None
         self._codec = codec
         self._recording_view = look.view
@@ -103,8 +116,9 @@ class Viewer:
         now = self._running_ns()
         shown = self._enlarged(frame) if self._enlarges else frame
         self._write_files(shown, frame, now - self._paused_ns)
-        if self._window:
+        if self._keeps:
             self._keep(frame)
+        if self._window:
             self._draw()
 
     def refresh(self) -> None:
@@ -128,6 +142,11 @@ class Viewer:
         elif self._values.pause and not values.pause:
             self._paused_ns += now - self._pause_began_ns
         self._values = values
+
+    @property
+    def said(self) -> Said:
+        """What the window says now, for others that show the session."""
+        return Said(self._prompt, self._coming, self._shown_note(), self._recording is not None)
 
     def _running_ns(self) -> int:
         """The time now on a clock that stands while the process is stopped."""
@@ -238,11 +257,11 @@ class Viewer:
         larger.prompt, larger.source_ns = frame.prompt, frame.source_ns
         for picture, output in zip(larger.outputs, frame.outputs, strict=True):
             enlarge(output, picture, self._fit)
-        if self._window or views & {View.SIDE_BY_SIDE, View.SPLIT}:
+        if self._keeps or views & {View.SIDE_BY_SIDE, View.SPLIT}:
             enlarge(frame.camera, larger.camera, self._fit)
         if frame.edges is None:
             larger.edges = None
-        elif larger.edges is not None and (self._window or View.EDGES in views):
+        elif larger.edges is not None and (self._keeps or View.EDGES in views):
             enlarge(frame.edges, larger.edges, self._fit)
         return larger
 

@@ -14,6 +14,7 @@ from ...picture.still import BACKGROUND, colour_of, frame_count, why_not_a_file
 from ..films.plan import PIPE
 from ..kinds import nothing_after, path_after, split_kind, unknown_kind
 from .animation import Animation
+from .browser import BrowserCamera
 from .camera import AS_IT_COMES, Camera
 from .camera_modes import CameraRequest
 from .cameras import camera_number
@@ -75,7 +76,13 @@ def _synthetic(rest: str, size: FrameSize, _repeat: bool, _background: str) -> S
     return Synthetic(size)
 
 
+def _browser(rest: str, size: FrameSize, _repeat: bool, _background: str) -> Source:
+    nothing_after("--source", "browser", rest)
+    return BrowserCamera(size)
+
+
 SOURCES: dict[str, Opener] = {
+    "browser": _browser,
     "camera": _camera,
     "film": _film,
     "image": _image,

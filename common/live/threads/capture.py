@@ -9,6 +9,7 @@ from ...patience import Patience
 from ...picture.edges import Edges
 from ...picture.image import to_frame_rgb
 from ..options import LoopOptions
+from ..plan import Planned
 from ..stats import Stats
 from .frames import LiveFrame
 from .pipeline import Pipeline
@@ -111,6 +112,9 @@ class Capture:
         frame = self._pipeline.pool.take() if picture is not None else None
         if picture is None or frame is None:
             return None
+        timed = self._timed
+        frame.source_ns = None if timed is None else round(timed.stamp_s * 1e9)
+        frame.planned = self._plan_of(frame.source_ns)
         mirror, drawing = self._mirror, self._edges  # the main thread may replace them
         to_frame_rgb(picture, frame.camera, mirror, self._options.fit)
         frame.id, frame.captured_ns, frame.similar, frame.turning = (
@@ -125,8 +129,19 @@ class Capture:
             drawing.draw(frame.camera, frame.edges)
             frame.edge_kind = drawing.kind
         self._mirrored = frame.mirrored = mirror
-        timed = self._timed
-        frame.source_ns = None if timed is None else round(timed.stamp_s * 1e9)
         frame.stage_ns = {"capture": time.perf_counter_ns() - captured_ns}
         self._stats.captured += 1
         return frame
+
+    def _plan_of(self, source_ns: int | None) -> Planned | None:
+        """Return what a schedule changes with the frame that was read; obey it here, too."""
+        if self._options.plan is None:
+            return None
+        number = self._stats.captured
+        seconds = number / self._source.fps if source_ns is None else source_ns / 1e9
+        planned = self._options.plan.at(seconds)
+        if planned and "mirror" in planned.names:
+            self.set_mirror(planned.values.mirror)
+        if planned and "edges" in planned.names:
+            self.set_edges(planned.values.edges)
+        return planned

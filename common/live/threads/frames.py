@@ -10,6 +10,7 @@ import numpy as np
 
 from ...backend.protocol import FrameParams
 from ...picture.size import FrameSize, Size
+from ..plan import Planned
 
 T = TypeVar("T")
 
@@ -23,7 +24,8 @@ class LiveFrame:
     were drawn. turning: the prompt was still on its way to the next when this was rendered. `_ns`
     stamps are `time.perf_counter_ns`; `source_ns` is the time on the clock of the source, if it
     has one. similar: the picture equals the last one that was rendered. params, skip: what the
-    backends and `Similarity` had; mirrored: so was the camera.
+    backends and `Similarity` had; mirrored: so was the camera. planned: what a schedule changes
+    with this frame, where every frame of a file is rendered.
     """
 
     camera: np.ndarray
@@ -40,6 +42,7 @@ class LiveFrame:
     params: FrameParams = FrameParams()
     skip: float = 0.0
     mirrored: bool = False
+    planned: Planned | None = None
 
 
 class Pool:

@@ -8,7 +8,7 @@ import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, fields, replace
 
 import numpy as np
 
@@ -18,20 +18,15 @@ from ...errors import PictureError, SdxsWarning
 from ...picture.temporal import Similarity
 from ...prompt.blend import Slerp, ease
 from ..options import LoopOptions
+from ..plan import Planned
 from ..stats import Stats
 from .admission import Admission
 from .frames import LiveFrame
 from .pipeline import MOST_IN_FLIGHT, Pipeline
+from .prompt import Prompt
 
+PARAMS = frozenset(each.name for each in fields(FrameParams))  # named as live parameters are
 IDLE_CHECK_S = 0.25  # how often a backend that has nothing to do is asked whether it is still there
-
-
-@dataclass(frozen=True, slots=True)
-class Prompt:
-    """A prompt and what the text encoder made of it, float32 (1, 77, D)."""
-
-    text: str
-    encoder_hidden_states: np.ndarray
 
 
 class Renderer:
@@ -238,13 +233,19 @@ class Inference:
     """The inference thread, `run`; the sequential loop uses its parts on the main thread."""
 
     def __init__(
-        self, renderer: Renderer, pipeline: Pipeline, options: LoopOptions, source_fps: float
+        self,
+        renderer: Renderer,
+        pipeline: Pipeline,
+        options: LoopOptions,
+        source_fps: float,
+        encode: Callable[[str], np.ndarray],
     ) -> None:
         self.renderer = renderer
         self.commands: deque[Command] = deque()
         self._pipeline = pipeline
         self._options = options
         self._source_fps = source_fps
+        self._encode = encode
 
     def run(self) -> None:
         """Render frames from one slot into the other until the session ends."""
@@ -270,7 +271,23 @@ class Inference:
     def aim(self, frame: LiveFrame) -> None:
         """Take the prompt, or the place in a transition, that this frame is rendered under."""
         self.renderer.turn_to(frame.id)
+        if frame.planned:
+            self._obey(frame.planned)
         self.renderer.advance(self._frame_ns(frame))
+
+    def _obey(self, planned: Planned) -> None:
+        """Take what a schedule changes with the next frame."""
+        renderer, values = self.renderer, planned.values
+        if planned.names & PARAMS:
+            changed = {name: getattr(values, name) for name in planned.names & PARAMS}
+            renderer.set_params(replace(renderer.params, **changed))
+        if "skip" in planned.names:
+            renderer.set_skip(values.skip)
+        if "transition" in planned.names:
+            renderer.set_transition(values.transition)
+        if planned.names & {"prompt", "position"}:
+            text = values.written_prompt
+            renderer.set_prompt(Prompt(text, self._encode(text)))
 
     def _frame_ns(self, frame: LiveFrame) -> int:
         """When a frame is, on the clock that transitions run on."""

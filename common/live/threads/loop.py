@@ -15,14 +15,16 @@ from ...backend.protocol import Backend, FrameParams
 from ...errors import first_of
 from ...io.sources.protocol import Source
 from ...patience import Patience
+from ...picture.size import FrameSize
 from ..options import LoopOptions
 from ..stats import Stats, Summary
 from .capture import Capture
 from .display import DISPLAY_WAIT_S, Display
 from .frames import LiveFrame
 from .guard import Guard
-from .inference import Inference, Prompt, Renderer
+from .inference import Inference, Renderer
 from .pipeline import Pipeline
+from .prompt import Prompt
 
 __all__ = ["Loop", "LoopOptions", "Prompt"]
 
@@ -56,7 +58,7 @@ class Loop:
         self._captured, self._rendered = self._pipeline.captured, self._pipeline.rendered
         self._capture = Capture(source, self._pipeline, options, self.stats)
         self._renderer = Renderer(backends, prompts, params, options, self.stats)
-        self._inference = Inference(self._renderer, self._pipeline, options, source.fps)
+        self._inference = Inference(self._renderer, self._pipeline, options, source.fps, encode)
         self.display = Display(self._capture, self._inference, self._pipeline, options, self.stats)
         reading = self._capture.run_in_turn if options.sequential else self._capture.run
         self._guard = Guard(
@@ -70,7 +72,12 @@ class Loop:
     # Live changes, from the main thread.
 
     def set_prompt(self, text: str) -> "Future[None]":
-        """Encode a prompt beside the running session, then switch to it between two frames."""
+        """Encode a prompt beside the running session, then switch to it between two frames.
+
+        One that still waits for its turn to be encoded is given up, so that a flood ends somewhere.
+        """
+        for each in self._pending:
+            each.cancel()
         self._pending = [future for future in self._pending if not future.done()]
         self._pending.append(self._encoder.submit(self._encode_prompt, text))
         return self._pending[-1]
@@ -113,6 +120,16 @@ class Loop:
     def continued(self) -> None:
         """Leave out of all times that the process was stopped until now; for a signal handler."""
         self.display.continued()
+
+    @property
+    def size(self) -> FrameSize:
+        """The size of the frames."""
+        return FrameSize.of(self._options.size)
+
+    @property
+    def dropped(self) -> int:
+        """Frames so far that a newer one replaced, before inference or before display."""
+        return self._captured.dropped + self._rendered.dropped
 
     @property
     def paused(self) -> bool:

@@ -1,0 +1,178 @@
+"""Make what moves a session from the options it is started with: schedule, beat, controllers."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ..errors import SdxsError, UsageError
+from ..files import user_config
+from ..io.inputs.address import Address, read_address
+from ..io.inputs.controls import Input
+from ..io.inputs.extras import NO_WHEEL, needing
+from ..io.inputs.schedule import Schedule, read_schedule
+from ..io.inputs.tempo import FASTEST, SLOWEST, Tempo
+from ..settings import check_settings, setting
+from .parameters import Event, LiveParameters
+from .plan import NOT_IN_FILMS, FilmPlan
+from .stage import TEMPO, Playing, Stage, clock_s
+
+NO_JUMPS = (
+    "a file that is rendered frame by frame keeps its own time, and its schedule with it; jump in "
+    "a window, or with --realtime"
+)
+NO_MIDI = "learn: there is no MIDI in this session; start it with --midi NAME"
+JUMPS = (Event.NEXT_CUE, Event.PREVIOUS_CUE, Event.RESTART)
+
+
+@dataclass(frozen=True, slots=True)
+class InputOptions:
+    """What moves a session besides its keys. Raises UsageError."""
+
+    schedule: Path | None = setting(
+        None, "text file that says what changes when: lines of time, parameter, value"
+    )
+    tempo: float = setting(
+        TEMPO,
+        "beats a minute at the start; a tap (key b) or a MIDI clock changes it",
+        minimum=SLOWEST,
+        maximum=FASTEST,
+    )
+    on_beat: float = setting(
+        0.0,
+        "hold changes that cannot glide (prompts, switches, choices) until every so many beats; "
+        "0: at once",
+        minimum=0,
+        maximum=64,
+        unit="beats",
+    )
+
+    osc: str | None = setting(
+        None,
+        "port, or HOST:PORT, to take OSC messages at, such as /sdxs/blend 0.5; a port alone is "
+        "open to this machine only",
+    )
+    osc_to: tuple[str, ...] = setting((), "HOST:PORT to tell of every change by OSC")
+
+    midi: str | None = setting(
+        None, "MIDI input whose controls move parameters, by a part of its name"
+    )
+    midi_map: Path | None = setting(
+        None, "file that keeps which MIDI control moves what", shown="midi.json, see docs/live.md"
+    )
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+        if self.osc_to and self.osc is None:
+            raise UsageError("--osc-to: is part of --osc; add --osc PORT")
+        if self.midi_map and self.midi is None:
+            raise UsageError("--midi-map: is part of --midi; add --midi NAME")
+
+
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """What a session gets: a stage on a clock, or a plan by the frames of a file.
+
+    unusable: events without effect, each with the reason.
+    """
+
+    stage: Stage
+    plan: FilmPlan | None
+    inputs: Sequence[Input]
+    unusable: dict[str, str]
+
+
+def check_inputs(options: InputOptions) -> None:
+    """Check what needs no session, before anything is downloaded. Raises UsageError."""
+    if options.schedule is not None:
+        read_schedule(options.schedule)
+    if options.osc is not None:
+        _addresses(options, options.osc)
+        with needing("--osc", "osc"):
+            from ..io.inputs.osc_wire import decode  # noqa: F401
+    if options.midi is not None:
+        with needing("--midi", "midi", NO_WHEEL):
+            from ..io.inputs.midi import find_port  # noqa: F401
+
+
+def _addresses(options: InputOptions, listen: str) -> tuple[Address, list[Address]]:
+    told = [read_address("--osc-to", each) for each in options.osc_to]
+    return read_address("--osc", listen), told
+
+
+def make_stage(
+    options: InputOptions,
+    values: LiveParameters,
+    unusable: dict[str, str],
+    realtime: bool,
+    by_film: bool,
+    takes_turns: bool,
+    encode: Callable[[str], object],
+) -> Staged:
+    """Read and check what the options name, and start nothing yet.
+
+    values: of the start. unusable: parameters and events without effect, each with the reason.
+    realtime: otherwise every frame is rendered, by its own time. by_film: frames have their own
+    time. takes_turns: prompts change by themselves. Raises UsageError.
+    """
+    stage = Stage(Tempo(options.tempo, clock_s()), options.on_beat)
+    staged = _scheduled(options, stage, values, unusable, realtime, by_film, takes_turns, encode)
+    none = {} if options.midi else {Event.LEARN.value: NO_MIDI}
+    return replace(staged, inputs=_inputs(options, stage), unusable=staged.unusable | none)
+
+
+def _inputs(options: InputOptions, stage: Stage) -> list[Input]:
+    """Open what controllers reach; the first that cannot be opened closes the others."""
+    found: list[Input] = []
+    if options.osc is not None:
+        with needing("--osc", "osc"):
+            from ..io.inputs.osc import OscInput
+        found.append(OscInput(*_addresses(options, options.osc), stage.tempo, stage.clock))
+    if options.midi is not None:
+        try:
+            found.append(_midi(options.midi, options.midi_map, stage))
+        except SdxsError:
+            for each in found:
+                each.close()
+            raise
+    return found
+
+
+def _midi(name: str, path: Path | None, stage: Stage) -> Input:
+    with needing("--midi", "midi", NO_WHEEL):
+        from ..io.inputs.midi import MidiInput
+        from ..io.inputs.midi_map import MidiMap
+
+        kept = MidiMap(path or user_config() / "midi.json")
+        return MidiInput(name, kept, stage.tempo, stage.clock)
+
+
+def _scheduled(
+    options: InputOptions,
+    stage: Stage,
+    values: LiveParameters,
+    unusable: dict[str, str],
+    realtime: bool,
+    by_film: bool,
+    takes_turns: bool,
+    encode: Callable[[str], object],
+) -> Staged:
+    if options.schedule is None:
+        return Staged(stage, None, (), {})
+    schedule = read_schedule(options.schedule)
+    schedule.check(values, unusable | ({} if realtime else NOT_IN_FILMS))
+    _refuse_turns(schedule, takes_turns)
+    for prompt in schedule.prompts:
+        encode(prompt)  # the last of them may be met in an hour
+    if realtime:
+        stage.playing = Playing(schedule, by_film)
+        return Staged(stage, None, (), {})
+    plan = FilmPlan(schedule, values, options.tempo)
+    return Staged(stage, plan, (), {each.value: NO_JUMPS for each in JUMPS})
+
+
+def _refuse_turns(schedule: Schedule, takes_turns: bool) -> None:
+    if takes_turns and schedule.names & {"prompt", "position"}:
+        raise UsageError(
+            f"{schedule.name} sets prompts, and the prompts given take turns by themselves; give "
+            "one --prompt and drop --hold"
+        )
