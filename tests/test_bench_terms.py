@@ -198,6 +198,8 @@ def test_figures_of_others_are_called_theirs() -> None:
     report = bench_samples.report()
     for shown in (told(report), html.render(report)):
         assert others.TITLE.lower() in shown.lower() and "autostream-mac" in shown
-        assert "28.6" in shown and "600" in shown and "RTX 5090" in shown
+        assert "28.6" in shown and "above 600" in shown and "RTX 5090" in shown
+    libre = next(row for row in others.published(report.work) if "600" in row[4])
+    assert libre[2:4] == ("SDXS", "not told")  # its source tells neither which, nor the size
     report.work.size = 256
     assert others.published(report.work) == [] and "28.6" not in told(report)

@@ -258,17 +258,17 @@ class TorchBackend:
     ) -> Callable[[], torch.Tensor]:
         """Warm up and capture a CUDA graph of `render`; return its replay into the same tensor.
 
-        stream: where it will run. cuBLAS has its scratch memory by stream, so graphs that are to
-        run at once must be captured in different ones.
+        stream: to capture in; a new one by default. cuBLAS has one workspace for a stream, and the
+        graphs captured there share it: graphs that run at once need a stream each.
         """
-        aside = stream or torch.cuda.Stream()
-        aside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(aside):
+        stream = stream or torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
             for _ in range(_WARM_UP):
                 render()
-        torch.cuda.current_stream().wait_stream(aside)
+        torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=aside):
+        with torch.cuda.graph(graph, stream=stream):
             rendered = render()
 
         def replay() -> torch.Tensor:
