@@ -13,7 +13,7 @@ BIN := .venv/bin
 DEMO_PROMPTS := --prompt "a pencil sketch" --prompt "neon cyberpunk city" --prompt "dark fantasy" \
 	--prompt "impressionist painting" --prompt "ukiyo-e woodblock print" --prompt "pop art"
 
-.PHONY: demo live test test-slow test-all test-faults test-macos-shape parity bench mac-check lint clean
+.PHONY: demo live test test-slow test-all test-faults test-macos-shape parity bench bench-gpu mac-check lint clean
 
 demo: .venv/run.stamp
 	mkdir -p demo
@@ -49,7 +49,7 @@ COMPUTING := at_once averaging bench_counts bench_page bench_pictures bench_runn
 	coreml_faults coreml_forms coreml_limits coreml_parity coreml_placement coreml_program \
 	coreml_variants distill docs evaluate experiments faults film_files film_roads foreign_bytes \
 	interpreter layouts mac_check_answers operations packaging photographs shapes size sketch styles teachers \
-	third_backend torch_peer
+	third_backend torch_peer torch_slots
 ON_A_GPU := api backend camera control_live conv doctor fold kernels lanes levers live ops parity steps \
 	still temporal
 SHAPE := $(ONE_THREAD) tests/macos_shape
@@ -67,6 +67,20 @@ bench: .venv/parity.stamp
 	$(BIN)/sdxs bench --backend mlx --backend torch --contention --json results/bench.json --html results/bench.html
 	$(BIN)/python -m sdxs.experiments loop --json results/loop.json
 	$(BIN)/python -m sdxs.experiments coreml-build --json results/coreml-build.json
+
+# MLX and PyTorch on a CUDA GPU, side by side on equal terms. All stay loaded, in about 100 GB of its memory by
+# an estimate; a smaller GPU takes a shorter list: make bench-gpu GPU_MLX=lanes=1:depth=2 GPU_TORCH=depth=2
+MODEL := sdxs-512-0.9
+MODE := compile+graph
+GPU_MLX := lanes=1:depth=1 lanes=1:depth=2 lanes=4:depth=4 lanes=2:batch=4:depth=12 \
+	lanes=2:batch=8:depth=24 lanes=2:batch=16:depth=48
+GPU_TORCH := depth=1 depth=2 depth=4 batch=4:depth=12 batch=8:depth=24 batch=16:depth=48
+
+bench-gpu: .venv/parity.stamp
+	mkdir -p results
+	$(BIN)/sdxs bench --model $(MODEL) --dtype float16 --quick --rounds 6 --keep \
+		$(GPU_MLX:%=--backend mlx:%) $(GPU_TORCH:%=--backend torch:mode=$(MODE):%) \
+		--json results/bench-gpu.json --html results/bench-gpu.html
 
 mac-check: .venv/test.stamp .venv/pyobjc.stamp
 	$(BIN)/sdxs mac-check

@@ -41,6 +41,20 @@ class BenchOptions:
     model: str = repeated(ModelOptions, "model", default="demo")
     size: FrameSize | None = repeated(ModelOptions, "size")
     dtype: str = setting("auto", "precision, for every backend that has a choice")
+    depth: int | None = setting(
+        None,
+        "frames in flight, for every backend that has a choice",
+        minimum=1,
+        unit="frames",
+        shown="what the first backend names that names any, for all that name none",
+    )
+    batch: int | None = setting(
+        None,
+        "frames computed at once, for every backend that has a choice",
+        minimum=1,
+        unit="frames",
+        shown="as for depth",
+    )
     rounds: int | None = setting(
         None,
         "rounds that every backend is measured in",
@@ -181,7 +195,8 @@ def _plan(measured: BenchOptions, checkpoint: "Checkpoint") -> "BenchPlan":
 
     size = checkpoint.frame.size if measured.size is None else measured.size
     names = measured.backends or default_names()
-    chosen = entrants(names, size, measured.dtype, measured.isolate)
+    terms = {"depth": measured.depth, "batch": measured.batch}
+    chosen = entrants(names, size, measured.dtype, measured.isolate, **terms)
     for entrant in chosen:
         build(spec_of(entrant.backend, peers=True), checkpoint, entrant.options)
     counting, missing = counters()

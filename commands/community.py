@@ -10,6 +10,7 @@ from statistics import median
 
 from ..common.bench.model.ratios import FLOOR_DTYPE
 from ..common.bench.model.submission import Result, Submission, read_submission
+from ..common.bench.model.terms import NOT_TOLD, terms_of
 from ..common.picture.size import FrameSize
 from .console import out
 
@@ -29,7 +30,8 @@ no names, no paths, no prompts and no texts of errors. A run that was measured b
 again: `sdxs bench --show bench.json --submit submission.json`.
 
 A picture that failed against the float32 reference has no rate here. Files of different chips were
-not measured side by side, so no ratio is made of them.
+not measured side by side, so no ratio is made of them. More frames in flight, or more in a batch,
+raise the rate and the latency.
 """
 HEADS = (
     *("model, size", "backend", "settings", "frames/s", "latency", "picture", "footprint"),
@@ -66,7 +68,8 @@ def _chip(found: Submission) -> str:
 def _row(name: str, found: Submission, result: Result) -> str:
     size = FrameSize.from_json(found.size).words
     facts = {n: v for n, v in result.describe.items() if n in ("dtype", "device", "runtime")}
-    settings = [*facts.values(), *(f"{n}={v}" for n, v in result.settings.items())]
+    terms = str(terms_of(result.describe) or NOT_TOLD)
+    settings = [*facts.values(), terms, *(f"{n}={v}" for n, v in result.settings.items())]
     rate = f"{1000 / median(result.round_ms):.1f}"
     picture = result.picture
     footprint = result.memory.get("footprint")

@@ -42,7 +42,7 @@ from .networks.controlnet import ControlNetModel
 from .networks.layers import load_weights, parameter_bytes
 from .networks.taesd import AutoencoderTiny
 from .networks.unet import UNet2DConditionModel
-from .options import MOST_IN_FLIGHT, MlxOptions
+from .options import MlxOptions
 
 _DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
 # Buffers that MLX keeps for the next frame. With the CPU default of 32 MB every frame faults its
@@ -78,8 +78,7 @@ class MlxBackend:
         self.lanes = options.lanes or (
             1 if on_gpu() else min(MOST_LANES_BY_ITSELF, os.cpu_count() or 1)
         )
-        enough = min((self.lanes + 1) * self.batch, MOST_IN_FLIGHT)
-        self.depth = options.depth or (self.lanes if self.batch == 1 else enough)
+        self.depth = options.in_flight_on(self.lanes)
         self._checkpoint = checkpoint
         self._size = options.size
         self._refuse_what_cannot_be()

@@ -70,6 +70,15 @@ class MlxOptions(BackendOptions):
                 f"at least {self.batch}"
             )
 
+    def in_flight(self) -> int | None:
+        """Return the frames in flight; None where the number of lanes depends on the machine."""
+        return self.depth if self.lanes is None else self.in_flight_on(self.lanes)
+
+    def in_flight_on(self, lanes: int) -> int:
+        """Return the frames in flight: `depth`, or enough to keep so many lanes busy."""
+        enough = lanes if self.batch == 1 else min((lanes + 1) * self.batch, MOST_IN_FLIGHT)
+        return self.depth or enough
+
 
 def exact() -> Mapping[str, object]:
     """Return the values of the options with which MLX is a reference: float32, MLX's own forms."""

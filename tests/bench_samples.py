@@ -44,7 +44,7 @@ def backend(
         f"nowhere:{label}",
         {},
         False,
-        {"backend": label, "device": "made up", "dtype": dtype},
+        {"backend": label, "device": "made up", "dtype": dtype, "in flight": "2", "batch": "1"},
     )
     for number in range(rounds):
         middle = milliseconds * (1 + 0.01 * chance.standard_normal())

@@ -54,6 +54,7 @@ def test_on_equal_terms_the_labels_are_enough() -> None:
 
 def test_terms_that_one_does_not_tell_are_said() -> None:
     silent = bench_samples.backend("silent", 10.0, 1)
+    del silent.describe["in flight"]
     (ratio,) = ratios([on_terms("one", 2), silent])
     assert ratio.names == ("one (2 in flight)", "silent (terms not told)")
     assert terms_of({"in flight": "-1"}) is None and terms_of({"in flight": "3"}) == Terms(3, 1)
@@ -197,6 +198,8 @@ def test_figures_of_others_are_called_theirs() -> None:
     report = bench_samples.report()
     for shown in (told(report), html.render(report)):
         assert others.TITLE.lower() in shown.lower() and "autostream-mac" in shown
-        assert "28.6" in shown and "600" in shown and "RTX 5090" in shown
+        assert "28.6" in shown and "above 600" in shown and "RTX 5090" in shown
+    libre = next(row for row in others.published(report.work) if "600" in row[4])
+    assert libre[2:4] == ("SDXS", "not told")  # its source tells neither which, nor the size
     report.work.size = 256
     assert others.published(report.work) == [] and "28.6" not in told(report)

@@ -2,7 +2,9 @@
 
 import json
 import random
+import socket
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,7 +26,7 @@ from sdxs.common.io.inputs.midi_map import (
     way_of,
 )
 from sdxs.common.io.inputs.tempo import Tempo
-from sdxs.common.live.inputs import InputOptions
+from sdxs.common.live.inputs import InputOptions, make_stage
 from sdxs.common.live.parameters import TABLE, Event, LiveParameters
 
 PORT = "nanoKONTROL2"
@@ -301,3 +303,22 @@ def test_a_port_that_goes_before_the_session_begins_is_an_error(tmp_path: Path) 
 def test_a_map_without_a_device_is_refused() -> None:
     with pytest.raises(UsageError, match="--midi-map: is part of --midi"):
         InputOptions(midi_map=Path("x.json"))
+
+
+def test_a_session_without_its_midi_device_leaves_no_port_open(desk: Desk, tmp_path: Path) -> None:
+    pytest.importorskip("pythonosc", reason="python-osc is not installed")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    options = InputOptions(osc=str(port), midi="keystep", midi_map=tmp_path / "m.json")
+    asked = (LiveParameters(), {}, True, False, False, str)
+    with pytest.raises(UsageError, match="--midi keystep: no MIDI input has this name"):
+        make_stage(options, *asked)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as again:
+        again.bind(("127.0.0.1", port))
+    staged = make_stage(replace(options, midi="nano"), *asked)
+    assert len(staged.inputs) == 2 and Event.LEARN.value not in staged.unusable
+    for each in staged.inputs:
+        each.close()
+    staged = make_stage(InputOptions(), *asked)
+    assert not staged.inputs and "--midi NAME" in staged.unusable["learn"]

@@ -143,6 +143,37 @@ def test_frames_in_flight_and_batches_change_no_picture(
     assert not np.array_equal(alone[6], alone[7])
 
 
+class Marks:
+    """An event that tells how often it was waited for."""
+
+    def __init__(self) -> None:
+        self.recorded, self.waited = 0, 0
+
+    def record(self) -> None:
+        self.recorded += 1
+
+    def synchronize(self) -> None:
+        self.waited += 1
+
+
+def test_a_picture_waits_for_its_own_work_alone(
+    tiny_sdxs: Checkpoint, prompt: np.ndarray, picture: np.ndarray
+) -> None:
+    """Whoever waits for the whole device waits for the frames behind it, too."""
+    backend = TorchBackend(tiny_sdxs, TorchOptions(SIZE, dtype="float32", depth=2))
+    backend.load()
+    backend.set_conditioning(prompt)
+    marks = [Marks() for _ in backend._slots]
+    for slot, mark in zip(backend._slots, marks, strict=True):
+        slot.done = mark
+    backend.submit(picture)
+    backend.submit(picture)
+    assert [mark.recorded for mark in marks] == [1, 1] and not any(m.waited for m in marks)
+    backend.collect(np.empty_like(picture))
+    assert [mark.waited for mark in marks] == [1, 0]
+    backend.close()
+
+
 def _stream(
     checkpoint: Checkpoint, options: TorchOptions, prompt: np.ndarray, given: np.ndarray
 ) -> np.ndarray:

@@ -24,6 +24,10 @@ class BackendOptions:
         object.__setattr__(self, "size", FrameSize.of(self.size))
         check_settings(self)
 
+    def in_flight(self) -> int | None:
+        """Return the frames in flight, as far as the options tell; None: the backend chooses."""
+        return None
+
     def remedies(self) -> Mapping[int, str]:
         """Return what to do about a killed process of this backend, by signal.
 

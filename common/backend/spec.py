@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module, metadata
+from importlib.util import find_spec
 
 from ..errors import BackendError, UsageError
 from ..settings import settings_of
@@ -47,6 +48,7 @@ class BackendSpec:
     rank: sort key, highest first; the first backend is the default.
     parameters: live parameters and session options that the backend uses.
     package: the PyPI package that it requires.
+    needs, extra: modules that it imports and not everybody has, and the extra of sdxs with them.
     hosted: whether it runs in a child process by default.
     instrument: place of its `bench.measure.instrument.Instrument`.
     counts: package that its instrument needs to count a frame's operations; '' if it cannot.
@@ -70,6 +72,8 @@ class BackendSpec:
     rank: int = 0
     parameters: frozenset[str] = frozenset()
     package: str = ""
+    needs: tuple[str, ...] = ()
+    extra: str = ""
     hosted: Callable[[BackendOptions], bool] = _never
     instrument: str = ""
     counts: str = ""
@@ -132,6 +136,16 @@ def spec_of(name: str, option: str = "--backend", peers: bool = False) -> Backen
     near = difflib.get_close_matches(name.lower(), known, 1)
     hint = f"did you mean {near[0]!r}? " if near else ""
     raise UsageError(f"{option} {name}: {hint}expected one of {', '.join(known)}")
+
+
+def check_installed(spec: BackendSpec) -> None:
+    """Raise UsageError if a module is missing that the backend needs; import none of them."""
+    missing = [name for name in spec.needs if find_spec(name) is None]
+    if missing:
+        raise UsageError(
+            f"--backend {spec.name}: {' and '.join(missing)} not installed; `pip install "
+            f"'sdxs[{spec.extra}]'`, or drop it"
+        )
 
 
 def located(place: str, spec: BackendSpec) -> object:

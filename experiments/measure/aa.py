@@ -1,12 +1,16 @@
 """Test bench itself: a backend against itself, and against a slower twin.
 
-Run as `python -m sdxs.experiments aa [--json PATH] [--runs 20] [--only same|slower|mlx]`;
-runs are added to those that PATH holds, so that the whole can be made in pieces. `same` is an
-identity backend that copies each frame a thousand times against itself, `slower` against one that
-does 5 % more of it, `mlx` MLX on the demo checkpoint against itself.
+Run as `python -m sdxs.experiments aa [--json PATH] [--runs 20] [--only KIND]`; runs are added to
+those that PATH holds, so that the whole can be made in pieces. `same` is an identity backend that
+copies each frame a thousand times against itself, `slower` against one that does 5 % more of it,
+`mlx` MLX on the demo checkpoint against itself. In `starts-same` and `starts-slower` every start
+draws for itself how much more or less it copies, with a spread of 2 %, as processes differ by where
+their memory lies; in `kept-same` too, with the same processes in every round, where the interval
+cannot know of it.
 """
 
 import json
+import math
 import mmap
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -33,7 +37,9 @@ COPIES = (
     1000  # about a millisecond: shorter than the slices in which a busy system hands out its cores
 )
 PLANTED = 1.05
-KINDS = ("same", "slower", "mlx")
+SPREAD = 0.02  # of the starts: standard deviation of the logarithm
+KINDS = ("same", "slower", "starts-same", "starts-slower", "kept-same", "mlx")
+Kind = Literal["same", "slower", "starts-same", "starts-slower", "kept-same", "mlx"]
 MLX = "sdxs.mlx_sdxs.backend:MlxBackend"
 
 
@@ -42,6 +48,7 @@ class CopyingOptions(BackendOptions):
     """Settings of the backend that copies."""
 
     copies: int = setting(0, "copies of a frame, each of them real work", minimum=0)
+    spread: float = setting(0.0, "how much starts differ, as a share of the copies", minimum=0)
 
 
 class CopyingBackend(IdentityBackend):
@@ -51,7 +58,8 @@ class CopyingBackend(IdentityBackend):
 
     def __init__(self, checkpoint: object, options: CopyingOptions) -> None:
         super().__init__(checkpoint, options)
-        self._copies = options.copies
+        chance = np.random.default_rng()  # every start has luck of its own
+        self._copies = copies_of_a_start(options, chance)
         # Whole pages of their own: where two heap blocks lie to each other makes a copy between
         # them up to 2 % slower, and differs with as little as the length of a setting (Mytkowicz
         # et al. 2009).
@@ -68,22 +76,38 @@ class CopyingBackend(IdentityBackend):
         return super().collect(out)
 
 
+def copies_of_a_start(options: CopyingOptions, chance: np.random.Generator) -> int:
+    """Return how often a process copies each frame, drawn once for its life."""
+    return round(options.copies * math.exp(options.spread * chance.standard_normal()))
+
+
 def plan(kind: str) -> BenchPlan:
     """Two entrants: equal ones, or the slower one first."""
     if kind == "mlx":
         pair = tuple(Entrant(label, MLX, MlxOptions(SIZE)) for label in ("first", "second"))
     else:
         location = f"{CopyingBackend.__module__}:CopyingBackend"
-        factors = {"slower": PLANTED if kind == "slower" else 1, "quicker": 1}
+        factors = {"slower": PLANTED if kind.endswith("slower") else 1, "quicker": 1}
+        spread = SPREAD if kind.startswith(("starts", "kept")) else 0.0
         pair = tuple(
             Entrant(
                 label,
                 location,
-                CopyingOptions(SIZE, copies=round(COPIES * factor)),
+                CopyingOptions(SIZE, copies=round(COPIES * factor), spread=spread),
             )
             for label, factor in factors.items()
         )
-    return BenchPlan(pair, {}, ROUNDS, TURNS, TURN_S, profile=False, together=False, memory=False)
+    return BenchPlan(
+        pair,
+        {},
+        ROUNDS,
+        TURNS,
+        TURN_S,
+        fresh=not kind.startswith("kept"),
+        profile=False,
+        together=False,
+        memory=False,
+    )
 
 
 def run_bench(kind: str) -> dict[str, object]:
@@ -99,7 +123,8 @@ def judged(run: dict[str, object]) -> dict[str, object]:
     first, second = ([[t] for t in medians] for medians in run["round_medians_ms"].values())
     found = ratio(first, second)
     assert found is not None
-    right = found.low > 1 if run["kind"] == "slower" else found.contains(1)
+    slower = str(run["kind"]).endswith("slower")
+    right = found.low > 1 if slower else found.contains(1)
     return {**run, "ratio": asdict(found), "right": right}
 
 
@@ -111,9 +136,7 @@ class AaOptions(Options):
         None, "add the runs to those in this file", metavar="PATH", use="written"
     )
     runs: int = setting(20, "runs of each kind; 0 only judges the file's runs again", minimum=0)
-    only: Literal["same", "slower", "mlx"] | None = setting(
-        None, "the only kind to run", shown="all three"
-    )
+    only: Kind | None = setting(None, "the only kind to run", shown="all of them")
 
 
 def run(options: AaOptions) -> None:
@@ -140,6 +163,7 @@ def run(options: AaOptions) -> None:
 def figures(runs: list[dict[str, object]]) -> dict[str, object]:
     """The plan, the verdicts counted by kind, and every run."""
     what = {"rounds": ROUNDS, "turns": TURNS, "turn_s": TURN_S, "size": SIZE, "planted": PLANTED}
+    what["spread of starts"] = SPREAD
     right = {
         kind: f"{sum(bool(r['right']) for r in runs if r['kind'] == kind)} of "
         f"{sum(r['kind'] == kind for r in runs)}"

@@ -45,3 +45,7 @@ class TorchOptions(BackendOptions):
                 f"torch: depth {self.depth}: no batch of {self.batch} would ever be full; expected "
                 f"at least {self.batch}"
             )
+
+    def in_flight(self) -> int:
+        """Return the frames in flight: `depth`, or two batches where there are batches."""
+        return self.depth or (1 if self.batch == 1 else 2 * self.batch)

@@ -3,8 +3,9 @@
 The textbook frame in several forms, from what a user of diffusers writes first to the fastest that
 PyTorch offers (`mode`, a setting), with as many frames in flight and in a batch as asked for.
 Needs the `parity` extra. Never run in one process with `mlx_sdxs`: its BLAS takes over PyTorch's
-as well and halves its speed. On MPS it is float16 with channels last, as Apple's users run it, and
-`compile` is torch.compile's own way there; no Mac was at hand to try it.
+as well and halves its speed. On MPS it is float16 with channels last, as Apple's users run it, with
+one queue for all frames and an event for each; `compile` is torch.compile's own way there. No Mac
+was at hand to try any of it.
 """
 
 import time
@@ -12,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -93,20 +95,30 @@ class TorchFrame:
         return levels.permute(0, 2, 3, 1).contiguous()
 
 
+class Event(Protocol):
+    """What CUDA's and MPS' events have in common: a mark in a queue that can be waited for."""
+
+    def record(self) -> None:
+        """Mark what the current queue holds until now."""
+
+    def synchronize(self) -> None:
+        """Wait until all of it is done."""
+
+
 @dataclass
 class Slot:
     """A batch on its way: memory of its own, and on CUDA a stream, so that batches overlap.
 
-    host_in, host_out: uint8 (B, H, W, 3), pinned on CUDA. picture: the same on the device. render:
-    picture -> tensor of the same shape on the device. given, left: frames put in, and not yet
-    collected.
+    host_in, host_out: uint8 (B, H, W, 3), pinned on CUDA. picture: the same on the device. done: on
+    a GPU, the end of its work alone: what was launched later is not waited for. render: picture ->
+    tensor of the same shape on the device. given, left: frames put in, and not yet collected.
     """
 
     host_in: torch.Tensor
     host_out: torch.Tensor
     picture: torch.Tensor
     stream: "torch.cuda.Stream | None" = None
-    done: "torch.cuda.Event | None" = None
+    done: Event | None = None
     render: Callable[[], torch.Tensor] = field(default=lambda: torch.empty(0))
     given: int = 0
     left: int = 0
@@ -135,8 +147,6 @@ class Slot:
         """Until `host_out` holds the pictures."""
         if self.done is not None:
             self.done.synchronize()
-        elif self.picture.device.type == "mps":
-            torch.mps.synchronize()
 
 
 class TorchBackend:
@@ -151,7 +161,7 @@ class TorchBackend:
     def __init__(self, checkpoint: Checkpoint, options: TorchOptions) -> None:
         checkpoint.check_size(options.size)
         self.mode, self.batch = options.mode, options.batch
-        self.depth = options.depth or (1 if self.batch == 1 else 2 * self.batch)
+        self.depth = options.in_flight()
         self._checkpoint = checkpoint
         self._size = options.size
         self.device = (
@@ -233,6 +243,8 @@ class TorchBackend:
         slot = Slot(host_in, host_out, host_in.to(self.device, copy=True))
         if cuda:
             slot.stream, slot.done = torch.cuda.Stream(), torch.cuda.Event()
+        elif self.device == "mps":
+            slot.done = torch.mps.Event()
         encode, denoise, decode = self.stages
 
         def render() -> torch.Tensor:
@@ -246,16 +258,17 @@ class TorchBackend:
     ) -> Callable[[], torch.Tensor]:
         """Warm up and capture a CUDA graph of `render`; return its replay into the same tensor.
 
-        stream: where it will run. cuBLAS has its scratch memory by stream, so graphs that are to
-        run at once must be captured in different ones.
+        stream: to capture in; a new one by default. cuBLAS has one workspace for a stream, and the
+        graphs captured there share it: graphs that run at once need a stream each.
         """
-        aside = stream or torch.cuda.Stream()
-        with torch.cuda.stream(aside):
+        stream = stream or torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
             for _ in range(_WARM_UP):
                 render()
-        torch.cuda.current_stream().wait_stream(aside)
+        torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=aside):
+        with torch.cuda.graph(graph, stream=stream):
             rendered = render()
 
         def replay() -> torch.Tensor:

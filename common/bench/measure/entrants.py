@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 
 from ...backend.assembly import options_for
-from ...backend.spec import PEERS, BackendSpec, spec_of, specs
+from ...backend.spec import PEERS, BackendSpec, check_installed, spec_of, specs
 from ...errors import UsageError
 from ...picture.size import Size
 from ...settings import parse_texts
+from .like_terms import Asked, like_terms
 from .requests import Entrant
 
 
@@ -21,12 +22,17 @@ def default_names() -> list[str]:
 
 
 def entrants(
-    chosen: Sequence[str], size: Size, dtype: str = "auto", isolated: bool = False
+    chosen: Sequence[str],
+    size: Size,
+    dtype: str = "auto",
+    isolated: bool = False,
+    depth: int | None = None,
+    batch: int | None = None,
 ) -> list[Entrant]:
     """Turn `NAME[:setting=value...]` into entrants with labels of their own.
 
-    dtype: for every backend that has a choice. Raises UsageError, also for times that would mean
-    nothing.
+    dtype, depth, batch: for every backend that has a choice; see `like_terms`. Raises UsageError,
+    also for what is not installed, and for times that would mean nothing.
     """
     if dtype != "auto" and not any(
         spec_of(text.partition(":")[0], peers=True).obeys("dtype") for text in chosen
@@ -37,20 +43,29 @@ def entrants(
         )
     made: list[Entrant] = []
     seen: dict[str, int] = {}
-    for text in chosen:
-        name, *parts = text.split(":")
-        spec = spec_of(name, peers=True)
-        texts = dict(part.partition("=")[::2] for part in parts)
-        if len(texts) < len(parts):
-            raise UsageError(f"--backend {text}: names a setting twice; drop one of the two")
-        own = parse_texts(spec.options, texts, name)
-        options = options_for(spec, size, {"dtype": dtype}, own)
+    asked = [_asked(text) for text in chosen]
+    shared = like_terms(asked, size, {"depth": depth, "batch": batch})
+    for each, terms in zip(asked, shared, strict=True):
+        text, spec = each.text, each.spec
+        options = each.options(size, {"dtype": dtype} | terms)
         spec.check_timed(options)
+        check_installed(spec)
         seen[text] = seen.get(text, 0) + 1
         label = text if seen[text] == 1 else f"{text} ({seen[text]})"
         judge = reference(spec, size)
-        made.append(Entrant(label, spec.location, options, spec.instrument, isolated, name, judge))
+        made.append(
+            Entrant(label, spec.location, options, spec.instrument, isolated, spec.name, judge)
+        )
     return made
+
+
+def _asked(text: str) -> Asked:
+    name, *parts = text.split(":")
+    spec = spec_of(name, peers=True)
+    texts = dict(part.partition("=")[::2] for part in parts)
+    if len(texts) < len(parts):
+        raise UsageError(f"--backend {text}: names a setting twice; drop one of the two")
+    return Asked(text, spec, parse_texts(spec.options, texts, name))
 
 
 def reference(spec: BackendSpec, size: Size) -> Entrant | None:

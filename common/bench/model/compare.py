@@ -7,19 +7,27 @@ from ...errors import UsageError
 from . import statistics
 from .report import BackendReport, Report
 from .statistics import Interval
+from .terms import unlike_terms
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
     """One backend in both reports.
 
-    ratio: its time in the second report over that in the first.
+    ratio: its time in the second report over that in the first. terms: see `pairs.Ratio`.
     """
 
     label: str
     first_ms: float
     second_ms: float
     ratio: Interval | None
+    terms: tuple[str, str] = ("", "")
+
+    @property
+    def name(self) -> str:
+        """The label, with the terms of both reports where these differ."""
+        first, second = self.terms
+        return self.label if first == second else f"{self.label} ({first}; then {second})"
 
     @property
     def verdict(self) -> str:
@@ -60,6 +68,7 @@ def compare(first: Report, second: Report, across_machines: bool = False) -> lis
                 before,
                 after,
                 statistics.unpaired_ratio(other.frames, backend.frames),
+                unlike_terms(backend.describe, other.describe),
             )
         )
     if not changes:

@@ -1,11 +1,12 @@
 """Which backend takes how many times as long as which, and where no ratio is honest."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from . import statistics
 from .pairs import Ratio
-from .report import BackendReport
-from .terms import terms_of
+from .report import BackendReport, Report
+from .terms import terms_of, unlike_terms
 
 FLOOR_DTYPE = "uint8"  # the identity backend's, which computes nothing
 
@@ -17,6 +18,15 @@ def ratios(backends: Sequence[BackendReport]) -> list[Ratio]:
     terms names both.
     """
     return [made for pair in _pairs(backends) if (made := _ratio(*pair)) is not None]
+
+
+def named(report: Report) -> list[Ratio]:
+    """Return a report's ratios with the terms of both, also where it was written without them."""
+    of = {backend.label: backend.describe for backend in report.backends}
+    return [
+        replace(each, terms=unlike_terms(of.get(each.first, {}), of.get(each.second, {})))
+        for each in report.ratios
+    ]
 
 
 def _pairs(backends: Sequence[BackendReport]) -> Iterator[tuple[BackendReport, BackendReport]]:
@@ -49,13 +59,5 @@ def _ratio(first: BackendReport, second: BackendReport) -> Ratio | None:
     ]
     found = statistics.ratio([a for a, _ in common], [b for _, b in common])
     refused = "" if found else "fewer than two rounds in common"
-    return Ratio(first.label, second.label, found, refused, _unlike(first, second))
-
-
-def _unlike(first: BackendReport, second: BackendReport) -> tuple[str, str]:
-    """Return the terms of both, in words, where they differ."""
-    terms = [terms_of(each.describe) for each in (first, second)]
-    if terms[0] == terms[1]:
-        return "", ""
-    one, other = (str(each) if each else "terms not told" for each in terms)
-    return one, other
+    terms = unlike_terms(first.describe, second.describe)
+    return Ratio(first.label, second.label, found, refused, terms)

@@ -289,6 +289,11 @@ def read_report(path: Path) -> Report:
             f"{path}: schema {schema!r}, expected {SCHEMA}; it was written by another version of "
             "sdxs, or is no report of bench: use that version, or measure again"
         )
+    if lacking := [name for name in ("work", "machine", "backends") if name not in values]:
+        raise UsageError(
+            f"{path}: no report of `sdxs bench`: it has no {' and no '.join(lacking)}; expected a "
+            "file that `sdxs bench --json` wrote"
+        )
     try:
         report = _reader().validate_json(json.dumps(values))
     except ValueError as error:

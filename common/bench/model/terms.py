@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 IN_FLIGHT, BATCH = "in flight", "batch"  # facts of `describe`
+NOT_TOLD = "terms not told"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,3 +30,12 @@ def terms_of(describe: Mapping[str, str]) -> Terms | None:
     if not in_flight.isdecimal():
         return None
     return Terms(int(in_flight), int(batch) if batch.isdecimal() else 1)
+
+
+def unlike_terms(first: Mapping[str, str], second: Mapping[str, str]) -> tuple[str, str]:
+    """Return the terms of two backends in words where they differ or are not told, else blanks."""
+    terms = terms_of(first), terms_of(second)
+    if terms[0] == terms[1] and None not in terms:
+        return "", ""
+    one, other = (NOT_TOLD if each is None else str(each) for each in terms)
+    return one, other

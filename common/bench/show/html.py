@@ -5,13 +5,14 @@ from html import escape
 from pathlib import Path
 
 from ..model import advice, others, paper
+from ..model.ratios import named
 from ..model.report import Report
 from . import energy, start, svg
 from .numbers import ms
 from .pictures import HEADS, picture_rows, picture_title
 from .plots import Figure, figures
 from .speed import SPEED_HEADS, speed_cells
-from .sustained import sustained_lines
+from .sustained import heat_by_round, sustained_lines
 from .table import in_words
 from .unified import TITLE, unified_heads, unified_rows
 
@@ -62,7 +63,7 @@ def _lead(report: Report) -> list[str]:
         f"{in_words(r, r.ratio, report.settings.fresh)}."
         if r.ratio
         else f"{r.first} and {r.second} are not compared: {r.refused}."
-        for r in report.ratios
+        for r in named(report)
     ]
 
 
@@ -241,6 +242,7 @@ def _environment(report: Report) -> str:
         + (
             "each in processes of its own" if report.settings.fresh else "all in the same processes"
         ),
+        "thermal state": heat_by_round(report),
         "took": f"{report.seconds:.0f} s",
     }
     for moment, found in zip(("at the start", "at the end"), report.conditions, strict=False):

@@ -5,6 +5,7 @@ from statistics import median
 
 import numpy as np
 
+from ..model.ratios import named
 from ..model.report import BackendReport, Report
 from .figure import Figure, rows_plot
 from .numbers import ms
@@ -80,7 +81,7 @@ def _latency(report: Report, styles: dict[str, str]) -> Figure | None:
 
 
 def _ratios(report: Report, styles: dict[str, str]) -> Figure | None:
-    shown = [(r, r.ratio) for r in report.ratios if r.ratio]
+    shown = [(r, r.ratio) for r in named(report) if r.ratio]
     if not shown:
         return None
     ends = [end for _, i in shown for end in (i.low, i.high, 1.0)]

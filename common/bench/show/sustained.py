@@ -1,6 +1,10 @@
-"""What minutes of rendering without a pause did to the frame time, in words."""
+"""Heat, in words: what minutes without a pause did to the frame time, and the thermal state."""
+
+from itertools import groupby
 
 from ..model.report import Report
+
+NO_HEAT = "not available, only macOS tells one"
 
 
 def sustained_lines(report: Report) -> list[str]:
@@ -23,8 +27,20 @@ def sustained_lines(report: Report) -> list[str]:
     return lines
 
 
+def heat_by_round(report: Report) -> str:
+    """Return what macOS called its thermal state, round by round, or why nothing is known."""
+    states = {r.number + 1: r.heat for b in report.backends for r in b.rounds if r.heat}
+    if not states:
+        return NO_HEAT
+    told = []
+    for state, group in groupby(sorted(states), key=states.__getitem__):
+        first, *others = group
+        told.append(f"{state} in round {first}" + (f" to {others[-1]}" if others else ""))
+    return ", ".join(told)
+
+
 def _heat(states: list[str]) -> str:
     known = [state for state in states if state]
     if not known:
-        return "thermal state: not available, only macOS tells one"
+        return f"thermal state: {NO_HEAT}"
     return f"thermal state: {known[0]} at first, {known[-1]} at the end"

@@ -10,6 +10,7 @@ from rich.table import Table
 from ..model import advice, others, paper
 from ..model.compare import Change
 from ..model.pairs import Ratio
+from ..model.ratios import named
 from ..model.report import BackendReport, Report
 from ..model.statistics import Interval
 from . import energy, start
@@ -17,7 +18,7 @@ from .numbers import ms
 from .numbers import three as _plain
 from .pictures import FAILED, HEADS, picture_rows, picture_title
 from .speed import SPEED_HEADS, speed_cells
-from .sustained import sustained_lines
+from .sustained import NO_HEAT, heat_by_round, sustained_lines
 from .unified import TITLE, unified_heads, unified_rows
 
 
@@ -28,7 +29,7 @@ def render(report: Report) -> RenderableType:
     if report.machine.accelerator:
         title += f", {report.machine.accelerator}"
     parts: list[RenderableType] = [_speed(report, escape(title))]
-    for ratio in report.ratios:
+    for ratio in named(report):
         told = (
             in_words(ratio, ratio.ratio, report.settings.fresh)
             if ratio.ratio
@@ -52,6 +53,7 @@ def render(report: Report) -> RenderableType:
         _contention(report),
         _together(report),
         *sustained_lines(report),
+        f"thermal state: {heat}" if (heat := heat_by_round(report)) != NO_HEAT else None,
         _paper(report),
         _others(report),
     )
@@ -67,7 +69,7 @@ def changes(found: Sequence[Change], notes: Sequence[str] = ()) -> RenderableTyp
     table = Table("backend", "first", "second", "second / first", "so it is", title_justify="left")
     for change in found:
         table.add_row(
-            escape(change.label),
+            escape(change.name),
             ms(change.first_ms),
             ms(change.second_ms),
             interval(change.ratio) if change.ratio else "",
