@@ -76,7 +76,7 @@ def steering(tab: Tab, yes: bool = True) -> None:
 
 def test_the_camera_of_a_browser_is_seen_and_steered_in_it(tmp_path: Path) -> None:
     chromium, port, camera = browser(), free_port(), tmp_path / "camera.y4m"
-    write_camera(camera, 160, 160, FRAMES)
+    write_camera(camera, 160, 160, FRAMES, fps=15)
     with Chromium(chromium, camera) as running:
         with serving(port, tmp_path) as address:
             first = running.open(address)
@@ -102,7 +102,7 @@ def test_the_camera_of_a_browser_is_seen_and_steered_in_it(tmp_path: Path) -> No
 
 def _hand_over(first: Tab, second: Tab) -> None:
     """Give the steering away; it comes back when the other page's tab is killed."""
-    steering(second, False)
+    second.until(f"!{of('ask')}.hidden && {of('steered')}.disabled")
     second.ask(of("ask", ".click()"))
     first.until("document.querySelector('#asking button')")
     first.ask("document.querySelector('#asking button').click()")

@@ -194,7 +194,7 @@ def test_thousands_of_random_messages_are_answered_or_obeyed(
 ) -> None:
     monkeypatch.setattr("sdxs.common.web.client.MESSAGES_PER_S", 1e9)  # all of them, at once
     with Stage(camera=True) as stage, stage.client() as client:
-        for number in range(3000):
+        for number in range(2000):
             kind = RANDOM.random()
             if kind < 0.7:
                 client.send(json.dumps(any_message()))
@@ -204,7 +204,7 @@ def test_thousands_of_random_messages_are_answered_or_obeyed(
                 client.send(RANDOM.randbytes(RANDOM.choice([0, 1, 4, 20, 2000])))
             if number % 50 == 49:  # a client that reads nothing is left
                 assert client.ask({"do": "set", "name": "seed", "value": number}) == ""
-        assert stage.session.values.seed == 2999
+        assert stage.session.values.seed == 1999
         assert stage.http("/api/state")[0] == 200
 
 

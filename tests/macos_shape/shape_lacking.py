@@ -8,6 +8,7 @@ import mmap
 import os
 import resource
 import select
+import selectors
 import signal
 import socket
 import sys
@@ -47,5 +48,7 @@ def remove() -> None:
         for name in names.split():
             if hasattr(module, name):
                 delattr(module, name)
+    # `socket` has imported it with epoll; asyncio asks for it, and macOS has kqueue there.
+    selectors.DefaultSelector = selectors.PollSelector  # type: ignore[misc, assignment]
     if sys.version_info < (3, 13) and hasattr(os, "waitid"):
         del os.waitid  # macOS has it from Python 3.13 on
