@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from sdxs.common.backend import spec as spec_module
 from sdxs.common.backend.options import BackendOptions
 from sdxs.common.backend.spec import PEERS, spec_of, specs
 from sdxs.common.bench.measure.entrants import entrants
@@ -221,7 +222,10 @@ def test_pictures_wait_on_disk_and_are_removed() -> None:
         gallery.of("a")
 
 
-def test_every_backend_but_the_floor_is_judged_by_mlx_in_float32() -> None:
+def test_every_backend_but_the_floor_is_judged_by_mlx_in_float32(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(spec_module, "find_spec", lambda name: object())  # torch need not be here
     chosen = entrants(["mlx", "torch", "identity"], SIZE)
     judges = [each.reference for each in chosen]
     assert judges[0] == judges[1] and judges[0] is not None and judges[2] is None

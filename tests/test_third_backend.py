@@ -166,6 +166,7 @@ def test_bench_measures_it(package: Path, tmp_path: Path) -> None:
         "dtype": "float32",
         "form": "xor",
         "seed": "0",
+        "in flight": "1",
     }
     _, said = sdxs(package, "bench", "--backend", "inverse:form=fold", code=2)
     assert "inverse:form=fold: expected one of subtract, xor" in said

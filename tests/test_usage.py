@@ -34,7 +34,7 @@ def refused(command: Command, code: int, *arguments: object) -> str:
         ("--frames 0: expected a whole number of at least 1", ("live", "--frames", 0)),
         ("--frames many: expected a whole number", ("live", "--frames", "many")),
         ("--ema 1.0: expected a number from 0 to 0.99", ("live", "--ema", 1)),
-        ("--no-such-option; see `sdxs live --help`", ("live", "--no-such-option")),
+        ("--qqq; see `sdxs live --help`", ("live", "--qqq")),
         ("requires an argument; see `sdxs", ("live", "--out")),
         ("nope'; see `sdxs --help`", ("nope",)),
         ("a b.txt: not readable (No such file", (*LIVE, "--prompts", "a\nb.txt", "--out", "o.mp4")),
