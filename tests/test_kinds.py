@@ -77,7 +77,7 @@ def test_every_kind_of_source_opens(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert isinstance(open_source(f"film:{CLIP}", 64), VideoFile)
     assert isinstance(open_source(f"image:{tmp_path / 'in.png'}", 64), ImageFile)
     assert isinstance(open_source("synthetic:", 64), Synthetic)
-    assert list(SOURCES) == ["camera", "film", "image", "synthetic"]
+    assert list(SOURCES) == ["browser", "camera", "film", "image", "synthetic"]
 
 
 def test_every_kind_of_sink_opens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,7 +93,11 @@ def test_every_kind_of_sink_opens(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(
     ("opening", "spec", "says"),
     [
-        (open_source, "ndy:stage", r"--source ndy:stage: unknown kind 'ndy'; expected camera:, .*"),
+        (
+            open_source,
+            "ndy:stage",
+            r"--source ndy:stage: unknown kind 'ndy'; expected browser:, camera:, .*",
+        ),
         (open_source, "take:1.mp4", r"a path with a colon is written \./take:1\.mp4"),
         (open_source, "camera:", "the name of a camera is empty; expected a number or a name"),
         (open_source, "film:", "--source film: expected a path after the colon"),

@@ -78,6 +78,9 @@ FULL = Sizes(batch=1, latents=(64, 64), picture=(256, 256), frame=512, timesteps
 FULL_KL = Sizes(batch=1, latents=(64, 64), picture=(256, 256), frame=256, timesteps=(999,))
 WITH_COREML = ("demo", "sdxs-512")
 COREAI_SIDE = 256
+# Of frames of other shapes: 2.3e-6 was seen at full width (DreamShaper, 96 x 64), where diffusers in
+# float32 is 1.3e-6 off diffusers in float64.
+SHAPED_LIMIT = 3e-6
 _ONE_FILE = "100GB"  # keeps save_pretrained from splitting
 
 
@@ -333,6 +336,8 @@ def check_coreai(name: str, checkpoint: Checkpoint, inputs: Inputs) -> Iterator[
     size = FrameSize.of_picture(inputs.frame)
     shape = "" if size.square else f" {size}"
     for dtype, (most, least) in LIMITS.items():
+        if dtype == "float32" and not size.square:
+            most = SHAPED_LIMIT
         started = time.perf_counter()
         relative, quality = distances(run_coreai(checkpoint, inputs, dtype=dtype), oracle)
         seconds = time.perf_counter() - started
