@@ -44,12 +44,14 @@ test-faults: .venv/run.stamp
 
 # Linux in the shape of macOS. The first line leaves out the files that only compute, which ask a system
 # nothing, and those of the second line, where MLX goes its ways on a GPU.
-COMPUTING := at_once averaging bench_counts bench_page bench_pictures bench_runner bench_statistics controlnet conv_gradient \
-	coreai_backend coreai_commands coreai_faults coreai_parity coreai_private coreml_control \
-	coreml_faults coreml_forms coreml_limits coreml_parity coreml_placement coreml_program \
-	coreml_variants distill docs evaluate experiments faults film_files film_roads foreign_bytes \
-	interpreter layouts mac_check_answers operations packaging photographs shapes size sketch styles teachers \
-	third_backend torch_peer torch_slots
+COMPUTING := aa at_once averaging bench_counts bench_page bench_pictures bench_report bench_runner \
+	bench_statistics bench_terms bench_unified controlnet conv_gradient conv_products coreai_backend \
+	coreai_commands coreai_faults coreai_parity coreai_private coreml_control coreml_faults \
+	coreml_forms coreml_limits coreml_parity coreml_placement coreml_program coreml_variants distill \
+	docs energy evaluate experiments faults film_files film_roads foreign_bytes interpreter layouts \
+	like_terms mac_check_answers mac_check_conv mac_check_ways midi operations packaging page_browser \
+	photographs reach shapes size sketch start styles submission teachers third_backend timeline \
+	torch_peer torch_slots
 ON_A_GPU := api backend camera control_live conv doctor fold kernels lanes levers live ops parity steps \
 	still temporal
 SHAPE := $(ONE_THREAD) tests/macos_shape
