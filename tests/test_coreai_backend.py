@@ -167,7 +167,7 @@ def test_the_controlled_program_takes_over_and_gives_back(
     ("storage", "share"),
     [
         ("int8", 0.6),
-        ("palettize4", 0.35),
+        pytest.param("palettize4", 0.35, marks=pytest.mark.thorough),
         pytest.param("palettize8", 0.6, marks=pytest.mark.thorough),
         pytest.param("palettize2", 0.25, marks=pytest.mark.thorough),
     ],

@@ -25,14 +25,14 @@ from sdxs.coreml_backend.ops import Program, Var
 from sdxs.coreml_backend.program import Variant, mil_program
 
 MOST_RANK, MOST_INNER, MOST_ANY = 5, 16_384, 65_536
-SLOW = pytest.mark.slow
+SLOW, THOROUGH = pytest.mark.slow, pytest.mark.thorough
 CASES = [
     # model, VAE folder, attention, stage, size
     ("sdxs-512-0.9", "vae", "split_einsum", "frame", 512),
-    pytest.param("sdxs-512-0.9", "vae", "sdpa", "frame", 512, marks=SLOW),
-    pytest.param("sdxs-512-0.9", "vae", "split_einsum", "unet", 1024, marks=SLOW),
+    pytest.param("sdxs-512-0.9", "vae", "sdpa", "frame", 512, marks=THOROUGH),
+    pytest.param("sdxs-512-0.9", "vae", "split_einsum", "unet", 1024, marks=THOROUGH),
     pytest.param("sdxs-512-dreamshaper", "vae", "split_einsum", "controlled", 512, marks=SLOW),
-    pytest.param("sdxs-512-dreamshaper", "vae", "matmul", "frame", 768, marks=SLOW),
+    pytest.param("sdxs-512-dreamshaper", "vae", "matmul", "frame", 768, marks=THOROUGH),
     pytest.param("sdxs-512-0.9", "vae_large", "split_einsum", "frame", 512, marks=SLOW),
 ]
 

@@ -400,6 +400,7 @@ def prepare_program(demo: Checkpoint, pipe: Connection) -> None:
     pipe.send(steps)
 
 
+@pytest.mark.thorough  # test_at_once has the lock itself
 def test_the_second_of_two_processes_waits_and_says_so(demo: Checkpoint, weights: Path) -> None:
     """Bug: both wrote to one name, and one ended with 'Directory not empty'."""
     context = multiprocessing.get_context("spawn")

@@ -33,6 +33,7 @@ def test_ffmpeg_is_left_out_where_it_is_not(monkeypatch: pytest.MonkeyPatch) -> 
     assert roads() == ["OpenCV", "PyAV", "sdxs"]
 
 
+@pytest.mark.thorough
 def test_every_road_moves_every_picture(tmp_path: Path) -> None:
     path = tmp_path / "roads.json"
     options = ["--rounds", "1", "--seconds", "0.2", "--beside", "0.1", "--json", str(path)]

@@ -251,7 +251,7 @@ def test_core_ml_is_given_the_strategy_and_the_units(
     }
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_two_processes_load_one_package(scratch: Path) -> None:
     write_exact(scratch)
     answer = loading.ask_two_loaders(setup(scratch))
