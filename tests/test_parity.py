@@ -119,11 +119,13 @@ def test_the_demo_equals_diffusers() -> None:
 
 
 def test_demo_sketch_equals_diffusers_with_control_and_without() -> None:
-    """diffusers in float32 is 3.8e-6 off diffusers in float64."""
+    """diffusers in float32 is 3.8e-6 off diffusers in float64; MLX 5.7e-6, and 2.2e-5 in the forms
+    that it takes on a GPU.
+    """
     ours = run_control(*sketch_inputs())
     for what in ("x0 controlled", "x0 free"):
         wanted = STORED_DEMOS[f"demo-sketch/{what}"]
-        assert np.linalg.norm(ours[what] - wanted) < 2e-5 * np.linalg.norm(wanted), what
+        assert np.linalg.norm(ours[what] - wanted) < 5e-5 * np.linalg.norm(wanted), what
 
 
 @pytest.mark.parametrize("name", NAMES)
