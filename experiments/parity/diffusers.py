@@ -78,8 +78,8 @@ FULL = Sizes(batch=1, latents=(64, 64), picture=(256, 256), frame=512, timesteps
 FULL_KL = Sizes(batch=1, latents=(64, 64), picture=(256, 256), frame=256, timesteps=(999,))
 WITH_COREML = ("demo", "sdxs-512")
 COREAI_SIDE = 256
-# Of frames of other shapes: 2.3e-6 was seen at full width (DreamShaper, 96 x 64), where diffusers in
-# float32 is 1.3e-6 off diffusers in float64.
+# Of frames of other shapes: 2.3e-6 was seen at full width (DreamShaper, 96 x 64), where diffusers
+# in float32 is 1.3e-6 off diffusers in float64.
 SHAPED_LIMIT = 3e-6
 _ONE_FILE = "100GB"  # keeps save_pretrained from splitting
 
