@@ -1,7 +1,7 @@
 """Equal terms for rivals: frames in flight and batches of entrants that name none themselves.
 
 A backend takes part if its options have `depth` and `batch`. More of either renders more frames a
-second, so whoever leaves them to bench gets those that another entrant names.
+second. An entrant that names neither therefore gets those of the first entrant that names them.
 """
 
 from collections.abc import Mapping, Sequence
