@@ -15,6 +15,8 @@ DISPLAY_WAIT_S = (
     0.05  # a signal sets a flag and touches no lock, so the display looks up this often
 )
 LEAST_STOP_NS = 500_000_000  # less is the display's own work
+LATE_SIGNAL_NS = 1_000_000_000
+NO_GAP = (0, 0)  # since and until when the display did not look up
 
 
 class Display:
@@ -33,6 +35,7 @@ class Display:
     ) -> None:
         self.wait_s = DISPLAY_WAIT_S
         self._looked_ns = time.perf_counter_ns()
+        self._gap_ns = NO_GAP
         self._capture = capture
         self._inference = inference
         self._pipeline = pipeline
@@ -42,11 +45,19 @@ class Display:
     def continued(self) -> None:
         """The process was stopped, by Ctrl-Z say, and goes on; safe in a signal handler.
 
-        It was stopped since the display looked up last, or nearly.
+        It was stopped since the display looked up last, or nearly. Where the signal comes to
+        another thread first, this one may have looked up again already, and found the gap.
         """
+        self._look()
+        since_ns, until_ns = self._gap_ns
+        if self._looked_ns - until_ns < LATE_SIGNAL_NS:
+            self._stats.continued(since_ns, until_ns)
+        self._gap_ns = NO_GAP
+
+    def _look(self) -> None:
         now = time.perf_counter_ns()
         if now - self._looked_ns > LEAST_STOP_NS:
-            self._stats.continued(self._looked_ns, now)
+            self._gap_ns = self._looked_ns, now
         self._looked_ns = now
 
     def drive(
@@ -56,7 +67,7 @@ class Display:
         for thread in guard.threads:
             thread.start()
         while not self._pipeline.stopped:
-            self._looked_ns = time.perf_counter_ns()
+            self._look()
             frame = self._pipeline.rendered.take(self.wait_s)
             idle()
             if frame is not None:
@@ -82,7 +93,7 @@ class Display:
             pipeline.ready.set()
             guard.threads[0].start()
             while not pipeline.stopped:
-                self._looked_ns = time.perf_counter_ns()
+                self._look()
                 inference.apply_commands()
                 idle()
                 if pipeline.paused:
@@ -106,7 +117,7 @@ class Display:
         captured = self._pipeline.captured
         self._capture.ask()
         while not self._pipeline.stopped:
-            self._looked_ns = time.perf_counter_ns()
+            self._look()
             frame = captured.take(self.wait_s)
             if frame is not None or captured.finished:
                 return frame
