@@ -129,7 +129,7 @@ def test_the_display_says_how_long_unless_it_was_its_own_work(
     clock.s += 12
     loop.continued()
     assert loop.stats.stopped_ns == 12_000_000_000 and loop.stats.continued_ns == clock.ns()
-    # The signal went to another thread first: this one goes on and looks up before the handler runs.
+    # The signal went to another thread first: this one looks up before the handler runs.
     clock.s += 3
     loop.display._look()
     clock.s += 0.001
