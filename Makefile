@@ -38,9 +38,9 @@ test-slow: .venv/test.stamp
 test-all: .venv/test.stamp
 	$(PYTEST)
 
-# A share of two minutes of the faults of docs/faults.md.
+# A share of one minute of the faults of docs/faults.md.
 test-faults: .venv/run.stamp
-	$(ONE_THREAD) -m sdxs.experiments faults --share 120
+	$(ONE_THREAD) -m sdxs.experiments faults --share 60
 
 # Linux in the shape of macOS. The first line leaves out the files that only compute, which ask a system
 # nothing, and those of the second line, where MLX goes its ways on a GPU.

@@ -300,6 +300,7 @@ def test_two_at_once_against_each_alone(tiny_sdxs: Checkpoint) -> None:
     assert floors.together is None  # who computes nothing is no neighbour
 
 
+@pytest.mark.thorough
 def test_hosting_is_in_the_figure_only_when_asked_for(tiny_sdxs: Checkpoint) -> None:
     report, _ = run(tiny_sdxs, plan(entrant("plain"), entrant("isolated", isolated=True)))
     plain, isolated = report.backends
@@ -316,6 +317,7 @@ def test_frames_in_flight_count_by_what_each_takes_of_the_stream(tiny_sdxs: Chec
     assert staged.latency.median > 2 * staged.summary.median
 
 
+@pytest.mark.thorough
 def test_another_precision_refuses_a_ratio(tiny_sdxs: Checkpoint) -> None:
     report, _ = run(tiny_sdxs, plan(entrant("a"), entrant("b")))
     report.backends[0].describe["dtype"], report.backends[1].describe["dtype"] = (

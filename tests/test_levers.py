@@ -33,7 +33,11 @@ def picture(demo: Checkpoint) -> np.ndarray:
 ALL = tuple(levers.WITHOUT)
 
 
-@pytest.mark.parametrize("lacking", [ALL, *[(lever,) for lever in ALL]], ids=["all", *ALL])
+@pytest.mark.parametrize(
+    "lacking",
+    [ALL, *[pytest.param((lever,), marks=pytest.mark.thorough) for lever in ALL]],
+    ids=["all", *ALL],
+)
 def test_a_frame_without_a_lever_is_the_same_frame(
     lacking: tuple[str, ...], demo: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -237,7 +237,7 @@ def test_unreadable_video_leaves_no_output(command: Command, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("damage", "says"),
     [
-        (lambda path: path.unlink(), "file is missing"),
+        pytest.param(lambda path: path.unlink(), "file is missing", marks=pytest.mark.thorough),
         (lambda path: path.write_bytes(path.read_bytes()[:-100]), "damaged or truncated"),
         (lambda path: path.write_bytes(b"PK\x03\x04" + bytes(200)), "is a pickle"),
     ],
@@ -282,7 +282,11 @@ def test_unknown_config_value(command: Command, tmp_path: Path, tiny_folder: Pat
     )
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "number",
+    [pytest.param(signal.SIGINT, marks=pytest.mark.thorough), signal.SIGTERM]
+    + [pytest.param(signal.SIGHUP, marks=pytest.mark.thorough)],
+)
 def test_interrupted_session_keeps_a_playable_video(tmp_path: Path, number: signal.Signals) -> None:
     out = tmp_path / "out.mp4"
     arguments = [*map(str, LIVE), "--source", "synthetic", "--out", str(out), "--frames", "100000"]
