@@ -12,8 +12,9 @@ from command import Command
 from sdxs.common.backend import spec as specs_module
 from sdxs.common.backend.spec import PEERS, check_installed, specs
 from sdxs.common.bench.measure.entrants import entrants
+from sdxs.common.bench.model import advice
 from sdxs.common.bench.model.compare import compare
-from sdxs.common.bench.model.ratios import named
+from sdxs.common.bench.model.ratios import named, ratios
 from sdxs.common.bench.model.report import read_report
 from sdxs.common.bench.show import html, plots
 from sdxs.common.bench.show.sustained import NO_HEAT, heat_by_round
@@ -128,6 +129,23 @@ def test_two_runs_on_unlike_terms_name_both() -> None:
     assert one.name == "one (2 in flight; then 12 in flight, batches of 4)" and two.name == "two"
     del first.backends[0].describe["in flight"]
     assert "one (terms not told; then 12 in" in compare(first, second)[0].name
+
+
+def test_rivals_on_unlike_terms_only_are_warned_of_once() -> None:
+    report = bench_samples.report()
+    one, two = report.backends
+    twin, mate = bench_samples.backend("twin", 10.0, 3), bench_samples.backend("mate", 10.0, 4)
+    twin.location, mate.location = two.location, one.location
+    two.describe["in flight"] = twin.describe["in flight"] = "8"
+    report.backends.append(twin)
+    report.ratios = ratios(report.backends)
+    (line,) = [each for each in advice.warnings(report) if "unlike terms" in each]
+    assert line.startswith("one (2 in flight) and two (8 in flight) ran on unlike terms")
+    assert "--depth and --batch" in line
+    mate.describe["in flight"] = "8"  # the same kind as one, and on two's terms
+    report.backends.append(mate)
+    report.ratios = ratios(report.backends)
+    assert not [each for each in advice.warnings(report) if "unlike terms" in each]
 
 
 def test_the_thermal_state_is_told_by_round() -> None:
