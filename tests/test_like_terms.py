@@ -23,18 +23,6 @@ from sdxs.common.errors import UsageError
 SIZE = 64
 
 
-@pytest.fixture(autouse=True)
-def torch_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The rule is about options, which need no PyTorch."""
-    peers = {name: replace(spec, needs=()) for name, spec in specs(PEERS).items()}
-    original = specs_module.specs
-    monkeypatch.setattr(
-        specs_module,
-        "specs",
-        lambda group=specs_module.GROUP: peers if group == PEERS else original(group),
-    )
-
-
 def terms(
     *chosen: str, depth: int | None = None, batch: int | None = None
 ) -> list[tuple[int | None, object]]:
@@ -99,7 +87,6 @@ def test_a_peer_that_is_not_installed_is_refused_before_anything_runs(
     command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Bug: every round was measured, and the peer's failed with a bare ModuleNotFoundError."""
-    monkeypatch.undo()
     monkeypatch.setattr(specs_module, "find_spec", lambda name: None)
     done = command("bench", "--backend", "identity", "--backend", "torch")
     assert done.code == 2 and "torch and diffusers not installed" in done.err
