@@ -1,6 +1,8 @@
 """The check of bench itself: starts that differ are planted, and intervals hold them."""
 
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -65,3 +67,11 @@ def test_stored_runs_of_the_first_kinds_stay_right() -> None:
     run = {"kind": "slower", "round_medians_ms": {"a": [1.06] * 12, "b": [1.0] * 12}}
     assert judged(run)["right"] is True
     assert judged({**run, "kind": "same"})["right"] is False
+
+
+def test_runs_that_are_added_to_a_file_leave_the_others_their_commit(tmp_path: Path) -> None:
+    run = {"kind": "same", "round_medians_ms": {"a": [1.0] * 12, "b": [1.0] * 12}}
+    path = tmp_path / "aa.json"
+    for content in ({"machine": {"git": "old+changes"}}, {"machine": {}, "commit": "old+changes"}):
+        path.write_text(json.dumps({**content, "runs": [run, {**run, "commit": "new"}]}))
+        assert [each["commit"] for each in aa.stored_runs(path)] == ["old+changes", "new"]

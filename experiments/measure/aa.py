@@ -21,7 +21,7 @@ import numpy as np
 from ...common.backend.identity import IdentityBackend
 from ...common.backend.options import BackendOptions
 from ...common.backend.protocol import StageTimes
-from ...common.bench.measure.machine import conditions
+from ...common.bench.measure.machine import conditions, git_revision
 from ...common.bench.measure.requests import Entrant
 from ...common.bench.measure.runner import BenchPlan, Runner
 from ...common.bench.model.statistics import ratio
@@ -115,7 +115,8 @@ def run_bench(kind: str) -> dict[str, object]:
     report = Runner(plan(kind), find("demo", download=False)).run()
     assert not report.failures, report.failures
     rounds = {b.label: [float(np.median(r.frame_ms)) for r in b.rounds] for b in report.backends}
-    return judged({"kind": kind, "round_medians_ms": rounds, "conditions": conditions()})
+    seen = {"conditions": conditions(), "commit": git_revision()}
+    return judged({"kind": kind, "round_medians_ms": rounds, **seen})
 
 
 def judged(run: dict[str, object]) -> dict[str, object]:
@@ -126,6 +127,14 @@ def judged(run: dict[str, object]) -> dict[str, object]:
     slower = str(run["kind"]).endswith("slower")
     right = found.low > 1 if slower else found.contains(1)
     return {**run, "ratio": asdict(found), "right": right}
+
+
+def stored_runs(path: Path) -> list[dict[str, object]]:
+    """Read the runs of a file and judge them again; each keeps the commit that made it."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    # files of earlier commits name theirs once, and the oldest within their machine
+    commit = content.get("commit") or content["machine"].get("git", "")
+    return [judged({"commit": commit, **stored}) for stored in content["runs"]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,12 +150,7 @@ class AaOptions(Options):
 
 def run(options: AaOptions) -> None:
     """Run bench on each kind of pair, and judge every run."""
-    runs: list[dict[str, object]] = []
-    if options.json and options.json.exists():
-        runs = [
-            judged(stored)
-            for stored in json.loads(options.json.read_text(encoding="utf-8"))["runs"]
-        ]
+    runs = stored_runs(options.json) if options.json and options.json.exists() else []
     for _ in range(options.runs):
         for kind in (options.only,) if options.only else KINDS:
             runs.append(run_bench(kind))
