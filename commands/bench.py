@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 
 from ..common.backend.assembly import ModelOptions
-from ..common.backend.spec import PEERS, spec_of, specs
+from ..common.backend.spec import PEERS, check_installed, spec_of, specs
 from ..common.bench.measure.effort import QUICK, WHOLE
 from ..common.bench.model.energy import LEAST_WINDOW_S
 from ..common.errors import UsageError
@@ -197,8 +197,11 @@ def _plan(measured: BenchOptions, checkpoint: "Checkpoint") -> "BenchPlan":
     names = measured.backends or default_names()
     terms = {"depth": measured.depth, "batch": measured.batch}
     chosen = entrants(names, size, measured.dtype, measured.isolate, **terms)
-    for entrant in chosen:
-        build(spec_of(entrant.backend, peers=True), checkpoint, entrant.options)
+    known = [spec_of(entrant.backend, peers=True) for entrant in chosen]
+    for spec in known:
+        check_installed(spec)
+    for spec, entrant in zip(known, chosen, strict=True):
+        build(spec, checkpoint, entrant.options)
     counting, missing = counters()
     for name, package in missing.items():
         err.print(f"{package} is not installed: {name}'s way of counting operations is left out")

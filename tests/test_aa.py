@@ -1,6 +1,8 @@
 """The check of bench itself: starts that differ are planted, and intervals hold them."""
 
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,16 +23,37 @@ def test_every_start_draws_its_own_copies() -> None:
     assert copies_of_a_start(CopyingOptions(8, copies=1000), chance) == 1000
 
 
+def test_a_timed_frame_takes_its_copies_by_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    moments = iter(range(0, 10**9, 100_000))
+    slept: list[float] = []
+    monkeypatch.setattr(aa.time, "perf_counter_ns", lambda: next(moments))
+    monkeypatch.setattr(aa.time, "sleep", slept.append)
+    aa.wait_until(1_050_000)
+    assert slept == [pytest.approx(0.00085)] and next(moments) == 1_200_000
+    aa.wait_until(1_000_000)  # is over
+    assert len(slept) == 1
+    waited: list[int] = []
+    monkeypatch.setattr(aa, "wait_until", waited.append)
+    backend = CopyingBackend(None, CopyingOptions(8, copies=1500, timed=True))
+    picture = np.arange(192, dtype=np.uint8).reshape(8, 8, 3)
+    backend.submit(picture)
+    before, out = next(moments), np.zeros_like(picture)
+    backend.collect(out)
+    assert waited == [before + 100_000 + 1500 * aa.COPY_NS] and np.array_equal(out, picture)
+    assert not backend._target.any()
+
+
 def test_the_plans_plant_what_their_names_say() -> None:
     for kind in aa.KINDS[:-1]:
         made = aa.plan(kind)
         first, second = (each.options for each in made.entrants)
         assert isinstance(first, CopyingOptions) and isinstance(second, CopyingOptions)
-        slower = kind in ("slower", "starts-slower")
+        slower = kind in ("slower", "starts-slower", "timed-slower")
         assert first.copies / second.copies == (aa.PLANTED if slower else 1)
         spread = 0.0 if kind in ("same", "slower") else aa.SPREAD
         assert first.spread == second.spread == spread
         assert made.fresh is (kind != "kept-same")
+        assert first.timed is second.timed is (kind in ("timed-same", "timed-slower"))
 
 
 def simulated(kind: str, chance: np.random.Generator) -> dict[str, object]:
@@ -65,3 +88,11 @@ def test_stored_runs_of_the_first_kinds_stay_right() -> None:
     run = {"kind": "slower", "round_medians_ms": {"a": [1.06] * 12, "b": [1.0] * 12}}
     assert judged(run)["right"] is True
     assert judged({**run, "kind": "same"})["right"] is False
+
+
+def test_runs_that_are_added_to_a_file_leave_the_others_their_commit(tmp_path: Path) -> None:
+    run = {"kind": "same", "round_medians_ms": {"a": [1.0] * 12, "b": [1.0] * 12}}
+    path = tmp_path / "aa.json"
+    for content in ({"machine": {"git": "old+changes"}}, {"machine": {}, "commit": "old+changes"}):
+        path.write_text(json.dumps({**content, "runs": [run, {**run, "commit": "new"}]}))
+        assert [each["commit"] for each in aa.stored_runs(path)] == ["old+changes", "new"]

@@ -12,26 +12,15 @@ from command import Command
 from sdxs.common.backend import spec as specs_module
 from sdxs.common.backend.spec import PEERS, check_installed, specs
 from sdxs.common.bench.measure.entrants import entrants
+from sdxs.common.bench.model import advice
 from sdxs.common.bench.model.compare import compare
-from sdxs.common.bench.model.ratios import named
+from sdxs.common.bench.model.ratios import named, ratios
 from sdxs.common.bench.model.report import read_report
 from sdxs.common.bench.show import html, plots
 from sdxs.common.bench.show.sustained import NO_HEAT, heat_by_round
 from sdxs.common.errors import UsageError
 
 SIZE = 64
-
-
-@pytest.fixture(autouse=True)
-def torch_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The rule is about options, which need no PyTorch."""
-    peers = {name: replace(spec, needs=()) for name, spec in specs(PEERS).items()}
-    original = specs_module.specs
-    monkeypatch.setattr(
-        specs_module,
-        "specs",
-        lambda group=specs_module.GROUP: peers if group == PEERS else original(group),
-    )
 
 
 def terms(
@@ -98,7 +87,6 @@ def test_a_peer_that_is_not_installed_is_refused_before_anything_runs(
     command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Bug: every round was measured, and the peer's failed with a bare ModuleNotFoundError."""
-    monkeypatch.undo()
     monkeypatch.setattr(specs_module, "find_spec", lambda name: None)
     done = command("bench", "--backend", "identity", "--backend", "torch")
     assert done.code == 2 and "torch and diffusers not installed" in done.err
@@ -128,6 +116,23 @@ def test_two_runs_on_unlike_terms_name_both() -> None:
     assert one.name == "one (2 in flight; then 12 in flight, batches of 4)" and two.name == "two"
     del first.backends[0].describe["in flight"]
     assert "one (terms not told; then 12 in" in compare(first, second)[0].name
+
+
+def test_rivals_on_unlike_terms_only_are_warned_of_once() -> None:
+    report = bench_samples.report()
+    one, two = report.backends
+    twin, mate = bench_samples.backend("twin", 10.0, 3), bench_samples.backend("mate", 10.0, 4)
+    twin.location, mate.location = two.location, one.location
+    two.describe["in flight"] = twin.describe["in flight"] = "8"
+    report.backends.append(twin)
+    report.ratios = ratios(report.backends)
+    (line,) = [each for each in advice.warnings(report) if "unlike terms" in each]
+    assert line.startswith("one (2 in flight) and two (8 in flight) ran on unlike terms")
+    assert "--depth and --batch" in line
+    mate.describe["in flight"] = "8"  # the same kind as one, and on two's terms
+    report.backends.append(mate)
+    report.ratios = ratios(report.backends)
+    assert not [each for each in advice.warnings(report) if "unlike terms" in each]
 
 
 def test_the_thermal_state_is_told_by_round() -> None:

@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("torch", reason="the parity extra is not installed")
 pytest.importorskip("diffusers", reason="the parity extra is not installed")
 
-from sdxs.common.backend.protocol import FrameParams
+from sdxs.common.backend.protocol import FrameParams, MemoryUse
 from sdxs.common.checkpoint.find import Checkpoint
 from sdxs.common.errors import BackendError, UsageError
 from sdxs.common.picture.size import FrameSize
@@ -107,12 +107,61 @@ def test_a_graph_needs_cuda(mode: str, tiny_sdxs: Checkpoint) -> None:
     [
         ({"mode": "fast"}, "torch:mode=fast: expected one of eager"),
         ({"batch": "4", "depth": "2"}, "torch: depth 2: no batch of 4 would ever be full"),
-        ({"colour": "red"}, "torch: unknown setting 'colour'; known are dtype, mode, batch, depth"),
+        (
+            {"colour": "red"},
+            "torch: unknown setting 'colour'; known are dtype, mode, batch, depth, cudnn",
+        ),
     ],
 )
 def test_unknown_settings_are_refused(settings: dict[str, str], says: str) -> None:
     with pytest.raises(UsageError, match=says):
         parse_settings(TorchOptions, settings, "torch", size=SIZE)
+
+
+def test_cudnn_times_its_convolutions_only_where_it_is_asked_to(
+    tiny_sdxs: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The switch is one of the process: a peer that does not ask leaves it alone."""
+    import torch
+
+    switch = torch.backends.cudnn
+    monkeypatch.setattr(switch, "benchmark", False)  # and as it was afterwards
+    plain, asked = (
+        TorchOptions(SIZE, dtype="float32", mode="eager", cudnn_benchmark=on)
+        for on in (False, True)
+    )
+    backend = TorchBackend(tiny_sdxs, plain)
+    backend.load()
+    assert switch.benchmark is False and "cudnn benchmark" not in dict(backend.describe().facts)
+    backend.close()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UsageError, match="cudnn_benchmark needs CUDA; there is only"):
+        TorchBackend(tiny_sdxs, asked)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    backend = TorchBackend(tiny_sdxs, asked)
+    backend.device = "cpu"  # there is none: only the switch is looked at
+    backend.load()
+    assert switch.benchmark is True
+    assert ("cudnn benchmark", "on") in backend.describe().facts
+    backend.close()
+
+
+@pytest.mark.parametrize(("held", "cache"), [(900, 600), (200, 0)])
+def test_on_mps_the_account_is_pytorchs_own(
+    held: int, cache: int, tiny_sdxs: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    backend = _made(tiny_sdxs, "eager")
+    backend.load()
+    of_the_model = backend.memory().model_bytes
+    backend.device = "mps"
+    monkeypatch.setattr(torch.mps, "current_allocated_memory", lambda: 300)
+    monkeypatch.setattr(torch.mps, "driver_allocated_memory", lambda: held)
+    assert backend.memory() == MemoryUse(300, held, cache, of_the_model) and of_the_model > 0
+    backend.device = "cpu"
+    backend.close()
+    assert backend.memory() == MemoryUse(0, 0, 0, 0)
 
 
 def test_what_the_peer_cannot_is_refused(

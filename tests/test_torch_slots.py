@@ -16,6 +16,7 @@ pytest.importorskip("diffusers", reason="the parity extra is not installed")
 
 import torch
 
+from sdxs.common.errors import BackendError
 from sdxs.common.picture.size import FrameSize
 from sdxs.experiments.peers.torch_backend import Slot, TorchBackend
 
@@ -96,3 +97,34 @@ def test_no_memory_is_filled_again_before_its_frames_are_collected(changes: floa
         backend, first = play(seed, changes)
         assert not any(slot.given or slot.left or slot.launched for slot in backend.slots)
         assert changes or len(backend.slots) == first  # one more only where changes break batches
+
+
+@torch.inference_mode()
+def test_closing_waits_for_what_the_device_still_computes() -> None:
+    """Memory that is given back while a device writes into it may be somebody else's by then."""
+    backend = LateBackend(5, 2)
+    for number in range(5):
+        backend.submit(np.full((SIDE, SIDE, 3), number, np.uint8))
+    slots = backend.slots
+    backend.close()
+    assert not backend._queue and not backend.slots
+    done = [
+        slot.host_out[: slot.given].numpy()[:, 0, 0, 0].tolist() for slot in slots if slot.given
+    ]
+    # the last frame fills no batch: nothing was launched, and nothing is now
+    assert done == [[255, 254], [253, 252], [0]]
+    with pytest.raises(BackendError, match="without a submitted frame"):
+        backend.collect(np.empty((SIDE, SIDE, 3), np.uint8))
+
+
+def test_closing_lets_go_of_its_memory_where_the_device_failed() -> None:
+    class Broken(LateSlot):
+        def wait(self) -> None:
+            raise RuntimeError("device-side assert")
+
+    backend = LateBackend(1, 1)
+    backend._slots = [Broken(*(torch.zeros(1, 1, 1, 3),) * 3, launched=True)]
+    with pytest.raises(RuntimeError, match="device-side assert"):
+        backend.close()
+    assert not backend.slots
+    backend.close()

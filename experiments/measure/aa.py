@@ -6,22 +6,24 @@ copies each frame a thousand times against itself, `slower` against one that doe
 `mlx` MLX on the demo checkpoint against itself. In `starts-same` and `starts-slower` every start
 draws for itself how much more or less it copies, with a spread of 2 %, as processes differ by where
 their memory lies; in `kept-same` too, with the same processes in every round, where the interval
-cannot know of it.
+cannot know of it. `timed-same` and `timed-slower` are the same as the two with `starts`, but their
+frames take their time by the clock, so that a busy machine adds little to what is planted.
 """
 
 import json
 import math
 import mmap
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
 from ...common.backend.identity import IdentityBackend
 from ...common.backend.options import BackendOptions
 from ...common.backend.protocol import StageTimes
-from ...common.bench.measure.machine import conditions
+from ...common.bench.measure.machine import conditions, git_revision
 from ...common.bench.measure.requests import Entrant
 from ...common.bench.measure.runner import BenchPlan, Runner
 from ...common.bench.model.statistics import ratio
@@ -37,9 +39,19 @@ COPIES = (
     1000  # about a millisecond: shorter than the slices in which a busy system hands out its cores
 )
 PLANTED = 1.05
+COPY_NS, SPIN_NS = 1000, 200_000  # a copy by the clock; what a sleep may last too long
 SPREAD = 0.02  # of the starts: standard deviation of the logarithm
-KINDS = ("same", "slower", "starts-same", "starts-slower", "kept-same", "mlx")
-Kind = Literal["same", "slower", "starts-same", "starts-slower", "kept-same", "mlx"]
+Kind = Literal[
+    "same",
+    "slower",
+    "starts-same",
+    "starts-slower",
+    "kept-same",
+    "timed-same",
+    "timed-slower",
+    "mlx",
+]
+KINDS: tuple[str, ...] = get_args(Kind)
 MLX = "sdxs.mlx_sdxs.backend:MlxBackend"
 
 
@@ -49,6 +61,7 @@ class CopyingOptions(BackendOptions):
 
     copies: int = setting(0, "copies of a frame, each of them real work", minimum=0)
     spread: float = setting(0.0, "how much starts differ, as a share of the copies", minimum=0)
+    timed: bool = setting(False, "wait a microsecond for each copy, and copy nothing")
 
 
 class CopyingBackend(IdentityBackend):
@@ -58,6 +71,7 @@ class CopyingBackend(IdentityBackend):
 
     def __init__(self, checkpoint: object, options: CopyingOptions) -> None:
         super().__init__(checkpoint, options)
+        self._timed = options.timed
         chance = np.random.default_rng()  # every start has luck of its own
         self._copies = copies_of_a_start(options, chance)
         # Whole pages of their own: where two heap blocks lie to each other makes a copy between
@@ -69,6 +83,9 @@ class CopyingBackend(IdentityBackend):
         )
 
     def collect(self, out: np.ndarray) -> StageTimes:
+        if self._timed:
+            wait_until(time.perf_counter_ns() + self._copies * COPY_NS)
+            return super().collect(out)
         frame, _ = self._frames[0]
         np.copyto(self._source, frame.reshape(-1))
         for _ in range(self._copies):
@@ -81,6 +98,14 @@ def copies_of_a_start(options: CopyingOptions, chance: np.random.Generator) -> i
     return round(options.copies * math.exp(options.spread * chance.standard_normal()))
 
 
+def wait_until(moment_ns: int) -> None:
+    """Return at a moment of the clock: sleep, and ask the clock for the rest."""
+    if (left := moment_ns - SPIN_NS - time.perf_counter_ns()) > 0:
+        time.sleep(left / 1e9)
+    while time.perf_counter_ns() < moment_ns:
+        pass
+
+
 def plan(kind: str) -> BenchPlan:
     """Two entrants: equal ones, or the slower one first."""
     if kind == "mlx":
@@ -88,12 +113,13 @@ def plan(kind: str) -> BenchPlan:
     else:
         location = f"{CopyingBackend.__module__}:CopyingBackend"
         factors = {"slower": PLANTED if kind.endswith("slower") else 1, "quicker": 1}
-        spread = SPREAD if kind.startswith(("starts", "kept")) else 0.0
+        spread = 0.0 if kind in ("same", "slower") else SPREAD
+        timed = kind.startswith("timed")
         pair = tuple(
             Entrant(
                 label,
                 location,
-                CopyingOptions(SIZE, copies=round(COPIES * factor), spread=spread),
+                CopyingOptions(SIZE, copies=round(COPIES * factor), spread=spread, timed=timed),
             )
             for label, factor in factors.items()
         )
@@ -115,7 +141,8 @@ def run_bench(kind: str) -> dict[str, object]:
     report = Runner(plan(kind), find("demo", download=False)).run()
     assert not report.failures, report.failures
     rounds = {b.label: [float(np.median(r.frame_ms)) for r in b.rounds] for b in report.backends}
-    return judged({"kind": kind, "round_medians_ms": rounds, "conditions": conditions()})
+    seen = {"conditions": conditions(), "commit": git_revision()}
+    return judged({"kind": kind, "round_medians_ms": rounds, **seen})
 
 
 def judged(run: dict[str, object]) -> dict[str, object]:
@@ -126,6 +153,14 @@ def judged(run: dict[str, object]) -> dict[str, object]:
     slower = str(run["kind"]).endswith("slower")
     right = found.low > 1 if slower else found.contains(1)
     return {**run, "ratio": asdict(found), "right": right}
+
+
+def stored_runs(path: Path) -> list[dict[str, object]]:
+    """Read the runs of a file and judge them again; each keeps the commit that made it."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    # files of earlier commits name theirs once, and the oldest within their machine
+    commit = content.get("commit") or content["machine"].get("git", "")
+    return [judged({"commit": commit, **stored}) for stored in content["runs"]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,12 +176,7 @@ class AaOptions(Options):
 
 def run(options: AaOptions) -> None:
     """Run bench on each kind of pair, and judge every run."""
-    runs: list[dict[str, object]] = []
-    if options.json and options.json.exists():
-        runs = [
-            judged(stored)
-            for stored in json.loads(options.json.read_text(encoding="utf-8"))["runs"]
-        ]
+    runs = stored_runs(options.json) if options.json and options.json.exists() else []
     for _ in range(options.runs):
         for kind in (options.only,) if options.only else KINDS:
             runs.append(run_bench(kind))

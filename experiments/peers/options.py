@@ -37,6 +37,10 @@ class TorchOptions(BackendOptions):
         unit="frames",
         shown="1; two batches where there are batches",
     )
+    # Off, as PyTorch itself has it, and as all published figures were measured.
+    cudnn_benchmark: bool = setting(
+        False, "let cuDNN time its convolutions while warming up, and take the fastest; needs CUDA"
+    )
 
     def __post_init__(self) -> None:
         BackendOptions.__post_init__(self)  # super() fails in a class with slots before 3.14

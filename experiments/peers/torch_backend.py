@@ -5,7 +5,7 @@ PyTorch offers (`mode`, a setting), with as many frames in flight and in a batch
 Needs the `parity` extra. Never run in one process with `mlx_sdxs`: its BLAS takes over PyTorch's
 as well and halves its speed. On MPS it is float16 with channels last, as Apple's users run it, with
 one queue for all frames and an event for each; `compile` is torch.compile's own way there. No Mac
-was at hand to try any of it.
+was at hand to try any of it, nor a GPU to try `cudnn_benchmark`.
 """
 
 import time
@@ -176,6 +176,9 @@ class TorchBackend:
             raise UsageError(
                 f"torch: mode {self.mode} needs CUDA; there is only {self.device} here"
             )
+        self._cudnn_benchmark = options.cudnn_benchmark
+        if self._cudnn_benchmark and self.device != "cuda":
+            raise UsageError(f"torch: cudnn_benchmark needs CUDA; there is only {self.device} here")
         self._dtype = _DTYPES[options.dtype] or (
             torch.float32 if self.device == "cpu" else torch.float16
         )
@@ -190,6 +193,8 @@ class TorchBackend:
                 "torch: renders one step without a ControlNet; drop --control and --steps to "
                 "compare with it"
             )
+        if self._cudnn_benchmark:
+            torch.backends.cudnn.benchmark = True  # of the process; otherwise it stays as it is
         vae_class = AutoencoderTiny if isinstance(c.vae, TinyVAEConfig) else AutoencoderKL
         layout = torch.channels_last if self._channels_last else torch.contiguous_format
         place = {"device": self.device, "dtype": self._dtype, "memory_format": layout}
@@ -357,6 +362,8 @@ class TorchBackend:
         if not hasattr(self, "frame"):
             return MemoryUse(0, 0, 0, 0)
         model = sum(p.nbytes for m in (self.frame.unet, self.frame.vae) for p in m.parameters())
+        if self.device == "mps":
+            return _mps_memory(model)
         if self.device != "cuda":
             return MemoryUse(0, 0, 0, model)
         active, reserved = torch.cuda.memory_allocated(), torch.cuda.memory_reserved()
@@ -370,10 +377,28 @@ class TorchBackend:
             ("in flight", str(self.depth)),
             ("threads", str(torch.get_num_threads())),
         )
+        if self._cudnn_benchmark:
+            facts += (("cudnn benchmark", "on"),)
         return Description(self.name, device, str(self._dtype).removeprefix("torch."), facts)
 
     def close(self) -> None:
-        self._in_flight.clear()
-        self._slots = []
-        for name in ("stages", "frame"):
-            self.__dict__.pop(name, None)
+        """Wait for what the device still computes, then drop its memory, also if that failed."""
+        try:
+            for slot in self._slots:
+                if slot.launched:
+                    slot.wait()
+        finally:
+            self._in_flight.clear()
+            self._slots = []
+            for name in ("stages", "frame"):
+                self.__dict__.pop(name, None)
+
+
+def _mps_memory(model_bytes: int) -> MemoryUse:
+    """Return what PyTorch accounts for on MPS.
+
+    It counts no peak: in its place stands what the driver holds for the process, with the pools
+    that tensors are taken from and that keep what was once needed.
+    """
+    active, held = torch.mps.current_allocated_memory(), torch.mps.driver_allocated_memory()
+    return MemoryUse(active, held, max(0, held - active), model_bytes)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 
 from ...backend.assembly import options_for
-from ...backend.spec import PEERS, BackendSpec, check_installed, spec_of, specs
+from ...backend.spec import PEERS, BackendSpec, spec_of, specs
 from ...errors import UsageError
 from ...picture.size import Size
 from ...settings import parse_texts
@@ -32,7 +32,7 @@ def entrants(
     """Turn `NAME[:setting=value...]` into entrants with labels of their own.
 
     dtype, depth, batch: for every backend that has a choice; see `like_terms`. Raises UsageError,
-    also for what is not installed, and for times that would mean nothing.
+    also for times that would mean nothing.
     """
     if dtype != "auto" and not any(
         spec_of(text.partition(":")[0], peers=True).obeys("dtype") for text in chosen
@@ -49,7 +49,6 @@ def entrants(
         text, spec = each.text, each.spec
         options = each.options(size, {"dtype": dtype} | terms)
         spec.check_timed(options)
-        check_installed(spec)
         seen[text] = seen.get(text, 0) + 1
         label = text if seen[text] == 1 else f"{text} ({seen[text]})"
         judge = reference(spec, size)

@@ -7,6 +7,7 @@ from statistics import median
 from . import statistics
 from .picture_advice import of_a_picture
 from .report import BackendReport, Report
+from .terms_advice import of_terms
 
 BUSY = 0.5  # load average per core before the run
 P99_FRAMES = 100
@@ -32,6 +33,7 @@ def warnings(report: Report) -> list[str]:
             "differs from the next: run again without --keep, or twice"
         )
     found += _of_the_machine(report)
+    found += of_terms(report)
     for backend in report.backends:
         found += of_a_picture(backend)
         found += [] if backend.wrong else _of_a_backend(backend)
