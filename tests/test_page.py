@@ -36,7 +36,7 @@ CREDIT_2 = {"do": "show", "layers": ["picture"], "credit": 2}
 def another(row: Setting, before: object) -> object:
     """A valid value of a parameter that is not the present one."""
     if row.name == "prompt":
-        return "x >> y >> z"
+        return "x >> y // z"
     if row.choices:
         return next(each for each in row.choices if each != before)
     if row.kind is bool:
