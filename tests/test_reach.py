@@ -169,12 +169,12 @@ def test_from_the_page() -> None:
     from sdxs.common.testing.chromium import Chromium
 
     by_hand = {  # what the page has in a place of its own
-        "prompt": f"field = at('prompt'); field.value = '{BANK}'; at('prompt-form').requestSubmit()",
+        "prompt": f"at('prompt').value = '{BANK}'; at('prompt-form').requestSubmit()",
         "position": "move(at('pad-across'), 1)",
         "position_y": "move(at('pad-down'), 1)",
     }
     steps = (
-        "const at = (id) => document.getElementById(id); let field; const move = (one, value) => {"
+        "const at = (id) => document.getElementById(id); const move = (one, value) => {"
         "if (one.type === 'checkbox') return one.click(); one.value = value; one.dispatchEvent("
         "new Event(one.type === 'number' ? 'change' : 'input', {bubbles: true})); };"
     )

@@ -5,8 +5,7 @@ const ON_THEIR_WAY = 2, QUALITY = 0.85, LOST_MS = 2000;
 export class Camera {
   #video;
   #socket;
-  #encoder = new Worker("encoder.js");
-  #encoded = null;
+  #canvas = document.createElement("canvas");
   #stream = null;
   #number = 0;
   #sent = new Map();
@@ -23,8 +22,6 @@ export class Camera {
       if (sent) sent.taken = true;
     });
     socket.addEventListener("lost", () => this.#sent.clear());
-    this.#encoder.onmessage = ({ data }) => this.#encoded?.(data);
-    this.#encoder.onerror = () => this.failed("this browser cannot encode pictures beside a page");
   }
 
   get on() {
@@ -90,15 +87,12 @@ export class Camera {
     this.#busy = true;
     try {
       const scale = Math.min(1, Math.max(width / video.videoWidth, height / video.videoHeight));
-      const [w, h] = [video.videoWidth, video.videoHeight].map((side) => Math.round(side * scale));
-      const frame = window.VideoFrame ? new VideoFrame(video) : await createImageBitmap(video);
+      this.#canvas.width = Math.round(video.videoWidth * scale);
+      this.#canvas.height = Math.round(video.videoHeight * scale);
+      this.#canvas.getContext("2d", { alpha: false })
+        .drawImage(video, 0, 0, this.#canvas.width, this.#canvas.height);
+      const blob = await new Promise((done) => this.#canvas.toBlob(done, "image/jpeg", QUALITY));
       const picture = ++this.#number;
-      const { blob, error } = await new Promise((done) => {
-        this.#encoded = done;
-        const asked = { number: picture, frame, width: w, height: h, quality: QUALITY };
-        this.#encoder.postMessage(asked, [frame]);
-      });
-      if (error) this.failed(`the camera's picture cannot be encoded: ${error}`);
       this.#sent.set(picture, { at: now, taken: false });
       if (!blob || !(await this.#socket.sendPicture({ picture }, blob))) this.#sent.delete(picture);
     } finally {
