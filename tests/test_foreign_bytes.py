@@ -504,7 +504,7 @@ def test_reports_of_bench(folder: Path, text: str) -> None:
 
 SIGNS = st.lists(
     st.sampled_from(
-        ["(", ")", ":", "\\", " and ", " ", ">>", "@", "1", ".", "-", "a", "\n", "\u0661"]
+        ["(", ")", ":", "\\", " and ", " ", ">>", " // ", "@", "1", ".", "-", "a", "\n", "\u0661"]
     ),
     max_size=30,
 ).map("".join)
@@ -519,7 +519,7 @@ def test_prompts(text: str) -> None:
     with told(len(text)):
         foreign_syntax(text)
         parsed = parse_prompt(text)
-        assert parsed.texts and 0 <= parsed.position <= len(parsed.stops) - 1
+        assert parsed.texts and 0 <= parsed.position <= parsed.last and 0 <= parsed.position_y <= 1
         split_place(text)
 
 

@@ -27,6 +27,8 @@ def press(keys: Keys, pressed: str) -> list[Change | None]:
         ("9", Event.PROMPT_9),
         (".", Step("position", 0.1)),
         (",", Step("position", -0.1)),
+        (">", Step("position_y", 0.1)),
+        ("<", Step("position_y", -0.1)),
         ("+", Step("feedback", 0.1)),
         ("=", Step("feedback", 0.1)),
         ("-", Step("feedback", -0.1)),

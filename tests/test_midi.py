@@ -40,7 +40,7 @@ class Desk:
         self.now = 0.0
         self.tempo = Tempo(120)
         self.midi = MidiInput("nano", MidiMap(path), self.tempo, lambda: self.now)
-        self.session = FakeSession("a >> b", "c", control=control, inputs=[self.midi])
+        self.session = FakeSession("a >> b // d", "c", control=control, inputs=[self.midi])
         self.session._idle()
         self.port = fake_midi.opened[PORT]
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import socket
 from pathlib import Path
 
 import cv2
@@ -36,7 +37,7 @@ CREDIT_2 = {"do": "show", "layers": ["picture"], "credit": 2}
 def another(row: Setting, before: object) -> object:
     """A valid value of a parameter that is not the present one."""
     if row.name == "prompt":
-        return "x >> y >> z"
+        return "x >> y // z"
     if row.choices:
         return next(each for each in row.choices if each != before)
     if row.kind is bool:
@@ -161,6 +162,15 @@ def test_frames_come_as_far_as_credit_goes_and_the_newest_wins() -> None:
         slow.send({"do": "shown", "frame": second})
         assert first < second < 4 and slow.frame()[0]["frame"] == 29
         assert not client.frames and len(stage.page.clients) == 2
+
+
+def test_a_frame_behind_a_short_message_does_not_wait_for_its_acknowledgement() -> None:
+    with Stage() as stage, stage.client() as client:
+        client.of("hello")
+        assert stage.page._server
+        (connection,) = stage.page._server.server_state.connections
+        wire = connection.transport.get_extra_info("socket")
+        assert wire.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_a_page_that_comes_while_nothing_moves_sees_the_last_picture() -> None:

@@ -90,6 +90,7 @@ def test_the_camera_of_a_browser_is_seen_and_steered_in_it(tmp_path: Path) -> No
                 numbers.add(read_counter(seen(first)))
             assert len(numbers) > 1 and max(numbers) < FRAMES
             _move_and_type(first, address)
+            _travel(first, address)
             _record(first, tmp_path)
             _hand_over(first, running.open(address))
             _looks(first)
@@ -137,6 +138,37 @@ def _move_and_type(tab: Tab, address: str) -> None:
     )
     assert asked(address, "api/prompt")["prompt"] == "neon"
     tab.ask("document.activeElement.blur()")
+
+
+def _travel(tab: Tab, address: str) -> None:
+    """Blend three prompts of the gallery on the pad: by arrow keys, a finger and a slider."""
+    tab.ask(of("corners", ".click()"))
+    for number in (1, 2, 3):
+        tab.ask(f"document.querySelectorAll('#gallery button')[{number}].click()")
+    tab.ask(of("corners", ".click()"))
+    tab.until(f"!{of('square')}.hidden && {of('pad')}.hidden")
+    tab.until("document.querySelectorAll('.corner').length === 3")
+    tab.ask(of("pad-surface", ".focus()"))
+    for key in ("ArrowRight", "ArrowRight", "ArrowDown"):
+        tab.key(key)
+    text = f"{of('pad-surface')}.getAttribute('aria-valuetext')"
+    assert tab.ask(text).startswith("86 % ")  # 0.9 times 0.95
+    tab.until(f"{of('prompt')}.value.endsWith('@ 0.1 0.05')")
+    said = asked(address, "api/prompt")
+    assert (said["position"], said["position_y"]) == (0.1, 0.05)
+    assert str(said["prompt"]).count(" // ") == 1
+    tab.ask(
+        f"(() => {{ const pad = {of('pad-surface')}, box = pad.getBoundingClientRect();"
+        "pad.setPointerCapture = () => {}; pad.dispatchEvent(new PointerEvent('pointerdown', "
+        "{clientX: box.left + box.width / 2, clientY: box.bottom + 50, pointerId: 1})); })()"
+    )
+    tab.until(f"{of('prompt')}.value.endsWith('@ 0.5 1')")  # over the edge is at the edge
+    slider = of("pad-down")
+    tab.ask(f"{slider}.value = 0.25; {slider}.dispatchEvent(new Event('input'))")
+    tab.until(f"{of('prompt')}.value.endsWith('@ 0.5 0.25')")
+    assert "25 % " in tab.ask(f"{slider}.getAttribute('aria-valuetext')")
+    tab.ask(f"{of('prompt')}.value = 'neon'; {of('prompt-form')}.requestSubmit()")
+    tab.until(f"{of('square')}.hidden")
 
 
 def _record(tab: Tab, folder: Path) -> None:

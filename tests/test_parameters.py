@@ -18,6 +18,7 @@ from sdxs.common.live import opening
 from sdxs.common.live.opening import open_session
 from sdxs.common.live.options import SessionFiles, SessionOptions
 from sdxs.common.live.parameters import (
+    PLACES,
     PROMPT_EVENTS,
     TABLE,
     Event,
@@ -38,7 +39,7 @@ BANK = "a >> b >> c"
 NUMBERS = [
     name
     for name, row in TABLE.items()
-    if row.kind in (int, float) and not row.at_start and name != "position"
+    if row.kind in (int, float) and not row.at_start and name not in PLACES
 ]
 
 
@@ -46,6 +47,7 @@ def test_the_table_has_the_rows_that_everything_else_reads() -> None:
     assert list(TABLE) == [
         "prompt",
         "position",
+        "position_y",
         "seed",
         "strength",
         "control_scale",
@@ -290,6 +292,10 @@ def is_half_turned(seen: Running) -> bool:
 CASES: dict[str, tuple[list[Set | Step], Callable[[Running], bool]]] = {
     "prompt": ([Set("prompt", "neon")], lambda seen: seen.prompt == "neon" and is_new(seen)),
     "position": ([Step("position", 0.5)], lambda seen: "@ 0.5" in seen.prompt and is_new(seen)),
+    "position_y": (
+        [Set("prompt", "a >> b // c"), Set("position_y", 0.5)],
+        lambda seen: "c @ 0 0.5" in seen.prompt and is_new(seen),
+    ),
     "seed": ([Set("seed", 7)], lambda seen: seen.backend.params.seed == 7),
     "control_scale": (
         [Set("control_scale", 0.5)],

@@ -124,10 +124,10 @@ def test_banks_have_a_place() -> None:
 
 
 def test_a_bank_and_its_place_come_apart_and_together() -> None:
-    assert split_place("a >> b @ 0.1") == ("a >> b", 0.1)
-    assert split_place("a >> b") == ("a >> b", 0.0)
-    assert split_place("me@home >> b") == ("me@home >> b", 0.0)
-    assert split_place("me@home") == ("me@home", 0.0)
+    assert split_place("a >> b @ 0.1") == ("a >> b", 0.1, 0.0)
+    assert split_place("a >> b") == ("a >> b", 0.0, 0.0)
+    assert split_place("me@home >> b") == ("me@home >> b", 0.0, 0.0)
+    assert split_place("me@home") == ("me@home", 0.0, 0.0)
     assert with_place("a >> b", 0.1) == "a >> b @ 0.1"
     assert with_place("a >> b", 0.0) == "a >> b"
     with pytest.raises(UsageError, match="the number of the last stop"):

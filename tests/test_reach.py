@@ -1,10 +1,12 @@
-"""One walk over the table: each live parameter is reached by keys, OSC, MIDI, schedule and API."""
+"""One walk over the table: each live parameter by keys, page, OSC, MIDI, schedule and API."""
 
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from queue import Queue
 
 import pytest
+from browser import browser
 
 from fake_session import FakeSession
 from sdxs.common.io.inputs import here
@@ -15,11 +17,12 @@ from sdxs.common.io.inputs.tempo import Tempo
 from sdxs.common.live.parameters import TABLE, Event, LiveParameters, Step
 from sdxs.common.live.stage import Playing, Stage
 
-BANK = "a >> b >> c"
+BANK = "a >> b // c >> d"
 # A value of each that is not the one it begins with, as a message has it.
 OTHER: dict[str, int | float | str] = {
     "prompt": "neon",
     "position": 1.0,
+    "position_y": 1.0,
     "seed": 7,
     "control_scale": 0.5,
     "edges": "canny",
@@ -34,6 +37,7 @@ OTHER: dict[str, int | float | str] = {
 KEY = {
     "prompt": "n",
     "position": ".",
+    "position_y": ">",
     "control_scale": "j",
     "feedback": "+",
     "ema": "e",
@@ -155,6 +159,41 @@ def test_from_the_api(name: str) -> None:
     session = session_of()
     by_api(session, name)
     assert getattr(session.values, name) == OTHER[name]
+
+
+def test_from_the_page() -> None:
+    """In a real browser; its controls stand for themselves, so one page has the whole walk."""
+    pytest.importorskip("uvicorn", reason="uvicorn is not installed")
+    from page_stage import PATIENCE_S, Stage
+
+    from sdxs.common.testing.chromium import Chromium
+
+    by_hand = {  # what the page has in a place of its own
+        "prompt": f"at('prompt').value = '{BANK}'; at('prompt-form').requestSubmit()",
+        "position": "move(at('pad-across'), 1)",
+        "position_y": "move(at('pad-down'), 1)",
+    }
+    steps = (
+        "const at = (id) => document.getElementById(id); const move = (one, value) => {"
+        "if (one.type === 'checkbox') return one.click(); one.value = value; one.dispatchEvent("
+        "new Event(one.type === 'number' ? 'change' : 'input', {bubbles: true})); };"
+    )
+    with Chromium(browser()) as chromium, Stage(control=True) as stage:
+        changed: Queue[tuple[str, ...]] = Queue()
+        stage.session.controls.watch(lambda news: changed.put(news.names))
+        tab = chromium.open(stage.url)
+        tab.until("!document.getElementById('steered').disabled")
+        for name, row in TABLE.items():
+            field = f"document.querySelector('[data-parameter={name}]')"
+            if row.at_start:
+                assert tab.ask(f"{field}.disabled")
+                continue
+            act = by_hand.get(name) or f"move({field}, {OTHER[name]!r})"
+            tab.ask(f"(() => {{ {steps} {act} }})()")
+            while name not in changed.get(timeout=PATIENCE_S):
+                pass
+            wanted = BANK if name == "prompt" else OTHER[name]
+            assert getattr(stage.session.values, name) == wanted, name
 
 
 @pytest.mark.parametrize("name", [name for name, row in TABLE.items() if row.at_start])

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from .parameters import DECIMALS, Set
+from .parameters import DECIMALS, PLACES, Set
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +33,9 @@ class Glides:
         self._under_way[name] = glide
 
     def forget(self, name: str) -> None:
-        """End the glide of a parameter where it is; with the prompt, that of its position too."""
-        self._under_way.pop(name, None)
-        if name == "prompt":
-            self._under_way.pop("position", None)
+        """End the glide of a parameter where it is; with the prompt, those of its place too."""
+        for each in (name, *(PLACES if name == "prompt" else ())):
+            self._under_way.pop(each, None)
 
     def at(self, now_s: float) -> list[Set]:
         """Return the values of a moment, and let go of the glides that have arrived."""

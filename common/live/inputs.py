@@ -12,7 +12,7 @@ from ..io.inputs.extras import NO_WHEEL, needing
 from ..io.inputs.schedule import Schedule, read_schedule
 from ..io.inputs.tempo import FASTEST, SLOWEST, Tempo
 from ..settings import check_settings, setting
-from .parameters import Event, LiveParameters
+from .parameters import PLACES, Event, LiveParameters
 from .plan import NOT_IN_FILMS, FilmPlan
 from .stage import TEMPO, Playing, Stage, clock_s
 
@@ -171,7 +171,7 @@ def _scheduled(
 
 
 def _refuse_turns(schedule: Schedule, takes_turns: bool) -> None:
-    if takes_turns and schedule.names & {"prompt", "position"}:
+    if takes_turns and schedule.names & {"prompt", *PLACES}:
         raise UsageError(
             f"{schedule.name} sets prompts, and the prompts given take turns by themselves; give "
             "one --prompt and drop --hold"

@@ -21,6 +21,7 @@ from ..prompt.syntax import parse_prompt, split_place, with_place
 from ..settings import Setting, check_settings, setting, settings_of
 
 DEFAULT_PROMPT = "an oil painting"
+PLACES = ("position", "position_y")  # in a bank or on a pad; a new prompt brings its own
 OF_CONTROL = ("control_scale", "edges")  # without a ControlNet these change nothing
 
 
@@ -34,6 +35,14 @@ class LiveParameters:
         "place in a bank of prompts 'a >> b >> c': 0 is the first, 1 the second",
         minimum=0,
         unit="prompts",
+        glides=True,
+        flag="",
+    )
+    position_y: float = setting(
+        0.0,
+        "place down a pad of prompts 'a >> b // c >> d': 0 is the upper edge, 1 the lower one",
+        minimum=0,
+        maximum=1,
         glides=True,
         flag="",
     )
@@ -87,7 +96,7 @@ class LiveParameters:
     @property
     def written_prompt(self) -> str:
         """The prompt with its place, as a user writes it: 'a >> b @ 0.3'."""
-        return with_place(self.prompt, self.position)
+        return with_place(self.prompt, self.position, self.position_y)
 
 
 TABLE = {each.name: each for each in settings_of(LiveParameters)}
@@ -192,12 +201,16 @@ def apply(
         value = float(value)
     if row.name == "prompt":
         return with_prompt(values, str(value))
-    if row.name == "position":
-        last = last_stop(values)
+    if row.name in PLACES:
+        last = last_place(values, row.name)
         if not isinstance(value, float) or value > last:
+            edge = "the last stop" if row.name == "position" else "the lower edge"
+            written = "banks are written 'a sketch >> pop art'"
+            if row.name == "position_y":
+                written = "pads are written 'a >> b // c >> d'"
             raise UsageError(
-                f"position {value}: expected a number from 0 to {last}, the last stop of "
-                f"{values.prompt[:60]!r}; banks are written 'a sketch >> pop art'"
+                f"{row.name} {value}: expected a number from 0 to {last}, {edge} of "
+                f"{values.prompt[:60]!r}; {written}"
             )
     return _replaced(values, row.name, value)
 
@@ -217,8 +230,8 @@ def with_prompt(values: LiveParameters, text: str) -> LiveParameters:
 
     Raises UsageError.
     """
-    prompt, position = split_place(text)
-    return replace(values, prompt=prompt, position=position)
+    prompt, position, position_y = split_place(text)
+    return replace(values, prompt=prompt, position=position, position_y=position_y)
 
 
 def _stepped(values: LiveParameters, row: Setting, delta: float) -> object:
@@ -233,17 +246,18 @@ def _stepped(values: LiveParameters, row: Setting, delta: float) -> object:
         raise UsageError(f"{row.name}: is a text and cannot be stepped; set it")
     low = -math.inf if row.minimum is None else row.minimum
     high = math.inf if row.maximum is None else row.maximum
-    if row.name == "position":
-        high = last_stop(values)
+    if row.name in PLACES:
+        high = last_place(values, row.name)
     # A session may have begun beyond the end of the steps; a step towards it must not jump back.
     high = max(_STEPS_END.get(row.name, high), now)
     moved = min(high, max(low, now + delta))
     return round(moved) if row.kind is int else round(moved, DECIMALS)
 
 
-def last_stop(values: LiveParameters) -> int:
-    """Return the largest position that the prompt of these values has."""
-    return len(parse_prompt(values.prompt).stops) - 1
+def last_place(values: LiveParameters, name: str) -> int:
+    """Return the largest value that one of PLACES has with the prompt of these values."""
+    parsed = parse_prompt(values.prompt)
+    return parsed.last if name == "position" else int(bool(parsed.below))
 
 
 def _replaced(values: LiveParameters, name: str, value: object) -> LiveParameters:

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from ..io.inputs.player import Player
 from ..io.inputs.schedule import BEATS, Schedule
-from .parameters import Event, LiveParameters, Set, apply
+from .parameters import PLACES, Event, LiveParameters, Set, apply
 
 # What depends on a clock or on other inputs, or would stop the film's own time.
 NOT_IN_FILMS = {
@@ -57,6 +57,6 @@ class FilmPlan:
         for change in due:
             if isinstance(change, Set):
                 self._values = apply(self._values, change)
-                names |= {change.name} | ({"position"} if change.name == "prompt" else set())
+                names |= {change.name} | (set(PLACES) if change.name == "prompt" else set())
         events = tuple(each for each in due if isinstance(each, Event))
         return Planned(self._values, frozenset(names), events)

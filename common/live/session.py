@@ -24,6 +24,7 @@ from .effects import pass_on
 from .incoming import Incoming
 from .look import View
 from .parameters import (
+    PLACES,
     PROMPT_EVENTS,
     Change,
     Cue,
@@ -164,7 +165,7 @@ class Session:
         self.values = apply(before, change, self._parts.unusable)
         self._smoothing = self.values.ema or self._smoothing
         self._viewer.use(self.values)
-        if change.name in ("prompt", "position"):
+        if change.name in ("prompt", *PLACES):
             self._change_prompt(change, before)
         else:
             pass_on(change.name, self.values, self._parts)
@@ -230,7 +231,8 @@ class Session:
         while self._not_encoded:
             text, before = self._not_encoded.popleft()
             if self.values.written_prompt == text:
-                self.values = replace(self.values, prompt=before.prompt, position=before.position)
+                kept = {name: getattr(before, name) for name in ("prompt", *PLACES)}
+                self.values = replace(self.values, **kept)
                 self.controls.publish(self.values)
         self._incoming.take(self.values, self._change, self.apply)
         self.controls.publish(self.values, GLIDE)

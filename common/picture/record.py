@@ -20,7 +20,7 @@ from ..backend.spec import BackendSpec, versions_of
 from ..checkpoint.find import Checkpoint
 from ..checkpoint.manifest import remembered_sha256
 from ..files import without_folders
-from ..live.parameters import TABLE
+from ..live.parameters import PLACES, TABLE
 from ..prompt.cache import encoder_hash
 from .png_text import with_text
 from .size import Fit, FrameSize
@@ -64,7 +64,7 @@ class Still:
 
 
 # Live parameters that are no part of a request: they concern a picture among others.
-_ASKED = {each.name for each in fields(Still)} | {"position"}  # the prompt says its position
+_ASKED = {each.name for each in fields(Still)} | {*PLACES}  # the prompt says its place
 OF_SESSION = tuple(name for name in TABLE if name not in _ASKED)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from .pad import shares, spherical_mean
 from .syntax import Blend, ParsedPrompt
 
 # radians; the great circle of nearly parallel or nearly opposite vectors is ill-conditioned
@@ -72,6 +73,23 @@ def along(stops: Sequence[np.ndarray], position: float) -> np.ndarray:
     return stops[0] if len(stops) == 1 else Slerp(stops[leg], stops[leg + 1])(position - leg)
 
 
+def on_pad(prompt: ParsedPrompt, encode: Callable[[Blend], np.ndarray]) -> np.ndarray:
+    """Return encoder_hidden_states at the place of a pad; only corners with a share are encoded.
+
+    A corner is exactly its prompt, and an edge exactly `Slerp` between its two.
+    """
+    columns = len(prompt.stops), len(prompt.below)
+    parts = shares(columns, prompt.position, prompt.position_y)
+    corners = zip((*prompt.stops, *prompt.below), parts, strict=True)
+    near = [(encode(one), share) for one, share in corners if share]
+    encodings, weights = [one for one, _ in near], [share for _, share in near]
+    if len(near) == 1:
+        return encodings[0]
+    if len(near) == 2:
+        return Slerp(encodings[0], encodings[1])(weights[1])
+    return spherical_mean(encodings, weights)
+
+
 def combine(prompt: ParsedPrompt, encode: Callable[[str], np.ndarray]) -> np.ndarray:
     """Return encoder_hidden_states of a parsed prompt, float32 (1, 77, D).
 
@@ -81,6 +99,8 @@ def combine(prompt: ParsedPrompt, encode: Callable[[str], np.ndarray]) -> np.nda
     def stop(parts: Blend) -> np.ndarray:
         return blend([encode(part.text) for part in parts], [part.weight for part in parts])
 
+    if prompt.below:
+        return on_pad(prompt, stop)
     leg = min(int(prompt.position), max(0, len(prompt.stops) - 2))
     near = prompt.stops[leg : leg + 2]  # only these two affect the result
     return along([stop(parts) for parts in near], prompt.position - leg)

@@ -4,10 +4,13 @@
     (oil painting:1.3) and (neon city:0.7)         a blend of two prompts, weights 1.3 and 0.7
     a sketch >> (ink:2) and (neon:1) >> pop art    a bank: a path of two or more stops
     a sketch >> pop art @ 0.3                      a bank, at 0.3 of the way to its second stop
+    a >> b // c >> d @ 0.3 0.7                     a pad of two to four corners: those above, those
+                                                   below; its place across and down
 
 A weight is the share of one part among the others. It is above 0, and a single part has none. A
 backslash inside parentheses escapes `( ) : \\`. A single part without a weight, `a portrait (oil)`,
-is plain text. `blend.py` computes blends and positions in a bank.
+is plain text, and so is `//` where nothing has a `>>`. `blend.py` computes blends and positions in
+a bank, `pad.py` those on a pad.
 """
 
 import math
@@ -32,6 +35,8 @@ GALLERY = (
 )
 KEYED = 9  # prompts that the keys 1 to 9 select
 ARROW, PLACE = ">>", "@"
+MOST_ABREAST = 2  # prompts in a row of a pad
+_ROWS = re.compile(r"(?<!\S)//(?!\S)")
 _LARGEST_WEIGHT = 100.0
 _WEIGHTED = re.compile(r"(?<!\\):\s*[-+]?[\d.,]+\s*\)|\)\s+and\s+\(")
 _PART = re.compile(r"\(((?:\\.|[^\\():])*)(?::([^()\\]*))?\)")
@@ -62,55 +67,80 @@ Blend = tuple[Part, ...]
 class ParsedPrompt:
     """Hold the stops of a bank and a position among them, 0 to len(stops) - 1.
 
-    A plain prompt or a blend has one stop.
+    A plain prompt or a blend has one stop. below: the lower corners of a pad, whose `stops` are the
+    upper ones; position_y: the place between both, 0 to 1.
     """
 
     stops: tuple[Blend, ...]
     position: float = 0.0
+    below: tuple[Blend, ...] = ()
+    position_y: float = 0.0
 
     @property
     def texts(self) -> tuple[str, ...]:
         """The texts to encode."""
-        return tuple(part.text for stop in self.stops for part in stop)
+        return tuple(part.text for stop in (*self.stops, *self.below) for part in stop)
+
+    @property
+    def last(self) -> int:
+        """The largest position."""
+        return max(len(self.stops), len(self.below)) - 1
 
 
 def parse_prompt(text: str) -> ParsedPrompt:
     """Parse one prompt. Raises UsageError that quotes the syntax error."""
     if ARROW not in text:
         return ParsedPrompt((_blend(text),))
-    path, position = text, 0.0
-    if PLACE in text[text.rindex(ARROW) :]:
+    path, place = text, ""
+    if has_place := PLACE in text[text.rindex(ARROW) :]:
         path, _, place = text.rpartition(PLACE)
-        if not _NUMBER.fullmatch(place.strip()):
-            raise _malformed(
-                text,
-                f"{place.strip()[:20]!r} after '@'",
-                "the place between the stops, such as @ 0.5",
-            )
-        position = float(place)
-    pieces = [piece.strip() for piece in path.split(ARROW)]
-    if not all(pieces):
-        raise _malformed(text, "nothing before or after '>>'", "a prompt on both sides")
-    if position > len(pieces) - 1:
+    rows = [[piece.strip() for piece in row.split(ARROW)] for row in _ROWS.split(path)]
+    _check_rows(text, rows)
+    places = [float(each) if _NUMBER.fullmatch(each) else math.nan for each in place.split()]
+    if has_place and (not 1 <= len(places) <= len(rows) or any(map(math.isnan, places))):
+        expected = "the place between the stops, such as @ 0.5"
+        if len(rows) > 1:
+            expected = "the place across and down, such as @ 0.3 0.7"
+        raise _malformed(text, f"{place.strip()[:20]!r} after '@'", expected)
+    across, down = [*places, 0.0, 0.0][:2]
+    stops, below = (tuple(map(_blend, row)) for row in [*rows, []][:2])
+    parsed = ParsedPrompt(stops, across, below, down)
+    if across > parsed.last:
+        raise _malformed(text, f"@ {across:g}", f"0 to {parsed.last}, the number of the last stop")
+    if down > 1:
+        raise _malformed(text, f"@ {across:g} {down:g}", "0 to 1 down a pad")
+    return parsed
+
+
+def _check_rows(prompt: str, rows: list[list[str]]) -> None:
+    """Refuse what is neither a bank, of one row, nor a pad, of two with one or two prompts each."""
+    if not all(all(row) for row in rows):
+        mark = "'>>'" if len(rows) == 1 else "'>>' or '//'"
+        raise _malformed(prompt, f"nothing before or after {mark}", "a prompt on both sides")
+    widest = max(map(len, rows))
+    if len(rows) > 2 or (len(rows) == 2 and widest > MOST_ABREAST):
         raise _malformed(
-            text, f"@ {position:g}", f"0 to {len(pieces) - 1}, the number of the last stop"
+            prompt,
+            f"a pad of {len(rows)} rows, the widest of {widest} prompts",
+            f"two rows of {MOST_ABREAST} prompts at most, 'a >> b // c >> d'",
         )
-    return ParsedPrompt(tuple(_blend(piece) for piece in pieces), position)
 
 
-def split_place(text: str) -> tuple[str, float]:
-    """Split a bank into its text and its position; any other prompt has position 0.
+def split_place(text: str) -> tuple[str, float, float]:
+    """Split a bank or a pad into its text and its place; any other prompt is at 0, 0.
 
     Raises UsageError.
     """
     parsed = parse_prompt(text)
-    if len(parsed.stops) == 1 or PLACE not in text[text.rindex(ARROW) :]:
-        return text, 0.0
-    return text.rpartition(PLACE)[0].rstrip(), parsed.position
+    if not parsed.last or PLACE not in text[text.rindex(ARROW) :]:
+        return text, 0.0, 0.0
+    return text.rpartition(PLACE)[0].rstrip(), parsed.position, parsed.position_y
 
 
-def with_place(bank: str, position: float) -> str:
-    """Append a position to a bank without one; omit it if 0."""
+def with_place(bank: str, position: float, position_y: float = 0.0) -> str:
+    """Append a place to a bank or a pad without one; omit what is 0 at its end."""
+    if position_y:
+        return f"{bank} {PLACE} {position:g} {position_y:g}"
     return f"{bank} {PLACE} {position:g}" if position else bank
 
 
@@ -186,7 +216,8 @@ def foreign_syntax(text: str) -> tuple[str, ...]:
 def _malformed(prompt: str, found: str, expected: str) -> UsageError:
     return UsageError(
         f"prompt {prompt[:60]!r}: found {found}, expected {expected}; blends are written "
-        "'(oil painting:1.3) and (neon:0.7)', banks 'a sketch >> pop art @ 0.5'"
+        "'(oil painting:1.3) and (neon:0.7)', banks 'a sketch >> pop art @ 0.5', pads "
+        "'a >> b // c >> d @ 0.3 0.7'"
     )
 
 

@@ -18,7 +18,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from ..errors import SdxsError, UsageError
 from ..io.inputs.reading import EVENTS, read_event, read_set
 from ..io.sources.browser import BrowserCamera, SentPicture
-from ..live.parameters import Change, Cue, Set
+from ..live.parameters import PLACES, Change, Cue, Set
 from .client import Client, Pace
 from .frames import jpeg, png
 from .guard import SOCKET_PROTOCOL
@@ -200,7 +200,7 @@ class App:
         values, standing = self._hub.values(), self._hub.standing
         prompts = list(standing.prompts) if standing else []
         return JSONResponse(
-            {"prompt": values["prompt"], "position": values["position"], "prompts": prompts}
+            {name: values[name] for name in ("prompt", *PLACES)} | {"prompts": prompts}
         )
 
     async def _set_prompt(self, request: Request) -> Response:

@@ -181,12 +181,13 @@ class Hub:
 
     def _values(self, origin: str = "") -> str:
         values = self._now()
-        stops = [
-            " and ".join(part.text for part in stop) for stop in parse_prompt(values.prompt).stops
-        ]
-        return packed(
-            {"type": "values", "values": asdict(values), "stops": stops, "origin": origin}
+        parsed = parse_prompt(values.prompt)
+        stops, below = (
+            [" and ".join(part.text for part in stop) for stop in row]
+            for row in (parsed.stops, parsed.below)
         )
+        said = {"values": asdict(values), "stops": stops, "below": below, "origin": origin}
+        return packed({"type": "values", **said})
 
     def _tell(self, kind: str, text: str) -> None:
         for each in self.clients.values():

@@ -111,7 +111,13 @@ _SAID: dict[str, object] = {
         },
     ),
     "said values": _said(
-        "values", {"values": {"$ref": "#/$defs/values"}, "stops": _TEXTS, "origin": _TEXT}
+        "values",
+        {
+            "values": {"$ref": "#/$defs/values"},
+            "stops": _TEXTS,
+            "below": _TEXTS,
+            "origin": _TEXT,
+        },
     ),
     "said figures": _said(
         "figures",

@@ -13,12 +13,12 @@ class Budget:
         self._rate, self._most, self._now_s = rate, most, now_s
         self._left, self._looked_s = most, now_s()
 
-    def wait_s(self) -> float:
-        """Take one and return 0, or take none and return the seconds until there is one."""
+    def wait_s(self, least: float = 1) -> float:
+        """Take one and return 0, or take none and return the seconds until there are `least`."""
         now_s = self._now_s()
         self._left = min(self._most, self._left + (now_s - self._looked_s) * self._rate)
         self._looked_s = now_s
         if self._left < 1:
-            return (1 - self._left) / self._rate
+            return (least - self._left) / self._rate
         self._left -= 1
         return 0.0

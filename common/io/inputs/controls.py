@@ -21,6 +21,7 @@ from typing import Protocol
 
 from ...errors import UsageError
 from ...live.parameters import (
+    PLACES,
     PROMPT_EVENTS,
     TABLE,
     Change,
@@ -264,7 +265,7 @@ def _merged(waiting: list[Request], request: Request) -> tuple[Request, list[Req
         return request, [last] if last and last.change is change and change in _ONCE else []
     if isinstance(change, Cue):
         return request, []
-    names = {change.name} | ({"position"} if change.name == "prompt" else set())
+    names = {change.name} | (set(PLACES) if change.name == "prompt" else set())
     for each in reversed(waiting):
         if isinstance(each.change, Event | Cue):
             break

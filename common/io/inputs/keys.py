@@ -37,6 +37,10 @@ ROWS = (
         "onwards / back in a bank of prompts, a >> b",
         {".": Step("position", STEP), ",": Step("position", -STEP)},
     ),
+    KeyRow(
+        "down / up on a pad of prompts, a >> b // c >> d",
+        {">": Step("position_y", STEP), "<": Step("position_y", -STEP)},
+    ),
     KeyRow("type a new prompt, enter to use it, esc to drop it", {"t": Event.TYPE_PROMPT}),
     KeyRow(
         "more / less feedback of the last picture",

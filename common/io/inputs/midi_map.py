@@ -12,7 +12,16 @@ from typing import Literal, get_args
 
 from ...errors import UsageError, in_a_line, reason
 from ...files import write_whole
-from ...live.parameters import TABLE, Change, Event, LiveParameters, Set, Step, last_stop
+from ...live.parameters import (
+    PLACES,
+    TABLE,
+    Change,
+    Event,
+    LiveParameters,
+    Set,
+    Step,
+    last_place,
+)
 from ...settings import Setting
 from .reading import read_event
 
@@ -176,6 +185,6 @@ def _checked(entry: object) -> tuple[Control, Binding]:
 
 def _ends(row: Setting, values: LiveParameters) -> tuple[float, float]:
     low = 0.0 if row.minimum is None else row.minimum
-    if row.name == "position":
-        return low, float(last_stop(values))
+    if row.name in PLACES:
+        return low, float(last_place(values, row.name))
     return low, low + SWEEP if row.maximum is None else row.maximum

@@ -30,9 +30,12 @@ ROOT = "/sdxs/"
 MOST_DATAGRAM = 65535
 MOST_PEERS = 32  # that are told of changes; the one silent longest is forgotten
 ERRORS_A_SECOND = 20  # answers to what cannot be, to all; more are only counted
-# More wait in the socket's buffer, and the system drops what has no room there. It takes a tenth of
-# one core, and ten faders at 100 a second need half of it.
+# More wait in the socket's buffer, and the system drops what has no room there. Ten faders at 100 a
+# second need half of it.
 DATAGRAMS_A_SECOND, AT_ONCE = 2000.0, 500.0
+# Beyond that it sleeps until so many may be read: a wake-up for each would ask the threads of the
+# loop for Python's lock 2000 times a second.
+SLICE = 40
 
 
 @dataclass(slots=True)
@@ -87,7 +90,7 @@ class OscInput:
                 ready, _, _ = select.select([self._socket, self._woken], [], [])
                 if self._woken in ready:
                     return
-                while wait_s := self._datagrams.wait_s():
+                while wait_s := self._datagrams.wait_s(SLICE):
                     if select.select([self._woken], [], [], wait_s)[0]:
                         return
                 self._read()

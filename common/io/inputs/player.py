@@ -5,7 +5,7 @@ A player asks no clock. The same times give the same changes, at any rate of fra
 
 from ...errors import UsageError, in_a_line
 from ...live.glides import Glide
-from ...live.parameters import Event, LiveParameters, Set
+from ...live.parameters import PLACES, Event, LiveParameters, Set
 from .schedule import Entry, Schedule
 
 _NEAR = 1e-9  # of the schedule's unit; the sum of many frames is a little less than it should be
@@ -115,8 +115,9 @@ class Player:
         assert isinstance(entry.change, Set)
         name, value = entry.change.name, entry.change.value
         if name == "prompt":
-            self._glides.pop("position", None)
-            there["position"] = 0.0
+            for place in PLACES:
+                self._glides.pop(place, None)
+                there[place] = 0.0
             turns = self.schedule.turns_prompts
             over_s = min(entry.over * seconds_a_unit, 3600.0)
             return [*([Set("transition", over_s)] if turns else []), entry.change]
@@ -153,8 +154,9 @@ class Player:
             name = entry.change.name
             last.pop(name, None)
             if name == "prompt":
-                last.pop("position", None)
-                self._glides.pop("position", None)
+                for place in PLACES:
+                    last.pop(place, None)
+                    self._glides.pop(place, None)
             before = self._glides.pop(name, None)
             if entry.over and name != "prompt" and entry.at + entry.over > position:
                 start = before.at(entry.at) if before else there.get(name, getattr(values, name))

@@ -18,6 +18,7 @@ from ...errors import PictureError, SdxsWarning
 from ...picture.temporal import Similarity
 from ...prompt.blend import Slerp, ease
 from ..options import LoopOptions
+from ..parameters import PLACES
 from ..plan import Planned
 from ..stats import Stats
 from .admission import Admission
@@ -285,7 +286,7 @@ class Inference:
             renderer.set_skip(values.skip)
         if "transition" in planned.names:
             renderer.set_transition(values.transition)
-        if planned.names & {"prompt", "position"}:
+        if planned.names & {"prompt", *PLACES}:
             text = values.written_prompt
             renderer.set_prompt(Prompt(text, self._encode(text)))
 

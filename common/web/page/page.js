@@ -2,6 +2,7 @@
 
 import { Camera } from "./camera.js";
 import { describe, listen } from "./keys.js";
+import { Pad } from "./pad.js";
 import { element, Parameters } from "./parameters.js";
 import { Picture, VIEWS } from "./picture.js";
 import { Prompts } from "./prompts.js";
@@ -17,6 +18,7 @@ const happen = (name) => change({ do: "event", name });
 
 const parameters = new Parameters(find("parameters"), set);
 const prompts = new Prompts(find, set);
+const pad = new Pad(find, set);
 const camera = new Camera(find("camera-picture"), socket, (text) => {
   note(text);
   drawCamera();
@@ -65,7 +67,8 @@ socket.addEventListener("frame", ({ detail }) => picture.take(detail));
 socket.addEventListener("hello", ({ detail }) => begin(detail));
 socket.addEventListener("values", ({ detail }) => {
   parameters.take(detail.values);
-  prompts.take(detail.values, detail.stops);
+  prompts.take(detail.values, detail.stops, detail.below);
+  pad.take(detail.values, detail.stops, detail.below);
 });
 socket.addEventListener("people", ({ detail }) => steer(detail));
 socket.addEventListener("figures", ({ detail }) => {

@@ -1,6 +1,7 @@
 // Every live parameter as a slider, a switch, a choice or a field, as the table says.
 
 const WIDEST_SLIDER = 100, DECIMALS = 3, SEND_MS = 33, SETTLE_MS = 400;
+const PLACES = ["position", "position_y"];
 
 export class Parameters {
   #rows = new Map();
@@ -14,7 +15,7 @@ export class Parameters {
   build(rows) {
     this.#rows.clear();
     // the prompt and its position have their own place on the page
-    const drawn = rows.filter((row) => row.kind !== "text" && row.name !== "position");
+    const drawn = rows.filter((row) => row.kind !== "text" && !PLACES.includes(row.name));
     drawn.sort((a, b) => Boolean(a.unusable) - Boolean(b.unusable));
     this.place.replaceChildren(...drawn.map((row) => this.#draw(row)));
   }
@@ -39,19 +40,12 @@ export class Parameters {
     field.setAttribute("aria-describedby", said.id);
     field.dataset.parameter = row.name;
     const state = { moved: -SETTLE_MS, show: (value) => show(row, field, extra, value) };
-    let timer = 0;
+    const send = paced((value) => this.set(row.name, value));
     const change = () => {
       state.moved = performance.now();
       const value = valueOf(row, field);
       if (extra) extra.value = written(row, value);
-      clearTimeout(timer);
-      const send = () => {
-        state.sent = performance.now();
-        this.set(row.name, value);
-      };
-      const early = performance.now() - (state.sent ?? 0) < SEND_MS;
-      if (early) timer = setTimeout(send, SEND_MS);
-      else send();
+      send(value);
     };
     field.addEventListener(field.type === "number" ? "change" : "input", change);
     reset.addEventListener("click", () => {
@@ -104,6 +98,20 @@ function show(row, field, extra, value) {
 function written(row, value) {
   const text = row.kind === "integer" ? String(value) : Number(value).toFixed(2);
   return row.unit ? `${text} ${row.unit}` : text;
+}
+
+// Return what calls `send` with its latest values, but not more often than a session looks.
+export function paced(send) {
+  let sent = -SEND_MS, timer = 0;
+  return (...values) => {
+    clearTimeout(timer);
+    const go = () => {
+      sent = performance.now();
+      send(...values);
+    };
+    if (performance.now() - sent < SEND_MS) timer = setTimeout(go, SEND_MS);
+    else go();
+  };
 }
 
 export function element(name, values) {

@@ -1,11 +1,21 @@
 // The prompt, the gallery, and the way between prompts of a bank.
 
-import { element } from "./parameters.js";
+import { element, paced } from "./parameters.js";
 
-const MOST_STOPS = 9, SEND_MS = 33;
+// What prompts can be chosen for: by the id of its button.
+const CHOICES = {
+  bank: { title: "Travel between prompts", verb: "Travel between", most: 9, join: (texts) => texts.join(" >> ") },
+  corners: {
+    title: "Blend prompts on a pad",
+    verb: "Blend on a pad",
+    most: 4,
+    join: ([a, b, ...below]) => `${a} >> ${b}` + (below.length ? ` // ${below.join(" >> ")}` : ""),
+  },
+};
 
 export class Prompts {
   #chosen = null;
+  #kind = "bank";
   #shown = "";
   #listed = "";
 
@@ -29,26 +39,19 @@ export class Prompts {
         field.blur();
       }
     });
-    let sent = 0, timer = 0;
-    pad.addEventListener("input", () => {
-      clearTimeout(timer);
-      const send = () => {
-        sent = performance.now();
-        set("position", Number(pad.value));
-      };
-      if (performance.now() - sent < SEND_MS) timer = setTimeout(send, SEND_MS);
-      else send();
-    });
-    find("bank").addEventListener("click", () => this.#toggle());
+    const send = paced((value) => set("position", value));
+    pad.addEventListener("input", () => send(Number(pad.value)));
+    for (const kind of Object.keys(CHOICES)) find(kind).addEventListener("click", () => this.#toggle(kind));
   }
 
-  // Take the values of a session; stops: the texts of the prompt's bank.
-  take(values, stops) {
+  // Take the values of a session; stops: the texts of the prompt's bank, below: those under them.
+  take(values, stops, below) {
     const field = this.find("prompt"), pad = this.find("pad-slider");
-    const written = values.position ? `${values.prompt} @ ${values.position}` : values.prompt;
+    const places = values.position_y ? `${values.position} ${values.position_y}` : values.position;
+    const written = places ? `${values.prompt} @ ${places}` : values.prompt;
     if (field !== document.activeElement) field.value = written;
     this.#shown = written;
-    this.find("pad").hidden = stops.length < 2;
+    this.find("pad").hidden = stops.length < 2 || below.length > 0;
     pad.max = Math.max(1, stops.length - 1);
     if (pad !== document.activeElement) pad.value = values.position;
     const from = Math.min(Math.floor(values.position), stops.length - 1);
@@ -86,25 +89,26 @@ export class Prompts {
       return;
     }
     if (this.#chosen.includes(text)) this.#chosen = this.#chosen.filter((each) => each !== text);
-    else if (this.#chosen.length < MOST_STOPS && !text.includes(">>")) this.#chosen.push(text);
+    else if (this.#chosen.length < CHOICES[this.#kind].most && !text.includes(">>")) this.#chosen.push(text);
     this.#name();
     this.list(prompts, index);
   }
 
-  #toggle() {
-    if (this.#chosen && this.#chosen.length > 1) this.set("prompt", this.#chosen.join(" >> "));
-    this.#chosen = this.#chosen ? null : [];
+  #toggle(kind) {
+    const chosen = this.#chosen, ends = chosen && kind === this.#kind;
+    if (ends && chosen.length > 1) this.set("prompt", CHOICES[kind].join(chosen));
+    this.#chosen = ends ? null : (chosen ?? []).slice(0, CHOICES[kind].most);
+    this.#kind = kind;
     this.#listed = "";
     this.#name();
   }
 
   #name() {
-    const button = this.find("bank"), count = this.#chosen?.length ?? 0;
-    button.setAttribute("aria-pressed", String(this.#chosen !== null));
-    button.textContent = !this.#chosen
-      ? "Travel between prompts"
-      : count > 1
-        ? `Travel between these ${count}`
-        : "Choose two prompts or more above";
+    for (const [kind, { title, verb }] of Object.entries(CHOICES)) {
+      const button = this.find(kind), chosen = kind === this.#kind ? this.#chosen : null;
+      button.setAttribute("aria-pressed", String(chosen !== null));
+      if (!chosen) button.textContent = title;
+      else button.textContent = chosen.length > 1 ? `${verb} these ${chosen.length}` : "Choose two prompts or more above";
+    }
   }
 }
