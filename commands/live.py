@@ -28,6 +28,7 @@ from ..common.io.sources.registry import source_camera, source_path
 from ..common.live.inputs import InputOptions, check_inputs
 from ..common.live.options import SessionFiles, SessionOptions, two_sources
 from ..common.live.parameters import DEFAULT_PROMPT, OF_CONTROL, LiveParameters
+from ..common.live.sound import sound_path
 from ..common.prompt.syntax import read_prompts, refuse_negative
 from ..common.settings import changed_texts, setting
 from ..common.web.address import WebOptions
@@ -246,7 +247,11 @@ def _refuse_overlaps(
 
     prompts = more.prompts if more.prompts != "gallery" else None
     listed = expanded(prompts) if prompts else None
-    reads = [("--prompts", listed), ("--schedule", inputs.schedule)]
+    reads = [
+        ("--prompts", listed),
+        ("--schedule", inputs.schedule),
+        ("--audio", sound_path(inputs.audio)),
+    ]
     refuse_one_file_twice(source, files, [*reads, *model.reads()])
 
 

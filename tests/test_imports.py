@@ -50,6 +50,9 @@ FOREIGN = {  # third-party module -> the places that may import it
     "rich": ("cli.py", "commands/", "common/bench/show/table.py", "experiments/"),
     "pythonosc": ("common/io/inputs/osc_wire.py",),
     "mido": ("common/io/inputs/midi.py",),
+    "sounddevice": ("common/io/sound/device.py",),
+    "mss": ("common/io/sources/screen_x11.py",),
+    "aalink": ("common/io/inputs/link.py",),
     "pickle": (
         "common/checkpoint/torch_pickle.py",
         "common/testing/pickles.py",  # writes some
