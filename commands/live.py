@@ -25,6 +25,7 @@ from ..common.files import expanded
 from ..common.io.sinks.registry import names_a_folder
 from ..common.io.sources.permission import ask_for_camera
 from ..common.io.sources.registry import source_camera, source_path
+from ..common.io.sources.screen import check_screen
 from ..common.live.inputs import InputOptions, check_inputs
 from ..common.live.options import SessionFiles, SessionOptions, two_sources
 from ..common.live.parameters import DEFAULT_PROMPT, OF_CONTROL, LiveParameters
@@ -168,6 +169,8 @@ def _ask_for_camera(session: SessionOptions, takes: "Sequence[Take]") -> None:
     request = session.request
     if camera is None:
         request.refuse_for(session.reads)
+        if not takes:
+            check_screen(session.reads)
     else:
         ask_for_camera(camera)
 

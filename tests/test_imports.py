@@ -21,10 +21,12 @@ ALLOWED = {
 FOREIGN = {  # third-party module -> the places that may import it
     "mlx": ("mlx_sdxs/", "mac_check/", "experiments/"),
     "coremltools": ("coreml_backend/", "experiments/"),
-    "objc": ("coreml_backend/objc_values.py",),
+    "objc": ("coreml_backend/objc_values.py", "common/io/sources/screen_mac.py"),
+    "ScreenCaptureKit": ("common/io/sources/screen_mac.py",),
+    "CoreMedia": ("common/io/sources/screen_mac.py",),
     "CoreML": ("coreml_backend/objc_values.py",),
-    "Foundation": ("coreml_backend/objc_values.py",),
-    "Quartz": ("coreml_backend/objc_values.py",),
+    "Foundation": ("coreml_backend/objc_values.py", "common/io/sources/screen_mac.py"),
+    "Quartz": ("coreml_backend/objc_values.py", "common/io/sources/screen_mac.py"),
     "coreai": ("coreai_backend/", "experiments/", "mac_check/"),
     "huggingface_hub": ("common/checkpoint/hub.py",),
     # in a process without cv2: each has its own libavdevice
