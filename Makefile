@@ -84,7 +84,7 @@ bench-gpu: .venv/parity.stamp
 		$(GPU_MLX:%=--backend mlx:%) $(GPU_TORCH:%=--backend torch:mode=$(MODE):%) \
 		--json results/bench-gpu.json --html results/bench-gpu.html
 
-mac-check: .venv/test.stamp .venv/pyobjc.stamp
+mac-check: .venv/test.stamp .venv/pyobjc.stamp .venv/screen.stamp
 	$(BIN)/sdxs mac-check
 
 lint: .venv/lint.stamp

@@ -25,9 +25,11 @@ from ..common.files import expanded
 from ..common.io.sinks.registry import names_a_folder
 from ..common.io.sources.permission import ask_for_camera
 from ..common.io.sources.registry import source_camera, source_path
+from ..common.io.sources.screen import check_screen
 from ..common.live.inputs import InputOptions, check_inputs
 from ..common.live.options import SessionFiles, SessionOptions, two_sources
 from ..common.live.parameters import DEFAULT_PROMPT, OF_CONTROL, LiveParameters
+from ..common.live.sound import sound_path
 from ..common.prompt.syntax import read_prompts, refuse_negative
 from ..common.settings import changed_texts, setting
 from ..common.web.address import WebOptions
@@ -167,6 +169,8 @@ def _ask_for_camera(session: SessionOptions, takes: "Sequence[Take]") -> None:
     request = session.request
     if camera is None:
         request.refuse_for(session.reads)
+        if not takes:
+            check_screen(session.reads)
     else:
         ask_for_camera(camera)
 
@@ -246,7 +250,11 @@ def _refuse_overlaps(
 
     prompts = more.prompts if more.prompts != "gallery" else None
     listed = expanded(prompts) if prompts else None
-    reads = [("--prompts", listed), ("--schedule", inputs.schedule)]
+    reads = [
+        ("--prompts", listed),
+        ("--schedule", inputs.schedule),
+        ("--audio", sound_path(inputs.audio)),
+    ]
     refuse_one_file_twice(source, files, [*reads, *model.reads()])
 
 

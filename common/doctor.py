@@ -23,11 +23,12 @@ from .backend.spec import BackendSpec, located, specs
 from .checkpoint.find import find, local_folder, weights_folder
 from .checkpoint.registry import ENTRIES
 from .errors import SdxsError, SourceError
-from .io.inputs.here import midi_here, osc_here
+from .io.inputs.here import audio_here, midi_here, osc_here
 from .io.sinks.window import window_obstacle
 from .io.sources import permission
 from .io.sources.camera import Camera
 from .io.sources.permission import Permission
+from .io.sources.screen_here import screen_here
 from .web.here import page_here
 
 PYTHONS = ((3, 11), (3, 12), (3, 13))
@@ -84,8 +85,10 @@ def probes(camera: int) -> list[tuple[str, Probe]]:
         ("disk", lambda: [disk()]),
         ("display", lambda: [display()]),
         ("camera", lambda: [look_at_camera(camera)]),
+        ("screen", lambda: [Check("screen", *screen_here())]),
         ("osc", lambda: [Check("osc", *osc_here())]),
         ("midi", lambda: [Check("midi", *midi_here())]),
+        ("audio", lambda: [Check("audio", *audio_here())]),
         ("page", lambda: [Check("page", *page_here())]),
         ("hub", lambda: [hub()]),
     ]

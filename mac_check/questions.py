@@ -86,6 +86,7 @@ def _all(plan: Plan, plain: str) -> Iterator[Question]:
 def _of_the_machine() -> Iterator[Question]:
     yield Question("camera", f"{_HERE}.camera:ask_camera", "machine", quick=True, expected_s=4)
     yield Question("cameras", f"{_HERE}.camera:ask_cameras", "machine", quick=True, expected_s=2)
+    yield Question("screen", f"{_HERE}.screen:ask_screen", "machine", quick=True, expected_s=10)
     yield Question("films", f"{_HERE}.films:ask_films", "machine", quick=True, expected_s=10)
 
 

@@ -21,10 +21,12 @@ ALLOWED = {
 FOREIGN = {  # third-party module -> the places that may import it
     "mlx": ("mlx_sdxs/", "mac_check/", "experiments/"),
     "coremltools": ("coreml_backend/", "experiments/"),
-    "objc": ("coreml_backend/objc_values.py",),
+    "objc": ("coreml_backend/objc_values.py", "common/io/sources/screen_mac.py"),
+    "ScreenCaptureKit": ("common/io/sources/screen_mac.py",),
+    "CoreMedia": ("common/io/sources/screen_mac.py",),
     "CoreML": ("coreml_backend/objc_values.py",),
-    "Foundation": ("coreml_backend/objc_values.py",),
-    "Quartz": ("coreml_backend/objc_values.py",),
+    "Foundation": ("coreml_backend/objc_values.py", "common/io/sources/screen_mac.py"),
+    "Quartz": ("coreml_backend/objc_values.py", "common/io/sources/screen_mac.py"),
     "coreai": ("coreai_backend/", "experiments/", "mac_check/"),
     "huggingface_hub": ("common/checkpoint/hub.py",),
     # in a process without cv2: each has its own libavdevice
@@ -50,6 +52,9 @@ FOREIGN = {  # third-party module -> the places that may import it
     "rich": ("cli.py", "commands/", "common/bench/show/table.py", "experiments/"),
     "pythonosc": ("common/io/inputs/osc_wire.py",),
     "mido": ("common/io/inputs/midi.py",),
+    "sounddevice": ("common/io/sound/device.py",),
+    "mss": ("common/io/sources/screen_x11.py",),
+    "aalink": ("common/io/inputs/link.py",),
     "pickle": (
         "common/checkpoint/torch_pickle.py",
         "common/testing/pickles.py",  # writes some

@@ -77,7 +77,7 @@ def test_every_kind_of_source_opens(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert isinstance(open_source(f"film:{CLIP}", 64), VideoFile)
     assert isinstance(open_source(f"image:{tmp_path / 'in.png'}", 64), ImageFile)
     assert isinstance(open_source("synthetic:", 64), Synthetic)
-    assert list(SOURCES) == ["browser", "camera", "film", "image", "synthetic"]
+    assert list(SOURCES) == ["browser", "camera", "film", "image", "screen", "synthetic"]
 
 
 def test_every_kind_of_sink_opens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

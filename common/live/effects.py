@@ -7,12 +7,15 @@ from .parameters import LiveParameters
 from .parts import SessionParts
 
 
-def pass_on(name: str, values: LiveParameters, parts: SessionParts) -> None:
+def pass_on(
+    name: str, values: LiveParameters, parts: SessionParts, said: LiveParameters | None = None
+) -> None:
     """Hand a changed value to the threads; what the viewer shows of it is a note. Main thread.
 
     name: of the parameter; prompt and position, which are encoded first, are the session's own.
+    values: in force, with what sound adds. said: those that were set; None says nothing.
     """
-    loop, note = parts.loop, f"{name} {_said(getattr(values, name))}"
+    loop = parts.loop
     match name:
         case "seed" | "feedback" | "control_scale":
             loop.set_params(frame_params(values, parts.unusable))
@@ -26,14 +29,19 @@ def pass_on(name: str, values: LiveParameters, parts: SessionParts) -> None:
             loop.set_mirror(values.mirror)
         case "pause":
             loop.pause(values.pause)
+    if said is not None and name != "pause":  # which is said as long as it lasts
+        parts.viewer.say(_note(name, said, parts.unusable))
+
+
+def _note(name: str, values: LiveParameters, unusable: Mapping[str, str]) -> str:
     if name in ("feedback", "control_scale"):
         note = f"feedback {values.feedback:.1f}"
-        if "control_scale" not in parts.unusable:
+        if "control_scale" not in unusable:
             note += f" \u00b7 control {values.control_scale:.1f}"
-    elif name in ("ema", "blend"):
-        note = f"smoothing {values.ema:.1f} \u00b7 camera {values.blend:.1f}"
-    if name != "pause":  # which is said as long as it lasts
-        parts.viewer.say(note)
+        return note
+    if name in ("ema", "blend"):
+        return f"smoothing {values.ema:.1f} \u00b7 camera {values.blend:.1f}"
+    return f"{name} {_said(getattr(values, name))}"
 
 
 def frame_params(values: LiveParameters, unusable: Mapping[str, str]) -> FrameParams:

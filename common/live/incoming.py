@@ -41,8 +41,18 @@ class Incoming:
 
     def saw(self, source_ns: int | None) -> None:
         """Note that a frame is shown, and its own time if it has one."""
-        if self._stage.playing:
-            self._stage.playing.saw(source_ns)
+        for each in (self._stage.playing, self._stage.sound):
+            if each:
+                each.saw(source_ns)
+
+    @property
+    def by_sound(self) -> tuple[str, ...]:
+        """The parameters that sound moves."""
+        return self._stage.sound.names if self._stage.sound else ()
+
+    def in_force(self, values: LiveParameters) -> LiveParameters:
+        """Return what is in force of the values that are set: with what sound adds to them."""
+        return self._stage.sound.of(values) if self._stage.sound else values
 
     def take(self, values: LiveParameters, use: Callable[[Set], None], apply: Apply) -> None:
         """Take what is due and what waits; start the inputs first.
@@ -60,6 +70,8 @@ class Incoming:
             except UsageError:  # the prompt has changed by itself to one without such a place
                 self.glides.forget(step.name)
         stage, beats = self._stage, self._stage.beats
+        if stage.sound:
+            stage.sound.listen(self._now_s())
         if stage.playing:
             for change in stage.playing.due(values, self._now_s(), beats, stage.tempo.bpm):
                 self._controls.offer(change, SCHEDULE)

@@ -11,9 +11,12 @@ from ..io.inputs.controls import Input
 from ..io.inputs.extras import NO_WHEEL, needing
 from ..io.inputs.schedule import Schedule, read_schedule
 from ..io.inputs.tempo import FASTEST, SLOWEST, Tempo
+from ..io.sound.follower import Response
 from ..settings import check_settings, setting
+from .modulation import HeardPlan
 from .parameters import PLACES, Event, LiveParameters
-from .plan import NOT_IN_FILMS, FilmPlan
+from .plan import NOT_IN_FILMS, FilmPlan, Plan
+from .sound import make_sound, open_ear, refuse_parts
 from .stage import TEMPO, Playing, Stage, clock_s
 
 NO_JUMPS = (
@@ -60,12 +63,37 @@ class InputOptions:
         None, "file that keeps which MIDI control moves what", shown="midi.json, see docs/live.md"
     )
 
+    audio: str | None = setting(
+        None,
+        "sound that moves parameters: 'default', a part of an input's name, or a WAV file",
+    )
+    audio_to: tuple[str, ...] = setting(
+        (),
+        "what sound adds to a parameter: NAME=BAND:LOW..HIGH, such as blend=low:0.2..0.8; bands "
+        "are level, low, mid, high",
+    )
+    audio_attack: float = setting(
+        0.01, "time that values take to rise with the sound", minimum=0, maximum=10, unit="s"
+    )
+    audio_release: float = setting(
+        0.2, "time that they take to fall", minimum=0, maximum=60, unit="s"
+    )
+    audio_gain: float | None = setting(
+        None,
+        "fixed gain of the sound",
+        minimum=-60,
+        maximum=60,
+        unit="dB",
+        shown="automatic: the loudest of late is 1",
+    )
+
     def __post_init__(self) -> None:
         check_settings(self)
         if self.osc_to and self.osc is None:
             raise UsageError("--osc-to: is part of --osc; add --osc PORT")
         if self.midi_map and self.midi is None:
             raise UsageError("--midi-map: is part of --midi; add --midi NAME")
+        refuse_parts(self.audio, self.audio_to)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +104,7 @@ class Staged:
     """
 
     stage: Stage
-    plan: FilmPlan | None
+    plan: Plan | None
     inputs: Sequence[Input]
     unusable: dict[str, str]
 
@@ -92,6 +120,8 @@ def check_inputs(options: InputOptions) -> None:
     if options.midi is not None:
         with needing("--midi", "midi", NO_WHEEL):
             from ..io.inputs.midi import find_port  # noqa: F401
+    if options.audio is not None:
+        open_ear(options.audio).close()
 
 
 def _addresses(options: InputOptions, listen: str) -> tuple[Address, list[Address]]:
@@ -116,8 +146,18 @@ def make_stage(
     """
     stage = Stage(Tempo(options.tempo, clock_s()), options.on_beat)
     staged = _scheduled(options, stage, values, unusable, realtime, by_film, takes_turns, encode)
+    if options.audio is not None:
+        response = Response(options.audio_attack, options.audio_release, options.audio_gain)
+        places = values, unusable, realtime, by_film, takes_turns
+        sound = make_sound(options.audio, options.audio_to, response, *places)
+        stage.sound = sound if realtime else None
+        if not realtime:
+            film = staged.plan if isinstance(staged.plan, FilmPlan) else None
+            staged = replace(staged, plan=HeardPlan(sound, values, film))
+        staged = replace(staged, inputs=[sound])
     none = {} if options.midi else {Event.LEARN.value: NO_MIDI}
-    return replace(staged, inputs=_inputs(options, stage), unusable=staged.unusable | none)
+    inputs = [*_inputs(options, stage), *staged.inputs]
+    return replace(staged, inputs=inputs, unusable=staged.unusable | none)
 
 
 def _inputs(options: InputOptions, stage: Stage) -> list[Input]:

@@ -26,11 +26,15 @@ NOT_IN_FILMS = {
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """What changes with one frame: the values that `names` have from then on, and events."""
+    """What changes with one frame: the values that `names` have from then on, and events.
+
+    base: the values without what sound adds, where it adds anything.
+    """
 
     values: LiveParameters
     names: frozenset[str]
     events: tuple[Event, ...] = ()
+    base: LiveParameters | None = None
 
 
 class Plan(Protocol):

@@ -54,6 +54,7 @@ class Session:
     """Applies changes, feeds sinks, keeps the files. Built and run on the main thread.
 
     values: of the live parameters now; the prompt is the one asked for, which may still be encoded.
+    Sound adds to them without changing them.
     controls: the way in for every input that is not a key, from any thread.
     """
 
@@ -70,6 +71,7 @@ class Session:
         self._keys = Keys()
         inputs = [*parts.inputs, *([parts.page] if parts.page else [])]
         self._incoming = Incoming(self.controls, inputs, self._now_s, parts.stage or Stage())
+        self._in_force = values  # with what sound adds
         self._told_s = -math.inf
         self._smoothing = values.ema or SMOOTHING
         self._asked_for: list[Path] = []
@@ -155,20 +157,35 @@ class Session:
 
     def _obey(self, planned: Planned) -> None:
         """Take what the schedule of a file says from this frame on; the threads have it already."""
-        changed = {name: getattr(planned.values, name) for name in planned.names}
-        self.values = replace(self.values, **changed)
-        self._viewer.use(self.values)
+        set_, there = planned.base or planned.values, planned.values
+        self.values = replace(self.values, **{n: getattr(set_, n) for n in planned.names})
+        self._in_force = replace(self.values, **{n: getattr(there, n) for n in planned.names})
+        self._viewer.use(self._in_force)
         self.controls.publish(self.values, SCHEDULE)
 
     def _change(self, change: Set | Step) -> None:
         before = self.values
         self.values = apply(before, change, self._parts.unusable)
         self._smoothing = self.values.ema or self._smoothing
-        self._viewer.use(self.values)
+        self._in_force = self._incoming.in_force(self.values)
+        self._viewer.use(self._in_force)
         if change.name in ("prompt", *PLACES):
             self._change_prompt(change, before)
         else:
-            pass_on(change.name, self.values, self._parts)
+            pass_on(change.name, self._in_force, self._parts, self.values)
+
+    def _obey_sound(self) -> None:
+        """Let what sound adds take effect; the values that are set stay what they are."""
+        before, now = self._in_force, self._incoming.in_force(self.values)
+        names = [n for n in self._incoming.by_sound if getattr(before, n) != getattr(now, n)]
+        if names:
+            self._in_force = now
+            self._viewer.use(now)
+        for name in names:
+            if name in PLACES:
+                self.loop.set_prompt(now.written_prompt)
+            else:
+                pass_on(name, now, self._parts)
 
     def _change_prompt(self, change: Set | Step, before: LiveParameters) -> None:
         text = self.values.written_prompt
@@ -179,7 +196,7 @@ class Session:
         else:
             self.prompts.rewrite(text)
         self._viewer.announce(text)
-        done = self.loop.set_prompt(text)
+        done = self.loop.set_prompt(self._in_force.written_prompt)
         done.add_done_callback(lambda done: self._note_failure(done, text, before))
 
     def _happen(self, event: Event) -> None:
@@ -235,6 +252,7 @@ class Session:
                 self.values = replace(self.values, **kept)
                 self.controls.publish(self.values)
         self._incoming.take(self.values, self._change, self.apply)
+        self._obey_sound()
         self.controls.publish(self.values, GLIDE)
         if self._parts.page and (now := time.monotonic()) - self._told_s >= EVERY_S:
             self._told_s = now

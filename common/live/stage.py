@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from ..io.inputs.player import Player
 from ..io.inputs.schedule import BEATS, Schedule
 from ..io.inputs.tempo import Tempo
+from .modulation import Modulation
 from .parameters import PROMPT_EVENTS, TABLE, Change, Cue, Event, LiveParameters, Set
 
 SCHEDULE = "schedule"  # the origin of its changes
@@ -59,12 +60,14 @@ class Stage:
     """What a session has besides its keys and inputs.
 
     on_beat: beats that changes which cannot glide wait for, 0 for none. clock: of the beat.
+    sound: what moves parameters by sound.
     """
 
     tempo: Tempo = field(default_factory=lambda: Tempo(TEMPO, clock_s()))
     on_beat: float = 0.0
     playing: Playing | None = None
     clock: Callable[[], float] = clock_s
+    sound: Modulation | None = None
 
     @property
     def beats(self) -> float:

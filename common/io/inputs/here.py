@@ -45,6 +45,27 @@ def midi_here() -> State:
     return True, f"{finding}; here: {', '.join(map(in_a_line, names))}", ""
 
 
+def audio_here() -> State:
+    """Look for sounddevice, for PortAudio, and for audio inputs. Opens none."""
+    version = _version("sounddevice")
+    if not version:
+        remedy = "pip install 'sdxs[audio]', for --audio; a WAV file needs nothing"
+        return None, "sounddevice is not installed", remedy
+    finding = f"sounddevice {version}"
+    try:
+        from ..sound.device import input_names
+
+        names = [name for _, name in input_names()]
+    except OSError as error:  # of the import
+        remedy = "on Debian: apt install libportaudio2; a WAV file needs nothing"
+        return None, f"{finding}; PortAudio is not installed ({reason(error)})", remedy
+    except UsageError as error:
+        return None, f"{finding}; {error}", "check the system's sound; a WAV file needs nothing"
+    if not names:
+        return None, f"{finding}; no audio input", "connect one, or use --audio FILE.wav"
+    return True, f"{finding}; here: {', '.join(map(in_a_line, names))}", ""
+
+
 def _version(package: str) -> str:
     try:
         return metadata.version(package)

@@ -30,6 +30,8 @@ from .place import (
     without_password,
 )
 from .protocol import Source
+from .screen import KIND as SCREEN
+from .screen import open_screen
 from .synthetic import Synthetic
 
 # what follows the colon, size of frames, repeat, colour behind transparent parts
@@ -81,11 +83,16 @@ def _browser(rest: str, size: FrameSize, _repeat: bool, _background: str) -> Sou
     return BrowserCamera(size)
 
 
+def _screen(rest: str, _size: FrameSize, _repeat: bool, _background: str) -> Source:
+    return open_screen(rest)
+
+
 SOURCES: dict[str, Opener] = {
     "browser": _browser,
     "camera": _camera,
     "film": _film,
     "image": _image,
+    SCREEN: _screen,
     "synthetic": _synthetic,
 }
 _OF_FILES = ("film", "image")
