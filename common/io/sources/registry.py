@@ -20,6 +20,7 @@ from .camera_modes import CameraRequest
 from .cameras import camera_number
 from .film import TAKES, VideoFile
 from .image import ImageFile
+from .ndi_name import open_ndi
 from .place import (
     STANDARD_INPUT,
     camera_of_device,
@@ -31,6 +32,7 @@ from .place import (
 )
 from .protocol import Source
 from .synthetic import Synthetic
+from .syphon_name import open_syphon
 
 # what follows the colon, size of frames, repeat, colour behind transparent parts
 Opener = Callable[[str, FrameSize, bool, str], Source]
@@ -86,7 +88,9 @@ SOURCES: dict[str, Opener] = {
     "camera": _camera,
     "film": _film,
     "image": _image,
+    "ndi": lambda rest, size, repeat, background: open_ndi(rest),
     "synthetic": _synthetic,
+    "syphon": lambda rest, size, repeat, background: open_syphon(rest),
 }
 _OF_FILES = ("film", "image")
 
