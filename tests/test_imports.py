@@ -21,7 +21,11 @@ ALLOWED = {
 FOREIGN = {  # third-party module -> the places that may import it
     "mlx": ("mlx_sdxs/", "mac_check/", "experiments/"),
     "coremltools": ("coreml_backend/", "experiments/"),
-    "objc": ("coreml_backend/objc_values.py",),
+    "objc": (
+        "coreml_backend/objc_values.py",
+        "common/io/outputs/syphon.py",
+        "common/io/sources/syphon.py",
+    ),
     "CoreML": ("coreml_backend/objc_values.py",),
     "Foundation": ("coreml_backend/objc_values.py",),
     "Quartz": ("coreml_backend/objc_values.py",),
@@ -51,6 +55,10 @@ FOREIGN = {  # third-party module -> the places that may import it
     "rich": ("cli.py", "commands/", "common/bench/show/table.py", "experiments/"),
     "pythonosc": ("common/io/inputs/osc_wire.py",),
     "mido": ("common/io/inputs/midi.py",),
+    # in processes of their own
+    "cyndilib": ("common/io/outputs/ndi.py", "common/io/sources/ndi.py"),
+    "syphon": ("common/io/outputs/syphon.py", "common/io/sources/syphon.py"),
+    "pyvirtualcam": ("common/io/outputs/vcam.py",),
     "pickle": (
         "common/checkpoint/torch_pickle.py",
         "common/testing/pickles.py",  # writes some

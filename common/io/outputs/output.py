@@ -208,12 +208,12 @@ class Outputs:
 
     def write(self, picture: np.ndarray) -> None:
         """Hand a picture to each. Raises SinkError if the last one of a session has ended."""
-        for each in self._outputs:
-            each.write(picture)
         if self._alone and self._outputs and all(each.has_ended for each in self._outputs):
             raise SinkError(
                 f"{self._outputs[0].said.ended}; nothing else shows this session, so it ends"
             )
+        for each in self._outputs:
+            each.write(picture)
 
     def heard(self) -> list[str]:
         """Return what the user should know of since the last call."""

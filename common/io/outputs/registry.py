@@ -90,6 +90,13 @@ def read_output(spec: str) -> Place:
     return Place(kind, name, f"{kind}:{name}")
 
 
+def is_live(spec: str) -> bool:
+    """Tell whether a name is that of a live output, of whatever kind."""
+    kind = (split_kind(spec.strip()) or ("", ""))[0]
+    url = spec.strip().partition("://")[0].lower() in MUXERS and is_url(spec.strip())
+    return url or kind in (*OUTPUTS, MJPEG)
+
+
 def obstacle(kind: str) -> str:
     """Say why a kind cannot work on this machine, with the remedy; '' if it may."""
     known = OUTPUTS[kind]
