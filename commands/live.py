@@ -22,6 +22,7 @@ from ..common.backend.protocol import Backend
 from ..common.backend.spec import BackendSpec, spec_of, specs
 from ..common.errors import SdxsWarning, UsageError
 from ..common.files import expanded
+from ..common.io.outputs.registry import check_outputs
 from ..common.io.sinks.registry import names_a_folder
 from ..common.io.sources.permission import ask_for_camera
 from ..common.io.sources.registry import source_camera, source_path
@@ -52,6 +53,12 @@ class LiveOptions:
     """What only the command knows of a session."""
 
     outs: tuple[str, ...] = setting((), "video, image or folder to write, or window:", flag="--out")
+    to: tuple[str, ...] = setting(
+        (),
+        "where to show it live, such as ndi:NAME, mjpeg:8513 or rtmp://HOST/APP/KEY; a slow or "
+        "dead one holds up nobody",
+        flag="--to",
+    )
     prompts: str | None = setting(
         None,
         "'gallery' (ten styles) or a text file, a prompt a line; keys 1 to 9 lead to the first "
@@ -99,9 +106,12 @@ def live(
     takes = _takes(given.all_texts("source"), session, more)
     if takes and web.web:
         raise UsageError("--web shows one session, and --source names several files; drop it")
-    files = SessionFiles(more.outs, more.contact_sheet, more.stats)
+    if takes and more.to:
+        raise UsageError("--to shows one session, and --source names several files; drop it")
+    files = SessionFiles(more.outs, more.contact_sheet, more.stats, more.to)
     _refuse_overlaps(session.reads, files, model, more, stage, takes)
     check_inputs(stage)
+    check_outputs(more.to)
     _ask_for_camera(session, takes)
     with nullcontext() if takes else page_for(web, session, files) as page:
         _render(chosen, session, model, start, stage, more, given, prompts, files, takes, page)
@@ -152,6 +162,8 @@ def _render(
     err.print(
         escape(f"{checkpoint.name} ({checkpoint.origin}) at {size.words}; source {one.source.name}")
     )
+    for place in one.places:
+        err.print(escape(place))
     if page:
         present(page, one, checkpoint, renderers, session)
     run_session(one)
@@ -211,7 +223,9 @@ def _refuse_contradictions(
     """Raise UsageError for options that leave nothing to do or exclude each other."""
     if not all(out.strip() for out in more.outs):
         raise UsageError("--out is empty; name a file or a folder")
-    if session.headless and not (more.outs or more.contact_sheet or more.stats or web.web):
+    if session.headless and not (
+        more.outs or more.contact_sheet or more.stats or web.web or more.to
+    ):
         raise UsageError(
             "--headless shows nothing and there is no --out; add --out FILE, or drop --headless"
         )

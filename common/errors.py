@@ -39,6 +39,10 @@ class SinkError(SdxsError):
     """Frames cannot be written or shown."""
 
 
+class SinkLost(SinkError):
+    """An output cannot be reached now; the next try may succeed."""
+
+
 class BackendError(SdxsError):
     """A backend cannot load or has failed on a frame."""
 

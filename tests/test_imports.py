@@ -21,9 +21,14 @@ ALLOWED = {
 FOREIGN = {  # third-party module -> the places that may import it
     "mlx": ("mlx_sdxs/", "mac_check/", "experiments/"),
     "coremltools": ("coreml_backend/", "experiments/"),
-    "objc": ("coreml_backend/objc_values.py", "common/io/sources/screen_mac.py"),
     "ScreenCaptureKit": ("common/io/sources/screen_mac.py",),
     "CoreMedia": ("common/io/sources/screen_mac.py",),
+    "objc": (
+        "coreml_backend/objc_values.py",
+        "common/io/outputs/syphon.py",
+        "common/io/sources/screen_mac.py",
+        "common/io/sources/syphon.py",
+    ),
     "CoreML": ("coreml_backend/objc_values.py",),
     "Foundation": ("coreml_backend/objc_values.py", "common/io/sources/screen_mac.py"),
     "Quartz": ("coreml_backend/objc_values.py", "common/io/sources/screen_mac.py"),
@@ -35,6 +40,7 @@ FOREIGN = {  # third-party module -> the places that may import it
         "common/io/films/encode.py",
         "common/io/films/finish.py",
         "common/io/films/writer.py",  # its child's side
+        "common/io/outputs/stream.py",
         "common/testing/films.py",
         "experiments/measure/fault_kinds/read_film.py",
         "experiments/measure/inputs.py",
@@ -55,6 +61,10 @@ FOREIGN = {  # third-party module -> the places that may import it
     "sounddevice": ("common/io/sound/device.py",),
     "mss": ("common/io/sources/screen_x11.py",),
     "aalink": ("common/io/inputs/link.py",),
+    # in processes of their own
+    "cyndilib": ("common/io/outputs/ndi.py", "common/io/sources/ndi.py"),
+    "syphon": ("common/io/outputs/syphon.py", "common/io/sources/syphon.py"),
+    "pyvirtualcam": ("common/io/outputs/vcam.py",),
     "pickle": (
         "common/checkpoint/torch_pickle.py",
         "common/testing/pickles.py",  # writes some

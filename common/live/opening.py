@@ -9,6 +9,8 @@ from ..checkpoint.find import Checkpoint
 from ..errors import SdxsError, UsageError
 from ..files import Written, check_writable, expanded, refuse_overlaps, without_folders
 from ..io.kinds import split_kind
+from ..io.outputs.output import Outputs
+from ..io.outputs.registry import open_outputs
 from ..io.sheet import Sheet
 from ..io.sinks.film import VideoFileSink
 from ..io.sinks.protocol import StampedSink
@@ -70,6 +72,7 @@ def open_session(
     source = open_source(options.reads, size, not one_pass, options.background, options.request)
     if isinstance(source, BrowserCamera) and page is None:
         raise UsageError("--source browser: is the camera of a page; add --web PORT")
+    outputs = Outputs()
     try:
         options = _decide(options, source, len(texts))
         realtime = bool(options.realtime)
@@ -105,6 +108,8 @@ def open_session(
             bool(options.hold),
             encoder.encode,
         )
+        shows = windowed or page or files.outs or files.contact_sheet
+        outputs = open_outputs(files.to, source.fps, alone=not shows)
     except SdxsError:
         source.close()
         raise
@@ -144,6 +149,7 @@ def open_session(
             options.show_size,
             "stretch" if options.fit == "stretch" else "pad",  # which takes the distortion back
             keeps=page is not None,
+            outputs=outputs,
         ),
         PromptList(reachable),
         files,
@@ -161,8 +167,8 @@ def open_session(
 
 
 def _is_watched(page: Page | None, files: SessionFiles) -> bool:
-    """Whether a page is what the session is for; beside files it looks on."""
-    return page is not None and not (files.outs or files.contact_sheet)
+    """Whether a page or an output is what the session is for; beside files it looks on."""
+    return bool(page or files.to) and not (files.outs or files.contact_sheet)
 
 
 def _facts_of(spec: str, source: Source) -> SourceFacts:

@@ -121,12 +121,13 @@ class SessionFiles:
     """What a session writes.
 
     outs: sinks, by path or `kind:rest`. contact_sheet: an image with a row for each prompt. stats:
-    the session's figures as JSON.
+    the session's figures as JSON. to: outputs that show it live.
     """
 
     outs: tuple[str, ...] = ()
     contact_sheet: Path | None = None
     stats: Path | None = None
+    to: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

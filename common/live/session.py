@@ -19,6 +19,7 @@ from ..errors import SdxsError, SinkError, UsageError
 from ..files import working_folder_is_gone, write_whole
 from ..io.inputs.controls import Controls, Request
 from ..io.inputs.keys import Keys
+from ..io.outputs.output import Sent
 from ..system import awake
 from .effects import pass_on
 from .incoming import Incoming
@@ -92,6 +93,16 @@ class Session:
         beside = [path for path in (files.contact_sheet, files.stats, *self._asked_for) if path]
         there = [path for path in beside if path.exists()] if self.loop.stats.shown else []
         return [*self._viewer.written, *there]
+
+    @property
+    def sent(self) -> list[Sent]:
+        """What became of each output."""
+        return self._viewer.sent
+
+    @property
+    def places(self) -> list[str]:
+        """A line for the user for each output that has one."""
+        return self._viewer.places
 
     def run(self, report: Callable[[int, str], None]) -> Summary:
         """Run to the end.
@@ -254,6 +265,7 @@ class Session:
         self._incoming.take(self.values, self._change, self.apply)
         self._obey_sound()
         self.controls.publish(self.values, GLIDE)
+        self._viewer.hear()
         if self._parts.page and (now := time.monotonic()) - self._told_s >= EVERY_S:
             self._told_s = now
             self._parts.page.tell(standing(self.loop, self._viewer, self.prompts))
@@ -339,4 +351,6 @@ class Session:
             counts = self.controls.counts
             if counts.offered or counts.malformed:
                 figures["inputs"] = asdict(counts)
+            if self.sent:
+                figures["outputs"] = [asdict(each) for each in self.sent]
             write_whole(path, (json.dumps(figures, indent=1) + "\n").encode())

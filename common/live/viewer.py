@@ -5,6 +5,7 @@ into a file; the window can be redrawn while no frame arrives.
 """
 
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,9 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from ..backend import copies
-from ..errors import SinkError, first_of
+from ..errors import SdxsWarning, SinkError, first_of
 from ..io.films.formats import suffix_for
 from ..io.inputs.keys import HELP
+from ..io.outputs.output import Outputs, Sent
 from ..io.sinks.film import VideoFileSink
 from ..io.sinks.image import save_image
 from ..io.sinks.protocol import Sink, StampedSink, WritingSink
@@ -65,19 +67,21 @@ class Viewer:
         show_size: FrameSize | None = None,
         fit: Fit = "pad",
         keeps: bool = False,
+        outputs: Outputs | None = None,
     ) -> None:
         """size: of the frames. values: by default those of the table.
 
         by_source: sinks take a source's own time. show_size: enlarge pictures to this size. fit:
         how, where its proportions are others. record: of the PNGs, which otherwise carry none.
         codec: of recordings, see `VideoFileSink`. keeps: the last picture is kept for a snapshot
-        without a window too.
+        without a window too. outputs: show it live, in the view of the sinks.
         """
         self.look = look
         self._values = values or LiveParameters()
         self._smoothers = [Smoother(size) for _ in range(stats.backend_count)]
         self._stats = stats
         self._sinks = list(sinks)
+        self._outputs = outputs or Outputs()
         self._stamped = [sink for sink in sinks if isinstance(sink, StampedSink)]
         self._record = record
         self._by_source = by_source
@@ -142,6 +146,22 @@ class Viewer:
         elif self._values.pause and not values.pause:
             self._paused_ns += now - self._pause_began_ns
         self._values = values
+
+    def hear(self) -> None:
+        """Warn of what has become of outputs since the last call."""
+        for note in self._outputs.heard():
+            self.say(note)
+            warnings.warn(note, SdxsWarning, stacklevel=2)
+
+    @property
+    def sent(self) -> list[Sent]:
+        """What became of each output."""
+        return self._outputs.said
+
+    @property
+    def places(self) -> list[str]:
+        """A line for the user for each output that has one."""
+        return self._outputs.places
 
     @property
     def said(self) -> Said:
@@ -214,12 +234,14 @@ class Viewer:
             ) as error:  # OpenCV's, too; the other files must be finished whatever this one says
                 complaints.append(SinkError(f"a file could not be finished ({error}); free space"))
         self._recording = None
+        self._outputs.close()
+        self.hear()
         if complaints:
             raise first_of(complaints)
 
     def _write_files(self, frame: LiveFrame, rendered: LiveFrame, shown_ns: int) -> None:
         """Write a frame, or its enlarged copy; its record is that of the one rendered."""
-        if self._sinks:
+        if self._sinks or self._outputs:
             picture = compose(frame, self._sinks_view)
             if self._sinks_view is View.SIDE_BY_SIDE:
                 label(picture[:, frame.camera.shape[1] :], frame.prompt)
@@ -230,6 +252,8 @@ class Viewer:
             own_ns = frame.source_ns if self._by_source else None
             for sink in self._sinks:
                 sink.write(picture, shown_ns if own_ns is None else own_ns)
+            self.hear()
+            self._outputs.write(picture)
         if self._recording:
             try:
                 self._recording.write(compose(frame, self._recording_view), shown_ns)

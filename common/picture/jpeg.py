@@ -1,17 +1,28 @@
-"""Check a JPEG by its header, before a decoder allocates what the header asks for.
+"""Encode JPEGs; check one by its header, before a decoder allocates what the header asks for.
 
 A JPEG of 3 MB can say 16000 x 16000, which costs 1.5 GB to decode. Only baseline JPEGs pass, as a
 browser's canvas writes them: a progressive one can make a decoder go over the picture a thousand
 times.
 """
 
-from ..errors import UsageError
+import numpy as np
 
+from ..errors import UsageError
+from .opencv import cv2
+
+QUALITY = 85  # of a JPEG
 MOST_PIXELS = 3840 * 2160
 _BASELINE = (0xC0, 0xC1)  # ITU T.81, table B.1
 _OTHER_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC0, 0xC1, 0xC4, 0xC8, 0xCC}
 _START_OF_SCAN, _END = 0xDA, 0xD9
 _WITHOUT_LENGTH = {0x01, *range(0xD0, 0xD8)}
+
+
+def jpeg(picture: np.ndarray) -> bytes:
+    """Encode uint8 (H, W, 3) RGB or (H, W)."""
+    turned = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR) if picture.ndim == 3 else picture
+    _, packed = cv2.imencode(".jpg", turned, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
+    return bytes(packed)
 
 
 def jpeg_size(data: bytes) -> tuple[int, int]:

@@ -19,8 +19,9 @@ from ..errors import SdxsError, UsageError
 from ..io.inputs.reading import EVENTS, read_event, read_set
 from ..io.sources.browser import BrowserCamera, SentPicture
 from ..live.parameters import PLACES, Change, Cue, Set
+from ..picture.jpeg import jpeg
 from .client import Client, Pace
-from .frames import jpeg, png
+from .frames import png
 from .guard import SOCKET_PROTOCOL
 from .hub import MOST_CLIENTS, Hub
 from .messages import (

@@ -14,10 +14,10 @@ import numpy as np
 
 from ..backend import copies
 from ..live.threads.frames import LiveFrame
+from ..picture.jpeg import jpeg
 from ..picture.opencv import cv2
 from ..picture.size import FrameSize
 
-QUALITY = 85  # of a JPEG
 PICTURE, CAMERA, EDGES = "picture", "camera", "edges"
 
 
@@ -175,13 +175,6 @@ class Screen:
     def _is_lacking(self) -> bool:
         """Whether somebody wants a layer of the present frame that is not encoded."""
         return self._front.id >= 0 and bool(self._wanted - self._encoded)
-
-
-def jpeg(picture: np.ndarray) -> bytes:
-    """Encode uint8 (H, W, 3) RGB or (H, W)."""
-    turned = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR) if picture.ndim == 3 else picture
-    _, packed = cv2.imencode(".jpg", turned, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
-    return bytes(packed)
 
 
 def png(picture: np.ndarray) -> bytes:

@@ -35,8 +35,9 @@ def child_of(
     serve: Callable[..., None],
     *arguments: object,
     report: Callable[[str, float], None] = lambda step, done: None,
+    watch: Callable[[], None] | None = None,
 ) -> Child:
-    return Child(name, serve, *arguments, report=report, process=ITS_PROCESS)
+    return Child(name, serve, *arguments, report=report, watch=watch, process=ITS_PROCESS)
 
 
 def sent(child: Child, lost: type[SdxsError], request: object) -> None:

@@ -11,6 +11,8 @@ from ...errors import SdxsWarning, UsageError
 from ...files import Written, expanded
 from ..films.formats import CONTAINERS
 from ..kinds import nothing_after, path_after, split_kind, unknown_kind
+from ..outputs.registry import is_live
+from ..outputs.stream_url import shown
 from ..sources.image import IMAGE_SUFFIXES
 from ..sources.protocol import SoundingSource
 from .film import VideoFileSink
@@ -54,10 +56,19 @@ def open_sink(spec: str | Path, fps: float, realtime: bool = False, codec: str =
 
     fps, realtime, codec: see `VideoFileSink`. Raises SinkError, UsageError.
     """
+    refuse_live(str(spec))
     kind, rest = _kind_of(str(spec))
     if kind not in SINKS:
         raise unknown_kind("--out", str(spec), SINKS)
     return SINKS[kind](rest, fps, realtime, codec)
+
+
+def refuse_live(spec: str) -> None:
+    """Raise UsageError for what is shown live and written nowhere."""
+    if is_live(spec):
+        raise UsageError(
+            f"--out {shown(spec)}: is no file; a live output is named by --to {shown(spec)}"
+        )
 
 
 def is_film(spec: str) -> bool:

@@ -57,7 +57,8 @@ def without_password(text: str) -> str:
     if not sign:
         return text
     host, slash, path = rest.partition("/")
-    return f"{scheme}{sign}{host.rpartition('@')[2]}{slash}{path.partition('?')[0]}"
+    host, query, _ = host.rpartition("@")[2].partition("?")
+    return f"{scheme}{sign}{host}" + ("" if query else f"{slash}{path.partition('?')[0]}")
 
 
 def is_pipe(path: Path) -> bool:

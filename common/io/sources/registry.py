@@ -20,6 +20,7 @@ from .camera_modes import CameraRequest
 from .cameras import camera_number
 from .film import TAKES, VideoFile
 from .image import ImageFile
+from .ndi_name import open_ndi
 from .place import (
     STANDARD_INPUT,
     camera_of_device,
@@ -33,6 +34,7 @@ from .protocol import Source
 from .screen import KIND as SCREEN
 from .screen import open_screen
 from .synthetic import Synthetic
+from .syphon_name import open_syphon
 
 # what follows the colon, size of frames, repeat, colour behind transparent parts
 Opener = Callable[[str, FrameSize, bool, str], Source]
@@ -92,8 +94,10 @@ SOURCES: dict[str, Opener] = {
     "camera": _camera,
     "film": _film,
     "image": _image,
+    "ndi": lambda rest, size, repeat, background: open_ndi(rest),
     SCREEN: _screen,
     "synthetic": _synthetic,
+    "syphon": lambda rest, size, repeat, background: open_syphon(rest),
 }
 _OF_FILES = ("film", "image")
 

@@ -1,0 +1,1 @@
+"""The helpers of syphon-python that sdxs calls."""
