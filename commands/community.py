@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import median
 
 from ..common.bench.model.ratios import FLOOR_DTYPE
+from ..common.bench.model.start import COLD
 from ..common.bench.model.submission import Result, Submission, read_submission
 from ..common.bench.model.terms import NOT_TOLD, terms_of
 from ..common.picture.size import FrameSize
@@ -31,11 +32,13 @@ again: `sdxs bench --show bench.json --submit submission.json`.
 
 A picture that failed against the float32 reference has no rate here. Files of different chips were
 not measured side by side, so no ratio is made of them. More frames in flight, or more in a batch,
-raise the rate and the latency.
+raise the rate and the latency. Energy is that of a frame, idle power included, by the channels that
+the machine tells. A cold start is the time from the request for a process to its first picture,
+with those caches emptied that can be; the median of several.
 """
 HEADS = (
     *("model, size", "backend", "settings", "frames/s", "latency", "picture", "footprint"),
-    *("system", "commit, day", "file"),
+    *("energy", "cold start", "system", "commit, day", "file"),
 )
 
 
@@ -84,11 +87,23 @@ def _row(name: str, found: Submission, result: Result) -> str:
             "" if result.failed else f"{result.latency_ms:.1f} ms",
             f"{picture.worst_db:.0f} dB" if picture else "not checked",
             f"{footprint / 1e6:.0f} MB" if footprint else "",
+            "" if result.failed else _energy(result),
+            "" if result.failed else _cold_start(result),
             found.machine.system,
             f"{found.machine.git or 'unknown'}, {day}",
             f"[{name}]({name})",
         )
     )
+
+
+def _energy(result: Result) -> str:
+    channels = result.energy.channels if result.energy else []
+    return ", ".join(f"{each.channel} {each.joules:.3g} J" for each in channels)
+
+
+def _cold_start(result: Result) -> str:
+    cold = result.starts.of(COLD) if result.starts else None
+    return f"{cold.whole_ms / 1000:.2f} s of {cold.number}" if cold else ""
 
 
 def _line(cells: Iterable[str]) -> str:

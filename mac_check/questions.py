@@ -176,8 +176,10 @@ def _of_forms(plan: Plan, plain: str) -> Iterator[Question]:
 
 
 def _sizes(plan: Plan) -> str:
+    """Name the demo's size and another: half of it where that is a multiple of 64, or twice."""
     size = plan.size or 256
-    return f"{size // 2},{size}"
+    other = size // 2 if size % 128 == 0 else 2 * size
+    return f"{min(size, other)},{max(size, other)}"
 
 
 def _of_operations() -> Iterator[Question]:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from command import Command
+from sdxs.common.checkpoint.find import find
 from sdxs.common.errors import SinkError
 from sdxs.common.picture.size import FrameSize
 from sdxs.mac_check import children, disk, report, stored, survey
@@ -170,6 +171,20 @@ def test_every_question_of_the_table_is_there_and_each_label_differs() -> None:
         assert callable(getattr(import_module(module), name)), each.ask
         assert each.limit >= each.expected_s, each.label
     assert len({each.label for each in asked}) == len(asked)
+
+
+@pytest.mark.parametrize(
+    ("size", "sizes"), [(None, "128,256"), (64, "64,128"), (128, "64,128"), (192, "192,384")]
+)
+def test_the_question_of_sizes_asks_the_rehearsed_one_and_another_that_exists(
+    size: int | None, sizes: str
+) -> None:
+    """Bug: rehearsed at 64, it asked for 32, at which no model is asked anything else."""
+    asked = [each for each in table(Plan(size=size), 27) if "sizes" in each.chosen]
+    assert len(asked) == 2 and {each.chosen["sizes"] for each in asked} == {sizes}
+    demo = find("demo", download=False)
+    for side in map(int, sizes.split(",")):
+        demo.check_size(side)
 
 
 def test_macos_14_gets_the_matmul_form_and_skips_what_needs_15() -> None:

@@ -15,8 +15,11 @@ from command import Command
 from sdxs.commands import community
 from sdxs.common.bench.measure.machine import machine
 from sdxs.common.bench.model import public, submission
-from sdxs.common.bench.model.report import Report
+from sdxs.common.bench.model.energy import Energy, EnergyChannel
+from sdxs.common.bench.model.report import Report, read_report
+from sdxs.common.bench.model.start import COLD, KEPT, Start, Starts
 from sdxs.common.bench.model.submission import Submission, read_submission, submission_of
+from sdxs.common.bench.model.submitted import Drawn, EnergyUse, StartsOfKind
 from sdxs.common.errors import UsageError
 from sdxs.common.files import home_folder
 
@@ -38,6 +41,16 @@ def sample() -> Report:
     report.backends[0].settings = {"lanes": "2"}
     report.backends[1].label = "torch (2)"
     report.machine = replace(report.machine, git="0123456789ab", chip="Apple M9 Pro")
+    gpu = EnergyChannel("GPU", "NVML", "the whole board", 300.0, 100.0, 0.6, 0.4)
+    lost = EnergyChannel("DRAM", "", "", reason="lost after 3.0 s: it cannot be read")
+    report.backends[0].energy = Energy(12.0, 6000, 10.0, [gpu, lost])
+    starts = [
+        Start(COLD, {"process": took / 4, "warm-up": 3 * took / 4}, took, 20.0, resident)
+        for took, resident in ((1600.0, 0.0), (1800.0, 0.01), (1500.0, 0.0))
+    ]
+    starts += [Start(KEPT, {"process": 900.0}, 900.0, 20.0, 1.0), Start(COLD, error="it cannot")]
+    emptied = "the weights' files are dropped; libraries stay"
+    report.backends[0].starts = Starts(emptied, "kept: MLX compiles nothing on a CPU", starts)
     return report
 
 
@@ -59,6 +72,13 @@ def test_the_figures_of_a_run_come_back_from_its_file(written: Path) -> None:
     assert mlx.account is not None and mlx.account.device_bytes == 3 * 10**8
     assert mlx.stolen is not None and mlx.stolen.traffic == pytest.approx(0.8)
     assert mlx.peak_flops_per_s == 1e12 and mlx.stages_ms["unet"] == pytest.approx(12)
+    assert mlx.energy == EnergyUse(12, 6000, 10, [Drawn("GPU", "NVML", 300, 0.6, 100, 0.4)])
+    assert mlx.starts is not None and mlx.starts.page_cache.startswith("the weights' files are")
+    phases = {"process": 400.0, "warm-up": 1200.0}
+    cold = StartsOfKind(COLD, 3, 1600, 1500, 1800, phases, 20, 0.01)
+    assert mlx.starts.of(COLD) == cold
+    assert mlx.starts.kinds[1] == StartsOfKind(KEPT, 1, 900, 900, 900, {"process": 900}, 20, 1)
+    assert torch.energy is None and torch.starts is None
     assert found.load == 0.1 and not found.busy
     assert (found.machine.chip, found.machine.git) == ("Apple M9 Pro", "0123456789ab")
     assert found.model == submission.ANOTHER and found.date == "2026-01-01"
@@ -89,6 +109,11 @@ def planted(report: Report) -> Report:
     first.settings = {"lanes": "2", "depth": f"{HOME}/w", USER: "1", "batch": "192.168.7.9"}
     first.describe = {"dtype": "float16", "blas": f"{HOME}/lib/libopenblas.so", "device": HOST}
     first.describe |= {f"process of {USER}": "1", "mode": f"mail {USER}@example.org"}
+    assert first.energy and first.starts
+    first.energy.channels[0].source = f"{HOME}/sensor"
+    first.energy.channels.append(EnergyChannel(f"{HOST} GPU", "NVML", "", 1.0, 1.0, 1.0, 1.0))
+    first.starts.page_cache = f"{HOME}/w is dropped"
+    first.starts.starts[0].phases_ms[f"process of {USER}"] = 1.0
     second.label, second.describe = f"{USER}s-own", {"device": f"{HOST}.local", "dtype": "float16"}
     first.copies[f"{HOME}/x"] = 1.0
     first.stages_ms[USER] = [1.0]
@@ -170,8 +195,8 @@ def edited(path: Path, change: Callable[[dict[str, object]], object]) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda v: v.update(submission=2), "submission 2, expected 1"),
-        (lambda v: v.pop("submission"), "submission None, expected 1"),
+        (lambda v: v.update(submission=3), "submission 3, expected 1 or 2"),
+        (lambda v: v.pop("submission"), "submission None, expected 1 or 2"),
         (lambda v: v.update(more=1), "has an unknown 'more'"),
         (lambda v: v.pop("machine"), "submission.machine is missing"),
         (lambda v: v.update(failures="none"), "submission.failures is str, expected int"),
@@ -191,6 +216,12 @@ def edited(path: Path, change: Callable[[dict[str, object]], object]) -> None:
         (lambda v: v["results"][1]["describe"].update(device="`x`"), "results[1] is not"),
         (lambda v: v["results"][0]["copies"].update({"a|b": 1.0}), "results[0] is not"),
         (lambda v: v["results"][0]["memory"].update(footprint=-5), "expected 0 or more"),
+        (lambda v: v["results"][0]["energy"]["channels"][0].update(source="<b>"), "results[0] is"),
+        (lambda v: v["results"][0]["energy"]["channels"][0].update(joules=-1), "expected 0 or mor"),
+        (lambda v: v["results"][0]["energy"].update(how="x"), "has an unknown 'how'"),
+        (lambda v: v["results"][0]["starts"].update(page_cache="a/b"), "results[0] is not"),
+        (lambda v: v["results"][0]["starts"]["kinds"][0].update(kind="warm"), "results[0] is not"),
+        (lambda v: v["results"][0]["starts"]["kinds"][0].update(number=0), "results[0] is not"),
     ],
 )
 def test_a_file_of_another_form_is_refused_in_a_line(
@@ -207,7 +238,7 @@ def test_what_is_no_submission_is_refused(tmp_path: Path) -> None:
     for text, said in (
         ("{", "not readable as json"),
         ("[1]", "submission None"),
-        (bench_samples.report().as_json(), "submission None, expected 1; it is no file of"),
+        (bench_samples.report().as_json(), "submission None, expected 1 or 2; it is no file of"),
         (" " * (submission.MOST_BYTES + 1), "expected at most 200,000"),
     ):
         path.write_text(text)
@@ -215,6 +246,35 @@ def test_what_is_no_submission_is_refused(tmp_path: Path) -> None:
             read_submission(path)
     with pytest.raises(UsageError, match="not readable as json"):
         read_submission(tmp_path / "missing.json")
+
+
+def without_news(values: dict[str, object]) -> None:
+    """Make of a file one of the first version."""
+    values["submission"] = 1
+    for result in values["results"]:  # type: ignore[attr-defined]
+        del result["energy"], result["starts"]
+
+
+def test_files_of_the_first_version_are_read_as_ever(written: Path) -> None:
+    edited(written, without_news)
+    found, now = read_submission(written), submission_of(sample())
+    now.submission = 1
+    now.results[0].energy = now.results[0].starts = None
+    assert found == now
+
+
+@pytest.mark.parametrize("data", [b"{", b"\xff\xfe\xfa", b"[" * 200_000, b"", None])
+@pytest.mark.parametrize(
+    ("read", "option"), [(read_submission, "--submit"), (read_report, "--json")]
+)
+def test_what_is_no_json_is_refused_alike(
+    data: bytes | None, read: Callable[[Path], object], option: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "x.json"
+    if data is not None:
+        path.write_bytes(data[: submission.MOST_BYTES])
+    with pytest.raises(UsageError, match=rf"not readable as json \(.+\n?.*`sdxs bench {option}`"):
+        read(path)
 
 
 # The command
@@ -257,7 +317,9 @@ def test_the_page_lists_by_chip_and_gives_a_failed_picture_no_rate(tmp_path: Pat
     heads = re.findall(r"^## (.*)$", page, re.MULTILINE)
     assert heads == ["Apple M1, 8 cores, 16 GiB", "Apple M9 Pro, 8 cores, 16 GiB"]
     rows = [line for line in page.splitlines() if ".json](" in line]
-    assert len(rows) == 4 and [row.count(" | ") for row in rows] == [9] * 4
+    assert len(rows) == 4 and [row.count(" | ") for row in rows] == [11] * 4
+    assert "| GPU 0.6 J | 1.60 s of 3 |" in rows[2] and "MB |  |  |" in rows[3]
+    assert "GPU 0.6" not in rows[0]
     assert "| picture failed |  | 54 dB |" in rows[0] and "| 49." in rows[2]
     assert "beside other programs" in rows[2] and "beside" not in rows[0]  # 4.1 of 8 cores
     (tmp_path / "three.json").write_text("{}")

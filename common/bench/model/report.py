@@ -12,13 +12,12 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...damage import damage
-from ...errors import UsageError, reason
+from ...errors import UsageError
 from ...picture.size import FrameSize
 from .energy import Energy
 from .pairs import Ratio, Together
 from .pictures import PictureCheck
-from .sound import unsound
+from .reading import checked, read_values
 from .start import Starts
 from .statistics import FrameSummary, Interval, summary
 from .sustained import Sustained
@@ -275,16 +274,9 @@ def read_report(path: Path) -> Report:
 
     Raises UsageError for a file that is missing, damaged, or of another version.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-        values = json.loads(text, object_hook=_without_retired)
-    except (OSError, ValueError, RecursionError) as error:
-        raise UsageError(
-            f"{path}: not readable as json ({reason(error)}); expected a file that `sdxs "
-            "bench --json` wrote"
-        ) from None
+    values = read_values(path, "--json", _without_retired)
     schema = values.get("schema") if isinstance(values, dict) else None
-    if schema != SCHEMA:
+    if schema != SCHEMA or not isinstance(values, dict):
         raise UsageError(
             f"{path}: schema {schema!r}, expected {SCHEMA}; it was written by another version of "
             "sdxs, or is no report of bench: use that version, or measure again"
@@ -294,12 +286,7 @@ def read_report(path: Path) -> Report:
             f"{path}: no report of `sdxs bench`: it has no {' and no '.join(lacking)}; expected a "
             "file that `sdxs bench --json` wrote"
         )
-    try:
-        report = _reader().validate_json(json.dumps(values))
-    except ValueError as error:
-        raise UsageError(f"{path}: damaged: {damage(error, 'report')}; measure again") from None
-    if trouble := unsound(report):
-        raise UsageError(f"{path}: damaged: {trouble}; measure again")
+    report = checked(_reader(), values, path, "report", "measure again")
     if not _names_a_size(report.work):
         raise UsageError(
             f"{path}: damaged: report.work.size is {type(report.work.size).__name__}, expected int "

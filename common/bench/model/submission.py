@@ -14,20 +14,21 @@ from typing import TYPE_CHECKING
 
 from ...backend.spec import PACKAGES, PEERS, BackendSpec, specs
 from ...checkpoint.registry import ENTRIES
-from ...damage import damage
-from ...errors import UsageError, reason
+from ...errors import UsageError
 from ...picture.size import FrameSize
 from ...settings import settings_of
 from . import public
 from .advice import BUSY, load_of
+from .reading import checked, read_values
 from .report import BackendReport, Machine, Report
-from .sound import unsound
+from .submitted import EnergyUse, StartUps, energy_use, is_plain, start_ups
 from .unified import Account, Stolen, stolen
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
-SUBMISSION = 1
+SUBMISSION = 2  # 1 had neither energy nor starts, and is read as well
+READABLE = (1, SUBMISSION)
 MOST_BYTES = 200_000
 MOST_ENTRANTS, MOST_ROUNDS, MOST_CORES = 32, 1000, 4096
 ANOTHER = "another"  # a model or a backend whose name is the user's own
@@ -73,6 +74,8 @@ class Result:
     peak_flops_per_s: float | None = None
     peak_bytes_per_s: float | None = None
     stolen: Stolen | None = None
+    energy: EnergyUse | None = None
+    starts: StartUps | None = None
 
     @property
     def failed(self) -> bool:
@@ -194,6 +197,8 @@ def _result(backend: BackendReport, names: frozenset[str]) -> Result:
         peak.flops_per_s if peak else None,
         peak.bytes_per_s if peak else None,
         stolen(backend.contention) if backend.contention else None,
+        energy_use(backend.energy, names),
+        start_ups(backend.starts, names),
     )
 
 
@@ -220,35 +225,27 @@ def read_submission(path: Path) -> Submission:
     Raises UsageError for one that is too large, damaged, of another schema, or that holds a text
     of another form than this module writes.
     """
-    try:
-        data = path.read_bytes()
-        if len(data) > MOST_BYTES:
-            raise UsageError(
-                f"{path}: {len(data):,} bytes, expected at most {MOST_BYTES:,}; attach the file "
-                "that `sdxs bench --submit` wrote, and no report of --json"
-            )
-        values = json.loads(data)
-    except (OSError, ValueError, RecursionError) as error:
-        raise UsageError(
-            f"{path}: not readable as json ({reason(error)}); expected a file that `sdxs bench "
-            "--submit` wrote"
-        ) from None
+    values = read_values(
+        path,
+        "--submit",
+        most_bytes=MOST_BYTES,
+        too_large="attach the file that `sdxs bench --submit` wrote, and no report of --json",
+    )
     version = values.get("submission") if isinstance(values, dict) else None
-    if version != SUBMISSION:
+    if version not in READABLE:
         raise UsageError(
-            f"{path}: submission {version!r}, expected {SUBMISSION}; it is no file of `sdxs bench "
-            "--submit`, or of another version of sdxs: write it again from the run's report, with "
-            "--show and --submit"
+            f"{path}: submission {version!r}, expected {' or '.join(map(str, READABLE))}; it is no "
+            "file of `sdxs bench --submit`, or of another version of sdxs: write it again from the "
+            "run's report, with --show and --submit"
         )
-    try:
-        found = _reader().validate_json(json.dumps(values))
-    except ValueError as error:
-        raise UsageError(
-            f"{path}: damaged: {damage(error, 'submission')}; write it again"
-        ) from None
-    if trouble := unsound(found) or next(_strange(found), ""):
-        raise UsageError(f"{path}: damaged: {trouble}; write it again")
-    return found
+    return checked(
+        _reader(),
+        values,
+        path,
+        "submission",
+        "write it again",
+        lambda found: next(_strange(found), ""),
+    )
 
 
 def _strange(found: Submission) -> Iterator[str]:
@@ -294,6 +291,7 @@ def _is_plain(result: Result) -> bool:
         and _are(result.describe, public.is_text)
         and 0 < len(result.round_ms) <= MOST_ROUNDS
         and min(result.round_ms) > 0
+        and is_plain(result.energy, result.starts)
     )
 
 
