@@ -1,4 +1,4 @@
-"""A session with a page, in a process of its own, and its rate: what measurements of the page share."""
+"""Run a session with a page in a process of its own, and take its rate."""
 
 import json
 import re
