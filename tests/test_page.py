@@ -146,7 +146,8 @@ def test_what_is_said_keeps_to_the_schema_and_so_must_what_is_sent() -> None:
 
 def test_frames_come_as_far_as_credit_goes_and_the_newest_wins() -> None:
     with Stage() as stage, stage.client() as client, stage.client() as slow:
-        slow.send(CREDIT_2)  # and reads nothing
+        slow.send(CREDIT_2)  # and reads no frame
+        assert "another page steers" in slow.ask({"do": "step", "name": "pause", "delta": 1})
         client.send({"do": "show", "layers": ["camera", "picture"], "credit": 99})
         assert client.ask({"do": "step", "name": "pause", "delta": 1}) == ""
         for number in range(30):

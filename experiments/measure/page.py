@@ -1,22 +1,20 @@
-"""Measure the page: camera to screen in a real browser, and what many viewers cost the loop.
+"""Measure the page: camera to screen in a real browser, and what viewers and floods cost the loop.
 
-Run as `python -m sdxs.experiments page [--json PATH] [--seconds 600] [--viewers 50] [--size 512]`.
-A headless Chromium has a fake camera of 30 frames a second whose frames carry their number; the
-session is `sdxs live` with the identity backend. The page's own script notes when each number is
-seen in the camera, and reads it out of the canvas's pixels again. The cost of viewers is the rate
-of a session's frames beside its rate without: programs that read as fast as they can, one of one
-frame a second, and one that never reads. Exits with 1 if a target is missed.
+Run as `python -m sdxs.experiments page [--json PATH] [--seconds 600] [--parts browser,floods]`.
+browser: a headless Chromium has a fake camera of 30 frames a second whose frames carry their
+number; the session is `sdxs live` with the identity backend. The page's own script notes when each
+number is seen in the camera, and reads it out of the canvas's pixels again. viewers: the rate of a
+session's frames alone and with programs that read as fast as they can, one of one frame a second,
+and one that never reads, in turns. floods: the same with messages by OSC and at the socket. demo:
+the demo's rate on this machine without a page, and with one. Exits with 1 if a target is missed.
 """
 
 import json
-import re
-import subprocess
-import sys
+import os
+import socket
 import tempfile
 import time
-import urllib.request
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,15 +22,20 @@ from typing import Any
 import numpy as np
 
 from ...common.backend.memory import footprint_bytes
-from ...common.errors import SdxsError
+from ...common.errors import SdxsError, UsageError
 from ...common.settings import setting
 from ...common.testing.chromium import Chromium, installed_browser, write_camera
 from .. import record
 from ..options import Options, result_file
+from .page_demo import demo
+from .page_floods import with_floods, with_viewers
+from .page_session import session, state
 
 LEAST_FPS, MOST_AGE_P95_MS, LEAST_RATE = 25.0, 80.0, 0.97
 CAMERA_FRAMES = 300
 WARM_UP_S = 3.0
+PARTS = ("browser", "viewers", "floods", "demo")
+DEMO_SIZE = 256  # which the demo was trained for
 # Numbers in the camera and on the canvas, both by their pixels: 20 blocks in the top edge.
 WATCH = """(() => {
   const small = new OffscreenCanvas(20, 1).getContext('2d', {willReadFrequently: true});
@@ -68,81 +71,36 @@ WATCH = """(() => {
   requestAnimationFrame(screen);
   window.measured = { ages, began: performance.now(), shown: sdxs.shown };
 })()""".replace("FRAMES", str(CAMERA_FRAMES))
-VIEWER = """
-import asyncio, json, sys
-from websockets.asyncio.client import connect
-url, count = sys.argv[1], int(sys.argv[2])
-
-async def read(every_s):
-    async with connect(url, max_size=None, open_timeout=60, max_queue=1) as socket:
-        await socket.send(json.dumps({"do": "show", "layers": ["picture"], "credit": 3}))
-        async for message in socket:
-            if isinstance(message, bytes):
-                head = json.loads(message[4:4 + int.from_bytes(message[:4], "little")])
-                if every_s:
-                    await asyncio.sleep(every_s)
-                await socket.send(json.dumps({"do": "shown", "frame": head["frame"]}))
-
-async def never():
-    async with connect(url, max_size=None, open_timeout=60, max_queue=1) as socket:
-        await socket.send(json.dumps({"do": "show", "layers": ["picture"], "credit": 3}))
-        await asyncio.sleep(1e6)
-
-async def main():
-    await asyncio.gather(never(), read(1.0), *(read(0) for _ in range(count - 2)))
-
-asyncio.run(main())
-"""
 
 
 @dataclass(frozen=True, slots=True)
 class PageOptions(Options):
-    """How long, how many, how large."""
+    """What to measure: how long, how many, how large. Raises UsageError."""
 
     json: Path | None = result_file()
     seconds: float = setting(600.0, "length of the browser's part", minimum=2, unit="s")
     viewers: int = setting(50, "programs that look on, in the second part", minimum=2, maximum=60)
     size: int = setting(512, "side of the frames", minimum=64, unit="pixels")
+    rounds: int = setting(5, "rounds of the parts that take turns", minimum=1)
+    turn: float = setting(8.0, "length of one turn", minimum=0.5, unit="s")
+    parts: str = setting(",".join(PARTS), "parts to measure, with commas between them")
+
+    def __post_init__(self) -> None:
+        Options.__post_init__(self)
+        if not set(self.parts.split(",")) <= set(PARTS):
+            raise UsageError(f"--parts {self.parts}: expected some of {','.join(PARTS)}")
 
 
-@contextmanager
-def session(source: str, size: int) -> "Iterator[tuple[str, int]]":
-    """Run a session; yield the page's address and the process."""
-    command = [sys.executable, "-m", "sdxs.cli", "live", "--backend", "identity", "--model", "demo"]
-    command += ["--size", str(size), "--fit", "stretch", "--skip", "-1", "--source", source]
-    command += ["--headless", "--web", "0"]
-    with (
-        tempfile.TemporaryFile("w+") as said,
-        subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=said) as process,
-    ):
-        try:
-            yield _address(process, said), process.pid
-        finally:
-            process.kill()
-
-
-def _address(process: "subprocess.Popen[bytes]", said: Any) -> str:
-    while process.poll() is None:
-        said.seek(0)
-        text = said.read()
-        if found := re.search(r"^page: (\S+)$", text, re.MULTILINE):
-            return str(found[1])
-        time.sleep(0.05)
-    raise SdxsError(f"the session ended at once: {text}")
-
-
-def state(address: str) -> dict[str, Any]:
-    """Ask a session how it stands."""
-    with urllib.request.urlopen(f"{address}api/state", timeout=60) as said:
-        found: dict[str, Any] = json.load(said)
-    return found
+def _browser() -> str:
+    path = installed_browser()
+    if path is None:
+        raise SdxsError("there is no Chromium; install one, or measure elsewhere")
+    return path
 
 
 def in_the_browser(seconds: float, size: int) -> dict[str, object]:
     """Measure camera to screen. Raises SdxsError without a Chromium."""
-    path = installed_browser()
-    if path is None:
-        raise SdxsError("there is no Chromium; install one, or measure elsewhere")
+    path = _browser()
     with tempfile.TemporaryDirectory() as folder:
         camera = Path(folder) / "camera.y4m"
         write_camera(camera, size, size, CAMERA_FRAMES)
@@ -168,76 +126,53 @@ def in_the_browser(seconds: float, size: int) -> dict[str, object]:
         "session_fps": figures["fps"],
         "dropped": figures["dropped"],
         "memory_grown_bytes": grown,
+        "load": round(os.getloadavg()[0], 2),
     }
 
 
-def rate(address: str, seconds: float) -> float:
-    """Return the frames a second that a session shows meanwhile."""
-    before, began = state(address)["figures"]["shown"], time.perf_counter()
-    time.sleep(seconds)
-    after, ended = state(address)["figures"]["shown"], time.perf_counter()
-    return round(float(after - before) / (ended - began), 3)
+def missed(figures: dict[str, Any], wanted: int) -> list[str]:
+    """Say which targets are not reached by the parts that were measured."""
+    said = []
+    if browser := figures.get("browser"):
+        p95 = browser["camera_to_screen_ms"]["p95"]
+        if not browser["fps"] >= LEAST_FPS:
+            said.append(f"{browser['fps']} fps, expected {LEAST_FPS} at least")
+        if not p95 <= MOST_AGE_P95_MS:
+            said.append(f"p95 {p95} ms, expected {MOST_AGE_P95_MS} at most")
+    rates = {way: figures["floods"][way] for way in ("osc", "socket") if "floods" in figures}
+    if viewers := figures.get("viewers"):
+        rates["viewers"] = viewers
+        if viewers["viewers"] != wanted:
+            said.append(f"{viewers['viewers']} viewers were let in of {wanted}")
+    for name, each in rates.items():
+        found = each["of_the_rate"]["median"]
+        if not found >= LEAST_RATE:
+            said.append(f"{name}: {found} of the rate, expected {LEAST_RATE} at least")
+    return said
 
 
-def with_viewers(count: int, seconds: float, size: int) -> dict[str, object]:
-    """Measure the loop's rate alone, with viewers, and alone again."""
-    with session("synthetic", size) as (address, pid):
-        time.sleep(WARM_UP_S)
-        alone = rate(address, seconds)
-        before = footprint_bytes(pid)
-        socket = f"{address.replace('http', 'ws', 1)}api/socket"
-        with subprocess.Popen([sys.executable, "-c", VIEWER, socket, str(count)]) as viewers:
-            try:
-                while len(state(address)["people"]["here"]) < count and viewers.poll() is None:
-                    time.sleep(0.1)
-                time.sleep(WARM_UP_S)
-                here = len(state(address)["people"]["here"])
-                watched = rate(address, seconds)
-                stayed = len(state(address)["people"]["here"])
-                held = footprint_bytes(pid) - before
-            finally:
-                viewers.kill()
-        while state(address)["people"]["here"]:
-            time.sleep(0.1)
-        after = rate(address, seconds)
-        left = footprint_bytes(pid) - before
-    return {
-        "viewers": here,
-        "stayed": stayed,  # one that never reads is left after 40 s
-        "fps_alone": alone,
-        "fps_watched": watched,
-        "fps_after": after,
-        "of_the_rate": round(watched / max(alone, after), 4),
-        "memory_held_bytes": held,
-        "memory_left_bytes": left,
-    }
-
-
-def missed(browser: dict[str, Any], viewers: dict[str, Any], wanted: int) -> list[str]:
-    """Say which targets are not reached."""
-    p95 = browser["camera_to_screen_ms"]["p95"]
-    checks = (
-        (browser["fps"] >= LEAST_FPS, f"{browser['fps']} fps, expected {LEAST_FPS} at least"),
-        (p95 <= MOST_AGE_P95_MS, f"p95 {p95} ms, expected {MOST_AGE_P95_MS} at most"),
-        (viewers["viewers"] == wanted, f"{viewers['viewers']} viewers were let in of {wanted}"),
-        (
-            viewers["of_the_rate"] >= LEAST_RATE,
-            f"{viewers['of_the_rate']} of the rate with viewers, expected {LEAST_RATE} at least",
-        ),
-    )
-    return [said for good, said in checks if not good]
+def _free_port() -> int:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def run(options: PageOptions) -> int:
-    """Measure both parts; return 1 if a target is missed."""
-    browser = in_the_browser(options.seconds, options.size)
-    print(json.dumps(browser), flush=True)
-    viewers = with_viewers(options.viewers, min(options.seconds, 60.0), options.size)
-    print(json.dumps(viewers), flush=True)
-    complaints: Sequence[str] = missed(browser, viewers, options.viewers)
+    """Measure the parts; return 1 if a target is missed."""
+    rounds, turn, size = options.rounds, options.turn, options.size
+    measures: dict[str, Callable[[], dict[str, Any]]] = {
+        "browser": lambda: in_the_browser(options.seconds, size),
+        "viewers": lambda: with_viewers(options.viewers, rounds, turn, size),
+        "floods": lambda: with_floods(rounds, turn, size, _free_port()),
+        "demo": lambda: demo(rounds, turn, DEMO_SIZE, _browser()),
+    }
+    figures: dict[str, Any] = {}
+    for part in options.parts.split(","):
+        figures[part] = measures[part]()
+        print(json.dumps({part: figures[part]}), flush=True)
+    complaints = missed(figures, options.viewers)
     for each in complaints:
         print(f"MISSED: {each}")
     if options.json:
-        figures = {"browser": browser, "viewers": viewers, "missed": list(complaints)}
-        record.write(options.json, figures, options)
+        record.write(options.json, {**figures, "missed": complaints}, options)
     return 1 if complaints else 0

@@ -15,7 +15,7 @@ it is counted. `reading.py` turns texts and numbers of a protocol into changes.
 import math
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from types import MappingProxyType
 from typing import Protocol
 
@@ -113,7 +113,7 @@ class Input(Protocol):
 @dataclass(slots=True)
 class _Waiting:
     requests: list[Request] = field(default_factory=list)
-    counts: Counts = Counts()
+    counts: dict[str, int] = field(default_factory=lambda: asdict(Counts()))
     closed: bool = False
     failure: BaseException | None = None
 
@@ -184,7 +184,7 @@ class Controls:
 
     @property
     def counts(self) -> Counts:
-        return self._waiting.counts
+        return Counts(**self._waiting.counts)
 
     # The session, on the main thread.
 
@@ -240,9 +240,8 @@ class Controls:
         return "", mine
 
     def _count(self, **more: int) -> None:
-        counts = self._waiting.counts
-        added = {name: getattr(counts, name) + number for name, number in more.items()}
-        self._waiting.counts = replace(counts, **added)
+        for name, number in more.items():
+            self._waiting.counts[name] += number
 
 
 def _check(change: Change) -> None:
