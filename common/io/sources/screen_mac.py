@@ -158,7 +158,7 @@ class MacScreen:
             return  # nothing has changed, and there is no picture in it
         buffer = media.CMSampleBufferGetImageBuffer(sample)
         at = int(about.get(capture.SCStreamFrameInfoDisplayTime, self._shown_at + 1))
-        if buffer is None or at < self._shown_at:
+        if buffer is None:
             return
         inner, size = self._inner(about)
         self.sent = {
