@@ -23,7 +23,7 @@ from .backend.spec import BackendSpec, located, specs
 from .checkpoint.find import find, local_folder, weights_folder
 from .checkpoint.registry import ENTRIES
 from .errors import SdxsError, SourceError
-from .io.inputs.here import audio_here, midi_here, osc_here
+from .io.inputs.here import audio_here, link_here, midi_here, osc_here
 from .io.sinks.window import window_obstacle
 from .io.sources import permission
 from .io.sources.camera import Camera
@@ -88,6 +88,7 @@ def probes(camera: int) -> list[tuple[str, Probe]]:
         ("screen", lambda: [Check("screen", *screen_here())]),
         ("osc", lambda: [Check("osc", *osc_here())]),
         ("midi", lambda: [Check("midi", *midi_here())]),
+        ("link", lambda: [Check("link", *link_here())]),
         ("audio", lambda: [Check("audio", *audio_here())]),
         ("page", lambda: [Check("page", *page_here())]),
         ("hub", lambda: [hub()]),

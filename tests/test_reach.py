@@ -1,6 +1,7 @@
-"""One walk over the table: each live parameter by keys, page, OSC, MIDI, schedule and API."""
+"""One walk over the table: keys, page, OSC, MIDI, schedule, API and sound reach each parameter."""
 
 import socket
+import wave
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from queue import Queue
@@ -9,11 +10,15 @@ import pytest
 from browser import browser
 
 from fake_session import FakeSession
+from sdxs.common.errors import UsageError
 from sdxs.common.io.inputs import here
 from sdxs.common.io.inputs.keys import KEYS
 from sdxs.common.io.inputs.reading import read_change
 from sdxs.common.io.inputs.schedule import parse_schedule
 from sdxs.common.io.inputs.tempo import Tempo
+from sdxs.common.io.sound.follower import Response
+from sdxs.common.io.sound.wav import WavFile
+from sdxs.common.live.modulation import Modulation, read_route
 from sdxs.common.live.parameters import TABLE, Event, LiveParameters, Step
 from sdxs.common.live.stage import Playing, Stage
 
@@ -152,6 +157,27 @@ def test_from_a_schedule(name: str) -> None:
     session = session_of(Stage(playing=Playing(schedule)))
     by_schedule(session, name)
     assert getattr(session.values, name) == OTHER[name]
+
+
+@pytest.mark.parametrize("name", CHANGING)
+def test_from_sound(name: str, tmp_path: Path) -> None:
+    if TABLE[name].kind is str and not TABLE[name].choices:
+        with pytest.raises(UsageError, match="is a text, which no sound can move"):
+            read_route(f"{name}=level:0..1")
+        return
+    path = tmp_path / "a.wav"
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1), file.setsampwidth(2), file.setframerate(8000)
+        file.writeframes(b"\xff\x7f" * 800)
+    route = read_route(f"{name}=level:0..{-1 if name == 'control_scale' else 1}")
+    sound = Modulation([route], WavFile(path), Response(0, 0))
+    session = session_of(Stage(sound=sound))
+    session._incoming.saw(None)
+    sound.hear(0.05)
+    session._obey_sound()
+    sound.close()
+    base = getattr(session.values, name)
+    assert getattr(session._in_force, name) != base and not changed(session, name)
 
 
 @pytest.mark.parametrize("name", CHANGING)

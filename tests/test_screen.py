@@ -20,6 +20,14 @@ from x11_stage import Painter, xvfb
 
 RED, BLUE = 0xC01020, 0x1020C0
 MAC = type("System", (), {"platform": "darwin"})
+LINUX = type("System", (), {"platform": "linux"})
+
+
+@pytest.fixture(autouse=True)
+def linux(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also in the shape of macOS; the tests of a Mac say so themselves."""
+    monkeypatch.setattr(screen, "sys", LINUX)
+    monkeypatch.setattr(screen_here, "sys", LINUX)
 
 
 @pytest.mark.parametrize(
@@ -48,7 +56,6 @@ def test_one_window_is_found_by_a_part_of_its_title() -> None:
 
 
 def test_without_the_extra_the_error_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(screen, "sys", type("System", (), {"platform": "linux"}))
     monkeypatch.delitem(sys.modules, "sdxs.common.io.sources.screen_x11", raising=False)
     monkeypatch.setitem(sys.modules, "mss", None)
     for spec in ("screen:", "screen:2", "screen:a window"):
@@ -355,3 +362,14 @@ def test_a_mac_is_asked_what_it_captures_and_nobody_is_asked(
     mac.allowed = False
     answer = dict(ask_screen(None))  # type: ignore[arg-type]
     assert answer == {"ok": True, "asked": False, "permission": "not given"} and mac.asked == 0
+
+
+def test_a_mac_without_pyobjc_is_told_before_anybody_is_asked(
+    mac: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mac.allowed = False
+    screen_mac._kit.cache_clear()
+    monkeypatch.setitem(sys.modules, "ScreenCaptureKit", None)
+    with pytest.raises(UsageError, match=r"'ScreenCaptureKit' is not installed.*sdxs\[screen\]"):
+        check_screen("screen:")
+    assert mac.asked == 0

@@ -8,7 +8,7 @@ from ..errors import SdxsError, UsageError
 from ..files import user_config
 from ..io.inputs.address import Address, read_address
 from ..io.inputs.controls import Input
-from ..io.inputs.extras import NO_WHEEL, needing
+from ..io.inputs.extras import LINK_REMEDY, NO_WHEEL, needing
 from ..io.inputs.schedule import Schedule, read_schedule
 from ..io.inputs.tempo import FASTEST, SLOWEST, Tempo
 from ..io.sound.follower import Response
@@ -24,6 +24,9 @@ NO_JUMPS = (
     "a window, or with --realtime"
 )
 NO_MIDI = "learn: there is no MIDI in this session; start it with --midi NAME"
+NO_LINK = (
+    "--link: a file that is rendered frame by frame keeps its own time; drop it, or add --realtime"
+)
 JUMPS = (Event.NEXT_CUE, Event.PREVIOUS_CUE, Event.RESTART)
 
 
@@ -39,6 +42,9 @@ class InputOptions:
         "beats a minute at the start; a tap (key b) or a MIDI clock changes it",
         minimum=SLOWEST,
         maximum=FASTEST,
+    )
+    link: bool = setting(
+        False, "share tempo and beat with other programs by Ableton Link; --tempo is the first"
     )
     on_beat: float = setting(
         0.0,
@@ -120,6 +126,9 @@ def check_inputs(options: InputOptions) -> None:
     if options.midi is not None:
         with needing("--midi", "midi", NO_WHEEL):
             from ..io.inputs.midi import find_port  # noqa: F401
+    if options.link:
+        with needing("--link", "", LINK_REMEDY):
+            from ..io.inputs.link import LinkInput  # noqa: F401
     if options.audio is not None:
         open_ear(options.audio).close()
 
@@ -146,6 +155,8 @@ def make_stage(
     """
     stage = Stage(Tempo(options.tempo, clock_s()), options.on_beat)
     staged = _scheduled(options, stage, values, unusable, realtime, by_film, takes_turns, encode)
+    if options.link and not realtime:
+        raise UsageError(NO_LINK)
     if options.audio is not None:
         response = Response(options.audio_attack, options.audio_release, options.audio_gain)
         places = values, unusable, realtime, by_film, takes_turns
@@ -174,7 +185,15 @@ def _inputs(options: InputOptions, stage: Stage) -> list[Input]:
             for each in found:
                 each.close()
             raise
+    if options.link:
+        found.append(_link(stage))
     return found
+
+
+def _link(stage: Stage) -> Input:
+    with needing("--link", "", LINK_REMEDY):
+        from ..io.inputs.link import LinkInput
+    return LinkInput(stage.tempo, stage.clock, stage.on_beat)
 
 
 def _midi(name: str, path: Path | None, stage: Stage) -> Input:

@@ -13,18 +13,20 @@ NO_WHEEL = (
     if sys.version_info >= (3, 13)
     else ""
 )
+LINK_REMEDY = "`pip install aalink`, which is under the GPL-3 and therefore no part of sdxs"
 
 
 @contextmanager
 def needing(option: str, extra: str, hint: str = "") -> Iterator[None]:
     """Raise UsageError, with the remedy, if an import within finds no package.
 
-    hint: what more there is to know of the remedy.
+    extra: that brings it, '' for none. hint: what more there is to know of the remedy.
     """
     try:
         yield
     except ImportError as error:
+        remedy = f"`pip install 'sdxs[{extra}]'`" if extra else ""
         raise UsageError(
             f"{option}: {error.name or 'a package'!r} is not installed; "
-            f"`pip install 'sdxs[{extra}]'`{f'; {hint}' if hint else ''}"
+            f"{'; '.join(filter(None, (remedy, hint)))}"
         ) from None

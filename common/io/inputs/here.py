@@ -5,7 +5,7 @@ from importlib import metadata
 
 from ...errors import UsageError, in_a_line, reason
 from .address import LOOPBACK
-from .extras import NO_WHEEL
+from .extras import LINK_REMEDY, NO_WHEEL
 
 # True works, None with a limit, False not; what was found; what to do about it, '' if it works.
 State = tuple[bool | None, str, str]
@@ -43,6 +43,14 @@ def midi_here() -> State:
     if not names:
         return None, f"{finding}; no MIDI input is connected", "connect a device"
     return True, f"{finding}; here: {', '.join(map(in_a_line, names))}", ""
+
+
+def link_here() -> State:
+    """Look for aalink; joins no session."""
+    version = _version("aalink")
+    if not version:
+        return None, "aalink is not installed", f"for --link: {LINK_REMEDY}"
+    return True, f"aalink {version}: sdxs live --link", ""
 
 
 def audio_here() -> State:

@@ -1,4 +1,4 @@
-"""The beat of a session: a tempo that is set, tapped, or follows a MIDI clock.
+"""The beat of a session: a tempo that is set, tapped, or follows a MIDI clock or Ableton Link.
 
 Beats are counted from 0 where the session begins; a beat is a whole number. Times are seconds on
 one clock that the caller chooses, so a test needs no waiting. Any thread may call anything.
@@ -16,6 +16,7 @@ TAP_PAUSE_S = 3.0  # a longer pause begins a new count; the slowest beat
 CLOCKS_A_BEAT = 24  # of MIDI
 CLOCKS_KEPT = 2 * CLOCKS_A_BEAT
 CATCH_UP = 0.1  # of how far the count is from the master's, at each of its clocks
+GOES_BACK = 0.25  # beats; less is the jitter of a master's clock
 CLOCK_PAUSE_S = 0.5  # a master that stood still
 
 
@@ -32,6 +33,7 @@ class Tempo:
         self._clock = 0  # ticks since the master's start
         self._led = False  # by a master whose start was heard, so that its beats are known
         self._highest = 0.0
+        self._asked: float | None = None  # set or tapped here, and not yet told to a master
 
     @property
     def bpm(self) -> float:
@@ -48,6 +50,20 @@ class Tempo:
         bpm = _checked(bpm)
         with self._lock:
             self._go_on(now_s, self._beats(now_s), bpm)
+            self._asked = bpm
+
+    def lead(self, bpm: float, beat: float, now_s: float) -> None:
+        """Take tempo and beat of a master that knows both; one that goes back is counted anew."""
+        with self._lock:
+            if beat < self._highest - GOES_BACK:
+                self._highest = beat
+            self._go_on(now_s, beat, bpm)
+
+    def take_asked(self) -> float | None:
+        """Return the tempo that was set or tapped here since the last call, if one was."""
+        with self._lock:
+            asked, self._asked = self._asked, None
+            return asked
 
     def begin(self, now_s: float) -> None:
         """Count anew: now is beat 0, of a master's start say."""
@@ -71,6 +87,7 @@ class Tempo:
                 return None
             bpm = 60 * (len(self._taps) - 1) / (self._taps[-1] - self._taps[0])
             self._go_on(now_s, float(beat), min(FASTEST, max(SLOWEST, bpm)))
+            self._asked = self._bpm
             return self._bpm
 
     def clock(self, now_s: float) -> None:

@@ -12,10 +12,11 @@ import sounddevice
 
 from ...errors import UsageError, in_a_line
 from ...patience import Patience
-from .bands import LEAST_RATE, MOST_CHANNELS, MOST_RATE, Analyser, EarLost
+from .bands import LEAST_RATE, MOST_RATE, Analyser, EarLost
 
 DEFAULT = "default"
 RING_S = 4.0
+MOST_OPENED = 8  # channels; the default input of ALSA offers 64, of which two sound
 GONE_S = 3.0  # without a sample; a device that was unplugged just stops under macOS
 SILENT_S = 10.0
 MUTE = (
@@ -86,10 +87,10 @@ class AudioDevice:
         self._muted_s: float | None = 0.0
 
     def start(self) -> None:
-        """Open the input at its own rate, with all of its channels. Raises UsageError."""
+        """Open the input at its own rate, with up to eight channels. Raises UsageError."""
         try:
             info = sounddevice.query_devices(self._index, "input")
-            channels = min(int(info["max_input_channels"]), MOST_CHANNELS)
+            channels = min(int(info["max_input_channels"]), MOST_OPENED)
             rate = float(info["default_samplerate"])
             self.name = str(info["name"])
             if not LEAST_RATE <= rate <= MOST_RATE:

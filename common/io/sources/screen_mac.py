@@ -42,7 +42,11 @@ def may_record() -> bool:
 
 
 def ask_for_screen() -> None:
-    """Have macOS ask the user, if it has not yet. Raises SourceError: a restart is needed then."""
+    """Have macOS ask the user, if it has not yet.
+
+    Raises SourceError, since a restart is needed then, and ImportError without PyObjC.
+    """
+    _kit()  # nobody is asked in vain
     if may_record():
         return
     _graphics().CGRequestScreenCaptureAccess()  # shows the dialog once, and does not wait
@@ -154,7 +158,7 @@ class MacScreen:
             return  # nothing has changed, and there is no picture in it
         buffer = media.CMSampleBufferGetImageBuffer(sample)
         at = int(about.get(capture.SCStreamFrameInfoDisplayTime, self._shown_at + 1))
-        if buffer is None or at < self._shown_at:
+        if buffer is None:
             return
         inner, size = self._inner(about)
         self.sent = {
