@@ -15,6 +15,7 @@ from sdxs.common.io.outputs.plan import OutputPlan
 from sdxs.common.io.outputs.process import ProcessOutlet
 from sdxs.common.io.outputs.registry import open_outputs
 from sdxs.common.io.sources.synthetic import Synthetic, read_counter
+from sdxs.common.picture.size import FrameSize
 
 WIDTH, HEIGHT, WAIT_S = 160, 96, 60.0
 STREAM = ".stream:StreamOutlet"
@@ -67,7 +68,7 @@ def test_a_real_receiver_gets_the_pictures_and_dies_and_another_comes(
     port, notes = free_port(), list[str]()
     url = f"{scheme}://127.0.0.1:{port}" + ("/live/key" if scheme == "rtmp" else "")
     listening = ["-listen", "1", "-i", url] if scheme == "rtmp" else ["-i", f"{url}?listen=1"]
-    source = Synthetic(f"{WIDTH}x{HEIGHT}")
+    source = Synthetic(FrameSize(WIDTH, HEIGHT))
     outputs = open_outputs([url], 30, alone=False)
     try:
         for _ in range(2):
