@@ -162,7 +162,7 @@ def _render(
     err.print(
         escape(f"{checkpoint.name} ({checkpoint.origin}) at {size.words}; source {one.source.name}")
     )
-    for place in one.places:
+    for place in one.outputs.places:
         err.print(escape(place))
     if page:
         present(page, one, checkpoint, renderers, session)

@@ -28,7 +28,7 @@ def run_session(session: "Session", label: str = "") -> None:
             state.abandoned = state.abandoned or session.loop.abandoned
             if session.loop.summary and not label:
                 show_summary(session.loop.summary)
-            for each in session.sent:
+            for each in session.outputs.said:
                 ended = ", ended early" if each.ended else ""
                 dropped = f", {each.dropped} dropped" if each.dropped else ""
                 out.print(escape(f"sent {each.sent} frames to {each.name}{dropped}{ended}"))

@@ -24,6 +24,7 @@ from .checkpoint.find import find, local_folder, weights_folder
 from .checkpoint.registry import ENTRIES
 from .errors import SdxsError, SourceError
 from .io.inputs.here import audio_here, link_here, midi_here, osc_here
+from .io.outputs import here as outputs
 from .io.sinks.window import window_obstacle
 from .io.sources import permission
 from .io.sources.camera import Camera
@@ -91,6 +92,11 @@ def probes(camera: int) -> list[tuple[str, Probe]]:
         ("link", lambda: [Check("link", *link_here())]),
         ("audio", lambda: [Check("audio", *audio_here())]),
         ("page", lambda: [Check("page", *page_here())]),
+        ("mjpeg", lambda: [Check("mjpeg", *outputs.mjpeg_here())]),
+        ("streams", lambda: [Check("streams", *outputs.streams_here())]),
+        ("ndi", lambda: [Check("ndi", *outputs.ndi_here())]),
+        ("syphon", lambda: [Check("syphon", *outputs.syphon_here())]),
+        ("vcam", lambda: [Check("vcam", *outputs.camera_here())]),
         ("hub", lambda: [hub()]),
     ]
 

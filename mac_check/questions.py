@@ -88,6 +88,8 @@ def _of_the_machine() -> Iterator[Question]:
     yield Question("cameras", f"{_HERE}.camera:ask_cameras", "machine", quick=True, expected_s=2)
     yield Question("screen", f"{_HERE}.screen:ask_screen", "machine", quick=True, expected_s=10)
     yield Question("films", f"{_HERE}.films:ask_films", "machine", quick=True, expected_s=10)
+    yield Question("syphon", f"{_HERE}.outputs:ask_syphon", "machine", quick=True, expected_s=12)
+    yield Question("vcam", f"{_HERE}.outputs:ask_vcam", "machine", quick=True, expected_s=8)
 
 
 def _of_mlx() -> Iterator[Question]:

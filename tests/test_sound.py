@@ -374,16 +374,17 @@ class Steady:
 
 def session_of(ear: Steady, *routes: str, **values: object) -> FakeSession:
     sound = Modulation([read_route(each) for each in routes], ear, LOUDEST)
-    session = FakeSession(
-        "a >> b >> c", control=True, stage=Stage(sound=sound), inputs=[sound], **values
-    )
+    prompt = PAD if routes[0].startswith("position_y") else BANK
+    session = FakeSession(prompt, control=True, stage=Stage(sound=sound), inputs=[sound], **values)
     session._incoming.saw(None)
     session._idle()
     return session
 
 
+BANK, PAD = "a >> b >> c", "a >> b // c >> d"
 MOVES = {  # route, level, what is in force then
     "position": ("position=low:0..2", 0.5, 1.0),
+    "position_y": ("position_y=low:0..1", 0.5, 0.5),
     "seed": ("seed=mid:0..9", 1.0, 9),
     "control_scale": ("control_scale=high:0..-1", 0.25, 0.75),
     "edges": ("edges=level:0..1", 1.0, "canny"),
@@ -409,7 +410,7 @@ def test_sound_moves_every_parameter_and_the_base_stays(name: str) -> None:
     session = session_of(ear, route)
     base = getattr(session.values, name)
     assert getattr(session._in_force, name) == wanted and base != wanted
-    assert base == getattr(FakeSession("a >> b >> c", control=True).values, name)
+    assert base == getattr(FakeSession(BANK, control=True).values, name)
     assert session.calls or name in ("ema", "blend"), "the loop is told"
     told = len(session.calls)
     session._idle()

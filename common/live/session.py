@@ -4,22 +4,21 @@ Whatever changes a running session goes through `Session.apply`, on the main thr
 the other inputs have offered to `Session.controls` from their threads.
 """
 
-import json
 import math
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import asdict, replace
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
 from ..errors import SdxsError, SinkError, UsageError
-from ..files import working_folder_is_gone, write_whole
+from ..files import working_folder_is_gone
 from ..io.inputs.controls import Controls, Request
 from ..io.inputs.keys import Keys
-from ..io.outputs.output import Sent
+from ..io.outputs.output import Outputs
 from ..system import awake
 from .effects import pass_on
 from .incoming import Incoming
@@ -41,6 +40,7 @@ from .plan import Planned
 from .stage import SCHEDULE, Stage
 from .standing import EVERY_S, standing
 from .stats import Summary
+from .stats_file import write_stats
 from .threads.display import DISPLAY_WAIT_S
 from .threads.frames import LiveFrame
 
@@ -95,14 +95,9 @@ class Session:
         return [*self._viewer.written, *there]
 
     @property
-    def sent(self) -> list[Sent]:
-        """What became of each output."""
-        return self._viewer.sent
-
-    @property
-    def places(self) -> list[str]:
-        """A line for the user for each output that has one."""
-        return self._viewer.places
+    def outputs(self) -> Outputs:
+        """Where the session is shown live."""
+        return self._viewer.outputs
 
     def run(self, report: Callable[[int, str], None]) -> Summary:
         """Run to the end.
@@ -347,10 +342,4 @@ class Session:
     def _write_stats(self) -> None:
         path, summary = self._parts.files.stats, self.loop.summary
         if path and summary:
-            figures = summary.as_json() | {"parameters": asdict(self.values)}
-            counts = self.controls.counts
-            if counts.offered or counts.malformed:
-                figures["inputs"] = asdict(counts)
-            if self.sent:
-                figures["outputs"] = [asdict(each) for each in self.sent]
-            write_whole(path, (json.dumps(figures, indent=1) + "\n").encode())
+            write_stats(path, summary, self.values, self.controls.counts, self.outputs.said)

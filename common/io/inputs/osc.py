@@ -33,8 +33,8 @@ ERRORS_A_SECOND = 20  # answers to what cannot be, to all; more are only counted
 # More wait in the socket's buffer, and the system drops what has no room there. Ten faders at 100 a
 # second need half of it.
 DATAGRAMS_A_SECOND, AT_ONCE = 2000.0, 500.0
-# Beyond that it sleeps until so many may be read: a wake-up for each would ask the loop's threads for
-# Python's lock 2000 times a second.
+# Beyond that it sleeps until so many may be read: a wake-up for each would ask the loop's threads
+# for Python's lock 2000 times a second.
 SLICE = 10
 
 
