@@ -265,7 +265,7 @@ def test_fifty_viewers_come_and_go_and_leave_no_socket() -> None:
         before = open_files(os.getpid())
         for _ in range(2):
             with ExitStack() as viewers:
-                callers = [viewers.enter_context(stage.client()) for _ in range(50)]
+                callers = [viewers.enter_context(stage.client(close_timeout=0)) for _ in range(50)]
                 for each in callers:
                     each.send(CREDIT_2)
                     each.of("people")
