@@ -15,6 +15,7 @@ pytest.importorskip("pythonosc", reason="python-osc is not installed: pip instal
 
 from fake_session import FakeSession
 from sdxs.common.errors import UsageError
+from sdxs.common.io.inputs import osc as osc_module
 from sdxs.common.io.inputs.address import Address, read_address
 from sdxs.common.io.inputs.budget import Budget
 from sdxs.common.io.inputs.controls import MOST_WAITING
@@ -22,7 +23,7 @@ from sdxs.common.io.inputs.osc import ERRORS_A_SECOND, MOST_PEERS, OscInput
 from sdxs.common.io.inputs.osc_wire import MOST_ARGUMENTS, OscMessage, decode, encode
 from sdxs.common.io.inputs.tempo import Tempo
 from sdxs.common.live.inputs import InputOptions
-from sdxs.common.live.parameters import TABLE, Event
+from sdxs.common.live.parameters import TABLE, Event, Set
 
 PATIENCE_S = 20.0
 BUNDLE = b"#bundle\0" + bytes(8)
@@ -298,6 +299,35 @@ def test_a_flood_is_read_at_a_rate_and_a_session_ends_in_its_midst() -> None:
     stage.session._finish()
     assert stage.session.controls.counts.offered == 5
     controller.socket.close()
+
+
+def test_of_a_flood_only_the_latest_of_a_parameter_is_parsed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    parsed: list[bytes] = []
+    decode = osc_module.decode
+    monkeypatch.setattr(
+        osc_module, "decode", lambda datagram: parsed.append(datagram) or decode(datagram)
+    )
+    session = FakeSession()
+    osc = osc_module.OscInput(Address("127.0.0.1", 0), [], Tempo(120), lambda: 0.0)
+    osc._controls = session.controls
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        for name, *values in (
+            *(("blend", share / 10) for share in range(1, 10)),
+            ("ema", 0.5),
+            ("next_prompt",),
+            ("blend", 0.25),
+            ("blend", 0.75),
+        ):
+            sender.sendto(encode(f"/sdxs/{name}", *values), osc._socket.getsockname())
+        osc._read_newest()
+    osc.close()
+    taken = [each.change for each in session.controls.take()]
+    shown = [round(one.value, 3) if isinstance(one, Set) else one for one in taken]
+    assert shown == [0.9, 0.5, Event.NEXT_PROMPT, 0.75] and len(parsed) == 4
+    counts = session.controls.counts
+    assert (counts.offered, counts.merged) == (13, 9)
 
 
 def test_errors_are_answered_up_to_a_rate(stage: Stage) -> None:

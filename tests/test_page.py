@@ -1,8 +1,10 @@
 """The page's server and API: values, frames, steering, and the schema that describes them."""
 
 import json
+import os
 import re
 import socket
+from contextlib import ExitStack
 from pathlib import Path
 
 import cv2
@@ -25,6 +27,7 @@ from sdxs.common.web.hub import MOST_CLIENTS, Facts, Hub
 from sdxs.common.web.messages import MOST_CREDIT, MOST_MESSAGE
 from sdxs.common.web.schema import schema
 from sdxs.common.web.server import MOST_BYTES, MOST_CONNECTIONS
+from sdxs.experiments.measure.page_session import open_files
 
 ROOT = Path(__file__).parent.parent
 FACTS = Facts("fake", FrameSize.of(SIZE), 1.0, False)
@@ -254,6 +257,30 @@ def test_more_than_some_clients_are_turned_away(monkeypatch: pytest.MonkeyPatch)
         first.until(lambda said: said["type"] == "people" and said["here"] == [1])
         with stage.client() as third:
             assert third.of("hello")["you"] == 3
+
+
+def test_fifty_viewers_come_and_go_and_leave_no_socket() -> None:
+    with Stage() as stage:
+        stage.http("/api/state")
+        before = open_files(os.getpid())
+        for _ in range(2):
+            with ExitStack() as viewers:
+                callers = [viewers.enter_context(stage.client(close_timeout=0)) for _ in range(50)]
+                for each in callers:
+                    each.send(CREDIT_2)
+                    each.of("people")
+                stage.show()
+                assert all(each.frame()[0]["layers"] for each in callers)
+                assert len(stage.page.clients) == 50
+            while json.loads(stage.http("/api/state")[1])["people"]["here"]:
+                pass
+        for _ in range(1000):
+            if before is None or (left := open_files(os.getpid())) is None or left <= before:
+                break
+            stage.http("/api/state")
+        else:
+            pytest.fail(f"{left} files and sockets are open, {before} were before")
+        assert not stage.page.clients
 
 
 def test_a_client_that_reads_no_answers_is_left() -> None:

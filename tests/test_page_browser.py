@@ -193,6 +193,11 @@ def _looks(tab: Tab) -> None:
     tab.until(f"{of('picture')}.width === {2 * width} && {of('picture')}.height === {height}")
     tab.key("c")
     tab.until(f"{of('picture')}.width === {width} && !{of('split-row')}.hidden")
+    tab.key("f")
+    tab.until("document.fullscreenElement?.id === 'screen'")
+    tab.key("f")
+    tab.until("!document.fullscreenElement")
+    assert re.fullmatch(r"\d+\.\d\d GiB", tab.ask(f"{of('memory')}.textContent"))
     shades = []
     for dark in (False, True):
         tab.shape(390, 800, dark, phone=True)

@@ -45,14 +45,15 @@ asyncio.run(main())
 OSC = """
 import random, socket, sys
 from sdxs.common.io.inputs.osc_wire import encode
-from sdxs.common.live.parameters import TABLE
 own = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 own.bind(("127.0.0.1", 0))
 port = int(sys.argv[1]) or own.getsockname()[1]
 out, draw = socket.socket(socket.AF_INET, socket.SOCK_DGRAM), random.Random(0)
-names = [name for name in TABLE if name not in ("prompt", "pause", "transition")]
-values = [0, 1, 0.5, float("nan"), -1e30, "x", True]
-some = [encode(f"/sdxs/{draw.choice(names)}", draw.choice(values)) for _ in range(900)]
+# What makes a frame dearer (smoothing, blending, mirroring) is only asked for in vain.
+free, dear = ["seed", "feedback", "control_scale", "edges", "position"], ["ema", "blend", "skip"]
+good, bad = [0, 1, 0.5, True], [float("nan"), -1e30, "x"]
+some = [encode(f"/sdxs/{draw.choice(free)}", draw.choice(good + bad)) for _ in range(600)]
+some += [encode(f"/sdxs/{draw.choice(dear)}", draw.choice(bad)) for _ in range(300)]
 some += [encode("/sdxs/next_prompt"), encode("/sdxs/nothing", 1.0), b"/", b"#bundle\\0" * 3] * 25
 draw.shuffle(some)
 while True:
@@ -65,7 +66,7 @@ while True:
 SOCKETS = """
 import sys
 from websockets.sync.client import connect
-some = ['{"do":"step","name":"blend","delta":0.1}', '{"do":"set","name":"ema","value":1e400}',
+some = ['{"do":"step","name":"seed","delta":1}', '{"do":"set","name":"ema","value":1e400}',
         '{"do":"event","name":"next_prompt"}', '{', '{"do":"ask"}', '[' * 9000]
 while True:
     try:

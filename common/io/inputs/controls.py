@@ -182,6 +182,11 @@ class Controls:
         with self._lock:
             self._count(malformed=1)
 
+    def superseded(self) -> None:
+        """Count a change that was not offered, because a later one takes its place."""
+        with self._lock:
+            self._count(offered=1, merged=1)
+
     @property
     def counts(self) -> Counts:
         return Counts(**self._waiting.counts)
