@@ -94,12 +94,12 @@ class Session:
     @property
     def sent(self) -> list[Sent]:
         """What became of each output."""
-        return self._viewer.sent
+        return self._viewer.outputs.said
 
     @property
     def places(self) -> list[str]:
         """A line for the user for each output that has one."""
-        return self._viewer.places
+        return self._viewer.outputs.places
 
     def run(self, report: Callable[[int, str], None]) -> Summary:
         """Run to the end.

@@ -16,7 +16,7 @@ from ..backend import copies
 from ..errors import SdxsWarning, SinkError, first_of
 from ..io.films.formats import suffix_for
 from ..io.inputs.keys import HELP
-from ..io.outputs.output import Outputs, Sent
+from ..io.outputs.output import Outputs
 from ..io.sinks.film import VideoFileSink
 from ..io.sinks.image import save_image
 from ..io.sinks.protocol import Sink, StampedSink, WritingSink
@@ -81,7 +81,7 @@ class Viewer:
         self._smoothers = [Smoother(size) for _ in range(stats.backend_count)]
         self._stats = stats
         self._sinks = list(sinks)
-        self._outputs = outputs or Outputs()
+        self.outputs = outputs or Outputs()
         self._stamped = [sink for sink in sinks if isinstance(sink, StampedSink)]
         self._record = record
         self._by_source = by_source
@@ -149,19 +149,9 @@ class Viewer:
 
     def hear(self) -> None:
         """Warn of what has become of outputs since the last call."""
-        for note in self._outputs.heard():
+        for note in self.outputs.heard():
             self.say(note)
             warnings.warn(note, SdxsWarning, stacklevel=2)
-
-    @property
-    def sent(self) -> list[Sent]:
-        """What became of each output."""
-        return self._outputs.said
-
-    @property
-    def places(self) -> list[str]:
-        """A line for the user for each output that has one."""
-        return self._outputs.places
 
     @property
     def said(self) -> Said:
@@ -234,14 +224,14 @@ class Viewer:
             ) as error:  # OpenCV's, too; the other files must be finished whatever this one says
                 complaints.append(SinkError(f"a file could not be finished ({error}); free space"))
         self._recording = None
-        self._outputs.close()
+        self.outputs.close()
         self.hear()
         if complaints:
             raise first_of(complaints)
 
     def _write_files(self, frame: LiveFrame, rendered: LiveFrame, shown_ns: int) -> None:
         """Write a frame, or its enlarged copy; its record is that of the one rendered."""
-        if self._sinks or self._outputs:
+        if self._sinks or self.outputs:
             picture = compose(frame, self._sinks_view)
             if self._sinks_view is View.SIDE_BY_SIDE:
                 label(picture[:, frame.camera.shape[1] :], frame.prompt)
@@ -253,7 +243,7 @@ class Viewer:
             for sink in self._sinks:
                 sink.write(picture, shown_ns if own_ns is None else own_ns)
             self.hear()
-            self._outputs.write(picture)
+            self.outputs.write(picture)
         if self._recording:
             try:
                 self._recording.write(compose(frame, self._recording_view), shown_ns)
