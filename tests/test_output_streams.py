@@ -60,7 +60,7 @@ class Receiver:
         self._thread.join(WAIT_S)
 
 
-@pytest.mark.parametrize("scheme", ["rtmp", "tcp"])
+@pytest.mark.parametrize("scheme", ["rtmp", pytest.param("tcp", marks=pytest.mark.thorough)])
 def test_a_real_receiver_gets_the_pictures_and_dies_and_another_comes(
     scheme: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

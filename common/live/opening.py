@@ -99,6 +99,8 @@ def open_session(
         ]
         window = Window() if windowed and not (page and page.replaces_window) else None
         unusable = _unusable(options, checkpoint)
+        shows = windowed or page or files.outs or files.contact_sheet
+        outputs = open_outputs(files.to, source.fps, alone=not shows)
         staged = make_stage(
             inputs or InputOptions(),
             values,
@@ -108,9 +110,8 @@ def open_session(
             bool(options.hold),
             encoder.encode,
         )
-        shows = windowed or page or files.outs or files.contact_sheet
-        outputs = open_outputs(files.to, source.fps, alone=not shows)
     except SdxsError:
+        outputs.close()
         source.close()
         raise
     loop = Loop(
