@@ -9,6 +9,7 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
+from ..common.adapt.fusing import FusedReader
 from ..common.backend import copies, phases
 from ..common.backend.description import Description
 from ..common.backend.protocol import (
@@ -100,7 +101,7 @@ class MlxBackend:
         streams.borrow()
         mx.set_cache_limit(self._cache_limit())
         unet = UNet2DConditionModel(checkpoint.unet)
-        load_weights(unet, checkpoint.unet_weights, dtype)
+        load_weights(unet, checkpoint.unet_weights, dtype, fused_unet(checkpoint))
         vae = load_vae(checkpoint.vae, checkpoint.vae_weights, dtype)
         steps = frame_steps(checkpoint.scheduler, checkpoint.frame)
         controlnet = load_controlnet(checkpoint.control, dtype) if checkpoint.control else None
@@ -362,6 +363,12 @@ class MlxBackend:
                 "use the thread of load()"
             )
         return self._frame
+
+
+def fused_unet(checkpoint: Checkpoint) -> FusedReader | None:
+    """Open the tensors of the UNet that LoRAs change; None without any. Raises WeightsError."""
+    adapters = checkpoint.adapters()
+    return adapters.reader(checkpoint.unet_weights, "unet") if adapters else None
 
 
 def load_vae(config: VAEConfig, path: Path, dtype: mx.Dtype) -> AutoencoderTiny | AutoencoderKL:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from .syntax import Blend, ParsedPrompt
+from .syntax import Blend, ParsedPrompt, Part
 
 # radians; the great circle of nearly parallel or nearly opposite vectors is ill-conditioned
 _PARALLEL = 1e-4
@@ -72,14 +72,14 @@ def along(stops: Sequence[np.ndarray], position: float) -> np.ndarray:
     return stops[0] if len(stops) == 1 else Slerp(stops[leg], stops[leg + 1])(position - leg)
 
 
-def combine(prompt: ParsedPrompt, encode: Callable[[str], np.ndarray]) -> np.ndarray:
+def combine(prompt: ParsedPrompt, encode: Callable[[Part], np.ndarray]) -> np.ndarray:
     """Return encoder_hidden_states of a parsed prompt, float32 (1, 77, D).
 
-    encode: returns encoder_hidden_states of one plain text.
+    encode: returns encoder_hidden_states of one part, whose text is plain.
     """
 
     def stop(parts: Blend) -> np.ndarray:
-        return blend([encode(part.text) for part in parts], [part.weight for part in parts])
+        return blend([encode(part) for part in parts], [part.weight for part in parts])
 
     leg = min(int(prompt.position), max(0, len(prompt.stops) - 2))
     near = prompt.stops[leg : leg + 2]  # only these two affect the result
