@@ -131,12 +131,21 @@ def _split(text: str) -> tuple[Path, float | None]:
         return whole, None
 
 
+def fixed_reason(backend: str) -> str:
+    """Say why a backend's LoRAs keep their weights."""
+    return (
+        f"{backend}: LoRAs are fused when its program is built, so their weights stay; start "
+        "again with other --lora weights, or take --backend mlx"
+    )
+
+
 class Adapters:
     """The LoRAs of one checkpoint, each opened when it first has a weight. Thread-safe."""
 
     def __init__(self, loras: Sequence[Lora], layouts: Mapping[Network, Layout]) -> None:
         """Open those with a weight. layouts: see `fusing.fit`. Raises WeightsError."""
         self.loras = tuple(loras)
+        self.fixed = ""  # why the weights stay as they are, see `fixed_reason`
         self._layouts = layouts
         self._fitted: dict[int, Fitted] = {}
         self._lock = threading.Lock()

@@ -4,6 +4,7 @@ A LoRA has the weight of its option, unless the prompt names it. Along a bank of
 go from stop to stop as the prompt does.
 """
 
+from ..errors import UsageError
 from ..prompt.syntax import ParsedPrompt, Part, parse_prompt
 from .loras import Adapters
 
@@ -23,6 +24,8 @@ def mixed(adapters: Adapters, prompt: str | ParsedPrompt) -> Weights:
     parsed = parse_prompt(prompt) if isinstance(prompt, str) else prompt
     stops = [weights_of(adapters, stop[0]) for stop in parsed.stops]
     for weights in stops:
+        if adapters.fixed and weights != adapters.weights:
+            raise UsageError(f"prompt {str(prompt)[:60]!r}: {adapters.fixed}")
         adapters.open(weights)
     leg = min(int(parsed.position), max(0, len(stops) - 2))
     near, share = stops[leg : leg + 2], parsed.position - leg

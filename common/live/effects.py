@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from ..backend.protocol import FrameParams
-from .parameters import LiveParameters
+from .parameters import LORA_SCALE, LiveParameters
 from .parts import SessionParts
 
 
@@ -14,7 +14,7 @@ def pass_on(name: str, values: LiveParameters, parts: SessionParts) -> None:
     """
     loop, note = parts.loop, f"{name} {_said(getattr(values, name))}"
     match name:
-        case "seed" | "feedback" | "control_scale":
+        case "seed" | "feedback" | "control_scale" | "lora_scale":
             loop.set_params(frame_params(values, parts.unusable))
         case "edges":
             loop.set_edges(values.edges)
@@ -39,7 +39,12 @@ def pass_on(name: str, values: LiveParameters, parts: SessionParts) -> None:
 def frame_params(values: LiveParameters, unusable: Mapping[str, str]) -> FrameParams:
     """What backends take of the live parameters with each frame."""
     usable = "control_scale" not in unusable
-    return FrameParams(values.seed, values.feedback, values.control_scale if usable else 0.0)
+    return FrameParams(
+        values.seed,
+        values.feedback,
+        values.control_scale if usable else 0.0,
+        lora_scale=1.0 if LORA_SCALE in unusable else values.lora_scale,
+    )
 
 
 def _said(value: object) -> str:
