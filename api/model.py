@@ -1,6 +1,6 @@
 """A loaded model that is called like a function: frame and prompt in, picture out."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -16,11 +16,12 @@ from ..common.backend.assembly import (
 )
 from ..common.backend.programs import Progress
 from ..common.backend.protocol import Backend, FrameParams
-from ..common.backend.spec import default_backend, spec_of, specs
+from ..common.backend.spec import default_backend, lora_fixed, spec_of, specs
 from ..common.checkpoint.find import Checkpoint
 from ..common.errors import UsageError, in_a_line
 from ..common.limits import shortages
 from ..common.live.parameters import TABLE
+from ..common.live.threads.prompt import prepared
 from ..common.picture.edges import Edges
 from ..common.picture.size import FrameSize
 from ..common.prompt.text_encoder import TextEncoder
@@ -52,7 +53,7 @@ class Model:
         self._encoder = encoder
         self._edges = edges
         self._drawn = np.empty(size.shape, np.uint8)
-        self._prompt: str | None = None
+        self._prompt: tuple[str, float] | None = None
         self._params: FrameParams | None = None
         self._closed = False
 
@@ -79,6 +80,7 @@ class Model:
         seed: int = 0,
         feedback: float = 0.0,
         control_scale: float | None = None,
+        lora_scale: float = 1.0,
     ) -> np.ndarray:
         """Render one frame; return a new uint8 (H, W, 3) RGB picture.
 
@@ -89,6 +91,7 @@ class Model:
         """
         if self._closed:
             raise UsageError("the model is closed; open it again with `open_model`")
+        lora_scale = float(TABLE["lora_scale"].check(_plain(lora_scale), "lora_scale"))  # type: ignore[arg-type]
         prompt, seed, feedback, control_scale = _parameters(prompt, seed, feedback, control_scale)
         text_only = frame is None
         if text_only and not self.checkpoint.frame.noise_scale:
@@ -104,10 +107,13 @@ class Model:
                 "and open the model with control"
             )
         given = self._frame(frame)
-        if prompt != self._prompt:
-            self.backend.set_conditioning(self._encoder.encode(prompt))
-            self._prompt = prompt
-        params = FrameParams(seed, feedback, control_scale, text_only)
+        if lora_scale != 1 and (why := self._encoder.adapters is None and "no LoRA is loaded"):
+            raise UsageError(f"lora_scale {lora_scale:g}: {why}; open the model with lora=[...]")
+        asked = prepared(prompt, self._encoder.encode, self._encoder.adapters, lora_scale)
+        if (prompt, lora_scale) != self._prompt:
+            self.backend.set_conditioning(asked.encoder_hidden_states)
+            self._prompt = prompt, lora_scale
+        params = FrameParams(seed, feedback, control_scale, text_only, lora_scale, asked.loras)
         if params != self._params:
             self.backend.set_params(params)
             self._params = params
@@ -203,6 +209,8 @@ def open_model(
     settings: Mapping[str, object] | None = None,
     still: bool = False,
     report: Progress = lambda step, done: None,
+    lora: Sequence[str] = (),
+    lora_partial: bool = False,
 ) -> Model:
     """Find a checkpoint, load it on a backend and warm it up.
 
@@ -213,7 +221,8 @@ def open_model(
     control: 'none', 'sketch' or a folder. edges: 'soft' or 'canny'. settings: fields of the
     backend's options dataclass, as {'runtime': 'reference'} for 'coreml'. still: every frame is a
     picture of its own, so edges remember nothing. report: told what is being built, and the share
-    that is done. Raises SdxsError, with what to do about it.
+    that is done. lora: LoRA files, as 'ink.safetensors:0.8', or folders of them for prompts.
+    lora_partial: take those of which less than 90 % fits. Raises SdxsError, with what to do.
     """
     _check_settings(settings, report, still)
     for option, value in (("--backend", backend), ("--dtype", dtype)):
@@ -227,13 +236,21 @@ def open_model(
         )
     TABLE["edges"].check(edges)
     sized = None if size is None else FrameSize.from_json(_plain(size))
-    chosen = ModelOptions(model, vae, sized, _plain(strength), _plain(steps), control)
+    if isinstance(lora, str) or not all(isinstance(each, str) for each in lora):
+        raise UsageError(
+            f"lora {in_a_line(lora)}: expected a list of texts, as ['ink.safetensors:0.8']"
+        )
+    chosen = ModelOptions(
+        model, vae, sized, _plain(strength), _plain(steps), control, tuple(lora), lora_partial
+    )
     checkpoint = open_checkpoint_for(chosen)
     frame = chosen.size_of(checkpoint)
     options = options_for(spec, frame, {"dtype": dtype}, settings)
     prepare(spec, checkpoint, options, report)
     renderer = make_backend(spec, checkpoint, options)
     encoder = TextEncoder(checkpoint)
+    if encoder.adapters:
+        encoder.adapters.fixed = lora_fixed([spec])
     try:
         renderer.load()
     except BaseException:

@@ -1,10 +1,11 @@
 """Pictures rendered again from the record inside their PNG, of `sdxs image` and of a session."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ..common.adapt.loras import read_loras
 from ..common.backend.spec import default_backend, spec_of
 from ..common.errors import SdxsWarning, SourceError, UsageError, in_a_line
 from ..common.files import expanded, is_file, is_folder
@@ -24,6 +25,7 @@ class Places:
     source: str = ""
     model: str = ""
     control: str = ""
+    loras: tuple[str, ...] = ()
 
 
 @shortages()
@@ -49,7 +51,7 @@ def repeat_still(
         spec = spec_of(still.backend or default_backend())
         settings = parse_texts(spec.options, texts, spec.name)
     more: dict[str, object] = {name: record[name] for name in ("source", "live") if name in record}
-    made = render_still(still, settings, taken=_taken(stored), more=more)
+    made = render_still(still, settings, taken=_taken(stored), more=more, lora_partial=True)
     _compare(path, stored, made)
     return made
 
@@ -113,7 +115,22 @@ def _placed(path: Path, still: Still, places: Places, origin: str) -> Still:
                 "source with --input"
             )
         source = str(found)
-    return replace(still, source=source, model=model, control=control)
+    loras = tuple(_lora(path, text, places.loras) for text in still.loras)
+    return replace(still, source=source, model=model, control=control, loras=loras)
+
+
+def _lora(path: Path, text: str, given: Sequence[str]) -> str:
+    """Return a LoRA of a record with its present place. Raises UsageError."""
+    name, _, weight = text.rpartition(":")
+    places = [lora.path for lora in read_loras(given)]
+    places += [folder / name for folder in (path.parent, Path())]
+    found = next((each for each in places if each.name == name and is_file(each)), None)
+    if found is None:
+        raise UsageError(
+            f"{path}: was made with the LoRA {name!r}, which is neither beside it nor in this "
+            "folder; name its place with --lora"
+        )
+    return f"{found}:{weight}"
 
 
 def _compare(path: Path, record: StoredRecord, made: Made) -> None:

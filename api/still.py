@@ -63,6 +63,7 @@ def render_still(
     report: Progress = lambda step, done: None,
     taken: Taken | None = None,
     more: Mapping[str, object] | None = None,
+    lora_partial: bool = False,
 ) -> Made:
     """Open the model, render one picture, close it. Raises SdxsError.
 
@@ -86,11 +87,19 @@ def render_still(
         settings,
         still=True,
         report=report,
+        lora=still.loras,
+        lora_partial=lora_partial,
     ) as model:
         if still.source or taken.kind == SYNTHETIC:
             frame, source_hash = read_frame(still, model.frame_size, taken)
         _refuse_missing(still, model, frame is not None)
-        picture = model(frame, still.prompt, still.seed, control_scale=still.control_scale)
+        picture = model(
+            frame,
+            still.prompt,
+            still.seed,
+            control_scale=still.control_scale,
+            lora_scale=still.lora_scale,
+        )
         if frame is not None:
             Smoother(model.frame_size).apply(picture, frame, 0.0, taken.blend)
         spec = spec_of(still.backend)

@@ -19,7 +19,7 @@ from .live import LiveOptions
 from .options import BackendChoice, Given, with_settings
 
 # What else may be said with --from-metadata, which brings all the rest.
-WITH_RECORD = ("from_metadata", "out", "input", "model", "control", "force")
+WITH_RECORD = ("from_metadata", "out", "input", "model", "control", "lora", "force")
 # A picture of its own has no time. Its --input is the picture, not the form of a program's input.
 NOT_OF_A_PICTURE = ("feedback", "ema", "blend", "skip", "transition", "mirror")
 
@@ -68,11 +68,11 @@ def image(
         if given_too := [name for name in given.texts if name not in WITH_RECORD]:
             raise UsageError(
                 "--from-metadata repeats a picture as it was; drop "
-                f"{given.settings[given_too[0]].spelling}: only --out, --input, --model and "
-                "--control go with it"
+                f"{given.settings[given_too[0]].spelling}: only --out, --input, --model, "
+                "--control and --lora go with it"
             )
         places = {name: str(given.value(name)) for name in ("model", "control") if name in given}
-        made = repeat_still(more.from_metadata, Places(source, **places))
+        made = repeat_still(more.from_metadata, Places(source, **places, loras=model.lora))
     else:
         given.refuse_ignored([spec])
         dtype, settings = _own_settings(spec, given)
@@ -92,8 +92,10 @@ def image(
             start.control_scale if "control_scale" in given else None,
             more.background,
             more.fit,
+            model.lora,
+            start.lora_scale,
         )
-        made = render_still(still, settings)
+        made = render_still(still, settings, lora_partial=model.lora_partial)
     write_still(made, to)
     said = escape(str(made.record["prompt"]))
     out.print(f"wrote {escape(str(to))}: {said}, seed {made.record['seed']}")

@@ -19,7 +19,7 @@ from ..common.backend.kept import KeptBackend, end_all
 from ..common.backend.options import BackendOptions
 from ..common.backend.process.hosted import HostedBackend
 from ..common.backend.protocol import Backend
-from ..common.backend.spec import BackendSpec, spec_of, specs
+from ..common.backend.spec import BackendSpec, lora_fixed, spec_of, specs
 from ..common.errors import SdxsWarning, UsageError
 from ..common.files import expanded
 from ..common.io.outputs.registry import check_outputs
@@ -143,7 +143,7 @@ def _render(
         one: SessionOptions, written: SessionFiles, backends: Sequence[Backend]
     ) -> "Session":
         recipe = _recipe_of(checkpoint, options[0], chosen[0], model, one)
-        of_all = (size, checkpoint, backends, prompts, recipe, stage, page)
+        of_all = (size, checkpoint, backends, prompts, recipe, stage, page, lora_fixed(chosen))
         return open_session(one, start, written, *of_all)
 
     if takes:

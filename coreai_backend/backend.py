@@ -18,6 +18,7 @@ from ..common.backend.protocol import (
     check_control,
     check_edges,
     check_frame,
+    check_loras,
     check_picture,
 )
 from ..common.checkpoint.find import Checkpoint
@@ -72,6 +73,7 @@ class CoreAIBackend:
     def set_params(self, params: FrameParams) -> None:
         runners = self._loaded()
         check_control(params, len(runners) > 1)
+        check_loras("coreai", params, tuple(each.weight for each in self.checkpoint.loras))
         for runner in runners:
             runner.set_params(params)
             # the other program takes over, and its last frame is old

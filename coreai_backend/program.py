@@ -78,7 +78,7 @@ def author(
         )
     module = Module.create()
     with (
-        Store(checkpoint.unet_weights, variant.weights) as unet,
+        Store(checkpoint.unet_weights, variant.weights, checkpoint.unet_tensors()) as unet,
         Store(checkpoint.vae_weights, variant.weights) as vae,
         Store(control.weights, variant.weights)
         if control

@@ -22,6 +22,7 @@ from ..common.backend.protocol import (
     check_conditioning,
     check_control,
     check_frame,
+    check_loras,
     check_picture,
 )
 from ..common.checkpoint.find import Checkpoint
@@ -126,6 +127,7 @@ class CoreMLBackend:
     def set_params(self, params: FrameParams) -> None:
         sections = self._loaded()
         check_control(params, self._controlled is not None)
+        check_loras("coreml", params, tuple(each.weight for each in self.checkpoint.loras))
         for section in sections:
             if section.wants_prompt:
                 section.runs.set_params(params)

@@ -119,7 +119,7 @@ def mil_program(checkpoint: Checkpoint, variant: Variant) -> tuple[Program, tupl
         variant.noise_seed or 0, *variant.size.divided(config.reduction), config.latent_channels
     ).transpose(0, 3, 1, 2)
     with (
-        Store(checkpoint.unet_weights, variant.weights) as unet,
+        Store(checkpoint.unet_weights, variant.weights, checkpoint.unet_tensors()) as unet,
         Store(checkpoint.vae_weights, variant.weights) as vae,
         Store(control.weights, variant.weights)
         if control

@@ -7,6 +7,7 @@ from typing import Self
 
 import numpy as np
 
+from ..common.adapt.fusing import Tensors
 from ..common.checkpoint.tensor_reader import TensorReader
 from .compression import Compression
 
@@ -21,12 +22,13 @@ class Store:
 
     path: Path
     compression: Compression = "float16"
+    tensors: Tensors | None = None  # by default those of the file as it is
     read: set[str] = field(default_factory=set)
     error: float = 0.0
     energy: float = 0.0
 
     def __enter__(self) -> Self:
-        self._file = TensorReader(self.path)
+        self._file = self.tensors or TensorReader(self.path)
         return self
 
     def __exit__(

@@ -24,7 +24,9 @@ SPEC = BackendSpec(
     title="MLX",
     options=MlxOptions,
     rank=30,
-    parameters=frozenset({"seed", "feedback", "strength", "steps", "control"}),
+    parameters=frozenset(
+        {"seed", "feedback", "strength", "steps", "control", "lora", "lora_scale"}
+    ),
     package="mlx",
     instrument=f"{__name__}.instrument:MlxInstrument",
     counts="mlx",

@@ -9,6 +9,7 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
+from ..common.adapt.fusing import FusedReader
 from ..common.backend import copies, phases
 from ..common.backend.description import Description
 from ..common.backend.protocol import (
@@ -30,6 +31,8 @@ from ..common.checkpoint.find import Checkpoint
 from ..common.errors import BackendError, PictureError, UsageError
 from ..common.limits import check_address_space, check_threads, shortage
 from . import blas, streams
+from .adapt.lora import render_of
+from .adapt.state import LoraState
 from .fast import host_memory as residency
 from .fast.conv_table import Table
 from .fast.kernels import custom_kernels, use_kernels
@@ -89,6 +92,7 @@ class MlxBackend:
         self._turn = 0
         self._last: Job | None = None
         self._in_flight: deque[tuple[Job, Lane]] = deque()
+        self._loras: LoraState | None = None
 
     def load(self) -> None:
         checkpoint, dtype = self._checkpoint, _DTYPES[self.dtype_name]
@@ -100,7 +104,7 @@ class MlxBackend:
         streams.borrow()
         mx.set_cache_limit(self._cache_limit())
         unet = UNet2DConditionModel(checkpoint.unet)
-        load_weights(unet, checkpoint.unet_weights, dtype)
+        load_weights(unet, checkpoint.unet_weights, dtype, fused_unet(checkpoint))
         vae = load_vae(checkpoint.vae, checkpoint.vae_weights, dtype)
         steps = frame_steps(checkpoint.scheduler, checkpoint.frame)
         controlnet = load_controlnet(checkpoint.control, dtype) if checkpoint.control else None
@@ -122,6 +126,7 @@ class MlxBackend:
         self._frame, self._last = frame, None
         # control scale 0 uses a function without the ControlNet, at no cost
         self._frames = [frame.without_control(), *([frame] if controlnet else [])]
+        self._loras = LoraState(checkpoint, self._frames, dtype) if checkpoint.loras else None
         self.set_conditioning(
             np.zeros((1, PROMPT_TOKENS, checkpoint.unet.cross_attention_dim), np.float32)
         )
@@ -129,9 +134,11 @@ class MlxBackend:
             blas.share_among(self.lanes)
         # On a GPU, compilation fuses elementwise operations. On a CPU it needs a C++ compiler and
         # gains nothing; there `stepwise` keeps a frame from waiting for another's operations.
-        frames = self._frames
+        frames, changes = self._frames, self._loras is not None
 
         def make() -> list[Render]:
+            if changes:
+                return [render_of(frames, number) for number in range(len(frames))]
             return [mx.compile(f) if on_gpu() else stepwise()(f) for f in frames]
 
         keep = self._keeps_pictures()
@@ -215,15 +222,21 @@ class MlxBackend:
     def set_conditioning(self, encoder_hidden_states: np.ndarray) -> None:
         self._loaded_frame()
         check_conditioning(encoder_hidden_states, self._checkpoint.unet.cross_attention_dim)
-        hidden_states = mx.array(encoder_hidden_states)
-        self._encoder_hidden_states = self._frames[0].prompt(hidden_states)
+        self._hidden_states = mx.array(encoder_hidden_states)
+        self._prepare_prompt()
+
+    def _prepare_prompt(self) -> None:
+        frames = self._loras.fused.frames if self._loras else self._frames
+        self._encoder_hidden_states = frames[0].prompt(self._hidden_states)
         mx.eval(self._encoder_hidden_states)
         # evaluated with the first frame under control
-        self._control_hidden_states = self._frames[-1].prompt(hidden_states)
+        self._control_hidden_states = frames[-1].prompt(self._hidden_states)
 
     def set_params(self, params: FrameParams) -> None:
         self._loaded_frame()
         check_control(params, self._checkpoint.control is not None)
+        if self._loras and self._loras.ask(params):
+            self._prepare_prompt()
         vae = self._checkpoint.vae
         self._noise = mx.array(
             seeded_noise(params.seed, *self._size.divided(vae.reduction), vae.latent_channels)
@@ -237,6 +250,8 @@ class MlxBackend:
     def submit(self, frame: np.ndarray, edges: np.ndarray | None = None) -> None:
         self._loaded_frame()
         check_frame(frame, (*self._size.shape, 3))
+        if self._loras and self._loras.take():
+            self._prepare_prompt()
         job = self._job(frame, edges)
         # consecutive frames go to the same lane, which may batch them
         lane = self._lanes[self._turn // self.batch % len(self._lanes)]
@@ -251,7 +266,7 @@ class MlxBackend:
             self._control_hidden_states if controlled else self._encoder_hidden_states
         )
         mx.eval(encoder_hidden_states)
-        return Job(
+        job = Job(
             frame,
             encoder_hidden_states,
             self._noise,
@@ -262,6 +277,9 @@ class MlxBackend:
             self._control_scale,
             self._text_only,
         )
+        if self._loras:
+            job.fused, job.behind = self._loras.fused, self._loras.behind
+        return job
 
     def collect(self, out: np.ndarray) -> StageTimes:
         self._loaded_frame()
@@ -281,7 +299,7 @@ class MlxBackend:
             np.copyto(out, job.rendered)
             copies.count("backend out", out.nbytes)
             job.let_go()
-        return StageTimes(time.perf_counter_ns() - job.submitted_ns)
+        return StageTimes(time.perf_counter_ns() - job.submitted_ns, behind=job.behind)
 
     def _remedy(self) -> str:
         exact = " or take --dtype float32" if self.dtype_name != "float32" else ""
@@ -343,10 +361,19 @@ class MlxBackend:
                 streams.give_back()
 
     def _forget(self) -> None:
+        if self._loras and not streams.is_fork():
+            self._loras.close()
+        self._loras = None
         self._frame, self._thread, self._lanes = None, 0, []
         self._in_flight.clear()
         self._last = None
-        for name in ("_frames", "_encoder_hidden_states", "_control_hidden_states", "_noise"):
+        for name in (
+            "_frames",
+            "_encoder_hidden_states",
+            "_control_hidden_states",
+            "_noise",
+            "_hidden_states",
+        ):
             self.__dict__.pop(name, None)
         if not streams.is_fork():
             mx.clear_cache()
@@ -362,6 +389,12 @@ class MlxBackend:
                 "use the thread of load()"
             )
         return self._frame
+
+
+def fused_unet(checkpoint: Checkpoint) -> FusedReader | None:
+    """Open the tensors of the UNet that LoRAs change; None without any. Raises WeightsError."""
+    adapters = checkpoint.adapters()
+    return adapters.reader(checkpoint.unet_weights, "unet") if adapters else None
 
 
 def load_vae(config: VAEConfig, path: Path, dtype: mx.Dtype) -> AutoencoderTiny | AutoencoderKL:

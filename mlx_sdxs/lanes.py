@@ -22,6 +22,7 @@ import numpy as np
 from ..common.backend import copies
 from ..common.errors import BackendError
 from . import streams
+from .adapt.lora import Fused
 from .fast import host_memory as residency
 
 Arrays: TypeAlias = mx.array | list[tuple[mx.array, mx.array]]
@@ -39,7 +40,8 @@ class Job:
 
     previous: the frame before, whose x0 `feedback` mixes in; a lane waits for it only if needed.
     edges: input of the ControlNet, uint8 (H, W); None without control. finite: whether every value
-    of x0 and of the picture was.
+    of x0 and of the picture was. fused: the frame under the LoRAs of this job; None without LoRAs.
+    behind: other weights of them were asked for, and are not ready.
     """
 
     picture: np.ndarray
@@ -55,6 +57,8 @@ class Job:
     x0: mx.array | None = None
     finite: bool = True
     error: BaseException | None = None
+    fused: Fused | None = None
+    behind: bool = False
     done: threading.Event = field(default_factory=threading.Event)
 
     @property
@@ -70,6 +74,7 @@ class Job:
 
     def let_go(self) -> None:
         """Drop the pictures of a finished frame; its x0 stays for the next frame."""
+        self.fused = None
         self.picture, self.edges, self.rendered = NO_PICTURE, None, None
 
     def alike(self, other: "Job") -> bool:
@@ -81,6 +86,7 @@ class Job:
             self.needed is other.needed is None
             and self.encoder_hidden_states is other.encoder_hidden_states
             and self.noise is other.noise
+            and self.fused is other.fused
             and (self.edges is None) == (other.edges is None)
             and (self.control_scale, self.text_only) == (other.control_scale, other.text_only)
         )
@@ -105,7 +111,7 @@ class Lane(Protocol):
 def _start(render: Render, jobs: Sequence[Job], keep: bool) -> tuple[mx.array, mx.array]:
     """Launch one frame or a compatible batch; return the lazy picture or pictures, and means."""
     arguments = _arguments(jobs)
-    _seen(arguments[0], keep)
+    _seen(arguments[1 if jobs[0].fused else 0], keep)
     picture, x0, means = render(*arguments)
     for job, part in zip(jobs, mx.split(x0, len(jobs)) if len(jobs) > 1 else [x0], strict=True):
         job.x0 = part
@@ -284,7 +290,7 @@ def _render(render: Render, jobs: Sequence[Job], keep: bool) -> None:
         job.rendered, job.finite = part, bool(finite)
 
 
-def _arguments(jobs: Sequence[Job]) -> tuple[Arrays, ...]:
+def _arguments(jobs: Sequence[Job]) -> tuple[Arrays | Fused, ...]:
     job = jobs[0]
     before = job.needed
     if job.text_only or before is None or before.x0 is None:
@@ -300,6 +306,7 @@ def _arguments(jobs: Sequence[Job]) -> tuple[Arrays, ...]:
     copies.count("backend in", given if len(jobs) == 1 else 2 * given)
     share = mx.array(feedback, dtype=mx.float32)
     return (
+        *((job.fused,) if job.fused else ()),
         _joined([j.picture for j in jobs]),
         job.encoder_hidden_states,
         job.noise,

@@ -7,7 +7,7 @@ import pytest
 
 from sdxs.common.checkpoint.find import Checkpoint
 from sdxs.common.prompt.blend import Slerp, along, blend, combine, ease
-from sdxs.common.prompt.syntax import parse_prompt
+from sdxs.common.prompt.syntax import Part, parse_prompt
 from sdxs.common.prompt.text_encoder import TextEncoder
 
 
@@ -73,9 +73,9 @@ def test_a_bank_passes_through_every_stop() -> None:
 def test_only_the_texts_that_matter_are_encoded() -> None:
     asked: list[str] = []
 
-    def encode(text: str) -> np.ndarray:
-        asked.append(text)
-        return {"a": A, "b": B, "c": C}[text]
+    def encode(part: Part) -> np.ndarray:
+        asked.append(part.text)
+        return {"a": A, "b": B, "c": C}[part.text]
 
     np.testing.assert_array_equal(
         combine(parse_prompt("a >> b >> c @ 1.5"), encode), Slerp(B, C)(0.5)

@@ -1,12 +1,13 @@
 """Build a checkpoint and a backend from names and settings, for every command and the API."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 
+from ..adapt.loras import Lora, check_loras, read_loras
 from ..checkpoint.find import Checkpoint, control_files, find, model_files, with_control
 from ..live.parameters import LiveParameters
 from ..picture.size import FrameSize, Size, read_size
@@ -40,6 +41,11 @@ class ModelOptions:
     control: str = setting(
         "none", "ControlNet that keeps the camera's edges: none, sketch, or its folder"
     )
+    lora: tuple[str, ...] = setting(
+        (),
+        "LoRA and its weight, as style.safetensors:0.8; repeatable; of a folder, prompts name them",
+    )
+    lora_partial: bool = setting(False, "take a LoRA of which less than 90 % fits the checkpoint")
 
     def __post_init__(self) -> None:
         if self.size is not None:  # an int is the side of a square
@@ -52,6 +58,7 @@ class ModelOptions:
         return [
             *(("--model", path) for path in model_files(self.model, self.vae)),
             *(("--control", path) for path in controls),
+            *(("--lora", lora.path) for lora in read_loras(self.lora)),
         ]
 
     def size_of(self, checkpoint: Checkpoint) -> FrameSize:
@@ -66,8 +73,22 @@ def open_checkpoint_for(options: ModelOptions) -> Checkpoint:
     """
     found = find(options.model, options.vae).at(options.strength, options.steps)
     checkpoint = with_control(found, options.control)
+    if options.lora:
+        checkpoint = with_loras(checkpoint, read_loras(options.lora, options.lora_partial))
     checkpoint.check_size(options.size_of(checkpoint))
     return checkpoint
+
+
+def with_loras(checkpoint: Checkpoint, loras: Sequence[Lora]) -> Checkpoint:
+    """Return the checkpoint with LoRAs, each checked; warns of layers that are left out.
+
+    Raises UsageError, WeightsError for one that does not fit.
+    """
+    check_loras(loras)
+    changed = replace(checkpoint, loras=tuple(loras))
+    if adapters := changed.adapters():
+        adapters.tell()
+    return changed
 
 
 def options_for(

@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from ..adapt.loras import identity
 from ..checkpoint.find import Checkpoint, weights_folder
 from ..checkpoint.manifest import FileRecord, remembered_sha256
 from ..checkpoint.tensors import sha256
@@ -86,6 +87,7 @@ def key(checkpoint: Checkpoint, variant: dict[str, str], builder: str) -> str:
                 remembered_sha256(checkpoint.control.weights) + repr(checkpoint.control.config)
             ).encode()
         )
+    digest.update(identity(checkpoint.loras).encode())  # nothing without a LoRA
     for config in (checkpoint.unet, checkpoint.vae, checkpoint.scheduler, checkpoint.frame):
         digest.update(repr(config).encode())
     return digest.hexdigest()[:16]

@@ -10,6 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
+from ..adapt.mix import scaled
 from ..errors import BackendError, PictureError
 from .description import Description
 
@@ -26,12 +27,18 @@ class FrameParams:
     control_scale: weight of the ControlNet residuals. At 0 the backend skips the ControlNet; above
     0 every frame needs its edges.
     text_only: text to image; start from zero latents and ignore the frame.
+    lora_scale: factor on the weights of all LoRAs. loras: their weights under the prompt, in the
+    order of the checkpoint's; None for the checkpoint's own. later: other LoRA weights may come
+    some frames later, so that no frame waits for them.
     """
 
     seed: int = 0
     feedback: float = 0.0
     control_scale: float = 0.0
     text_only: bool = False
+    lora_scale: float = 1.0
+    loras: tuple[float, ...] | None = None
+    later: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +46,12 @@ class StageTimes:
     """Nanoseconds that a frame spent inside its backend, from submit to the end of collect.
 
     bridge_ns: the part spent between Python and the framework, if the framework reports it.
+    behind: the frame has other weights of LoRAs than its parameters, see `FrameParams.later`.
     """
 
     total_ns: int
     bridge_ns: int = 0
+    behind: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +167,24 @@ def check_control(params: FrameParams, has_control: bool) -> None:
             f"control_scale is {params.control_scale:g} and no ControlNet is loaded; "
             "add --control sketch"
         )
+
+
+def check_loras(name: str, params: FrameParams, built: tuple[float, ...]) -> None:
+    """Raise BackendError for weights of LoRAs that a program was not built with.
+
+    built: the weights, in the order of the checkpoint's LoRAs.
+    """
+    wanted = scaled(built if params.loras is None else params.loras, params.lora_scale)
+    if built and wanted != built:
+        raise BackendError(
+            f"{name}: its program was built with LoRA weights {_listed(built)}, and "
+            f"{_listed(wanted)} are asked for; they are fused when it is built: start again with "
+            "other --lora weights, or take --backend mlx"
+        )
+
+
+def _listed(weights: tuple[float, ...]) -> str:
+    return ", ".join(f"{weight:g}" for weight in weights)
 
 
 def check_conditioning(encoder_hidden_states: np.ndarray, width: int | None = None) -> None:

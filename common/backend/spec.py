@@ -17,6 +17,7 @@ from functools import cache
 from importlib import import_module, metadata
 from importlib.util import find_spec
 
+from ..adapt.loras import fixed_reason
 from ..errors import BackendError, UsageError
 from ..settings import settings_of
 from .compile_cache import CompileCache, unknown
@@ -97,6 +98,12 @@ class BackendSpec:
         """
         own = {each.parameter for each in settings_of(self.options)}
         return name in self.parameters or name in own
+
+
+def lora_fixed(chosen: Iterable[BackendSpec]) -> str:
+    """Return why the LoRAs of backends keep their weights, or '' if they can change."""
+    fixed = [spec for spec in chosen if not spec.obeys("lora_scale")]
+    return fixed_reason(fixed[0].name) if fixed else ""
 
 
 @cache

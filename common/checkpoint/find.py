@@ -8,6 +8,9 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ..adapt.fusing import Tensors
+from ..adapt.loras import Adapters, Lora, open_tensors
+from ..adapt.names import Network
 from ..errors import ConfigError, UsageError, WeightsError
 from ..files import expanded, user_cache
 from ..picture.size import FrameSize, Size
@@ -18,7 +21,7 @@ from .config.unet import UNetConfig
 from .config.vae import VAEConfig, read_vae_config
 from .control import ControlNet
 from .frame_sizes import check_memory, check_multiple
-from .layout import text_encoder_layout, unet_layout, vae_layout
+from .layout import Layout, text_encoder_layout, unet_layout, vae_layout
 from .manifest import SUMS, verify_hashes
 from .registry import ENTRIES, Entry, entry
 from .tensor_reader import check_values
@@ -37,6 +40,7 @@ class Checkpoint:
     """Hold a checkpoint's folder and its matching configs; tensors are not loaded.
 
     origin: place where it was found: "path", "weights", "hub cache" or "hub".
+    loras: what changes its tensors; read the UNet's by `unet_tensors`.
     """
 
     name: str
@@ -49,6 +53,21 @@ class Checkpoint:
     scheduler: SchedulerConfig
     frame: FrameConfig
     control: ControlNet | None = None
+    loras: tuple[Lora, ...] = ()
+
+    def adapters(self) -> Adapters | None:
+        """Open the LoRAs that have a weight; None without any. Raises WeightsError."""
+        if not self.loras:
+            return None
+        layouts: dict[Network, Layout] = {
+            "unet": unet_layout(self.unet),
+            "text_encoder": text_encoder_layout(self.text_encoder),
+        }
+        return Adapters(self.loras, layouts)
+
+    def unet_tensors(self) -> Tensors:
+        """Open the tensors of the UNet, with the LoRAs in them. Raises WeightsError."""
+        return open_tensors(self.unet_weights, self.adapters(), "unet")
 
     @property
     def unet_weights(self) -> Path:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from ..backend.protocol import FrameParams
-from .parameters import LiveParameters
+from .parameters import LORA_SCALE, LiveParameters
 from .parts import SessionParts
 
 
@@ -17,7 +17,7 @@ def pass_on(
     """
     loop = parts.loop
     match name:
-        case "seed" | "feedback" | "control_scale":
+        case "seed" | "feedback" | "control_scale" | "lora_scale":
             loop.set_params(frame_params(values, parts.unusable))
         case "edges":
             loop.set_edges(values.edges)
@@ -47,7 +47,12 @@ def _note(name: str, values: LiveParameters, unusable: Mapping[str, str]) -> str
 def frame_params(values: LiveParameters, unusable: Mapping[str, str]) -> FrameParams:
     """What backends take of the live parameters with each frame."""
     usable = "control_scale" not in unusable
-    return FrameParams(values.seed, values.feedback, values.control_scale if usable else 0.0)
+    return FrameParams(
+        values.seed,
+        values.feedback,
+        values.control_scale if usable else 0.0,
+        lora_scale=1.0 if LORA_SCALE in unusable else values.lora_scale,
+    )
 
 
 def _said(value: object) -> str:

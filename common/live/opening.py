@@ -28,16 +28,18 @@ from .effects import frame_params
 from .inputs import InputOptions, make_stage
 from .look import Look, View
 from .options import LoopOptions, SessionFiles, SessionOptions
-from .parameters import OF_CONTROL, LiveParameters, with_prompt
+from .parameters import LORA_SCALE, OF_CONTROL, LiveParameters, with_prompt
 from .parts import Page, SessionParts
 from .prompt_list import PromptList
 from .record import SessionRecord, SourceFacts
 from .session import NO_EDGES, Session
-from .threads.loop import Loop, Prompt
+from .threads.loop import Loop
+from .threads.prompt import prepared
 from .viewer import Viewer
 
 DEFAULT_HOLD = 48
 SYNTHETIC = "synthetic"
+NO_LORA = "there is no LoRA in this session; start it with --lora FILE"
 
 
 def open_session(
@@ -51,13 +53,15 @@ def open_session(
     recipe: Recipe | None = None,
     inputs: InputOptions | None = None,
     page: Page | None = None,
+    lora_fixed: str = "",
 ) -> Session:
     """Open the source, every sink and the text encoder; write nothing and load no backend yet.
 
     size: of the frames. prompts: the list to go through, by default the one prompt of
     `values`; the session begins with its first. recipe: what the records of PNGs say of model and
     backend; without one, PNGs carry none. inputs: what moves the session besides its keys. page:
-    shows the session too, as a window does if nothing is written. Raises SourceError, SinkError,
+    shows the session too, as a window does if nothing is written. lora_fixed: why the LoRAs keep
+    their weights, or ''. Raises SourceError, SinkError,
     UsageError, ConfigError.
     """
     refuse_one_file_twice(options.reads, files)
@@ -94,11 +98,14 @@ def open_session(
         if files.stats:
             check_writable(files.stats, files.stats.absolute().parent)
         encoder = TextEncoder(checkpoint)
+        if encoder.adapters:
+            encoder.adapters.fixed = lora_fixed
         encoded = [
-            Prompt(text, encoder.encode(text)) for text in (texts if options.hold else texts[:1])
+            prepared(text, encoder.encode, encoder.adapters, values.lora_scale)
+            for text in (texts if options.hold else texts[:1])
         ]
         window = Window() if windowed and not (page and page.replaces_window) else None
-        unusable = _unusable(options, checkpoint)
+        unusable = _unusable(options, checkpoint, lora_fixed)
         shows = windowed or page or files.outs or files.contact_sheet
         outputs = open_outputs(files.to, source.fps, alone=not shows)
         staged = make_stage(
@@ -121,6 +128,7 @@ def open_session(
         encoded,
         frame_params(values, unusable),
         encoder.encode,
+        encoder.adapters,
     )
     loop.pause(values.pause)
     record = None
@@ -218,9 +226,11 @@ def _refuse_show_size(show_size: FrameSize | None, size: FrameSize) -> None:
         )
 
 
-def _unusable(options: SessionOptions, checkpoint: Checkpoint) -> dict[str, str]:
+def _unusable(options: SessionOptions, checkpoint: Checkpoint, lora_fixed: str) -> dict[str, str]:
     """Parameters that make no difference in this session, each with the reason."""
     reasons = {} if checkpoint.control else dict.fromkeys(OF_CONTROL, NO_EDGES)
+    if lora_fixed or not checkpoint.loras:
+        reasons[LORA_SCALE] = lora_fixed or NO_LORA
     if options.loop == "sequential":
         reasons["skip"] = "the sequential loop renders every frame; start it with --loop threaded"
     return reasons

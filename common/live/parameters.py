@@ -22,6 +22,7 @@ from ..settings import Setting, check_settings, setting, settings_of
 
 DEFAULT_PROMPT = "an oil painting"
 PLACES = ("position", "position_y")  # in a bank or on a pad; a new prompt brings its own
+LORA_SCALE = "lora_scale"
 OF_CONTROL = ("control_scale", "edges")  # without a ControlNet these change nothing
 
 
@@ -63,6 +64,13 @@ class LiveParameters:
         glides=True,
     )
     edges: EdgeKind = setting("soft", "edges that the ControlNet reads: soft, or canny (paper)")
+    lora_scale: float = setting(
+        1.0,
+        "factor on the weights of all LoRAs; 0 leaves them out",
+        minimum=0,
+        maximum=4,
+        glides=True,
+    )
     feedback: float = setting(
         0.0,
         "share of the last picture in the next one's latents",

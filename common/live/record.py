@@ -105,6 +105,7 @@ class SessionRecord:
             prompt=moment.prompt,
             seed=moment.params.seed,
             edges=moment.edges,
+            lora_scale=moment.params.lora_scale,
             control_scale=moment.params.control_scale if self._recipe.checkpoint.control else None,
         )
         more = {"source": self._source_of(moment), "live": self._live(moment, described[1:])}

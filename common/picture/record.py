@@ -42,7 +42,7 @@ class Still:
     """The request for one picture; see `api.open_model` and `api.Model.__call__`.
 
     source: path of the picture to paint over, or ''. background: colour behind its transparent
-    parts.
+    parts. loras: as `--lora` takes them; in a record without their folders.
     """
 
     __pydantic_config__ = EXACT  # for records that are read
@@ -61,6 +61,8 @@ class Still:
     control_scale: float | None = None
     background: str = BACKGROUND
     fit: Fit = "crop"
+    loras: tuple[str, ...] = ()
+    lora_scale: float = 1.0
 
 
 # Live parameters that are no part of a request: they concern a picture among others.
@@ -93,6 +95,7 @@ class Recipe:
         files = {"unet": checkpoint.unet_weights, "vae": checkpoint.vae_weights}
         if checkpoint.control:
             files["control"] = checkpoint.control.weights
+        files |= {f"lora {lora.name}": lora.path for lora in checkpoint.loras}
         found = {what: remembered_sha256(path) for what, path in files.items()}
         return found | {"text encoder": encoder_hash(checkpoint)}
 
@@ -131,10 +134,18 @@ class Recipe:
             "backend": facts_of(described),
             "versions": self.versions,
             "hashes": hashes | ({"source": source_hash} if source_hash else {}),
-            "request": asdict(request),
+            "request": _written(request),
             "settings": [[name, without_folders(text)] for name, text in self.settings.items()],
             **(more or {}),
         }
+
+
+def _written(request: Still) -> dict[str, object]:
+    """Return a request as JSON takes it; without LoRAs as earlier versions wrote it."""
+    found = asdict(request) | {"loras": list(request.loras)}
+    if not request.loras:
+        del found["loras"], found["lora_scale"]
+    return found
 
 
 def facts_of(described: Description) -> dict[str, object]:
@@ -153,6 +164,7 @@ def _shareable(request: Still, checkpoint: Checkpoint) -> Still:
         source=Path(request.source).name,
         vae=Path(request.vae).name,
         control=control,
+        loras=tuple(lora.spelled() for lora in checkpoint.loras),
     )
 
 
@@ -166,6 +178,7 @@ def parameters_of(record: Record) -> str:
     """Write a record as others read it: the prompt, and below 'Steps: 1, Sampler: Euler, ...'."""
     request, hashes = _part(record, "request"), _part(record, "hashes")
     source, live = _part(record, "source"), _part(record, "live")
+    loras = request.get("loras")
     size, control = FrameSize.from_json(record["size"]), request["control"] != "none"
     facts = {
         "Steps": record["steps"],
@@ -184,6 +197,8 @@ def parameters_of(record: Record) -> str:
             for name in OF_SESSION
             if name in live and live[name] != TABLE[name].default
         },
+        "LoRA": " ".join(map(str, loras)) if isinstance(loras, list) else None,
+        "LoRA scale": request["lora_scale"] if loras else None,
         "Source": source.get("name"),
         "Frame": source.get("frame"),
         "Backend": _part(record, "backend").get("backend"),

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from .pad import shares, spherical_mean
-from .syntax import Blend, ParsedPrompt
+from .syntax import Blend, ParsedPrompt, Part
 
 # radians; the great circle of nearly parallel or nearly opposite vectors is ill-conditioned
 _PARALLEL = 1e-4
@@ -90,14 +90,14 @@ def on_pad(prompt: ParsedPrompt, encode: Callable[[Blend], np.ndarray]) -> np.nd
     return spherical_mean(encodings, weights)
 
 
-def combine(prompt: ParsedPrompt, encode: Callable[[str], np.ndarray]) -> np.ndarray:
+def combine(prompt: ParsedPrompt, encode: Callable[[Part], np.ndarray]) -> np.ndarray:
     """Return encoder_hidden_states of a parsed prompt, float32 (1, 77, D).
 
-    encode: returns encoder_hidden_states of one plain text.
+    encode: returns encoder_hidden_states of one part, whose text is plain.
     """
 
     def stop(parts: Blend) -> np.ndarray:
-        return blend([encode(part.text) for part in parts], [part.weight for part in parts])
+        return blend([encode(part) for part in parts], [part.weight for part in parts])
 
     if prompt.below:
         return on_pad(prompt, stop)

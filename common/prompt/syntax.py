@@ -6,17 +6,19 @@
     a sketch >> pop art @ 0.3                      a bank, at 0.3 of the way to its second stop
     a >> b // c >> d @ 0.3 0.7                     a pad of two to four corners: those above, those
                                                    below; its place across and down
+    a harbour <lora:ink:0.8>                       with the LoRA of this name at this weight
 
 A weight is the share of one part among the others. It is above 0, and a single part has none. A
 backslash inside parentheses escapes `( ) : \\`. A single part without a weight, `a portrait (oil)`,
 is plain text, and so is `//` where nothing has a `>>`. `blend.py` computes blends and positions in
-a bank, `pad.py` those on a pad.
+a bank, `pad.py` those on a pad. A LoRA belongs to a stop; between two stops its weight is on the
+way, too (`adapt/mix.py`).
 """
 
 import math
 import re
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..errors import UsageError, reason
 from ..files import expanded
@@ -44,20 +46,23 @@ _AND = re.compile(r"\s+and\s+")
 _NUMBER = re.compile(r"\d+(\.\d*)?|\.\d+")
 # What other programs take for an instruction, as they write it.
 _ELSEWHERE = {
-    "<lora:...>": re.compile(r"<lora:[^<>]*>", re.IGNORECASE),
     "BREAK": re.compile(r"\bBREAK\b"),
     "[a:b:.5]": re.compile(r"\[[^\[\]:]*:[^\[\]:]*:\s*[\d.]+\s*\]"),
     "{a|b}": re.compile(r"\{[^{}|]*\|[^{}]*\}"),
 }
+_LORA = re.compile(r"<lora:([^<>]*)>", re.IGNORECASE)
+_LORA_WEIGHT = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)")
+_LARGEST_LORA = 10.0
 MOST_LIST_BYTES = 1 << 20  # of a file of prompts
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Hold a text and its share of a blend."""
+    """Hold a text, its share of a blend, and the LoRAs of its stop: (name, weight)."""
 
     text: str
     weight: float = 1.0
+    loras: tuple[tuple[str, float], ...] = ()
 
 
 Blend = tuple[Part, ...]
@@ -145,6 +150,31 @@ def with_place(bank: str, position: float, position_y: float = 0.0) -> str:
 
 
 def _blend(text: str) -> Blend:
+    """Parse one stop, and take the LoRAs out of it."""
+    rest, loras = _take_loras(text)
+    parts = _parts(rest)
+    return tuple(replace(part, loras=loras) for part in parts) if loras else parts
+
+
+def _take_loras(text: str) -> tuple[str, tuple[tuple[str, float], ...]]:
+    loras: dict[str, float] = {}
+    for match in _LORA.finditer(text):
+        name, colon, weight = match[1].partition(":")
+        right = _LORA_WEIGHT.fullmatch(weight.strip()) if colon else True
+        if not name.strip() or not right or (colon and abs(float(weight)) > _LARGEST_LORA):
+            raise _malformed(
+                text,
+                match[0][:40],
+                f"<lora:NAME:WEIGHT> with a number from -{_LARGEST_LORA:g} to {_LARGEST_LORA:g}",
+            )
+        loras[name.strip()] = float(weight) if colon else 1.0
+    rest = " ".join(_LORA.sub(" ", text).split()) if loras else text
+    if "<lora:" in rest.lower():
+        raise _malformed(text, "'<lora:' without its end", "<lora:NAME:WEIGHT>, and a space behind")
+    return rest, tuple(loras.items())
+
+
+def _parts(text: str) -> Blend:
     if not _WEIGHTED.search(text):
         return (Part(text),)
     parts: list[Part] = []

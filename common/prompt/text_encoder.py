@@ -13,15 +13,19 @@ from pathlib import Path
 
 import numpy as np
 
+from ..adapt.fusing import Tensors
+from ..adapt.loras import unknown
+from ..adapt.mix import Weights, scaled, weights_of
 from ..checkpoint.config.text_encoder import CLIPTextConfig
 from ..checkpoint.find import Checkpoint
 from ..checkpoint.tensor_reader import TensorReader
 from ..errors import SdxsWarning, WeightsError
 from .blend import combine
 from .cache import EmbeddingCache
-from .syntax import foreign_syntax, parse_prompt
+from .syntax import Part, foreign_syntax, parse_prompt
 from .tokenizer import ClipTokenizer
 
+_Key = tuple[str, Weights]  # a text, and the LoRAs' weights if they change the encoder
 MOST_BYTES = 64 << 20  # kept in memory: 213 texts of width 1024
 
 
@@ -29,18 +33,18 @@ class _Recent:
     """The encoder_hidden_states used last, up to `MOST_BYTES`. Thread-safe."""
 
     def __init__(self) -> None:
-        self._kept: dict[str, np.ndarray] = {}  # the one used last comes last
+        self._kept: dict[_Key, np.ndarray] = {}  # the one used last comes last
         self._bytes = 0
         self._lock = threading.Lock()
 
-    def get(self, text: str) -> np.ndarray | None:
+    def get(self, text: _Key) -> np.ndarray | None:
         with self._lock:
             found = self._kept.pop(text, None)
             if found is not None:
                 self._kept[text] = found
             return found
 
-    def put(self, text: str, encoded: np.ndarray, needed: Collection[str]) -> None:
+    def put(self, text: _Key, encoded: np.ndarray, needed: Collection[_Key]) -> None:
         """Keep what was encoded.
 
         needed: texts that stay, however many: those of one blend are needed together, and again
@@ -70,19 +74,31 @@ class TextEncoder:
         self._path = checkpoint.text_encoder_weights
         self._prefix = checkpoint.text_prefix()
         self._cache = cache or EmbeddingCache(checkpoint)
+        self.adapters = checkpoint.adapters()
         self._recent = _Recent()
         self._told: set[str] = set()  # of four at most
 
-    def encode(self, prompt: str) -> np.ndarray:
+    def encode(self, prompt: str, lora_scale: float = 1.0) -> np.ndarray:
         """Return encoder_hidden_states of a prompt, float32 (1, 77, hidden_size), read-only.
 
         Thread-safe. Known texts come from memory, if used lately, or from disk. Warns of a text
-        that is too long. Raises UsageError for a malformed blend or bank.
+        that is too long. lora_scale: of LoRAs that change the text encoder. Raises UsageError for a
+        malformed blend or bank, or for a LoRA that was not given.
         """
         parsed = parse_prompt(prompt)
         self._tell_of_words(prompt)
-        texts = set(parsed.texts)
-        return combine(parsed, lambda text: self._encode_text(text, texts))
+        keys = {part: self._key(part, lora_scale) for stop in parsed.stops for part in stop}
+        together = set(keys.values())
+        return combine(parsed, lambda part: self._encode_text(keys[part], together))
+
+    def _key(self, part: Part, lora_scale: float) -> _Key:
+        """Return what a part's encoder_hidden_states depend on."""
+        if self.adapters is None:
+            for name, _ in part.loras:
+                raise unknown(name, ())
+            return part.text, ()
+        weights = scaled(weights_of(self.adapters, part), lora_scale)
+        return part.text, weights if self.adapters.read_text(weights) else ()
 
     def _tell_of_words(self, prompt: str) -> None:
         """Warn, once for each, of what another program would take for an instruction."""
@@ -96,19 +112,29 @@ class TextEncoder:
                 stacklevel=3,
             )
 
-    def _encode_text(self, text: str, together: Collection[str]) -> np.ndarray:
+    def _encode_text(self, key: _Key, together: Collection[_Key]) -> np.ndarray:
         """together: the texts of its prompt."""
-        encoder_hidden_states = self._recent.get(text)
+        text, weights = key
+        encoder_hidden_states = self._recent.get(key)
         if encoder_hidden_states is None:
             # before the cache: a text that is too long must cause a warning every time
             ids = self._tokenizer.encode(text)
-            encoder_hidden_states = self._cache.read(text)
+            # Under a LoRA that changes the encoder nothing is kept on disk: a glide would fill it.
+            encoder_hidden_states = None if weights else self._cache.read(text)
             if encoder_hidden_states is None:
                 self._check()
-                encoder_hidden_states = encode_tokens(ids, self._config, self._path, self._prefix)
-                self._cache.write(text, encoder_hidden_states)
-            self._recent.put(text, encoder_hidden_states, together)
+                encoder_hidden_states = encode_tokens(
+                    ids, self._config, self._path, self._prefix, self._tensors(weights)
+                )
+                if not weights:
+                    self._cache.write(text, encoder_hidden_states)
+            self._recent.put(key, encoder_hidden_states, together)
         return encoder_hidden_states
+
+    def _tensors(self, weights: Weights) -> Tensors | None:
+        if not weights or self.adapters is None:
+            return None
+        return self.adapters.reader(self._path, "text_encoder", weights, self._prefix)
 
     def _check(self) -> None:
         """Check the file once before it is read. Raises WeightsError."""
@@ -117,12 +143,19 @@ class TextEncoder:
             self._checked = True
 
 
-def encode_tokens(ids: np.ndarray, config: CLIPTextConfig, path: Path, prefix: str) -> np.ndarray:
+def encode_tokens(
+    ids: np.ndarray,
+    config: CLIPTextConfig,
+    path: Path,
+    prefix: str,
+    tensors: Tensors | None = None,
+) -> np.ndarray:
     """Run the text model: int64 (B, tokens) -> float32 (B, tokens, hidden_size).
 
-    Raises WeightsError if it has no row for a token, or if its values make no sense.
+    tensors: by default those of the file. Raises WeightsError if it has no row for a token, or if
+    its values make no sense.
     """
-    tokens, file = ids.shape[1], TensorReader(path)
+    tokens, file = ids.shape[1], tensors or TensorReader(path)
     if ids.max() >= config.vocab_size:
         raise WeightsError(
             f"{path}: the tokenizer knows token {ids.max():,}, the text encoder only "
@@ -179,15 +212,15 @@ _LAYER = [
     )
     for part in ("weight", "bias")
 ]
-Tensors = dict[str, np.ndarray]
+Layer = dict[str, np.ndarray]
 
 
-def _linear(x: np.ndarray, tensors: Tensors, name: str) -> np.ndarray:
+def _linear(x: np.ndarray, tensors: Layer, name: str) -> np.ndarray:
     y: np.ndarray = x @ tensors[f"{name}.weight"].T + tensors[f"{name}.bias"]
     return y
 
 
-def _layer_norm(x: np.ndarray, tensors: Tensors, name: str, config: CLIPTextConfig) -> np.ndarray:
+def _layer_norm(x: np.ndarray, tensors: Layer, name: str, config: CLIPTextConfig) -> np.ndarray:
     centred = x - x.mean(axis=-1, keepdims=True)
     variance = np.square(centred).mean(axis=-1, keepdims=True)
     normal: np.ndarray = centred / np.sqrt(variance + config.layer_norm_eps)
@@ -195,7 +228,7 @@ def _layer_norm(x: np.ndarray, tensors: Tensors, name: str, config: CLIPTextConf
     return scaled
 
 
-def _attention(x: np.ndarray, tensors: Tensors, mask: np.ndarray, heads: int) -> np.ndarray:
+def _attention(x: np.ndarray, tensors: Layer, mask: np.ndarray, heads: int) -> np.ndarray:
     batch, tokens, width = x.shape
     q, k, v = (
         _linear(x, tensors, f"self_attn.{name}")

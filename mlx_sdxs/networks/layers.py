@@ -5,6 +5,7 @@ from pathlib import Path
 import mlx.core as mx
 import mlx.nn as nn
 
+from ...common.adapt.fusing import FusedReader
 from ...common.checkpoint.tensors import read_header
 from ...common.errors import WeightsError
 from ...common.limits import shortage
@@ -99,19 +100,28 @@ def double(x: mx.array) -> mx.array:
     return x.reshape(batch, 2 * height, 2 * width, channels)
 
 
-def load_weights(model: nn.Module, path: Path, dtype: mx.Dtype) -> None:
+def load_weights(
+    model: nn.Module, path: Path, dtype: mx.Dtype, adapted: FusedReader | None = None
+) -> None:
     """Load a weights file into `model`, and evaluate its parameters.
 
     Every parameter must be in the file; other tensors there are left out. 4-D tensors are
-    convolutions: (O, I, kH, kW) in the file, (O, kH, kW, I) in MLX. Raises WeightsError.
+    convolutions: (O, I, kH, kW) in the file, (O, kH, kW, I) in MLX. adapted: reads the tensors of
+    the same file that are changed. Raises WeightsError.
     """
     try:
         header, wanted = read_header(path), dict(nn.utils.tree_flatten(model.parameters()))
         files = {info.file for info in header.values()}
         tensors = {file: mx.load(str(file), format="safetensors") for file in files}
+        changed = {} if adapted is None else _changed(adapted, dtype)
         model.load_weights(
             [
-                (key, laid_out(tensors[info.file][info.stored], dtype))
+                (
+                    key,
+                    changed[key]
+                    if key in changed
+                    else laid_out(tensors[info.file][info.stored], dtype),
+                )
                 for key, info in header.items()
                 if key in wanted
             ]
@@ -127,6 +137,15 @@ def load_weights(model: nn.Module, path: Path, dtype: mx.Dtype) -> None:
         raise shortage(error) or WeightsError(
             f"{path}: {error}; run `sdxs weights verify` or replace the file"
         ) from None
+
+
+def _changed(adapted: FusedReader, dtype: mx.Dtype) -> dict[str, mx.array]:
+    """Return the changed tensors in MLX's layout, one after the other: each is float32 before."""
+    found = {}
+    for name in adapted.changed:
+        found[name] = laid_out(mx.array(adapted.array(name)), dtype)
+        mx.eval(found[name])
+    return found
 
 
 def laid_out(tensor: mx.array, dtype: mx.Dtype) -> mx.array:

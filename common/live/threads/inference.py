@@ -12,6 +12,7 @@ from dataclasses import asdict, fields, replace
 
 import numpy as np
 
+from ...adapt.loras import Adapters
 from ...backend import copies
 from ...backend.protocol import Backend, FrameParams
 from ...errors import PictureError, SdxsWarning
@@ -24,7 +25,7 @@ from ..stats import Stats
 from .admission import Admission
 from .frames import LiveFrame
 from .pipeline import MOST_IN_FLIGHT, Pipeline
-from .prompt import Prompt
+from .prompt import Encode, Prompt, prepared
 
 PARAMS = frozenset(each.name for each in fields(FrameParams))  # named as live parameters are
 IDLE_CHECK_S = 0.25  # how often a backend that has nothing to do is asked whether it is still there
@@ -59,6 +60,8 @@ class Renderer:
         self._edge_kind = options.edges
         self._turning = False
         self._way_began_ns = -1  # not before a frame has been on it
+        self._now = prompts[0]
+        self.prepare: Callable[[Prompt, float], Prompt] | None = None  # only with LoRAs
 
     def load(self) -> None:
         for backend in self.backends:
@@ -84,7 +87,11 @@ class Renderer:
 
     def set_prompt(self, prompt: Prompt) -> None:
         """Change to a prompt at once, or glide to it from the present point of the last change."""
-        self.prompt = prompt.text
+        if self.prepare:
+            prompt = self.prepare(prompt, self.params.lora_scale)
+        self.prompt, self._now = prompt.text, prompt
+        if prompt.loras is not None:
+            self._pass_on(self.params)
         if self._encoder_hidden_states is None or not self._transition_ns:
             self._way = None
             self._condition(prompt.encoder_hidden_states)
@@ -119,6 +126,16 @@ class Renderer:
             self._way = None
 
     def set_params(self, params: FrameParams) -> None:
+        if self.prepare and params.lora_scale != self.params.lora_scale:
+            prompt = self.prepare(self._now, params.lora_scale)
+            if prompt is not self._now:
+                self._now, self._way = prompt, None
+                self._condition(prompt.encoder_hidden_states)
+        self._pass_on(params)
+
+    def _pass_on(self, params: FrameParams) -> None:
+        if self._now.loras is not None:
+            params = replace(params, loras=self._now.loras, later=self._realtime)
         for backend in self.backends:
             backend.set_params(params)
         self.params = params
@@ -157,7 +174,10 @@ class Renderer:
         frame, submitted_ns = self.in_flight.popleft()
         for number, (backend, output) in enumerate(zip(self.backends, frame.outputs, strict=True)):
             try:
-                spent_ns = backend.collect(output).total_ns
+                times = backend.collect(output)
+                spent_ns, frame.turning = times.total_ns, frame.turning or times.behind
+                if times.behind:  # a still camera gets its picture again under the LoRAs to come
+                    self._similarity.forget()
             except PictureError as error:
                 self._show_last(frame, number, error)
                 spent_ns = time.perf_counter_ns() - submitted_ns
@@ -239,9 +259,11 @@ class Inference:
         pipeline: Pipeline,
         options: LoopOptions,
         source_fps: float,
-        encode: Callable[[str], np.ndarray],
+        encode: Encode,
+        adapters: Adapters | None = None,
     ) -> None:
         self.renderer = renderer
+        self._adapters = adapters
         self.commands: deque[Command] = deque()
         self._pipeline = pipeline
         self._options = options
@@ -288,7 +310,8 @@ class Inference:
             renderer.set_transition(values.transition)
         if planned.names & {"prompt", *PLACES}:
             text = values.written_prompt
-            renderer.set_prompt(Prompt(text, self._encode(text)))
+            scale = renderer.params.lora_scale
+            renderer.set_prompt(prepared(text, self._encode, self._adapters, scale))
 
     def _frame_ns(self, frame: LiveFrame) -> int:
         """When a frame is, on the clock that transitions run on."""

@@ -9,8 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
-import numpy as np
-
+from ...adapt.loras import Adapters
 from ...backend.protocol import Backend, FrameParams
 from ...errors import first_of
 from ...io.sources.protocol import Source
@@ -24,7 +23,7 @@ from .frames import LiveFrame
 from .guard import Guard
 from .inference import Inference, Renderer
 from .pipeline import Pipeline
-from .prompt import Prompt
+from .prompt import Encode, Prompt, is_encoded_for, prepared
 
 __all__ = ["Loop", "LoopOptions", "Prompt"]
 
@@ -48,7 +47,8 @@ class Loop:
         options: LoopOptions,
         prompts: Sequence[Prompt],
         params: FrameParams,
-        encode: Callable[[str], np.ndarray],
+        encode: Encode,
+        adapters: Adapters | None = None,
     ) -> None:
         self.stats = Stats(len(backends))
         self.summary: Summary | None = None
@@ -58,7 +58,12 @@ class Loop:
         self._captured, self._rendered = self._pipeline.captured, self._pipeline.rendered
         self._capture = Capture(source, self._pipeline, options, self.stats)
         self._renderer = Renderer(backends, prompts, params, options, self.stats)
-        self._inference = Inference(self._renderer, self._pipeline, options, source.fps, encode)
+        self._inference = Inference(
+            self._renderer, self._pipeline, options, source.fps, encode, adapters
+        )
+        self._adapters = adapters
+        if adapters:
+            self._renderer.prepare = self._prepared
         self.display = Display(self._capture, self._inference, self._pipeline, options, self.stats)
         reading = self._capture.run_in_turn if options.sequential else self._capture.run
         self._guard = Guard(
@@ -87,7 +92,10 @@ class Loop:
         self._inference.commands.append(lambda renderer: renderer.set_prompt(prompt))
 
     def set_params(self, params: FrameParams) -> None:
-        """Change seed, feedback or control scale between two frames."""
+        """Change seed, feedback, control scale or LoRA scale between two frames."""
+        if self._adapters:  # which may have to encode the prompt again
+            self._encoder.submit(self._set_params_prepared, params)
+            return
         self._inference.commands.append(lambda renderer: renderer.set_params(params))
 
     def set_transition(self, seconds: float) -> None:
@@ -219,4 +227,19 @@ class Loop:
         self._pipeline.fail()
 
     def _encode_prompt(self, text: str) -> None:
-        self.use_prompt(Prompt(text, self._encode(text)))
+        scale = self._renderer.params.lora_scale
+        self.use_prompt(prepared(text, self._encode, self._adapters, scale))
+
+    def _set_params_prepared(self, params: FrameParams) -> None:
+        try:  # what is encoded here is remembered when the inference thread asks for it
+            if self._adapters and (text := self._renderer.prompt):
+                prepared(text, self._encode, self._adapters, params.lora_scale)
+        finally:
+            self._inference.commands.append(lambda renderer: renderer.set_params(params))
+
+    def _prepared(self, prompt: Prompt, lora_scale: float) -> Prompt:
+        """Return a prompt as it is encoded at a LoRA scale."""
+        assert self._adapters
+        if is_encoded_for(prompt, lora_scale, self._adapters):
+            return prompt
+        return prepared(prompt.text, self._encode, self._adapters, lora_scale)
