@@ -49,11 +49,11 @@ COMPUTING := aa at_once averaging bench_counts bench_page bench_pictures bench_r
 	coreai_commands coreai_faults coreai_parity coreai_private coreml_control coreml_faults \
 	coreml_forms coreml_limits coreml_parity coreml_placement coreml_program coreml_variants distill \
 	docs energy evaluate experiments faults film_files film_roads foreign_bytes interpreter layouts \
-	like_terms mac_check_answers mac_check_conv mac_check_ways midi operations packaging pad page_browser \
-	photographs reach shapes size sketch sound start styles submission teachers third_backend timeline \
-	torch_peer torch_slots
-ON_A_GPU := api backend camera control_live conv doctor fold kernels lanes levers live ops parity steps \
-	still temporal
+	like_terms lora lora_parity mac_check_answers mac_check_conv mac_check_ways midi operations packaging \
+	pad page_browser photographs reach shapes size sketch sound start styles submission teachers \
+	third_backend timeline torch_peer torch_slots
+ON_A_GPU := api backend camera control_live conv doctor fold kernels lanes levers live lora_live ops \
+	parity steps still temporal
 SHAPE := $(ONE_THREAD) tests/macos_shape
 ELSEWHERE := $(COMPUTING:%=--ignore=tests/test_%.py) $(ON_A_GPU:%=--ignore=tests/test_%.py)
 

@@ -39,6 +39,8 @@ class BenchOptions:
         flag="--backend",
     )
     model: str = repeated(ModelOptions, "model", default="demo")
+    lora: tuple[str, ...] = repeated(ModelOptions, "lora")
+    lora_partial: bool = repeated(ModelOptions, "lora_partial")
     size: FrameSize | None = repeated(ModelOptions, "size")
     dtype: str = setting("auto", "precision, for every backend that has a choice")
     depth: int | None = setting(
@@ -138,12 +140,13 @@ def bench(
         _show_report(shown, written.html, plotter)
         _submit(shown, written.submit)
         return
-    from ..common.checkpoint.find import find
+    from ..common.backend.assembly import open_checkpoint_for
     from ..common.files import check_writable
 
     for path in filter(None, (written.json, written.html, written.submit)):
         check_writable(path, path.absolute().parent)
-    checkpoint = find(measured.model)
+    options = ModelOptions(measured.model, lora=measured.lora, lora_partial=measured.lora_partial)
+    checkpoint = open_checkpoint_for(options)
     plan = _plan(measured, checkpoint)
     report, caught = _measure(plan, checkpoint, written.json)
     _show_report(report, written.html, plotter)
@@ -166,7 +169,7 @@ def _refuse_overlaps(
         [
             ("--show", written.show),
             *(("--compare", expanded(path)) for path in compared),
-            *ModelOptions(measured.model).reads(),
+            *ModelOptions(measured.model, lora=measured.lora).reads(),
         ],
         [
             Written("--json", written.json) if written.json else None,
@@ -201,6 +204,11 @@ def _plan(measured: BenchOptions, checkpoint: "Checkpoint") -> "BenchPlan":
     for spec in known:
         check_installed(spec)
     for spec, entrant in zip(known, chosen, strict=True):
+        if checkpoint.loras and not spec.obeys("lora"):
+            raise UsageError(
+                f"--lora: {entrant.backend} would ignore it, so it renders another model; drop it, "
+                "or name backends with --backend"
+            )
         build(spec, checkpoint, entrant.options)
     counting, missing = counters()
     for name, package in missing.items():

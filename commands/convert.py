@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 from rich.table import Table
 
-from ..common.backend.assembly import ModelOptions, options_for, programs_of
+from ..common.adapt.loras import read_loras
+from ..common.backend.assembly import ModelOptions, options_for, programs_of, with_loras
 from ..common.backend.spec import spec_of, specs
 from ..common.checkpoint.find import find
 from ..common.errors import UsageError
@@ -65,6 +66,8 @@ def convert(model: ModelOptions, more: ConvertOptions, given: Given) -> None:
         return
     given.refuse_ignored([spec])
     checkpoint = find(model.model, model.vae)
+    if model.lora:
+        checkpoint = with_loras(checkpoint, read_loras(model.lora, model.lora_partial))
     values = given.for_backends() | {"noise_seed": more.fixed_noise}
     sides = values.get("sizes")
     smallest = min(sides) if isinstance(sides, tuple) and sides else None

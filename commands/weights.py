@@ -8,7 +8,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from ..common.backend.assembly import ModelOptions
+from ..common.backend.assembly import ModelOptions, open_checkpoint_for
 from ..common.errors import SdxsError, UsageError, WeightsError
 from ..common.files import expanded
 from ..common.settings import repeated, setting
@@ -154,6 +154,36 @@ def weights_import(
             err.print(escape(f"left out, being no weights: {', '.join(done.ignored)}"))
 
 
+@dataclass(frozen=True, slots=True)
+class FuseOptions:
+    """What is fused, and where it goes."""
+
+    lora: tuple[str, ...] = repeated(ModelOptions, "lora")
+    lora_partial: bool = repeated(ModelOptions, "lora_partial")
+    to: Path | None = setting(None, "folder to write the checkpoint to; required")
+    force: bool = setting(False, "replace a fused checkpoint that is there")
+
+
+@with_settings()
+def weights_fuse(model: Model, asked: FuseOptions) -> None:
+    """Write a checkpoint with LoRAs fused into it, verified, to be loaded like any other."""
+    from ..common.adapt.writing import write_fused
+
+    if asked.to is None:
+        raise UsageError("--to is missing; name the folder to write, as --to weights/mine")
+    options = ModelOptions(model, lora=asked.lora, lora_partial=asked.lora_partial)
+    with err.status(f"fusing into {model}"):
+        done = write_fused(open_checkpoint_for(options), asked.to, asked.force)
+    for name, misfits in done.misfits.items():
+        for layer, why in misfits:
+            err.print(escape(f"{name}: left out {layer}: {why}"), style="dim")
+    out.print(
+        escape(
+            f"{done.folder}: {done.changed} tensors changed, verified; use --model {done.folder}"
+        )
+    )
+
+
 def weights_path(
     model: Model,
 ) -> None:
@@ -163,9 +193,10 @@ def weights_path(
     out.print(escape(str(find(model, download=False).folder)))
 
 
-app = typer.Typer(no_args_is_help=True, help="List, pull, import and verify checkpoints.")
+app = typer.Typer(no_args_is_help=True, help="List, pull, import, fuse and verify checkpoints.")
 app.command("list")(weights_list)
 app.command("pull")(weights_pull)
 app.command("verify")(weights_verify)
 app.command("import")(weights_import)
+app.command("fuse")(weights_fuse)
 app.command("path")(weights_path)

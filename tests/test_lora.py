@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from command import Command
 from sdxs.common.adapt.loras import MOST_LORAS, Lora, identity, read_loras
 from sdxs.common.adapt.mix import mixed
 from sdxs.common.backend import program_cache
 from sdxs.common.backend.assembly import ModelOptions, open_checkpoint_for, with_loras
-from sdxs.common.checkpoint.find import Checkpoint
+from sdxs.common.checkpoint.find import Checkpoint, find
 from sdxs.common.checkpoint.layout import unet_layout
 from sdxs.common.checkpoint.tensor_reader import TensorReader
 from sdxs.common.errors import SdxsWarning, UsageError, WeightsError
@@ -360,3 +361,33 @@ def test_options_lead_to_a_changed_checkpoint(tmp_path: Path) -> None:
     assert ("--lora", path) in options.reads()
     changed = open_checkpoint_for(options).unet_tensors()
     assert all(name in changed for name in unet_layout(demo.unet))
+
+
+# Fused checkpoints.
+
+
+def test_a_fused_checkpoint_is_one_like_any_other(
+    tmp_path: Path, tiny_sdxs: Checkpoint, command: Command
+) -> None:
+    path = write_lora(tmp_path / "ink.safetensors", layers_of(tiny_sdxs, is_attention))
+    to = tmp_path / "mine"
+    given = ("weights", "fuse", str(tiny_sdxs.folder), "--lora", f"{path}:0.5")
+    done = command(*given, "--to", str(to))
+    assert done.code == 0 and "verified" in done.out, done
+    made, changed = find(str(to)), opened(tiny_sdxs, path, 0.5)
+    assert made.loras == ()
+    made.verify()
+    expected, found = changed.unet_tensors(), made.unet_tensors()
+    for name in unet_layout(made.unet):
+        np.testing.assert_array_equal(found.array(name), expected.array(name))
+    np.testing.assert_array_equal(
+        TextEncoder(made).encode("a cat"), TextEncoder(changed).encode("a cat")
+    )
+    note = json.loads((to / "fused.json").read_text())
+    assert note["loras"] == [["ink.safetensors:0.5", Lora(path).sha256]]
+    again = command(*given, "--to", str(to))
+    assert again.code == 2 and "exists already" in again.err
+    assert command(*given, "--to", str(to), "--force").code == 0
+    weights = to / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes() + b"x")
+    assert command("weights", "verify", str(to)).code == 1

@@ -4,12 +4,17 @@ import gc
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
 import pytest
+from PIL import Image
 
+from command import Command
 from sdxs.api import open_model
+from sdxs.api.repeat import Places, repeat_still
+from sdxs.api.still import Still, render_still, write_still
 from sdxs.common.adapt.loras import Lora
 from sdxs.common.backend.assembly import with_loras
 from sdxs.common.backend.protocol import FrameParams, check_loras
@@ -223,3 +228,47 @@ def test_the_api_takes_loras_and_prompts_that_name_them(
     plain = open_model(str(tiny_sdxs.folder), "mlx", SIZE)
     with plain, pytest.raises(UsageError, match="no LoRA is loaded"):
         plain(PICTURE, "a cat", lora_scale=0.5)
+
+
+def test_a_record_names_loras_and_the_picture_is_repeated(
+    checkpoint: Checkpoint, tiny_sdxs: Checkpoint, tmp_path: Path
+) -> None:
+    files = tuple(f"{lora.path}:{lora.weight}" for lora in checkpoint.loras)
+    still = Still(str(tiny_sdxs.folder), "a cat", size=SIZE, loras=files, lora_scale=0.5)
+    made = render_still(still)
+    assert made.record["request"]["loras"] == ["all.safetensors:0.5", "dora.safetensors:0"]
+    assert made.record["hashes"]["lora all"] == checkpoint.loras[0].sha256
+    write_still(made, tmp_path / "a.png")
+    places = Places(model=str(tiny_sdxs.folder), loras=files)
+    again = repeat_still(tmp_path / "a.png", places)
+    np.testing.assert_array_equal(again.picture, made.picture)
+    with pytest.raises(UsageError, match="made with the LoRA 'all.safetensors'.*--lora"):
+        repeat_still(tmp_path / "a.png", Places(model=str(tiny_sdxs.folder)))
+
+
+def test_a_session_glides_and_obeys_prompts(
+    checkpoint: Checkpoint, tmp_path: Path, command: Command
+) -> None:
+    """Frame by frame: the first is the checkpoint's own, then each has more of the LoRA."""
+    plan = tmp_path / "plan.txt"
+    plan.write_text("0s lora_scale 0\n0.1s lora_scale 1 over 0.3s\n")
+    given = ("live", "--model", checkpoint.folder, "--size", SIZE, "--source", "synthetic")
+    given += ("--headless", "--every-frame", "--frames", 16, "--prompt", "a cat", "--skip", -1)
+    lora = ("--lora", f"{checkpoint.loras[0].path}:0.5")
+    done = command(*given, *lora, "--schedule", plan, "--out", f"{tmp_path}/some/")
+    assert done.code == 0, done.err
+    assert len(list((tmp_path / "some").glob("*.png"))) == 16
+    for options in ((), lora):
+        folder = f"{tmp_path}/{'with' if options else 'none'}/"
+        assert command(*given, *options, "--out", folder).code == 0
+    first, last = (sorted((tmp_path / "some").iterdir())[n] for n in (0, -1))
+    assert pixels(first) == pixels(tmp_path / "none" / first.name)
+    assert pixels(last) == pixels(tmp_path / "with" / last.name)
+    refused = command(*given, *lora, "--prompt", "a <lora:none:1>", "--out", f"{tmp_path}/x/")
+    assert refused.code == 2 and "there is no LoRA of this name" in refused.err
+    refused = command(*given, "--lora-scale", 0.5, "--backend", "coreml", "--out", f"{tmp_path}/x/")
+    assert refused.code == 2 and "--lora-scale" in refused.err
+
+
+def pixels(path: Path) -> bytes:
+    return Image.open(path).tobytes()

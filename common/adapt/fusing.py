@@ -177,6 +177,10 @@ class FusedReader:
         stored = self._file.array(name)
         return fused(stored, self._changes[name]) if name in self._changes else stored
 
+    def stored_dtype(self, name: str) -> np.dtype:
+        """Return the dtype of a tensor in its file; float32 for bfloat16."""
+        return self._file.array(name).dtype
+
     def row(self, name: str, row: int) -> np.ndarray:
         """Return one row of a tensor."""
         return self.array(name)[row] if name in self._changes else self._file.row(name, row)

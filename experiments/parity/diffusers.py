@@ -14,7 +14,7 @@ import gc
 import json
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -168,15 +168,25 @@ def oracle_text(checkpoint: Checkpoint, inputs: Inputs, exact: bool = False) -> 
     return {"text": model(torch.from_numpy(inputs.ids)).last_hidden_state.numpy()}
 
 
-def oracle_frame(checkpoint: Checkpoint, inputs: Inputs, exact: bool = False) -> Arrays:
-    """Twin of `run_frame`; also x0 by EulerDiscreteScheduler's own step, where it reaches."""
+def oracle_frame(
+    checkpoint: Checkpoint,
+    inputs: Inputs,
+    exact: bool = False,
+    change: Callable[[torch.nn.Module, torch.nn.Module], None] = lambda unet, text_encoder: None,
+) -> Arrays:
+    """Twin of `run_frame`; also x0 by EulerDiscreteScheduler's own step, where it reaches.
+
+    change: called with UNet and text encoder before they are used.
+    """
     dtype, t = dtype_of(exact), checkpoint.frame.timestep
     text_encoder = (
         CLIPTextModel.from_pretrained(checkpoint.folder / "text_encoder").eval().to(dtype)
     )
     ids = clip_ids([inputs.prompt], checkpoint.folder / "tokenizer")
-    encoder_hidden_states = text_encoder(torch.from_numpy(ids)).last_hidden_state
     unet, vae = open_unet(checkpoint, exact), open_vae(checkpoint, exact)
+    change(unet, text_encoder)
+    unet.to(dtype)
+    encoder_hidden_states = text_encoder(torch.from_numpy(ids)).last_hidden_state
     scheduler = EulerDiscreteScheduler.from_pretrained(checkpoint.folder / "scheduler")
     alpha = scheduler.alphas_cumprod[t].double()
     size, config = FrameSize.of_picture(inputs.frame), checkpoint.vae

@@ -149,6 +149,7 @@ def work_of(checkpoint: Checkpoint, size: FrameSize, seed: int, prompt: str) -> 
     """Name what is computed, by the hashes of what computes it."""
     files = {"unet": checkpoint.unet_weights, "vae": checkpoint.vae_weights}
     weights = {name: remembered_sha256(path) for name, path in files.items()}
+    weights |= {f"lora {lora.spelled()}": lora.sha256 for lora in checkpoint.loras if lora.weight}
     parameters = parameter_count(unet_layout(checkpoint.unet))
     return Work(checkpoint.name, weights, parameters, size.json, seed, prompt)
 

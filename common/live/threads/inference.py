@@ -60,7 +60,7 @@ class Renderer:
         self._edge_kind = options.edges
         self._turning = False
         self._way_began_ns = -1  # not before a frame has been on it
-        self._now = prompts[0]
+        self._now: Prompt | None = None
         self.prepare: Callable[[Prompt, float], Prompt] | None = None  # only with LoRAs
 
     def load(self) -> None:
@@ -126,7 +126,7 @@ class Renderer:
             self._way = None
 
     def set_params(self, params: FrameParams) -> None:
-        if self.prepare and params.lora_scale != self.params.lora_scale:
+        if self._now and self.prepare and params.lora_scale != self.params.lora_scale:
             prompt = self.prepare(self._now, params.lora_scale)
             if prompt is not self._now:
                 self._now, self._way = prompt, None
@@ -134,7 +134,7 @@ class Renderer:
         self._pass_on(params)
 
     def _pass_on(self, params: FrameParams) -> None:
-        if self._now.loras is not None:
+        if self._now and self._now.loras is not None:
             params = replace(params, loras=self._now.loras, later=self._realtime)
         for backend in self.backends:
             backend.set_params(params)
