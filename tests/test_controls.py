@@ -22,7 +22,7 @@ from sdxs.common.live.options import SessionFiles, SessionOptions
 from sdxs.common.live.parameters import LiveParameters, Set
 from sdxs.common.live.session import Session
 from sdxs.common.live.stats import Summary
-from sdxs.common.live.threads.inference import Renderer
+from sdxs.common.live.threads.renderer import Renderer
 from sdxs.common.live.viewer import Viewer
 from sdxs.common.picture.opencv import cv2
 from sdxs.common.prompt.syntax import GALLERY

@@ -21,9 +21,10 @@ from .capture import Capture
 from .display import DISPLAY_WAIT_S, Display
 from .frames import LiveFrame
 from .guard import Guard
-from .inference import Inference, Renderer
+from .inference import Inference
 from .pipeline import Pipeline
 from .prompt import Encode, Prompt, is_encoded_for, prepared
+from .renderer import Renderer
 
 __all__ = ["Loop", "LoopOptions", "Prompt"]
 
