@@ -24,7 +24,7 @@ PAD, THREE, ROOF = "a >> b // c >> d", "a >> b // c", "a // c >> d"
 
 
 def at(prompt: str) -> np.ndarray:
-    return combine(parse_prompt(prompt), CORNERS.__getitem__)
+    return combine(parse_prompt(prompt), lambda part: CORNERS[part.text])
 
 
 def on_circle(*degrees: float) -> list[np.ndarray]:
@@ -123,7 +123,9 @@ def test_shares_of_the_corners() -> None:
 
 def test_corners_without_a_share_are_not_encoded() -> None:
     asked: list[str] = []
-    combine(parse_prompt(f"{PAD} @ 1 0.5"), lambda text: asked.append(text) or CORNERS[text])
+    combine(
+        parse_prompt(f"{PAD} @ 1 0.5"), lambda part: asked.append(part.text) or CORNERS[part.text]
+    )
     assert asked == ["b", "d"]
 
 

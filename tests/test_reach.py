@@ -31,6 +31,7 @@ OTHER: dict[str, int | float | str] = {
     "seed": 7,
     "control_scale": 0.5,
     "edges": "canny",
+    "lora_scale": 0.5,
     "feedback": 0.5,
     "ema": 0.5,
     "blend": 0.5,
@@ -49,7 +50,7 @@ KEY = {
     "blend": "]",
     "pause": " ",
 }
-KEYLESS = {"seed", "edges", "skip", "transition", "mirror"}
+KEYLESS = {"seed", "edges", "lora_scale", "skip", "transition", "mirror"}
 CHANGING = [name for name, row in TABLE.items() if not row.at_start]
 
 

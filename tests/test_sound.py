@@ -388,6 +388,7 @@ MOVES = {  # route, level, what is in force then
     "seed": ("seed=mid:0..9", 1.0, 9),
     "control_scale": ("control_scale=high:0..-1", 0.25, 0.75),
     "edges": ("edges=level:0..1", 1.0, "canny"),
+    "lora_scale": ("lora_scale=low:0..1", 0.5, 1.5),
     "feedback": ("feedback=low:0.1..0.5", 0.0, 0.1),
     "ema": ("ema=low:0..0.5", 0.5, 0.25),
     "blend": ("blend=low:0.2..0.8", 0.5, 0.5),
