@@ -248,6 +248,7 @@ def test_a_record_names_loras_and_the_picture_is_repeated(
         repeat_still(tmp_path / "a.png", Places(model=str(tiny_sdxs.folder)))
 
 
+@pytest.mark.slow
 def test_a_session_glides_and_obeys_prompts(
     checkpoint: Checkpoint, tmp_path: Path, command: Command
 ) -> None:
