@@ -95,8 +95,9 @@ def test_a_scale_of_zero_is_the_checkpoint_itself(
     assert (rendered(backend, FrameParams()) != expected).any()
 
 
+@pytest.mark.thorough
 def test_every_array_that_folding_makes_follows(checkpoint: Checkpoint) -> None:
-    """Against an unfolded network: several steps fold nothing."""
+    """Also of a network in which nothing is folded, because it takes several steps."""
     two = replace(checkpoint, frame=replace(checkpoint.frame, steps=2))
     backend = loaded(two)
     found = rendered(backend, FrameParams(loras=(1.0, 0.8)))
@@ -104,6 +105,7 @@ def test_every_array_that_folding_makes_follows(checkpoint: Checkpoint) -> None:
     np.testing.assert_array_equal(found, fresh(two, 1.0, 0.8))
 
 
+@pytest.mark.thorough
 def test_folded_attention_follows_too(checkpoint: Checkpoint) -> None:
     backend = loaded(checkpoint, attention="folded")
     found = rendered(backend, FrameParams(loras=(1.0, 0.8)))
@@ -184,8 +186,8 @@ def test_changes_leave_no_memory_behind(backend: MlxBackend) -> None:
         gc.collect()
         return mx.get_active_memory()
 
-    first = used(3)
-    assert used(12) <= first + 100_000  # of 8 MB that one change makes
+    first = used(2)
+    assert used(5) <= first + 100_000  # of 8 MB that one change makes
 
 
 def test_a_follower_tells_what_failed_and_ends() -> None:
@@ -246,6 +248,7 @@ def test_a_record_names_loras_and_the_picture_is_repeated(
         repeat_still(tmp_path / "a.png", Places(model=str(tiny_sdxs.folder)))
 
 
+@pytest.mark.slow
 def test_a_session_glides_and_obeys_prompts(
     checkpoint: Checkpoint, tmp_path: Path, command: Command
 ) -> None:

@@ -26,7 +26,7 @@ from sdxs.experiments.parity.lora_cases import (
 from sdxs.mac_check.fixtures import Inputs, error
 
 STORED = load_file(LORA_FIXTURES)
-PAINTED = ("kohya-all-4", "diffusers-all-3-dora", "kohya-both-5", "kohya-3-files")
+PAINTED = ("diffusers-all-3-dora", "kohya-both-5")
 
 
 @pytest.fixture(scope="module")
