@@ -43,7 +43,8 @@ test-faults: .venv/run.stamp
 	$(ONE_THREAD) -m sdxs.experiments faults --share 60
 
 # Linux in the shape of macOS. The first line leaves out the files that only compute, which ask a system
-# nothing, and those of the second line, where MLX goes its ways on a GPU.
+# nothing; those that ask what other files ask, too; and those of the second line, where MLX goes its ways
+# on a GPU.
 COMPUTING := aa at_once averaging bench_counts bench_page bench_pictures bench_report bench_runner \
 	bench_statistics bench_terms bench_unified controlnet conv_gradient conv_products coreai_backend \
 	coreai_commands coreai_faults coreai_parity coreai_private coreml_control coreml_faults \
@@ -52,10 +53,11 @@ COMPUTING := aa at_once averaging bench_counts bench_page bench_pictures bench_r
 	like_terms lora lora_parity mac_check_answers mac_check_conv mac_check_ways midi operations packaging \
 	pad page_browser photographs reach shapes size sketch sound start styles submission teachers \
 	third_backend timeline torch_peer torch_slots
-ON_A_GPU := api backend camera control_live conv doctor fold kernels lanes levers live lora_live ops \
+ON_A_GPU := api backend camera control_live conv doctor fold kernels lanes levers lora_live ops \
 	parity steps still temporal
 SHAPE := $(ONE_THREAD) tests/macos_shape
-ELSEWHERE := $(COMPUTING:%=--ignore=tests/test_%.py) $(ON_A_GPU:%=--ignore=tests/test_%.py)
+ASKED_ALREADY := film_writing live mac_check_coreai no_picture records
+ELSEWHERE := $(patsubst %,--ignore=tests/test_%.py,$(COMPUTING) $(ASKED_ALREADY) $(ON_A_GPU))
 
 test-macos-shape: .venv/test.stamp
 	$(SHAPE) $(TWO_WORKERS) -m "$(FAST)" $(ELSEWHERE)

@@ -285,6 +285,7 @@ def test_traffic_keeps_to_its_rate() -> None:
         assert traffic.measured_rate() == 0
 
 
+@pytest.mark.thorough
 def test_two_at_once_against_each_alone(tiny_sdxs: Checkpoint) -> None:
     sleeping = "fake_backends:SleepingBackend"
     asked = plan(entrant("a", MLX), entrant("b", MLX), together=True, contention_s=0.2)

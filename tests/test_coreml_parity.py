@@ -100,7 +100,10 @@ def test_the_program_equals_mlx_on_the_demo(demo: Checkpoint) -> None:
     assert quality > MLX_LIMIT_DB
 
 
-@pytest.mark.parametrize("plant", PLANTS)
+@pytest.mark.parametrize(
+    "plant",
+    [*PLANTS[:2], *(pytest.param(each, marks=pytest.mark.thorough) for each in PLANTS[2:])],
+)
 @pytest.mark.parametrize("name", [pytest.param(SDXS[0], marks=pytest.mark.thorough), SDXS[1]])
 def test_a_planted_error_is_caught(
     checkpoint: Open, name: str, plant: Plant, monkeypatch: pytest.MonkeyPatch

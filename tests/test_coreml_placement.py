@@ -131,7 +131,7 @@ def expected(demo: Checkpoint, shared_weights: Path) -> list[np.ndarray]:
     [
         (NE_GPU_NE, 3),
         pytest.param("encode=ne,unet=gpu,decode=gpu", 3, marks=pytest.mark.thorough),
-        ("encode=cpu,unet=gpu,decode=ne", 3),
+        pytest.param("encode=cpu,unet=gpu,decode=ne", 3, marks=pytest.mark.thorough),
         ("encode=ne,unet=ne,decode=ne", 1),
     ],
 )

@@ -48,7 +48,7 @@ def trained(
     yield out, recipe.run(demo_split(), out, recipe.TOKENIZER, SETTINGS, quiet)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_every_stage_leaves_its_state_and_its_log(trained: tuple[Path, recipe.Networks]) -> None:
     out, _ = trained
     assert {p.stem for p in (out / "state").iterdir()} == set(recipe.STAGES)

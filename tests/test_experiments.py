@@ -233,7 +233,7 @@ def before(tmp_path: Path) -> Path:
     ("change", "said"),
     [
         ({}, []),
-        ({"report": {"a": [2.5]}}, []),
+        pytest.param({"report": {"a": [2.5]}}, [], marks=pytest.mark.thorough),
         (
             {"ink": "x"},
             [
@@ -243,7 +243,11 @@ def before(tmp_path: Path) -> Path:
                 for number in (0, 1)
             ],
         ),
-        ({"report": {"a": ["b"]}}, ["DIFFERS bench_shape / a [0]: number, now str"]),
+        pytest.param(
+            {"report": {"a": ["b"]}},
+            ["DIFFERS bench_shape / a [0]: number, now str"],
+            marks=pytest.mark.thorough,
+        ),
         (
             {"report": {"b": 1}},
             [

@@ -242,11 +242,11 @@ def sound_of(path: Path) -> tuple[str, float, float]:
         thorough("h264.mp4", ".mkv", "aac"),
         ("h264.ts", ".mp4", "aac"),
         thorough("vfr.mp4", ".mp4", "aac"),
-        ("h264.mov", ".mov", "pcm_s16le"),
+        thorough("h264.mov", ".mov", "pcm_s16le"),
         thorough("vp9.webm", ".mp4", "opus"),
         ("mpeg4.avi", ".avi", "mp3"),
         thorough("mjpeg.avi", ".avi", "pcm_s16le"),
-        ("ffv1.mkv", ".mkv", "flac"),
+        thorough("ffv1.mkv", ".mkv", "flac"),
     ],
 )
 def test_sound_is_kept_and_in_step(

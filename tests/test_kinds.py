@@ -77,7 +77,8 @@ def test_every_kind_of_source_opens(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert isinstance(open_source(f"film:{CLIP}", 64), VideoFile)
     assert isinstance(open_source(f"image:{tmp_path / 'in.png'}", 64), ImageFile)
     assert isinstance(open_source("synthetic:", 64), Synthetic)
-    assert list(SOURCES) == ["browser", "camera", "film", "image", "screen", "synthetic"]
+    of_files = ["browser", "camera", "film", "image"]
+    assert list(SOURCES) == [*of_files, "ndi", "screen", "synthetic", "syphon"]
 
 
 def test_every_kind_of_sink_opens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,6 +168,8 @@ def test_out_window_opens_the_one_window(
         raise SinkError("no display here")
 
     class Encoder:
+        adapters = None
+
         def __init__(self, _: object) -> None:
             pass
 

@@ -101,8 +101,13 @@ def test_without_pyobjc_the_question_is_not_asked(
         assert answer["asked"] is False and "pip install 'pyobjc-framework" in str(answer["note"])
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    "way",
+    [
+        pytest.param(each, marks=pytest.mark.thorough if number else pytest.mark.slow)
+        for number, each in enumerate(WAYS)
+    ],
+)
 def test_a_rehearsal_of_every_way(setup: Setup, way: str) -> None:
     answer = ways.ask_way(replace(setup, values={"way": way, "cycles": 2}))
     assert answer["ok"] is True, answer

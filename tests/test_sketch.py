@@ -102,6 +102,7 @@ def test_a_unet_too_narrow_to_carry_its_latents_is_refused() -> None:
         sketch.build(narrow, step(), 0)
 
 
+@pytest.mark.thorough
 def test_training_moves_everything_but_what_carries_the_noise(
     trained: tuple[Path, sketch.Sketcher],
 ) -> None:

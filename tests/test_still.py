@@ -216,7 +216,7 @@ def test_a_difference_in_pixels_is_a_warning(
     [
         (
             ("--from-metadata", "a.png", "--seed", 3),
-            "drop --seed: only --out, --input, --model and --control go with it",
+            "drop --seed: only --out, --input, --model, --control and --lora go with it",
         ),
         (
             ("--from-metadata", "a.png", "--negative-prompt", "x"),

@@ -198,7 +198,7 @@ def test_figures_that_cannot_be_written_do_not_hide_why_the_session_failed(
 ) -> None:
     """Bug: a full disk ended the recording, and only the statistics were complained of."""
     from sdxs.common.io.sinks import film, image
-    from sdxs.common.live import session
+    from sdxs.common.live import stats_file
 
     def full(path: Path, _: bytes) -> None:
         raise SinkError(f"{path.name}: cannot be written")
@@ -207,7 +207,7 @@ def test_figures_that_cannot_be_written_do_not_hide_why_the_session_failed(
     monkeypatch.setattr(
         film.shutil, "disk_usage", lambda _: type("Usage", (), {"free": next(free)})()
     )
-    monkeypatch.setattr(session, "write_whole", full)
+    monkeypatch.setattr(stats_file, "write_whole", full)
     monkeypatch.setattr(image, "write_whole", full)
     outputs = (
         "--out",
