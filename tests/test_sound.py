@@ -547,6 +547,18 @@ def test_a_plan_adds_sound_to_what_a_schedule_sets(tmp_path: Path) -> None:
     assert last.base.blend == 0.2 and last.values.blend == pytest.approx(0.6, abs=0.01)
 
 
+def test_a_place_is_told_of_a_film_only_where_it_moves(tmp_path: Path) -> None:
+    """Each frame that told it would have the prompt encoded and a change of words begun anew."""
+    samples = np.concatenate([np.zeros(24000), tone(100, 0.5)])
+    for name, prompt in (("position", BANK), ("position_y", PAD)):
+        ear = WavFile(write_wav(tmp_path / f"{name}.wav", samples))
+        sound = Modulation([read_route(f"{name}=low:0..1")], ear, Response(0, 0))
+        plan = HeardPlan(sound, LiveParameters(prompt=prompt), None)
+        names = [plan.at(frame / 10).names for frame in range(10)]  # type: ignore[union-attr]
+        sound.close()
+        assert names[:5] == [frozenset()] * 5 and any(name in each for each in names[5:7])
+
+
 class Noting(IdentityBackend):
     """Keeps the feedback of every frame, and paints black."""
 

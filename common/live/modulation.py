@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from ..errors import SdxsWarning, UsageError, in_a_line
 from ..io.sound.bands import NAMES, Ear, EarLost
 from ..io.sound.follower import Follower, Response
-from .parameters import TABLE, LiveParameters, Step, apply, row_of
+from .parameters import PLACES, TABLE, LiveParameters, Step, apply, row_of
 from .plan import FilmPlan, Planned
 
 if TYPE_CHECKING:
@@ -161,8 +161,8 @@ class HeardPlan:
         self._modulation.hear(frame_s)
         before, self._in_force = self._in_force, self._modulation.of(self._base)
         # a value that another input has set meanwhile is none of the film's
-        always = (name for name in self._modulation.names if name != "position")
-        moved = {n for n in ("position",) if getattr(before, n) != getattr(self._in_force, n)}
+        always = (name for name in self._modulation.names if name not in PLACES)
+        moved = {n for n in PLACES if getattr(before, n) != getattr(self._in_force, n)}
         events = planned.events if planned else ()
         return Planned(self._in_force, names | moved | {*always}, events, self._base)
 
@@ -183,7 +183,7 @@ def check_routes(
             apply(values, Step(each.name, each.high), unusable)
         except UsageError as error:
             raise UsageError(f"--audio-to {each}: {error}") from None
-        if each.name == "position" and takes_turns:
+        if each.name in PLACES and takes_turns:
             raise UsageError(
                 f"--audio-to {each}: the prompts given take turns by themselves; give one --prompt "
                 "and drop --hold"
