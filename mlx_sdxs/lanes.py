@@ -7,7 +7,6 @@ return in order. A lane can also batch waiting frames, because the small maps of
 multiprocessors of a GPU idle.
 """
 
-import atexit
 import queue
 import threading
 import weakref
@@ -29,7 +28,6 @@ Arrays: TypeAlias = mx.array | list[tuple[mx.array, mx.array]]
 # `frame.Frame`: picture uint8 ([B,] H, W, 3), encoder_hidden_states, noise, previous x0, feedback
 # [, edges, control scale] -> picture, x0, mean
 Render = Callable[..., tuple[mx.array, mx.array, mx.array]]
-JOIN_S = 5.0
 LOOK_S = 0.25  # interval between checks that the lane of a job still lives
 NO_PICTURE = np.empty(0, np.uint8)
 
@@ -143,8 +141,7 @@ class LaneThread:
         )
         self._thread.start()
         weakref.finalize(self, self._jobs.put, None).atexit = False
-        _RUNNING[:] = [each for each in _RUNNING if each[0].is_alive()]
-        _RUNNING.append((self._thread, self._jobs))
+        streams.end_at_exit(self._thread, self._jobs)
 
     def submit(self, *jobs: Job) -> None:
         """Queue jobs; the jobs of one call are batched by `_at_once`."""
@@ -159,21 +156,7 @@ class LaneThread:
     def close(self) -> None:
         """End the thread after its queued jobs."""
         self._jobs.put(None)
-        self._thread.join(JOIN_S)
-
-
-_RUNNING: list[tuple[threading.Thread, Jobs]] = []
-
-
-@atexit.register
-def _end_all() -> None:
-    """End the threads of lanes that nobody closed: one that still runs would abort the exit."""
-    if streams.is_fork():  # which has none of them
-        return
-    for _, jobs in _RUNNING:
-        jobs.put(None)
-    for thread, _ in _RUNNING:
-        thread.join(JOIN_S)
+        self._thread.join(streams.JOIN_S)
 
 
 def _work(

@@ -5,11 +5,16 @@ that each used MLX left 50 threads). So no thread has a stream of its own: it bo
 next thread gets the same. Delete when MLX ends the thread of a stream that nobody uses.
 """
 
+import atexit
 import threading
+from queue import SimpleQueue
+from typing import Any
 
 import mlx.core as mx
 
 from ..common.backend.home import Home
+
+JOIN_S = 5.0  # that a thread may take to end
 
 _homes: list[Home] = []  # one: the process that used MLX first
 _free: list[mx.Stream] = []  # appending and popping are atomic
@@ -75,3 +80,25 @@ def check_fork() -> None:
 def is_fork() -> bool:
     """Tell whether this is a fork of a process that used MLX, which it must not touch."""
     return bool(_homes) and not _homes[0].here
+
+
+_ending: list[tuple[threading.Thread, "SimpleQueue[Any]"]] = []
+
+
+def end_at_exit(thread: threading.Thread, asked: "SimpleQueue[Any]") -> None:
+    """Have a thread that uses MLX ended, by None in its queue, if nobody has ended it before.
+
+    One that still runs would abort the exit.
+    """
+    _ending[:] = [each for each in _ending if each[0].is_alive()]
+    _ending.append((thread, asked))
+
+
+@atexit.register
+def _end_all() -> None:
+    if is_fork():  # which has none of them
+        return
+    for _, asked in _ending:
+        asked.put(None)
+    for thread, _ in _ending:
+        thread.join(JOIN_S)

@@ -230,7 +230,7 @@ def test_a_model_that_is_dropped_unclosed_is_freed(tiny_sdxs: Checkpoint, lanes:
     backend = MlxBackend(tiny_sdxs, MlxOptions(SIZE, lanes=lanes))
     backend.load()
     backend.submit(pictures(1)[0])
-    unet, threads = weakref.ref(backend._frame.unet), [t for t, _ in lanes_module._RUNNING]
+    unet, threads = weakref.ref(backend._frame.unet), [t for t, _ in streams._ending]
     del backend
     for thread in threads:
         thread.join(60)

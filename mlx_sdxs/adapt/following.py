@@ -1,6 +1,5 @@
 """Fuse LoRAs under new weights beside the frames, on a thread of its own; the latest wins."""
 
-import atexit
 import queue
 import threading
 import weakref
@@ -12,7 +11,6 @@ from .. import streams
 from .lora import Fused
 
 Asked: TypeAlias = "queue.SimpleQueue[Weights | None]"
-JOIN_S = 5.0
 
 
 class Follower:
@@ -27,8 +25,7 @@ class Follower:
         )
         self._thread.start()
         weakref.finalize(self, self._asked.put, None).atexit = False
-        _RUNNING[:] = [each for each in _RUNNING if each[0].is_alive()]
-        _RUNNING.append((self._thread, self._asked))
+        streams.end_at_exit(self._thread, self._asked)
 
     def ask(self, weights: Weights) -> None:
         """Ask for weights; earlier ones that nobody began with are given up."""
@@ -46,22 +43,8 @@ class Follower:
     def close(self) -> None:
         """End the thread after what it has begun."""
         self._asked.put(None)
-        self._thread.join(JOIN_S)
+        self._thread.join(streams.JOIN_S)
         self._done.clear()
-
-
-_RUNNING: list[tuple[threading.Thread, Asked]] = []
-
-
-@atexit.register
-def _end_all() -> None:
-    """End threads that nobody closed: one that still uses MLX would abort the exit."""
-    if streams.is_fork():
-        return
-    for _, asked in _RUNNING:
-        asked.put(None)
-    for thread, _ in _RUNNING:
-        thread.join(JOIN_S)
 
 
 def _work(
