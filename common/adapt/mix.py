@@ -7,7 +7,7 @@ go from stop to stop as the prompt does; on a pad they are the mean of its corne
 import numpy as np
 
 from ..errors import UsageError
-from ..prompt.pad import shares
+from ..prompt.pad import on_corners
 from ..prompt.syntax import ParsedPrompt, Part, parse_prompt
 from .loras import Adapters
 
@@ -25,13 +25,13 @@ def weights_of(adapters: Adapters, part: Part) -> Weights:
 def mixed(adapters: Adapters, prompt: str | ParsedPrompt) -> Weights:
     """Return the weights under a prompt, and open those LoRAs. Raises UsageError, WeightsError."""
     parsed = parse_prompt(prompt) if isinstance(prompt, str) else prompt
-    stops = [weights_of(adapters, stop[0]) for stop in (*parsed.stops, *parsed.below)]
+    stops = [weights_of(adapters, stop[0]) for stop in parsed.corners]
     for weights in stops:
         if adapters.fixed and weights != adapters.weights:
             raise UsageError(f"prompt {str(prompt)[:60]!r}: {adapters.fixed}")
         adapters.open(weights)
     if parsed.below:
-        parts = shares((len(parsed.stops), len(parsed.below)), parsed.position, parsed.position_y)
+        parts = [share for _, share in on_corners(parsed)]
         return tuple(float(np.dot(parts, each)) for each in zip(*stops, strict=True))
     leg = min(int(parsed.position), max(0, len(stops) - 2))
     near, share = stops[leg : leg + 2], parsed.position - leg

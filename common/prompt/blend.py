@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from .pad import shares, spherical_mean
+from .pad import on_corners, spherical_mean
 from .syntax import Blend, ParsedPrompt, Part
 
 # radians; the great circle of nearly parallel or nearly opposite vectors is ill-conditioned
@@ -78,10 +78,7 @@ def on_pad(prompt: ParsedPrompt, encode: Callable[[Blend], np.ndarray]) -> np.nd
 
     A corner is exactly its prompt, and an edge exactly `Slerp` between its two.
     """
-    columns = len(prompt.stops), len(prompt.below)
-    parts = shares(columns, prompt.position, prompt.position_y)
-    corners = zip((*prompt.stops, *prompt.below), parts, strict=True)
-    near = [(encode(one), share) for one, share in corners if share]
+    near = [(encode(one), share) for one, share in on_corners(prompt) if share]
     encodings, weights = [one for one, _ in near], [share for _, share in near]
     if len(near) == 1:
         return encodings[0]

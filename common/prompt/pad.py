@@ -10,6 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from .syntax import Blend, ParsedPrompt
+
 _STILL = 1e-9  # radians: a step towards the mean so short is none
 _MOST_STEPS = 50  # corners 90 degrees apart need a dozen
 _OPPOSITE = 1e-4  # of a sine, as in `Slerp`; a mean of nearly opposite vectors is ill-conditioned
@@ -26,6 +28,13 @@ def shares(columns: tuple[int, int], across: float, down: float) -> list[float]:
         for count, row in rows
         for part in ([1 - across, across] if count == 2 else [1.0])
     ]
+
+
+def on_corners(prompt: ParsedPrompt) -> list[tuple[Blend, float]]:
+    """Return the corners of a pad, each with its share at the prompt's place."""
+    columns = len(prompt.stops), len(prompt.below)
+    parts = shares(columns, prompt.position, prompt.position_y)
+    return list(zip(prompt.corners, parts, strict=True))
 
 
 def spherical_mean(encodings: Sequence[np.ndarray], weights: Sequence[float]) -> np.ndarray:

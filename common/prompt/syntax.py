@@ -82,9 +82,14 @@ class ParsedPrompt:
     position_y: float = 0.0
 
     @property
+    def corners(self) -> tuple[Blend, ...]:
+        """Every stop: those of a bank, or those above and then those below of a pad."""
+        return (*self.stops, *self.below)
+
+    @property
     def texts(self) -> tuple[str, ...]:
         """The texts to encode."""
-        return tuple(part.text for stop in (*self.stops, *self.below) for part in stop)
+        return tuple(part.text for stop in self.corners for part in stop)
 
     @property
     def last(self) -> int:

@@ -87,8 +87,7 @@ class TextEncoder:
         """
         parsed = parse_prompt(prompt)
         self._tell_of_words(prompt)
-        stops = (*parsed.stops, *parsed.below)
-        keys = {part: self._key(part, lora_scale) for stop in stops for part in stop}
+        keys = {part: self._key(part, lora_scale) for stop in parsed.corners for part in stop}
         together = set(keys.values())
         return combine(parsed, lambda part: self._encode_text(keys[part], together))
 
