@@ -187,11 +187,10 @@ class Session:
         if names:
             self._in_force = now
             self._viewer.use(now)
-        for name in names:
-            if name in PLACES:
-                self.loop.set_prompt(now.written_prompt)
-            else:
-                pass_on(name, now, self._parts)
+        if not set(PLACES).isdisjoint(names):
+            self.loop.set_prompt(now.written_prompt)
+        for name in (each for each in names if each not in PLACES):
+            pass_on(name, now, self._parts)
 
     def _change_prompt(self, change: Set | Step, before: LiveParameters) -> None:
         text = self.values.written_prompt
