@@ -135,7 +135,7 @@ class _Alphas:
             ) from None
 
     def of(self, network: Network, layer: str, rank: int) -> float:
-        """Return alpha / rank; 1 where nothing is said, as peft and kohya have it."""
+        """Return alpha / rank, or 1 without an alpha, which is what peft and kohya take then."""
         config = self._config
         if any(name.startswith(f"{network}.") for name in config):
             of_network = {

@@ -90,7 +90,7 @@ def method_of(names: list[str]) -> str:
 
 
 def family_of(names: list[str]) -> str:
-    """Name the family of models of a file that is for none of ours; '' for none that is known."""
+    """Return the family of models that a file was made for, or '' if it is not in the list."""
     return next(
         (family for family, signs in _FAMILIES.items() if any(n.startswith(signs) for n in names)),
         "",

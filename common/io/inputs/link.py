@@ -69,7 +69,7 @@ class LinkInput:
             link.enabled = False
 
     def look(self) -> None:
-        """Hand over a tempo of ours, or take what the session has."""
+        """Give Link a tempo that was tapped or set here; without one, take Link's tempo."""
         assert self._link is not None
         asked = self._tempo.take_asked()
         if asked is not None:

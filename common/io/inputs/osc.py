@@ -33,9 +33,9 @@ ERRORS_A_SECOND = 20  # answers to what cannot be, to all; more are only counted
 # More wait in the socket's buffer, and the system drops what has no room there. Ten faders at 100 a
 # second need half of it.
 DATAGRAMS_A_SECOND, AT_ONCE = 2000.0, 500.0
-# Beyond that it sleeps until so many may be read, and parses of one parameter the latest message
-# alone. On a busy machine whoever works in Python may lose its core and keep the lock meanwhile,
-# so little work means few late frames.
+# Beyond that rate the thread sleeps until SLICE datagrams may be read, and parses only the latest
+# message of each parameter. The less it computes while it holds Python's lock, the fewer frames are
+# late.
 SLICE = 40
 _MERGED = {f"{ROOT}{name}".encode() for name in TABLE if name not in EVENTS}
 

@@ -32,7 +32,7 @@ _HEADERS = {
 
 
 class MjpegServer:
-    """Serves the newest picture to whoever looks; encodes only while somebody does."""
+    """Serves the newest picture to its viewers; encodes nothing while there are none."""
 
     def __init__(self, address: Address) -> None:
         """Listen. Raises SinkError where the port is taken."""

@@ -1,6 +1,6 @@
 """A microphone, an audio interface or a loopback, by sounddevice (PortAudio).
 
-PortAudio's thread only copies samples into a ring; whoever hears computes. The callback must
+PortAudio's thread only copies samples into a ring; the reader's thread computes. The callback must
 neither block nor allocate, and an exception in it would end the stream without a word.
 """
 
